@@ -1,0 +1,106 @@
+"""The contract of every agent: actions for rows of environments, from what it is given and nothing else."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from headrace.rng import Stream
+from headrace.types import AgentStep, EnvSpaces, StepInputs, Tree
+
+__all__ = ["Agent"]
+
+
+class Agent(ABC):
+    """Chooses actions for `n` rows at a time. Pure over rows: row i of an answer depends on row i of the inputs only.
+
+    The life of an agent::
+
+        agent.initialize(spaces, seed=0)                    # builds the model; the sampler does this
+        agent.sample_mode(itr)                              # once a batch, in every process that acts
+        step = agent.step(inputs, state)                    # n rows; samplers keep state and hand it back
+        value = agent.value(inputs, state)                  # n rows, for bootstrapping
+        agent.train_mode(itr)
+        outputs = agent(inputs, state)                      # with gradients, leading dims [], [B] or [T, B]
+
+    Randomness comes in as `inputs.noise`, `noise_size` uniforms per row and step, so an action does not depend on which
+    rows share a call. Recurrent state belongs to the rows, is held by whoever calls, and is zero where `is_first`.
+    Agents are pickled (cloudpickle) to reach workers.
+    """
+
+    #: Uniforms per row and step that `step` uses.
+    noise_size: int = 0
+    #: Built by `initialize`.
+    model: torch.nn.Module
+    spaces: EnvSpaces | None = None
+
+    def initialize(self, spaces: EnvSpaces, *, seed: int, global_B: int = 1, env_ids: Sequence[int] = (0,)) -> None:
+        """Builds the model; its weights are a function of the seed. An agent that has a model already keeps it.
+
+        global_B: environments over all ranks; env_ids: those of this rank, for exploration per environment.
+        """
+        if self.spaces is not None:
+            if self.spaces != spaces:
+                raise ValueError(f"the agent was built for {self.spaces}, these environments have {spaces}")
+            return
+        weights_seed = int(np.random.SeedSequence(seed, spawn_key=(int(Stream.WEIGHTS),)).generate_state(1)[0])
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(weights_seed)
+            self.model = self.build_model(spaces)
+        self.spaces = spaces
+
+    @abstractmethod
+    def build_model(self, spaces: EnvSpaces) -> torch.nn.Module:
+        """The model for these spaces; raises TypeError for spaces this agent cannot act in."""
+
+    @abstractmethod
+    def step(self, inputs: StepInputs, state: Tree) -> AgentStep:
+        """Actions for `n` rows. Called under `torch.inference_mode`."""
+
+    @abstractmethod
+    def value(self, inputs: StepInputs, state: Tree) -> torch.Tensor:
+        """The value of `n` rows, float `[n]`; does not advance the state."""
+
+    @abstractmethod
+    def __call__(self, inputs: StepInputs, state: Tree = None) -> Any:
+        """The training forward, with gradients, over leading dims `[]`, `[B]` or `[T, B]`."""
+
+    def initial_state(self, n: int) -> Tree:
+        """Zeros `[n, ...]`, the recurrent state at the start of an episode; None if feed-forward."""
+        return None
+
+    def sample_mode(self, itr: int) -> None:
+        """Before collecting batch `itr`: explore. Schedules are functions of `itr`."""
+        self.model.eval()
+
+    def eval_mode(self, itr: int) -> None:
+        """Before an evaluation at `itr`: act greedily."""
+        self.model.eval()
+
+    def train_mode(self, itr: int) -> None:
+        """Before optimizing with batch `itr`."""
+        self.model.train()
+
+    def acting_state(self) -> list[torch.Tensor]:
+        """The tensors that decide actions (parameters and buffers), as they live in the model, in a fixed order."""
+        return list(self.model.state_dict().values())
+
+    def to_device(self, device: torch.device | str) -> None:
+        """Moves the model."""
+        self.model.to(device)
+
+    def parameters(self) -> Iterator[torch.nn.Parameter]:
+        """What an optimizer updates."""
+        return self.model.parameters()
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a checkpoint must hold to rebuild this agent's behaviour: tensors and plain values only."""
+        return {"model": self.model.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`, in place."""
+        self.model.load_state_dict(state["model"])

@@ -1,0 +1,308 @@
+"""The batch: how it lies in memory (`Slot`) and how users see it (`Samples`).
+
+A slot holds every array of one batch over shared or private memory. Workers write their columns of it; users read
+torch views of the same bytes. Row t of every `[T, B]` array is contiguous over B, so it is an inference batch as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from headrace.buffers.shared import Allocate
+from headrace.buffers.tree import allocate_like, tree_copy_into, tree_leaves, tree_map, tree_rows
+from headrace.types import BatchSpec, StepInputs, StepRow, Tree
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["AgentSamples", "EnvSamples", "Final", "FinalRegion", "Samples", "Slot", "SlotSpec", "build_slot"]
+
+_BOOL, _FLOAT, _INT32, _INT64 = (np.dtype(name) for name in ("bool", "float32", "int32", "int64"))
+
+
+@dataclass(frozen=True)
+class SlotSpec:
+    """What a batch holds: sizes, and examples (arrays of one row) of the trees that depend on spaces and agent.
+
+    widths: columns per worker slice, in column order; agent_info, env_info, state: None or a tree of examples;
+    bootstrap: whether the agent's value of row T is recorded.
+    """
+
+    batch: BatchSpec
+    widths: tuple[int, ...]
+    observation: Tree
+    action: Tree
+    agent_info: Tree = None
+    env_info: Tree = None
+    state: Tree = None
+    bootstrap: bool = False
+
+    def first_column(self, index: int) -> int:
+        """The first column of slice `index`."""
+        return sum(self.widths[:index])
+
+
+@dataclass
+class FinalRegion:
+    """Room for the ended episodes of one slice, filled from entry 0 in (time, column) order.
+
+    time, column: int64 `[F]`; the rest is what V(final) needs, see `Final`.
+    """
+
+    time: np.ndarray
+    column: np.ndarray
+    observation: Tree
+    prev_action: Tree
+    prev_reward: np.ndarray
+    state: Tree
+
+    def fill(self, entries: FinalRegion) -> FinalRegion | None:
+        """Copies the first entries that fit, from entry 0, without their states; returns the others, or None."""
+        fits = min(len(entries.time), len(self.time))
+        for name in ("time", "column", "observation", "prev_action", "prev_reward"):
+            tree_copy_into(
+                tree_rows(getattr(self, name), slice(0, fits)), tree_rows(getattr(entries, name), slice(0, fits))
+            )
+        return tree_rows(entries, slice(fits, None)) if fits < len(entries.time) else None
+
+
+@dataclass
+class Slot:
+    """The arrays of one batch, or of one slice of its columns; leading dims in brackets.
+
+    observation, is_first, prev_action, prev_reward `[T+1, B]`; reward, terminated, truncated, valid, env_info, action,
+    agent_info, version `[T, B]`; bootstrap_value, first_state, last_state `[1, B]` or None; final: one region a slice.
+    """
+
+    observation: Tree
+    is_first: np.ndarray
+    prev_action: Tree
+    prev_reward: np.ndarray
+    reward: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+    valid: np.ndarray
+    env_info: Tree
+    action: Tree
+    agent_info: Tree
+    version: np.ndarray
+    bootstrap_value: np.ndarray | None
+    first_state: Tree
+    last_state: Tree
+    final: tuple[FinalRegion, ...]
+
+    def slice(self, spec: SlotSpec, index: int) -> Slot:
+        """The columns of worker slice `index`, with its own final region."""
+        first = spec.first_column(index)
+        columns = (slice(None), slice(first, first + spec.widths[index]))
+        values = {name: tree_rows(value, columns) for name, value in vars(self).items() if name != "final"}
+        return Slot(**values, final=(self.final[index],))
+
+    def step_row(self, t: int) -> StepRow:
+        """Where the environments write the results of step t: observation row t + 1, the other rows t."""
+        observation, env_info = tree_rows(self.observation, t + 1), tree_rows(self.env_info, t)
+        floats = [leaf for leaf in (*tree_leaves(observation), *tree_leaves(env_info)) if leaf.dtype.kind == "f"]
+        return StepRow(observation, self.reward[t], self.terminated[t], self.truncated[t], env_info, floats)
+
+    def inputs(self, t: int, noise: Tree) -> StepInputs:
+        """What the agent sees in row t (0 to T): views of this slot, and the given noise."""
+        return StepInputs(
+            tree_rows(self.observation, t),
+            tree_rows(self.prev_action, t),
+            self.prev_reward[t],
+            self.is_first[t],
+            noise,
+        )
+
+
+def build_slot(spec: SlotSpec, allocate: Allocate) -> Slot:
+    """A slot whose arrays come from `allocate(shape, dtype)`: an arena's, or `numpy.zeros`.
+
+    The order of allocation is fixed by the spec, so each process that attaches to the same arena finds the same places.
+    """
+    T, B = spec.batch.T, spec.batch.B
+
+    def like(example: Tree, *leading: int) -> Tree:
+        return allocate_like(example, leading, allocate)
+
+    return Slot(
+        observation=like(spec.observation, T + 1, B),
+        is_first=allocate((T + 1, B), _BOOL),
+        prev_action=like(spec.action, T + 1, B),
+        prev_reward=allocate((T + 1, B), _FLOAT),
+        reward=allocate((T, B), _FLOAT),
+        terminated=allocate((T, B), _BOOL),
+        truncated=allocate((T, B), _BOOL),
+        valid=allocate((T, B), _BOOL),
+        env_info=like(spec.env_info, T, B),
+        action=like(spec.action, T, B),
+        agent_info=like(spec.agent_info, T, B),
+        version=allocate((T, B), _INT32),
+        bootstrap_value=allocate((1, B), _FLOAT) if spec.bootstrap else None,
+        first_state=like(spec.state, 1, B),
+        last_state=like(spec.state, 1, B),
+        final=tuple(
+            FinalRegion(
+                time=allocate((capacity,), _INT64),
+                column=allocate((capacity,), _INT64),
+                observation=like(spec.observation, capacity),
+                prev_action=like(spec.action, capacity),
+                prev_reward=allocate((capacity,), _FLOAT),
+                state=like(spec.state, capacity),
+            )
+            for capacity in (max(2 * width, T * width // 8) for width in spec.widths)
+        ),
+    )
+
+
+@dataclass
+class Final:
+    """The `N` episodes that ended in a batch, in (time, column) order: all that V(final) needs.
+
+    time, column: int64 `[N]`, the row and column of the last step; observation `[N, ...]`: the true final observation,
+    before the reset; prev_action `[N, ...]`, prev_reward `[N]`: those of the last step; state `[N, ...]`: the
+    recurrent state after it, or None.
+    """
+
+    time: torch.Tensor
+    column: torch.Tensor
+    observation: Tree
+    prev_action: Tree
+    prev_reward: torch.Tensor
+    state: Tree
+
+    def __len__(self) -> int:
+        return len(self.time)
+
+    def inputs(self) -> StepInputs:
+        """The inputs of `agent.value` for the final observations (with `state`); is_first is False everywhere."""
+        never = self.time < 0
+        return StepInputs(self.observation, self.prev_action, self.prev_reward, never)
+
+
+@dataclass
+class EnvSamples:
+    """What the environments gave. Dims `[T, B]`, last_observation `[1, B]`; see the table in the documentation."""
+
+    observation: Tree
+    is_first: torch.Tensor
+    prev_reward: torch.Tensor
+    reward: torch.Tensor
+    terminated: torch.Tensor
+    truncated: torch.Tensor
+    valid: torch.Tensor
+    env_info: Tree
+    last_observation: Tree
+
+    @property
+    def done(self) -> torch.Tensor:
+        """`terminated | truncated`, `[T, B]`."""
+        return self.terminated | self.truncated
+
+    def __getitem__(self, index: Any) -> EnvSamples:
+        return EnvSamples(**_indexed(vars(self), index, ("last_observation",)))
+
+
+@dataclass
+class AgentSamples:
+    """What the agent saw and did. Dims `[T, B]`; bootstrap_value, first_state and last_state are `[1, B]` or None."""
+
+    action: Tree
+    prev_action: Tree
+    agent_info: Tree
+    version: torch.Tensor
+    bootstrap_value: torch.Tensor | None
+    first_state: Tree
+    last_state: Tree
+
+    def __getitem__(self, index: Any) -> AgentSamples:
+        return AgentSamples(**_indexed(vars(self), index, ("bootstrap_value", "first_state", "last_state")))
+
+
+@dataclass
+class Samples:
+    """One batch `[T, B]`: torch views of the sampler's memory, valid until its next call; `copy()` keeps them.
+
+    `samples[:, columns]` selects columns of everything, `final` too; `samples.env[t]` and `samples.agent[t]` slice the
+    fields that have those dimensions.
+    """
+
+    agent: AgentSamples
+    env: EnvSamples
+    final: Final
+
+    @staticmethod
+    def of(slot: Slot, final: Final) -> Samples:
+        """Views of a slot, with the assembled final entries."""
+        import torch
+
+        def torch_of(tree: Tree) -> Tree:
+            return tree_map(torch.from_numpy, tree)
+
+        rows = slice(None, -1)
+        env = EnvSamples(
+            observation=torch_of(tree_rows(slot.observation, rows)),
+            is_first=torch_of(slot.is_first[rows]),
+            prev_reward=torch_of(slot.prev_reward[rows]),
+            reward=torch_of(slot.reward),
+            terminated=torch_of(slot.terminated),
+            truncated=torch_of(slot.truncated),
+            valid=torch_of(slot.valid),
+            env_info=torch_of(slot.env_info),
+            last_observation=torch_of(tree_rows(slot.observation, slice(-1, None))),
+        )
+        agent = AgentSamples(
+            action=torch_of(slot.action),
+            prev_action=torch_of(tree_rows(slot.prev_action, rows)),
+            agent_info=torch_of(slot.agent_info),
+            version=torch_of(slot.version),
+            bootstrap_value=torch_of(slot.bootstrap_value),
+            first_state=torch_of(slot.first_state),
+            last_state=torch_of(slot.last_state),
+        )
+        return Samples(agent, env, final)
+
+    @property
+    def batch_spec(self) -> BatchSpec:
+        """Sizes of this batch."""
+        T, B = self.env.reward.shape
+        return BatchSpec(T, B)
+
+    def __getitem__(self, index: Any) -> Samples:
+        rows, columns = index if isinstance(index, tuple) else (index, slice(None))
+        if not isinstance(rows, slice) or rows != slice(None):
+            raise TypeError(
+                f"a batch is selected by columns, samples[:, columns], got rows {rows!r}; "
+                "rows of a part are samples.env[rows] and samples.agent[rows]"
+            )
+        import torch
+
+        wanted = torch.arange(self.batch_spec.B)[columns].reshape(-1)
+        place = torch.full((self.batch_spec.B,), -1)
+        place[wanted] = torch.arange(len(wanted))
+        kept = place[self.final.column] >= 0
+        final = tree_rows(self.final, kept)
+        final.column = place[final.column]
+        index = (slice(None), columns if isinstance(columns, slice) else wanted)
+        return Samples(self.agent[index], self.env[index], final)
+
+    def copy(self) -> Samples:
+        """The same batch in memory of its own."""
+        return Samples(*(tree_map(lambda leaf: leaf.clone(), part) for part in (self.agent, self.env, self.final)))
+
+    def numpy(self) -> Samples:
+        """The same memory as NumPy arrays."""
+        return Samples(*(tree_map(lambda leaf: leaf.numpy(), part) for part in (self.agent, self.env, self.final)))
+
+
+def _indexed(fields: dict[str, Tree], index: Any, without_time: Sequence[str]) -> dict[str, Tree]:
+    """Indexes `[T, B]` fields with `index`, and fields of dims `[1, B]` with its column part only."""
+    rows, columns = index if isinstance(index, tuple) else (index, slice(None))
+    return {
+        name: tree_rows(tree, (slice(None), columns) if name in without_time else (rows, columns))
+        for name, tree in fields.items()
+    }

@@ -1,0 +1,39 @@
+"""The categorical distribution over actions 0 … n − 1, as a tree: it is recorded in a batch and computes from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+__all__ = ["Categorical"]
+
+
+@dataclass
+class Categorical:
+    """Unnormalised log-probabilities `logits`, float `[..., n]`; leading dims are free."""
+
+    logits: torch.Tensor
+
+    def sample(self, noise: torch.Tensor) -> torch.Tensor:
+        """Actions int64 `[...]` by the inverse of the distribution function, from uniforms `[..., 1]` inside (0, 1).
+
+        The smallest k whose cumulated probability reaches u · total. Scaling by the total and the strict `<` keep an
+        action of probability zero impossible, whatever the rounding.
+        """
+        cumulated = torch.softmax(self.logits, dim=-1).cumsum(dim=-1)
+        return (cumulated < noise * cumulated[..., -1:]).sum(dim=-1)
+
+    def mode(self) -> torch.Tensor:
+        """The most probable actions, int64 `[...]`."""
+        return self.logits.argmax(dim=-1)
+
+    def log_prob(self, action: torch.Tensor) -> torch.Tensor:
+        """log π(action), float `[...]`."""
+        log_probs = torch.log_softmax(self.logits, dim=-1)
+        return log_probs.gather(-1, action.unsqueeze(-1)).squeeze(-1)
+
+    def entropy(self) -> torch.Tensor:
+        """−Σ p log p in nats, float `[...]`."""
+        log_probs = torch.log_softmax(self.logits, dim=-1)
+        return -(log_probs.exp() * log_probs).sum(dim=-1)

@@ -1,0 +1,19 @@
+"""Environments: how they are made, stepped, recorded and checked."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from headrace.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from headrace.envs.factory import EnvFactory as EnvFactory
+    from headrace.envs.scalar import ScalarEnvs as ScalarEnvs
+
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "EnvFactory": "headrace.envs.factory",
+        "ScalarEnvs": "headrace.envs.scalar",
+    },
+)

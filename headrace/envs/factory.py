@@ -1,0 +1,88 @@
+"""Making environments: from an id, an `EnvSpec` or any callable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import gymnasium
+
+from headrace.errors import EnvContractError, EnvFailed, SamplerError, headline, traceback_of
+from headrace.processes.status import Phase, Status
+
+__all__ = ["EnvFactory", "make_envs", "user_code_failed"]
+
+
+@dataclass(frozen=True)
+class EnvFactory:
+    """Makes one environment; travels to workers by cloudpickle.
+
+    make: an `EnvSpec` or a callable returning an `Env`; kwargs: its arguments. Ids are resolved to specs where the
+    user registered them, so an id known only there works in workers under every start method.
+    """
+
+    make: gymnasium.envs.registration.EnvSpec | Callable[..., Any]
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    @staticmethod
+    def of(env_cls: Any, env_kwargs: Mapping[str, Any] | None, argument: str = "EnvCls") -> EnvFactory:
+        """From what users pass as `EnvCls`; raises TypeError, or ValueError for an id nobody registered."""
+        if isinstance(env_cls, str):
+            try:
+                env_cls = gymnasium.spec(env_cls)
+            except gymnasium.error.Error as error:
+                raise ValueError(f"{argument}={env_cls!r} is not a registered environment: {error}") from error
+        elif not isinstance(env_cls, gymnasium.envs.registration.EnvSpec) and not callable(env_cls):
+            raise TypeError(
+                f"{argument} must be a Gymnasium id, an EnvSpec or a callable returning an Env, "
+                f"got {type(env_cls).__name__} {env_cls!r}"
+            )
+        return EnvFactory(env_cls, dict(env_kwargs or {}))
+
+    @property
+    def name(self) -> str:
+        """The id, or the callable's name, for messages."""
+        if isinstance(self.make, gymnasium.envs.registration.EnvSpec):
+            return self.make.id
+        name = getattr(self.make, "__qualname__", None)
+        return str(name) if name else repr(self.make)
+
+    def __call__(self) -> gymnasium.Env[Any, Any]:
+        """A new environment."""
+        if isinstance(self.make, gymnasium.envs.registration.EnvSpec):
+            return gymnasium.make(self.make, **self.kwargs)
+        env = self.make(**self.kwargs)
+        if not isinstance(env, gymnasium.Env):
+            raise EnvContractError(
+                f"{self.name} returned a {type(env).__name__}, not a gymnasium.Env; "
+                "subclass gymnasium.Env and implement reset() and step()"
+            )
+        return env
+
+
+def make_envs(factory: EnvFactory, env_ids: Sequence[int], status: Status) -> list[gymnasium.Env[Any, Any]]:
+    """One environment per id; if one fails, those made before it are closed and `EnvFailed` says which."""
+    envs: list[gymnasium.Env[Any, Any]] = []
+    for env_id in env_ids:
+        status.enter(Phase.CONSTRUCTING, env_id)
+        try:
+            envs.append(factory())
+        except BaseException as error:
+            for env in envs:
+                env.close()
+            raise user_code_failed(error, f"{factory.name}: the constructor", status) from error
+    return envs
+
+
+def user_code_failed(error: BaseException, what: str, status: Status) -> BaseException:
+    """The `EnvFailed` for an exception out of an environment's code.
+
+    A KeyboardInterrupt stays what it is: the person stopped the program, the environment did nothing wrong. SystemExit
+    is a failure: an environment must not end the program that steps it.
+    """
+    if isinstance(error, SamplerError):
+        return error.at(status.where())
+    if isinstance(error, KeyboardInterrupt):
+        return error
+    return EnvFailed(f"{what} raised {headline(error)}", status.where(), traceback_of(error))

@@ -1,0 +1,289 @@
+"""`ScalarEnvs`: Gymnasium environments stepped one by one, recorded straight into the rows of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from time import perf_counter_ns
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from headrace.buffers.tree import tree_leaves, tree_paths, tree_rows
+from headrace.envs.factory import user_code_failed
+from headrace.envs.spaces import Mismatch, action_decoder, observation_writer
+from headrace.errors import EnvContractError
+from headrace.processes.status import Status
+from headrace.types import Ends, EnvSpaces, StepRow, Timing, Tree
+
+__all__ = ["EnvInfoKeys", "ScalarEnvs"]
+
+#: The info fields to record: `{name: (dtype, shape)}`.
+EnvInfoKeys = Mapping[str, tuple[Any, tuple[int, ...]]]
+
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
+
+
+class ScalarEnvs:
+    """An `EnvBatch` of plain `gymnasium.Env`s. Checks what each environment returns before it is written.
+
+    Shape and dtype of every observation, numeric scalar rewards, boolean ends, finiteness: 0.2 µs a step. A step that
+    fails a check raises `EnvContractError`, an environment's code that raises becomes `EnvFailed`; both say which one.
+
+    seeds: per environment, the seed of its first reset and of its action space; later resets go on with the
+    environment's own generator.
+    """
+
+    def __init__(
+        self,
+        envs: Sequence[gymnasium.Env[Any, Any]],
+        env_ids: Sequence[int],
+        seeds: Sequence[tuple[int, int]],
+        *,
+        name: str,
+        status: Status,
+        env_info_keys: EnvInfoKeys | None = None,
+    ) -> None:
+        self.env_ids: Sequence[int] = list(env_ids)
+        self.spaces = EnvSpaces(envs[0].observation_space, envs[0].action_space)
+        self.waiting = np.zeros(len(envs), np.bool_)
+        #: Sentences for the log, each to be said once: what was cast, what was left out.
+        self.notes: list[str] = []
+        self._envs = list(envs)
+        self._name = name
+        self._status = status
+        self._seeds: list[int | None] = [env_seed for env_seed, _ in seeds]
+        self._declared = {key: (np.dtype(dtype), tuple(shape)) for key, (dtype, shape) in (env_info_keys or {}).items()}
+        self._seen_keys = set(self._declared)
+        self._allowance: list[int] | None = None
+        self._steps = [env.step for env in envs]
+        self._rewards: list[Any] = [0.0] * len(envs)
+        self._infos: list[dict[str, Any]] = [{}] * len(envs)
+        self._decode = action_decoder(self.spaces.action)
+        self._write = observation_writer(self.spaces.observation, self._note_cast, "observation")
+        for env, env_id, (_, space_seed) in zip(envs, env_ids, seeds, strict=True):
+            if env.observation_space != self.spaces.observation or env.action_space != self.spaces.action:
+                raise EnvContractError(
+                    f"{name}: env {env_id} has the spaces {env.observation_space} and {env.action_space}, env "
+                    f"{env_ids[0]} has {self.spaces.observation} and {self.spaces.action}; one batch holds one kind"
+                )
+            env.action_space.seed(space_seed)
+
+    def allow(self, resets: int | None) -> None:
+        """Sets how many times each row may still reset itself in `step`; None: always."""
+        self._allowance = None if resets is None else [resets] * len(self._envs)
+
+    def infos(self) -> Sequence[dict[str, Any]]:
+        """The info dicts of the last step, one per row."""
+        return self._infos
+
+    def reset(self, rows: Sequence[int] | None, observation: Tree) -> None:
+        """Resets `rows` (None: all) and writes their first observations into the tree of `[n, ...]`."""
+        floats = [leaf for leaf in tree_leaves(observation) if leaf.dtype.kind == "f"]
+        for row in range(len(self._envs)) if rows is None else rows:
+            self._reset_row(row, observation)
+            self.waiting[row] = False
+        self._check_finite(observation, None, floats, "reset()")
+
+    def step(self, actions: Tree, out: StepRow, timing: Timing | None = None) -> Ends:
+        """Steps every row that is not waiting; see `EnvBatch.step`."""
+        steps = self._steps if timing is None else [_timed(step, timing) for step in self._steps]
+        ended = self._step_rows(self._decode(actions), steps, out)
+        if not ended:
+            return _NO_ENDS
+        begin = perf_counter_ns()
+        ends = self._end(ended, out)
+        if timing is not None:
+            timing.reset_ns += perf_counter_ns() - begin
+        return ends
+
+    def step_random(self, out: StepRow) -> tuple[Sequence[Any], Ends]:
+        """Steps every row that is not waiting with a random action; see `EnvBatch.step_random`."""
+        actions = [
+            None if waits else env.action_space.sample() for env, waits in zip(self._envs, self.waiting, strict=True)
+        ]
+        ended = self._step_rows(actions, self._steps, out)
+        return actions, self._end(ended, out) if ended else _NO_ENDS
+
+    def close(self) -> None:
+        """Closes every environment; the first failure is raised after the last is closed."""
+        failure: BaseException | None = None
+        for env, env_id in zip(self._envs, self.env_ids, strict=True):
+            self._status.line[Status.ENV] = env_id
+            try:
+                env.close()
+            except BaseException as error:
+                failure = failure or user_code_failed(error, f"{self._name}: close()", self._status)
+        self._status.line[Status.ENV] = -1
+        if failure is not None:
+            raise failure
+
+    def _step_rows(self, actions: Sequence[Any], steps: Sequence[Any], out: StepRow) -> list[int]:
+        """Steps and records the rows that are not waiting; returns those that ended, not yet reset."""
+        observation, write = out.observation, self._write
+        rewards, infos, line = self._rewards, self._infos, self._status.line
+        rows: Sequence[int] = range(len(steps))
+        env_ids: Sequence[int] = self.env_ids
+        if self.waiting.any():
+            rows = np.flatnonzero(~self.waiting).tolist()
+            env_ids, steps, actions = ([values[row] for row in rows] for values in (env_ids, steps, actions))
+        ended: list[int] = []
+        row = -1
+        try:
+            for row, env_id, step, action in zip(rows, env_ids, steps, actions, strict=True):
+                line[Status.ENV] = env_id
+                next_observation, rewards[row], terminated, truncated, infos[row] = step(action)
+                write(observation, row, next_observation)
+                if terminated is not False or truncated is not False:
+                    if _boolean(terminated, "terminated"):
+                        out.terminated[row] = True
+                    if _boolean(truncated, "truncated"):
+                        out.truncated[row] = True
+                    if terminated or truncated:
+                        ended.append(row)
+            self._record_rewards(out)
+            if self._declared:
+                self._record_infos(rows, out.env_info)
+        except BaseException as error:
+            raise self._explained(error, "step()") from error
+        self._check_finite(out.observation, out.env_info, out.floats, "step()")
+        return ended
+
+    def _end(self, ended: list[int], out: StepRow) -> Ends:
+        """Notes the episodes that ended, then resets them where the allowance says so."""
+        ends = Ends(ended, tree_rows(out.observation, ended), [self._last_info(row) for row in ended])
+        stopped = []
+        for row in ended:
+            if self._allowance is None:
+                self._reset_row(row, out.observation)
+            elif self._allowance[row] > 0:
+                self._allowance[row] -= 1
+                self._reset_row(row, out.observation)
+            else:
+                stopped.append(row)
+        self._check_finite(out.observation, None, out.floats, "reset()")
+        if stopped:
+            self.waiting[stopped] = True
+            for row in stopped:
+                self._rewards[row], self._infos[row] = 0.0, {}
+        return ends
+
+    def _reset_row(self, row: int, observation: Tree) -> None:
+        line = self._status.line
+        line[Status.ENV] = self.env_ids[row]
+        seed, self._seeds[row] = self._seeds[row], None
+        try:
+            first, _ = self._envs[row].reset() if seed is None else self._envs[row].reset(seed=seed)
+            self._write(observation, row, first)
+        except BaseException as error:
+            raise self._explained(error, "reset()") from error
+
+    def _record_rewards(self, out: StepRow) -> None:
+        try:
+            rewards = np.array(self._rewards)
+        except ValueError:  # rows of different shapes
+            rewards = np.empty((0,), np.bool_)
+        good = rewards.shape == out.reward.shape and rewards.dtype.kind in "fiub"
+        if not (good and (np.abs(rewards) <= _FLOAT32_MAX).all()):
+            self._blame_reward()
+        out.reward[:] = rewards
+
+    def _record_infos(self, rows: Sequence[int], env_info: dict[str, np.ndarray]) -> None:
+        for row in rows:
+            info = self._infos[row]
+            self._status.line[Status.ENV] = self.env_ids[row]
+            for key, (dtype, shape) in self._declared.items():
+                if not isinstance(info, dict) or key not in info:
+                    came = f"the keys {sorted(map(str, info))}" if isinstance(info, dict) else type(info).__name__
+                    raise Mismatch(f"info[{key!r}]", came, "every key of env_info_keys at every step")
+                value = np.asarray(info[key])
+                if value.shape != shape or not np.can_cast(value.dtype, dtype, "same_kind"):
+                    raise Mismatch(f"info[{key!r}]", f"{value.dtype} {list(value.shape)}", f"{dtype} {list(shape)}")
+                env_info[key][row] = value
+        self._status.line[Status.ENV] = -1
+
+    def _last_info(self, row: int) -> dict[str, Any]:
+        info = self._infos[row]
+        if not isinstance(info, dict):
+            self._status.line[Status.ENV] = self.env_ids[row]
+            raise self._explained(Mismatch("info", type(info).__name__, "a dict"), "step()")
+        if not info.keys() <= self._seen_keys:
+            unknown = sorted(map(str, info.keys() - self._seen_keys))
+            self._seen_keys.update(info.keys())
+            self.notes.append(
+                f"{self._name}: info has keys that are not recorded per step: {', '.join(unknown)} "
+                "(declare them with env_info_keys; the last info of an episode is in its TrajInfo.info)"
+            )
+        return info
+
+    def _explained(self, error: BaseException, call: str) -> BaseException:
+        """What went wrong in an environment, as one of our errors."""
+        if isinstance(error, Mismatch):
+            return EnvContractError(
+                f"{self._name}: {call} returned {error.path} = {error.came}, expected {error.expected}; "
+                "correct the environment or its declared spaces",
+                self._status.where(),
+            )
+        own_frame = error.__traceback__ is not None and error.__traceback__.tb_next is None
+        if own_frame and isinstance(error, TypeError | ValueError):  # our own unpacking of what came back
+            expected = (
+                "(observation, info)" if call == "reset()" else "(observation, reward, terminated, truncated, info)"
+            )
+            return EnvContractError(
+                f"{self._name}: {call} must return {expected}, and what it returned cannot be unpacked so ({error}); "
+                "an environment of the old gym API needs an adapter",
+                self._status.where(),
+            )
+        return user_code_failed(error, f"{self._name}: {call}", self._status)
+
+    def _blame_reward(self) -> None:
+        for row, reward in enumerate(self._rewards):
+            value = np.asarray(reward)
+            self._status.line[Status.ENV] = self.env_ids[row]
+            if value.shape != () or value.dtype.kind not in "fiub":
+                came = f"{type(reward).__name__} {value.dtype} {list(value.shape)}"
+                raise Mismatch("reward", came, "one number")
+            if not abs(float(value)) <= _FLOAT32_MAX:
+                raise Mismatch("reward", str(float(value)), "a finite float32")
+        raise Mismatch("reward", f"values that make no row: {self._rewards!r}"[:200], "one number per environment")
+
+    def _check_finite(self, observation: Tree, env_info: Tree, floats: Sequence[np.ndarray], call: str) -> None:
+        """Raises for NaN and infinity; `floats` are the floating-point leaves of the two trees."""
+        line = self._status.line
+        line[Status.ENV] = -1
+        for leaf in floats:
+            if not np.isfinite(leaf).all():
+                break
+        else:
+            return
+        for field, tree in (("observation", observation), ("info", env_info)):
+            for path, leaf in tree_paths(tree):
+                if leaf.dtype.kind == "f" and not np.isfinite(leaf).all():
+                    place = tuple(np.argwhere(~np.isfinite(leaf))[0])
+                    line[Status.ENV] = self.env_ids[int(place[0])]
+                    mismatch = Mismatch(field + path, str(leaf[place]), "finite numbers")
+                    raise self._explained(mismatch, call)
+
+    def _note_cast(self) -> None:
+        note = f"{self._name}: observations arrive as float64 while the space says float32; they are cast"
+        if note not in self.notes:
+            self.notes.append(note)
+
+
+_NO_ENDS = Ends()
+
+
+def _timed(step: Callable[[Any], Any], timing: Timing) -> Callable[[Any], Any]:
+    def timed(action: Any) -> Any:
+        begin = perf_counter_ns()
+        result = step(action)
+        timing.env_ns += perf_counter_ns() - begin
+        return result
+
+    return timed
+
+
+def _boolean(value: Any, field: str) -> bool:
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
+    raise Mismatch(field, f"{type(value).__name__} {value!r}"[:80], "a bool")

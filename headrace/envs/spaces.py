@@ -1,0 +1,178 @@
+"""What headrace needs to know of Gymnasium spaces: null values, recording observations, handing over actions.
+
+Box, Discrete (with `start`), MultiDiscrete (with `start`), MultiBinary, and Dict and Tuple of them, to any depth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from headrace.errors import EnvContractError
+from headrace.types import Tree
+
+__all__ = ["Mismatch", "ObservationWriter", "action_decoder", "null_value", "observation_writer"]
+
+#: Writes one observation into row `b` of a tree of `[n, ...]`; raises `Mismatch` when it is not what the space says.
+ObservationWriter = Callable[[Tree, int, Any], None]
+
+
+class Mismatch(Exception):
+    """An observation is not what its space says; `EnvBatch` turns it into an `EnvContractError` with env and step."""
+
+    def __init__(self, path: str, came: str, expected: str) -> None:
+        super().__init__(path, came, expected)
+        self.path, self.came, self.expected = path, came, expected
+
+
+def null_value(space: spaces.Space[Any]) -> Tree:
+    """Zeros of one element of `space`: a tree of arrays `[...]`, Dict as dict and Tuple as tuple."""
+    match space:
+        case spaces.Dict():
+            return {key: null_value(child) for key, child in space.spaces.items()}
+        case spaces.Tuple():
+            return tuple(null_value(child) for child in space.spaces)
+        case spaces.Discrete():
+            return np.zeros((), np.int64)
+        case spaces.Box() | spaces.MultiDiscrete() | spaces.MultiBinary():
+            return np.zeros(space.shape, space.dtype)
+    raise EnvContractError(
+        f"{type(space).__name__} spaces have no fixed shape, so they cannot be rows of a batch: {space}. "
+        "Wrap the environment (gymnasium.ObservationWrapper or ActionWrapper) so that it uses Box, Discrete, "
+        "MultiDiscrete, MultiBinary, or a Dict or Tuple of them; padding to a maximum length is the usual way."
+    )
+
+
+def observation_writer(space: spaces.Space[Any], on_cast: Callable[[], None], path: str = "") -> ObservationWriter:
+    """The function that records observations of `space`; shape and dtype must be the space's own, nothing is broadcast.
+
+    float64 where the space says float32 is cast, and `on_cast` is called: many classic environments do it.
+    """
+    match space:
+        case spaces.Dict():
+            return _dict_writer(space, on_cast, path)
+        case spaces.Tuple():
+            return _tuple_writer(space, on_cast, path)
+        case spaces.Discrete():
+            return _discrete_writer(space, path)
+    return _array_writer(space, on_cast, path)
+
+
+def _array_writer(space: spaces.Space[Any], on_cast: Callable[[], None], path: str) -> ObservationWriter:
+    shape, dtype = space.shape, space.dtype
+    assert shape is not None  # Box, MultiDiscrete and MultiBinary have both
+    assert dtype is not None
+    may_cast = dtype == np.float32
+
+    def explain(observation: Any) -> None:
+        came = _describe(observation)
+        if not isinstance(observation, np.ndarray) and not (shape == () and isinstance(observation, np.generic)):
+            raise Mismatch(path, came, f"a numpy array of {dtype} {list(shape)}")
+        if observation.shape != shape:
+            raise Mismatch(path, came, f"shape {list(shape)}")
+        if observation.dtype != dtype:
+            if not (may_cast and observation.dtype == np.float64):
+                raise Mismatch(path, came, f"dtype {dtype}")
+            on_cast()
+
+    def write(to: np.ndarray, b: int, observation: Any) -> None:
+        try:
+            if observation.shape != shape or observation.dtype is not dtype:
+                explain(observation)
+        except AttributeError:  # a list, a number, None: nothing with a shape
+            explain(observation)
+        to[b] = observation
+
+    return write
+
+
+def _discrete_writer(space: spaces.Discrete, path: str) -> ObservationWriter:
+    low, high = int(space.start), int(space.start + space.n)
+
+    def write(to: np.ndarray, b: int, observation: Any) -> None:
+        try:
+            value = observation.__index__()
+        except (AttributeError, TypeError):
+            raise Mismatch(path, _describe(observation), f"an integer in [{low}, {high})") from None
+        if not low <= value < high:
+            raise Mismatch(path, _describe(observation), f"an integer in [{low}, {high})")
+        to[b] = value
+
+    return write
+
+
+def _dict_writer(space: spaces.Dict, on_cast: Callable[[], None], path: str) -> ObservationWriter:
+    writers = {key: observation_writer(child, on_cast, f"{path}[{key!r}]") for key, child in space.spaces.items()}
+
+    def write(to: dict[str, Tree], b: int, observation: Any) -> None:
+        if not isinstance(observation, dict) or observation.keys() != writers.keys():
+            raise Mismatch(path, _describe(observation), f"a dict with the keys {sorted(writers)}")
+        for key, writer in writers.items():
+            writer(to[key], b, observation[key])
+
+    return write
+
+
+def _tuple_writer(space: spaces.Tuple[Any], on_cast: Callable[[], None], path: str) -> ObservationWriter:
+    writers = [observation_writer(child, on_cast, f"{path}[{index}]") for index, child in enumerate(space.spaces)]
+
+    def write(to: tuple[Tree, ...], b: int, observation: Any) -> None:
+        if not isinstance(observation, tuple) or len(observation) != len(writers):
+            raise Mismatch(path, _describe(observation), f"a tuple of {len(writers)}")
+        for row, writer, value in zip(to, writers, observation, strict=True):
+            writer(row, b, value)
+
+    return write
+
+
+def _describe(value: Any) -> str:
+    """What came, in words: never the whole value, it may be an image."""
+    if isinstance(value, np.ndarray | np.generic):
+        return f"{value.dtype} {list(value.shape)}"
+    if isinstance(value, dict):
+        return f"dict with the keys {sorted(map(str, value))}"
+    text = repr(value)
+    return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
+
+
+def action_decoder(space: spaces.Space[Any]) -> Callable[[Tree], Sequence[Any]]:
+    """The function that turns recorded actions, a tree of `[n, ...]`, into `n` actions for environments.
+
+    Recorded discrete actions are indices from 0, so `start` is added; recorded Box actions are the agent's own, so
+    the environment gets a clipped copy.
+    """
+    match space:
+        case spaces.Dict():
+            decoders = {key: action_decoder(child) for key, child in space.spaces.items()}
+
+            def decode_dict(actions: dict[str, Tree]) -> Sequence[Any]:
+                columns = [decoder(actions[key]) for key, decoder in decoders.items()]
+                return [dict(zip(decoders, values, strict=True)) for values in zip(*columns, strict=True)]
+
+            return decode_dict
+        case spaces.Tuple():
+            children = [action_decoder(child) for child in space.spaces]
+
+            def decode_tuple(actions: tuple[Tree, ...]) -> Sequence[Any]:
+                return list(zip(*(child(column) for child, column in zip(children, actions, strict=True)), strict=True))
+
+            return decode_tuple
+        case spaces.Discrete():
+            # NumPy integers of the space's dtype, as `space.sample()` gives: Gymnasium checks them faster than ints.
+            start, dtype = int(space.start), space.dtype
+            if start == 0 and dtype == np.int64:
+                return lambda actions: list(actions)
+            return lambda actions: list((actions + start).astype(dtype))
+        case spaces.MultiDiscrete():
+            offset = np.asarray(space.start, space.dtype)
+            return lambda actions: list(actions + offset)
+        case spaces.Box():
+            low, high = space.low, space.high
+            return lambda actions: list(np.clip(actions, low, high))
+        case spaces.MultiBinary():
+            return lambda actions: list(actions.copy())
+    null_value(space)  # raises, with the remedy
+    raise AssertionError(space)

@@ -1,0 +1,88 @@
+"""Anonymous shared memory, and how much memory there is.
+
+Anonymous (`memfd_create`, or an unlinked temporary file where there is none), so a crash leaves no name behind, and
+`/dev/shm` may be as small as a container makes it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import psutil
+
+from headrace.errors import NotEnoughMemory
+
+__all__ = ["anonymous_file", "available_memory"]
+
+
+def anonymous_file(nbytes: int) -> int:
+    """A descriptor of `nbytes` of zeroed memory, reserved now: a machine without memory says so here.
+
+    Raises NotEnoughMemory, with what is needed and what is free. (`ftruncate` would promise pages that may not exist,
+    and a process would die of SIGBUS at its first write.)
+    """
+    free = available_memory()
+    if nbytes > free:
+        raise NotEnoughMemory(
+            f"a batch needs {_readable(nbytes)} of shared memory and {_readable(free)} are free; "
+            "make batch_T or batch_B smaller, or the observations (dtype, resolution)"
+        )
+    linux = sys.platform == "linux"
+    fd = os.memfd_create("headrace", os.MFD_CLOEXEC) if linux else _temporary_file()
+    try:
+        if linux and nbytes:
+            os.posix_fallocate(fd, 0, nbytes)
+        elif nbytes:
+            os.ftruncate(fd, nbytes)
+    except OSError as error:
+        os.close(fd)
+        raise NotEnoughMemory(
+            f"the system refused {_readable(nbytes)} of shared memory ({error.strerror}); "
+            "make batch_T or batch_B smaller, or the observations (dtype, resolution)"
+        ) from error
+    return fd
+
+
+def available_memory() -> int:
+    """Bytes this process may still use: the kernel's `MemAvailable`, or what a cgroup limit leaves, if less."""
+    free = int(psutil.virtual_memory().available)
+    for limit, usage in _cgroup_limits():
+        free = min(free, limit - usage)
+    return max(free, 0)
+
+
+def _cgroup_limits() -> list[tuple[int, int]]:
+    """(limit, usage) of the cgroups this process is in, both versions; unlimited ones are left out."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text().split()
+    except OSError:
+        return []
+    groups = [line.split(":", 2) for line in lines]
+    files = [("/sys/fs/cgroup" + path, "memory.max", "memory.current") for _, name, path in groups if not name]
+    files += [
+        ("/sys/fs/cgroup/memory" + path, "memory.limit_in_bytes", "memory.usage_in_bytes")
+        for _, name, path in groups
+        if "memory" in name.split(",")
+    ]
+    files += [("/sys/fs/cgroup", *files[0][1:])] if files else []  # inside a container the mount is the group itself
+    found = []
+    for folder, limit_name, usage_name in files:
+        try:
+            limit = Path(folder, limit_name).read_text().strip()
+            if limit != "max":
+                found.append((int(limit), int(Path(folder, usage_name).read_text())))
+        except (OSError, ValueError):
+            continue
+    return found
+
+
+def _temporary_file() -> int:
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
+
+
+def _readable(nbytes: int) -> str:
+    return f"{nbytes / 2**30:.2f} GiB" if nbytes >= 2**28 else f"{nbytes / 2**20:.1f} MiB"

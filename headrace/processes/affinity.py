@@ -1,0 +1,99 @@
+"""How many cores there are for us, and which of them workers run on."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+__all__ = ["Affinity", "pin", "usable_cores"]
+
+_log = logging.getLogger("headrace.processes")
+
+#: Keys of rlpyt's affinity dict that say nothing about workers on CPUs.
+_OTHER_RLPYT_KEYS = {"all_cpus", "cuda_idx", "alternating"}
+
+
+@dataclass(frozen=True)
+class Affinity:
+    """Where the processes of a sampler run.
+
+    workers_cpus: one group of CPU numbers per worker; None: wherever the system puts them. worker_torch_threads,
+    master_torch_threads: threads of torch operations, None leaves the master's as they are. master_cpus: for runners,
+    which pin the process they run in. set_affinity False keeps the thread counts and pins nothing.
+    """
+
+    workers_cpus: tuple[tuple[int, ...], ...] | None = None
+    worker_torch_threads: int = 1
+    master_cpus: tuple[int, ...] | None = None
+    master_torch_threads: int | None = None
+    set_affinity: bool = True
+
+    @staticmethod
+    def of(value: Affinity | Mapping[str, Any] | None) -> Affinity:
+        """From an `Affinity`, rlpyt's dict, or None."""
+        if value is None:
+            return Affinity()
+        if isinstance(value, Affinity):
+            return value
+        if not isinstance(value, Mapping):
+            raise TypeError(f"affinity must be an Affinity, a dict or None, got {type(value).__name__} {value!r}")
+        known = set(Affinity.__dataclass_fields__)
+        unknown = sorted(set(value) - known - _OTHER_RLPYT_KEYS)
+        if unknown:
+            raise ValueError(f"affinity has unknown keys {unknown}; known are {sorted(known)}")
+        fields = {key: value[key] for key in value if key in known}
+        if fields.get("workers_cpus") is not None:
+            fields["workers_cpus"] = tuple(_cpus(group, "workers_cpus") for group in fields["workers_cpus"])
+        if fields.get("master_cpus") is not None:
+            fields["master_cpus"] = _cpus(fields["master_cpus"], "master_cpus")
+        return Affinity(**fields)
+
+    @staticmethod
+    def one_core_each(n_workers: int) -> Affinity:
+        """Worker i on the i-th usable core, round and round."""
+        cpus = _allowed_cpus()
+        return Affinity(workers_cpus=tuple((cpus[i % len(cpus)],) for i in range(n_workers)))
+
+    def cpus_of(self, worker: int) -> tuple[int, ...] | None:
+        """The CPUs worker number `worker` is to be pinned to; None: do not pin."""
+        return self.workers_cpus[worker] if self.workers_cpus is not None and self.set_affinity else None
+
+
+def usable_cores() -> int:
+    """Cores this process may use: its affinity mask and the cgroup's CPU quota, not how many the machine has."""
+    cores = len(_allowed_cpus())
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+    except (OSError, ValueError):
+        return cores
+    return cores if quota == "max" else max(1, min(cores, math.ceil(int(quota) / int(period))))
+
+
+def pin(cpus: Sequence[int]) -> None:
+    """Pins this process; where the system has no pinning, or not these CPUs, it is a log line."""
+    process = psutil.Process()
+    if not psutil.LINUX and not psutil.WINDOWS and not psutil.FREEBSD:
+        _log.warning("this system has no CPU affinity; running unpinned")
+        return
+    try:
+        process.cpu_affinity(list(cpus))
+    except (OSError, ValueError) as error:
+        _log.warning("could not pin process %d to CPUs %s (%s); running unpinned", process.pid, list(cpus), error)
+
+
+def _allowed_cpus() -> list[int]:
+    return sorted(os.sched_getaffinity(0)) if psutil.LINUX else list(range(psutil.cpu_count() or 1))
+
+
+def _cpus(value: Any, name: str) -> tuple[int, ...]:
+    cpus = (value,) if isinstance(value, int) else tuple(value)
+    if not all(isinstance(cpu, int) and cpu >= 0 for cpu in cpus):
+        raise ValueError(f"affinity {name} must hold CPU numbers, got {value!r}")
+    return cpus

@@ -1,0 +1,148 @@
+"""What a worker process does first and last: signals, threads, its parent's death, and saying what went wrong.
+
+This module loads neither torch nor an environment.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import pickle
+import select
+import signal
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing import reduction
+from multiprocessing.connection import Connection
+from typing import Any
+
+from headrace.errors import (
+    AgentFailed,
+    EnvContractError,
+    EnvFailed,
+    NotEnoughMemory,
+    SamplerError,
+    Where,
+    headline,
+    traceback_of,
+)
+from headrace.processes.status import Status
+
+__all__ = ["Channel", "Failure", "child_main"]
+
+
+_KINDS = {kind.__name__: kind for kind in (AgentFailed, EnvContractError, EnvFailed, NotEnoughMemory)}
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An error on its way to the parent, as text."""
+
+    kind: str
+    message: str
+    where: Where | None
+    traceback_text: str
+
+    @staticmethod
+    def of(error: BaseException, status: Status) -> Failure:
+        """From any exception; what is not ours is user code that raised."""
+        if isinstance(error, SamplerError):
+            return Failure(type(error).__name__, error.message, error.where, error.traceback_text)
+        return Failure(EnvFailed.__name__, f"the worker raised {headline(error)}", status.where(), traceback_of(error))
+
+    def error(self, worker: int, pid: int | None) -> SamplerError:
+        """The exception to raise in the parent."""
+        here = self.where or Where()
+        where = Where(worker, pid, here.env_id, here.phase, here.step)
+        return _KINDS.get(self.kind, EnvFailed)(self.message, where, self.traceback_text)
+
+
+class Channel:
+    """A worker's end: commands in, replies out, and its status line."""
+
+    def __init__(self, pipe: Connection, status: Status) -> None:
+        self._pipe = pipe
+        self.status = status
+
+    def receive(self) -> Any:
+        """The next command; None means close and leave. Raises EOFError when the parent is gone.
+
+        The one wait without a deadline: a worker has nothing to do until it is told, and its watch ends it when the
+        parent dies.
+        """
+        return self._pipe.recv()
+
+    def receive_fd(self) -> int:
+        """A descriptor sent with `WorkerGroup.send_fd`."""
+        return reduction.recv_handle(self._pipe)
+
+    def reply(self, message: Any) -> None:
+        """Answers a command. Raises what pickling raises, with nothing sent."""
+        self._pipe.send_bytes(pickle.dumps(message, pickle.HIGHEST_PROTOCOL))
+
+    def fail(self, error: BaseException) -> None:
+        """Reports the error that ends this worker; the parent may be gone already."""
+        try:
+            self.reply(Failure.of(error, self.status))
+        except OSError:
+            os._exit(1)
+
+
+def child_main(
+    target: Callable[[Channel, Any], None],
+    payload: Any,
+    prologue: Callable[[int], None],
+    rank: int,
+    n_workers: int,
+    pipe: Connection,
+    inherited: Sequence[int],
+    parent_pid: int,
+) -> None:
+    """The first function of every worker.
+
+    target: runs the worker; payload: its argument, pickled unless forked; inherited: descriptors of the parent that a
+    fork brought along and that must not be held open here: while a sibling holds the parent's end of a pipe, the
+    parent's death does not close it.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    for fd in inherited:
+        os.close(fd)
+    status_fd, dump_fd = reduction.recv_handle(pipe), reduction.recv_handle(pipe)
+    faulthandler.enable(dump_fd, all_threads=True)
+    faulthandler.register(signal.SIGUSR1, dump_fd, all_threads=True, chain=False)
+    status = Status.lines(status_fd, n_workers)[rank]
+    os.close(status_fd)
+    _watch_parent(pipe.fileno(), parent_pid)
+    channel = Channel(pipe, status)
+    try:
+        prologue(rank)
+        argument = pickle.loads(payload) if isinstance(payload, bytes) else payload
+        target(channel, argument)
+    except EOFError:
+        pass  # the parent closed the pipe: it is gone, or it has what it wanted
+    except BaseException as error:
+        channel.fail(error)
+
+
+def _watch_parent(pipe_fd: int, parent_pid: int) -> None:
+    """Ends this process when its parent is gone, whatever it is doing.
+
+    The pipe hangs up when the parent's end closes. A process the parent forked meanwhile may hold that end open, so
+    the parent's pid is looked at once a second too. (PR_SET_PDEATHSIG is no way: it fires when the *thread* that
+    started the child ends.)
+    """
+    watch_pid = os.getppid() == parent_pid  # not so under a fork server
+    hang_up = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
+    poll = select.poll()
+    poll.register(pipe_fd, hang_up)
+
+    def watch() -> None:
+        while True:
+            events = poll.poll(1000)
+            if any(event & hang_up for _, event in events) or (watch_pid and os.getppid() != parent_pid):
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, name="headrace-parent-watch", daemon=True).start()

@@ -1,0 +1,348 @@
+"""`WorkerGroup`: the only place that starts, signals or joins processes.
+
+A group is a fixed set of workers, each with a pipe and a line of shared memory that says what it is doing. Commands go
+down the pipes, one reply comes back for each. Every wait has a deadline and looks at pipes and processes together: a
+worker that dies, or makes no progress for its timeout, is an error at once. The first error wins; then all workers are
+stopped, and their children with them.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import signal
+import socket
+import struct
+import sys
+import time
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from multiprocessing import connection, reduction
+from multiprocessing.connection import Connection
+from typing import Any, NoReturn
+
+import cloudpickle
+import psutil
+
+from headrace.errors import SamplerError, Where, WorkerCrashed, WorkerHung, headline
+from headrace.memory import anonymous_file
+from headrace.processes.child import Failure, child_main
+from headrace.processes.status import LINE_BYTES, Phase, Status
+
+__all__ = ["WorkerGroup", "choose_start_method"]
+
+_log = logging.getLogger("headrace.processes")
+
+_TICK = 0.05  # seconds between looks at progress while waiting
+_GRACE = 5.0  # seconds a worker has to close its environments when asked
+_GONE = 1.0  # seconds a killed process may take to disappear
+
+
+def choose_start_method(asked: str) -> str:
+    """The start method for `asked`: "auto" is fork on Linux while CUDA is not initialised, else forkserver.
+
+    Raises ValueError for "fork" after CUDA was initialised: the children would hang or fail at their first CUDA call.
+    """
+    torch = sys.modules.get("torch")  # not loaded here: then it has not initialised CUDA either
+    cuda = torch is not None and torch.cuda.is_initialized()
+    if asked == "auto":
+        return "fork" if sys.platform == "linux" and not cuda else "forkserver"
+    if asked == "fork" and cuda:
+        raise ValueError('start_method="fork" after CUDA was initialised does not work; use "forkserver" or "auto"')
+    return asked
+
+
+class WorkerGroup:
+    """Starts workers that run `target(channel, argument)`; see `headrace.processes.child`.
+
+    Args:
+        target: a module-level function.
+        arguments: one per worker; pickled with cloudpickle unless the start method is fork.
+        start_method: "fork", "forkserver" or "spawn".
+        prologue: called first thing in each child with its worker number (threads, affinity).
+        name: for process names.
+        timeout: seconds without progress after which a worker counts as hung.
+    """
+
+    def __init__(
+        self,
+        target: Callable[..., None],
+        arguments: Sequence[Any],
+        *,
+        start_method: str,
+        prologue: Callable[[int], None],
+        name: str,
+        timeout: float,
+    ) -> None:
+        self._members = _Members()
+        self._end = weakref.finalize(self, _Members.kill, self._members)
+        self._timeout = timeout
+        n = len(arguments)
+        payloads = arguments if start_method == "fork" else [_pickled(argument) for argument in arguments]
+        status_fd = anonymous_file(LINE_BYTES * n)
+        self._lines = Status.lines(status_fd, n)
+        context: Any = multiprocessing.get_context(start_method)
+        try:
+            for rank, payload in enumerate(payloads):
+                ours, theirs = context.Pipe()
+                _set_deadline(ours, timeout)
+                self._members.pipes.append(ours)
+                self._members.dumps.append(anonymous_file(0))
+                inherited = [pipe.fileno() for pipe in self._members.pipes] if start_method == "fork" else []
+                process = context.Process(
+                    target=child_main,
+                    name=f"{name}-{rank}",
+                    args=(target, payload, prologue, rank, n, theirs, inherited, os.getpid()),
+                )
+                with theirs, _sigint_blocked():
+                    process.start()
+                    self._members.processes.append(process)
+                self._send_fd(rank, status_fd)
+                self._send_fd(rank, self._members.dumps[rank])
+        except BaseException as error:
+            self.kill()
+            if isinstance(error, OSError):
+                raise WorkerCrashed(f"a worker process could not be started: {headline(error)}") from error
+            raise
+        finally:
+            os.close(status_fd)
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def send(self, message: Any) -> None:
+        """Sends the same command to every worker."""
+        for rank in range(len(self)):
+            self.send_to(rank, message)
+
+    def send_to(self, rank: int, message: Any) -> None:
+        """Sends one worker a command."""
+        try:
+            self._members.pipes[rank].send(message)
+        except BlockingIOError:
+            self._raise_hung(rank, self._timeout)
+        except OSError:
+            self._raise_for(rank)
+
+    def send_fd(self, fd: int) -> None:
+        """Hands every worker a descriptor; `Channel.receive_fd` takes it."""
+        for rank in range(len(self)):
+            self._send_fd(rank, fd)
+
+    def replies(self, timeout: float | None = None) -> list[Any]:
+        """One reply from every worker, in their order.
+
+        Raises what a worker reports, `WorkerCrashed` when one dies, `WorkerHung` when one makes no progress for
+        `timeout` seconds (default: the group's). A reply of a living worker is never lost by looking.
+        """
+        timeout = self._timeout if timeout is None else timeout
+        pipes, processes = self._members.pipes, self._members.processes
+        answers: dict[int, Any] = {}
+        seen = [(line.progress, time.monotonic()) for line in self._lines]
+        while len(answers) < len(self):
+            missing = [rank for rank in range(len(self)) if rank not in answers]
+            sources: dict[Any, int] = {pipes[rank]: rank for rank in missing}
+            sentinels = {processes[rank].sentinel: rank for rank in missing}
+            ready = connection.wait([*sources, *sentinels], min(_TICK, timeout / 4))
+            for source in ready:
+                if source in sources:
+                    answers[sources[source]] = self._receive(sources[source])
+            for source in ready:
+                if source in sentinels and sentinels[source] not in answers:
+                    rank = sentinels[source]
+                    if not pipes[rank].poll(0):  # it may have reported before it died
+                        self._raise_for(rank)
+            now = time.monotonic()
+            for rank in missing:
+                progress = self._lines[rank].progress
+                if progress != seen[rank][0]:
+                    seen[rank] = (progress, now)
+                elif rank not in answers and now - seen[rank][1] > timeout:
+                    self._raise_hung(rank, timeout)
+        return [answers[rank] for rank in range(len(self))]
+
+    def stop(self) -> None:
+        """Asks every worker to close and waits for it; raises what a worker reports of its closing."""
+        if not self._end.alive:
+            return
+        failure: SamplerError | None = None
+        try:
+            self.send(None)
+            self.replies(_GRACE)
+            deadline = time.monotonic() + _GRACE
+            for process in self._members.processes:
+                process.join(max(0.0, deadline - time.monotonic()))
+        except SamplerError as error:
+            failure = error
+        self.kill()
+        if failure is not None:
+            raise failure
+
+    def kill(self) -> None:
+        """Ends every worker and its children at once. Safe to call at any time, and twice.
+
+        It also runs when the group is forgotten, and when the interpreter exits.
+        """
+        self._end()
+
+    def _receive(self, rank: int) -> Any:
+        try:
+            answer = self._members.pipes[rank].recv()
+        except BlockingIOError:
+            self._raise_hung(rank, self._timeout)
+        except (EOFError, OSError):  # a peer killed with data unread gives ECONNRESET, not EOF
+            self._raise_for(rank)
+        if isinstance(answer, Failure):
+            raise answer.error(rank, self._members.processes[rank].pid)
+        return answer
+
+    def _raise_for(self, rank: int) -> NoReturn:
+        """Worker `rank` is gone: raises what it said last, or how it died."""
+        process = self._members.processes[rank]
+        process.join(_GONE)
+        pipe = self._members.pipes[rank]
+        try:
+            while pipe.poll(0):
+                answer = pipe.recv()
+                if isinstance(answer, Failure):
+                    raise answer.error(rank, process.pid)
+        except (EOFError, OSError):
+            pass  # nothing more to read
+        where = self._lines[rank].where(rank, process.pid)
+        raise WorkerCrashed(_cause_of_death(process.exitcode, where), where, self._dumped(rank))
+
+    def _raise_hung(self, rank: int, timeout: float) -> NoReturn:
+        process = self._members.processes[rank]
+        where = self._lines[rank].where(rank, process.pid)
+        stopped = process.pid is not None and psutil.Process(process.pid).status() == psutil.STATUS_STOPPED
+        if not stopped:
+            self._ask_for_stack(rank)
+        raise WorkerHung(
+            f"worker {rank} made no progress for {timeout:g} s"
+            + (" (it is stopped: SIGSTOP or a debugger)" if stopped else "")
+            + "; a slower environment needs a larger `timeout` (construction and resets: `start_timeout`)",
+            where,
+            self._dumped(rank),
+        )
+
+    def _ask_for_stack(self, rank: int) -> None:
+        """Has the worker's faulthandler write its stack; C code that blocks the signal never does."""
+        process = self._members.processes[rank]
+        assert process.pid is not None
+        try:
+            os.kill(process.pid, signal.SIGUSR1)
+        except ProcessLookupError:
+            return
+        deadline = time.monotonic() + 0.1
+        while time.monotonic() < deadline and not self._dumped(rank):
+            connection.wait([process.sentinel], 0.005)
+
+    def _dumped(self, rank: int) -> str:
+        """What the worker's faulthandler wrote."""
+        dump = self._members.dumps[rank]
+        return os.pread(dump, os.fstat(dump).st_size, 0).decode(errors="replace")
+
+    def _send_fd(self, rank: int, fd: int) -> None:
+        pid = self._members.processes[rank].pid
+        assert pid is not None
+        try:
+            reduction.send_handle(self._members.pipes[rank], fd, pid)
+        except OSError:
+            self._raise_for(rank)
+
+
+@dataclass
+class _Members:
+    """The operating system's side of a group. Apart from it, so that a forgotten group can be cleaned up."""
+
+    processes: list[multiprocessing.process.BaseProcess] = field(default_factory=list)
+    pipes: list[Connection] = field(default_factory=list)
+    dumps: list[int] = field(default_factory=list)
+    owner: int = field(default_factory=os.getpid)
+
+    def kill(self) -> None:
+        """Kills the processes, their children first, and closes the descriptors."""
+        if os.getpid() != self.owner:
+            return  # a forked child has a copy of this object, and no business with its siblings
+        with _sigint_blocked():
+            families = [_family(process.pid) for process in self.processes if process.pid is not None]
+            for family in families:
+                for member in family:
+                    _kill(member)
+            for process in self.processes:
+                process.join(_GONE)
+                if process.is_alive():
+                    _log.error("process %s (pid %s) did not end after SIGKILL", process.name, process.pid)
+                else:
+                    process.close()
+            for pipe in self.pipes:
+                pipe.close()
+            for dump in self.dumps:
+                os.close(dump)
+
+
+def _set_deadline(pipe: Connection, seconds: float) -> None:
+    """Bounds every read and write on our end of a pipe: a worker may be stopped in the middle of a message."""
+    interval = struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
+    with socket.fromfd(pipe.fileno(), socket.AF_UNIX, socket.SOCK_STREAM) as end:
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, interval)
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, interval)
+
+
+def _pickled(argument: Any) -> bytes:
+    try:
+        payload: bytes = cloudpickle.dumps(argument)
+    except Exception as error:
+        raise SamplerError(
+            f'what workers need cannot be pickled: {headline(error)}. Under start_method "forkserver" and "spawn" '
+            "EnvCls, env_kwargs and TrajInfoCls travel to the workers by cloudpickle; make EnvCls a function "
+            'that opens its resources itself, or use start_method="fork"'
+        ) from error
+    return payload
+
+
+@contextmanager
+def _sigint_blocked() -> Iterator[None]:
+    """A child starts with SIGINT blocked until its prologue ignores it, and Ctrl-C cannot interrupt a clean-up."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _family(pid: int) -> list[psutil.Process]:
+    """A process's descendants, then the process."""
+    try:
+        process = psutil.Process(pid)
+        return [*process.children(recursive=True), process]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _kill(process: psutil.Process) -> None:
+    with suppress(psutil.NoSuchProcess):  # it ended by itself
+        process.kill()
+
+
+def _cause_of_death(exitcode: int | None, where: Where) -> str:
+    if exitcode is None:
+        return f"worker {where.worker} closed its pipe but still runs; its environment may have closed file descriptors"
+    if exitcode < 0:
+        name = signal.Signals(-exitcode).name
+        usual = {
+            "SIGKILL": "; often the kernel's out-of-memory killer (see dmesg)",
+            "SIGSEGV": "; a crash in compiled code of the environment or its libraries",
+            "SIGBUS": "; often a full /dev/shm or a truncated memory-mapped file",
+            "SIGABRT": "; an assertion in compiled code of the environment or its libraries",
+        }.get(name, "")
+        return f"worker {where.worker} was killed by {name}{usual}"
+    if where.phase == Phase.STARTING.words:
+        return (
+            f"worker {where.worker} left with exit code {exitcode} while starting; a script that makes a sampler needs "
+            'its code under `if __name__ == "__main__":` with start_method "spawn" and "forkserver"'
+        )
+    return f"worker {where.worker} left with exit code {exitcode}; the environment may have called exit()"

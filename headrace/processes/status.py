@@ -1,0 +1,94 @@
+"""What a process is doing, in one cache line that its owner can read at any time, even after it died.
+
+Written with plain stores by one process (35 ns each) and read by another for messages and the hang check: a torn or
+late value costs a wrong number in a message, so there is no lock.
+"""
+
+from __future__ import annotations
+
+import mmap
+from enum import IntEnum
+
+from headrace.errors import Where
+
+__all__ = ["LINE_BYTES", "Phase", "Status"]
+
+LINE_BYTES = 64
+
+
+class Phase(IntEnum):
+    """What a process that owns environments can be doing."""
+
+    STARTING = 0
+    CONSTRUCTING = 1
+    RESETTING = 2
+    DECORRELATING = 3
+    WAITING = 4
+    STEPPING = 5
+    ACTING = 6
+    EVALUATING = 7
+    CALLING = 8
+    CLOSING = 9
+
+    @property
+    def words(self) -> str:
+        """The phase for a message."""
+        return _WORDS[self]
+
+
+_WORDS = {
+    Phase.STARTING: "starting",
+    Phase.CONSTRUCTING: "constructing the environment",
+    Phase.RESETTING: "resetting",
+    Phase.DECORRELATING: "decorrelating",
+    Phase.WAITING: "waiting for a command",
+    Phase.STEPPING: "stepping",
+    Phase.ACTING: "choosing actions",
+    Phase.EVALUATING: "evaluating",
+    Phase.CALLING: "in call_envs",
+    Phase.CLOSING: "closing",
+}
+
+
+class Status:
+    """A line of eight integers; the writer uses `line[Status.X] = …` directly, because it does so for every step.
+
+    PROGRESS grows whenever the process gets on; PHASE is a `Phase`; ENV is the env id being called, or -1; STEP is the
+    row of the batch.
+    """
+
+    PROGRESS, PHASE, ENV, STEP = range(4)
+
+    def __init__(self, memory: memoryview | None = None) -> None:
+        self.line = (memoryview(bytearray(LINE_BYTES)) if memory is None else memory).cast("B").cast("q")
+        if memory is None:
+            self.line[Status.ENV] = -1
+
+    def enter(self, phase: Phase, env_id: int = -1, step: int = 0) -> None:
+        """Marks the begin of a phase, which is progress too."""
+        line = self.line
+        line[Status.PHASE], line[Status.ENV], line[Status.STEP] = phase, env_id, step
+        line[Status.PROGRESS] += 1
+
+    @staticmethod
+    def lines(fd: int, count: int) -> list[Status]:
+        """The lines of `count` processes over a piece of shared memory, the same in every process that maps it."""
+        memory = memoryview(mmap.mmap(fd, LINE_BYTES * count))
+        return [Status(memory[rank * LINE_BYTES : (rank + 1) * LINE_BYTES]) for rank in range(count)]
+
+    @property
+    def progress(self) -> int:
+        """A number that stands still exactly while the process does."""
+        return self.line[Status.PROGRESS]
+
+    def where(self, worker: int | None = None, pid: int | None = None) -> Where:
+        """The place named by the line, as errors carry it."""
+        phase, env_id = Phase(self.line[Status.PHASE]), self.line[Status.ENV]
+        timeless = phase in (Phase.STARTING, Phase.CONSTRUCTING, Phase.WAITING, Phase.CLOSING)
+        return Where(
+            worker=worker,
+            pid=pid,
+            env_id=None if env_id < 0 else env_id,
+            phase=phase.words,
+            step=None if timeless else self.line[Status.STEP],
+        )

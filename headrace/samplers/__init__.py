@@ -1,0 +1,30 @@
+"""Samplers: they collect batches `[batch_T, batch_B]` with an agent."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from headrace.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from headrace.samplers.base import BaseSampler as BaseSampler
+    from headrace.samplers.cpu import CpuSampler as CpuSampler
+    from headrace.samplers.parallel import ParallelSamplerBase as ParallelSamplerBase
+    from headrace.samplers.serial import SerialSampler as SerialSampler
+    from headrace.samplers.timing import TimingReport as TimingReport
+    from headrace.samplers.traj_info import TrajInfo as TrajInfo
+    from headrace.samplers.worker import initialize_worker as initialize_worker, sampling_process as sampling_process
+
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "BaseSampler": "headrace.samplers.base",
+        "CpuSampler": "headrace.samplers.cpu",
+        "ParallelSamplerBase": "headrace.samplers.parallel",
+        "SerialSampler": "headrace.samplers.serial",
+        "TimingReport": "headrace.samplers.timing",
+        "TrajInfo": "headrace.samplers.traj_info",
+        "initialize_worker": "headrace.samplers.worker",
+        "sampling_process": "headrace.samplers.worker",
+    },
+)

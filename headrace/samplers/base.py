@@ -1,0 +1,359 @@
+"""`BaseSampler`: what every sampler is, whoever steps its environments."""
+
+from __future__ import annotations
+
+import logging
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from time import perf_counter
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import torch
+
+from headrace.agents.base import Agent
+from headrace.buffers.samples import Final, Samples, Slot, SlotSpec
+from headrace.buffers.tree import tree_map, tree_rows
+from headrace.envs.factory import EnvFactory
+from headrace.envs.scalar import EnvInfoKeys
+from headrace.envs.spaces import null_value
+from headrace.errors import SamplerClosed, SamplerError
+from headrace.processes.affinity import Affinity
+from headrace.rng import draw_seed
+from headrace.samplers.collector import CollectorConfig, SliceReport
+from headrace.samplers.layout import Layout, spread
+from headrace.samplers.timing import TimingReport
+from headrace.samplers.traj_info import Episodes, TrajInfo, make_traj_infos
+from headrace.samplers.validate import checked_arguments
+from headrace.types import BatchSpec, EnvSpaces, StepInputs
+
+__all__ = ["BaseSampler"]
+
+_log = logging.getLogger("headrace.samplers")
+
+
+class BaseSampler(ABC):
+    """Collects batches `[batch_T, batch_B]` with an agent. The same calls for every sampler::
+
+        with sampler.initialize(agent, seed=0, bootstrap_value=True):
+            samples, traj_infos = sampler.obtain_samples(itr)
+            eval_infos = sampler.evaluate_agent(itr)
+
+    Args:
+        EnvCls: a Gymnasium id, an `EnvSpec`, or any callable returning a `gymnasium.Env`.
+        env_kwargs: its arguments.
+        batch_T, batch_B: time steps and environments of a batch.
+        n_workers: worker processes; None chooses from the machine. At most `batch_B` are started.
+        max_decorrelation_steps: each environment first takes a random number (1 to this) of random actions; 0: none.
+        TrajInfoCls: statistics of an episode, a subclass of `TrajInfo`.
+        eval_n_envs: environments for `evaluate_agent`; 0: none.
+        eval_env_kwargs: their arguments, `env_kwargs` if None.
+        eval_max_steps: steps of an evaluation over all its environments, default 100 000 per environment.
+        eval_max_trajectories: episodes of an evaluation, rounded up to the same number for every environment (so short
+            episodes are not favoured); default one per environment.
+        reset_mode: "mid_batch": an ended environment is reset at once; "wait": it waits for the end of the batch, its
+            rows are padding with `valid=False`.
+        env_info_keys: `{name: (dtype, shape)}`, the info fields recorded in `samples.env.env_info`.
+        start_method: "fork", "forkserver", "spawn", or "auto": fork on Linux while CUDA is not initialised.
+        timeout: seconds without progress (one row of environment steps) after which a worker counts as hung.
+        start_timeout: the same for construction, first resets and decorrelation.
+        deterministic: infer in fixed blocks of rows, so that batches are equal bit for bit for any number of workers.
+    """
+
+    layout: Layout
+
+    def __init__(
+        self,
+        EnvCls: Any,
+        env_kwargs: Mapping[str, Any] | None = None,
+        *,
+        batch_T: int,
+        batch_B: int,
+        n_workers: int | None = None,
+        max_decorrelation_steps: int = 100,
+        TrajInfoCls: type[TrajInfo] = TrajInfo,
+        eval_n_envs: int = 0,
+        eval_env_kwargs: Mapping[str, Any] | None = None,
+        eval_max_steps: int | None = None,
+        eval_max_trajectories: int | None = None,
+        reset_mode: str = "mid_batch",
+        env_info_keys: EnvInfoKeys | None = None,
+        start_method: str = "auto",
+        timeout: float = 60.0,
+        start_timeout: float = 120.0,
+        deterministic: bool = False,
+    ) -> None:
+        checked_arguments(
+            env_kwargs=env_kwargs,
+            batch_T=batch_T,
+            batch_B=batch_B,
+            n_workers=n_workers,
+            max_decorrelation_steps=max_decorrelation_steps,
+            TrajInfoCls=TrajInfoCls,
+            eval_n_envs=eval_n_envs,
+            eval_env_kwargs=eval_env_kwargs,
+            eval_max_steps=eval_max_steps,
+            eval_max_trajectories=eval_max_trajectories,
+            reset_mode=reset_mode,
+            env_info_keys=env_info_keys,
+            start_method=start_method,
+            timeout=timeout,
+            start_timeout=start_timeout,
+            deterministic=deterministic,
+        )
+        self.batch_spec = BatchSpec(int(batch_T), int(batch_B))
+        self._factory = EnvFactory.of(EnvCls, env_kwargs)
+        self._eval_factory = EnvFactory.of(EnvCls, env_kwargs if eval_env_kwargs is None else eval_env_kwargs)
+        self._n_workers = n_workers
+        self._max_decorrelation_steps = int(max_decorrelation_steps)
+        self._traj_info_cls = TrajInfoCls
+        self._eval_n_envs = int(eval_n_envs)
+        self._eval_max_steps = eval_max_steps
+        self._eval_max_trajectories = eval_max_trajectories
+        self._reset_mode = reset_mode
+        self._env_info_keys = dict(env_info_keys or {})
+        self._start_method = start_method
+        self._timeout = float(timeout)
+        self._start_timeout = float(start_timeout)
+        self._deterministic = bool(deterministic)
+        self._state = "new"  # new → open → closed
+        self._cause: BaseException | None = None
+        self._said: set[str] = set()
+
+    # ---- public ----
+
+    def initialize(
+        self,
+        agent: Agent,
+        affinity: Affinity | Mapping[str, Any] | None = None,
+        seed: int | None = None,
+        bootstrap_value: bool = False,
+        traj_info_kwargs: Mapping[str, Any] | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> Self:
+        """Makes the environments, builds the agent's model from their spaces, starts the workers; returns the sampler.
+
+        agent: built here unless it already is; affinity: where workers run (`Affinity`, or rlpyt's dict); seed: of all
+        randomness, None draws one (`sampler.seed` tells); bootstrap_value: record the value of row T;
+        traj_info_kwargs: arguments of `TrajInfoCls`, e.g. `{"discount": 0.99}`; rank, world_size: this sampler's place
+        among several of the same size, env ids are rank · B + column.
+        """
+        if self._state != "new":
+            self._require_open()
+            raise SamplerError("initialize() was called before; make a new sampler for another agent")
+        checked_arguments(seed=seed, rank=rank, world_size=world_size, agent=agent, traj_info_kwargs=traj_info_kwargs)
+        placement = Affinity.of(affinity)
+        self.seed = draw_seed() if seed is None else int(seed)
+        self._agent = agent
+        self._traj_info_kwargs = dict(traj_info_kwargs or {})
+        self._n_batches = self._n_evaluations = self._version = 0
+        self._seconds = 0.0
+        self._timings: list[Any] = []
+        B = self.batch_spec.B
+        env_ids = range(rank * B, rank * B + B)
+        with self._closing_on_error():
+            configs = self._configs(env_ids, rank, placement)
+            spaces = self._start(configs, placement)
+            agent.initialize(spaces, seed=self.seed, global_B=world_size * B, env_ids=env_ids)
+            spec = self._slot_spec(spaces, tuple(len(config.env_ids) for config in configs), bootstrap_value)
+            self._slot = self._setup(spec)
+            self._spec = spec
+            self._state = "open"
+        return self
+
+    def obtain_samples(self, itr: int) -> tuple[Samples, list[TrajInfo]]:
+        """One batch by the agent as it is now, and the episodes that ended in it, in the order (end time, env id).
+
+        itr: number of the batch, for the agent's schedules. The samples are views of memory that the next call writes
+        again; `samples.copy()` keeps them.
+        """
+        self._require_open()
+        begin = perf_counter()
+        with self._closing_on_error():
+            reports = self._collect(itr, self._next_version(), self._n_batches)
+            self._n_batches += 1
+            samples = Samples.of(self._slot, self._assemble_final(reports))
+            traj_infos = make_traj_infos([r.episodes for r in reports], self._traj_info_cls, self._traj_info_kwargs)
+            self._say(note for report in reports for note in report.notes)
+        self._timings = [report.timing for report in reports]
+        self._seconds += perf_counter() - begin
+        return samples, traj_infos
+
+    def evaluate_agent(self, itr: int) -> list[TrajInfo]:
+        """Greedy episodes of the agent as it is now, in the order (end time, env id).
+
+        Every evaluation environment starts the same number of episodes, and all of them are in the answer; those cut by
+        `eval_max_steps` have `finished=False`.
+        """
+        self._require_open()
+        if not self._eval_n_envs:
+            raise SamplerError("evaluate_agent() needs evaluation environments; give the sampler eval_n_envs")
+        with self._closing_on_error():
+            episodes = self._evaluate(itr, self._next_version(), self._n_evaluations)
+            self._n_evaluations += 1
+            return make_traj_infos(episodes, self._traj_info_cls, self._traj_info_kwargs)
+
+    def timing(self) -> TimingReport:
+        """Where the time of `obtain_samples` went so far."""
+        return TimingReport.of(self._timings, self._seconds)
+
+    def shutdown(self) -> None:
+        """Closes environments and processes; raises what closing an environment raised. Safe to call twice."""
+        if self._state == "open":
+            self._state = "closed"
+            self._stop()
+        self._state = "closed"
+
+    def __enter__(self) -> Self:
+        if self._state == "new":
+            raise SamplerError("call initialize() first: `with sampler.initialize(agent): ...`")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if error is None:
+            self.shutdown()
+        else:
+            self._abandon(error)
+
+    # ---- what a layout implements ----
+
+    @abstractmethod
+    def _start(self, configs: Sequence[CollectorConfig], affinity: Affinity) -> EnvSpaces:
+        """Makes the environments of every slice; returns their spaces."""
+
+    @abstractmethod
+    def _setup(self, spec: SlotSpec) -> Slot:
+        """Makes the slot and gives it, with the agent, to every slice; returns when all stand at their first row."""
+
+    @abstractmethod
+    def _collect(self, itr: int, version: int, batch_index: int) -> list[SliceReport]:
+        """Has every slice fill its columns of the slot; reports in the order of columns."""
+
+    @abstractmethod
+    def _evaluate(self, itr: int, version: int, evaluation_index: int) -> list[Episodes]:
+        """Has every slice evaluate."""
+
+    @abstractmethod
+    def _stop(self) -> None:
+        """Closes everything in good order."""
+
+    @abstractmethod
+    def _kill(self) -> None:
+        """Closes everything at once, after an error; raises nothing of its own."""
+
+    @abstractmethod
+    def _n_slices(self, affinity: Affinity) -> int:
+        """Into how many slices the columns are split."""
+
+    # ---- shared ----
+
+    def _configs(self, env_ids: Sequence[int], rank: int, affinity: Affinity) -> list[CollectorConfig]:
+        n_eval = self._eval_n_envs
+        episodes = 1 if self._eval_max_trajectories is None else math.ceil(self._eval_max_trajectories / max(n_eval, 1))
+        max_steps = 100_000 * n_eval if self._eval_max_steps is None else int(self._eval_max_steps)
+        n_slices = self._n_slices(affinity)
+        eval_ids = spread(range(rank * n_eval, rank * n_eval + n_eval), n_slices)
+        return [
+            CollectorConfig(
+                factory=self._factory,
+                env_ids=ids,
+                seed=self.seed,
+                traj_info=(self._traj_info_cls, self._traj_info_kwargs),
+                wait_reset=self._reset_mode == "wait",
+                max_decorrelation_steps=self._max_decorrelation_steps,
+                env_info_keys=self._env_info_keys,
+                deterministic=self._deterministic,
+                eval_factory=self._eval_factory,
+                eval_env_ids=eval_ids[index],
+                eval_episodes=episodes,
+                eval_max_T=max(1, max_steps // max(n_eval, 1)),
+            )
+            for index, ids in enumerate(spread(env_ids, n_slices))
+        ]
+
+    def _slot_spec(self, spaces: EnvSpaces, widths: tuple[int, ...], bootstrap_value: bool) -> SlotSpec:
+        """What the batch holds; the agent's part from one step on null inputs."""
+        observation, action = null_value(spaces.observation), null_value(spaces.action)
+
+        def one_row(leaf: np.ndarray) -> torch.Tensor:
+            return torch.from_numpy(leaf[None].copy())
+
+        agent = self._agent
+        state = agent.initial_state(1)
+        inputs = StepInputs(
+            tree_map(one_row, observation),
+            tree_map(one_row, action),
+            torch.zeros(1),
+            torch.ones(1, dtype=torch.bool),
+            torch.full((1, agent.noise_size), 0.5),
+        )
+        agent.sample_mode(0)
+        with torch.inference_mode():
+            step = agent.step(inputs, state)
+
+        def example(leaf: torch.Tensor) -> np.ndarray:
+            return leaf[0].numpy(force=True)
+
+        env_info = {
+            name: np.zeros(tuple(shape), np.dtype(dtype)) for name, (dtype, shape) in self._env_info_keys.items()
+        }
+        return SlotSpec(
+            batch=self.batch_spec,
+            widths=widths,
+            observation=observation,
+            action=action,
+            agent_info=tree_map(example, step.agent_info),
+            env_info=env_info or None,
+            state=tree_map(example, state),
+            bootstrap=bootstrap_value,
+        )
+
+    def _assemble_final(self, reports: Sequence[SliceReport]) -> Final:
+        """The entries of all slices as one tree of exactly N, in (time, column) order: the one small copy."""
+        parts = []
+        for report, region in zip(reports, self._slot.final, strict=True):
+            parts.append(tree_rows(region, slice(0, report.n_final)))
+            if report.overflow is not None:
+                parts.append(report.overflow)
+        times = np.concatenate([part.time for part in parts])
+        columns = np.concatenate([part.column for part in parts])
+        order = np.lexsort((columns, times))
+        whole = tree_map(lambda *leaves: torch.from_numpy(np.concatenate(leaves)[order]), parts[0], *parts[1:])
+        return Final(**vars(whole))
+
+    def _next_version(self) -> int:
+        """Parameters versions count the calls that act: 0, 1, 2, …"""
+        version, self._version = self._version, self._version + 1
+        return version
+
+    def _say(self, notes: Iterator[str] | Sequence[str]) -> None:
+        for note in notes:
+            if note not in self._said:
+                self._said.add(note)
+                _log.warning(note)
+
+    def _require_open(self) -> None:
+        if self._state == "new":
+            raise SamplerError("the sampler is not initialized; call initialize(agent) first")
+        if self._state == "closed":
+            raise SamplerClosed("the sampler is closed; make a new one") from self._cause
+
+    @contextmanager
+    def _closing_on_error(self) -> Iterator[None]:
+        """Any error inside closes the sampler and is its cause from then on."""
+        try:
+            yield
+        except BaseException as error:
+            self._abandon(error)
+            if isinstance(error, KeyboardInterrupt):
+                raise KeyboardInterrupt from None  # the frames below are ours: a person who pressed Ctrl-C knows why
+            raise
+
+    def _abandon(self, error: BaseException) -> None:
+        if self._state != "closed":
+            self._state, self._cause = "closed", error
+            self._kill()

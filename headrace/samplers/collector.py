@@ -1,0 +1,189 @@
+"""The environments of one slice with an agent beside them: `SerialSampler`'s work, or one `CpuSampler` worker's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from headrace.buffers.samples import FinalRegion, Slot, SlotSpec, build_slot
+from headrace.envs.factory import EnvFactory, make_envs
+from headrace.envs.scalar import EnvInfoKeys, ScalarEnvs
+from headrace.errors import EnvContractError
+from headrace.processes.status import Phase, Status
+from headrace.rng import Stream, env_seeds
+from headrace.samplers.loop import CollectionLoop, SlotView, private_array
+from headrace.samplers.traj_info import Episodes, TrajInfo
+from headrace.types import BatchSpec, EnvSpaces, Timing
+
+if TYPE_CHECKING:
+    from headrace.agents.base import Agent
+    from headrace.samplers.drive import Actor
+
+__all__ = ["Collector", "CollectorConfig", "SliceReport"]
+
+_EVAL_ROWS = 32
+
+
+@dataclass(frozen=True)
+class CollectorConfig:
+    """What a slice of environments needs to know before its first step; travels to workers by cloudpickle.
+
+    env_ids, eval_env_ids: global numbers of this slice's environments (evaluation's are counted on their own);
+    eval_episodes: episodes each evaluation environment starts; eval_max_T: rows of an evaluation at most;
+    wait_reset: environments that end wait for the end of the batch.
+    """
+
+    factory: EnvFactory
+    env_ids: tuple[int, ...]
+    seed: int
+    traj_info: tuple[type[TrajInfo], Mapping[str, Any]]
+    wait_reset: bool
+    max_decorrelation_steps: int
+    env_info_keys: EnvInfoKeys
+    deterministic: bool
+    eval_factory: EnvFactory
+    eval_env_ids: tuple[int, ...]
+    eval_episodes: int
+    eval_max_T: int
+
+
+@dataclass
+class SliceReport:
+    """What a slice tells its sampler after a batch, besides what it wrote into the slot.
+
+    n_final: ended episodes; overflow: the entries that did not fit into the slot's final region, or None;
+    episodes: statistics; notes: sentences for the log; timing: counters since the start.
+    """
+
+    n_final: int
+    overflow: FinalRegion | None
+    episodes: Episodes
+    notes: list[str]
+    timing: Timing
+
+
+class Collector:
+    """Makes its environments at once; `setup` gives it an agent and a slot; then `collect` and `evaluate`."""
+
+    def __init__(self, config: CollectorConfig, status: Status) -> None:
+        self._config = config
+        self._status = status
+        self._train_envs = self._make(config.factory, config.env_ids, None, config.env_info_keys)
+        try:
+            self._eval_envs = (
+                self._make(config.eval_factory, config.eval_env_ids, Stream.EVAL_ENV, {})
+                if config.eval_env_ids
+                else None
+            )
+            if self._eval_envs is not None and self._eval_envs.spaces != self._train_envs.spaces:
+                raise EnvContractError(
+                    f"evaluation environments have {self._eval_envs.spaces}, training environments "
+                    f"{self._train_envs.spaces}; make eval_env_kwargs give the same spaces"
+                )
+        except BaseException:
+            self._train_envs.close()
+            raise
+
+    @property
+    def spaces(self) -> EnvSpaces:
+        """Those of every environment here."""
+        return self._train_envs.spaces
+
+    def setup(self, agent: Agent, spec: SlotSpec, slot: Slot, first_column: int) -> None:
+        """Takes the agent and this slice of a slot; resets and decorrelates the environments."""
+        config = self._config
+        self._agent = agent
+        self._n_rows = spec.batch.T
+        self._view = SlotView(slot, first_column)
+        self._loop, self._actor = self._station(self._train_envs, self._view, spec, Stream.ACTION, config.wait_reset)
+        self._loop.start(config.seed, config.max_decorrelation_steps)
+        if self._eval_envs is not None:
+            n_eval = len(config.eval_env_ids)
+            eval_spec = replace(
+                spec, batch=BatchSpec(_EVAL_ROWS, n_eval), widths=(n_eval,), env_info=None, bootstrap=False
+            )
+            self._eval_view = SlotView(build_slot(eval_spec, private_array), 0)
+            self._eval_loop, self._eval_actor = self._station(
+                self._eval_envs, self._eval_view, eval_spec, Stream.EVAL_ACTION, False
+            )
+
+    def collect(self, itr: int, version: int, batch_index: int) -> SliceReport:
+        """Fills this slice of the slot. batch_index counts batches from 0: the address of the batch's randomness."""
+        loop, actor = self._loop, self._actor
+        loop.revive()
+        self._agent.sample_mode(itr)
+        actor.begin(version, batch_index * self._n_rows)
+        for t in loop.collect(self._view, self._n_rows):
+            actor.act(t)
+        actor.finish()
+        if loop.overflow is not None:
+            loop.overflow.state = actor.overflow
+        notes, self._train_envs.notes = self._train_envs.notes, []
+        return SliceReport(loop.n_final, loop.overflow, loop.finished, notes, loop.timing)
+
+    def revive(self) -> None:
+        """Off the critical path: in reset mode "wait", the resets for the next batch."""
+        self._loop.revive()
+
+    def evaluate(self, itr: int, version: int, evaluation_index: int) -> list[Episodes]:
+        """Runs each evaluation environment for its number of episodes, greedily; unfinished ones come last."""
+        if self._eval_envs is None:
+            return []
+        envs, loop, actor, config = self._eval_envs, self._eval_loop, self._eval_actor, self._config
+        self._agent.eval_mode(itr)
+        loop.restart(Phase.RESETTING)
+        envs.allow(config.eval_episodes - 1)
+        actor.restart()
+        parts: list[Episodes] = []
+        done_rows = 0
+        while done_rows < config.eval_max_T and not envs.waiting.all():
+            actor.begin(version, (evaluation_index << 32) + done_rows)
+            n_rows = min(_EVAL_ROWS, config.eval_max_T - done_rows)
+            for t in loop.collect(self._eval_view, n_rows, Phase.EVALUATING, until_idle=True):
+                actor.act(t)
+            loop.finished.time += done_rows
+            parts.append(loop.finished)
+            done_rows += n_rows
+        parts.append(loop.episodes.unfinished(done_rows))
+        return parts
+
+    def close(self) -> None:
+        """Closes the environments; a failure is raised after all are closed."""
+        self._status.enter(Phase.CLOSING)
+        try:
+            self._train_envs.close()
+        finally:
+            if self._eval_envs is not None:
+                self._eval_envs.close()
+
+    def _make(
+        self, factory: EnvFactory, env_ids: tuple[int, ...], stream: Stream | None, env_info_keys: EnvInfoKeys
+    ) -> ScalarEnvs:
+        return ScalarEnvs(
+            make_envs(factory, env_ids, self._status),
+            env_ids,
+            [env_seeds(self._config.seed, env_id, stream) for env_id in env_ids],
+            name=factory.name,
+            status=self._status,
+            env_info_keys=env_info_keys,
+        )
+
+    def _station(
+        self, envs: ScalarEnvs, view: SlotView, spec: SlotSpec, stream: Stream, wait_reset: bool
+    ) -> tuple[CollectionLoop, Actor]:
+        """A loop over some environments and the actor that acts for them."""
+        from headrace.samplers.drive import Actor  # loads torch; served slices do without
+
+        config = self._config
+        loop = CollectionLoop(envs, spec, status=self._status, traj_info=config.traj_info, wait_reset=wait_reset)
+        actor = Actor(
+            self._agent,
+            view,
+            envs.env_ids,
+            seed=config.seed,
+            stream=stream,
+            status=self._status,
+            deterministic=config.deterministic,
+        )
+        return loop, actor

@@ -1,0 +1,298 @@
+"""The collection loop: there is one, and it knows no agent, process, device or semaphore."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from time import perf_counter_ns
+from typing import Any
+
+import numpy as np
+
+from headrace.buffers.samples import FinalRegion, Slot, SlotSpec
+from headrace.buffers.tree import allocate_like, tree_copy_into, tree_leaves, tree_map, tree_rows
+from headrace.processes.status import Phase, Status
+from headrace.rng import Stream, env_keys, uniforms
+from headrace.samplers.traj_info import EpisodeColumns, Episodes, TrajInfo
+from headrace.types import EnvBatch, StepRow, Timing, Tree
+
+__all__ = ["CollectionLoop", "SlotView", "null_rows", "private_array"]
+
+
+def private_array(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+    """Allocates in this process's own memory."""
+    return np.zeros(shape, dtype)
+
+
+def null_rows(example: Tree, *leading: int) -> Tree:
+    """Zeros `[*leading, ...]` in this process's own memory."""
+    return allocate_like(example, leading, private_array)
+
+
+class SlotView:
+    """One slice of a slot with the views of every row made once: no slicing on the path of a step."""
+
+    def __init__(self, slot: Slot, first_column: int) -> None:
+        T = len(slot.reward)
+        self.slot = slot
+        self.first_column = first_column
+        self.step_rows = [slot.step_row(t) for t in range(T)]
+        self.actions = [tree_rows(slot.action, t) for t in range(T)]
+        self.action_leaves = [tree_leaves(action) for action in self.actions]
+        self.prev_action_leaves = [tree_leaves(tree_rows(slot.prev_action, t)) for t in range(T + 1)]
+        self.prev_rewards = list(slot.prev_reward)
+        self.rewards = list(slot.reward)
+        self.is_first = list(slot.is_first)
+
+    def begin(self) -> None:
+        """Sets what most cells of a batch are, so that a step writes only what differs."""
+        slot = self.slot
+        slot.terminated[:] = False
+        slot.truncated[:] = False
+        slot.valid[:] = True
+        slot.is_first[1:] = False
+
+    def write_finals(
+        self, times: Sequence[int], rows: Sequence[int], observations: Sequence[Tree]
+    ) -> FinalRegion | None:
+        """Writes the batch's ended episodes into the final region; returns what did not fit, without states.
+
+        times, rows: `[N]` in (time, row) order; observations: trees of `[k, ...]` that make up the N in that order.
+        """
+        if not times:
+            return None
+        slot, region = self.slot, self.slot.final[0]
+        time, row = np.array(times), np.array(rows)
+        entries = FinalRegion(
+            time=time,
+            column=row + self.first_column,
+            observation=tree_map(lambda *leaves: np.concatenate(leaves), *observations),
+            prev_action=tree_rows(slot.action, (time, row)),
+            prev_reward=slot.reward[time, row],
+            state=None,
+        )
+        return region.fill(entries)
+
+
+class CollectionLoop:
+    """Steps the environments of one slice through batches and records everything that is theirs.
+
+    `collect` is a generator: it yields t when row t is ready and is resumed when the actions of row t are in the slot.
+    Whoever drives it decides where they come from::
+
+        for t in loop.collect(view):
+            actor.act(t)
+
+    The loop owns the environments, their current row and the running episode statistics.
+    """
+
+    def __init__(
+        self,
+        envs: EnvBatch,
+        spec: SlotSpec,
+        *,
+        status: Status,
+        traj_info: tuple[type[TrajInfo], Mapping[str, Any]],
+        wait_reset: bool,
+    ) -> None:
+        n = len(envs.env_ids)
+        self.envs = envs
+        self.status = status
+        self.timing = Timing()
+        self.episodes = EpisodeColumns(envs.env_ids, *traj_info)
+        self._wait_reset = wait_reset
+        self._observation = null_rows(spec.observation, n)
+        self._is_first = np.ones(n, np.bool_)
+        self._prev_action = null_rows(spec.action, n)
+        self._prev_reward = np.zeros(n, np.float32)
+        self._env_info = null_rows(spec.env_info, n)  # where decorrelation's infos go
+
+    def start(self, seed: int, max_decorrelation_steps: int) -> None:
+        """First resets; then each environment takes 1 to `max_decorrelation_steps` random actions (0: none).
+
+        So the environments of a batch are not all at the start of an episode. The steps count into the statistics of
+        the running episodes; row 0 starts them anew for the agent: `is_first`, null previous inputs, zero state.
+        """
+        self.restart(Phase.RESETTING)
+        if max_decorrelation_steps:
+            draws = uniforms(env_keys(seed, Stream.DECORRELATION, self.envs.env_ids), 0, 1, 1)[0, :, 0]
+            self._decorrelate(1 + (draws * max_decorrelation_steps).astype(np.int64))
+        if self._wait_reset:
+            self.envs.allow(0)
+        self.status.enter(Phase.WAITING)
+
+    def restart(self, phase: Phase) -> None:
+        """Resets every environment, in the middle of an episode or not; null inputs, empty statistics."""
+        self.status.enter(phase)
+        self.envs.reset(None, self._observation)
+        self._null_inputs(slice(None))
+        self.episodes.restart()
+
+    def revive(self) -> None:
+        """In reset mode "wait": resets the environments that ended in the last batch."""
+        if not (self._wait_reset and self.envs.waiting.any()):
+            return
+        rows = np.flatnonzero(self.envs.waiting).tolist()
+        self.status.enter(Phase.RESETTING)
+        self.envs.reset(rows, self._observation)
+        self._null_inputs(rows)
+        self.envs.allow(0)
+        self.status.enter(Phase.WAITING)
+
+    def collect(
+        self, view: SlotView, n_rows: int, phase: Phase = Phase.STEPPING, until_idle: bool = False
+    ) -> Iterator[int]:
+        """Collects rows 0 to n_rows − 1 (all of a batch; fewer at the end of an evaluation); see the class.
+
+        until_idle: stop early once every environment waits. The episodes that ended are in `finished` afterwards, and
+        in the slot's final region.
+        """
+        slot, envs, timing, line = view.slot, self.envs, self.timing, self.status.line
+        begin = perf_counter_ns()
+        self._write_current(slot)
+        view.begin()
+        times: list[int] = []
+        rows: list[int] = []
+        final_observations: list[Tree] = []
+        infos: list[dict[str, Any]] = []
+        objects: list[TrajInfo] = []
+        stepped = np.full(len(envs.env_ids), n_rows)
+        stepped[envs.waiting] = 0
+        custom = self.episodes.objects is not None
+        idle = envs.waiting.copy() if envs.waiting.any() else None  # who did not take step t
+        self.status.enter(phase)
+        for t in range(n_rows):
+            if until_idle and envs.waiting.all():
+                n_rows = t
+                break
+            line[Status.PHASE], line[Status.STEP] = Phase.ACTING, t
+            line[Status.PROGRESS] += 1
+            detail = timing if timing.due else None
+            row_begin = perf_counter_ns() if detail else 0
+            yield t
+            if detail:
+                detail.acting_ns += perf_counter_ns() - row_begin
+            line[Status.PHASE] = phase
+            line[Status.PROGRESS] += 1
+            step_row = view.step_rows[t]
+            ends = envs.step(view.actions[t], step_row, detail)
+            for to, action in zip(view.prev_action_leaves[t + 1], view.action_leaves[t], strict=True):
+                to[...] = action
+            view.prev_rewards[t + 1][...] = view.rewards[t]
+            if custom:
+                self._step_objects(tree_rows(slot.observation, t), view.actions[t], step_row, idle)
+            if ends.rows:
+                times += [t] * len(ends.rows)
+                rows += ends.rows
+                final_observations.append(ends.observation)
+                infos += ends.infos
+                if custom:
+                    objects += [self.episodes.end(row) for row in ends.rows]
+                self._start_episodes(view, t, ends.rows, stepped)
+            if idle is not None or (ends.rows and envs.waiting.any()):
+                self._blank(view, t, idle)
+                idle = envs.waiting.copy()
+            timing.rows += 1
+            if detail:
+                detail.row_ns += perf_counter_ns() - row_begin
+                detail.detailed_rows += 1
+        self._read_current(slot, n_rows)
+        self.n_final = len(times)
+        self.overflow = view.write_finals(times, rows, final_observations)
+        self.finished = self.episodes.add(slot.reward[:n_rows], stepped, times, rows, infos, objects)
+        timing.steps += int(stepped.sum())
+        timing.batch_ns += perf_counter_ns() - begin
+        self.status.enter(Phase.WAITING)
+
+    #: The episodes that ended in the last `collect`: their statistics, their number, and the final entries that did
+    #: not fit into the slot's region (None if all did).
+    finished: Episodes
+    n_final: int
+    overflow: FinalRegion | None
+
+    def _start_episodes(self, view: SlotView, t: int, rows: list[int], stepped: np.ndarray) -> None:
+        """After ends in step t: row t + 1 starts an episode, or, if the environment waits, is padding."""
+        for leaf in view.prev_action_leaves[t + 1]:
+            leaf[rows] = 0
+        view.prev_rewards[t + 1][rows] = 0
+        if not self.envs.waiting.any():
+            view.is_first[t + 1][rows] = True
+            return
+        for row in rows:
+            if self.envs.waiting[row]:
+                view.slot.valid[t + 1 :, row] = False
+                stepped[row] = t + 1
+            else:
+                view.is_first[t + 1][row] = True
+
+    def _blank(self, view: SlotView, t: int, idle: np.ndarray | None) -> None:
+        """Zeros what a waiting environment does not give: observation and inputs of row t + 1, env_info of row t."""
+        waiting = self.envs.waiting
+        for leaf in (*tree_leaves(view.step_rows[t].observation), *view.prev_action_leaves[t + 1]):
+            leaf[waiting] = 0
+        view.prev_rewards[t + 1][waiting] = 0
+        if idle is not None:
+            for leaf in tree_leaves(view.step_rows[t].env_info):
+                leaf[idle] = 0
+
+    def _step_objects(self, observation: Tree, action: Tree, row: StepRow, idle: np.ndarray | None) -> None:
+        """Calls the overridden `TrajInfo.step` of each environment that took this step."""
+        objects, infos = self.episodes.objects, self.envs.infos()
+        assert objects is not None
+        for index, traj_info in enumerate(objects):
+            if idle is None or not idle[index]:
+                traj_info.step(
+                    tree_map(lambda leaf, index=index: leaf[index], observation),
+                    tree_map(lambda leaf, index=index: leaf[index], action),
+                    float(row.reward[index]),
+                    bool(row.terminated[index]),
+                    bool(row.truncated[index]),
+                    infos[index],
+                )
+
+    def _decorrelate(self, counts: np.ndarray) -> None:
+        """Steps environment b `counts[b]` times with random actions, and starts its row anew for the agent."""
+        n_rows, n = int(counts.max()), len(counts)
+        reward = np.zeros((n_rows, n), np.float32)
+        floats = [leaf for leaf in tree_leaves(self._observation) if leaf.dtype.kind == "f"]
+        times: list[int] = []
+        rows: list[int] = []
+        self.status.enter(Phase.DECORRELATING)
+        for t in range(n_rows):
+            self.status.line[Status.STEP] = t
+            self.status.line[Status.PROGRESS] += 1
+            self.envs.waiting[:] = held = counts <= t
+            out = StepRow(
+                self._observation, reward[t], np.zeros(n, np.bool_), np.zeros(n, np.bool_), self._env_info, floats
+            )
+            before = tree_map(np.copy, self._observation) if self.episodes.objects is not None else None
+            actions, ends = self.envs.step_random(out)
+            reward[t][held] = 0
+            if self.episodes.objects is not None:
+                self._step_objects(before, actions, out, held)
+                for row in ends.rows:
+                    self.episodes.end(row)
+            times += [t] * len(ends.rows)
+            rows += ends.rows
+        self.envs.waiting[:] = False
+        self.episodes.add(reward, counts, times, rows, [], [])
+
+    def _null_inputs(self, rows: Any) -> None:
+        """The given rows start an episode."""
+        self._is_first[rows] = True
+        self._prev_reward[rows] = 0
+        for leaf in tree_leaves(self._prev_action):
+            leaf[rows] = 0
+
+    def _write_current(self, slot: Slot) -> None:
+        """Row 0 of a slot is the row this loop stands at."""
+        tree_copy_into(tree_rows(slot.observation, 0), self._observation)
+        tree_copy_into(tree_rows(slot.prev_action, 0), self._prev_action)
+        slot.is_first[0] = self._is_first
+        slot.prev_reward[0] = self._prev_reward
+
+    def _read_current(self, slot: Slot, t: int) -> None:
+        """This loop stands at row t of a slot."""
+        tree_copy_into(self._observation, tree_rows(slot.observation, t))
+        tree_copy_into(self._prev_action, tree_rows(slot.prev_action, t))
+        self._is_first[:] = slot.is_first[t]
+        self._prev_reward[:] = slot.prev_reward[t]

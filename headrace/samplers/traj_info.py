@@ -1,0 +1,211 @@
+"""Statistics of finished episodes: the `TrajInfo` users get, and the running columns it is made from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+__all__ = ["EpisodeColumns", "Episodes", "TrajInfo", "make_traj_infos"]
+
+
+@dataclass
+class TrajInfo:
+    """One episode. Fields in CamelCase are what runners log; a subclass may add more and override `step`.
+
+    Length: steps; Return: sum of rewards; DiscountedReturn: sum of discount^t · reward; NonzeroRewards: how many;
+    env_id: global number of the environment; finished: False for an evaluation episode cut by `eval_max_steps`;
+    info: the last info dict of the episode; discount: from `traj_info_kwargs`.
+    """
+
+    Length: int = 0
+    Return: float = 0.0
+    DiscountedReturn: float = 0.0
+    NonzeroRewards: int = 0
+    env_id: int = -1
+    finished: bool = True
+    info: dict[str, Any] = field(default_factory=dict)
+    discount: float = 1.0
+
+    def step(
+        self, observation: Any, action: Any, reward: float, terminated: bool, truncated: bool, env_info: dict[str, Any]
+    ) -> None:
+        """Called for each step of the episode, only in subclasses that override it (it costs a call per step).
+
+        observation and action are the row's arrays at t, valid during the call; the rest is what `env.step` returned.
+        """
+
+
+@dataclass
+class Episodes:
+    """Finished episodes of one slice in (time, row) order, as columns `[N]`: what travels from worker to sampler.
+
+    time: row of the batch; env_id; the columns of `TrajInfo`; infos: last info dicts; objects: the `TrajInfo`s
+    themselves where the class overrides `step`, else None.
+    """
+
+    time: np.ndarray
+    env_id: np.ndarray
+    length: np.ndarray
+    ret: np.ndarray
+    discounted: np.ndarray
+    nonzero: np.ndarray
+    finished: np.ndarray
+    infos: list[dict[str, Any]]
+    objects: list[TrajInfo] | None
+
+
+class EpisodeColumns:
+    """What the running episodes of `n` environments have gathered so far, in float64; updated once a batch.
+
+    Sums are taken per episode and batch, so they do not depend on which environments share a slice.
+    """
+
+    def __init__(self, env_ids: Sequence[int], cls: type[TrajInfo], kwargs: Mapping[str, Any]) -> None:
+        n = len(env_ids)
+        self._env_ids = np.asarray(env_ids, np.int64)
+        self._cls, self._kwargs = cls, kwargs
+        self._discount = self._new().discount
+        self._length = np.zeros(n, np.int64)
+        self._return = np.zeros(n)
+        self._discounted = np.zeros(n)
+        self._nonzero = np.zeros(n, np.int64)
+        #: The running `TrajInfo`s, for the loop to call `step` on; None where the class does not override it.
+        self.objects: list[TrajInfo] | None = None if cls.step is TrajInfo.step else [self._new() for _ in range(n)]
+
+    def _new(self) -> TrajInfo:
+        return self._cls(**self._kwargs)
+
+    def restart(self) -> None:
+        """Forgets the running episodes."""
+        for column in (self._length, self._return, self._discounted, self._nonzero):
+            column[:] = 0
+        if self.objects is not None:
+            self.objects = [self._new() for _ in self.objects]
+
+    def add(
+        self,
+        reward: np.ndarray,
+        stepped: np.ndarray,
+        times: Sequence[int],
+        rows: Sequence[int],
+        infos: list[dict[str, Any]],
+        objects: list[TrajInfo],
+    ) -> Episodes:
+        """Adds a batch and returns the episodes it finished.
+
+        reward: `[T, n]`; stepped: `[n]`, each environment took its steps in rows 0 to stepped − 1; times, rows: `[N]`,
+        where episodes ended, in (time, row) order; infos and objects belong to them.
+        """
+        n_rows, n = reward.shape
+        end_time, end_row = np.asarray(times, np.int64), np.asarray(rows, np.int64)
+        order = np.argsort(end_row, kind="stable")  # segments below are sorted by (row, time)
+        last_end = np.full(n, -1)
+        last_end[end_row] = end_time  # times ascend, so the last one stays
+        running = np.flatnonzero(stepped > last_end + 1)
+
+        stop = np.concatenate([end_time[order] + 1, stepped[running]])
+        row = np.concatenate([end_row[order], running])
+        start = np.concatenate([_starts(end_time[order], end_row[order]), last_end[running] + 1])
+        sums, discounted, nonzero = self._sum(reward, row * n_rows + start, row * n_rows + stop)
+        first = start == 0  # these segments go on from earlier batches
+        discounted *= np.where(first, self._discount ** self._length[row], 1.0)
+        length = stop - start + np.where(first, self._length[row], 0)
+        sums += np.where(first, self._return[row], 0.0)
+        discounted += np.where(first, self._discounted[row], 0.0)
+        nonzero += np.where(first, self._nonzero[row], 0)
+
+        n_ends = len(order)
+        back = np.empty(n_ends, np.int64)
+        back[order] = np.arange(n_ends)
+        for column, values in (
+            (self._length, length),
+            (self._return, sums),
+            (self._discounted, discounted),
+            (self._nonzero, nonzero),
+        ):
+            column[end_row] = 0
+            column[running] = values[n_ends:]
+        return Episodes(
+            end_time,
+            self._env_ids[end_row],
+            length[:n_ends][back],
+            sums[:n_ends][back],
+            discounted[:n_ends][back],
+            nonzero[:n_ends][back],
+            np.ones(n_ends, np.bool_),
+            infos,
+            objects if self.objects is not None else None,
+        )
+
+    def unfinished(self, time: int) -> Episodes:
+        """The running episodes as they are, marked `finished=False`; those of no step yet are left out."""
+        rows = np.flatnonzero(self._length)
+        return Episodes(
+            np.full(len(rows), time),
+            self._env_ids[rows],
+            self._length[rows],
+            self._return[rows],
+            self._discounted[rows],
+            self._nonzero[rows],
+            np.zeros(len(rows), np.bool_),
+            [{} for _ in rows],
+            None if self.objects is None else [self.objects[row] for row in rows],
+        )
+
+    def end(self, row: int) -> TrajInfo:
+        """Takes the running object of an ended episode and starts the next one's."""
+        assert self.objects is not None
+        finished, self.objects[row] = self.objects[row], self._new()
+        return finished
+
+    def _sum(
+        self, reward: np.ndarray, start: np.ndarray, stop: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Sum, discounted sum (from each start) and count of non-zero rewards over flat segments `[start, stop)`."""
+        length = stop - start
+        flat = np.append(reward.T.astype(np.float64).reshape(-1), 0.0)  # one more: reduceat wants stop < len
+        bounds = np.stack([start, stop], axis=1).reshape(-1)
+        sums = np.add.reduceat(flat, bounds)[::2]
+        nonzero = np.add.reduceat((flat != 0).astype(np.int64), bounds)[::2]
+        if self._discount == 1.0:
+            return sums, sums.copy(), nonzero
+        begin = np.cumsum(length) - length
+        age = np.arange(int(length.sum())) - np.repeat(begin, length)
+        weighted = flat[np.repeat(start, length) + age] * (self._discount ** np.arange(reward.shape[0]))[age]
+        return sums, np.add.reduceat(weighted, begin), nonzero
+
+
+def _starts(times: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Where each ended segment begins: after the previous end of its row, or at 0. Sorted by (row, time)."""
+    starts = np.zeros(len(times), np.int64)
+    same_row = rows[1:] == rows[:-1]
+    starts[1:][same_row] = times[:-1][same_row] + 1
+    return starts
+
+
+def make_traj_infos(parts: Sequence[Episodes], cls: type[TrajInfo], kwargs: Mapping[str, Any]) -> list[TrajInfo]:
+    """The `TrajInfo`s of all slices, ordered by (end time, env id)."""
+    found: list[tuple[int, int, TrajInfo]] = []
+    for part in parts:
+        objects = part.objects if part.objects is not None else [cls(**kwargs) for _ in part.infos]
+        columns = zip(
+            objects,
+            part.time.tolist(),
+            part.env_id.tolist(),
+            part.length.tolist(),
+            part.ret.tolist(),
+            part.discounted.tolist(),
+            part.nonzero.tolist(),
+            part.finished.tolist(),
+            part.infos,
+            strict=True,
+        )
+        for info, time, env_id, length, ret, discounted, nonzero, finished, last in columns:
+            info.Length, info.Return, info.DiscountedReturn, info.NonzeroRewards = length, ret, discounted, nonzero
+            info.env_id, info.finished, info.info = env_id, finished, last
+            found.append((time, env_id, info))
+    found.sort(key=lambda entry: entry[:2])
+    return [info for _, _, info in found]

@@ -1,0 +1,92 @@
+"""Arguments of samplers: a wrong one is a TypeError or ValueError that names it, before anything starts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from headrace.samplers.traj_info import TrajInfo
+
+__all__ = ["checked_arguments"]
+
+_AT_LEAST = {
+    "batch_T": 1,
+    "batch_B": 1,
+    "n_workers": 1,
+    "max_decorrelation_steps": 0,
+    "eval_n_envs": 0,
+    "eval_max_steps": 1,
+    "eval_max_trajectories": 1,
+    "seed": 0,
+    "rank": 0,
+    "world_size": 1,
+}
+_OPTIONAL = {"n_workers", "eval_max_steps", "eval_max_trajectories", "seed"}
+_CHOICES = {"reset_mode": ("mid_batch", "wait"), "start_method": ("auto", "fork", "forkserver", "spawn")}
+
+
+def checked_arguments(**arguments: Any) -> None:
+    """Raises TypeError or ValueError for the first wrong argument of a sampler's constructor or `initialize`."""
+    for name, value in arguments.items():
+        if name in _AT_LEAST:
+            _check_whole_number(name, value)
+        elif name in ("timeout", "start_timeout"):
+            if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+                raise TypeError(f"{name} must be a number of seconds, got {type(value).__name__} {value!r}")
+            if not (math.isfinite(value) and value > 0):
+                raise ValueError(f"{name} must be a positive, finite number of seconds, got {value!r}")
+        elif name in _CHOICES:
+            if value not in _CHOICES[name]:
+                raise ValueError(f"{name} must be one of {', '.join(map(repr, _CHOICES[name]))}, got {value!r}")
+        elif name == "deterministic":
+            if not isinstance(value, bool | np.bool_):
+                raise TypeError(f"deterministic must be True or False, got {type(value).__name__} {value!r}")
+        elif name == "TrajInfoCls":
+            if not (isinstance(value, type) and issubclass(value, TrajInfo)):
+                raise TypeError(f"TrajInfoCls must be a subclass of TrajInfo, got {value!r}")
+        elif name == "agent":
+            _check_agent(value)
+        elif name == "env_info_keys":
+            _check_env_info_keys(value)
+        elif value is not None and not isinstance(value, Mapping):  # env_kwargs, eval_env_kwargs, traj_info_kwargs
+            raise TypeError(f"{name} must be a dict or None, got {type(value).__name__} {value!r}")
+    rank, world_size = arguments.get("rank", 0), arguments.get("world_size", 1)
+    if rank >= world_size:
+        raise ValueError(f"rank must be less than world_size, got rank={rank}, world_size={world_size}")
+
+
+def _check_whole_number(name: str, value: Any) -> None:
+    if value is None and name in _OPTIONAL:
+        return
+    whole = isinstance(value, int | np.integer) or (isinstance(value, float) and value.is_integer())  # 1e5 is welcome
+    if isinstance(value, bool | np.bool_) or not whole:
+        raise TypeError(f"{name} must be a whole number, got {type(value).__name__} {value!r}")
+    if value < _AT_LEAST[name]:
+        raise ValueError(f"{name} must be at least {_AT_LEAST[name]}, got {value!r}")
+
+
+def _check_agent(value: Any) -> None:
+    from headrace.agents.base import Agent  # loads torch
+
+    if not isinstance(value, Agent):
+        raise TypeError(f"agent must be an Agent object, got {type(value).__name__} {value!r}")
+
+
+def _check_env_info_keys(value: Any) -> None:
+    if value is None:
+        return
+    form = "env_info_keys must be a dict {name: (dtype, shape)}"
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{form}, got {type(value).__name__} {value!r}")
+    for key, declared in value.items():
+        try:
+            dtype, shape = declared
+            dtype = np.dtype(dtype)
+            shape_ok = all(isinstance(size, int | np.integer) and size >= 0 for size in shape)
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"{form}, got {key!r}: {declared!r}") from error
+        if not isinstance(key, str) or not shape_ok or dtype.kind not in "fiub":
+            raise ValueError(f"{form} with numeric dtypes and shapes of whole numbers, got {key!r}: {declared!r}")

@@ -1,0 +1,148 @@
+"""The small data classes and protocols that travel between the parts. Importing this module loads no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import gymnasium
+
+__all__ = ["AgentStep", "BatchSpec", "Ends", "EnvBatch", "EnvSpaces", "StepInputs", "StepRow", "Timing", "Tree"]
+
+#: Arrays or tensors nested in dataclasses, dicts and tuples; None is an empty tree. See `headrace.buffers.tree`.
+Tree = Any
+
+
+@dataclass(frozen=True)
+class BatchSpec:
+    """The size of a batch: `T` time steps of `B` environments, leading dimensions `[T, B]`."""
+
+    T: int
+    B: int
+
+    @property
+    def size(self) -> int:
+        """Environment steps in one batch."""
+        return self.T * self.B
+
+
+@dataclass(frozen=True)
+class EnvSpaces:
+    """The spaces of one environment, as an agent needs them to build its model."""
+
+    observation: gymnasium.Space[Any]
+    action: gymnasium.Space[Any]
+
+
+@dataclass
+class StepInputs:
+    """All an agent is given to choose the actions of `n` rows.
+
+    observation: tree of `[n, ...]`; prev_action: tree of `[n, ...]` and prev_reward `[n]`, zero where `is_first`;
+    is_first: bool `[n]`, the row follows a reset; noise: float32 `[n, agent.noise_size]`, uniforms inside (0, 1), or
+    None in a training forward. The training forward takes the same fields with leading dimensions `[T, B]` or `[B]`.
+    """
+
+    observation: Tree
+    prev_action: Tree
+    prev_reward: Any
+    is_first: Any
+    noise: Any = None
+
+
+@dataclass
+class AgentStep:
+    """What an agent answers for `n` rows: `action` and `agent_info` are recorded, `state` enters the next step.
+
+    action: tree of `[n, ...]`; agent_info: tree of `[n, ...]` or None; state: tree of `[n, ...]`, None if feed-forward.
+    """
+
+    action: Tree
+    agent_info: Tree = None
+    state: Tree = None
+
+
+@dataclass
+class StepRow:
+    """Where an `EnvBatch` writes the results of one step of its `n` environments: views of a batch, no copies.
+
+    observation is the *next* observation; the other fields belong to the transition. `floats` lists the
+    floating-point arrays among them, which are checked for NaN and infinity.
+    """
+
+    observation: Tree
+    reward: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+    env_info: Tree
+    floats: Sequence[np.ndarray] = ()
+
+
+@dataclass
+class Ends:
+    """The episodes that ended in one step, in ascending row order.
+
+    rows: rows within the `EnvBatch`; observation: tree of `[k, ...]`, the observations before the resets;
+    infos: the last info dict of each episode.
+    """
+
+    rows: list[int] = field(default_factory=list)
+    observation: Tree = None
+    infos: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass
+class Timing:
+    """Counters of one collection loop, nanoseconds. `detailed_rows` of the `rows` were taken apart into the others."""
+
+    rows: int = 0
+    steps: int = 0
+    batch_ns: int = 0
+    detailed_rows: int = 0
+    row_ns: int = 0
+    acting_ns: int = 0
+    env_ns: int = 0
+    reset_ns: int = 0
+
+    @property
+    def due(self) -> bool:
+        """Whether the next row is one to take apart: one in 64."""
+        return self.rows % 64 == 0
+
+
+class EnvBatch(Protocol):
+    """`n` environments with global ids, stepped together: the only thing the collection loop steps.
+
+    Rows are 0 to n − 1; `env_ids[row]` is the environment's global number, the key of all its randomness. An ended row
+    is reset in the same `step`, unless it has used up its allowance of resets: then it waits, its fields are zero, and
+    `waiting` says so until `reset` starts it again. `notes` gathers sentences for the log, each to be said once.
+    """
+
+    env_ids: Sequence[int]
+    waiting: np.ndarray
+    notes: list[str]
+
+    def reset(self, rows: Sequence[int] | None, observation: Tree) -> None:
+        """Resets the given rows (None: all); writes their first observations into `observation`, tree of `[n, ...]`."""
+
+    def step(self, actions: Tree, out: StepRow, timing: Timing | None = None) -> Ends:
+        """Steps every row that is not waiting with `actions` (tree of `[n, ...]`, as agents give them).
+
+        With `timing`, adds what the environments and their resets took.
+        """
+
+    def step_random(self, out: StepRow) -> tuple[Sequence[Any], Ends]:
+        """Steps every row that is not waiting with a random action of its own seeded action space: (actions, ends)."""
+
+    def allow(self, resets: int | None) -> None:
+        """Sets how many times each row may still reset itself in `step`; None: always."""
+
+    def infos(self) -> Sequence[dict[str, Any]]:
+        """The info dicts of the last step, one per row."""
+
+    def close(self) -> None:
+        """Closes every environment."""
