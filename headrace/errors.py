@@ -80,7 +80,7 @@ class SamplerError(RuntimeError):
         text = self.message
         if self.where is not None:
             text += f"\n  at: {self.where}"
-        if self.traceback_text:
+        if self.traceback_text and self.__cause__ is None:  # Python prints a cause's traceback itself
             text += "\n  its traceback:\n" + "\n".join(
                 "  | " + line for line in self.traceback_text.rstrip().split("\n")
             )

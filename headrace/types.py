@@ -119,12 +119,12 @@ class EnvBatch(Protocol):
 
     Rows are 0 to n − 1; `env_ids[row]` is the environment's global number, the key of all its randomness. An ended row
     is reset in the same `step`, unless it has used up its allowance of resets: then it waits, its fields are zero, and
-    `waiting` says so until `reset` starts it again. `notes` gathers sentences for the log, each to be said once.
+    `waiting` says so until `reset` starts it again. `notes`: (level, sentence) for the log, each to be said once.
     """
 
     env_ids: Sequence[int]
     waiting: np.ndarray
-    notes: list[str]
+    notes: list[tuple[int, str]]
 
     def reset(self, rows: Sequence[int] | None, observation: Tree) -> None:
         """Resets the given rows (None: all); writes their first observations into `observation`, tree of `[n, ...]`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter_ns
 from typing import Any
@@ -13,7 +14,7 @@ from headrace.buffers.tree import tree_leaves, tree_paths, tree_rows
 from headrace.envs.factory import user_code_failed
 from headrace.envs.spaces import Mismatch, action_decoder, observation_writer
 from headrace.errors import EnvContractError
-from headrace.processes.status import Status
+from headrace.processes.status import Phase, Status
 from headrace.types import Ends, EnvSpaces, StepRow, Timing, Tree
 
 __all__ = ["EnvInfoKeys", "ScalarEnvs"]
@@ -47,14 +48,15 @@ class ScalarEnvs:
         self.env_ids: Sequence[int] = list(env_ids)
         self.spaces = EnvSpaces(envs[0].observation_space, envs[0].action_space)
         self.waiting = np.zeros(len(envs), np.bool_)
-        #: Sentences for the log, each to be said once: what was cast, what was left out.
-        self.notes: list[str] = []
+        #: (level, sentence) for the log, each to be said once: what was cast, what was left out.
+        self.notes: list[tuple[int, str]] = []
         self._envs = list(envs)
         self._name = name
         self._status = status
         self._seeds: list[int | None] = [env_seed for env_seed, _ in seeds]
         self._declared = {key: (np.dtype(dtype), tuple(shape)) for key, (dtype, shape) in (env_info_keys or {}).items()}
         self._seen_keys = set(self._declared)
+        self._cast_noted = False
         self._allowance: list[int] | None = None
         self._steps = [env.step for env in envs]
         self._rewards: list[Any] = [0.0] * len(envs)
@@ -109,7 +111,7 @@ class ScalarEnvs:
         """Closes every environment; the first failure is raised after the last is closed."""
         failure: BaseException | None = None
         for env, env_id in zip(self._envs, self.env_ids, strict=True):
-            self._status.line[Status.ENV] = env_id
+            self._status.enter(Phase.CLOSING, env_id)
             try:
                 env.close()
             except BaseException as error:
@@ -210,10 +212,11 @@ class ScalarEnvs:
         if not info.keys() <= self._seen_keys:
             unknown = sorted(map(str, info.keys() - self._seen_keys))
             self._seen_keys.update(info.keys())
-            self.notes.append(
+            sentence = (
                 f"{self._name}: info has keys that are not recorded per step: {', '.join(unknown)} "
                 "(declare them with env_info_keys; the last info of an episode is in its TrajInfo.info)"
             )
+            self.notes.append((logging.INFO, sentence))
         return info
 
     def _explained(self, error: BaseException, call: str) -> BaseException:
@@ -265,9 +268,10 @@ class ScalarEnvs:
                     raise self._explained(mismatch, call)
 
     def _note_cast(self) -> None:
-        note = f"{self._name}: observations arrive as float64 while the space says float32; they are cast"
-        if note not in self.notes:
-            self.notes.append(note)
+        if not self._cast_noted:
+            self._cast_noted = True
+            sentence = f"{self._name}: observations arrive as float64 while the space says float32; they are cast"
+            self.notes.append((logging.WARNING, sentence))
 
 
 _NO_ENDS = Ends()

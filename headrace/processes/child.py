@@ -27,7 +27,7 @@ from headrace.errors import (
     headline,
     traceback_of,
 )
-from headrace.processes.status import Status
+from headrace.processes.status import Status, StatusBoard
 
 __all__ = ["Channel", "Failure", "child_main"]
 
@@ -113,10 +113,10 @@ def child_main(
     status_fd, dump_fd = reduction.recv_handle(pipe), reduction.recv_handle(pipe)
     faulthandler.enable(dump_fd, all_threads=True)
     faulthandler.register(signal.SIGUSR1, dump_fd, all_threads=True, chain=False)
-    status = Status.lines(status_fd, n_workers)[rank]
+    board = StatusBoard(status_fd, n_workers)
     os.close(status_fd)
     _watch_parent(pipe.fileno(), parent_pid)
-    channel = Channel(pipe, status)
+    channel = Channel(pipe, board.lines[rank])
     try:
         prologue(rank)
         argument = pickle.loads(payload) if isinstance(payload, bytes) else payload

@@ -30,15 +30,14 @@ import psutil
 from headrace.errors import SamplerError, Where, WorkerCrashed, WorkerHung, headline
 from headrace.memory import anonymous_file
 from headrace.processes.child import Failure, child_main
-from headrace.processes.status import LINE_BYTES, Phase, Status
+from headrace.processes.status import LINE_BYTES, Phase, StatusBoard
 
 __all__ = ["WorkerGroup", "choose_start_method"]
 
 _log = logging.getLogger("headrace.processes")
 
 _TICK = 0.05  # seconds between looks at progress while waiting
-_GRACE = 5.0  # seconds a worker has to close its environments when asked
-_GONE = 1.0  # seconds a killed process may take to disappear
+_GONE = 1.0  # seconds a process that was killed, or said goodbye, may take to disappear
 
 
 def choose_start_method(asked: str) -> str:
@@ -77,13 +76,13 @@ class WorkerGroup:
         name: str,
         timeout: float,
     ) -> None:
-        self._members = _Members()
-        self._end = weakref.finalize(self, _Members.kill, self._members)
-        self._timeout = timeout
         n = len(arguments)
+        self._timeout = timeout
         payloads = arguments if start_method == "fork" else [_pickled(argument) for argument in arguments]
         status_fd = anonymous_file(LINE_BYTES * n)
-        self._lines = Status.lines(status_fd, n)
+        self._members = _Members(StatusBoard(status_fd, n))
+        self._end = weakref.finalize(self, _Members.kill, self._members)
+        self._lines = self._members.board.lines
         context: Any = multiprocessing.get_context(start_method)
         try:
             for rank, payload in enumerate(payloads):
@@ -171,8 +170,8 @@ class WorkerGroup:
         failure: SamplerError | None = None
         try:
             self.send(None)
-            self.replies(_GRACE)
-            deadline = time.monotonic() + _GRACE
+            self.replies()
+            deadline = time.monotonic() + _GONE
             for process in self._members.processes:
                 process.join(max(0.0, deadline - time.monotonic()))
         except SamplerError as error:
@@ -258,6 +257,7 @@ class WorkerGroup:
 class _Members:
     """The operating system's side of a group. Apart from it, so that a forgotten group can be cleaned up."""
 
+    board: StatusBoard
     processes: list[multiprocessing.process.BaseProcess] = field(default_factory=list)
     pipes: list[Connection] = field(default_factory=list)
     dumps: list[int] = field(default_factory=list)
@@ -282,6 +282,7 @@ class _Members:
                 pipe.close()
             for dump in self.dumps:
                 os.close(dump)
+            self.board.close()
 
 
 def _set_deadline(pipe: Connection, seconds: float) -> None:

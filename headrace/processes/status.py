@@ -11,7 +11,7 @@ from enum import IntEnum
 
 from headrace.errors import Where
 
-__all__ = ["LINE_BYTES", "Phase", "Status"]
+__all__ = ["LINE_BYTES", "Phase", "Status", "StatusBoard"]
 
 LINE_BYTES = 64
 
@@ -70,12 +70,6 @@ class Status:
         line[Status.PHASE], line[Status.ENV], line[Status.STEP] = phase, env_id, step
         line[Status.PROGRESS] += 1
 
-    @staticmethod
-    def lines(fd: int, count: int) -> list[Status]:
-        """The lines of `count` processes over a piece of shared memory, the same in every process that maps it."""
-        memory = memoryview(mmap.mmap(fd, LINE_BYTES * count))
-        return [Status(memory[rank * LINE_BYTES : (rank + 1) * LINE_BYTES]) for rank in range(count)]
-
     @property
     def progress(self) -> int:
         """A number that stands still exactly while the process does."""
@@ -92,3 +86,21 @@ class Status:
             phase=phase.words,
             step=None if timeless else self.line[Status.STEP],
         )
+
+
+class StatusBoard:
+    """The lines of a group of processes over one piece of shared memory of `LINE_BYTES` each."""
+
+    def __init__(self, fd: int, count: int) -> None:
+        self._map = mmap.mmap(fd, LINE_BYTES * count)
+        memory = memoryview(self._map)
+        self.lines = [Status(memory[rank * LINE_BYTES : (rank + 1) * LINE_BYTES]) for rank in range(count)]
+        memory.release()
+
+    def close(self) -> None:
+        """Lets go of the shared memory (a map holds a descriptor); the lines keep what they said last."""
+        for status in self.lines:
+            last = bytearray(status.line)
+            status.line.release()
+            status.line = memoryview(last).cast("q")
+        self._map.close()

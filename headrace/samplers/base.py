@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from time import perf_counter
 from types import TracebackType
 from typing import Any, Self
@@ -122,6 +121,7 @@ class BaseSampler(ABC):
         self._state = "new"  # new → open → closed
         self._cause: BaseException | None = None
         self._said: set[str] = set()
+        self._slot: Slot | None = None
 
     # ---- public ----
 
@@ -155,14 +155,15 @@ class BaseSampler(ABC):
         self._timings: list[Any] = []
         B = self.batch_spec.B
         env_ids = range(rank * B, rank * B + B)
-        with self._closing_on_error():
+        try:
             configs = self._configs(env_ids, rank, placement)
             spaces = self._start(configs, placement)
             agent.initialize(spaces, seed=self.seed, global_B=world_size * B, env_ids=env_ids)
-            spec = self._slot_spec(spaces, tuple(len(config.env_ids) for config in configs), bootstrap_value)
-            self._slot = self._setup(spec)
-            self._spec = spec
+            widths = tuple(len(config.env_ids) for config in configs)
+            self._slot = self._setup(self._slot_spec(spaces, widths, bootstrap_value))
             self._state = "open"
+        except BaseException as error:
+            raise self._abandon(error) from error.__cause__
         return self
 
     def obtain_samples(self, itr: int) -> tuple[Samples, list[TrajInfo]]:
@@ -173,12 +174,15 @@ class BaseSampler(ABC):
         """
         self._require_open()
         begin = perf_counter()
-        with self._closing_on_error():
+        try:
             reports = self._collect(itr, self._next_version(), self._n_batches)
             self._n_batches += 1
-            samples = Samples.of(self._slot, self._assemble_final(reports))
+            assert self._slot is not None
+            samples = Samples.of(self._slot, _assembled(reports, self._slot))
             traj_infos = make_traj_infos([r.episodes for r in reports], self._traj_info_cls, self._traj_info_kwargs)
-            self._say(note for report in reports for note in report.notes)
+        except BaseException as error:
+            raise self._abandon(error) from error.__cause__
+        self._say([note for report in reports for note in report.notes])
         self._timings = [report.timing for report in reports]
         self._seconds += perf_counter() - begin
         return samples, traj_infos
@@ -192,10 +196,12 @@ class BaseSampler(ABC):
         self._require_open()
         if not self._eval_n_envs:
             raise SamplerError("evaluate_agent() needs evaluation environments; give the sampler eval_n_envs")
-        with self._closing_on_error():
+        try:
             episodes = self._evaluate(itr, self._next_version(), self._n_evaluations)
             self._n_evaluations += 1
             return make_traj_infos(episodes, self._traj_info_cls, self._traj_info_kwargs)
+        except BaseException as error:
+            raise self._abandon(error) from error.__cause__
 
     def timing(self) -> TimingReport:
         """Where the time of `obtain_samples` went so far."""
@@ -203,10 +209,13 @@ class BaseSampler(ABC):
 
     def shutdown(self) -> None:
         """Closes environments and processes; raises what closing an environment raised. Safe to call twice."""
-        if self._state == "open":
-            self._state = "closed"
-            self._stop()
-        self._state = "closed"
+        was_open, self._state, self._slot = self._state == "open", "closed", None
+        if was_open:
+            try:
+                self._stop()
+            except BaseException as error:
+                self._kill()
+                raise _shortened(error) from error.__cause__
 
     def __enter__(self) -> Self:
         if self._state == "new":
@@ -312,29 +321,17 @@ class BaseSampler(ABC):
             bootstrap=bootstrap_value,
         )
 
-    def _assemble_final(self, reports: Sequence[SliceReport]) -> Final:
-        """The entries of all slices as one tree of exactly N, in (time, column) order: the one small copy."""
-        parts = []
-        for report, region in zip(reports, self._slot.final, strict=True):
-            parts.append(tree_rows(region, slice(0, report.n_final)))
-            if report.overflow is not None:
-                parts.append(report.overflow)
-        times = np.concatenate([part.time for part in parts])
-        columns = np.concatenate([part.column for part in parts])
-        order = np.lexsort((columns, times))
-        whole = tree_map(lambda *leaves: torch.from_numpy(np.concatenate(leaves)[order]), parts[0], *parts[1:])
-        return Final(**vars(whole))
-
     def _next_version(self) -> int:
         """Parameters versions count the calls that act: 0, 1, 2, …"""
         version, self._version = self._version, self._version + 1
         return version
 
-    def _say(self, notes: Iterator[str] | Sequence[str]) -> None:
-        for note in notes:
-            if note not in self._said:
-                self._said.add(note)
-                _log.warning(note)
+    def _say(self, notes: Sequence[tuple[int, str]]) -> None:
+        """Logs (level, sentence) once each."""
+        for level, sentence in notes:
+            if sentence not in self._said:
+                self._said.add(sentence)
+                _log.log(level, sentence)
 
     def _require_open(self) -> None:
         if self._state == "new":
@@ -342,18 +339,26 @@ class BaseSampler(ABC):
         if self._state == "closed":
             raise SamplerClosed("the sampler is closed; make a new one") from self._cause
 
-    @contextmanager
-    def _closing_on_error(self) -> Iterator[None]:
-        """Any error inside closes the sampler and is its cause from then on."""
-        try:
-            yield
-        except BaseException as error:
-            self._abandon(error)
-            if isinstance(error, KeyboardInterrupt):
-                raise KeyboardInterrupt from None  # the frames below are ours: a person who pressed Ctrl-C knows why
-            raise
-
-    def _abandon(self, error: BaseException) -> None:
+    def _abandon(self, error: BaseException) -> BaseException:
+        """Closes everything because of `error`, which is the cause of later refusals; returns what to raise."""
         if self._state != "closed":
-            self._state, self._cause = "closed", error
+            self._state, self._cause, self._slot = "closed", error, None
             self._kill()
+        return _shortened(error)
+
+
+def _shortened(error: BaseException) -> BaseException:
+    """Ctrl-C without the frames below the public call: a person who stops a program wants no page of traceback."""
+    return KeyboardInterrupt() if isinstance(error, KeyboardInterrupt) else error
+
+
+def _assembled(reports: Sequence[SliceReport], slot: Slot) -> Final:
+    """The final entries of all slices as one tree of exactly N, in (time, column) order: the one small copy."""
+    parts = []
+    for report, region in zip(reports, slot.final, strict=True):
+        parts.append(tree_rows(region, slice(0, report.n_final)))
+        if report.overflow is not None:
+            parts.append(report.overflow)
+    order = np.lexsort((np.concatenate([part.column for part in parts]), np.concatenate([part.time for part in parts])))
+    whole = tree_map(lambda *leaves: torch.from_numpy(np.concatenate(leaves)[order]), parts[0], *parts[1:])
+    return Final(**vars(whole))

@@ -53,13 +53,13 @@ class SliceReport:
     """What a slice tells its sampler after a batch, besides what it wrote into the slot.
 
     n_final: ended episodes; overflow: the entries that did not fit into the slot's final region, or None;
-    episodes: statistics; notes: sentences for the log; timing: counters since the start.
+    episodes: statistics; notes: (level, sentence) for the log; timing: counters since the start.
     """
 
     n_final: int
     overflow: FinalRegion | None
     episodes: Episodes
-    notes: list[str]
+    notes: list[tuple[int, str]]
     timing: Timing
 
 
@@ -150,7 +150,6 @@ class Collector:
 
     def close(self) -> None:
         """Closes the environments; a failure is raised after all are closed."""
-        self._status.enter(Phase.CLOSING)
         try:
             self._train_envs.close()
         finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import cloudpickle
 
@@ -15,7 +16,7 @@ from headrace.processes.group import WorkerGroup, choose_start_method
 from headrace.samplers.base import BaseSampler
 from headrace.samplers.collector import CollectorConfig, SliceReport
 from headrace.samplers.traj_info import Episodes
-from headrace.samplers.worker import initialize_worker, sampling_process, shared_batch
+from headrace.samplers.worker import SharedBatch, initialize_worker, sampling_process, shared_batch
 from headrace.types import EnvSpaces
 
 __all__ = ["ParallelSamplerBase"]
@@ -27,6 +28,7 @@ class ParallelSamplerBase(BaseSampler):
     """Workers fill their columns of one shared batch; one command and one reply per worker and batch."""
 
     _group: WorkerGroup | None = None
+    _shared: SharedBatch | None = None
 
     def _n_slices(self, affinity: Affinity) -> int:
         pinned = None if affinity.workers_cpus is None else len(affinity.workers_cpus)
@@ -59,37 +61,43 @@ class ParallelSamplerBase(BaseSampler):
 
     def _setup(self, spec: SlotSpec) -> Slot:
         assert self._group is not None
-        arena, slot, self._parameters = shared_batch(spec, self._agent)
+        # Not in a local: the traceback of an error would keep the memory, and its descriptor, alive.
+        self._shared = shared_batch(spec, self._agent)
         try:
             agent_bytes = self._pickled_agent()
             for index in range(len(self._group)):
                 self._group.send_to(index, ("setup", index, spec, agent_bytes))
-            assert arena.fd is not None
-            self._group.send_fd(arena.fd)
+            assert self._shared.arena.fd is not None
+            self._group.send_fd(self._shared.arena.fd)
         finally:
-            arena.close_fd()
+            self._shared.arena.close_fd()
         self._group.replies(self._start_timeout)
-        return slot
+        return self._shared.slot
 
     def _collect(self, itr: int, version: int, batch_index: int) -> list[SliceReport]:
-        assert self._group is not None
-        self._parameters.publish(self._agent, version)
-        self._group.send(("collect", itr, version, batch_index))
-        return self._group.replies()
+        return self._command("collect", itr, version, batch_index)
 
     def _evaluate(self, itr: int, version: int, evaluation_index: int) -> list[Episodes]:
-        assert self._group is not None
-        self._parameters.publish(self._agent, version)
-        self._group.send(("evaluate", itr, version, evaluation_index))
-        return [episodes for part in self._group.replies() for episodes in part]
+        parts = self._command("evaluate", itr, version, evaluation_index)
+        return [episodes for part in parts for episodes in part]
 
     def _stop(self) -> None:
-        if self._group is not None:
-            self._group.stop()
+        group, self._group, self._shared = self._group, None, None
+        if group is not None:
+            group.stop()
 
     def _kill(self) -> None:
-        if self._group is not None:
-            self._group.kill()
+        group, self._group, self._shared = self._group, None, None
+        if group is not None:
+            group.kill()
+
+    def _command(self, name: str, itr: int, version: int, index: int) -> list[Any]:
+        """Publishes the agent's parameters as `version`, which the command tells workers to act with."""
+        assert self._group is not None
+        assert self._shared is not None
+        self._shared.parameters.publish(self._agent, version)
+        self._group.send((name, itr, version, index))
+        return self._group.replies()
 
     def _pickled_agent(self) -> bytes:
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import pickle
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from headrace.buffers.samples import Slot, SlotSpec, build_slot
 from headrace.buffers.shared import Allocate, Arena, measure
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from headrace.agents.base import Agent
     from headrace.agents.parameters import ParameterSlots
 
-__all__ = ["initialize_worker", "sampling_process", "shared_batch"]
+__all__ = ["SharedBatch", "initialize_worker", "sampling_process", "shared_batch"]
 
 _log = logging.getLogger("headrace.samplers")
 
@@ -49,7 +49,6 @@ def sampling_process(channel: Channel, config: CollectorConfig) -> None:
         None                                           → True, environments closed
     """
     collector = Collector(config, channel.status)
-    closed = False
     try:
         channel.reply(collector.spaces)
         while (command := channel.receive()) is not None:
@@ -69,26 +68,32 @@ def sampling_process(channel: Channel, config: CollectorConfig) -> None:
                     parameters.load(agent, version)
                     episodes = collector.evaluate(itr, version, evaluation_index)
                     _reply(channel, episodes, episodes)
-        closed = True
+    except BaseException as error:
+        if not isinstance(error, EOFError):  # the parent is gone
+            channel.fail(error)  # before closing, which may hang or fail for the same reason
         collector.close()
-        channel.reply(True)
-    finally:
-        if not closed:
-            collector.close()
+        return
+    collector.close()
+    channel.reply(True)
 
 
-def shared_batch(spec: SlotSpec, agent: Agent, fd: int | None = None) -> tuple[Arena, Slot, ParameterSlots]:
-    """The memory a sampler and its workers share: one slot, and the agent's parameters on their way.
+class SharedBatch(NamedTuple):
+    """The memory a sampler and its workers share: one slot, and the agent's parameters on their way."""
 
-    Made anew, or, with the descriptor of the sampler's arena, attached to.
-    """
+    arena: Arena
+    slot: Slot
+    parameters: ParameterSlots
+
+
+def shared_batch(spec: SlotSpec, agent: Agent, fd: int | None = None) -> SharedBatch:
+    """Shared memory made anew, or, with the descriptor of the sampler's arena, attached to."""
     from headrace.agents.parameters import ParameterSlots  # loads torch
 
     def build(allocate: Allocate) -> tuple[Slot, ParameterSlots]:
         return build_slot(spec, allocate), ParameterSlots(agent, allocate)
 
     arena = Arena(measure(build), fd)
-    return arena, *build(arena.allocate)
+    return SharedBatch(arena, *build(arena.allocate))
 
 
 def _reply(channel: Channel, message: Any, episodes: list[Episodes]) -> None:

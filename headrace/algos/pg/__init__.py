@@ -1,0 +1,21 @@
+"""Policy-gradient algorithms."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from headrace.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from headrace.algos.pg.a2c import A2C as A2C
+    from headrace.algos.pg.base import PolicyGradientAlgo as PolicyGradientAlgo
+    from headrace.algos.pg.ppo import PPO as PPO
+
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "A2C": "headrace.algos.pg.a2c",
+        "PPO": "headrace.algos.pg.ppo",
+        "PolicyGradientAlgo": "headrace.algos.pg.base",
+    },
+)

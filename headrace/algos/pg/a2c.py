@@ -1,0 +1,36 @@
+"""A2C, the synchronous advantage actor-critic."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from headrace.algos.pg.base import Losses, PgBatch, PolicyGradientAlgo, mean_of
+
+__all__ = ["A2C"]
+
+
+@dataclass(kw_only=True, eq=False)
+class A2C(PolicyGradientAlgo):
+    """One gradient step per batch, on `−mean(log π(a|s) · A)`.
+
+    Mnih et al., "Asynchronous methods for deep reinforcement learning", 2016, in its synchronous form. The settings are
+    those of `PolicyGradientAlgo`.
+    """
+
+    gae_lambda: float = 1.0
+    """λ of generalized advantage estimation; 1: discounted returns, 0: one-step temporal differences."""
+
+    def parts(self, itr: int, batch: PgBatch) -> Iterator[PgBatch]:
+        """The whole batch, once."""
+        yield batch
+
+    def losses(self, itr: int, part: PgBatch) -> Losses:
+        """Policy gradient, half the squared error of the value, entropy."""
+        dist, value = self.forward(part)
+        return Losses(
+            policy=-mean_of(dist.log_prob(part.action) * part.advantage, part.valid),
+            value=0.5 * mean_of((value - part.returns).square(), part.valid),
+            entropy=mean_of(dist.entropy(), part.valid),
+            info={},
+        )

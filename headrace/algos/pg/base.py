@@ -1,0 +1,244 @@
+"""What policy-gradient algorithms share: from a batch to advantages, and from a loss to a step."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from headrace.agents.base import Agent
+from headrace.algos.base import Algo, OptInfo
+from headrace.algos.returns import final_values, generalized_advantages
+from headrace.buffers.samples import Samples
+from headrace.buffers.tree import tree_map, tree_paths, tree_rows
+from headrace.rng import Stream
+from headrace.types import BatchSpec, StepInputs, Tree
+
+__all__ = ["Losses", "PgBatch", "PolicyGradientAlgo", "mean_of", "require"]
+
+
+@dataclass
+class PgBatch:
+    """What a loss is computed from; leading dims `[N]` (the valid rows of a batch) or `[T, B]` (recurrent agents).
+
+    state: `[B, ...]`, entering row 0, or None; valid: bool `[T, B]`, None where all rows are; the others are as
+    recorded, `advantage` perhaps normalized.
+    """
+
+    inputs: StepInputs
+    action: Tree
+    log_prob: torch.Tensor
+    value: torch.Tensor
+    advantage: torch.Tensor
+    returns: torch.Tensor
+    state: Tree = None
+    valid: torch.Tensor | None = None
+
+
+@dataclass
+class Losses:
+    """Scalars with gradients, whose weighted sum is the loss, and `info`, scalars without, to log by name."""
+
+    policy: torch.Tensor
+    value: torch.Tensor
+    entropy: torch.Tensor
+    info: dict[str, torch.Tensor]
+
+
+@dataclass(kw_only=True, eq=False)
+class PolicyGradientAlgo(Algo):
+    """Advantage actor-critic: `loss = policy + value_loss_coeff · value − entropy_loss_coeff · entropy`, by Adam.
+
+    Works with agents whose training forward returns `dist` and `value`, and that record both as their `agent_info`.
+    Feed-forward agents learn from the valid rows in any order; recurrent ones (`initial_state` is not None) from whole
+    columns.
+    """
+
+    discount: float = 0.99
+    """γ, the weight of the next step's reward."""
+    gae_lambda: float = 0.95
+    """λ of generalized advantage estimation; 1: discounted returns, 0: one-step temporal differences."""
+    learning_rate: float = 1e-3
+    """Adam's step size, at the start."""
+    linear_lr_schedule: bool = False
+    """Let the learning rate fall linearly to 0 at the end of training."""
+    adam_eps: float = 1e-5
+    """Adam's ε."""
+    value_loss_coeff: float = 0.5
+    """Weight of the value loss."""
+    entropy_loss_coeff: float = 0.01
+    """Weight of the entropy bonus."""
+    clip_grad_norm: float = 0.5
+    """The gradient is scaled down to this norm."""
+    normalize_advantage: bool = False
+    """Give the advantages of a batch mean 0 and standard deviation 1."""
+
+    bootstrap_value = True
+
+    def __post_init__(self) -> None:
+        for name in ("discount", "gae_lambda"):
+            require(name, getattr(self, name), 0.0, 1.0)
+        for name in ("learning_rate", "adam_eps", "value_loss_coeff", "entropy_loss_coeff", "clip_grad_norm"):
+            require(name, getattr(self, name), 0.0, math.inf)
+
+    def initialize(self, agent: Agent, n_itr: int, batch_spec: BatchSpec, seed: int = 0) -> None:
+        """See `Algo`."""
+        self._agent = agent
+        self._n_itr = n_itr
+        self._seed = seed
+        self._parameters = list(agent.parameters())
+        # Fused: one call for all parameters, 0.1 ms of a step of 0.9 ms for an MLP.
+        self._optimizer = torch.optim.Adam(self._parameters, lr=self.learning_rate, eps=self.adam_eps, fused=True)
+
+    def optimize_agent(self, itr: int, samples: Samples) -> OptInfo:
+        """See `Algo`."""
+        agent, device = self._agent, self._parameters[0].device
+        if not samples.env.valid.any():
+            return {}
+        samples = tree_map(lambda leaf: leaf.to(device), samples)  # the same tensors where they are there already
+        agent.sample_mode(itr)  # V(final) is to come from the same function as the recorded values
+        batch = self._process(samples)
+        agent.train_mode(itr)
+        if self.linear_lr_schedule:
+            for group in self._optimizer.param_groups:
+                group["lr"] = self.learning_rate * self._remaining(itr)
+        infos = [self._update(itr, number, part) for number, part in enumerate(self.parts(itr, batch))]
+        opt_info = {name: math.fsum(info[name] for info in infos) / len(infos) for name in infos[0]}
+        opt_info["explainedVariance"] = _explained_variance(batch)
+        return opt_info
+
+    @abstractmethod
+    def parts(self, itr: int, batch: PgBatch) -> Iterator[PgBatch]:
+        """What each update learns from: the whole batch, or minibatches of it."""
+
+    @abstractmethod
+    def losses(self, itr: int, part: PgBatch) -> Losses:
+        """The losses of one part."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The optimizer's."""
+        return {"optimizer": self._optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self._optimizer.load_state_dict(state["optimizer"])
+
+    def forward(self, part: PgBatch) -> tuple[Any, torch.Tensor]:
+        """The agent's distribution and value now, for the rows of a part."""
+        outputs = self._agent(part.inputs, part.state)
+        return outputs.dist, outputs.value
+
+    def permutation(self, itr: int, epoch: int, n: int) -> torch.Tensor:
+        """The numbers 0 to n − 1 in random order, a function of (seed, itr, epoch): int64 `[n]`."""
+        sequence = np.random.SeedSequence(self._seed, spawn_key=(int(Stream.MINIBATCH), itr, epoch))
+        return torch.from_numpy(np.random.default_rng(sequence).permutation(n))
+
+    def _remaining(self, itr: int) -> float:
+        """1 in the first iteration, falling linearly towards 0."""
+        return max(0.0, 1.0 - itr / self._n_itr)
+
+    def _process(self, samples: Samples) -> PgBatch:
+        """Advantages and returns; then, for feed-forward agents, the valid rows side by side."""
+        env, agent = samples.env, samples.agent
+        if agent.bootstrap_value is None:
+            raise ValueError(
+                f"{type(self).__name__} needs the value of the row after a batch, and this batch has none; "
+                "call sampler.initialize(agent, bootstrap_value=True)"
+            )
+        all_valid = bool(env.valid.all())
+        valid = None if all_valid else env.valid
+        with torch.no_grad():
+            advantage, returns = generalized_advantages(
+                env.reward,
+                agent.agent_info.value,
+                env.terminated,
+                env.truncated,
+                agent.bootstrap_value,
+                final_values(self._agent, samples),
+                self.discount,
+                self.gae_lambda,
+                valid,
+            )
+            if self.normalize_advantage:
+                real = advantage if valid is None else advantage[valid]
+                advantage = (advantage - real.mean()) / (real.std(correction=0) + 1e-6)
+            batch = PgBatch(
+                inputs=StepInputs(env.observation, agent.prev_action, env.prev_reward, env.is_first),
+                action=agent.action,
+                log_prob=agent.agent_info.dist.log_prob(agent.action),
+                value=agent.agent_info.value,
+                advantage=advantage,
+                returns=returns,
+            )
+        if agent.first_state is not None:
+            batch.state, batch.valid = tree_rows(agent.first_state, 0), valid
+            return batch
+        if valid is not None:
+            return tree_rows(batch, valid)
+        return tree_map(lambda leaf: leaf.flatten(0, 1), batch)  # views: [T, B] rows are contiguous
+
+    def _update(self, itr: int, number: int, part: PgBatch) -> OptInfo:
+        """One step of the optimizer; the parameters stay as they are if a loss or a gradient is not finite."""
+        losses = self.losses(itr, part)
+        loss = losses.policy + self.value_loss_coeff * losses.value - self.entropy_loss_coeff * losses.entropy
+        self._optimizer.zero_grad()
+        loss.backward()
+        grad_norm = torch.nn.utils.clip_grad_norm_(self._parameters, self.clip_grad_norm)
+        scalars = {
+            "loss": loss,
+            "policyLoss": losses.policy,
+            "valueLoss": losses.value,
+            "entropy": losses.entropy,
+            "gradNorm": grad_norm,
+            **losses.info,
+        }
+        info = dict(zip(scalars, torch.stack([scalar.detach() for scalar in scalars.values()]).tolist(), strict=True))
+        if not (math.isfinite(info["loss"]) and math.isfinite(info["gradNorm"])):
+            raise self._not_finite(itr, number, part, info)
+        self._optimizer.step()
+        info["perplexity"] = math.exp(info["entropy"])
+        return info
+
+    def _not_finite(self, itr: int, number: int, part: PgBatch, info: OptInfo) -> FloatingPointError:
+        """The error for a loss that is NaN or infinite, with the tensors it comes from."""
+        bad = [f"{name}={value}" for name, value in info.items() if not math.isfinite(value)]
+        sources = [
+            f"batch{path}"
+            for path, leaf in tree_paths(part)
+            if leaf.is_floating_point() and not bool(leaf.isfinite().all())
+        ]
+        sources += [
+            f"parameter {name}"
+            for name, parameter in self._agent.model.named_parameters()
+            if not bool(parameter.isfinite().all())
+        ]
+        where = f"not finite: {', '.join(sources)}" if sources else "the batch and the parameters are finite"
+        return FloatingPointError(
+            f"{type(self).__name__}: {', '.join(bad)} in itr {itr}, update {number} ({where}); the step was not taken. "
+            "Lower learning_rate, scale the rewards, or look for huge observations"
+        )
+
+
+def mean_of(rows: torch.Tensor, valid: torch.Tensor | None) -> torch.Tensor:
+    """The mean over valid rows, a scalar."""
+    return rows.mean() if valid is None else rows[valid].mean()
+
+
+def _explained_variance(batch: PgBatch) -> float:
+    """1 − Var(R − V) / Var(R) over valid rows: 1 where values foretell returns, 0 where a constant does as well."""
+    returns, value = batch.returns, batch.value
+    if batch.valid is not None:
+        returns, value = returns[batch.valid], value[batch.valid]
+    variance = float(returns.var(correction=0))
+    return 1.0 - float((returns - value).var(correction=0)) / variance if variance > 0 else math.nan
+
+
+def require(name: str, value: float, low: float, high: float) -> None:
+    """Raises ValueError unless low ≤ value ≤ high."""
+    if not low <= value <= high:
+        raise ValueError(f"{name} must be between {low:g} and {high:g}, got {value!r}")

@@ -1,0 +1,77 @@
+"""PPO, proximal policy optimization with a clipped ratio."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+
+from headrace.algos.pg.base import Losses, PgBatch, PolicyGradientAlgo, mean_of, require
+from headrace.buffers.tree import tree_rows
+
+__all__ = ["PPO"]
+
+
+@dataclass(kw_only=True, eq=False)
+class PPO(PolicyGradientAlgo):
+    """Several epochs of minibatches over each batch, on the clipped surrogate objective.
+
+    Schulman et al., "Proximal policy optimization algorithms", 2017, equations 7 and 9. The behaviour policy's
+    log-probabilities come from the distributions recorded in the batch.
+    """
+
+    epochs: int = 4
+    """Passes over each batch."""
+    minibatches: int = 4
+    """Parts into which a pass splits the batch; an update each."""
+    ratio_clip: float = 0.2
+    """ε: how far π(a|s) / π_old(a|s) may leave 1 before its gradient is cut."""
+    linear_clip_schedule: bool = False
+    """Let `ratio_clip` fall linearly to 0 at the end of training."""
+    value_clip: float | None = None
+    """How far the value may leave the recorded one before its gradient is cut; None: as far as it likes."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, least in (("epochs", 1), ("minibatches", 1), ("ratio_clip", 0.0)):
+            require(name, getattr(self, name), least, math.inf)
+        if self.value_clip is not None:
+            require("value_clip", self.value_clip, 0.0, math.inf)
+
+    def parts(self, itr: int, batch: PgBatch) -> Iterator[PgBatch]:
+        """Random minibatches of rows, or, for recurrent agents, of whole columns; each row once an epoch."""
+        recurrent = batch.state is not None
+        n = batch.returns.shape[1 if recurrent else 0]
+        for epoch in range(self.epochs):
+            for chosen in self.permutation(itr, epoch, n).tensor_split(min(self.minibatches, n)):
+                if not recurrent:
+                    yield tree_rows(batch, chosen)
+                    continue
+                part = tree_rows(replace(batch, state=None), (slice(None), chosen))
+                yield replace(part, state=tree_rows(batch.state, chosen))
+
+    def losses(self, itr: int, part: PgBatch) -> Losses:
+        """The clipped surrogate, half the squared error of the value (clipped if asked), entropy."""
+        clip = self.ratio_clip * (self._remaining(itr) if self.linear_clip_schedule else 1.0)
+        dist, value = self.forward(part)
+        log_ratio = dist.log_prob(part.action) - part.log_prob
+        ratio = log_ratio.exp()
+        surrogate = torch.minimum(ratio * part.advantage, ratio.clamp(1.0 - clip, 1.0 + clip) * part.advantage)
+        error = (value - part.returns).square()
+        if self.value_clip is not None:
+            near = part.value + (value - part.value).clamp(-self.value_clip, self.value_clip)
+            error = torch.maximum(error, (near - part.returns).square())
+        with torch.no_grad():
+            info = {
+                # Schulman's estimator of KL(π_old, π): never negative, less noisy than −mean(log_ratio).
+                "approxKl": mean_of(ratio - 1.0 - log_ratio, part.valid),
+                "clipFraction": mean_of(((ratio - 1.0).abs() > clip).float(), part.valid),
+            }
+        return Losses(
+            policy=-mean_of(surrogate, part.valid),
+            value=0.5 * mean_of(error, part.valid),
+            entropy=mean_of(dist.entropy(), part.valid),
+            info=info,
+        )

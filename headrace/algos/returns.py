@@ -1,0 +1,119 @@
+"""Returns and advantages: pure functions over `[T, B]` tensors.
+
+What stands for the future after step t, V'_{t+1}, is decided in one place, `next_values`:
+
+======================================  =============================================================
+step t                                  V'_{t+1}
+======================================  =============================================================
+terminated (truncated as well or not)   0: nothing follows
+truncated only                          V(final observation of the episode), see `final_values`
+neither, t < T − 1                      V_{t+1}
+neither, t = T − 1                      `bootstrap_value`: V of the row after the batch
+======================================  =============================================================
+
+After a truncation the next row of the batch is the first of *another* episode: its value says nothing about this one.
+Padding rows (`valid=False`) are zero in every result, whatever their inputs hold, NaN included.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from headrace.agents.base import Agent
+from headrace.buffers.samples import Samples
+from headrace.buffers.tree import tree_rows
+
+__all__ = ["discounted_returns", "final_values", "generalized_advantages", "next_values"]
+
+
+def next_values(
+    value: torch.Tensor,
+    terminated: torch.Tensor,
+    truncated: torch.Tensor,
+    bootstrap_value: torch.Tensor,
+    final_value: torch.Tensor,
+) -> torch.Tensor:
+    """V'_{t+1}, what follows each step by the table above, `[T, B]`.
+
+    value `[T, B]`: V_t; terminated, truncated bool `[T, B]`; bootstrap_value `[1, B]`; final_value `[T, B]`: V of the
+    final observations where truncated, read nowhere else.
+    """
+    following = torch.cat([value[1:], bootstrap_value])
+    return torch.where(truncated, final_value, following).masked_fill(terminated, 0.0)
+
+
+def discounted_returns(
+    reward: torch.Tensor,
+    terminated: torch.Tensor,
+    truncated: torch.Tensor,
+    bootstrap_value: torch.Tensor,
+    final_value: torch.Tensor,
+    discount: float,
+    valid: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Discounted returns with bootstrapping, `[T, B]`::
+
+        R_t = r_t + γ · (R_{t+1} if the episode goes on, else V'_{t+1}),    R_T = bootstrap_value
+
+    reward `[T, B]`; bootstrap_value `[1, B]`; final_value `[T, B]`; valid: bool `[T, B]`, None means all rows.
+    """
+    ended = terminated | truncated
+    rest = torch.where(truncated, final_value, 0.0).masked_fill(terminated, 0.0)
+    returns = reward + discount * rest
+    returns[-1] += discount * bootstrap_value[0].masked_fill(ended[-1], 0.0)
+    return _accumulated(returns, discount, ended, valid)
+
+
+def generalized_advantages(
+    reward: torch.Tensor,
+    value: torch.Tensor,
+    terminated: torch.Tensor,
+    truncated: torch.Tensor,
+    bootstrap_value: torch.Tensor,
+    final_value: torch.Tensor,
+    discount: float,
+    gae_lambda: float,
+    valid: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Generalized advantage estimates and the returns they imply, both `[T, B]`::
+
+        δ_t = r_t + γ V'_{t+1} − V_t
+        A_t = δ_t + γλ A_{t+1}     (A_{t+1} = 0 where the episode ended at t, and for t = T − 1)
+        R_t = A_t + V_t            (the λ-return; the discounted return for λ = 1)
+
+    Schulman et al., "High-dimensional continuous control using generalized advantage estimation", 2016, equations 11
+    to 16. Arguments as in `discounted_returns` and `next_values`.
+    """
+    following = next_values(value, terminated, truncated, bootstrap_value, final_value)
+    delta = reward + discount * following - value
+    advantage = _accumulated(delta, discount * gae_lambda, terminated | truncated, valid)
+    returns = advantage + value
+    return advantage, returns if valid is None else returns.masked_fill(~valid, 0.0)
+
+
+def final_values(agent: Agent, samples: Samples) -> torch.Tensor:
+    """V(final observation) at the (time, column) of every truncated end, 0 elsewhere: float `[T, B]`, no gradient.
+
+    One call of `agent.value` for all of them, with the recurrent state after the last step, on the samples' device.
+    """
+    reward, final = samples.env.reward, samples.final
+    values = torch.zeros_like(reward)
+    cut = samples.env.truncated[final.time, final.column] & ~samples.env.terminated[final.time, final.column]
+    if cut.any():
+        kept = tree_rows(final, cut)
+        with torch.no_grad():
+            values[kept.time, kept.column] = agent.value(kept.inputs(), kept.state).to(values.dtype)
+    return values
+
+
+def _accumulated(terms: torch.Tensor, decay: float, ended: torch.Tensor, valid: torch.Tensor | None) -> torch.Tensor:
+    """y_t = x_t + decay · y_{t+1}, the sum cut after ends; x `[T, B]` is overwritten with y.
+
+    Padding is zeroed before the sum: NaN · 0 would still be NaN one row up.
+    """
+    if valid is not None:
+        terms.masked_fill_(~valid, 0.0)
+    rows, factors = terms.unbind(), (decay * (~ended).to(terms.dtype)).unbind()
+    for t in range(len(rows) - 2, -1, -1):
+        rows[t].addcmul_(factors[t], rows[t + 1])
+    return terms

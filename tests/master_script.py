@@ -1,0 +1,48 @@
+"""Run by test_master.py: a program that samples until it is stopped. Prints its stage when it reaches it."""
+
+import sys
+import time
+
+import torch
+
+from headrace.agents.pg import CategoricalPgAgent
+from headrace.samplers import CpuSampler, SerialSampler
+from tests.walk import Walk
+
+
+class SlowStart(Walk):
+    def __init__(self, stage: str) -> None:
+        super().__init__()
+        if stage == "start":
+            print("start", flush=True)
+            time.sleep(60)
+        self._stage = stage
+
+    def close(self) -> None:
+        if self._stage == "shutdown":
+            print("shutdown", flush=True)
+            time.sleep(60)
+
+
+def main() -> None:
+    stage, sampler_name, start_method = sys.argv[1:]
+    torch.set_num_threads(1)
+    cls = {"cpu": CpuSampler, "serial": SerialSampler}[sampler_name]
+    sampler = cls(SlowStart, {"stage": stage}, batch_T=64, batch_B=4, n_workers=2, start_method=start_method)
+    sampler.initialize(CategoricalPgAgent(), seed=0)
+    sampler.obtain_samples(0)
+    if stage == "idle":
+        print("idle", flush=True)
+        time.sleep(60)
+    if stage == "forget":
+        print("forget", flush=True)
+        return  # without shutdown()
+    for itr in range(1, 10**9 if stage == "sampling" else 2):
+        sampler.obtain_samples(itr)
+        if itr == 1 and stage == "sampling":
+            print("sampling", flush=True)
+    sampler.shutdown()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,204 @@
+"""A worker's environment fails: the error is readable, nothing is left, and a new sampler works."""
+
+import os
+import pickle
+
+import pytest
+import torch
+
+from headrace.agents.pg import CategoricalPgAgent
+from headrace.buffers.tree import tree_leaves
+from headrace.errors import EnvContractError, EnvFailed, SamplerClosed, SamplerError, WorkerCrashed, WorkerHung
+from headrace.samplers import BaseSampler, CpuSampler, SerialSampler
+from tests.faulty import BAD_ENV, SEED, FaultyEnv
+
+RAISES = ["raise", "raise unpicklable", "raise odd constructor", "SystemExit", "raise without stdout and stderr"]
+DIES = {"_exit": "exit code 3", "SIGKILL": "SIGKILL", "SIGSEGV": "SIGSEGV"}
+HANGS = ["SIGSTOP", "python loop", "C loop"]
+LIES = ["NaN", "Inf reward", "shape", "broadcastable shape", "dtype"]
+FAULTS = [*RAISES, *DIES, *HANGS, *LIES]
+PHASES = ["constructor", "reset", "step", "late reset", "evaluation", "close"]
+WORDS = {
+    "constructor": "constructing the environment",
+    "reset": "resetting",
+    "step": "stepping",
+    "late reset": "stepping",
+    "evaluation": "evaluating",
+    "close": "closing",
+}
+
+
+def makes_sense(fault: str, phase: str) -> bool:
+    """A constructor and close() return nothing that could be a lie; a reset returns no reward."""
+    if fault in LIES:
+        return phase in ("reset", "step", "late reset", "evaluation") and not (
+            fault == "Inf reward" and phase in ("reset", "late reset")
+        )
+    return True
+
+
+CASES = [(fault, phase) for fault in FAULTS for phase in PHASES if makes_sense(fault, phase)]
+
+
+def sampler_of(cls: type[BaseSampler], fault: str, phase: str, **kwargs: object) -> BaseSampler:
+    options: dict[str, object] = {
+        "batch_T": 8,
+        "batch_B": 4,
+        "n_workers": 2,
+        "max_decorrelation_steps": 0,
+        "eval_n_envs": 4,
+        "timeout": 0.4,
+        "start_timeout": 0.4,
+        "start_method": "fork",
+    }
+    return cls(FaultyEnv, {"fault": fault, "phase": phase}, **{**options, **kwargs})
+
+
+def use(sampler: BaseSampler) -> None:
+    """Everything a sampler can do."""
+    sampler.initialize(CategoricalPgAgent(), seed=SEED, bootstrap_value=True)
+    sampler.obtain_samples(0)
+    sampler.obtain_samples(1)
+    sampler.evaluate_agent(1)
+    sampler.shutdown()
+
+
+def batch_bytes(cls: type[BaseSampler] = CpuSampler) -> bytes:
+    """One batch of a well environment."""
+    with sampler_of(cls, "none", "none", timeout=20.0, start_timeout=20.0).initialize(
+        CategoricalPgAgent(), seed=SEED
+    ) as sampler:
+        samples, _ = sampler.obtain_samples(0)
+        return pickle.dumps([leaf.numpy().tobytes() for leaf in tree_leaves(samples)])
+
+
+@pytest.fixture(scope="module")
+def reference() -> bytes:
+    return batch_bytes()
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+@pytest.mark.parametrize(("fault", "phase"), CASES)
+def test_a_failing_environment_is_a_readable_error_and_leaves_nothing(fault: str, phase: str, reference: bytes) -> None:
+    before = descriptors()
+    sampler = sampler_of(CpuSampler, fault, phase)
+    with pytest.raises(SamplerError) as caught:
+        use(sampler)
+    error = caught.value
+    expected = (
+        EnvFailed
+        if fault in RAISES
+        else EnvContractError
+        if fault in LIES
+        else WorkerHung
+        if fault in HANGS
+        else WorkerCrashed
+    )
+    assert type(error) is expected
+    where = error.where
+    assert where is not None
+    assert where.worker in ((0, 1) if phase == "constructor" else (1,))
+    assert where.pid is not None
+    assert where.phase == WORDS[phase]
+    assert where.env_id in (0, 2) if phase == "constructor" else where.env_id == BAD_ENV
+    text = str(error)
+    assert f"worker {where.worker}, pid {where.pid}, env {where.env_id}" in text
+    if phase in ("step", "evaluation"):
+        assert where.step == (6 if phase == "step" else 2)
+    if fault in DIES:
+        assert DIES[fault] in text
+    if fault == "SIGSEGV":
+        assert "faulty.py" in error.traceback_text  # where in the environment
+    if fault in ("python loop", "C loop"):
+        assert "faulty.py" in error.traceback_text
+    if fault == "raise":
+        assert "ValueError: the simulator is unhappy" in text
+        assert "faulty.py" in error.traceback_text
+    if phase != "close":  # closing is what the user asked for: nothing is left to refuse
+        with pytest.raises(SamplerClosed) as closed:
+            sampler.obtain_samples(2)
+        assert closed.value.__cause__ is error
+    sampler.shutdown()
+    sampler.shutdown()
+    assert descriptors() == before
+    assert batch_bytes() == reference
+
+
+@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("fault", [*RAISES[:4], *LIES])
+def test_the_serial_sampler_reports_failures_in_the_same_words(fault: str, phase: str) -> None:
+    if not makes_sense(fault, phase):
+        return
+    sampler = sampler_of(SerialSampler, fault, phase)
+    with pytest.raises(EnvContractError if fault in LIES else EnvFailed) as caught:
+        use(sampler)
+    where = caught.value.where
+    assert where is not None
+    assert where.worker is None
+    assert where.phase == WORDS[phase]
+    assert where.env_id == (0 if phase == "constructor" else BAD_ENV)
+    sampler.shutdown()
+    if phase != "close":
+        with pytest.raises(SamplerClosed):
+            sampler.evaluate_agent(0)
+
+
+@pytest.mark.parametrize("start_method", ["forkserver", "spawn"])
+@pytest.mark.parametrize("fault", ["raise unpicklable", "SIGKILL", "python loop"])
+def test_failures_read_the_same_under_other_start_methods(fault: str, start_method: str) -> None:
+    sampler = sampler_of(CpuSampler, fault, "step", start_method=start_method, timeout=2.0, start_timeout=30.0)
+    with pytest.raises(SamplerError) as caught:
+        use(sampler)
+    where = caught.value.where
+    assert where is not None
+    assert (where.worker, where.env_id, where.step) == (1, BAD_ENV, 6)
+    sampler.shutdown()
+
+
+def test_a_failing_agent_is_an_agent_error() -> None:
+    from headrace.errors import AgentFailed
+
+    sampler = sampler_of(CpuSampler, "none", "none", timeout=20.0, start_timeout=20.0)
+    with pytest.raises(AgentFailed, match="NotReady: the agent is not ready") as caught:
+        sampler.initialize(AgentThatFailsInWorkers(), seed=0)
+        sampler.obtain_samples(0)
+    assert caught.value.where is not None
+    assert caught.value.where.phase == "choosing actions"
+    assert caught.value.where.step == 3
+
+
+class NotReady(Exception):
+    pass
+
+
+class AgentThatFailsInWorkers(CategoricalPgAgent):
+    calls = 0
+
+    def step(self, inputs, state):  # type: ignore[no-untyped-def]
+        self.calls += 1
+        if self.calls == 5:  # one was the example step in the master
+            raise NotReady("the agent is not ready")
+        return super().step(inputs, state)
+
+
+def test_sampling_goes_on_after_a_slow_but_living_environment() -> None:
+    """Slow is not hung: the batch takes many times the timeout, each row less."""
+    sampler = CpuSampler(slow_env, batch_T=12, batch_B=1, n_workers=1, max_decorrelation_steps=0, timeout=0.3)
+    with sampler.initialize(CategoricalPgAgent(), seed=0):
+        samples, _ = sampler.obtain_samples(0)
+    assert torch.equal(samples.env.valid, torch.ones(12, 1, dtype=torch.bool))
+
+
+class SlowEnv(FaultyEnv):
+    def step(self, action):  # type: ignore[no-untyped-def]
+        import time
+
+        time.sleep(0.1)
+        return super().step(action)
+
+
+def slow_env() -> SlowEnv:
+    return SlowEnv("none", "none")

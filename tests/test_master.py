@@ -1,0 +1,100 @@
+"""The program that samples is stopped: by Ctrl-C, by kill, by forgetting to shut down. Nothing stays behind."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+DEADLINE = 20  # seconds; what is promised is 3, on a machine that is not busy with the rest of the suite
+ROOT = Path(__file__).parent.parent
+STAGES = ["start", "sampling", "idle", "shutdown"]
+
+
+@contextmanager
+def started(stage: str, sampler: str = "cpu", start_method: str = "fork") -> Iterator[subprocess.Popen[str]]:
+    """A program of its own process group, as a terminal gives it, that has reached `stage`."""
+    program = subprocess.Popen(
+        [sys.executable, "tests/master_script.py", stage, sampler, start_method],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        assert program.stdout is not None
+        assert program.stdout.readline().strip() == stage
+        yield program
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(program.pid, signal.SIGKILL)
+        program.communicate(timeout=DEADLINE)
+
+
+def family(program: subprocess.Popen[str]) -> list[psutil.Process]:
+    return psutil.Process(program.pid).children(recursive=True)
+
+
+def gone(processes: list[psutil.Process]) -> bool:
+    _, alive = psutil.wait_procs(processes, timeout=DEADLINE)
+    alive = [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+    for process in alive:
+        process.kill()
+    return not alive
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("start_method", ["fork", "forkserver", "spawn"])
+def test_ctrl_c_ends_everything_in_few_words(stage: str, start_method: str) -> None:
+    with started(stage, start_method=start_method) as program:
+        children = family(program)
+        assert len(children) >= 2 or stage == "start"
+        os.killpg(program.pid, signal.SIGINT)  # a terminal sends it to every process of the group
+        _, stderr = program.communicate(timeout=DEADLINE)
+        assert program.returncode == -signal.SIGINT  # what a shell shows as 130
+        assert len(stderr.strip().splitlines()) <= 10, stderr
+        assert "KeyboardInterrupt" in stderr
+        assert gone(children)
+
+
+def test_ctrl_c_in_a_serial_sampler_is_few_words_too() -> None:
+    with started("sampling", sampler="serial") as program:
+        os.killpg(program.pid, signal.SIGINT)
+        _, stderr = program.communicate(timeout=DEADLINE)
+        assert len(stderr.strip().splitlines()) <= 10, stderr
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_workers_do_not_outlive_a_killed_program(stage: str, how: signal.Signals) -> None:
+    with started(stage) as program:
+        children = family(program)
+        assert len(children) >= 1
+        program.send_signal(how)
+        program.communicate(timeout=DEADLINE)
+        assert program.returncode == -how
+        assert gone(children)
+
+
+@pytest.mark.parametrize("start_method", ["forkserver", "spawn"])
+def test_workers_of_other_start_methods_do_not_either(start_method: str) -> None:
+    with started("sampling", start_method=start_method) as program:
+        children = family(program)
+        program.kill()
+        program.communicate(timeout=DEADLINE)
+        assert gone(children)
+
+
+def test_a_program_that_forgets_to_shut_down_ends_all_the_same() -> None:
+    with started("forget") as program:
+        children = family(program)
+        _, stderr = program.communicate(timeout=DEADLINE)
+        assert (program.returncode, stderr) == (0, "")
+        assert gone(children)

@@ -1,0 +1,145 @@
+"""The promise: same seed, same batches, whichever sampler, however many workers, whatever the start method."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from headrace.agents.pg import CategoricalPgAgent
+from headrace.buffers.samples import Samples
+from headrace.buffers.tree import tree_leaves, tree_paths
+from headrace.samplers import BaseSampler, CpuSampler, SerialSampler, TrajInfo
+from tests.walk import Walk
+
+BATCHES = 4
+Run = tuple[list[tuple[Samples, list[TrajInfo]]], list[list[TrajInfo]]]
+
+
+def run(cls: type[BaseSampler], batch_B: int = 7, **options: Any) -> Run:
+    """Some batches and evaluations, with parameters that change between them as an optimizer would change them."""
+    agent = CategoricalPgAgent()
+    sampler = cls(
+        Walk,
+        batch_T=20,
+        batch_B=batch_B,
+        eval_n_envs=3,
+        eval_max_trajectories=5,
+        env_info_keys={"n": ("int32", ())},
+        **options,
+    )
+    batches, evaluations = [], []
+    with sampler.initialize(agent, seed=3, bootstrap_value=True, traj_info_kwargs={"discount": 0.9}):
+        for itr in range(BATCHES):
+            samples, traj_infos = sampler.obtain_samples(itr)
+            batches.append((samples.copy(), traj_infos))
+            with torch.no_grad():
+                for parameter in agent.parameters():
+                    wave = torch.sin(torch.arange(parameter.numel()) + float(itr)).reshape(parameter.shape)
+                    parameter.add_(0.02 * wave)
+            if itr % 2:
+                evaluations.append(sampler.evaluate_agent(itr))
+    return batches, evaluations
+
+
+def assert_equal(first: Run, second: Run, tolerance: float = 0.0) -> None:
+    for (samples, traj_infos), (others, other_infos) in zip(first[0], second[0], strict=True):
+        for (path, leaf), (_, other) in zip(tree_paths(samples), tree_paths(others), strict=True):
+            assert leaf.dtype == other.dtype
+            assert leaf.shape == other.shape, path
+            if tolerance and leaf.dtype.is_floating_point:
+                torch.testing.assert_close(leaf, other, rtol=0, atol=tolerance, msg=path)
+            else:
+                assert torch.equal(leaf, other), path
+        assert [info.Length for info in traj_infos] == [info.Length for info in other_infos]
+        if not tolerance:
+            assert traj_infos == other_infos
+    if not tolerance:
+        assert first[1] == second[1]
+
+
+@pytest.fixture(scope="module", params=["mid_batch", "wait"])
+def reference(request: pytest.FixtureRequest) -> tuple[str, Run]:
+    result = run(SerialSampler, reset_mode=request.param, deterministic=True)
+    batches, evaluations = result
+    ends = torch.cat([samples.env.done.flatten() for samples, _ in batches]).sum()
+    terminated = torch.cat([samples.env.terminated.flatten() for samples, _ in batches]).sum()
+    assert ends > terminated > 0  # both kinds of end occur, or the comparison would show little
+    assert len(evaluations[0]) == 6
+    return request.param, result
+
+
+@pytest.mark.parametrize("start_method", ["fork", "forkserver", "spawn"])
+@pytest.mark.parametrize("n_workers", [1, 2, 3, 4])
+def test_deterministic_batches_are_equal_bit_for_bit(
+    reference: tuple[str, Run], n_workers: int, start_method: str
+) -> None:
+    reset_mode, expected = reference
+    result = run(CpuSampler, reset_mode=reset_mode, deterministic=True, n_workers=n_workers, start_method=start_method)
+    assert_equal(expected, result)
+
+
+@pytest.mark.parametrize("n_workers", [2, 3])
+@pytest.mark.parametrize("reset_mode", ["mid_batch", "wait"])
+def test_batches_are_equal_up_to_rounding_of_inference_by_default(reset_mode: str, n_workers: int) -> None:
+    assert_equal(
+        run(SerialSampler, reset_mode=reset_mode),
+        run(CpuSampler, reset_mode=reset_mode, n_workers=n_workers, start_method="fork"),
+        tolerance=2e-6,
+    )
+
+
+def test_the_rank_shifts_the_environments() -> None:
+    """Two samplers of four environments are one of eight."""
+    whole = one_batch(batch_B=8)
+    parts = [one_batch(batch_B=4, rank=rank, world_size=2) for rank in (0, 1)]
+    for rank, part in enumerate(parts):
+        columns = whole[:, 4 * rank : 4 * rank + 4]
+        for (path, leaf), (_, other) in zip(tree_paths(columns), tree_paths(part), strict=True):
+            assert torch.equal(leaf, other), path
+
+
+def one_batch(batch_B: int, **options: Any) -> Samples:
+    sampler = SerialSampler(Walk, batch_T=20, batch_B=batch_B, deterministic=True)
+    with sampler.initialize(CategoricalPgAgent(), seed=3, **options):
+        samples, _ = sampler.obtain_samples(0)
+        return samples.copy()
+
+
+@pytest.mark.parametrize("cls", [SerialSampler, CpuSampler])
+@pytest.mark.parametrize("reset_mode", ["mid_batch", "wait"])
+def test_every_cell_is_written_in_every_batch(cls: type[BaseSampler], reset_mode: str) -> None:
+    """Slots are reused: what a batch does not write would be the last one's."""
+    expected = run(cls, reset_mode=reset_mode, n_workers=2, deterministic=True)[0]
+    sampler = cls(
+        Walk,
+        batch_T=20,
+        batch_B=7,
+        eval_n_envs=3,
+        eval_max_trajectories=5,
+        env_info_keys={"n": ("int32", ())},
+        reset_mode=reset_mode,
+        n_workers=2,
+        deterministic=True,
+    )
+    agent = CategoricalPgAgent()
+    with sampler.initialize(agent, seed=3, bootstrap_value=True, traj_info_kwargs={"discount": 0.9}):
+        assert sampler._slot is not None
+        for leaf in tree_leaves(sampler._slot):
+            leaf.view(np.uint8)[...] = 0xAB
+        samples, _ = sampler.obtain_samples(0)
+        for (path, leaf), (_, other) in zip(tree_paths(expected[0][0]), tree_paths(samples), strict=True):
+            assert torch.equal(leaf, other), path
+
+
+def test_two_samplers_at_once_do_not_disturb_each_other() -> None:
+    alone = one_batch(batch_B=4)
+    options: dict[str, Any] = {"batch_T": 20, "batch_B": 4, "deterministic": True, "n_workers": 2}
+    with (
+        CpuSampler(Walk, **options).initialize(CategoricalPgAgent(), seed=3) as first,
+        CpuSampler(Walk, **options).initialize(CategoricalPgAgent(), seed=3) as second,
+    ):
+        for sampler in (first, second):
+            samples, _ = sampler.obtain_samples(0)
+            for (path, leaf), (_, other) in zip(tree_paths(alone), tree_paths(samples), strict=True):
+                assert torch.equal(leaf, other), path
