@@ -86,11 +86,11 @@ class StepRow:
 class Ends:
     """The episodes that ended in one step, in ascending row order.
 
-    rows: rows within the `EnvBatch`; observation: tree of `[k, ...]`, the observations before the resets;
+    rows: int `[k]`, rows within the `EnvBatch`; observation: tree of `[k, ...]`, the observations before the resets;
     infos: the last info dict of each episode.
     """
 
-    rows: list[int] = field(default_factory=list)
+    rows: np.ndarray = field(default_factory=lambda: np.empty(0, np.intp))
     observation: Tree = None
     infos: list[dict[str, Any]] = field(default_factory=list)
 

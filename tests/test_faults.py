@@ -162,8 +162,8 @@ def test_a_failing_agent_is_an_agent_error() -> None:
     from headrace.errors import AgentFailed
 
     sampler = sampler_of(CpuSampler, "none", "none", timeout=20.0, start_timeout=20.0)
+    sampler.initialize(AgentThatFailsInWorkers(), seed=0)
     with pytest.raises(AgentFailed, match="NotReady: the agent is not ready") as caught:
-        sampler.initialize(AgentThatFailsInWorkers(), seed=0)
         sampler.obtain_samples(0)
     assert caught.value.where is not None
     assert caught.value.where.phase == "choosing actions"

@@ -127,6 +127,8 @@ class ScalarEnvs:
         rows: Sequence[int] = range(len(steps))
         env_ids: Sequence[int] = self.env_ids
         if self.waiting.any():
+            for row in np.flatnonzero(self.waiting).tolist():
+                rewards[row], infos[row] = 0.0, {}
             rows = np.flatnonzero(~self.waiting).tolist()
             env_ids, steps, actions = ([values[row] for row in rows] for values in (env_ids, steps, actions))
         ended: list[int] = []
@@ -153,7 +155,8 @@ class ScalarEnvs:
 
     def _end(self, ended: list[int], out: StepRow) -> Ends:
         """Notes the episodes that ended, then resets them where the allowance says so."""
-        ends = Ends(ended, tree_rows(out.observation, ended), [self._last_info(row) for row in ended])
+        rows = np.array(ended)
+        ends = Ends(rows, tree_rows(out.observation, rows), [self._last_info(row) for row in ended])
         stopped = []
         for row in ended:
             if self._allowance is None:
@@ -166,8 +169,6 @@ class ScalarEnvs:
         self._check_finite(out.observation, None, out.floats, "reset()")
         if stopped:
             self.waiting[stopped] = True
-            for row in stopped:
-                self._rewards[row], self._infos[row] = 0.0, {}
         return ends
 
     def _reset_row(self, row: int, observation: Tree) -> None:

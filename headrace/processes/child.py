@@ -12,6 +12,7 @@ import select
 import signal
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import reduction
 from multiprocessing.connection import Connection
@@ -110,21 +111,27 @@ def child_main(
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     for fd in inherited:
         os.close(fd)
+    with suppress(EOFError):  # the parent closed the pipe: it is gone, or it has what it wanted
+        channel = _opened(pipe, rank, n_workers)
+        _watch_parent(pipe.fileno(), parent_pid)
+        try:
+            prologue(rank)
+            argument = pickle.loads(payload) if isinstance(payload, bytes) else payload
+            target(channel, argument)
+        except EOFError:
+            raise
+        except BaseException as error:
+            channel.fail(error)
+
+
+def _opened(pipe: Connection, rank: int, n_workers: int) -> Channel:
+    """Takes the descriptors the group sends first: the status board, and the file for the stack of a dying process."""
     status_fd, dump_fd = reduction.recv_handle(pipe), reduction.recv_handle(pipe)
-    faulthandler.enable(dump_fd, all_threads=True)
-    faulthandler.register(signal.SIGUSR1, dump_fd, all_threads=True, chain=False)
     board = StatusBoard(status_fd, n_workers)
     os.close(status_fd)
-    _watch_parent(pipe.fileno(), parent_pid)
-    channel = Channel(pipe, board.lines[rank])
-    try:
-        prologue(rank)
-        argument = pickle.loads(payload) if isinstance(payload, bytes) else payload
-        target(channel, argument)
-    except EOFError:
-        pass  # the parent closed the pipe: it is gone, or it has what it wanted
-    except BaseException as error:
-        channel.fail(error)
+    faulthandler.enable(dump_fd, all_threads=True)
+    faulthandler.register(signal.SIGUSR1, dump_fd, all_threads=True, chain=False)
+    return Channel(pipe, board.lines[rank])
 
 
 def _watch_parent(pipe_fd: int, parent_pid: int) -> None:

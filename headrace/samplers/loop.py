@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from time import perf_counter_ns
 from typing import Any
 
@@ -13,7 +14,7 @@ from headrace.buffers.tree import allocate_like, tree_copy_into, tree_leaves, tr
 from headrace.processes.status import Phase, Status
 from headrace.rng import Stream, env_keys, uniforms
 from headrace.samplers.traj_info import EpisodeColumns, Episodes, TrajInfo
-from headrace.types import EnvBatch, StepRow, Timing, Tree
+from headrace.types import Ends, EnvBatch, StepRow, Timing, Tree
 
 __all__ = ["CollectionLoop", "SlotView", "null_rows", "private_array"]
 
@@ -71,6 +72,27 @@ class SlotView:
             state=None,
         )
         return region.fill(entries)
+
+
+@dataclass
+class _Ended:
+    """The episodes that ended in a batch so far, in (time, row) order."""
+
+    times: list[int] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)
+    observations: list[Tree] = field(default_factory=list)
+    infos: list[dict[str, Any]] = field(default_factory=list)
+    objects: list[TrajInfo] = field(default_factory=list)
+
+    def add(self, t: int, ends: Ends, episodes: EpisodeColumns) -> None:
+        """Adds those of step t."""
+        rows = ends.rows.tolist()
+        self.times += [t] * len(rows)
+        self.rows += rows
+        self.observations.append(ends.observation)
+        self.infos += ends.infos
+        if episodes.objects is not None:
+            self.objects += [episodes.end(row) for row in rows]
 
 
 class CollectionLoop:
@@ -150,15 +172,10 @@ class CollectionLoop:
         begin = perf_counter_ns()
         self._write_current(slot)
         view.begin()
-        times: list[int] = []
-        rows: list[int] = []
-        final_observations: list[Tree] = []
-        infos: list[dict[str, Any]] = []
-        objects: list[TrajInfo] = []
+        ended = _Ended()
         stepped = np.full(len(envs.env_ids), n_rows)
         stepped[envs.waiting] = 0
-        custom = self.episodes.objects is not None
-        idle = envs.waiting.copy() if envs.waiting.any() else None  # who did not take step t
+        idle = envs.waiting.copy() if envs.waiting.any() else None  # who does not take step t
         self.status.enter(phase)
         for t in range(n_rows):
             if until_idle and envs.waiting.all():
@@ -173,22 +190,16 @@ class CollectionLoop:
                 detail.acting_ns += perf_counter_ns() - row_begin
             line[Status.PHASE] = phase
             line[Status.PROGRESS] += 1
-            step_row = view.step_rows[t]
-            ends = envs.step(view.actions[t], step_row, detail)
+            ends = envs.step(view.actions[t], view.step_rows[t], detail)
             for to, action in zip(view.prev_action_leaves[t + 1], view.action_leaves[t], strict=True):
                 to[...] = action
             view.prev_rewards[t + 1][...] = view.rewards[t]
-            if custom:
-                self._step_objects(tree_rows(slot.observation, t), view.actions[t], step_row, idle)
-            if ends.rows:
-                times += [t] * len(ends.rows)
-                rows += ends.rows
-                final_observations.append(ends.observation)
-                infos += ends.infos
-                if custom:
-                    objects += [self.episodes.end(row) for row in ends.rows]
+            if self.episodes.objects is not None:
+                self._step_objects(tree_rows(slot.observation, t), view.actions[t], view.step_rows[t], idle)
+            if len(ends.rows):
+                ended.add(t, ends, self.episodes)
                 self._start_episodes(view, t, ends.rows, stepped)
-            if idle is not None or (ends.rows and envs.waiting.any()):
+            if idle is not None or (len(ends.rows) and envs.waiting.any()):
                 self._blank(view, t, idle)
                 idle = envs.waiting.copy()
             timing.rows += 1
@@ -196,9 +207,11 @@ class CollectionLoop:
                 detail.row_ns += perf_counter_ns() - row_begin
                 detail.detailed_rows += 1
         self._read_current(slot, n_rows)
-        self.n_final = len(times)
-        self.overflow = view.write_finals(times, rows, final_observations)
-        self.finished = self.episodes.add(slot.reward[:n_rows], stepped, times, rows, infos, objects)
+        self.n_final = len(ended.times)
+        self.overflow = view.write_finals(ended.times, ended.rows, ended.observations)
+        self.finished = self.episodes.add(
+            slot.reward[:n_rows], stepped, ended.times, ended.rows, ended.infos, ended.objects
+        )
         timing.steps += int(stepped.sum())
         timing.batch_ns += perf_counter_ns() - begin
         self.status.enter(Phase.WAITING)
@@ -209,20 +222,17 @@ class CollectionLoop:
     n_final: int
     overflow: FinalRegion | None
 
-    def _start_episodes(self, view: SlotView, t: int, rows: list[int], stepped: np.ndarray) -> None:
+    def _start_episodes(self, view: SlotView, t: int, rows: np.ndarray, stepped: np.ndarray) -> None:
         """After ends in step t: row t + 1 starts an episode, or, if the environment waits, is padding."""
         for leaf in view.prev_action_leaves[t + 1]:
             leaf[rows] = 0
         view.prev_rewards[t + 1][rows] = 0
-        if not self.envs.waiting.any():
-            view.is_first[t + 1][rows] = True
-            return
-        for row in rows:
-            if self.envs.waiting[row]:
-                view.slot.valid[t + 1 :, row] = False
-                stepped[row] = t + 1
-            else:
-                view.is_first[t + 1][row] = True
+        waits = self.envs.waiting[rows]
+        view.is_first[t + 1][rows] = ~waits
+        if waits.any():
+            stopped = rows[waits]
+            view.slot.valid[t + 1 :, stopped] = False
+            stepped[stopped] = t + 1
 
     def _blank(self, view: SlotView, t: int, idle: np.ndarray | None) -> None:
         """Zeros what a waiting environment does not give: observation and inputs of row t + 1, env_info of row t."""
@@ -254,8 +264,7 @@ class CollectionLoop:
         n_rows, n = int(counts.max()), len(counts)
         reward = np.zeros((n_rows, n), np.float32)
         floats = [leaf for leaf in tree_leaves(self._observation) if leaf.dtype.kind == "f"]
-        times: list[int] = []
-        rows: list[int] = []
+        ended = _Ended()
         self.status.enter(Phase.DECORRELATING)
         for t in range(n_rows):
             self.status.line[Status.STEP] = t
@@ -269,12 +278,10 @@ class CollectionLoop:
             reward[t][held] = 0
             if self.episodes.objects is not None:
                 self._step_objects(before, actions, out, held)
-                for row in ends.rows:
-                    self.episodes.end(row)
-            times += [t] * len(ends.rows)
-            rows += ends.rows
+            if len(ends.rows):
+                ended.add(t, ends, self.episodes)
         self.envs.waiting[:] = False
-        self.episodes.add(reward, counts, times, rows, [], [])
+        self.episodes.add(reward, counts, ended.times, ended.rows, ended.infos, ended.objects)
 
     def _null_inputs(self, rows: Any) -> None:
         """The given rows start an episode."""

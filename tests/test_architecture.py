@@ -1,0 +1,167 @@
+"""The rules of the house, checked from the source: who may import whom, what may not be written anywhere."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "headrace"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+BASE = {"errors", "lazy", "types", "rng", "memory"}
+#: Room → rooms it may import. A file directly in the package is a room of its own name.
+ALLOWED = {
+    "errors": set(),
+    "lazy": set(),
+    "rng": set(),
+    "memory": {"errors"},
+    "types": {"errors"},
+    "buffers": BASE,
+    "processes": BASE,
+    "envs": BASE | {"buffers", "processes"},
+    "distributions": BASE,
+    "models": BASE,
+    "agents": BASE | {"buffers", "distributions", "models"},
+    "samplers": BASE | {"agents", "buffers", "envs", "processes"},
+    "replays": BASE | {"buffers"},
+    "algos": BASE | {"agents", "buffers", "models", "replays"},
+    "runners": BASE | {"agents", "algos", "buffers", "processes", "samplers"},
+    "cli": BASE | {"agents", "algos", "buffers", "processes", "runners", "samplers"},
+    "__init__": {"lazy", "errors", "types", "processes"},
+}
+#: Rooms that work without torch (a module of them that needs it imports it inside a function).
+WITHOUT_TORCH = ["errors", "types", "rng", "memory", "lazy", "envs", "buffers", "processes"]
+
+
+def room(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return parts[0]
+
+
+def imports(tree: ast.AST) -> list[tuple[str, int]]:
+    """Every import of ours with its line, type-checking ones and local ones too."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("headrace"):
+            modules = [node.module] if node.module != "headrace" else [f"headrace.{alias.name}" for alias in node.names]
+            found += [(module, node.lineno) for module in modules]
+        elif isinstance(node, ast.Import):
+            found += [(alias.name, node.lineno) for alias in node.names if alias.name.startswith("headrace")]
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_follow_the_arrows(path: Path) -> None:
+    here = room(path)
+    wrong = [
+        f"line {line}: {module}"
+        for module, line in imports(ast.parse(path.read_text()))
+        if (target := module.split(".")[1]) != here and target not in ALLOWED[here]
+    ]
+    assert not wrong, f"{here} may import {sorted(ALLOWED[here])}"
+
+
+@pytest.mark.parametrize("name", WITHOUT_TORCH)
+def test_these_rooms_load_without_torch(name: str) -> None:
+    modules = [
+        "headrace." + ".".join(path.relative_to(PACKAGE).with_suffix("").parts) for path in FILES if room(path) == name
+    ]
+    assert modules
+    loads = "; ".join(f"import {module.removesuffix('.__init__')}" for module in modules)
+    code = f"import sys; {loads}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
+
+
+def test_importing_headrace_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, headrace, headrace.samplers, headrace.agents, headrace.envs, headrace.runners, headrace.algos\n"
+        "heavy = {'torch', 'numpy', 'gymnasium', 'matplotlib', 'tyro', 'tqdm'} & set(sys.modules)\n"
+        "sys.exit(', '.join(sorted(heavy)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=False, timeout=60, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_every_public_name_of_a_package_can_be_imported() -> None:
+    import importlib
+
+    count = 0
+    for path in FILES:
+        if path.name == "__init__.py":
+            package = importlib.import_module(".".join(("headrace", *path.relative_to(PACKAGE).parent.parts)))
+            for name in dir(package):
+                getattr(package, name)
+                count += 1
+    assert count >= 20
+
+
+# ---- what may not be written ----
+
+#: Waits that never end unless somebody comes. Each is a decision, with its reason beside it in the source.
+WAITS = {"acquire", "join", "recv", "wait", "poll", "recv_bytes"}
+ALLOWED_WAITS = {
+    ("processes/child.py", "recv"),  # an idle worker; its watch thread ends it with its parent
+    ("processes/group.py", "recv"),  # the pipe has a deadline of its own (SO_RCVTIMEO)
+}
+FORBIDDEN_CALLS = {"eval", "exec", "print"}
+OWN_GENERATORS = ("np.random.SeedSequence", "np.random.default_rng", "np.random.Generator", "np.random.PCG64")
+FORBIDDEN_NAMES = {"numpy.random.seed", "np.random.seed", "random.random", "time.time"}
+
+
+def calls(tree: ast.AST) -> list[ast.Call]:
+    return [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_no_wait_without_a_deadline(path: Path) -> None:
+    name = str(path.relative_to(PACKAGE))
+    endless = [
+        f"line {call.lineno}: {call.func.attr}()"
+        for call in calls(ast.parse(path.read_text()))
+        if isinstance(call.func, ast.Attribute)
+        and call.func.attr in WAITS
+        and not call.args
+        and not call.keywords
+        and (name, call.func.attr) not in ALLOWED_WAITS
+        and ast.unparse(call) != "select.poll()"
+    ]
+    assert not endless
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_nothing_forbidden_is_called(path: Path) -> None:
+    wrong = []
+    for call in calls(ast.parse(path.read_text())):
+        text = ast.unparse(call.func)
+        printing = text == "print" and room(path) in ("cli", "runners")
+        if (text in FORBIDDEN_CALLS and not printing) or text in FORBIDDEN_NAMES or text == "hasattr":
+            wrong.append(f"line {call.lineno}: {text}")
+        if text in ("multiprocessing.Process", "context.Process", "os.fork") and room(path) != "processes":
+            wrong.append(f"line {call.lineno}: {text}")
+        if text == "torch.load" and "weights_only=True" not in ast.unparse(call):
+            wrong.append(f"line {call.lineno}: torch.load without weights_only=True")
+        if text in ("np.load", "numpy.load") and "allow_pickle=True" in ast.unparse(call):
+            wrong.append(f"line {call.lineno}: {text} with allow_pickle")
+        if text.startswith(("np.random.", "numpy.random.")) and not text.startswith(OWN_GENERATORS):
+            wrong.append(f"line {call.lineno}: {text}")
+    assert not wrong
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_no_keyword_arguments_are_passed_through(path: Path) -> None:
+    """`def f(**kwargs)` hides what a function takes; `validate.checked_arguments` checks names and is the exception."""
+    wrong = [
+        f"line {node.lineno}: {node.name}"
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.args.kwarg is not None
+        and node.name != "checked_arguments"
+    ]
+    assert not wrong
+
+
+def test_files_are_of_a_size_to_be_read() -> None:
+    sizes = {str(path.relative_to(PACKAGE)): len(path.read_text().splitlines()) for path in FILES}
+    assert max(sizes.values()) <= 400, {name: size for name, size in sizes.items() if size > 400}

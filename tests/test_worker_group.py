@@ -1,0 +1,278 @@
+"""Worker processes by themselves: starting, talking, dying, and what they leave behind."""
+
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import threading
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+
+from headrace.agents.pg import CategoricalPgAgent
+from headrace.errors import SamplerError, WorkerCrashed
+from headrace.processes.affinity import Affinity, usable_cores
+from headrace.processes.group import WorkerGroup, choose_start_method
+from headrace.samplers import CpuSampler, SerialSampler
+from headrace.samplers.worker import initialize_worker
+from tests.conftest import other_processes
+from tests.group_targets import echo, matmul, nothing
+from tests.walk import Walk
+
+METHODS = ["fork", "forkserver", "spawn"]
+
+
+def group_of(target: Any, arguments: list[Any], start_method: str = "fork", **options: Any) -> WorkerGroup:
+    return WorkerGroup(
+        target,
+        arguments,
+        **{"start_method": start_method, "prologue": nothing, "name": "test", "timeout": 20.0, **options},
+    )
+
+
+@pytest.mark.parametrize("start_method", METHODS)
+def test_every_worker_gets_its_argument_and_answers_in_order(start_method: str) -> None:
+    group = group_of(echo, ["a", "b", "c"], start_method)
+    group.send("hello")
+    answers = group.replies()
+    assert [(argument, command) for argument, command, _, _ in answers] == [(x, "hello") for x in "abc"]
+    assert len({pid for _, _, pid, _ in answers}) == 3
+    group.stop()
+    group.stop()
+
+
+def test_a_forkserver_worker_does_not_load_torch() -> None:
+    """So that workers which only step environments start in no time and stay small."""
+    group = group_of(echo, [None], "forkserver")
+    group.send(0)
+    assert group.replies()[0][3] is False
+    group.stop()
+
+
+def test_a_message_larger_than_any_pipe_buffer_arrives() -> None:
+    group = group_of(echo, [None])
+    group.send(bytes(10_000_000))
+    assert len(group.replies()[0][1]) == 10_000_000
+    group.stop()
+
+
+def test_a_worker_forked_after_a_threaded_matrix_product_does_not_hang() -> None:
+    """A pool of OpenMP threads does not survive a fork; the worker must not wait for it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        torch.ones(700, 700) @ torch.ones(700, 700)
+        group = group_of(matmul, [700], prologue=partial(initialize_worker, Affinity(), True))
+        group.send(0)
+        assert group.replies() == [pytest.approx(700.0**3)]
+        group.stop()
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("start_method", ["forkserver", "spawn"])
+def test_what_cannot_be_pickled_is_refused_before_a_process_starts(start_method: str) -> None:
+    lock = threading.Lock()
+    sampler = CpuSampler(lambda: Walk() if lock else None, batch_T=4, batch_B=2, start_method=start_method)
+    before = psutil.Process().children()
+    with pytest.raises(SamplerError, match=r"cannot be pickled.*lock.*fork"):
+        sampler.initialize(CategoricalPgAgent(), seed=0)
+    assert psutil.Process().children() == before
+
+
+def test_under_fork_nothing_needs_to_be_picklable() -> None:
+    lock = threading.Lock()
+    sampler = CpuSampler(lambda: Walk() if lock else None, batch_T=4, batch_B=2, start_method="fork", n_workers=2)
+    with sampler.initialize(CategoricalPgAgent(), seed=0):
+        sampler.obtain_samples(0)
+
+
+@pytest.mark.parametrize("start_method", ["forkserver", "spawn"])
+def test_an_id_registered_only_here_works_in_workers(start_method: str) -> None:
+    import gymnasium
+
+    gymnasium.register("OnlyHere-v0", entry_point="tests.walk:Walk", max_episode_steps=7)
+    try:
+        sampler = CpuSampler("OnlyHere-v0", batch_T=10, batch_B=2, n_workers=1, start_method=start_method)
+        with sampler.initialize(CategoricalPgAgent(), seed=0):
+            _, traj_infos = sampler.obtain_samples(0)
+        assert traj_infos
+    finally:
+        del gymnasium.registry["OnlyHere-v0"]
+
+
+def test_fork_after_cuda_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    assert choose_start_method("auto") == "forkserver"
+    with pytest.raises(ValueError, match="after CUDA was initialised"):
+        choose_start_method("fork")
+
+
+def test_auto_is_fork_on_linux_without_cuda() -> None:
+    assert choose_start_method("auto") == ("fork" if sys.platform == "linux" else "forkserver")
+
+
+@pytest.mark.parametrize("trial", range(12))
+def test_a_worker_killed_at_any_moment_is_an_error_and_leaves_nothing(trial: int) -> None:
+    sampler = CpuSampler(Walk, batch_T=32, batch_B=4, n_workers=2, start_method="fork")
+    with sampler.initialize(CategoricalPgAgent(), seed=0):
+        victims = sorted(other_processes())
+        assert len(victims) == 2
+        delay = random.Random(trial).random() * 0.1
+        timer = threading.Timer(delay, os.kill, (victims[trial % 2], signal.SIGKILL))
+        timer.start()
+        with pytest.raises(WorkerCrashed, match="SIGKILL") as caught:  # noqa: PT012
+            for itr in range(1_000_000):
+                sampler.obtain_samples(itr)
+        timer.join(10)
+        assert caught.value.where is not None
+        assert caught.value.where.pid == victims[trial % 2]
+        assert other_processes() == set()
+
+
+def test_starting_and_stopping_leaves_no_descriptor_and_no_thread() -> None:
+    def cycle() -> None:
+        sampler = CpuSampler(Walk, batch_T=4, batch_B=2, n_workers=2, start_method="fork", eval_n_envs=2)
+        with sampler.initialize(CategoricalPgAgent(), seed=0):
+            sampler.obtain_samples(0)
+
+    cycle()
+    before = len(os.listdir("/proc/self/fd")), threading.active_count()
+    for _ in range(30):
+        cycle()
+    assert (len(os.listdir("/proc/self/fd")), threading.active_count()) == before
+
+
+def test_many_workers_need_few_descriptors() -> None:
+    """With the limit at 64 descriptors: a few per worker, not one per array."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+    try:
+        sampler = CpuSampler(Walk, batch_T=4, batch_B=8, n_workers=8, start_method="fork")
+        with sampler.initialize(CategoricalPgAgent(), seed=0):
+            sampler.obtain_samples(0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_start_that_fails_half_way_reaps_what_it_started() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 20, hard))
+    try:
+        sampler = CpuSampler(Walk, batch_T=4, batch_B=30, n_workers=30, start_method="fork")
+        with pytest.raises(WorkerCrashed, match=r"could not be started.*Too many open files"):
+            sampler.initialize(CategoricalPgAgent(), seed=0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert other_processes() == set()
+
+
+def test_a_forgotten_sampler_is_cleaned_up() -> None:
+    sampler = CpuSampler(Walk, batch_T=4, batch_B=2, n_workers=2, start_method="fork")
+    sampler.initialize(CategoricalPgAgent(), seed=0)
+    assert len(other_processes()) == 2
+    del sampler
+    assert other_processes() == set()
+
+
+def test_a_script_without_a_main_guard_is_told_so(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from headrace.agents.pg import CategoricalPgAgent\n"
+        "from headrace.samplers import CpuSampler\n"
+        "sampler = CpuSampler('CartPole-v1', batch_T=4, batch_B=2, n_workers=1, start_method='spawn')\n"
+        "sampler.initialize(CategoricalPgAgent(), seed=0)\n"
+    )
+    done = subprocess.run([sys.executable, script], check=False, timeout=60, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert 'needs its code under `if __name__ == "__main__":`' in done.stderr
+
+
+# ---- where workers run ----
+
+
+def test_workers_run_on_the_cpus_they_are_given() -> None:
+    cpus = sorted(os.sched_getaffinity(0))
+    affinity = Affinity(workers_cpus=((cpus[0],), (cpus[-1],)))
+    sampler = CpuSampler(Walk, batch_T=4, batch_B=2, start_method="fork")
+    with sampler.initialize(CategoricalPgAgent(), seed=0, affinity=affinity):
+        workers = sorted(other_processes())
+        assert [psutil.Process(pid).cpu_affinity() for pid in workers] == [[cpus[0]], [cpus[-1]]]
+
+
+def test_rlpyts_affinity_dict_is_understood() -> None:
+    given = {
+        "all_cpus": (0, 1),
+        "master_cpus": (0, 1),
+        "workers_cpus": (0, (0, 1)),
+        "worker_torch_threads": 1,
+        "cuda_idx": None,
+    }
+    assert Affinity.of(given) == Affinity(workers_cpus=((0,), (0, 1)), master_cpus=(0, 1))
+    with pytest.raises(ValueError, match="worker_cpus"):
+        Affinity.of({"worker_cpus": (0,)})
+
+
+def test_affinity_and_n_workers_must_agree() -> None:
+    sampler = CpuSampler(Walk, batch_T=4, batch_B=4, n_workers=3, start_method="fork")
+    with pytest.raises(ValueError, match="workers_cpus for 2 workers and n_workers is 3"):
+        sampler.initialize(CategoricalPgAgent(), affinity={"workers_cpus": (0, 0)}, seed=0)
+
+
+def test_cpus_that_do_not_exist_are_a_log_line(caplog: pytest.LogCaptureFixture) -> None:
+    sampler = CpuSampler(Walk, batch_T=4, batch_B=1, start_method="fork")
+    with sampler.initialize(CategoricalPgAgent(), affinity={"workers_cpus": ((4000,),)}, seed=0):
+        sampler.obtain_samples(0)
+
+
+def test_workers_are_as_many_as_usable_cores_but_no_more_than_environments() -> None:
+    allowed = os.sched_getaffinity(0)
+    for batch_B, expected in ((8, usable_cores()), (1, 1)):
+        sampler = CpuSampler(Walk, batch_T=4, batch_B=batch_B, start_method="fork")
+        with sampler.initialize(CategoricalPgAgent(), seed=0):
+            assert len(other_processes()) == expected
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        assert usable_cores() == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
+# ---- what a worker's last words may hold ----
+
+
+class BadInfo(Walk):
+    """Its infos hold something that cannot be pickled."""
+
+    def step(self, action: Any) -> Any:
+        observation, reward, terminated, truncated, info = super().step(action)
+        return observation, reward, terminated, truncated, {**info, "self": threading.Lock(), "fine": 1}
+
+
+def test_an_info_that_cannot_be_pickled_loses_only_that_entry() -> None:
+    sampler = CpuSampler(BadInfo, batch_T=30, batch_B=2, n_workers=1, start_method="fork")
+    with sampler.initialize(CategoricalPgAgent(), seed=0):
+        _, traj_infos = sampler.obtain_samples(0)
+    assert traj_infos
+    assert all(set(info.info) == {"n", "fine"} for info in traj_infos)
+
+
+def test_timing_says_where_the_time_went() -> None:
+    for cls in (SerialSampler, CpuSampler):
+        sampler = cls(Walk, batch_T=64, batch_B=4, n_workers=2)
+        with sampler.initialize(CategoricalPgAgent(), seed=0):
+            for itr in range(4):
+                sampler.obtain_samples(itr)
+            report = sampler.timing()
+        assert report.steps == 4 * 64 * 4
+        assert report.steps_per_second == pytest.approx(report.steps / report.seconds)
+        shares = (report.env, report.reset, report.acting, report.recording)
+        assert sum(shares) == pytest.approx(1.0)
+        assert all(0 < share < 1 for share in shares)
+        assert 0 <= report.idle < 1
