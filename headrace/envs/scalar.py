@@ -186,10 +186,12 @@ class ScalarEnvs:
             rewards = np.array(self._rewards)
         except ValueError:  # rows of different shapes
             rewards = np.empty((0,), np.bool_)
-        good = rewards.shape == out.reward.shape and rewards.dtype.kind in "fiub"
-        if not (good and (np.abs(rewards) <= _FLOAT32_MAX).all()):
+        if rewards.shape != out.reward.shape or rewards.dtype.kind not in "fiub":
             self._blame_reward()
-        out.reward[:] = rewards
+        with np.errstate(over="ignore"):  # too large for float32 is infinite here, and said below
+            out.reward[:] = rewards
+        if not np.isfinite(out.reward).all():
+            self._blame_reward()
 
     def _record_infos(self, rows: Sequence[int], env_info: dict[str, np.ndarray]) -> None:
         for row in rows:

@@ -48,11 +48,7 @@ class Actor:
         self._noise = torch.zeros((T + 1, len(env_ids), agent.noise_size))
         self._inputs = [tree_to_torch_inputs(slot.inputs(t, None), self._noise[t]) for t in range(T + 1)]
         self._outputs = [
-            (
-                tree_leaves(tree_to_torch(tree_rows(slot.action, t))),
-                tree_leaves(tree_to_torch(tree_rows(slot.agent_info, t))),
-            )
-            for t in range(T)
+            (tree_leaves(tree_rows(slot.action, t)), tree_leaves(tree_rows(slot.agent_info, t))) for t in range(T)
         ]
         self._state: Tree = agent.initial_state(len(env_ids))
         self._infer = self._in_blocks(int(env_ids[0]) % _BLOCK, len(env_ids)) if deterministic else _directly
@@ -89,9 +85,9 @@ class Actor:
         if t == 0:
             self._check(step)
         for to, value in zip(action, tree_leaves(step.action), strict=True):
-            to.copy_(value)
+            to[...] = value.numpy(force=True)
         for to, value in zip(agent_info, tree_leaves(step.agent_info), strict=True):
-            to.copy_(value)
+            to[...] = value.numpy(force=True)
 
     def finish(self) -> None:
         """After the last row: the value of row T, and the state to go on with."""
@@ -128,19 +124,18 @@ class Actor:
                 self.overflow = tree_rows(states, slice(fits, None))
 
     def _check(self, step: AgentStep) -> None:
-        """Once a batch: what the agent answers has the shapes its buffers were made for. `copy_` would broadcast."""
+        """Once a batch: the answer has the leaves and shapes its buffers were made for. Assignment would broadcast."""
         action, agent_info = self._outputs[0]
-        for expected, (path, came) in zip(
-            (*action, *agent_info),
-            (*tree_paths(step.action, "action"), *tree_paths(step.agent_info, "agent_info")),
-            strict=True,
-        ):
-            if came.shape != expected.shape:
-                raise AgentFailed(
-                    f"{type(self._agent).__name__}.step() returned {path} of shape {list(came.shape)}, "
-                    f"expected {list(expected.shape)}: one entry per row of its inputs",
-                    self._status.where(),
-                )
+        expected = [leaf.shape for leaf in (*action, *agent_info)]
+        came = [*tree_paths(step.action, "action"), *tree_paths(step.agent_info, "agent_info")]
+        if [tuple(leaf.shape) for _, leaf in came] != expected:
+            raise AgentFailed(
+                f"{type(self._agent).__name__}.step() returned "
+                f"{', '.join(f'{path} {list(leaf.shape)}' for path, leaf in came)}; "
+                f"expected the shapes {', '.join(str(list(shape)) for shape in expected)}: one entry per row of its "
+                "inputs, the same leaves at every step",
+                self._status.where(),
+            )
 
     def _failed(self, error: Exception, call: str) -> SamplerError:
         return AgentFailed(

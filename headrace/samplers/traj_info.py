@@ -42,8 +42,9 @@ class TrajInfo:
 class Episodes:
     """Finished episodes of one slice in (time, row) order, as columns `[N]`: what travels from worker to sampler.
 
-    time: row of the batch; env_id; the columns of `TrajInfo`; infos: last info dicts; objects: the `TrajInfo`s
-    themselves where the class overrides `step`, else None.
+    time: row of the batch; env_id; the columns of `TrajInfo`; infos: last info dicts; fields: all fields of the
+    `TrajInfo`s where the class overrides `step`, else None (as dicts: a class defined in a script has no name in a
+    spawned worker that pickle could use).
     """
 
     time: np.ndarray
@@ -54,7 +55,7 @@ class Episodes:
     nonzero: np.ndarray
     finished: np.ndarray
     infos: list[dict[str, Any]]
-    objects: list[TrajInfo] | None
+    fields: list[dict[str, Any]] | None
 
 
 class EpisodeColumns:
@@ -137,7 +138,7 @@ class EpisodeColumns:
             nonzero[:n_ends][back],
             np.ones(n_ends, np.bool_),
             infos,
-            objects if self.objects is not None else None,
+            [vars(traj_info) for traj_info in objects] if self.objects is not None else None,
         )
 
     def unfinished(self, time: int) -> Episodes:
@@ -152,7 +153,7 @@ class EpisodeColumns:
             self._nonzero[rows],
             np.zeros(len(rows), np.bool_),
             [{} for _ in rows],
-            None if self.objects is None else [self.objects[row] for row in rows],
+            None if self.objects is None else [vars(self.objects[row]) for row in rows],
         )
 
     def end(self, row: int) -> TrajInfo:
@@ -190,9 +191,11 @@ def make_traj_infos(parts: Sequence[Episodes], cls: type[TrajInfo], kwargs: Mapp
     """The `TrajInfo`s of all slices, ordered by (end time, env id)."""
     found: list[tuple[int, int, TrajInfo]] = []
     for part in parts:
-        objects = part.objects if part.objects is not None else [cls(**kwargs) for _ in part.infos]
+        traj_infos = [cls(**kwargs) for _ in part.infos]
+        for traj_info, fields in zip(traj_infos, part.fields or (), strict=False):
+            vars(traj_info).update(fields)
         columns = zip(
-            objects,
+            traj_infos,
             part.time.tolist(),
             part.env_id.tolist(),
             part.length.tolist(),
