@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from headrace.agents.pg import CategoricalPgAgent
 from headrace.errors import SamplerError, WorkerCrashed
 from headrace.processes.affinity import Affinity, usable_cores
 from headrace.processes.group import WorkerGroup, choose_start_method
-from headrace.samplers import CpuSampler, SerialSampler
+from headrace.samplers import CpuSampler, SerialSampler, TrajInfo
 from headrace.samplers.worker import initialize_worker
 from tests.conftest import other_processes
 from tests.group_targets import echo, matmul, nothing
@@ -276,3 +277,25 @@ def test_timing_says_where_the_time_went() -> None:
         assert sum(shares) == pytest.approx(1.0)
         assert all(0 < share < 1 for share in shares)
         assert 0 <= report.idle < 1
+
+
+@pytest.mark.parametrize("start_method", METHODS)
+def test_a_trajinfo_class_that_cannot_be_imported_works_everywhere(start_method: str) -> None:
+    """A class of a script or a notebook travels by value, and comes back as what it was."""
+
+    @dataclass
+    class Sum(TrajInfo):
+        Total: float = 0.0
+
+        def step(self, observation, action, reward, terminated, truncated, env_info):  # type: ignore[no-untyped-def]
+            self.Total += reward
+
+    sampler = CpuSampler(
+        Walk, batch_T=30, batch_B=2, n_workers=1, start_method=start_method, TrajInfoCls=Sum, max_decorrelation_steps=5
+    )
+    with sampler.initialize(CategoricalPgAgent(), seed=0):
+        _, traj_infos = sampler.obtain_samples(0)
+    assert traj_infos
+    for info in traj_infos:
+        assert type(info) is Sum
+        assert info.Total == pytest.approx(info.Return, rel=1e-5)

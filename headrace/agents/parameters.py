@@ -25,6 +25,8 @@ class ParameterSlots:
     def __init__(self, agent: Agent, allocate: Allocate) -> None:
         self._layout = [(tensor.dtype, tensor.shape) for tensor in agent.acting_state()]
         sizes = [tensor.nbytes for tensor in agent.acting_state()]
+        self._agent: Agent | None = None
+        self._live: list[torch.Tensor] = []
         self._bytes = [[allocate((size,), _BYTE) for size in sizes] for _ in range(2)]
 
     @torch.no_grad()
@@ -36,7 +38,9 @@ class ParameterSlots:
     @torch.no_grad()
     def load(self, agent: Agent, version: int) -> None:
         """Puts `version` into the agent, in place."""
-        for slot, live in zip(self._tensors[version % 2], agent.acting_state(), strict=True):
+        if self._agent is not agent:
+            self._agent, self._live = agent, agent.acting_state()  # a reader's agent stays as it is: collect once
+        for slot, live in zip(self._tensors[version % 2], self._live, strict=True):
             live.copy_(slot)
 
     @cached_property

@@ -7,7 +7,7 @@ torch views of the same bytes. Row t of every `[T, B]` array is contiguous over 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -236,8 +236,8 @@ class Samples:
     final: Final
 
     @staticmethod
-    def of(slot: Slot, final: Final) -> Samples:
-        """Views of a slot, with the assembled final entries."""
+    def of(slot: Slot) -> Samples:
+        """Views of a slot; without final entries, which `with_final` gives batch by batch."""
         import torch
 
         def torch_of(tree: Tree) -> Tree:
@@ -264,7 +264,12 @@ class Samples:
             first_state=torch_of(slot.first_state),
             last_state=torch_of(slot.last_state),
         )
-        return Samples(agent, env, final)
+        nobody = torch.zeros(0, dtype=torch.int64)
+        return Samples(agent, env, Final(nobody, nobody, None, None, torch.zeros(0), None))
+
+    def with_final(self, final: Final) -> Samples:
+        """The same views in objects of their own, with these final entries."""
+        return Samples(replace(self.agent), replace(self.env), final)
 
     @property
     def batch_spec(self) -> BatchSpec:

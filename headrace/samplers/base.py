@@ -122,6 +122,7 @@ class BaseSampler(ABC):
         self._cause: BaseException | None = None
         self._said: set[str] = set()
         self._slot: Slot | None = None
+        self._views: Samples | None = None
 
     # ---- public ----
 
@@ -161,6 +162,7 @@ class BaseSampler(ABC):
             agent.initialize(spaces, seed=self.seed, global_B=world_size * B, env_ids=env_ids)
             widths = tuple(len(config.env_ids) for config in configs)
             self._slot = self._setup(self._slot_spec(spaces, widths, bootstrap_value))
+            self._views = Samples.of(self._slot)
             self._state = "open"
         except BaseException as error:
             raise self._abandon(error) from error.__cause__
@@ -178,7 +180,8 @@ class BaseSampler(ABC):
             reports = self._collect(itr, self._next_version(), self._n_batches)
             self._n_batches += 1
             assert self._slot is not None
-            samples = Samples.of(self._slot, _assembled(reports, self._slot))
+            assert self._views is not None
+            samples = self._views.with_final(_assembled(reports, self._slot))
             traj_infos = make_traj_infos([r.episodes for r in reports], self._traj_info_cls, self._traj_info_kwargs)
         except BaseException as error:
             raise self._abandon(error) from error.__cause__
@@ -209,7 +212,8 @@ class BaseSampler(ABC):
 
     def shutdown(self) -> None:
         """Closes environments and processes; raises what closing an environment raised. Safe to call twice."""
-        was_open, self._state, self._slot = self._state == "open", "closed", None
+        was_open, self._state = self._state == "open", "closed"
+        self._slot = self._views = None
         if was_open:
             try:
                 self._stop()
@@ -342,7 +346,8 @@ class BaseSampler(ABC):
     def _abandon(self, error: BaseException) -> BaseException:
         """Closes everything because of `error`, which is the cause of later refusals; returns what to raise."""
         if self._state != "closed":
-            self._state, self._cause, self._slot = "closed", error, None
+            self._state, self._cause = "closed", error
+            self._slot = self._views = None
             self._kill()
         return _shortened(error)
 

@@ -122,9 +122,10 @@ class Collector:
         notes, self._train_envs.notes = self._train_envs.notes, []
         return SliceReport(loop.n_final, loop.overflow, loop.finished, notes, loop.timing)
 
-    def revive(self) -> None:
-        """Off the critical path: in reset mode "wait", the resets for the next batch."""
+    def prepare(self, batch_index: int) -> None:
+        """What the next batch needs and can have before its command comes: resets of waiting rows, and noise."""
         self._loop.revive()
+        self._actor.draw(batch_index * self._n_rows)
 
     def evaluate(self, itr: int, version: int, evaluation_index: int) -> list[Episodes]:
         """Runs each evaluation environment for its number of episodes, greedily; unfinished ones come last."""

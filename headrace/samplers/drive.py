@@ -52,6 +52,7 @@ class Actor:
         ]
         self._state: Tree = agent.initial_state(len(env_ids))
         self._infer = self._in_blocks(int(env_ids[0]) % _BLOCK, len(env_ids)) if deterministic else _directly
+        self._drawn_for: int | None = None
         self._final_states: list[Tree] = []
         #: States of the last batch's ended episodes that did not fit into the slot's final region, or None.
         self.overflow: Tree = None
@@ -62,14 +63,21 @@ class Actor:
 
     def begin(self, version: int, first_step: int) -> None:
         """Before row 0 of a batch: the noise of its steps, and the version of the parameters that act."""
-        slot, noise = self._slot, self._noise
-        if self._agent.noise_size:
-            noise[:-1] = torch.from_numpy(uniforms(self._keys, first_step, len(noise) - 1, noise.shape[2]))
+        slot = self._slot
+        if self._drawn_for != first_step:
+            self.draw(first_step)
         slot.version[:] = version
         self._final_states = []
         if self._state is not None:
             self._state = _zeroed(self._state, self._inputs[0].is_first)
             tree_copy_into(tree_rows(slot.first_state, 0), tree_map(_numpy, self._state))
+
+    def draw(self, first_step: int) -> None:
+        """Draws the noise of the batch that begins at `first_step`; `begin` does, unless it was done ahead."""
+        n_rows, _, size = self._noise.shape
+        if size:
+            self._noise[:-1] = torch.from_numpy(uniforms(self._keys, first_step, n_rows - 1, size))
+        self._drawn_for = first_step
 
     def act(self, t: int) -> None:
         """Chooses the actions of row t."""

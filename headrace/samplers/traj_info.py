@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from itertools import repeat
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -38,12 +40,15 @@ class TrajInfo:
         """
 
 
+_BASE_FIELDS = frozenset(base.name for base in fields(TrajInfo))
+
+
 @dataclass
 class Episodes:
     """Finished episodes of one slice in (time, row) order, as columns `[N]`: what travels from worker to sampler.
 
-    time: row of the batch; env_id; the columns of `TrajInfo`; infos: last info dicts; fields: all fields of the
-    `TrajInfo`s where the class overrides `step`, else None (as dicts: a class defined in a script has no name in a
+    time: row of the batch; env_id; the columns of `TrajInfo`; infos: last info dicts; own: the other fields of
+    the `TrajInfo`s where the class overrides `step`, else None (as dicts: a class defined in a script has no name in a
     spawned worker that pickle could use).
     """
 
@@ -55,7 +60,7 @@ class Episodes:
     nonzero: np.ndarray
     finished: np.ndarray
     infos: list[dict[str, Any]]
-    fields: list[dict[str, Any]] | None
+    own: list[dict[str, Any]] | None
 
 
 class EpisodeColumns:
@@ -138,7 +143,7 @@ class EpisodeColumns:
             nonzero[:n_ends][back],
             np.ones(n_ends, np.bool_),
             infos,
-            [vars(traj_info) for traj_info in objects] if self.objects is not None else None,
+            [_own_fields(traj_info) for traj_info in objects] if self.objects is not None else None,
         )
 
     def unfinished(self, time: int) -> Episodes:
@@ -153,7 +158,7 @@ class EpisodeColumns:
             self._nonzero[rows],
             np.zeros(len(rows), np.bool_),
             [{} for _ in rows],
-            None if self.objects is None else [vars(self.objects[row]) for row in rows],
+            None if self.objects is None else [_own_fields(self.objects[row]) for row in rows],
         )
 
     def end(self, row: int) -> TrajInfo:
@@ -179,6 +184,11 @@ class EpisodeColumns:
         return sums, np.add.reduceat(weighted, begin), nonzero
 
 
+def _own_fields(traj_info: TrajInfo) -> dict[str, Any]:
+    """What a subclass added."""
+    return {name: value for name, value in vars(traj_info).items() if name not in _BASE_FIELDS}
+
+
 def _starts(times: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Where each ended segment begins: after the previous end of its row, or at 0. Sorted by (row, time)."""
     starts = np.zeros(len(times), np.int64)
@@ -191,24 +201,22 @@ def make_traj_infos(parts: Sequence[Episodes], cls: type[TrajInfo], kwargs: Mapp
     """The `TrajInfo`s of all slices, ordered by (end time, env id)."""
     found: list[tuple[int, int, TrajInfo]] = []
     for part in parts:
-        traj_infos = [cls(**kwargs) for _ in part.infos]
-        for traj_info, fields in zip(traj_infos, part.fields or (), strict=False):
-            vars(traj_info).update(fields)
         columns = zip(
-            traj_infos,
             part.time.tolist(),
-            part.env_id.tolist(),
             part.length.tolist(),
             part.ret.tolist(),
             part.discounted.tolist(),
             part.nonzero.tolist(),
+            part.env_id.tolist(),
             part.finished.tolist(),
             part.infos,
-            strict=True,
+            part.own or repeat({}),
+            strict=False,
         )
-        for info, time, env_id, length, ret, discounted, nonzero, finished, last in columns:
-            info.Length, info.Return, info.DiscountedReturn, info.NonzeroRewards = length, ret, discounted, nonzero
-            info.env_id, info.finished, info.info = env_id, finished, last
-            found.append((time, env_id, info))
-    found.sort(key=lambda entry: entry[:2])
+        for time, length, ret, discounted, nonzero, env_id, finished, info, own in columns:
+            traj_info = cls(length, ret, discounted, nonzero, env_id, finished, info, **kwargs)
+            if own:
+                vars(traj_info).update(own)
+            found.append((time, env_id, traj_info))
+    found.sort(key=itemgetter(0, 1))
     return [info for _, _, info in found]

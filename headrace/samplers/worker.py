@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import pickle
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -23,11 +24,13 @@ _log = logging.getLogger("headrace.samplers")
 
 
 def initialize_worker(affinity: Affinity, loads_torch: bool, rank: int) -> None:
-    """First thing in a worker: its CPUs, and its threads.
+    """First thing in a worker: its CPUs, its threads, its garbage.
 
     One thread of torch, whatever the parent used: a pool of threads does not survive a fork, and the first large
-    matrix product would wait for it for ever.
+    matrix product would wait for it for ever. What the parent made is frozen: a collection that walked it would copy
+    its pages.
     """
+    gc.freeze()
     cpus = affinity.cpus_of(rank)
     if cpus is not None:
         pin(cpus)
@@ -63,7 +66,7 @@ def sampling_process(channel: Channel, config: CollectorConfig) -> None:
                     parameters.load(agent, version)
                     report = collector.collect(itr, version, batch_index)
                     _reply(channel, report, [report.episodes])
-                    collector.revive()
+                    collector.prepare(batch_index + 1)
                 case "evaluate", itr, version, evaluation_index:
                     parameters.load(agent, version)
                     episodes = collector.evaluate(itr, version, evaluation_index)

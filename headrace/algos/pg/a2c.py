@@ -20,6 +20,8 @@ class A2C(PolicyGradientAlgo):
 
     gae_lambda: float = 1.0
     """λ of generalized advantage estimation; 1: discounted returns, 0: one-step temporal differences."""
+    learning_rate: float = 3e-3
+    """Adam's step size; at the start, if there is a schedule."""
 
     def parts(self, itr: int, batch: PgBatch) -> Iterator[PgBatch]:
         """The whole batch, once."""

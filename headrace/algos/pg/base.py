@@ -64,18 +64,19 @@ class PolicyGradientAlgo(Algo):
     gae_lambda: float = 0.95
     """λ of generalized advantage estimation; 1: discounted returns, 0: one-step temporal differences."""
     learning_rate: float = 1e-3
-    """Adam's step size, at the start."""
-    linear_lr_schedule: bool = False
+    """Adam's step size; at the start, if there is a schedule."""
+    linear_lr_schedule: bool = True
     """Let the learning rate fall linearly to 0 at the end of training."""
     adam_eps: float = 1e-5
     """Adam's ε."""
-    value_loss_coeff: float = 0.5
-    """Weight of the value loss."""
+    value_loss_coeff: float = 0.02
+    """Weight of the value loss. Small, because returns are large numbers beside normalized advantages, and the default
+    model has one body for both; usual with separate bodies or rewards scaled to returns of about 1: 0.5."""
     entropy_loss_coeff: float = 0.01
     """Weight of the entropy bonus."""
     clip_grad_norm: float = 0.5
     """The gradient is scaled down to this norm."""
-    normalize_advantage: bool = False
+    normalize_advantage: bool = True
     """Give the advantages of a batch mean 0 and standard deviation 1."""
 
     bootstrap_value = True
@@ -178,16 +179,15 @@ class PolicyGradientAlgo(Algo):
         if agent.first_state is not None:
             batch.state, batch.valid = tree_rows(agent.first_state, 0), valid
             return batch
-        if valid is not None:
-            return tree_rows(batch, valid)
-        return tree_map(lambda leaf: leaf.flatten(0, 1), batch)  # views: [T, B] rows are contiguous
+        side_by_side: PgBatch = tree_map(lambda leaf: leaf.flatten(0, 1), batch)  # views: leaves are contiguous
+        return side_by_side if valid is None else tree_rows(side_by_side, valid.flatten().nonzero()[:, 0])
 
     def _update(self, itr: int, number: int, part: PgBatch) -> OptInfo:
         """One step of the optimizer; the parameters stay as they are if a loss or a gradient is not finite."""
         losses = self.losses(itr, part)
         loss = losses.policy + self.value_loss_coeff * losses.value - self.entropy_loss_coeff * losses.entropy
         self._optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         grad_norm = torch.nn.utils.clip_grad_norm_(self._parameters, self.clip_grad_norm)
         scalars = {
             "loss": loss,

@@ -22,7 +22,7 @@ class PPO(PolicyGradientAlgo):
     log-probabilities come from the distributions recorded in the batch.
     """
 
-    epochs: int = 4
+    epochs: int = 10
     """Passes over each batch."""
     minibatches: int = 4
     """Parts into which a pass splits the batch; an update each."""

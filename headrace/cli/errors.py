@@ -1,0 +1,29 @@
+"""What a command says when it cannot go on: one line, and an exit status."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = ["CommandFailed", "UsageError", "unknown"]
+
+
+class CommandFailed(Exception):
+    """Ends the program with its text, on one line, and `status`."""
+
+    status = 1
+
+
+class UsageError(CommandFailed):
+    """The command line was wrong; the text says what to write instead."""
+
+    status = 2
+
+
+def unknown(what: str, name: str, known: Iterable[str], listing: str = "") -> UsageError:
+    """`name` is not a `what`: says the nearest of those known; without one, all of them, or `listing`, how to see them."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    if near:
+        return UsageError(f"unknown {what} {name!r}; did you mean {near[0]!r}?")
+    return UsageError(f"unknown {what} {name!r}; " + (listing or f"there is {', '.join(names)}"))

@@ -1,0 +1,54 @@
+"""The entry point `headrace`: finds the command, and turns errors into one line and an exit status."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+
+from headrace.cli.errors import CommandFailed, UsageError, unknown
+from headrace.errors import CheckpointError, SamplerError
+
+__all__ = ["main"]
+
+#: Command: the module whose `run(args)` it is, and what it does.
+_COMMANDS = {"train": ("headrace.cli.train", "train an agent, evaluate it, leave a checkpoint and a learning curve")}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command; returns the exit status: 0, 1 after an error, 2 for wrong usage, 130 after Ctrl-C."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(args)
+    except CommandFailed as error:
+        return _complain(error, error.status)
+    except KeyboardInterrupt as error:
+        return _complain(str(error) or "interrupted", 130)
+    except (SamplerError, CheckpointError, FloatingPointError, OSError) as error:
+        return _complain(error, 1)
+
+
+def _run(args: list[str]) -> int:
+    if not args or args[0] in ("-h", "--help"):
+        print("usage: headrace COMMAND [OPTIONS]\n")
+        for name, (_, purpose) in _COMMANDS.items():
+            print(f"  {name:<10}{purpose}")
+        print("\nheadrace COMMAND --help lists the options of a command.")
+        if args:
+            return 0
+        raise UsageError("give a command, for example: headrace train --env CartPole-v1")
+    if args[0] == "--version":
+        print(f"headrace {version('headrace')}")
+        return 0
+    if args[0] not in _COMMANDS:
+        raise unknown("command", args[0], _COMMANDS)
+    module, _ = _COMMANDS[args[0]]
+    status: int = importlib.import_module(module).run(args[1:])
+    return status
+
+
+def _complain(error: object, status: int) -> int:
+    """One line on standard error, whatever the text was."""
+    print("headrace: " + " ".join(str(error).split()), file=sys.stderr)
+    return status

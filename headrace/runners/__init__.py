@@ -1,0 +1,23 @@
+"""Runners: the training loop, written for you."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from headrace.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from headrace.runners.base import Runner as Runner
+    from headrace.runners.checkpoint import load_checkpoint as load_checkpoint, save_checkpoint as save_checkpoint
+    from headrace.runners.minibatch import MinibatchRl as MinibatchRl, MinibatchRlEval as MinibatchRlEval
+
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "MinibatchRl": "headrace.runners.minibatch",
+        "MinibatchRlEval": "headrace.runners.minibatch",
+        "Runner": "headrace.runners.base",
+        "load_checkpoint": "headrace.runners.checkpoint",
+        "save_checkpoint": "headrace.runners.checkpoint",
+    },
+)

@@ -1,0 +1,26 @@
+"""What a runner tells: rows of numbers, to the console and to files."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from headrace.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from headrace.runners.logging.console import ConsoleLogger as ConsoleLogger
+    from headrace.runners.logging.csv_file import CsvLogger as CsvLogger
+    from headrace.runners.logging.logger import Logger as Logger, Loggers as Loggers
+    from headrace.runners.logging.plot import plot_learning_curve as plot_learning_curve
+    from headrace.runners.logging.statistics import statistics as statistics
+
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "ConsoleLogger": "headrace.runners.logging.console",
+        "CsvLogger": "headrace.runners.logging.csv_file",
+        "Logger": "headrace.runners.logging.logger",
+        "Loggers": "headrace.runners.logging.logger",
+        "plot_learning_curve": "headrace.runners.logging.plot",
+        "statistics": "headrace.runners.logging.statistics",
+    },
+)

@@ -1,0 +1,79 @@
+"""`MinibatchRl` and `MinibatchRlEval`: one process learns, one batch at a time."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from headrace.agents.base import Agent
+from headrace.algos.base import Algo
+from headrace.processes.affinity import Affinity
+from headrace.runners.base import Runner
+from headrace.runners.logging.logger import Logger
+from headrace.samplers.base import BaseSampler
+from headrace.samplers.traj_info import TrajInfo
+
+__all__ = ["MinibatchRl", "MinibatchRlEval"]
+
+
+class MinibatchRl(Runner):
+    """Logs the last `log_traj_window` training episodes. The other arguments are those of `Runner`."""
+
+    def __init__(
+        self,
+        algo: Algo,
+        agent: Agent,
+        sampler: BaseSampler,
+        n_steps: float,
+        seed: int | None = None,
+        affinity: Affinity | Mapping[str, Any] | None = None,
+        log_interval_steps: float = 1e5,
+        log_traj_window: int = 100,
+        *,
+        log_dir: str | Path | None = None,
+        logger: Logger | None = None,
+    ) -> None:
+        super().__init__(
+            algo, agent, sampler, n_steps, seed, affinity, log_interval_steps, log_dir=log_dir, logger=logger
+        )
+        self._window: deque[TrajInfo] = deque(maxlen=log_traj_window)
+
+    def _heard(self, traj_infos: Sequence[TrajInfo]) -> float:
+        self._window.extend(traj_infos)
+        return _mean_return(self._window)
+
+    def _episodes(self, itr: int) -> tuple[Sequence[TrajInfo], dict[str, float]]:
+        return list(self._window), {"StepsInTrajWindow": sum(info.Length for info in self._window)}
+
+
+class MinibatchRlEval(Runner):
+    """Evaluates before the first batch and at every row of the log, and logs those episodes.
+
+    The sampler needs `eval_n_envs`. Time of evaluation counts in `CumTime`, not in `StepsPerSecond`.
+    """
+
+    _log_at_start = True
+    _eval_seconds = 0.0
+    _eval_return = math.nan
+
+    def _heard(self, traj_infos: Sequence[TrajInfo]) -> float:
+        return self._eval_return
+
+    def _episodes(self, itr: int) -> tuple[Sequence[TrajInfo], dict[str, float]]:
+        begin = perf_counter()
+        infos = self.sampler.evaluate_agent(itr)
+        self._eval_seconds += perf_counter() - begin
+        self._eval_return = _mean_return(infos)
+        return infos, {
+            "StepsInEval": sum(info.Length for info in infos),
+            "TrajsInEval": len(infos),
+            "CumEvalTime": self._eval_seconds,
+        }
+
+
+def _mean_return(infos: Sequence[TrajInfo] | deque[TrajInfo]) -> float:
+    return sum(info.Return for info in infos) / len(infos) if infos else math.nan
