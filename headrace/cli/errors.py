@@ -21,7 +21,7 @@ class UsageError(CommandFailed):
 
 
 def unknown(what: str, name: str, known: Iterable[str], listing: str = "") -> UsageError:
-    """`name` is not a `what`: says the nearest of those known; without one, all of them, or `listing`, how to see them."""
+    """`name` is not a `what`: says the nearest of those known, else all of them, or `listing`: how to see them."""
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     if near:

@@ -123,7 +123,7 @@ class ScalarEnvs:
     def _step_rows(self, actions: Sequence[Any], steps: Sequence[Any], out: StepRow) -> list[int]:
         """Steps and records the rows that are not waiting; returns those that ended, not yet reset."""
         observation, write = out.observation, self._write
-        rewards, infos, line = self._rewards, self._infos, self._status.line
+        rewards, infos, line, env_cell = self._rewards, self._infos, self._status.line, Status.ENV
         rows: Sequence[int] = range(len(steps))
         env_ids: Sequence[int] = self.env_ids
         if self.waiting.any():
@@ -135,7 +135,7 @@ class ScalarEnvs:
         row = -1
         try:
             for row, env_id, step, action in zip(rows, env_ids, steps, actions, strict=True):
-                line[Status.ENV] = env_id
+                line[env_cell] = env_id
                 next_observation, rewards[row], terminated, truncated, infos[row] = step(action)
                 write(observation, row, next_observation)
                 if terminated is not False or truncated is not False:

@@ -6,46 +6,45 @@ from typing import Any
 
 import torch
 from gymnasium import spaces
+from torch.nn.functional import one_hot
 
 from headrace.types import Tree
 
 __all__ = ["FlatFeatures"]
 
 
-class FlatFeatures(torch.nn.Module):
-    """Maps a tree of `[..., *shape]` to float32 `[..., size]`: numbers flat, Discrete one-hot, trees concatenated."""
+class FlatFeatures:
+    """Maps a tree of `[..., *shape]` to float32 `[..., size]`: numbers flat, Discrete one-hot, trees concatenated.
+
+    It has no parameters, so it is no module: a module's call would cost 3 µs of the 80 of a small policy.
+    """
+
+    size: int
 
     def __init__(self, space: spaces.Space[Any]) -> None:
-        super().__init__()
-        self._space = space
-        self.size = _size(space)
+        self._children: list[tuple[Any, FlatFeatures]] = []
+        self._n_dims = 0
+        self._start: int | None = None
+        if isinstance(space, spaces.Dict | spaces.Tuple):
+            items = space.spaces.items() if isinstance(space, spaces.Dict) else enumerate(space.spaces)
+            self._children = [(key, FlatFeatures(child)) for key, child in items]
+            self.size = sum(child.size for _, child in self._children)
+        elif isinstance(space, spaces.Discrete):
+            self.size, self._start = int(space.n), int(space.start)
+        else:
+            assert space.shape is not None
+            self.size, self._n_dims = int(torch.Size(space.shape).numel()), len(space.shape)
 
-    def forward(self, observation: Tree) -> torch.Tensor:
+    def __call__(self, observation: Tree) -> torch.Tensor:
         """See the class."""
-        return _flat(self._space, observation)
-
-
-def _children(space: spaces.Dict | spaces.Tuple[Any]) -> list[tuple[Any, spaces.Space[Any]]]:
-    return list(space.spaces.items()) if isinstance(space, spaces.Dict) else list(enumerate(space.spaces))
-
-
-def _size(space: spaces.Space[Any]) -> int:
-    if isinstance(space, spaces.Dict | spaces.Tuple):
-        return sum(_size(child) for _, child in _children(space))
-    return int(space.n) if isinstance(space, spaces.Discrete) else _volume(space)
-
-
-def _volume(space: spaces.Space[Any]) -> int:
-    assert space.shape is not None
-    return int(torch.Size(space.shape).numel())
-
-
-def _flat(space: spaces.Space[Any], observation: Tree) -> torch.Tensor:
-    if isinstance(space, spaces.Dict | spaces.Tuple):
-        return torch.cat([_flat(child, observation[key]) for key, child in _children(space)], dim=-1)
-    if isinstance(space, spaces.Discrete):
-        return torch.nn.functional.one_hot(observation - int(space.start), int(space.n)).float()
-    assert space.shape is not None
-    leading = observation.shape[: observation.ndim - len(space.shape)]
-    features: torch.Tensor = observation.float().reshape(*leading, _volume(space))
-    return features
+        if self._n_dims == 1:
+            features: torch.Tensor = observation.float()
+            return features
+        if self._children:
+            return torch.cat([child(observation[key]) for key, child in self._children], dim=-1)
+        if self._start is not None:
+            return one_hot(observation - self._start, self.size).float()
+        flat: torch.Tensor = observation.float().reshape(
+            *observation.shape[: observation.ndim - self._n_dims], self.size
+        )
+        return flat
