@@ -136,7 +136,10 @@ class EnvBatch(Protocol):
         """
 
     def step_random(self, out: StepRow) -> tuple[Sequence[Any], Ends]:
-        """Steps every row that is not waiting with a random action of its own seeded action space: (actions, ends)."""
+        """Steps every row that is not waiting with a random action of its own action space: (actions, ends).
+
+        The actions are as they would be recorded, one per row.
+        """
 
     def allow(self, resets: int | None) -> None:
         """Sets how many times each row may still reset itself in `step`; None: always."""

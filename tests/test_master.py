@@ -50,9 +50,20 @@ def gone(processes: list[psutil.Process]) -> bool:
     return not alive
 
 
-@pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("start_method", ["fork", "forkserver", "spawn"])
-def test_ctrl_c_ends_everything_in_few_words(stage: str, start_method: str) -> None:
+CTRL_C = [
+    pytest.param(
+        method,
+        stage,
+        id=f"{method}-{stage}",
+        marks=[pytest.mark.slow] if method != "fork" and stage in ("idle", "shutdown") else [],
+    )
+    for method in ("fork", "forkserver", "spawn")
+    for stage in STAGES
+]
+
+
+@pytest.mark.parametrize(("start_method", "stage"), CTRL_C)
+def test_ctrl_c_ends_everything_in_few_words(start_method: str, stage: str) -> None:
     with started(stage, start_method=start_method) as program:
         children = family(program)
         assert len(children) >= 2 or stage == "start"

@@ -284,16 +284,14 @@ class Samples:
                 f"a batch is selected by columns, samples[:, columns], got rows {rows!r}; "
                 "rows of a part are samples.env[rows] and samples.agent[rows]"
             )
-        import torch
-
-        wanted = torch.arange(self.batch_spec.B)[columns].reshape(-1)
-        place = torch.full((self.batch_spec.B,), -1)
-        place[wanted] = torch.arange(len(wanted))
-        kept = place[self.final.column] >= 0
-        final = tree_rows(self.final, kept)
-        final.column = place[final.column]
-        index = (slice(None), columns if isinstance(columns, slice) else wanted)
-        return Samples(self.agent[index], self.env[index], final)
+        wanted = np.arange(self.batch_spec.B)[columns].reshape(-1)
+        # New column j holds the entries of column wanted[j]; again in (time, column) order.
+        new_column, entry = np.nonzero(wanted[:, None] == _on_host(self.final.column))
+        order = np.lexsort((new_column, _on_host(self.final.time)[entry]))
+        final: Final = tree_rows(self.final, entry[order])
+        final.column[:] = _like(new_column[order], final.column)
+        chosen = (slice(None), columns if isinstance(columns, slice) else wanted)
+        return Samples(self.agent[chosen], self.env[chosen], final)
 
     def copy(self) -> Samples:
         """The same batch in memory of its own."""
@@ -311,3 +309,13 @@ def _indexed(fields: dict[str, Tree], index: Any, without_time: Sequence[str]) -
         name: tree_rows(tree, (slice(None), columns) if name in without_time else (rows, columns))
         for name, tree in fields.items()
     }
+
+
+def _on_host(values: Any) -> np.ndarray:
+    """A tensor or an array as an array."""
+    return values if isinstance(values, np.ndarray) else values.numpy(force=True)
+
+
+def _like(values: np.ndarray, other: Any) -> Any:
+    """Values as an array, or as a tensor where `other` is one."""
+    return values if isinstance(other, np.ndarray) else other.new_tensor(values)

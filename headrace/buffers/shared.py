@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from headrace.errors import NotEnoughMemory
 from headrace.memory import anonymous_file
 
 __all__ = ["Allocate", "Arena", "measure"]
@@ -51,7 +52,14 @@ class Arena:
     def __init__(self, nbytes: int, fd: int | None = None) -> None:
         self.nbytes = max(nbytes, _ALIGNMENT)
         self.fd: int | None = anonymous_file(self.nbytes) if fd is None else fd
-        self._map = mmap.mmap(self.fd, self.nbytes)
+        try:
+            self._map = mmap.mmap(self.fd, self.nbytes)
+        except OSError as error:  # a limit on the address space
+            self.close_fd()
+            raise NotEnoughMemory(
+                f"the system refused to map {self.nbytes / 2**20:.1f} MiB of shared memory ({error.strerror}); "
+                "make batch_T or batch_B smaller, or the observations (dtype, resolution)"
+            ) from error
         self._offset = 0
 
     def allocate(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:

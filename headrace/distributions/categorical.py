@@ -34,6 +34,7 @@ class Categorical:
         return log_probs.gather(-1, action.unsqueeze(-1)).squeeze(-1)
 
     def entropy(self) -> torch.Tensor:
-        """−Σ p log p in nats, float `[...]`."""
+        """−Σ p log p in nats, float `[...]`; a logit of −∞ (a masked action) has no part in it, nor in its gradient."""
         log_probs = torch.log_softmax(self.logits, dim=-1)
-        return -(log_probs.exp() * log_probs).sum(dim=-1)
+        finite = log_probs.clamp(min=torch.finfo(log_probs.dtype).min)  # 0 · −∞ would be NaN
+        return -(log_probs.exp() * finite).sum(dim=-1)

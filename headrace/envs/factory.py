@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +12,9 @@ import gymnasium
 from headrace.errors import EnvContractError, EnvFailed, SamplerError, headline, traceback_of
 from headrace.processes.status import Phase, Status
 
-__all__ = ["EnvFactory", "make_envs", "user_code_failed"]
+__all__ = ["EnvFactory", "close_quietly", "make_envs", "user_code_failed"]
+
+_log = logging.getLogger("headrace.envs")
 
 
 @dataclass(frozen=True)
@@ -51,13 +54,21 @@ class EnvFactory:
     def __call__(self) -> gymnasium.Env[Any, Any]:
         """A new environment."""
         if isinstance(self.make, gymnasium.envs.registration.EnvSpec):
-            return gymnasium.make(self.make, **self.kwargs)
-        env = self.make(**self.kwargs)
+            env: Any = gymnasium.make(self.make, **self.kwargs)
+        else:
+            env = self.make(**self.kwargs)
         if not isinstance(env, gymnasium.Env):
             raise EnvContractError(
                 f"{self.name} returned a {type(env).__name__}, not a gymnasium.Env; "
                 "subclass gymnasium.Env and implement reset() and step()"
             )
+        for name in ("observation_space", "action_space"):
+            space = getattr(env, name, None)
+            if not isinstance(space, gymnasium.Space):
+                raise EnvContractError(
+                    f"{self.name}: {name} is {type(space).__name__} {space!r}, not a gymnasium.Space; "
+                    "set it in the environment's constructor"
+                )
         return env
 
 
@@ -69,20 +80,28 @@ def make_envs(factory: EnvFactory, env_ids: Sequence[int], status: Status) -> li
         try:
             envs.append(factory())
         except BaseException as error:
-            for env in envs:
-                env.close()
+            close_quietly(envs)
+            if isinstance(error, KeyboardInterrupt):
+                raise
             raise user_code_failed(error, f"{factory.name}: the constructor", status) from error
     return envs
 
 
-def user_code_failed(error: BaseException, what: str, status: Status) -> BaseException:
+def close_quietly(envs: Sequence[gymnasium.Env[Any, Any]]) -> None:
+    """Closes environments on the way out of an error, which is the one to tell; failures here go to the log."""
+    for env in envs:
+        try:
+            env.close()
+        except Exception as error:
+            _log.warning("closing an environment after an error failed too: %s", headline(error))
+
+
+def user_code_failed(error: BaseException, what: str, status: Status) -> SamplerError:
     """The `EnvFailed` for an exception out of an environment's code.
 
-    A KeyboardInterrupt stays what it is: the person stopped the program, the environment did nothing wrong. SystemExit
-    is a failure: an environment must not end the program that steps it.
+    Not for KeyboardInterrupt: the person stopped the program, the environment did nothing wrong. SystemExit is a
+    failure: an environment must not end the program that steps it.
     """
     if isinstance(error, SamplerError):
         return error.at(status.where())
-    if isinstance(error, KeyboardInterrupt):
-        return error
     return EnvFailed(f"{what} raised {headline(error)}", status.where(), traceback_of(error))

@@ -12,8 +12,8 @@ import numpy as np
 
 from headrace.buffers.tree import tree_leaves, tree_paths, tree_rows
 from headrace.envs.factory import user_code_failed
-from headrace.envs.spaces import Mismatch, action_decoder, observation_writer
-from headrace.errors import EnvContractError
+from headrace.envs.spaces import Mismatch, action_decoder, encoded_action, observation_writer
+from headrace.errors import EnvContractError, SamplerError
 from headrace.processes.status import Phase, Status
 from headrace.types import Ends, EnvSpaces, StepRow, Timing, Tree
 
@@ -104,8 +104,9 @@ class ScalarEnvs:
         actions = [
             None if waits else env.action_space.sample() for env, waits in zip(self._envs, self.waiting, strict=True)
         ]
+        recorded = [None if action is None else encoded_action(self.spaces.action, action) for action in actions]
         ended = self._step_rows(actions, self._steps, out)
-        return actions, self._end(ended, out) if ended else _NO_ENDS
+        return recorded, self._end(ended, out) if ended else _NO_ENDS
 
     def close(self) -> None:
         """Closes every environment; the first failure is raised after the last is closed."""
@@ -114,6 +115,8 @@ class ScalarEnvs:
             self._status.enter(Phase.CLOSING, env_id)
             try:
                 env.close()
+            except KeyboardInterrupt:
+                raise
             except BaseException as error:
                 failure = failure or user_code_failed(error, f"{self._name}: close()", self._status)
         self._status.line[Status.ENV] = -1
@@ -148,6 +151,8 @@ class ScalarEnvs:
             self._record_rewards(out)
             if self._declared:
                 self._record_infos(rows, out.env_info)
+        except KeyboardInterrupt:
+            raise
         except BaseException as error:
             raise self._explained(error, "step()") from error
         self._check_finite(out.observation, out.env_info, out.floats, "step()")
@@ -178,6 +183,8 @@ class ScalarEnvs:
         try:
             first, _ = self._envs[row].reset() if seed is None else self._envs[row].reset(seed=seed)
             self._write(observation, row, first)
+        except KeyboardInterrupt:
+            raise
         except BaseException as error:
             raise self._explained(error, "reset()") from error
 
@@ -201,10 +208,7 @@ class ScalarEnvs:
                 if not isinstance(info, dict) or key not in info:
                     came = f"the keys {sorted(map(str, info))}" if isinstance(info, dict) else type(info).__name__
                     raise Mismatch(f"info[{key!r}]", came, "every key of env_info_keys at every step")
-                value = np.asarray(info[key])
-                if value.shape != shape or not np.can_cast(value.dtype, dtype, "same_kind"):
-                    raise Mismatch(f"info[{key!r}]", f"{value.dtype} {list(value.shape)}", f"{dtype} {list(shape)}")
-                env_info[key][row] = value
+                env_info[key][row] = _info_value(info[key], key, dtype, shape)
         self._status.line[Status.ENV] = -1
 
     def _last_info(self, row: int) -> dict[str, Any]:
@@ -222,7 +226,7 @@ class ScalarEnvs:
             self.notes.append((logging.INFO, sentence))
         return info
 
-    def _explained(self, error: BaseException, call: str) -> BaseException:
+    def _explained(self, error: BaseException, call: str) -> SamplerError:
         """What went wrong in an environment, as one of our errors."""
         if isinstance(error, Mismatch):
             return EnvContractError(
@@ -231,7 +235,7 @@ class ScalarEnvs:
                 self._status.where(),
             )
         own_frame = error.__traceback__ is not None and error.__traceback__.tb_next is None
-        if own_frame and isinstance(error, TypeError | ValueError):  # our own unpacking of what came back
+        if own_frame and isinstance(error, TypeError | ValueError) and "unpack" in str(error):  # what came back
             expected = (
                 "(observation, info)" if call == "reset()" else "(observation, reward, terminated, truncated, info)"
             )
@@ -288,6 +292,28 @@ def _timed(step: Callable[[Any], Any], timing: Timing) -> Callable[[Any], Any]:
         return result
 
     return timed
+
+
+_KIND_ORDER = "buif"  # what may be recorded as what: truth values as numbers, whole numbers as floats
+
+
+def _info_value(came: Any, key: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.ndarray:
+    """A declared info field as its dtype; raises Mismatch unless shape and kind fit and no whole number is cut."""
+    expected = f"{dtype} {list(shape)}"
+    try:
+        value = np.asarray(came)
+    except ValueError:  # lists of different lengths
+        raise Mismatch(f"info[{key!r}]", f"{type(came).__name__} {came!r}"[:80], expected) from None
+    fits = value.dtype.kind in _KIND_ORDER and max(_KIND_ORDER.find(value.dtype.kind), 1) <= max(
+        _KIND_ORDER.find("i" if dtype.kind == "u" else dtype.kind), 1
+    )
+    if value.shape != shape or not (fits or value.dtype == dtype):
+        raise Mismatch(f"info[{key!r}]", f"{value.dtype} {list(value.shape)}", expected)
+    with np.errstate(over="ignore", invalid="ignore"):
+        cast = value.astype(dtype)
+    if dtype.kind in "bui" and (cast != value).any():
+        raise Mismatch(f"info[{key!r}]", str(came), f"{expected}, and this does not fit")
+    return cast
 
 
 def _boolean(value: Any, field: str) -> bool:

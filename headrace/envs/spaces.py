@@ -14,7 +14,7 @@ from gymnasium import spaces
 from headrace.errors import EnvContractError
 from headrace.types import Tree
 
-__all__ = ["Mismatch", "ObservationWriter", "action_decoder", "null_value", "observation_writer"]
+__all__ = ["Mismatch", "ObservationWriter", "action_decoder", "encoded_action", "null_value", "observation_writer"]
 
 #: Writes one observation into row `b` of a tree of `[n, ...]`; raises `Mismatch` when it is not what the space says.
 ObservationWriter = Callable[[Tree, int, Any], None]
@@ -39,7 +39,11 @@ def null_value(space: spaces.Space[Any]) -> Tree:
             return np.zeros((), np.int64)
         case spaces.Box() | spaces.MultiDiscrete() | spaces.MultiBinary():
             return np.zeros(space.shape, space.dtype)
-    raise EnvContractError(
+    raise _refused(space)
+
+
+def _refused(space: spaces.Space[Any]) -> EnvContractError:
+    return EnvContractError(
         f"{type(space).__name__} spaces have no fixed shape, so they cannot be rows of a batch: {space}. "
         "Wrap the environment (gymnasium.ObservationWrapper or ActionWrapper) so that it uses Box, Discrete, "
         "MultiDiscrete, MultiBinary, or a Dict or Tuple of them; padding to a maximum length is the usual way."
@@ -58,7 +62,9 @@ def observation_writer(space: spaces.Space[Any], on_cast: Callable[[], None], pa
             return _tuple_writer(space, on_cast, path)
         case spaces.Discrete():
             return _discrete_writer(space, path)
-    return _array_writer(space, on_cast, path)
+        case spaces.Box() | spaces.MultiDiscrete() | spaces.MultiBinary():
+            return _array_writer(space, on_cast, path)
+    raise _refused(space)
 
 
 def _array_writer(space: spaces.Space[Any], on_cast: Callable[[], None], path: str) -> ObservationWriter:
@@ -171,8 +177,21 @@ def action_decoder(space: spaces.Space[Any]) -> Callable[[Tree], Sequence[Any]]:
             return lambda actions: list(actions + offset)
         case spaces.Box():
             low, high = space.low, space.high
+            if space.shape == ():  # rows of a vector would be scalars, and the space holds 0-d arrays
+                return lambda actions: [np.asarray(action) for action in np.clip(actions, low, high)]
             return lambda actions: list(np.clip(actions, low, high))
         case spaces.MultiBinary():
             return lambda actions: list(actions.copy())
-    null_value(space)  # raises, with the remedy
-    raise AssertionError(space)
+    raise _refused(space)
+
+
+def encoded_action(space: spaces.Space[Any], action: Any) -> Tree:
+    """An environment's action as it is recorded: the inverse of `action_decoder`, for one action."""
+    match space:
+        case spaces.Dict():
+            return {key: encoded_action(child, action[key]) for key, child in space.spaces.items()}
+        case spaces.Tuple():
+            return tuple(encoded_action(child, value) for child, value in zip(space.spaces, action, strict=True))
+        case spaces.Discrete() | spaces.MultiDiscrete():
+            return np.asarray(action - space.start)
+    return np.asarray(action)

@@ -35,6 +35,18 @@ class Affinity:
     master_torch_threads: int | None = None
     set_affinity: bool = True
 
+    def __post_init__(self) -> None:
+        if self.workers_cpus is not None:
+            groups = _sequence(self.workers_cpus, "workers_cpus")
+            object.__setattr__(self, "workers_cpus", tuple(_cpus(group, "workers_cpus") for group in groups))
+        if self.master_cpus is not None:
+            object.__setattr__(self, "master_cpus", _cpus(self.master_cpus, "master_cpus"))
+        for name in ("worker_torch_threads", "master_torch_threads"):
+            threads = getattr(self, name)
+            optional = threads is None and name == "master_torch_threads"
+            if not optional and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+                raise ValueError(f"affinity {name} must be a whole number of at least 1, got {threads!r}")
+
     @staticmethod
     def of(value: Affinity | Mapping[str, Any] | None) -> Affinity:
         """From an `Affinity`, rlpyt's dict, or None."""
@@ -48,12 +60,7 @@ class Affinity:
         unknown = sorted(set(value) - known - _OTHER_RLPYT_KEYS)
         if unknown:
             raise ValueError(f"affinity has unknown keys {unknown}; known are {sorted(known)}")
-        fields = {key: value[key] for key in value if key in known}
-        if fields.get("workers_cpus") is not None:
-            fields["workers_cpus"] = tuple(_cpus(group, "workers_cpus") for group in fields["workers_cpus"])
-        if fields.get("master_cpus") is not None:
-            fields["master_cpus"] = _cpus(fields["master_cpus"], "master_cpus")
-        return Affinity(**fields)
+        return Affinity(**{key: value[key] for key in value if key in known})
 
     @staticmethod
     def one_core_each(n_workers: int) -> Affinity:
@@ -92,8 +99,14 @@ def _allowed_cpus() -> list[int]:
     return sorted(os.sched_getaffinity(0)) if psutil.LINUX else list(range(psutil.cpu_count() or 1))
 
 
+def _sequence(value: Any, name: str) -> Sequence[Any]:
+    if not isinstance(value, Sequence) or isinstance(value, str) or not value:
+        raise ValueError(f"affinity {name} must be a sequence with something in it, got {value!r}")
+    return value
+
+
 def _cpus(value: Any, name: str) -> tuple[int, ...]:
-    cpus = (value,) if isinstance(value, int) else tuple(value)
+    cpus = (value,) if isinstance(value, int) else tuple(_sequence(value, name))
     if not all(isinstance(cpu, int) and cpu >= 0 for cpu in cpus):
         raise ValueError(f"affinity {name} must hold CPU numbers, got {value!r}")
     return cpus

@@ -20,7 +20,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from multiprocessing import connection, reduction
+from multiprocessing import connection, reduction, resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any, NoReturn
 
@@ -84,6 +84,8 @@ class WorkerGroup:
         self._end = weakref.finalize(self, _Members.kill, self._members)
         self._lines = self._members.board.lines
         context: Any = multiprocessing.get_context(start_method)
+        if start_method != "fork":
+            resource_tracker.ensure_running()  # Python's own helper; its first start would unblock SIGINT below
         try:
             for rank, payload in enumerate(payloads):
                 ours, theirs = context.Pipe()

@@ -106,7 +106,7 @@ class BaseSampler(ABC):
         self.batch_spec = BatchSpec(int(batch_T), int(batch_B))
         self._factory = EnvFactory.of(EnvCls, env_kwargs)
         self._eval_factory = EnvFactory.of(EnvCls, env_kwargs if eval_env_kwargs is None else eval_env_kwargs)
-        self._n_workers = n_workers
+        self._n_workers = None if n_workers is None else int(n_workers)
         self._max_decorrelation_steps = int(max_decorrelation_steps)
         self._traj_info_cls = TrajInfoCls
         self._eval_n_envs = int(eval_n_envs)
@@ -146,11 +146,23 @@ class BaseSampler(ABC):
         if self._state != "new":
             self._require_open()
             raise SamplerError("initialize() was called before; make a new sampler for another agent")
-        checked_arguments(seed=seed, rank=rank, world_size=world_size, agent=agent, traj_info_kwargs=traj_info_kwargs)
+        checked_arguments(
+            seed=seed,
+            rank=rank,
+            world_size=world_size,
+            agent=agent,
+            traj_info_kwargs=traj_info_kwargs,
+            bootstrap_value=bootstrap_value,
+        )
+        self._traj_info_kwargs = dict(traj_info_kwargs or {})
+        try:
+            self._traj_info_cls(**self._traj_info_kwargs)
+        except TypeError as error:
+            raise TypeError(f"traj_info_kwargs are not what {self._traj_info_cls.__name__} takes: {error}") from error
+        rank, world_size = int(rank), int(world_size)
         placement = Affinity.of(affinity)
         self.seed = draw_seed() if seed is None else int(seed)
         self._agent = agent
-        self._traj_info_kwargs = dict(traj_info_kwargs or {})
         self._n_batches = self._n_evaluations = self._version = 0
         self._seconds = 0.0
         self._timings: list[Any] = []
@@ -218,6 +230,7 @@ class BaseSampler(ABC):
             try:
                 self._stop()
             except BaseException as error:
+                self._cause = error
                 self._kill()
                 raise _shortened(error) from error.__cause__
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from headrace.buffers.samples import FinalRegion, Slot, SlotSpec, build_slot
-from headrace.envs.factory import EnvFactory, make_envs
+from headrace.envs.factory import EnvFactory, close_quietly, make_envs
 from headrace.envs.scalar import EnvInfoKeys, ScalarEnvs
-from headrace.errors import EnvContractError
+from headrace.errors import EnvContractError, SamplerError
 from headrace.processes.status import Phase, Status
 from headrace.rng import Stream, env_seeds
 from headrace.samplers.loop import CollectionLoop, SlotView, private_array
@@ -70,19 +71,18 @@ class Collector:
         self._config = config
         self._status = status
         self._train_envs = self._make(config.factory, config.env_ids, None, config.env_info_keys)
+        self._eval_envs: ScalarEnvs | None = None
         try:
-            self._eval_envs = (
-                self._make(config.eval_factory, config.eval_env_ids, Stream.EVAL_ENV, {})
-                if config.eval_env_ids
-                else None
-            )
+            if config.eval_env_ids:
+                self._eval_envs = self._make(config.eval_factory, config.eval_env_ids, Stream.EVAL_ENV, {})
             if self._eval_envs is not None and self._eval_envs.spaces != self._train_envs.spaces:
                 raise EnvContractError(
                     f"evaluation environments have {self._eval_envs.spaces}, training environments "
                     f"{self._train_envs.spaces}; make eval_env_kwargs give the same spaces"
                 )
         except BaseException:
-            self._train_envs.close()
+            with suppress(SamplerError):
+                self.close()
             raise
 
     @property
@@ -160,14 +160,19 @@ class Collector:
     def _make(
         self, factory: EnvFactory, env_ids: tuple[int, ...], stream: Stream | None, env_info_keys: EnvInfoKeys
     ) -> ScalarEnvs:
-        return ScalarEnvs(
-            make_envs(factory, env_ids, self._status),
-            env_ids,
-            [env_seeds(self._config.seed, env_id, stream) for env_id in env_ids],
-            name=factory.name,
-            status=self._status,
-            env_info_keys=env_info_keys,
-        )
+        envs = make_envs(factory, env_ids, self._status)
+        try:
+            return ScalarEnvs(
+                envs,
+                env_ids,
+                [env_seeds(self._config.seed, env_id, stream) for env_id in env_ids],
+                name=factory.name,
+                status=self._status,
+                env_info_keys=env_info_keys,
+            )
+        except BaseException:
+            close_quietly(envs)
+            raise
 
     def _station(
         self, envs: ScalarEnvs, view: SlotView, spec: SlotSpec, stream: Stream, wait_reset: bool

@@ -6,13 +6,13 @@ import logging
 from collections.abc import Sequence
 
 from headrace.buffers.samples import Slot, SlotSpec, build_slot
+from headrace.buffers.shared import Arena, measure
 from headrace.errors import headline
 from headrace.processes.affinity import Affinity
 from headrace.processes.status import Status
 from headrace.samplers.base import BaseSampler
 from headrace.samplers.collector import Collector, CollectorConfig, SliceReport
 from headrace.samplers.layout import Layout
-from headrace.samplers.loop import private_array
 from headrace.samplers.traj_info import Episodes
 from headrace.types import EnvSpaces
 
@@ -40,7 +40,9 @@ class SerialSampler(BaseSampler):
 
     def _setup(self, spec: SlotSpec) -> Slot:
         assert self._collector is not None
-        slot = build_slot(spec, private_array)
+        arena = Arena(measure(lambda allocate: build_slot(spec, allocate)))
+        arena.close_fd()
+        slot = build_slot(spec, arena.allocate)
         self._collector.setup(self._agent, spec, slot.slice(spec, 0), 0)
         return slot
 
@@ -53,8 +55,9 @@ class SerialSampler(BaseSampler):
         return self._collector.evaluate(itr, version, evaluation_index)
 
     def _stop(self) -> None:
-        if self._collector is not None:
-            self._collector.close()
+        collector, self._collector = self._collector, None
+        if collector is not None:
+            collector.close()
 
     def _kill(self) -> None:
         try:

@@ -214,9 +214,12 @@ def make_traj_infos(parts: Sequence[Episodes], cls: type[TrajInfo], kwargs: Mapp
             strict=False,
         )
         for time, length, ret, discounted, nonzero, env_id, finished, info, own in columns:
-            traj_info = cls(length, ret, discounted, nonzero, env_id, finished, info, **kwargs)
+            traj_info = cls(**kwargs)
             if own:
                 vars(traj_info).update(own)
+            traj_info.Length, traj_info.Return, traj_info.DiscountedReturn = length, ret, discounted
+            traj_info.NonzeroRewards, traj_info.env_id = nonzero, env_id
+            traj_info.finished, traj_info.info = finished, info
             found.append((time, env_id, traj_info))
     found.sort(key=itemgetter(0, 1))
     return [info for _, _, info in found]

@@ -41,9 +41,9 @@ def checked_arguments(**arguments: Any) -> None:
         elif name in _CHOICES:
             if value not in _CHOICES[name]:
                 raise ValueError(f"{name} must be one of {', '.join(map(repr, _CHOICES[name]))}, got {value!r}")
-        elif name == "deterministic":
+        elif name in ("deterministic", "bootstrap_value"):
             if not isinstance(value, bool | np.bool_):
-                raise TypeError(f"deterministic must be True or False, got {type(value).__name__} {value!r}")
+                raise TypeError(f"{name} must be True or False, got {type(value).__name__} {value!r}")
         elif name == "TrajInfoCls":
             if not (isinstance(value, type) and issubclass(value, TrajInfo)):
                 raise TypeError(f"TrajInfoCls must be a subclass of TrajInfo, got {value!r}")
@@ -51,8 +51,9 @@ def checked_arguments(**arguments: Any) -> None:
             _check_agent(value)
         elif name == "env_info_keys":
             _check_env_info_keys(value)
-        elif value is not None and not isinstance(value, Mapping):  # env_kwargs, eval_env_kwargs, traj_info_kwargs
-            raise TypeError(f"{name} must be a dict or None, got {type(value).__name__} {value!r}")
+        elif value is not None and not (isinstance(value, Mapping) and all(isinstance(key, str) for key in value)):
+            # env_kwargs, eval_env_kwargs, traj_info_kwargs
+            raise TypeError(f"{name} must be a dict of arguments by name, got {type(value).__name__} {value!r}")
     rank, world_size = arguments.get("rank", 0), arguments.get("world_size", 1)
     if rank >= world_size:
         raise ValueError(f"rank must be less than world_size, got rank={rank}, world_size={world_size}")
@@ -84,7 +85,7 @@ def _check_env_info_keys(value: Any) -> None:
     for key, declared in value.items():
         try:
             dtype, shape = declared
-            dtype = np.dtype(dtype)
+            dtype = np.dtype(object if dtype is None else dtype)  # NumPy reads None as float64
             shape_ok = all(isinstance(size, int | np.integer) and size >= 0 for size in shape)
         except (TypeError, ValueError) as error:
             raise TypeError(f"{form}, got {key!r}: {declared!r}") from error

@@ -1,0 +1,171 @@
+"""The command line: what it leaves, and what it says when it cannot."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from headrace.cli.main import main
+from headrace.runners import load_checkpoint
+
+DEADLINE = 30
+PROGRAM = [sys.executable, "-c", "from headrace.cli.main import main; raise SystemExit(main())"]
+SMALL = ["--batch-T", "16", "--batch-B", "8", "--eval-episodes", "5", "--ppo.epochs", "2"]
+
+
+@pytest.mark.parametrize(
+    ("algo", "sampler"), [("ppo", ["cpu", "--n-workers", "2"]), ("a2c", ["serial"])], ids=["ppo-cpu", "a2c-serial"]
+)
+def test_training_leaves_a_checkpoint_a_log_and_a_picture(tmp_path: Path, algo: str, sampler: list[str]) -> None:
+    log_dir = tmp_path / "run"
+    options = ["--algo", algo, "--sampler", *sampler, "--n-steps", "2000", "--log-interval-steps", "500", "--seed", "3"]
+    done = subprocess.run(
+        [*PROGRAM, "train", *options, *SMALL, "--log-dir", str(log_dir)],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("steps/s") == 6  # 2048 steps are 16 batches of 128; a row every 3
+    first, *paths = done.stdout.splitlines()
+    assert first.startswith("mean return ")
+    assert " over 5 episodes " in first
+    names = ["checkpoint.pt", "progress.csv", "learning_curve.png"]
+    assert [line.split()[-1] for line in paths] == [str(log_dir / name) for name in names]
+    assert sorted(path.name for path in log_dir.iterdir()) == sorted([*names, "config.json"])
+    assert (log_dir / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
+    assert load_checkpoint(log_dir / "checkpoint.pt")["steps"] == 2048
+    config = json.loads((log_dir / "config.json").read_text())
+    assert (config["algo"], config["seed"], config["batch_T"], config["ppo"]["epochs"]) == (algo, 3, 16, 2)
+
+
+@pytest.mark.parametrize(
+    ("args", "status", "says"),
+    [
+        ([], 2, "give a command"),
+        (["trian"], 2, "unknown command 'trian'; did you mean 'train'?"),
+        (["train", "--algo", "pppo"], 2, "unknown algo 'pppo'; did you mean 'ppo'?"),
+        (["train", "--algo", "x"], 2, "unknown algo 'x'; there is a2c, ppo"),
+        (["train", "--sampler", "cpuu"], 2, "unknown sampler 'cpuu'; did you mean 'cpu'?"),
+        (["train", "--env", "CartPol-v1"], 2, "unknown environment 'CartPol-v1'; did you mean 'CartPole-v1'?"),
+        (["train", "--env", "not an id"], 2, "pprint_registry()"),
+        (["train", "--env", "nowhere:Env-v0"], 1, "No module named 'nowhere'"),
+        (["train", "--env", "Pendulum-v1"], 2, "act in Discrete ones"),
+        (["train", "--bach-T", "4"], 2, "unknown option '--bach-T'; did you mean --batch-T?"),
+        (["train", "--ppo.epoch", "4"], 2, "did you mean --ppo.epochs?"),
+        (["train", "--batch-T", "x"], 2, "--batch-T"),
+        (["train", "--batch-T"], 2, "--batch-T"),
+        (["train", "--batch-T", "0"], 2, "batch_T must be at least 1, got 0"),
+        (["train", "--n-steps", "0"], 2, "n_steps must be at least 1, got 0"),
+        (["train", "--n-workers", "0"], 2, "n_workers must be at least 1, got 0"),
+        (["train", "--eval-episodes", "0"], 2, "--eval-episodes must be at least 1, got 0"),
+        (["train", "--seed", "-1"], 2, "--seed must be at least 0, got -1"),
+        (["train", "--ppo.discount", "2"], 2, "discount must be between 0 and 1, got 2"),
+        (["train", "--log-dir", "/proc/nothing"], 1, "/proc/nothing"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_an_error_is_one_line_with_the_remedy(
+    args: list[str],
+    status: int,
+    says: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(args) == status
+    stderr = capsys.readouterr().err
+    assert stderr.count("\n") == 1
+    assert stderr.startswith("headrace: ")
+    assert says in stderr
+    assert list(tmp_path.iterdir()) == [], "a command that did not start leaves nothing"
+
+
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(sys.modules, "tyro", None)
+    assert main(["train"]) == 1
+    assert capsys.readouterr().err == 'headrace: the command line needs tyro; pip install "headrace[cli]"\n'
+
+
+def test_a_log_dir_is_used_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "progress.csv").write_text("precious")
+    assert main(["train", "--log-dir", str(tmp_path)]) == 2
+    assert "choose another --log-dir" in capsys.readouterr().err
+    assert (tmp_path / "progress.csv").read_text() == "precious"
+
+
+def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    assert "train" in capsys.readouterr().out
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("headrace 0.")
+    with pytest.raises(SystemExit) as leaving:
+        main(["train", "--algo", "a2c", "--help"])
+    assert not leaving.value.code
+    text = capsys.readouterr().out
+    assert "--n-workers" in text
+    assert "(default: a2c)" in text
+
+
+def test_an_error_in_training_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--n-steps", "1000", "--sampler", "serial", "--ppo.learning-rate", "1e30"]
+    assert main(["train", *options, *SMALL, "--log-dir", str(tmp_path / "run")]) == 1
+    complaint = [line for line in capsys.readouterr().err.splitlines() if "steps/s" not in line]
+    assert len(complaint) == 1
+    assert complaint[0].startswith("headrace: PPO: ")
+    assert "Lower learning_rate" in complaint[0]
+
+
+def test_an_environment_that_raises_is_one_line_and_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--env", "tests.registered:Breaks-v0", "--sampler", "cpu", "--n-workers", "2"]
+    assert main(["train", *options, *SMALL, "--log-dir", str(tmp_path / "run")]) == 1
+    stderr = capsys.readouterr().err
+    assert stderr.count("\n") == 1
+    assert "EnvFailed" in stderr
+    assert "out of coffee" in stderr
+    assert str(tmp_path / "run" / "error.txt") in stderr
+    assert "in step" in (tmp_path / "run" / "error.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "says"),
+    [(signal.SIGINT, 130, "headrace: interrupted after "), (signal.SIGTERM, 143, "stopped by SIGTERM; checkpoint: ")],
+    ids=["ctrl-c", "sigterm"],
+)
+def test_a_signal_ends_training_in_good_order(tmp_path: Path, number: int, status: int, says: str) -> None:
+    options = ["--n-steps", "100000000", "--log-interval-steps", "128", "--n-workers", "2"]
+    program = subprocess.Popen(
+        [*PROGRAM, "train", *options, *SMALL, "--log-dir", str(tmp_path / "run")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        assert program.stderr is not None
+        assert "steps/s" in program.stderr.readline()
+        workers = psutil.Process(program.pid).children(recursive=True)
+        assert len(workers) == 2
+        if number == signal.SIGINT:
+            os.killpg(program.pid, number)  # a terminal sends it to every process of the group
+        else:
+            os.kill(program.pid, number)
+        stdout, stderr = program.communicate(timeout=DEADLINE)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(program.pid, signal.SIGKILL)
+    complaint = [line for line in stderr.splitlines() if "steps/s" not in line]
+    assert program.returncode == status, stderr
+    assert len(complaint) == 1, stderr
+    assert complaint[0].startswith(says)
+    assert stdout == ""
+    assert not psutil.wait_procs(workers, timeout=DEADLINE)[1]
+    assert load_checkpoint(tmp_path / "run" / "checkpoint.pt")["itr"] >= 1

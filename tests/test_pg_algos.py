@@ -1,0 +1,410 @@
+"""A2C and PPO: what they compute, what they never look at, and that they learn."""
+
+import math
+from collections.abc import Iterator
+from copy import deepcopy
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+from headrace.agents.base import Agent
+from headrace.agents.pg import CategoricalPgAgent, PgInfo
+from headrace.algos.pg import A2C, PPO, PolicyGradientAlgo
+from headrace.algos.pg.base import PgBatch
+from headrace.buffers.samples import Samples
+from headrace.buffers.tree import tree_leaves
+from headrace.distributions import Categorical
+from headrace.samplers import SerialSampler
+from headrace.types import AgentStep, BatchSpec, EnvSpaces, StepInputs
+
+ALGOS = [A2C, PPO]
+N_ITR = 50
+
+
+class Signal(gym.Env[np.ndarray, np.int64]):
+    """Pays 1 for the action that the observation names. Episodes of 5 steps, every other one truncated."""
+
+    def __init__(self, length: int = 5) -> None:
+        self.observation_space = gym.spaces.Box(0.0, 1.0, (3,), np.float32)
+        self.action_space = gym.spaces.Discrete(3)
+        self._length, self._episode = length, 0
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        self._n, self._episode = 0, self._episode + 1
+        return self._show(), {}
+
+    def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        reward, self._n = float(action == self._wanted), self._n + 1
+        ended = self._n == self._length
+        return self._show(), reward, ended and self._episode % 2 == 0, ended and self._episode % 2 == 1, {}
+
+    def _show(self) -> np.ndarray:
+        self._wanted = int(self.np_random.integers(3))
+        return np.eye(3, dtype=np.float32)[self._wanted]
+
+
+class Recall(Signal):
+    """Pays for the action that the *previous* observation named: a policy without memory gets a third."""
+
+    def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        before, self._before = self._before, self._wanted
+        observation, _, terminated, truncated, info = super().step(action)
+        return observation, float(action == before), terminated, truncated, info
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
+        self._before = 0
+        return super().reset(seed=seed, options=options)
+
+
+class GruAgent(Agent):
+    """A recurrent agent in the contract of `Agent`, `[T, B]` in the training forward."""
+
+    noise_size = 1
+
+    def build_model(self, spaces: EnvSpaces) -> torch.nn.Module:
+        return torch.nn.ModuleDict({"cell": torch.nn.GRUCell(3, 16), "head": torch.nn.Linear(16, 4)})
+
+    def initial_state(self, n: int) -> torch.Tensor:
+        return torch.zeros(n, 16)
+
+    def step(self, inputs: StepInputs, state: torch.Tensor) -> AgentStep:
+        info, state = self._row(inputs.observation, state)
+        return AgentStep(info.dist.sample(inputs.noise), info, state)
+
+    def value(self, inputs: StepInputs, state: torch.Tensor) -> torch.Tensor:
+        return self._row(inputs.observation, state)[0].value
+
+    def __call__(self, inputs: StepInputs, state: Any = None) -> PgInfo:
+        infos = []
+        for observation, is_first in zip(inputs.observation, inputs.is_first, strict=True):
+            info, state = self._row(observation, state * ~is_first[:, None])
+            infos.append(info)
+        logits, value = (
+            torch.stack([part(info) for info in infos]) for part in (lambda i: i.dist.logits, lambda i: i.value)
+        )
+        return PgInfo(Categorical(logits), value)
+
+    def _row(self, observation: torch.Tensor, state: torch.Tensor) -> tuple[PgInfo, torch.Tensor]:
+        state = self.model["cell"](observation, state)
+        outputs = self.model["head"](state)
+        return PgInfo(Categorical(outputs[:, :3]), outputs[:, 3]), state
+
+
+def sampler_of(env: Any = Signal, batch_T: int = 16, batch_B: int = 8, reset_mode: str = "mid_batch") -> SerialSampler:
+    return SerialSampler(env, batch_T=batch_T, batch_B=batch_B, max_decorrelation_steps=0, reset_mode=reset_mode)
+
+
+def one_batch(reset_mode: str = "mid_batch", agent: Agent | None = None) -> tuple[Agent, Samples]:
+    agent = agent or CategoricalPgAgent()
+    with sampler_of(reset_mode=reset_mode).initialize(agent, seed=0, bootstrap_value=True) as sampler:
+        return agent, sampler.obtain_samples(0)[0].copy()
+
+
+def ready(algo: PolicyGradientAlgo, agent: Agent, samples: Samples, seed: int = 0) -> PolicyGradientAlgo:
+    algo.initialize(agent, n_itr=N_ITR, batch_spec=samples.batch_spec, seed=seed)
+    return algo
+
+
+def weights(agent: Agent) -> list[torch.Tensor]:
+    return [parameter.detach().clone() for parameter in agent.parameters()]
+
+
+def equal(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def optimized(
+    algo: PolicyGradientAlgo, samples: Samples, agent: Agent, seed: int = 0, itr: int = 0
+) -> list[torch.Tensor]:
+    """The weights after one call, from weights that depend on nothing but the agent's seed."""
+    start = weights(agent)
+    ready(algo, agent, samples, seed).optimize_agent(itr, samples)
+    after = weights(agent)
+    with torch.no_grad():
+        for parameter, value in zip(agent.parameters(), start, strict=True):
+            parameter.copy_(value)
+    return after
+
+
+# ---- settings ----
+
+
+@pytest.mark.parametrize("cls", ALGOS)
+def test_settings_are_keywords_and_checked(cls: type[PolicyGradientAlgo]) -> None:
+    assert cls(discount=0.9, learning_rate=1e-4).discount == 0.9
+    assert cls.bootstrap_value is True
+    with pytest.raises(ValueError, match=r"discount must be between 0 and 1, got 1\.5"):
+        cls(discount=1.5)
+    with pytest.raises(TypeError):
+        cls(0.9)  # type: ignore[misc]
+    with pytest.raises(TypeError, match="learning_rat"):
+        cls(learning_rat=1e-4)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("wrong", [{"epochs": 0}, {"minibatches": 0}, {"ratio_clip": -0.1}, {"value_clip": -1.0}])
+def test_wrong_settings_of_ppo_are_named(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        PPO(**wrong)
+
+
+# ---- they learn ----
+
+
+@pytest.mark.parametrize(
+    "algo", [A2C(discount=0.5, learning_rate=1e-2), PPO(discount=0.5, epochs=4)], ids=["a2c", "ppo"]
+)
+@pytest.mark.parametrize("reset_mode", ["mid_batch", "wait"])
+def test_it_learns_to_follow_the_signal(algo: PolicyGradientAlgo, reset_mode: str) -> None:
+    agent = CategoricalPgAgent()
+    with sampler_of(batch_B=32, reset_mode=reset_mode).initialize(agent, seed=0, bootstrap_value=True) as sampler:
+        algo.initialize(agent, n_itr=N_ITR, batch_spec=sampler.batch_spec)
+        for itr in range(N_ITR):
+            samples, traj_infos = sampler.obtain_samples(itr)
+            opt_info = algo.optimize_agent(itr, samples)
+            if itr == 0:
+                first = np.mean([info.Return for info in traj_infos])
+        assert first < 2.5
+        assert np.mean([info.Return for info in traj_infos]) > 4.5  # of 5
+        assert all(math.isfinite(value) for value in opt_info.values())
+        assert opt_info["entropy"] < 1.0
+
+
+def test_a_recurrent_agent_learns_what_needs_memory() -> None:
+    agent, algo = GruAgent(), PPO(discount=0.5, learning_rate=1e-2, epochs=3, minibatches=2)
+    with sampler_of(Recall, batch_B=32).initialize(agent, seed=0, bootstrap_value=True) as sampler:
+        algo.initialize(agent, n_itr=N_ITR, batch_spec=sampler.batch_spec)
+        for itr in range(N_ITR):
+            samples, traj_infos = sampler.obtain_samples(itr)
+            algo.optimize_agent(itr, samples)
+    assert np.mean([info.Return for info in traj_infos]) > 3.5  # of 5; without memory 1.67
+
+
+@pytest.mark.parametrize("agent", [CategoricalPgAgent(), GruAgent()], ids=["feed-forward", "recurrent"])
+@pytest.mark.parametrize("reset_mode", ["mid_batch", "wait"])
+def test_the_ratio_is_one_before_the_first_update(agent: Agent, reset_mode: str) -> None:
+    agent, samples = one_batch(reset_mode, agent)
+    assert samples.env.done[:-1].any(), "the batch is to hold ends"
+    info = ready(PPO(epochs=1, minibatches=1), agent, samples).optimize_agent(0, samples)
+    assert info["approxKl"] == pytest.approx(0.0, abs=1e-6)
+    assert info["clipFraction"] == 0.0
+
+
+# ---- what a loss is ----
+
+
+class Tabular(torch.nn.Module):
+    """Logits and value are the parameters themselves, whatever the observation."""
+
+    def __init__(self, spaces: EnvSpaces, n_outputs: int) -> None:
+        super().__init__()
+        self.logits = torch.nn.Parameter(torch.zeros(n_outputs))
+        self.v = torch.nn.Parameter(torch.tensor(3.0))
+
+    def forward(
+        self, observation: Any, prev_action: Any, prev_reward: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.logits.expand(*prev_reward.shape, -1), self.v.expand(prev_reward.shape)
+
+
+def tabular() -> CategoricalPgAgent:
+    agent = CategoricalPgAgent(ModelCls=Tabular)
+    agent.initialize(EnvSpaces(gym.spaces.Box(0, 1, (1,)), gym.spaces.Discrete(2)), seed=0)
+    return agent
+
+
+def two_rows(log_prob: tuple[float, float], advantage: tuple[float, float]) -> PgBatch:
+    zeros = torch.zeros(2)
+    return PgBatch(
+        inputs=StepInputs(zeros[:, None], zeros, zeros, zeros.bool()),
+        action=torch.tensor([0, 1]),
+        log_prob=torch.tensor(log_prob).log(),
+        value=torch.tensor([2.0, 4.0]),
+        advantage=torch.tensor(advantage),
+        returns=torch.tensor([1.0, 3.0]),
+    )
+
+
+def test_ppo_losses_worked_out_by_hand() -> None:
+    algo, agent = PPO(ratio_clip=0.2), tabular()  # π = (1/2, 1/2), V = 3
+    algo.initialize(agent, n_itr=1, batch_spec=BatchSpec(1, 2))
+    # Ratios 0.5 / 0.25 = 2 and 0.5 / 0.8 = 0.625, outside [0.8, 1.2]. With advantages 1 and −1 the surrogates are
+    # min(2, 1.2) and min(−0.625, −0.8).
+    losses = algo.losses(0, two_rows((0.25, 0.8), (1.0, -1.0)))
+    assert losses.policy.item() == pytest.approx(-(1.2 - 0.8) / 2)
+    assert losses.value.item() == pytest.approx(0.5 * ((3 - 1) ** 2 + (3 - 3) ** 2) / 2)
+    assert losses.entropy.item() == pytest.approx(math.log(2))
+    assert losses.info["clipFraction"].item() == 1.0
+    assert losses.info["approxKl"].item() == pytest.approx((2 - 1 - math.log(2) + 0.625 - 1 - math.log(0.625)) / 2)
+    losses.policy.backward()
+    assert torch.equal(agent.model.logits.grad, torch.zeros(2)), "clipped ratios have no gradient"
+    # The other signs: min(−2, −1.2) and min(0.625, 0.8) are not clipped.
+    losses = algo.losses(0, two_rows((0.25, 0.8), (-1.0, 1.0)))
+    assert losses.policy.item() == pytest.approx((2 - 0.625) / 2)
+
+
+def test_ppo_clips_the_value_if_asked() -> None:
+    algo, agent = PPO(value_clip=0.5), tabular()
+    algo.initialize(agent, n_itr=1, batch_spec=BatchSpec(1, 2))
+    # V = 3 beside recorded 2 and 4: clipped to 2.5 and 3.5; of the two errors the larger counts.
+    losses = algo.losses(0, two_rows((0.5, 0.5), (0.0, 0.0)))
+    assert losses.value.item() == pytest.approx(0.5 * (max(4.0, 1.5**2) + max(0.0, 0.5**2)) / 2)
+
+
+def test_a2c_losses_worked_out_by_hand() -> None:
+    algo, agent = A2C(), tabular()
+    algo.initialize(agent, n_itr=1, batch_spec=BatchSpec(1, 2))
+    losses = algo.losses(0, two_rows((0.9, 0.9), (2.0, -1.0)))  # the recorded probabilities are not in it
+    assert losses.policy.item() == pytest.approx(-math.log(0.5) * (2.0 - 1.0) / 2)
+    assert losses.value.item() == pytest.approx(1.0)
+
+
+def test_the_behaviour_policy_is_the_one_recorded() -> None:
+    agent, samples = one_batch()
+    plain = optimized(PPO(epochs=1), samples, agent)
+    samples.agent.agent_info.dist.logits += torch.randn(samples.agent.agent_info.dist.logits.shape)
+    assert not equal(plain, optimized(PPO(epochs=1), samples, agent))
+
+
+# ---- what it never looks at ----
+
+
+@pytest.mark.parametrize("algo", [A2C(), PPO(epochs=2)], ids=["a2c", "ppo"])
+@pytest.mark.parametrize("agent", [CategoricalPgAgent(), GruAgent()], ids=["feed-forward", "recurrent"])
+def test_padding_never_enters(algo: PolicyGradientAlgo, agent: Agent) -> None:
+    agent, samples = one_batch("wait", agent)
+    padding = ~samples.env.valid
+    assert 0.4 < padding.float().mean() < 0.9
+    clean = optimized(algo, samples, agent)
+    poisoned = samples.copy()
+    poisoned.env.reward[padding] = math.nan
+    poisoned.agent.action[padding] = 2
+    poisoned.agent.agent_info.value[padding] = math.nan
+    poisoned.agent.agent_info.dist.logits[padding] = 7.0
+    if isinstance(agent, CategoricalPgAgent):
+        poisoned.env.observation[padding] = math.nan
+    assert poisoned.agent.bootstrap_value is not None
+    poisoned.agent.bootstrap_value[0][padding[-1]] = math.nan
+    assert equal(clean, optimized(algo, poisoned, agent))
+
+
+def test_a_batch_is_only_read() -> None:
+    agent, samples = one_batch()
+    before = samples.copy()
+    ready(PPO(), agent, samples).optimize_agent(0, samples)
+    assert equal(tree_leaves(samples), tree_leaves(before))
+
+
+# ---- randomness and schedules ----
+
+
+def rows_of(algo: PPO, itr: int, batch: PgBatch) -> Iterator[torch.Tensor]:
+    return (part.returns for part in algo.parts(itr, batch))
+
+
+def test_every_row_is_in_one_minibatch_of_each_epoch() -> None:
+    algo, agent = PPO(epochs=3, minibatches=4), tabular()
+    algo.initialize(agent, n_itr=1, batch_spec=BatchSpec(1, 10), seed=0)
+    rows = torch.arange(10.0)
+    batch = PgBatch(StepInputs(rows, rows, rows, rows), rows, rows, rows, rows, rows)
+    parts = list(rows_of(algo, 0, batch))
+    assert [len(part) for part in parts] == [3, 3, 2, 2] * 3
+    epochs = [torch.cat(parts[start : start + 4]) for start in (0, 4, 8)]
+    assert all(torch.equal(epoch.sort().values, rows) for epoch in epochs)
+    assert not torch.equal(epochs[0], epochs[1]), "shuffled anew in each epoch"
+    assert not torch.equal(epochs[0], torch.cat(list(rows_of(algo, 1, batch)))[:10]), "and in each iteration"
+
+
+def test_minibatches_come_from_the_seed_and_no_global_generator() -> None:
+    agent, samples = one_batch()
+    torch.manual_seed(1)
+    first = optimized(PPO(epochs=2), samples, agent, seed=3)
+    torch.manual_seed(2)
+    state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
+    assert equal(first, optimized(PPO(epochs=2), samples, agent, seed=3))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert np.array_equal(np.random.get_state()[1], numpy_state)
+    assert not equal(first, optimized(PPO(epochs=2), samples, agent, seed=4))
+    assert not equal(first, optimized(PPO(epochs=2), samples, agent, seed=3, itr=1))
+
+
+@pytest.mark.parametrize("algo", [A2C(), PPO()], ids=["a2c", "ppo"])
+def test_the_learning_rate_falls_to_nothing(algo: PolicyGradientAlgo) -> None:
+    agent, samples = one_batch()
+    before = weights(agent)
+    assert equal(before, optimized(algo, samples, agent, itr=N_ITR))
+    assert not equal(before, optimized(algo, samples, agent, itr=N_ITR - 1))
+
+
+def test_the_clip_falls_to_nothing_if_asked() -> None:
+    algo = PPO(ratio_clip=0.2, linear_clip_schedule=True)
+    algo.initialize(tabular(), n_itr=4, batch_spec=BatchSpec(1, 2))
+    rows = two_rows((0.25, 0.25), (1.0, 1.0))  # ratios of 2
+    assert [-algo.losses(itr, rows).policy.item() for itr in range(4)] == pytest.approx([1.2, 1.15, 1.1, 1.05])
+
+
+# ---- it says what is wrong, and goes on where it was ----
+
+
+@pytest.mark.parametrize("algo", [A2C(), PPO()], ids=["a2c", "ppo"])
+def test_a_loss_that_is_not_finite_is_an_error_and_not_a_step(algo: PolicyGradientAlgo) -> None:
+    agent, samples = one_batch()
+    ready(algo, agent, samples)
+    before = weights(agent)
+    samples.env.reward[3, 2] = math.nan
+    with pytest.raises(FloatingPointError, match=r"loss=nan.* itr 7, update 0 .*batch\.advantage") as error:
+        algo.optimize_agent(7, samples)
+    assert "\n" not in str(error.value)
+    assert equal(before, weights(agent))
+
+
+def test_parameters_that_are_not_finite_are_named() -> None:
+    agent, samples = one_batch()
+    with torch.no_grad():
+        agent.model.head.bias[0] = math.inf
+    with pytest.raises(FloatingPointError, match=r"parameter head\.bias"):
+        ready(A2C(), agent, samples).optimize_agent(0, samples)
+
+
+def test_a_batch_without_bootstrap_value_says_how_to_get_one() -> None:
+    agent = CategoricalPgAgent()
+    with sampler_of().initialize(agent, seed=0) as sampler:
+        samples, _ = sampler.obtain_samples(0)
+        with pytest.raises(ValueError, match=r"bootstrap_value=True"):
+            ready(PPO(), agent, samples).optimize_agent(0, samples)
+
+
+@pytest.mark.parametrize("cls", ALGOS)
+def test_a_saved_algorithm_goes_on_as_if_never_stopped(cls: type[PolicyGradientAlgo]) -> None:
+    agent, samples = one_batch()
+    algo = ready(cls(), agent, samples)
+    algo.optimize_agent(0, samples)
+    saved, saved_agent = deepcopy((algo.state_dict(), agent.state_dict()))
+    algo.optimize_agent(1, samples)
+
+    for loads in (True, False):
+        other = CategoricalPgAgent()
+        assert agent.spaces is not None
+        other.initialize(agent.spaces, seed=9)
+        again = ready(cls(), other, samples)
+        other.load_state_dict(saved_agent)
+        if loads:
+            again.load_state_dict(saved)
+        again.optimize_agent(1, samples)
+        assert equal(weights(agent), weights(other)) == loads, "the optimizer's moments matter"
+
+
+def test_the_gradient_is_clipped() -> None:
+    agent, samples = one_batch()
+    info = ready(A2C(clip_grad_norm=1e-3, adam_eps=1.0, learning_rate=1.0), agent, samples).optimize_agent(0, samples)
+    assert info["gradNorm"] > 1e-2
+    moved = math.sqrt(
+        sum(
+            float((now - then).square().sum())
+            for now, then in zip(weights(agent), weights(one_batch()[0]), strict=True)
+        )
+    )
+    assert moved == pytest.approx(1e-3, rel=0.1)  # Adam with a large ε takes the gradient itself, here as clipped

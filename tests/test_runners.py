@@ -1,0 +1,476 @@
+"""Runners: the loop, its log, its checkpoints, and every way it can end."""
+
+import csv
+import io
+import math
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import torch
+
+from headrace.agents.pg import CategoricalPgAgent
+from headrace.algos.pg import A2C, PPO
+from headrace.buffers.samples import Samples
+from headrace.errors import CheckpointError, EnvFailed, SamplerClosed, SamplerError
+from headrace.processes.affinity import Affinity
+from headrace.runners import MinibatchRl, MinibatchRlEval, Runner, checkpoint, load_checkpoint, save_checkpoint
+from headrace.runners.logging import ConsoleLogger, CsvLogger, Logger, plot_learning_curve, statistics
+from headrace.samplers import BaseSampler, CpuSampler, SerialSampler
+from tests.walk import Walk
+
+ROOT = Path(__file__).parent.parent
+DEADLINE = 30
+QUIET = Logger()
+
+
+def sampler_of(env: Any = "CartPole-v1", batch_T: int = 16, batch_B: int = 4, **more: Any) -> SerialSampler:
+    return SerialSampler(env, batch_T=batch_T, batch_B=batch_B, **more)
+
+
+def rows_of(log_dir: Path) -> list[dict[str, float]]:
+    with (log_dir / "progress.csv").open(newline="") as file:
+        return [{name: float(value or "nan") for name, value in row.items()} for row in csv.DictReader(file)]
+
+
+def closed(sampler: BaseSampler) -> bool:
+    with pytest.raises(SamplerClosed):
+        sampler.obtain_samples(0)
+    return True
+
+
+# ---- MinibatchRl ----
+
+
+def test_it_trains_logs_and_leaves_a_checkpoint(tmp_path: Path) -> None:
+    agent, sampler = CategoricalPgAgent(), sampler_of(batch_B=8)
+    runner = MinibatchRl(
+        A2C(),
+        agent,
+        sampler,
+        n_steps=1000,
+        seed=3,
+        log_interval_steps=256,
+        log_traj_window=7,
+        log_dir=tmp_path / "new",
+        logger=QUIET,
+    )
+    episodes = runner.train()
+    assert closed(sampler)
+    rows = rows_of(tmp_path / "new")
+    assert [row["Iteration"] for row in rows] == [2, 4, 6, 8]  # 1000 steps are 8 batches of 128
+    assert [row["CumSteps"] for row in rows] == [256, 512, 768, 1024]
+    last = rows[-1]
+    assert last["CumCompletedTrajs"] == sum(row["NewCompletedTrajs"] for row in rows)
+    assert len(episodes) == 7
+    returns = np.array([info.Return for info in episodes])
+    for kind, value in (
+        ("Average", returns.mean()),
+        ("Std", returns.std()),
+        ("Median", np.median(returns)),
+        ("Min", returns.min()),
+        ("Max", returns.max()),
+    ):
+        assert last["Return" + kind] == pytest.approx(value)
+    assert last["StepsInTrajWindow"] == sum(info.Length for info in episodes)
+    assert last["DiscountedReturnMax"] < last["ReturnMax"], "the algorithm's discount is the statistics'"
+    for name in ("lossAverage", "gradNormMax", "entropyMin", "perplexityMedian", "LengthStd", "NonzeroRewardsMin"):
+        assert math.isfinite(last[name])
+    assert last["StepsPerSecond"] > 0
+    assert rows[0]["CumTime"] < last["CumTime"]
+
+    state = load_checkpoint(tmp_path / "new" / "checkpoint.pt")
+    assert (state["itr"], state["steps"], state["seed"]) == (8, 1024, 3)
+    for name, value in agent.model.state_dict().items():
+        assert torch.equal(state["agent"]["model"][name], value)
+    again = A2C()
+    again.initialize(agent, n_itr=1, batch_spec=sampler.batch_spec)
+    again.load_state_dict(state["algo"])
+
+
+def test_the_same_seed_trains_the_same_agent() -> None:
+    def train(seed: int | None, sampler: BaseSampler) -> tuple[int | None, torch.Tensor]:
+        agent = CategoricalPgAgent()
+        runner = MinibatchRl(PPO(epochs=2), agent, sampler, n_steps=256, seed=seed, logger=QUIET)
+        runner.train()
+        return runner.seed, agent.model.head.weight.detach()
+
+    seed, weight = train(None, sampler_of(deterministic=True))
+    assert seed is not None
+    cpu = CpuSampler("CartPole-v1", batch_T=16, batch_B=4, n_workers=2, deterministic=True)
+    assert torch.equal(weight, train(seed, cpu)[1])
+    assert not torch.equal(weight, train(seed + 1, sampler_of(deterministic=True))[1])
+
+
+def test_padding_is_not_counted_as_steps(tmp_path: Path) -> None:
+    sampler = sampler_of(Walk, reset_mode="wait")
+    MinibatchRl(A2C(), CategoricalPgAgent(), sampler, n_steps=192, seed=0, log_dir=tmp_path, logger=QUIET).train()
+    row = rows_of(tmp_path)[-1]
+    assert row["Iteration"] == 3
+    assert row["CumSteps"] < 192
+
+
+def test_a_stopped_runner_ends_after_the_batch(tmp_path: Path) -> None:
+    class StopsItself(A2C):
+        def optimize_agent(self, itr: int, samples: Samples) -> dict[str, float]:
+            if itr == 4:
+                runner.stop()
+            return super().optimize_agent(itr, samples)
+
+    sampler = sampler_of()
+    runner = MinibatchRl(StopsItself(), CategoricalPgAgent(), sampler, 1e6, seed=0, log_dir=tmp_path, logger=QUIET)
+    runner.train()
+    assert closed(sampler)
+    assert rows_of(tmp_path)[-1]["Iteration"] == load_checkpoint(tmp_path / "checkpoint.pt")["itr"] == 5
+
+
+def test_no_log_dir_means_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    MinibatchRl(A2C(), CategoricalPgAgent(), sampler_of(), n_steps=64, logger=QUIET).train()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["n_steps", "log_interval_steps"])
+def test_wrong_numbers_are_named(name: str) -> None:
+    steps = {"n_steps": 100.0, "log_interval_steps": 100.0, name: 0.0}
+    with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
+        MinibatchRl(A2C(), CategoricalPgAgent(), sampler_of(), **steps)
+
+
+# ---- MinibatchRlEval ----
+
+
+def test_it_evaluates_before_training_and_at_every_row(tmp_path: Path) -> None:
+    sampler = sampler_of(eval_n_envs=3, eval_max_trajectories=6)
+    runner = MinibatchRlEval(
+        PPO(),
+        CategoricalPgAgent(),
+        sampler,
+        n_steps=256,
+        seed=0,
+        log_interval_steps=128,
+        log_dir=tmp_path,
+        logger=QUIET,
+    )
+    episodes = runner.train()
+    rows = rows_of(tmp_path)
+    assert [row["CumSteps"] for row in rows] == [0, 128, 256]
+    assert [row["TrajsInEval"] for row in rows] == [6, 6, 6]
+    assert len(episodes) == 6
+    assert rows[-1]["ReturnAverage"] == pytest.approx(np.mean([info.Return for info in episodes]))
+    assert rows[-1]["StepsInEval"] == sum(info.Length for info in episodes)
+    assert rows[-1]["CumEvalTime"] > rows[0]["CumEvalTime"] > 0
+    assert math.isnan(rows[0]["lossAverage"])
+    assert math.isfinite(rows[1]["lossAverage"])
+
+
+def test_evaluating_without_environments_says_what_to_give() -> None:
+    sampler = sampler_of()
+    with pytest.raises(SamplerError, match="eval_n_envs"):
+        MinibatchRlEval(A2C(), CategoricalPgAgent(), sampler, n_steps=64, logger=QUIET).train()
+    assert closed(sampler)
+
+
+# ---- how it ends ----
+
+
+class Breaks(Walk):
+    """Raises in its 50th step."""
+
+    steps = 0
+
+    def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        self.steps += 1
+        if self.steps == 50:
+            raise RuntimeError("out of coffee")
+        return super().step(action)
+
+
+def test_an_environment_that_raises_leaves_the_last_weights_and_the_log(tmp_path: Path) -> None:
+    sampler = CpuSampler(Breaks, batch_T=10, batch_B=4, n_workers=2, max_decorrelation_steps=0)
+    agent = CategoricalPgAgent()
+    runner = MinibatchRl(A2C(), agent, sampler, 1e6, seed=0, log_interval_steps=40, log_dir=tmp_path, logger=QUIET)
+    with pytest.raises(EnvFailed, match="out of coffee"):
+        runner.train()
+    assert closed(sampler)
+    assert [row["Iteration"] for row in rows_of(tmp_path)] == [1, 2, 3, 4]
+    state = load_checkpoint(tmp_path / "checkpoint.pt")
+    assert state["itr"] == 4
+    assert torch.equal(state["agent"]["model"]["head.weight"], agent.model.head.weight)
+
+
+def test_a_loss_that_is_not_finite_closes_the_sampler() -> None:
+    sampler = sampler_of()
+    with pytest.raises(FloatingPointError, match="itr"):
+        MinibatchRl(PPO(learning_rate=1e30), CategoricalPgAgent(), sampler, n_steps=1e4, seed=0, logger=QUIET).train()
+    assert closed(sampler)
+
+
+def test_ctrl_c_keeps_everything_and_says_so_in_few_words(tmp_path: Path) -> None:
+    program = subprocess.Popen(
+        [sys.executable, "-m", "tests.runner_script", str(tmp_path)],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        assert program.stderr is not None
+        for _ in range(3):
+            assert "steps/s" in program.stderr.readline()
+        workers = psutil.Process(program.pid).children(recursive=True)
+        assert len(workers) == 2
+        os.killpg(program.pid, signal.SIGINT)  # a terminal sends it to every process of the group
+        _, stderr = program.communicate(timeout=DEADLINE)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(program.pid, signal.SIGKILL)
+    complaint = [line for line in stderr.splitlines() if "steps/s" not in line]
+    assert len(complaint) <= 10, stderr
+    assert complaint[-1].startswith("KeyboardInterrupt: interrupted after ")
+    assert complaint[-1].endswith(f"checkpoint: {tmp_path / 'checkpoint.pt'}")
+    assert not psutil.wait_procs(workers, timeout=DEADLINE)[1]
+    rows = rows_of(tmp_path)
+    assert [row["Iteration"] for row in rows] == list(range(1, len(rows) + 1))
+    assert load_checkpoint(tmp_path / "checkpoint.pt")["itr"] >= len(rows) >= 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.pt", "progress.csv"]
+
+
+# ---- where it runs ----
+
+
+class Placed(Walk):
+    """Tells the CPUs it may run on."""
+
+    def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, _ = super().step(action)
+        return observation, reward, terminated, truncated, {"cpus": tuple(psutil.Process().cpu_affinity())}
+
+
+@pytest.mark.skipif(not psutil.LINUX, reason="needs CPU affinity")
+def test_the_master_is_placed_only_if_asked_and_never_its_workers() -> None:
+    before, threads = psutil.Process().cpu_affinity(), torch.get_num_threads()
+
+    def placed(affinity: Affinity | None) -> tuple[list[int], int, set[tuple[int, ...]]]:
+        sampler = CpuSampler(Placed, batch_T=30, batch_B=4, n_workers=2)
+        episodes = MinibatchRl(
+            A2C(), CategoricalPgAgent(), sampler, n_steps=120, seed=0, affinity=affinity, logger=QUIET
+        ).train()
+        workers = {info.info["cpus"] for info in episodes}
+        return psutil.Process().cpu_affinity(), torch.get_num_threads(), workers
+
+    try:
+        assert placed(None) == (before, threads, {tuple(before)})
+        asked = Affinity(master_cpus=(before[-1],), master_torch_threads=threads + 1)
+        assert placed(asked) == ([before[-1]], threads + 1, {tuple(before)})
+        psutil.Process().cpu_affinity(before)
+        assert placed(Affinity(master_cpus=(before[-1],), set_affinity=False))[0] == before
+    finally:
+        psutil.Process().cpu_affinity(before)
+        torch.set_num_threads(threads)
+
+
+# ---- checkpoints ----
+
+
+STATE = {"weights": {"w": torch.arange(1000.0)}, "itr": 3, "name": "x", "rates": [0.1, 0.2]}
+
+
+def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "c.pt", {"itr": 0})
+    save_checkpoint(tmp_path / "c.pt", STATE)
+    state = load_checkpoint(tmp_path / "c.pt")
+    assert torch.equal(state["weights"]["w"], STATE["weights"]["w"])  # type: ignore[index]
+    assert {key: state[key] for key in ("itr", "name", "rates")} == {"itr": 3, "name": "x", "rates": [0.1, 0.2]}
+    assert [path.name for path in tmp_path.iterdir()] == ["c.pt"]
+
+
+def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "c.pt"
+    save_checkpoint(path, STATE)
+    whole = path.read_bytes()
+    for broken in (whole[:-1], whole[: len(whole) // 2], whole[:30], whole[:-900] + b"\x00" * 900):
+        path.write_bytes(broken)
+        with pytest.raises(CheckpointError, match="damaged"):
+            load_checkpoint(path)
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 1
+    path.write_bytes(flipped)
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_checkpoint(path)
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "c.pt"
+    for content in (b"", b"not a checkpoint", pickle.dumps({"agent": 1})):
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError, match="not a headrace checkpoint"):
+            load_checkpoint(path)
+    with pytest.raises(FileNotFoundError):
+        load_checkpoint(tmp_path / "nothing.pt")
+
+
+class Evil:
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.mkdir, (os.environ["EVIL_DIRECTORY"],)
+
+
+def test_code_in_a_checkpoint_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EVIL_DIRECTORY", str(tmp_path / "evil"))
+    buffer = io.BytesIO()
+    torch.save({"agent": Evil()}, buffer)
+    payload = buffer.getvalue()
+    path = tmp_path / "c.pt"
+    path.write_bytes(checkpoint._MAGIC + sha256(payload).digest() + payload)
+    with pytest.raises(CheckpointError, match="not loaded"):
+        load_checkpoint(path)
+    assert not (tmp_path / "evil").exists()
+
+
+def test_a_failed_save_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "c.pt"
+    save_checkpoint(path, STATE)
+    old = path.read_bytes()
+
+    def full_disk(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        save_checkpoint(path, {"itr": 4})
+    assert path.read_bytes() == old
+    assert [path.name for path in tmp_path.iterdir()] == ["c.pt"]
+
+
+def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: (events.append("sync"), fsync(fd))[1])
+    monkeypatch.setattr(os, "replace", lambda a, b: (events.append("rename"), replace(a, b))[1])
+    save_checkpoint(tmp_path / "c.pt", STATE)
+    assert events == ["sync", "rename", "sync"]
+
+
+# ---- logs ----
+
+
+def test_statistics_leave_out_what_is_not_a_number() -> None:
+    assert statistics("x", [1.0, math.nan, 3.0, 8.0]) == {
+        "xAverage": 4.0,
+        "xStd": pytest.approx(np.std([1, 3, 8])),
+        "xMedian": 3.0,
+        "xMin": 1.0,
+        "xMax": 8.0,
+    }
+    assert all(math.isnan(value) for value in statistics("x", []).values())
+
+
+def test_the_csv_is_whole_after_every_row_and_takes_new_columns(tmp_path: Path) -> None:
+    logger = CsvLogger(tmp_path / "progress.csv")
+    logger.row({"a": 1, "b": 2.5})
+    assert rows_of(tmp_path) == [{"a": 1, "b": 2.5}]
+    logger.row({"a": 3, "c": 4, "b": 5})
+    logger.row({"c": 6})
+    nan = pytest.approx(math.nan, nan_ok=True)
+    expected = [{"a": 1, "b": 2.5, "c": nan}, {"a": 3, "b": 5, "c": 4}, {"a": nan, "b": nan, "c": 6}]
+    assert rows_of(tmp_path) == expected
+    logger.close()
+    logger.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["progress.csv"]
+
+
+def test_a_log_is_never_written_over_another(tmp_path: Path) -> None:
+    (tmp_path / "progress.csv").write_text("precious")
+    sampler = sampler_of()
+    with pytest.raises(FileExistsError, match="choose another"):
+        MinibatchRl(A2C(), CategoricalPgAgent(), sampler, n_steps=64, log_dir=tmp_path, logger=QUIET).train()
+    assert (tmp_path / "progress.csv").read_text() == "precious"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+ROW = {"CumSteps": 250, "CumTime": 5.0, "StepsPerSecond": 50.0, "ReturnAverage": 12.34}
+
+
+def test_a_line_says_steps_rate_time_left_and_return() -> None:
+    stream = io.StringIO()
+    with ConsoleLogger(stream) as logger:
+        logger.start(1000)
+        logger.progress(100, 1.0)
+        logger.row(ROW)
+    assert stream.getvalue().split() == ["250", "steps", "25%", "50", "steps/s", "ETA", "0:00:15", "return", "12.3"]
+
+
+def test_a_terminal_gets_a_bar_that_leaves_no_thread() -> None:
+    stream, threads = Terminal(), threading.active_count()
+    with ConsoleLogger(stream) as logger:
+        logger.start(1000)
+        assert threading.active_count() == threads
+        logger.progress(500, 77.7)
+        logger.row(ROW)
+    text = stream.getvalue()
+    assert "50%" in text
+    assert "return 77.7" in text
+    assert "ETA 0:00:15" in text
+
+
+def test_without_tqdm_a_terminal_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    stream = Terminal()
+    with ConsoleLogger(stream) as logger:
+        logger.start(1000)
+        logger.progress(500, 77.7)
+        logger.row(ROW)
+    assert stream.getvalue().count("\n") == 1
+    assert "return 12.3" in stream.getvalue()
+
+
+def test_a_learning_curve_is_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log, picture = tmp_path / "progress.csv", tmp_path / "curve.png"
+    log.write_text("CumSteps,ReturnAverage,ReturnMin,ReturnMax\n0,nan,nan,nan\n10,1,0,2\n20,3,1,4\n")
+    plot_learning_curve(log, picture, final_return=3.5)
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    log.write_text("CumSteps\n10\n")
+    with pytest.raises(ValueError, match="no row with a return"):
+        plot_learning_curve(log, picture)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match=r"headrace\[plot\]"):
+        plot_learning_curve(log, picture)
+
+
+def test_loggers_of_ones_own_hear_everything() -> None:
+    class Heard(Logger):
+        def __init__(self) -> None:
+            self.events: list[str] = []
+
+        def start(self, n_steps: int) -> None:
+            self.events.append(f"start {n_steps}")
+
+        def progress(self, steps: int, mean_return: float = math.nan) -> None:
+            self.events.append(f"progress {steps}")
+
+        def row(self, row: Any) -> None:
+            self.events.append(f"row {row['CumSteps']}")
+
+        def close(self) -> None:
+            self.events.append("close")
+
+    logger = Heard()
+    runner: Runner = MinibatchRl(
+        A2C(), CategoricalPgAgent(), sampler_of(), n_steps=128, seed=0, log_interval_steps=64, logger=logger
+    )
+    runner.train()
+    assert logger.events == ["start 128", "progress 64", "row 64", "progress 128", "row 128", "close"]

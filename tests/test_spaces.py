@@ -1,0 +1,363 @@
+"""Spaces: null values, what is recorded of observations, what environments get for actions, what is refused."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from headrace.agents.base import Agent
+from headrace.agents.pg import CategoricalPgAgent
+from headrace.buffers.tree import allocate_like, tree_leaves, tree_map, tree_paths, tree_rows
+from headrace.envs.spaces import Mismatch, action_decoder, null_value, observation_writer
+from headrace.errors import EnvContractError, SamplerError
+from headrace.models import FlatFeatures
+from headrace.samplers import SerialSampler
+from headrace.types import AgentStep, EnvSpaces, StepInputs
+from tests.environments import SHAPELESS, SPACES, AnySpaces
+
+ALL = pytest.mark.parametrize("space", SPACES.values(), ids=SPACES.keys())
+REFUSED = pytest.mark.parametrize("space", SHAPELESS.values(), ids=SHAPELESS.keys())
+
+
+def empty_rows(space: spaces.Space[Any], *leading: int) -> Any:
+    return allocate_like(null_value(space), leading, np.zeros)
+
+
+def plain(value: Any) -> Any:
+    """An element of a space, or a row of a batch, as nested lists."""
+    if isinstance(value, dict):
+        return {key: plain(child) for key, child in value.items()}
+    if isinstance(value, tuple):
+        return tuple(plain(child) for child in value)
+    return np.asarray(value).tolist()
+
+
+def indexed_from_0(space: spaces.Space[Any], action: Any) -> Any:
+    """What an agent says for `action`: discrete numbers count from 0."""
+    match space:
+        case spaces.Dict():
+            return {key: indexed_from_0(child, action[key]) for key, child in space.spaces.items()}
+        case spaces.Tuple():
+            return tuple(indexed_from_0(child, part) for child, part in zip(space.spaces, action, strict=True))
+        case spaces.Discrete() | spaces.MultiDiscrete():
+            return np.asarray(action - space.start)
+    return np.asarray(action)
+
+
+@ALL
+def test_null_values_are_zeros_of_the_spaces_shape_and_dtype(space: spaces.Space[Any]) -> None:
+    null, sample = null_value(space), space.sample()
+    assert [path for path, _ in tree_paths(null)] == [path for path, _ in tree_paths(sample)]
+    for zero, leaf in zip(tree_leaves(null), tree_leaves(sample), strict=True):
+        assert isinstance(zero, np.ndarray)
+        assert zero.shape == np.shape(leaf)
+        assert zero.dtype == np.asarray(leaf).dtype
+        assert not zero.any()
+
+
+@ALL
+def test_observations_are_recorded_as_they_are(space: spaces.Space[Any]) -> None:
+    space.seed(3)
+    rows, casts = empty_rows(space, 4), []
+    write = observation_writer(space, lambda: casts.append(1), "observation")
+    observations = [space.sample() for _ in range(4)]
+    for row in (2, 0, 3, 1):
+        write(rows, row, observations[row])
+    assert [plain(tree_rows(rows, row)) for row in range(4)] == [plain(value) for value in observations]
+    assert casts == []
+
+
+@ALL
+def test_environments_get_actions_that_are_in_their_space(space: spaces.Space[Any]) -> None:
+    """Discrete numbers with their start added; each environment its own, unshared array."""
+    space.seed(4)
+    actions = [space.sample() for _ in range(5)]
+    columns = [indexed_from_0(space, action) for action in actions]
+    recorded = tree_map(lambda *leaves: np.stack(leaves), *columns)
+    kept = tree_map(np.copy, recorded)
+    decoded = action_decoder(space)(recorded)
+    assert [plain(action) for action in decoded] == [plain(action) for action in actions]
+    assert all(space.contains(action) for action in decoded)
+    for action in decoded:  # an environment may write into what it is given
+        for leaf in tree_leaves(action):
+            if isinstance(leaf, np.ndarray) and leaf.ndim:
+                leaf[...] = 0
+    assert plain(recorded) == plain(kept)
+
+
+def test_box_actions_are_clipped_for_the_environment_only() -> None:
+    space = spaces.Box(np.array([-1, 0], np.float32), np.array([1, np.inf], np.float32))
+    recorded = np.array([[5, 5], [-5, -5], [0.25, 0.5]], np.float32)
+    decoded = action_decoder(space)(recorded)
+    assert [action.tolist() for action in decoded] == [[1, 5], [-1, 0], [0.25, 0.5]]
+    assert all(action.dtype == np.float32 for action in decoded)
+    assert recorded.tolist() == [[5, 5], [-5, -5], [0.25, 0.5]]
+
+
+@REFUSED
+def test_spaces_without_a_fixed_shape_are_refused_with_the_remedy(space: spaces.Space[Any]) -> None:
+    for function in (null_value, action_decoder, lambda space: observation_writer(space, lambda: None)):
+        with pytest.raises(EnvContractError, match="no fixed shape") as caught:
+            function(space)
+        assert "Wrap the environment" in str(caught.value)
+
+
+@pytest.mark.parametrize("where", ["observation", "action"])
+@REFUSED
+def test_samplers_refuse_them_and_close_the_environments(space: spaces.Space[Any], where: str) -> None:
+    made: list[AnySpaces] = []
+    pair = (space, spaces.Discrete(2)) if where == "observation" else (spaces.Discrete(2), space)
+    sampler = SerialSampler(AnySpaces, {"observation_space": pair[0], "action_space": pair[1], "made": made}, **SIZES)
+    with pytest.raises(EnvContractError, match="no fixed shape"):
+        sampler.initialize(CategoricalPgAgent(), seed=0)
+    assert [env.closed for env in made] == [1, 1, 1]
+
+
+WRONG: dict[str, tuple[spaces.Space[Any], Any, str]] = {
+    "wrong shape": (SPACES["box"], np.zeros(4, np.float32), "shape [3]"),
+    "broadcastable shape": (SPACES["box"], np.zeros(1, np.float32), "shape [3]"),
+    "one dimension more": (SPACES["box"], np.zeros((1, 3), np.float32), "shape [3]"),
+    "zero dimensions": (SPACES["box"], np.zeros((), np.float32), "shape [3]"),
+    "float16": (SPACES["box"], np.zeros(3, np.float16), "dtype float32"),
+    "int32": (SPACES["box"], np.zeros(3, np.int32), "dtype float32"),
+    "bool": (SPACES["box"], np.zeros(3, np.bool_), "dtype float32"),
+    "object": (SPACES["box"], np.array([1.0, 2.0, None]), "dtype float32"),
+    "float32 for float64": (SPACES["box float64"], np.zeros(2, np.float32), "dtype float64"),
+    "float64 for uint8": (SPACES["image"], np.zeros((2, 4, 3), np.float64), "dtype uint8"),
+    "int64 for uint8": (SPACES["image"], np.zeros((2, 4, 3), np.int64), "dtype uint8"),
+    "transposed": (SPACES["image"], np.zeros((3, 2, 4), np.uint8), "shape [2, 4, 3]"),
+    "list": (SPACES["box"], [0.0, 0.0, 0.0], "a numpy array of float32 [3]"),
+    "tuple": (SPACES["box"], (0.0, 0.0, 0.0), "a numpy array of float32 [3]"),
+    "number": (SPACES["box"], 0.5, "a numpy array of float32 [3]"),
+    "number for a scalar box": (SPACES["box scalar"], 0.5, "a numpy array of float32 []"),
+    "None": (SPACES["box"], None, "a numpy array of float32 [3]"),
+    "torch tensor": (SPACES["box"], torch.zeros(3), "a numpy array of float32 [3]"),
+    "dict for box": (SPACES["box"], {"x": np.zeros(3, np.float32)}, "a numpy array of float32 [3]"),
+    "float for discrete": (SPACES["discrete"], 1.0, "an integer in [0, 5)"),
+    "numpy float for discrete": (SPACES["discrete"], np.float32(1), "an integer in [0, 5)"),
+    "array for discrete": (SPACES["discrete"], np.array([1]), "an integer in [0, 5)"),
+    "None for discrete": (SPACES["discrete"], None, "an integer in [0, 5)"),
+    "str for discrete": (SPACES["discrete"], "1", "an integer in [0, 5)"),
+    "discrete too large": (SPACES["discrete"], 5, "an integer in [0, 5)"),
+    "discrete negative": (SPACES["discrete"], -1, "an integer in [0, 5)"),
+    "discrete below its start": (SPACES["discrete from 7"], 6, "an integer in [7, 10)"),
+    "discrete after its end": (SPACES["discrete from -2"], 2, "an integer in [-2, 2)"),
+    "multi-discrete dtype": (SPACES["multi-discrete"], np.zeros(2, np.int32), "dtype int64"),
+    "multi-binary bools": (SPACES["multi-binary"], np.zeros(4, np.bool_), "dtype int8"),
+    "not a dict": (SPACES["dict"], (0, 0), "a dict with the keys ['gear', 'position']"),
+    "key missing": (SPACES["dict"], {"gear": 1}, "a dict with the keys ['gear', 'position']"),
+    "key too many": (
+        SPACES["dict"],
+        {"gear": 1, "position": np.zeros(2, np.float32), "extra": 0},
+        "a dict with the keys ['gear', 'position']",
+    ),
+    "list for tuple": (SPACES["tuple"], [np.zeros(2, np.int8), np.zeros(2, np.float32)], "a tuple of 2"),
+    "tuple too short": (SPACES["tuple"], (np.zeros(2, np.int8),), "a tuple of 2"),
+}
+
+
+@pytest.mark.parametrize(("space", "observation", "expected"), WRONG.values(), ids=WRONG.keys())
+def test_an_observation_that_is_not_of_the_space_is_a_mismatch(
+    space: spaces.Space[Any], observation: Any, expected: str
+) -> None:
+    rows = empty_rows(space, 2)
+    with pytest.raises(Mismatch) as caught:
+        observation_writer(space, lambda: None, "observation")(rows, 1, observation)
+    assert caught.value.expected == expected
+    assert caught.value.path == "observation"
+    assert caught.value.came
+
+
+@pytest.mark.parametrize(
+    ("change", "path"),
+    [
+        (lambda value: value["body"].update(joints=np.zeros(2, np.float32)), "observation['body']['joints']"),
+        (lambda value: value["body"].update(modes=[0, 1]), "observation['body']['modes']"),
+        (lambda value: value.update(camera=(np.zeros((2, 2), np.uint8), 3)), "observation['camera'][1]"),
+        (lambda value: value.update(camera=(np.zeros((2, 2), np.int8), 0)), "observation['camera'][0]"),
+        (lambda value: value.update(camera=None), "observation['camera']"),
+    ],
+)
+def test_a_mismatch_deep_inside_names_its_place(change: Any, path: str) -> None:
+    space = SPACES["nested"]
+    observation = space.sample()
+    change(observation)
+    with pytest.raises(Mismatch) as caught:
+        observation_writer(space, lambda: None, "observation")(empty_rows(space, 2), 0, observation)
+    assert caught.value.path == path
+
+
+def test_a_large_observation_is_not_printed_whole() -> None:
+    with pytest.raises(Mismatch) as caught:
+        observation_writer(SPACES["box"], lambda: None, "observation")(empty_rows(SPACES["box"], 1), 0, [0.0] * 10**5)
+    assert len(caught.value.came) < 80
+
+
+def test_float64_for_float32_is_cast_and_told() -> None:
+    casts: list[int] = []
+    rows = empty_rows(SPACES["dict"], 2)
+    write = observation_writer(SPACES["dict"], lambda: casts.append(1), "observation")
+    write(rows, 1, {"position": np.array([0.1, 0.2]), "gear": 2})
+    assert rows["position"].tolist() == [[0, 0], [np.float32(0.1), np.float32(0.2)]]
+    assert casts == [1]
+
+
+@pytest.mark.parametrize("value", [2, np.int64(2), np.uint8(2), np.array(2)])
+def test_any_integer_is_a_discrete_observation(value: Any) -> None:
+    rows = empty_rows(SPACES["discrete"], 1)
+    observation_writer(SPACES["discrete"], lambda: None)(rows, 0, value)
+    assert rows.tolist() == [2]
+
+
+def test_non_contiguous_observations_are_recorded() -> None:
+    rows = empty_rows(SPACES["image"], 1)
+    image = np.arange(24, dtype=np.uint8).reshape(3, 4, 2).T
+    observation_writer(SPACES["image"], lambda: None)(rows, 0, image)
+    assert np.array_equal(rows[0], image)
+
+
+# ---- through a sampler ----
+
+SIZES: dict[str, Any] = {"batch_T": 6, "batch_B": 3, "max_decorrelation_steps": 0}
+
+
+@dataclass
+class Seen:
+    observation: Any
+    features: torch.Tensor
+
+
+class AnyAgent(Agent):
+    """Acts in every space: element number t of a list of its own; records the observation it was given."""
+
+    def __init__(self, actions: list[Any]) -> None:
+        self._actions, self._t = actions, 0
+
+    def build_model(self, spaces: EnvSpaces) -> torch.nn.Module:
+        return FlatFeatures(spaces.observation)
+
+    def sample_mode(self, itr: int) -> None:
+        super().sample_mode(itr)
+        self._t = 0
+
+    def step(self, inputs: StepInputs, state: Any) -> AgentStep:
+        n, action = len(inputs.is_first), self._actions[self._t % len(self._actions)]
+        self._t += 1
+        rows = tree_map(lambda leaf: torch.from_numpy(np.stack([leaf] * n)), action)
+        return AgentStep(rows, Seen(inputs.observation, self.model(inputs.observation)))
+
+    def value(self, inputs: StepInputs, state: Any) -> torch.Tensor:
+        return self.model(inputs.observation).sum(-1)
+
+    def __call__(self, inputs: StepInputs, state: Any = None) -> Any:
+        return None
+
+
+@pytest.mark.parametrize("reset_mode", ["mid_batch", "wait"])
+@ALL
+def test_a_batch_of_every_space(space: spaces.Space[Any], reset_mode: str) -> None:
+    """Observations and actions of the same space: shown, recorded, given to the agent; said, recorded, carried out."""
+    space.seed(8)
+    made: list[AnySpaces] = []
+    said = [indexed_from_0(space, space.sample()) for _ in range(6)]
+    sampler = SerialSampler(
+        AnySpaces,
+        {"observation_space": space, "action_space": space, "made": made},
+        reset_mode=reset_mode,
+        **SIZES,
+    )
+    with sampler.initialize(AnyAgent(said), seed=0, bootstrap_value=True):
+        samples, _ = sampler.obtain_samples(0)
+        arrays = samples.copy().numpy()
+    shown = [made[b].shown for b in range(3)]
+    rows = [0, 1, 2, 3, 5] if reset_mode == "mid_batch" else [0, 1, 2, 3]  # 4 is the final one, 5 a reset's
+    for b in range(3):
+        for t, number in enumerate(rows):
+            assert plain(tree_rows(arrays.env.observation, (t, b))) == plain(shown[b][number])
+            assert plain(tree_rows(arrays.agent.agent_info.observation, (t, b))) == plain(shown[b][number])
+        assert plain(tree_rows(arrays.final.observation, b)) == plain(shown[b][4])
+        steps = 6 if reset_mode == "mid_batch" else 4
+        assert len(made[b].actions) == steps
+        for t in range(steps):
+            assert plain(tree_rows(arrays.agent.action, (t, b))) == plain(said[t])
+            assert plain(indexed_from_0(space, made[b].actions[t])) == plain(said[t])
+            assert space.contains(made[b].actions[t])
+        if reset_mode == "wait":
+            for t in (4, 5):
+                padding = tree_rows(arrays.env.observation, (t, b))
+                assert not any(np.any(leaf) for leaf in tree_leaves(padding))
+    assert arrays.agent.agent_info.features.shape[:2] == (6, 3)
+
+
+def test_recorded_box_actions_are_the_agents_own_and_the_environment_gets_clipped_ones() -> None:
+    made: list[AnySpaces] = []
+    wild = np.array([9.0, -9.0, 0.5], np.float32)
+    options = {"observation_space": SPACES["discrete"], "action_space": SPACES["box"], "made": made}
+    sampler = SerialSampler(AnySpaces, options, **SIZES)
+    with sampler.initialize(AnyAgent([wild]), seed=0):
+        samples, _ = sampler.obtain_samples(0)
+        assert samples.agent.action[2, 1].tolist() == [9.0, -9.0, 0.5]
+        assert samples.agent.prev_action[3, 1].tolist() == [9.0, -9.0, 0.5]
+        assert samples.final.prev_action[0].tolist() == [9.0, -9.0, 0.5]
+    assert made[1].actions[2].tolist() == [3.0, -2.0, 0.5]
+
+
+def test_environments_of_different_spaces_are_refused() -> None:
+    made: list[AnySpaces] = []
+
+    def make() -> AnySpaces:
+        return AnySpaces(spaces.Discrete(2 + len(made)), spaces.Discrete(2), made)
+
+    with pytest.raises(EnvContractError, match="one batch holds one kind") as caught:
+        SerialSampler(make, **SIZES).initialize(CategoricalPgAgent(), seed=0)
+    assert "env 1" in str(caught.value)
+    assert [env.closed for env in made] == [1, 1, 1]
+
+
+def test_evaluation_environments_of_other_spaces_are_refused() -> None:
+    made: list[AnySpaces] = []
+
+    def make(size: int) -> AnySpaces:
+        return AnySpaces(spaces.Discrete(size), spaces.Discrete(2), made)
+
+    sampler = SerialSampler(make, {"size": 3}, eval_env_kwargs={"size": 4}, eval_n_envs=2, **SIZES)
+    with pytest.raises(EnvContractError, match="eval_env_kwargs"):
+        sampler.initialize(CategoricalPgAgent(), seed=0)
+    assert [env.closed for env in made] == [1] * 5
+
+
+def test_an_agent_for_other_actions_says_so() -> None:
+    made: list[AnySpaces] = []
+    options = {"observation_space": SPACES["discrete"], "action_space": SPACES["box"], "made": made}
+    with pytest.raises((TypeError, SamplerError), match="Discrete"):
+        SerialSampler(AnySpaces, options, **SIZES).initialize(CategoricalPgAgent(), seed=0)
+    assert [env.closed for env in made] == [1, 1, 1]
+
+
+# ---- features ----
+
+
+def test_features_of_nested_spaces_are_concatenated_in_the_order_of_the_space() -> None:
+    space = SPACES["nested"]
+    observation = {
+        "camera": (torch.tensor([[1, 2], [3, 4]], dtype=torch.uint8), torch.tensor(2)),
+        "body": {"joints": torch.tensor([5.0, 6.0, 7.0]), "modes": torch.tensor([8, 9])},
+    }
+    features = FlatFeatures(space)
+    parts = {"camera": [1, 2, 3, 4, 0, 0, 1], "body": [5, 6, 7, 8, 9]}
+    expected = [number for key in space.spaces for number in parts[key]]  # type: ignore[attr-defined]
+    assert features.size == 12
+    assert features(observation).tolist() == expected
+    stacked = tree_map(lambda leaf: leaf.expand(4, 3, *leaf.shape), observation)
+    assert features(stacked).tolist() == [[expected] * 3] * 4
+
+
+@pytest.mark.parametrize("name", ["discrete from 7", "discrete from -2"])
+def test_discrete_features_are_one_hot_from_the_start(name: str) -> None:
+    space = SPACES[name]
+    assert isinstance(space, spaces.Discrete)
+    numbers = torch.arange(int(space.start), int(space.start + space.n))
+    assert FlatFeatures(space)(numbers).tolist() == torch.eye(int(space.n)).tolist()
