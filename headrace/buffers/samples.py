@@ -7,7 +7,7 @@ torch views of the same bytes. Row t of every `[T, B]` array is contiguous over 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -268,8 +268,8 @@ class Samples:
         return Samples(agent, env, Final(nobody, nobody, None, None, torch.zeros(0), None))
 
     def with_final(self, final: Final) -> Samples:
-        """The same views in objects of their own, with these final entries."""
-        return Samples(replace(self.agent), replace(self.env), final)
+        """The same views in dataclasses and dicts of their own, with these final entries."""
+        return Samples(tree_map(_itself, self.agent), tree_map(_itself, self.env), final)
 
     @property
     def batch_spec(self) -> BatchSpec:
@@ -309,6 +309,10 @@ def _indexed(fields: dict[str, Tree], index: Any, without_time: Sequence[str]) -
         name: tree_rows(tree, (slice(None), columns) if name in without_time else (rows, columns))
         for name, tree in fields.items()
     }
+
+
+def _itself(leaf: Any) -> Any:
+    return leaf
 
 
 def _on_host(values: Any) -> np.ndarray:

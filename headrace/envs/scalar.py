@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter_ns
@@ -57,6 +58,7 @@ class ScalarEnvs:
         self._declared = {key: (np.dtype(dtype), tuple(shape)) for key, (dtype, shape) in (env_info_keys or {}).items()}
         self._seen_keys = set(self._declared)
         self._cast_noted = False
+        self._own_action_spaces: list[gymnasium.Space[Any]] = []
         self._allowance: list[int] | None = None
         self._steps = [env.step for env in envs]
         self._rewards: list[Any] = [0.0] * len(envs)
@@ -70,6 +72,9 @@ class ScalarEnvs:
                     f"{env_ids[0]} has {self.spaces.observation} and {self.spaces.action}; one batch holds one kind"
                 )
             env.action_space.seed(space_seed)
+            # Random actions come from a copy: a space that is a class attribute is one for all environments.
+            self._own_action_spaces.append(copy.deepcopy(env.action_space))
+            self._own_action_spaces[-1].seed(space_seed)
 
     def allow(self, resets: int | None) -> None:
         """Sets how many times each row may still reset itself in `step`; None: always."""
@@ -102,7 +107,8 @@ class ScalarEnvs:
     def step_random(self, out: StepRow) -> tuple[Sequence[Any], Ends]:
         """Steps every row that is not waiting with a random action; see `EnvBatch.step_random`."""
         actions = [
-            None if waits else env.action_space.sample() for env, waits in zip(self._envs, self.waiting, strict=True)
+            None if waits else space.sample()
+            for space, waits in zip(self._own_action_spaces, self.waiting, strict=True)
         ]
         recorded = [None if action is None else encoded_action(self.spaces.action, action) for action in actions]
         ended = self._step_rows(actions, self._steps, out)

@@ -27,7 +27,7 @@ from headrace.samplers.layout import Layout, spread
 from headrace.samplers.timing import TimingReport
 from headrace.samplers.traj_info import Episodes, TrajInfo, make_traj_infos
 from headrace.samplers.validate import checked_arguments
-from headrace.types import BatchSpec, EnvSpaces, StepInputs
+from headrace.types import BatchSpec, EnvSpaces, StepInputs, Timing
 
 __all__ = ["BaseSampler"]
 
@@ -121,6 +121,8 @@ class BaseSampler(ABC):
         self._state = "new"  # new → open → closed
         self._cause: BaseException | None = None
         self._said: set[str] = set()
+        self._timings: list[Timing] = []
+        self._seconds = 0.0
         self._slot: Slot | None = None
         self._views: Samples | None = None
 
@@ -164,8 +166,6 @@ class BaseSampler(ABC):
         self.seed = draw_seed() if seed is None else int(seed)
         self._agent = agent
         self._n_batches = self._n_evaluations = self._version = 0
-        self._seconds = 0.0
-        self._timings: list[Any] = []
         B = self.batch_spec.B
         env_ids = range(rank * B, rank * B + B)
         try:

@@ -68,9 +68,6 @@ class Actor:
             self.draw(first_step)
         slot.version[:] = version
         self._final_states = []
-        if self._state is not None:
-            self._state = _zeroed(self._state, self._inputs[0].is_first)
-            tree_copy_into(tree_rows(slot.first_state, 0), tree_map(_numpy, self._state))
 
     def draw(self, first_step: int) -> None:
         """Draws the noise of the batch that begins at `first_step`; `begin` does, unless it was done ahead."""
@@ -81,7 +78,7 @@ class Actor:
 
     def act(self, t: int) -> None:
         """Chooses the actions of row t."""
-        if self._state is not None and t:
+        if self._state is not None:
             self._enter_row(t)
         try:
             with torch.inference_mode():
@@ -113,12 +110,17 @@ class Actor:
                 raise self._failed(error, "value()") from error
 
     def _enter_row(self, t: int) -> None:
-        """Keeps the state of episodes that ended in step t − 1 for their V(final); zeroes it where row t `is_first`."""
+        """Keeps the state of episodes that ended in step t − 1 for their V(final); zeroes it where row t `is_first`.
+
+        Row 0 exists only once the loop is there: its state is recorded here, not in `begin`.
+        """
         slot = self._slot
-        rows = np.flatnonzero(slot.terminated[t - 1] | slot.truncated[t - 1])
+        rows = np.flatnonzero(slot.terminated[t - 1] | slot.truncated[t - 1]) if t else ()
         if len(rows):
             self._final_states.append(tree_map(_numpy, tree_rows(self._state, torch.from_numpy(rows))))
         self._state = _zeroed(self._state, self._inputs[t].is_first)
+        if t == 0:
+            tree_copy_into(tree_rows(slot.first_state, 0), tree_map(_numpy, self._state))
 
     def _write_final_states(self) -> None:
         self.overflow = None
