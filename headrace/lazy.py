@@ -13,6 +13,8 @@ def lazy_exports(package: str, exports: Mapping[str, str]) -> tuple[Callable[[st
     """`__getattr__` and `__dir__` for a package whose public names live in modules: `{name: module}`."""
 
     def __getattr__(name: str) -> Any:
+        if name == "__all__":  # for `from package import *`
+            return sorted(exports)
         if name not in exports:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         return getattr(importlib.import_module(exports[name]), name)

@@ -50,6 +50,11 @@ def test_sampling_inverts_the_distribution_function(noise: float, action: int) -
     assert dist.sample(torch.tensor([noise])).item() == action
 
 
+def test_a_draw_that_just_reaches_an_action_chooses_it() -> None:
+    assert Categorical(torch.zeros(2)).sample(torch.tensor([0.5])).item() == 0
+    assert Categorical(torch.zeros(4)).sample(torch.tensor([0.75])).item() == 2
+
+
 def test_sampling_is_row_by_row_over_any_leading_dims() -> None:
     logits = torch.log(torch.tensor([[0.2, 0.3, 0.5], [0.9, 0.05, 0.05]]))
     noise = torch.tensor([[0.4], [0.4]])

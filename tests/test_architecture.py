@@ -165,3 +165,9 @@ def test_no_keyword_arguments_are_passed_through(path: Path) -> None:
 def test_files_are_of_a_size_to_be_read() -> None:
     sizes = {str(path.relative_to(PACKAGE)): len(path.read_text().splitlines()) for path in FILES}
     assert max(sizes.values()) <= 400, {name: size for name, size in sizes.items() if size > 400}
+
+
+def test_a_star_import_brings_the_public_names() -> None:
+    names: dict[str, object] = {}
+    exec("from headrace.samplers import *", names)
+    assert {"BaseSampler", "CpuSampler", "SerialSampler", "TrajInfo"} <= names.keys()

@@ -136,11 +136,17 @@ def test_an_environment_that_raises_is_one_line_and_a_file(tmp_path: Path, capsy
 
 
 @pytest.mark.parametrize(
-    ("number", "status", "says"),
-    [(signal.SIGINT, 130, "headrace: interrupted after "), (signal.SIGTERM, 143, "stopped by SIGTERM; checkpoint: ")],
-    ids=["ctrl-c", "sigterm"],
+    ("number", "to_all", "status", "says"),
+    [
+        (signal.SIGINT, True, 130, "headrace: interrupted after "),  # as a terminal does
+        (signal.SIGTERM, False, 143, "stopped by SIGTERM; checkpoint: "),
+        (signal.SIGTERM, True, 143, "stopped by SIGTERM; checkpoint: "),  # as service managers do
+    ],
+    ids=["ctrl-c", "sigterm", "sigterm-to-all"],
 )
-def test_a_signal_ends_training_in_good_order(tmp_path: Path, number: int, status: int, says: str) -> None:
+def test_a_signal_ends_training_in_good_order(
+    tmp_path: Path, number: int, to_all: bool, status: int, says: str
+) -> None:
     options = ["--n-steps", "100000000", "--log-interval-steps", "128", "--n-workers", "2"]
     program = subprocess.Popen(
         [*PROGRAM, "train", *options, *SMALL, "--log-dir", str(tmp_path / "run")],
@@ -154,10 +160,7 @@ def test_a_signal_ends_training_in_good_order(tmp_path: Path, number: int, statu
         assert "steps/s" in program.stderr.readline()
         workers = psutil.Process(program.pid).children(recursive=True)
         assert len(workers) == 2
-        if number == signal.SIGINT:
-            os.killpg(program.pid, number)  # a terminal sends it to every process of the group
-        else:
-            os.kill(program.pid, number)
+        (os.killpg if to_all else os.kill)(program.pid, number)
         stdout, stderr = program.communicate(timeout=DEADLINE)
     finally:
         with suppress(ProcessLookupError):

@@ -11,7 +11,7 @@ from gymnasium import spaces
 
 from headrace.agents.pg import CategoricalPgAgent
 from headrace.errors import EnvContractError, EnvFailed, SamplerClosed, SamplerError
-from headrace.samplers import SerialSampler
+from headrace.samplers import BaseSampler, CpuSampler, SerialSampler
 from tests.environments import BOX3, SEED, SPACES, EpisodeStep, Lying, raising, replace
 from tests.faulty import OddConstructor, Unpicklable
 
@@ -378,12 +378,12 @@ def test_a_constructor_that_fails_is_not_hidden_by_a_close_that_fails() -> None:
         SerialSampler(ClosesBadly, batch_T=2, batch_B=4).initialize(CategoricalPgAgent(), seed=SEED)
 
 
-def test_ctrl_c_in_an_environment_stays_ctrl_c_and_closes_the_sampler() -> None:
+@pytest.mark.parametrize("at", PHASES)
+def test_ctrl_c_in_an_environment_stays_ctrl_c_and_closes_the_sampler(at: str) -> None:
     made: list[Lying] = []
-    sampler = sampler_of(made, raising(KeyboardInterrupt()))
-    sampler.initialize(CategoricalPgAgent(), seed=SEED)
+    sampler = sampler_of(made, raising(KeyboardInterrupt()), at)
     with pytest.raises(KeyboardInterrupt) as caught:
-        sampler.obtain_samples(0)
+        use(sampler)
     assert caught.value.__cause__ is None  # or Python prints a page of frames
     with pytest.raises(SamplerClosed) as refused:
         sampler.obtain_samples(1)
@@ -489,14 +489,19 @@ def test_declared_infos_are_recorded(value: Any, declared: tuple[str, tuple[int,
 
 # ---- the log ----
 
+EITHER = pytest.mark.parametrize("cls", [SerialSampler, CpuSampler])
 
-def test_a_cast_is_said_once_with_the_name_of_the_environment(caplog: pytest.LogCaptureFixture) -> None:
+
+@EITHER
+def test_a_cast_is_said_once_with_the_name_of_the_environment(
+    cls: type[BaseSampler], caplog: pytest.LogCaptureFixture
+) -> None:
     class Float64(EpisodeStep):
         def _observation(self) -> np.ndarray:
             return super()._observation().astype(np.float64)
 
     with caplog.at_level(logging.DEBUG, "headrace"):
-        sampler = SerialSampler(Float64, batch_T=9, batch_B=3)
+        sampler = cls(Float64, batch_T=9, batch_B=4, n_workers=2, start_method="fork")
         with sampler.initialize(CategoricalPgAgent(), seed=SEED):
             for itr in range(3):
                 samples, _ = sampler.obtain_samples(itr)
@@ -507,9 +512,11 @@ def test_a_cast_is_said_once_with_the_name_of_the_environment(caplog: pytest.Log
     assert "Float64" in said[0].getMessage()
 
 
-def test_undeclared_info_keys_are_said_once(caplog: pytest.LogCaptureFixture) -> None:
+@EITHER
+def test_undeclared_info_keys_are_said_once(cls: type[BaseSampler], caplog: pytest.LogCaptureFixture) -> None:
+    keys = {"number": ("int32", ())}
     with caplog.at_level(logging.DEBUG, "headrace"):
-        sampler = SerialSampler(EpisodeStep, batch_T=20, batch_B=3, env_info_keys={"number": ("int32", ())})
+        sampler = cls(EpisodeStep, batch_T=20, batch_B=4, env_info_keys=keys, n_workers=2, start_method="fork")
         with sampler.initialize(CategoricalPgAgent(), seed=SEED):
             for itr in range(3):
                 sampler.obtain_samples(itr)

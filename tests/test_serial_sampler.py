@@ -19,7 +19,7 @@ from headrace.buffers.samples import Samples
 from headrace.buffers.tree import tree_leaves, tree_paths
 from headrace.errors import AgentFailed, SamplerClosed, SamplerError
 from headrace.rng import Stream, env_keys, env_seeds, uniforms
-from headrace.samplers import SerialSampler, TrajInfo
+from headrace.samplers import BaseSampler, CpuSampler, SerialSampler, TrajInfo
 from headrace.types import AgentStep, EnvSpaces, StepInputs
 from tests.environments import EPISODE_STEP_INFO, SEED, AnySpaces, EpisodeStep, Stochastic
 
@@ -97,11 +97,15 @@ class Setup:
     decorrelation: int = 0
     deterministic: bool = False
     rank: int = 0
+    n_workers: int = 0  # more: the same from that many processes
 
     def __str__(self) -> str:
         return "-".join(
-            [self.reset_mode, f"decorrelation {self.decorrelation}", f"rank {self.rank}"]
+            [self.reset_mode]
+            + [f"decorrelation {self.decorrelation}"] * (self.decorrelation > 0)
+            + [f"rank {self.rank}"] * (self.rank > 0)
             + ["deterministic"] * self.deterministic
+            + [f"{self.n_workers} workers"] * (self.n_workers > 0)
         )
 
 
@@ -112,6 +116,8 @@ SETUPS = [
     Setup(reset_mode="wait", decorrelation=11),
     Setup(deterministic=True, rank=6),  # env ids 30 to 34: the rows of two blocks
     Setup(reset_mode="wait", decorrelation=4, deterministic=True, rank=1),
+    Setup(decorrelation=11, n_workers=3),
+    Setup(reset_mode="wait", n_workers=2),
 ]
 
 
@@ -289,7 +295,7 @@ Run = tuple[list[dict[str, torch.Tensor]], list[list[TrajInfo]], list[Expected]]
 @functools.cache
 def run(setup: Setup) -> Run:
     """The sampler's batches and those made by hand."""
-    sampler = SerialSampler(
+    sampler = (CpuSampler if setup.n_workers else SerialSampler)(
         EpisodeStep,
         {"lengths": LENGTHS},
         batch_T=T,
@@ -298,6 +304,8 @@ def run(setup: Setup) -> Run:
         max_decorrelation_steps=setup.decorrelation,
         env_info_keys=EPISODE_STEP_INFO,
         deterministic=setup.deterministic,
+        n_workers=setup.n_workers or None,
+        start_method="fork",
     )
     batches, traj_infos = [], []
     kwargs: dict[str, Any] = {"traj_info_kwargs": {"discount": DISCOUNT}, "rank": setup.rank, "world_size": 8}
@@ -370,7 +378,7 @@ def sampler_of(lengths: Any = LENGTHS, **options: Any) -> SerialSampler:
     return SerialSampler(EpisodeStep, {"lengths": lengths}, **(sizes | options))
 
 
-def obtain(sampler: SerialSampler, agent: Agent | None = None, n: int = 1, **kwargs: Any) -> list[Samples]:
+def obtain(sampler: BaseSampler, agent: Agent | None = None, n: int = 1, **kwargs: Any) -> list[Samples]:
     with sampler.initialize(agent or Recurrent(), **({"seed": SEED} | kwargs)):
         return [sampler.obtain_samples(itr)[0].copy() for itr in range(n)]
 
@@ -418,9 +426,19 @@ def test_a_recurrent_state_goes_on_over_batches_and_starts_anew_after_ends() -> 
     assert batches[1].final.state["count"].tolist() == [9, 9]
 
 
-def test_more_ends_than_the_final_region_has_room_for() -> None:
+@pytest.mark.parametrize("cls", [SerialSampler, CpuSampler])
+def test_more_ends_than_the_final_region_has_room_for(cls: type[BaseSampler]) -> None:
     """Episodes of one step: T · B of them in every batch."""
-    for samples in obtain(sampler_of(((1,),), batch_T=20, batch_B=3), n=3):
+    sampler = cls(
+        EpisodeStep,
+        {"lengths": ((1,),)},
+        batch_T=20,
+        batch_B=3,
+        max_decorrelation_steps=0,
+        n_workers=2,
+        start_method="fork",
+    )
+    for samples in obtain(sampler, n=3):
         assert len(samples.final) == 60
         assert samples.final.time.tolist() == [t for t in range(20) for _ in range(3)]
         assert samples.final.column.tolist() == [0, 1, 2] * 20
@@ -511,6 +529,38 @@ def test_the_same_seed_gives_the_same_batches_and_another_seed_others(reset_mode
     for mine, theirs in zip(first, other, strict=True):
         assert not torch.equal(mine.env.observation, theirs.env.observation)
         assert not torch.equal(mine.agent.action, theirs.agent.action)
+
+
+class OwnChoice(Stochastic):
+    """Throws its action space's dice itself."""
+
+    def step(self, action: np.int64) -> Any:
+        return super().step(self.action_space.sample())
+
+
+def test_the_action_space_of_an_environment_is_seeded_too() -> None:
+    first, again = (obtain(SerialSampler(OwnChoice, batch_T=9, batch_B=3), CategoricalPgAgent()) for _ in range(2))
+    assert equal(first[0], again[0])
+    assert len(first[0].env.observation[-1, :, 2].unique()) == 3
+
+
+class Placed(CategoricalPgAgent):
+    """Records the row in which an environment stands when its action is chosen, and how many rows there are."""
+
+    def step(self, inputs: StepInputs, state: Any) -> AgentStep:
+        n = len(inputs.is_first)
+        return AgentStep(super().step(inputs, state).action, (torch.arange(n), torch.full((n,), n)))
+
+
+def test_deterministic_inference_has_32_rows_and_a_place_for_each_env_id() -> None:
+    """So a row's matrix products are rounded alike whoever else is in the batch."""
+    sampler = SerialSampler(Stochastic, batch_T=2, batch_B=20, deterministic=True)
+    (samples,) = obtain(sampler, Placed(), rank=1, world_size=2)
+    places, counts = samples.agent.agent_info
+    assert places[1].tolist() == [env_id % 32 for env_id in range(20, 40)]
+    assert counts.unique().tolist() == [32]
+    (samples,) = obtain(SerialSampler(Stochastic, batch_T=2, batch_B=20), Placed())
+    assert samples.agent.agent_info[1].unique().tolist() == [20]
 
 
 def test_environments_of_one_batch_differ() -> None:
@@ -694,6 +744,24 @@ def test_evaluations_start_with_zero_inputs_and_zero_state() -> None:
         second = agent.greedy_inputs[10 * number + 1]
         assert second[".is_first"] == [False, False]
         assert second[".prev_reward"] == [10 * number - 1, 10 * number - 1]
+
+
+def test_noise_of_evaluations_is_never_the_same_twice() -> None:
+    """Nor that of training."""
+    agent = Recurrent()
+    sampler = sampler_of(((40,),), eval_n_envs=2)
+    with sampler.initialize(agent, seed=SEED):
+        noise = sampler.obtain_samples(0)[0].agent.agent_info.noise.flatten().tolist()
+        for itr in range(3):
+            sampler.evaluate_agent(itr)
+    noise += [draw for row in agent.greedy_inputs for draw in row[".noise"]]
+    assert len(set(noise)) == len(noise) == T * B + 3 * 2 * 40
+
+
+def test_each_rank_evaluates_in_environments_of_its_own() -> None:
+    with sampler_of(((2,),), eval_n_envs=2).initialize(Recurrent(), seed=SEED, rank=1, world_size=2) as sampler:
+        answer = sampler.evaluate_agent(0)
+    assert [(info.env_id, info.info["number"]) for info in answer] == [(2, 1002), (3, 1003)]
 
 
 def test_a_recurrent_state_goes_on_through_a_long_evaluation() -> None:
@@ -902,3 +970,13 @@ def test_timing_counts_the_steps_environments_took() -> None:
 def test_the_batch_spec_is_what_was_asked_for() -> None:
     sampler = sampler_of()
     assert (sampler.batch_spec.T, sampler.batch_spec.B, sampler.batch_spec.size) == (T, B, T * B)
+
+
+@pytest.mark.parametrize("itr", ["0", None, 0.5, -1, True])
+def test_an_itr_that_is_no_number_of_a_batch_is_named_and_closes_nothing(itr: Any) -> None:
+    sampler = SerialSampler(EpisodeStep, batch_T=2, batch_B=1, eval_n_envs=1)
+    with sampler.initialize(CategoricalPgAgent(), seed=0):
+        for call in (sampler.obtain_samples, sampler.evaluate_agent):
+            with pytest.raises((TypeError, ValueError), match="itr must be"):
+                call(itr)
+        sampler.obtain_samples(0)

@@ -187,6 +187,7 @@ class BaseSampler(ABC):
         again; `samples.copy()` keeps them.
         """
         self._require_open()
+        checked_arguments(itr=itr)
         begin = perf_counter()
         try:
             reports = self._collect(itr, self._next_version(), self._n_batches)
@@ -211,6 +212,7 @@ class BaseSampler(ABC):
         self._require_open()
         if not self._eval_n_envs:
             raise SamplerError("evaluate_agent() needs evaluation environments; give the sampler eval_n_envs")
+        checked_arguments(itr=itr)
         try:
             episodes = self._evaluate(itr, self._next_version(), self._n_evaluations)
             self._n_evaluations += 1

@@ -119,8 +119,7 @@ class Collector:
         actor.finish()
         if loop.overflow is not None:
             loop.overflow.state = actor.overflow
-        notes, self._train_envs.notes = self._train_envs.notes, []
-        return SliceReport(loop.n_final, loop.overflow, loop.finished, notes, loop.timing)
+        return SliceReport(loop.n_final, loop.overflow, loop.finished, self._notes(), loop.timing)
 
     def prepare(self, batch_index: int) -> None:
         """What the next batch needs and can have before its command comes: resets of waiting rows, and noise."""
@@ -148,6 +147,15 @@ class Collector:
             done_rows += n_rows
         parts.append(loop.episodes.unfinished(done_rows))
         return parts
+
+    def _notes(self) -> list[tuple[int, str]]:
+        """What the environments have for the log since the last time."""
+        notes: list[tuple[int, str]] = []
+        for envs in (self._train_envs, self._eval_envs):
+            if envs is not None:
+                notes += envs.notes
+                envs.notes = []
+        return notes
 
     def close(self) -> None:
         """Closes the environments; a failure is raised after all are closed."""

@@ -275,7 +275,6 @@ class CollectionLoop:
             )
             before = tree_map(np.copy, self._observation) if self.episodes.objects is not None else None
             actions, ends = self.envs.step_random(out)
-            reward[t][held] = 0
             if self.episodes.objects is not None:
                 self._step_objects(before, actions, out, held)
             if len(ends.rows):

@@ -21,6 +21,7 @@ _AT_LEAST = {
     "eval_max_steps": 1,
     "eval_max_trajectories": 1,
     "seed": 0,
+    "itr": 0,
     "rank": 0,
     "world_size": 1,
 }
