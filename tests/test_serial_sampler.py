@@ -975,7 +975,7 @@ def test_the_batch_spec_is_what_was_asked_for() -> None:
 @pytest.mark.parametrize("itr", ["0", None, 0.5, -1, True])
 def test_an_itr_that_is_no_number_of_a_batch_is_named_and_closes_nothing(itr: Any) -> None:
     sampler = SerialSampler(EpisodeStep, batch_T=2, batch_B=1, eval_n_envs=1)
-    with sampler.initialize(CategoricalPgAgent(), seed=0):
+    with sampler.initialize(CategoricalPgAgent(), seed=SEED):
         for call in (sampler.obtain_samples, sampler.evaluate_agent):
             with pytest.raises((TypeError, ValueError), match="itr must be"):
                 call(itr)
