@@ -141,6 +141,9 @@ class EnvBatch(Protocol):
         The actions are as they would be recorded, one per row.
         """
 
+    def hold(self, rows: np.ndarray) -> None:
+        """Has the rows of the mask `[n]` wait, and the others not."""
+
     def allow(self, resets: int | None) -> None:
         """Sets how many times each row may still reset itself in `step`; None: always."""
 

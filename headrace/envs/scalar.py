@@ -23,7 +23,9 @@ __all__ = ["EnvInfoKeys", "ScalarEnvs"]
 #: The info fields to record: `{name: (dtype, shape)}`.
 EnvInfoKeys = Mapping[str, tuple[Any, tuple[int, ...]]]
 
+_NUMBERS = (float, int)  # np.float64 is a float
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
+_all_true = np.logical_and.reduce  # what `array.all()` calls after two more frames
 
 
 class ScalarEnvs:
@@ -57,6 +59,7 @@ class ScalarEnvs:
         self._seeds: list[int | None] = [env_seed for env_seed, _ in seeds]
         self._declared = {key: (np.dtype(dtype), tuple(shape)) for key, (dtype, shape) in (env_info_keys or {}).items()}
         self._seen_keys = set(self._declared)
+        self._some_wait = False
         self._cast_noted = False
         self._own_action_spaces: list[gymnasium.Space[Any]] = []
         self._allowance: list[int] | None = None
@@ -76,6 +79,11 @@ class ScalarEnvs:
             self._own_action_spaces.append(copy.deepcopy(env.action_space))
             self._own_action_spaces[-1].seed(space_seed)
 
+    def hold(self, rows: np.ndarray) -> None:
+        """Has the rows of the mask `[n]` wait, and the others not."""
+        self.waiting[:] = rows
+        self._some_wait = bool(rows.any())
+
     def allow(self, resets: int | None) -> None:
         """Sets how many times each row may still reset itself in `step`; None: always."""
         self._allowance = None if resets is None else [resets] * len(self._envs)
@@ -90,6 +98,7 @@ class ScalarEnvs:
         for row in range(len(self._envs)) if rows is None else rows:
             self._reset_row(row, observation)
             self.waiting[row] = False
+        self._some_wait = bool(self.waiting.any())
         self._check_finite(observation, None, floats, "reset()")
 
     def step(self, actions: Tree, out: StepRow, timing: Timing | None = None) -> Ends:
@@ -135,7 +144,7 @@ class ScalarEnvs:
         rewards, infos, line, env_cell = self._rewards, self._infos, self._status.line, Status.ENV
         rows: Sequence[int] = range(len(steps))
         env_ids: Sequence[int] = self.env_ids
-        if self.waiting.any():
+        if self._some_wait:
             for row in np.flatnonzero(self.waiting).tolist():
                 rewards[row], infos[row] = 0.0, {}
             rows = np.flatnonzero(~self.waiting).tolist()
@@ -145,8 +154,13 @@ class ScalarEnvs:
         try:
             for row, env_id, step, action in zip(rows, env_ids, steps, actions, strict=True):
                 line[env_cell] = env_id
-                next_observation, rewards[row], terminated, truncated, infos[row] = step(action)
+                next_observation, reward, terminated, truncated, infos[row] = step(action)
                 write(observation, row, next_observation)
+                # In Python, a step at a time: NumPy calls that run once a row cost several times their time here,
+                # because the policy between two rows turns their code out of the caches.
+                if not isinstance(reward, _NUMBERS) or not -_FLOAT32_MAX <= reward <= _FLOAT32_MAX:
+                    reward = _reward(reward)
+                rewards[row] = reward
                 if terminated is not False or truncated is not False:
                     if _boolean(terminated, "terminated"):
                         out.terminated[row] = True
@@ -154,7 +168,7 @@ class ScalarEnvs:
                         out.truncated[row] = True
                     if terminated or truncated:
                         ended.append(row)
-            self._record_rewards(out)
+            out.reward[:] = rewards
             if self._declared:
                 self._record_infos(rows, out.env_info)
         except KeyboardInterrupt:
@@ -180,6 +194,7 @@ class ScalarEnvs:
         self._check_finite(out.observation, None, out.floats, "reset()")
         if stopped:
             self.waiting[stopped] = True
+            self._some_wait = True
         return ends
 
     def _reset_row(self, row: int, observation: Tree) -> None:
@@ -193,18 +208,6 @@ class ScalarEnvs:
             raise
         except BaseException as error:
             raise self._explained(error, "reset()") from error
-
-    def _record_rewards(self, out: StepRow) -> None:
-        try:
-            rewards = np.array(self._rewards)
-        except ValueError:  # rows of different shapes
-            rewards = np.empty((0,), np.bool_)
-        if rewards.shape != out.reward.shape or rewards.dtype.kind not in "fiub":
-            self._blame_reward()
-        with np.errstate(over="ignore"):  # too large for float32 is infinite here, and said below
-            out.reward[:] = rewards
-        if not np.isfinite(out.reward).all():
-            self._blame_reward()
 
     def _record_infos(self, rows: Sequence[int], env_info: dict[str, np.ndarray]) -> None:
         for row in rows:
@@ -252,23 +255,12 @@ class ScalarEnvs:
             )
         return user_code_failed(error, f"{self._name}: {call}", self._status)
 
-    def _blame_reward(self) -> None:
-        for row, reward in enumerate(self._rewards):
-            value = np.asarray(reward)
-            self._status.line[Status.ENV] = self.env_ids[row]
-            if value.shape != () or value.dtype.kind not in "fiub":
-                came = f"{type(reward).__name__} {value.dtype} {list(value.shape)}"
-                raise Mismatch("reward", came, "one number")
-            if not abs(float(value)) <= _FLOAT32_MAX:
-                raise Mismatch("reward", str(float(value)), "a finite float32")
-        raise Mismatch("reward", f"values that make no row: {self._rewards!r}"[:200], "one number per environment")
-
     def _check_finite(self, observation: Tree, env_info: Tree, floats: Sequence[np.ndarray], call: str) -> None:
         """Raises for NaN and infinity; `floats` are the floating-point leaves of the two trees."""
         line = self._status.line
         line[Status.ENV] = -1
         for leaf in floats:
-            if not np.isfinite(leaf).all():
+            if not _all_true(np.isfinite(leaf), None):
                 break
         else:
             return
@@ -320,6 +312,19 @@ def _info_value(came: Any, key: str, dtype: np.dtype[Any], shape: tuple[int, ...
     if dtype.kind in "bui" and (cast != value).any():
         raise Mismatch(f"info[{key!r}]", str(came), f"{expected}, and this does not fit")
     return cast
+
+
+def _reward(came: Any) -> float:
+    """A reward that is no plain Python number within float32: a NumPy scalar, a 0-d array, or a Mismatch."""
+    try:
+        value = np.asarray(came)
+    except ValueError:  # lists of different lengths
+        value = np.empty(0)
+    if value.shape != () or value.dtype.kind not in "fiub":
+        raise Mismatch("reward", f"{type(came).__name__} {value.dtype} {list(value.shape)}", "one number")
+    if not abs(float(value)) <= _FLOAT32_MAX:
+        raise Mismatch("reward", str(float(value)), "a finite float32")
+    return float(value)
 
 
 def _boolean(value: Any, field: str) -> bool:

@@ -175,6 +175,7 @@ class CollectionLoop:
         ended = _Ended()
         stepped = np.full(len(envs.env_ids), n_rows)
         stepped[envs.waiting] = 0
+        may_wait = self._wait_reset or until_idle
         idle = envs.waiting.copy() if envs.waiting.any() else None  # who does not take step t
         self.status.enter(phase)
         for t in range(n_rows):
@@ -198,8 +199,10 @@ class CollectionLoop:
                 self._step_objects(tree_rows(slot.observation, t), view.actions[t], view.step_rows[t], idle)
             if len(ends.rows):
                 ended.add(t, ends, self.episodes)
-                self._start_episodes(view, t, ends.rows, stepped)
-            if idle is not None or (len(ends.rows) and envs.waiting.any()):
+                self._start_episodes(view, t, ends.rows)
+                if may_wait:
+                    self._pad(view, t, ends.rows[envs.waiting[ends.rows]], stepped)
+            if may_wait and (idle is not None or envs.waiting.any()):
                 self._blank(view, t, idle)
                 idle = envs.waiting.copy()
             timing.rows += 1
@@ -222,17 +225,18 @@ class CollectionLoop:
     n_final: int
     overflow: FinalRegion | None
 
-    def _start_episodes(self, view: SlotView, t: int, rows: np.ndarray, stepped: np.ndarray) -> None:
-        """After ends in step t: row t + 1 starts an episode, or, if the environment waits, is padding."""
+    def _start_episodes(self, view: SlotView, t: int, rows: np.ndarray) -> None:
+        """After ends in step t, row t + 1 starts an episode."""
         for leaf in view.prev_action_leaves[t + 1]:
             leaf[rows] = 0
         view.prev_rewards[t + 1][rows] = 0
-        waits = self.envs.waiting[rows]
-        view.is_first[t + 1][rows] = ~waits
-        if waits.any():
-            stopped = rows[waits]
-            view.slot.valid[t + 1 :, stopped] = False
-            stepped[stopped] = t + 1
+        view.is_first[t + 1][rows] = True
+
+    def _pad(self, view: SlotView, t: int, rows: np.ndarray, stepped: np.ndarray) -> None:
+        """These rows stopped in step t and wait: what follows in this batch is padding."""
+        view.is_first[t + 1][rows] = False
+        view.slot.valid[t + 1 :, rows] = False
+        stepped[rows] = t + 1
 
     def _blank(self, view: SlotView, t: int, idle: np.ndarray | None) -> None:
         """Zeros what a waiting environment does not give: observation and inputs of row t + 1, env_info of row t."""
@@ -269,7 +273,8 @@ class CollectionLoop:
         for t in range(n_rows):
             self.status.line[Status.STEP] = t
             self.status.line[Status.PROGRESS] += 1
-            self.envs.waiting[:] = held = counts <= t
+            held = counts <= t
+            self.envs.hold(held)
             out = StepRow(
                 self._observation, reward[t], np.zeros(n, np.bool_), np.zeros(n, np.bool_), self._env_info, floats
             )
@@ -279,7 +284,7 @@ class CollectionLoop:
                 self._step_objects(before, actions, out, held)
             if len(ends.rows):
                 ended.add(t, ends, self.episodes)
-        self.envs.waiting[:] = False
+        self.envs.hold(np.zeros(n, np.bool_))
         self.episodes.add(reward, counts, ended.times, ended.rows, ended.infos, ended.objects)
 
     def _null_inputs(self, rows: Any) -> None:
