@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 .PHONY: demo test test-all lint install clean
 
 demo: install
-	$(BIN)/headrace train --algo ppo --env CartPole-v1 --sampler cpu --demo
+	$(BIN)/headrace train --algo ppo --env CartPole-v1 --sampler cpu
 
 test: install lint
 	$(BIN)/pytest -m "not slow and not gpu"

@@ -9,9 +9,12 @@ Printed, each the median over the repeats (and the quartiles):
     t_e    µs per step of the bare environment, resets included, B environments stepped in turn
     t_pi   µs per call of the agent's own `step` on the rows one process acts for
     X*     the limit, steps/s: serial B / (B t_e + t_pi(B)); cpu: W independent SerialSamplers of B/W, no coupling
+    X0     serial only: the bare loop, a row of environment steps and `agent.step` in turn, nothing recorded or checked.
+           Below X*, because each finds its caches full of the other's code (benchmarks/cold_caches.py)
     X      the sampler, steps/s
     eta    X / X*, of the same repeat
     omega  1/X − 1/X*, µs per step
+    omega0 1/X − 1/X0, µs per step
 
 An environment `busy:N` computes for N µs a step.
 """
@@ -103,6 +106,27 @@ def policy_seconds(agent: CategoricalPgAgent, n: int, calls: int) -> Callable[[]
     return measure
 
 
+def bare_loop_rate(env_cls: Any, agent: CategoricalPgAgent, B: int, rows: int) -> Callable[[], float]:
+    """Steps per second of environments and `agent.step` in turn, with nothing around them."""
+    envs = [env_cls() if callable(env_cls) else gym.make(env_cls) for _ in range(B)]
+    row = np.stack([env.reset(seed=seed)[0] for seed, env in enumerate(envs)])
+    zeros = torch.zeros(B)
+    inputs = StepInputs(torch.from_numpy(row), zeros.long(), zeros, zeros.bool(), torch.full((B, 1), 0.5))
+
+    def measure() -> float:
+        begin = time.perf_counter()
+        for _ in range(rows):
+            with torch.inference_mode():
+                actions = list(agent.step(inputs, None).action.numpy())
+            for env, action in zip(envs, actions, strict=True):
+                _, _, terminated, truncated, _ = env.step(action)
+                if terminated or truncated:
+                    env.reset()
+        return rows * B / (time.perf_counter() - begin)
+
+    return measure
+
+
 def collect_seconds(sampler: BaseSampler, batches: int) -> float:
     begin = time.perf_counter()
     for itr in range(batches):
@@ -173,11 +197,12 @@ def main() -> None:
         sampler: BaseSampler = CpuSampler(env_cls, n_workers=args.W, **options)
     else:
         sampler = SerialSampler(env_cls, **options)
-    found: dict[str, list[float]] = {name: [] for name in ("t_e", "t_pi", "X*", "X", "eta", "omega")}
+    found: dict[str, list[float]] = {name: [] for name in ("t_e", "t_pi", "X*", "X0", "X", "eta", "omega", "omega0")}
     with sampler.initialize(agent, affinity=affinity, seed=0):
         rows = max(8, min(args.T, 64))
         bare = bare_step_seconds(env_cls, args.B, rows)
         policy = policy_seconds(agent, -(-args.B // n_workers), 200)
+        bare_loop = bare_loop_rate(env_cls, agent, args.B, rows)
         collect_seconds(sampler, 3)
         for measure in (bare, policy):
             measure()
@@ -185,18 +210,23 @@ def main() -> None:
             t_e, t_pi = bare(), policy()
             limit = independent.rate(args.batches) if independent else args.B / (args.B * t_e + t_pi)
             rate = args.batches * args.T * args.B / collect_seconds(sampler, args.batches)
-            values = (t_e * 1e6, t_pi * 1e6, limit, rate, rate / limit, (1 / rate - 1 / limit) * 1e6)
+            loop_rate = bare_loop()
+            over, over_loop = (1e6 / rate - 1e6 / limit), (1e6 / rate - 1e6 / loop_rate)
+            values = (t_e * 1e6, t_pi * 1e6, limit, loop_rate, rate, rate / limit, over, over_loop)
             for name, value in zip(found, values, strict=True):
                 found[name].append(value)
         report = sampler.timing()
     if independent:
         independent.close()
     print(f"{args.env}, {args.sampler}, T={args.T}, B={args.B}" + (f", W={args.W}" if independent else ""))
-    units = {"t_e": "µs", "t_pi": "µs", "X*": "steps/s", "X": "steps/s", "eta": "", "omega": "µs/step"}
+    units = {"t_e": "µs", "t_pi": "µs", "eta": "", "omega": "µs/step", "omega0": "µs/step"}
     for name, values in found.items():
+        if independent and name in ("X0", "omega0"):
+            continue
         low, middle, high = statistics.quantiles(values, n=4)
-        digits = 0 if units[name] == "steps/s" else 3
-        print(f"  {name:6} {middle:>12,.{digits}f} {units[name]:8} ({low:,.{digits}f} … {high:,.{digits}f})")
+        unit = units.get(name, "steps/s")
+        digits = 0 if unit == "steps/s" else 3
+        print(f"  {name:6} {middle:>12,.{digits}f} {unit:8} ({low:,.{digits}f} … {high:,.{digits}f})")
     print(f"  {report}")
 
 

@@ -269,6 +269,76 @@ def test_the_behaviour_policy_is_the_one_recorded() -> None:
     assert not equal(plain, optimized(PPO(epochs=1), samples, agent))
 
 
+class Seen(A2C):
+    """Keeps the batch it learns from."""
+
+    def parts(self, itr: int, batch: PgBatch) -> Iterator[PgBatch]:
+        self.batch = batch
+        return super().parts(itr, batch)
+
+
+def test_the_value_of_a_final_observation_counts_where_the_episode_was_cut() -> None:
+    agent, samples = one_batch()
+    time, column = samples.final.time, samples.final.column
+    cut = samples.env.truncated[time, column]
+    assert 0 < cut.sum() < len(cut)
+    plain = optimized(A2C(), samples, agent)
+    samples.final.observation[~cut] = 100.0
+    assert equal(plain, optimized(A2C(), samples, agent)), "after a termination nothing follows"
+    samples.final.observation[cut] = 100.0
+    assert not equal(plain, optimized(A2C(), samples, agent))
+
+
+@pytest.mark.parametrize("reset_mode", ["mid_batch", "wait"])
+def test_advantages_are_normalized_over_valid_rows(reset_mode: str) -> None:
+    agent, samples = one_batch(reset_mode)
+    algo, raw = Seen(), Seen(normalize_advantage=False)
+    optimized(algo, samples, agent)
+    optimized(raw, samples, agent)
+    advantage = algo.batch.advantage
+    assert len(advantage) == int(samples.env.valid.sum())
+    assert advantage.mean().item() == pytest.approx(0.0, abs=1e-5)
+    assert advantage.std(correction=0).item() == pytest.approx(1.0, abs=1e-4)
+    mean, std = raw.batch.advantage.mean(), raw.batch.advantage.std(correction=0)
+    torch.testing.assert_close(advantage, (raw.batch.advantage - mean) / std, rtol=1e-3, atol=1e-4)
+
+
+def test_the_loss_is_the_weighted_sum_of_its_parts() -> None:
+    agent, samples = one_batch()
+    info = ready(A2C(value_loss_coeff=0.3, entropy_loss_coeff=0.2), agent, samples).optimize_agent(0, samples)
+    expected = info["policyLoss"] + 0.3 * info["valueLoss"] - 0.2 * info["entropy"]
+    assert info["loss"] == pytest.approx(expected, rel=1e-5)
+    assert info["perplexity"] == pytest.approx(math.exp(info["entropy"]))
+
+
+class Modes(CategoricalPgAgent):
+    """Notes whether the model is in training mode when it is asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.value_calls: list[bool] = []
+        self.forward_calls: list[bool] = []
+
+    def value(self, inputs: StepInputs, state: Any) -> torch.Tensor:
+        self.value_calls.append(self.model.training)
+        return super().value(inputs, state)
+
+    def __call__(self, inputs: StepInputs, state: Any = None) -> PgInfo:
+        self.forward_calls.append(self.model.training)
+        return super().__call__(inputs, state)
+
+
+def test_values_come_from_the_acting_model_and_losses_from_the_training_one() -> None:
+    agent = Modes()
+    _, samples = one_batch(agent=agent)
+    algo = ready(PPO(epochs=1, minibatches=2), agent, samples)
+    for itr in range(2):  # the second time the model is in training mode to begin with
+        agent.value_calls, agent.forward_calls = [], []
+        algo.optimize_agent(itr, samples)
+        assert agent.value_calls == [False]
+        assert agent.forward_calls == [False, True, True]  # the first is the one of value()
+
+
 # ---- what it never looks at ----
 
 
@@ -289,6 +359,14 @@ def test_padding_never_enters(algo: PolicyGradientAlgo, agent: Agent) -> None:
     assert poisoned.agent.bootstrap_value is not None
     poisoned.agent.bootstrap_value[0][padding[-1]] = math.nan
     assert equal(clean, optimized(algo, poisoned, agent))
+
+
+def test_a_batch_of_nothing_but_padding_changes_nothing() -> None:
+    agent, samples = one_batch()
+    before = weights(agent)
+    samples.env.valid[:] = False
+    assert ready(PPO(), agent, samples).optimize_agent(0, samples) == {}
+    assert equal(before, weights(agent))
 
 
 def test_a_batch_is_only_read() -> None:
@@ -408,3 +486,14 @@ def test_the_gradient_is_clipped() -> None:
         )
     )
     assert moved == pytest.approx(1e-3, rel=0.1)  # Adam with a large ε takes the gradient itself, here as clipped
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("algo", [A2C(), PPO(epochs=1)], ids=["a2c", "ppo"])
+def test_it_optimizes_where_the_agent_is(algo: PolicyGradientAlgo) -> None:
+    agent, samples = one_batch()
+    expected = optimized(algo, samples, agent)
+    agent.to_device("cuda")
+    for here, there in zip(expected, optimized(algo, samples, agent), strict=True):
+        torch.testing.assert_close(here, there.cpu(), rtol=1e-3, atol=1e-4)

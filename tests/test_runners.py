@@ -12,13 +12,14 @@ import threading
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import psutil
 import pytest
 import torch
 
+from headrace.agents.base import Agent
 from headrace.agents.pg import CategoricalPgAgent
 from headrace.algos.pg import A2C, PPO
 from headrace.buffers.samples import Samples
@@ -27,6 +28,7 @@ from headrace.processes.affinity import Affinity
 from headrace.runners import MinibatchRl, MinibatchRlEval, Runner, checkpoint, load_checkpoint, save_checkpoint
 from headrace.runners.logging import ConsoleLogger, CsvLogger, Logger, plot_learning_curve, statistics
 from headrace.samplers import BaseSampler, CpuSampler, SerialSampler
+from headrace.types import BatchSpec
 from tests.walk import Walk
 
 ROOT = Path(__file__).parent.parent
@@ -110,6 +112,31 @@ def test_the_same_seed_trains_the_same_agent() -> None:
     cpu = CpuSampler("CartPole-v1", batch_T=16, batch_B=4, n_workers=2, deterministic=True)
     assert torch.equal(weight, train(seed, cpu)[1])
     assert not torch.equal(weight, train(seed + 1, sampler_of(deterministic=True))[1])
+
+
+def test_the_algorithm_gets_the_seed_and_the_length_of_training() -> None:
+    class Told(A2C):
+        def initialize(self, agent: Agent, n_itr: int, batch_spec: BatchSpec, seed: int = 0) -> None:
+            self.told = (n_itr, batch_spec, seed)
+            super().initialize(agent, n_itr, batch_spec, seed)
+
+    algo = Told()
+    MinibatchRl(algo, CategoricalPgAgent(), sampler_of(), n_steps=129, seed=8, logger=QUIET).train()
+    assert algo.told == (3, BatchSpec(16, 4), 8)
+
+
+def test_there_is_a_checkpoint_after_every_row(tmp_path: Path) -> None:
+    class ReadsBack(Logger):
+        found: ClassVar[list[int]] = []
+
+        def progress(self, steps: int, mean_return: float = math.nan) -> None:
+            path = tmp_path / "checkpoint.pt"
+            self.found.append(load_checkpoint(path)["itr"] if path.exists() else 0)
+
+    MinibatchRl(
+        A2C(), CategoricalPgAgent(), sampler_of(), 384, log_interval_steps=128, log_dir=tmp_path, logger=ReadsBack()
+    ).train()
+    assert ReadsBack.found == [0, 0, 2, 2, 4, 4]
 
 
 def test_padding_is_not_counted_as_steps(tmp_path: Path) -> None:

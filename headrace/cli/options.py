@@ -6,6 +6,7 @@ import contextlib
 import difflib
 import io
 from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
 
 from headrace.cli.errors import CommandFailed, UsageError
@@ -59,9 +60,7 @@ def _first_sentence(box: str) -> str:
 def _flags(options: Any, prefix: str = "--") -> list[str]:
     """Every option as a user writes it: `--batch-T`, `--ppo.epochs`."""
     flags: list[str] = []
-    for name in type(options).__dataclass_fields__:
-        value = getattr(options, name)
-        flag = prefix + name.replace("_", "-")
-        nested = hasattr(type(value), "__dataclass_fields__")
-        flags += _flags(value, flag + ".") if nested else [flag]
+    for field in fields(options):
+        value, flag = getattr(options, field.name), prefix + field.name.replace("_", "-")
+        flags += _flags(value, flag + ".") if is_dataclass(value) else [flag]
     return flags

@@ -52,13 +52,13 @@ class TrainOptions:
     """Environments of a batch."""
     n_workers: int | None = None
     """Worker processes of the cpu sampler; as many as usable cores if not given."""
-    n_steps: int = 300_000
+    n_steps: int = 400_000
     """Environment steps to train for."""
     seed: int = 0
     """Of all randomness."""
     eval_episodes: int = 100
     """Episodes of the final evaluation."""
-    log_interval_steps: int = 15_000
+    log_interval_steps: int = 20_000
     """Environment steps between rows of progress.csv."""
     log_dir: Path | None = None
     """Where the results go; runs/ENV-ALGO-seedN-TIME if not given."""
@@ -149,9 +149,14 @@ def _agent_for(env_id: str) -> Agent:
     return CategoricalPgAgent()
 
 
+def _registered(env_id: str) -> str:
+    """The id without the module that registered it, which was imported when the first environment was made."""
+    return env_id.rpartition(":")[2]
+
+
 def _sampler(options: TrainOptions) -> BaseSampler:
     return _SAMPLERS[options.sampler](
-        options.env, batch_T=options.batch_T, batch_B=options.batch_B, n_workers=options.n_workers
+        _registered(options.env), batch_T=options.batch_T, batch_B=options.batch_B, n_workers=options.n_workers
     )
 
 
@@ -159,7 +164,7 @@ def _evaluation(options: TrainOptions) -> BaseSampler:
     """A sampler for the final evaluation alone; it steps no more environments at once than training did."""
     rounds = math.ceil(options.eval_episodes / options.batch_B)
     return _SAMPLERS[options.sampler](
-        options.env,
+        _registered(options.env),
         batch_T=1,
         batch_B=options.n_workers or usable_cores(),
         n_workers=options.n_workers,
@@ -180,6 +185,9 @@ def _trained(runner: MinibatchRl) -> bool:
     before = signal.signal(signal.SIGTERM, stop)
     try:
         runner.train()
+    except SamplerError:
+        if not stopped:  # a SIGTERM for the whole process group ends the workers first
+            raise
     finally:
         signal.signal(signal.SIGTERM, before)
     return not stopped

@@ -20,7 +20,7 @@ from headrace.runners.checkpoint import save_checkpoint
 from headrace.runners.logging.console import ConsoleLogger
 from headrace.runners.logging.csv_file import CsvLogger
 from headrace.runners.logging.logger import Logger, Loggers
-from headrace.runners.logging.statistics import statistics
+from headrace.runners.logging.summary import statistics
 from headrace.samplers.base import BaseSampler
 from headrace.samplers.traj_info import TrajInfo
 
@@ -48,7 +48,8 @@ class Runner(ABC):
         n_steps: environment steps to train for, rounded up to whole batches.
         seed: of all randomness; None draws one (`runner.seed` tells).
         affinity: where processes run (`Affinity`, or rlpyt's dict). Its `master_cpus` and `master_torch_threads` are
-            set for this process, after the workers have started, and stay.
+            set for this process, after the workers have started, and stay. For small models one thread is best: more
+            spend their time waiting for each other, a hundredfold where workers want the same cores.
         log_interval_steps: environment steps between rows of the log, at least one batch.
         log_dir: where `progress.csv` and `checkpoint.pt` go, made if it is not there; None: neither is written.
         logger: hears of progress besides the CSV; default a `ConsoleLogger`, `Logger()` for silence.

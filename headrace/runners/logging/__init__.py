@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from headrace.runners.logging.csv_file import CsvLogger as CsvLogger
     from headrace.runners.logging.logger import Logger as Logger, Loggers as Loggers
     from headrace.runners.logging.plot import plot_learning_curve as plot_learning_curve
-    from headrace.runners.logging.statistics import statistics as statistics
+    from headrace.runners.logging.summary import statistics as statistics
 
 __getattr__, __dir__ = lazy_exports(
     __name__,
@@ -21,6 +21,6 @@ __getattr__, __dir__ = lazy_exports(
         "Logger": "headrace.runners.logging.logger",
         "Loggers": "headrace.runners.logging.logger",
         "plot_learning_curve": "headrace.runners.logging.plot",
-        "statistics": "headrace.runners.logging.statistics",
+        "statistics": "headrace.runners.logging.summary",
     },
 )

@@ -41,7 +41,7 @@ class ConsoleLogger(Logger):
         left = seconds * (self._n_steps - steps) / steps if steps else math.nan
         eta = str(timedelta(seconds=round(max(0.0, left)))) if math.isfinite(left) else "?"
         self.message(
-            f"{steps:>12,.0f} steps  {steps / self._n_steps:4.0%}  {row['StepsPerSecond']:>9,.0f} steps/s  "
+            f"{steps:>12,.0f} steps  {steps / max(self._n_steps, 1):4.0%}  {row['StepsPerSecond']:>9,.0f} steps/s  "
             f"ETA {eta}  return {row.get('ReturnAverage', math.nan):.1f}"
         )
 
