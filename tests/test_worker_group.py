@@ -299,3 +299,36 @@ def test_a_trajinfo_class_that_cannot_be_imported_works_everywhere(start_method:
     for info in traj_infos:
         assert type(info) is Sum
         assert info.Total == pytest.approx(info.Return, rel=1e-5)
+
+
+def test_sigterm_to_the_whole_job_leaves_the_batch_to_the_master() -> None:
+    """A scheduler stops every process of a job; the master wants to finish its batch first."""
+    sampler = CpuSampler(Walk, batch_T=16, batch_B=2, n_workers=2, start_method="fork")
+    with sampler.initialize(CategoricalPgAgent(), seed=0):
+        for pid in other_processes():
+            os.kill(pid, signal.SIGTERM)
+        sampler.obtain_samples(0)
+
+
+def test_what_an_environment_starts_can_be_terminated() -> None:
+    """Ignored signals are inherited by programs; a handler is not."""
+    sampler = CpuSampler(StartsAProgram, batch_T=4, batch_B=1, n_workers=1, start_method="fork")
+    with sampler.initialize(CategoricalPgAgent(), seed=0):
+        pass
+
+
+class StartsAProgram(Walk):
+    def __init__(self) -> None:
+        super().__init__()
+        self._program = subprocess.Popen(["sleep", "100"])
+
+    def close(self) -> None:
+        self._program.terminate()
+        assert self._program.wait(10) == -signal.SIGTERM
+
+
+def test_an_id_may_name_the_module_that_registers_it() -> None:
+    sampler = SerialSampler("tests.registered:Breaks-v0", batch_T=2, batch_B=1)
+    with pytest.raises(ValueError, match=r"EnvCls='tests\.nothing:Breaks-v0'.*No module"):
+        SerialSampler("tests.nothing:Breaks-v0", batch_T=2, batch_B=1)
+    assert sampler.batch_spec.size == 2

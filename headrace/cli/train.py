@@ -149,14 +149,9 @@ def _agent_for(env_id: str) -> Agent:
     return CategoricalPgAgent()
 
 
-def _registered(env_id: str) -> str:
-    """The id without the module that registered it, which was imported when the first environment was made."""
-    return env_id.rpartition(":")[2]
-
-
 def _sampler(options: TrainOptions) -> BaseSampler:
     return _SAMPLERS[options.sampler](
-        _registered(options.env), batch_T=options.batch_T, batch_B=options.batch_B, n_workers=options.n_workers
+        options.env, batch_T=options.batch_T, batch_B=options.batch_B, n_workers=options.n_workers
     )
 
 
@@ -164,7 +159,7 @@ def _evaluation(options: TrainOptions) -> BaseSampler:
     """A sampler for the final evaluation alone; it steps no more environments at once than training did."""
     rounds = math.ceil(options.eval_episodes / options.batch_B)
     return _SAMPLERS[options.sampler](
-        _registered(options.env),
+        options.env,
         batch_T=1,
         batch_B=options.n_workers or usable_cores(),
         n_workers=options.n_workers,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,11 +31,17 @@ class EnvFactory:
 
     @staticmethod
     def of(env_cls: Any, env_kwargs: Mapping[str, Any] | None, argument: str = "EnvCls") -> EnvFactory:
-        """From what users pass as `EnvCls`; raises TypeError, or ValueError for an id nobody registered."""
+        """From what users pass as `EnvCls`; raises TypeError, or ValueError for an id nobody registered.
+
+        "module:Id-v0" imports the module first, as `gymnasium.make` does.
+        """
         if isinstance(env_cls, str):
+            module, _, env_id = env_cls.rpartition(":")
             try:
-                env_cls = gymnasium.spec(env_cls)
-            except gymnasium.error.Error as error:
+                if module:
+                    importlib.import_module(module)
+                env_cls = gymnasium.spec(env_id)
+            except (gymnasium.error.Error, ImportError) as error:
                 raise ValueError(f"{argument}={env_cls!r} is not a registered environment: {error}") from error
         elif not isinstance(env_cls, gymnasium.envs.registration.EnvSpec) and not callable(env_cls):
             raise TypeError(

@@ -107,7 +107,7 @@ def child_main(
     parent's death does not close it.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, _go_on)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     for fd in inherited:
         os.close(fd)
@@ -122,6 +122,13 @@ def child_main(
             raise
         except BaseException as error:
             channel.fail(error)
+
+
+def _go_on(signum: int, frame: object) -> None:
+    """SIGTERM goes to a whole job: the parent finishes its batch and ends its workers itself.
+
+    A handler and not SIG_IGN, which a program started by an environment would inherit: `terminate()` would not end it.
+    """
 
 
 def _opened(pipe: Connection, rank: int, n_workers: int) -> Channel:
