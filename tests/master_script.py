@@ -1,5 +1,6 @@
 """Run by test_master.py: a program that samples until it is stopped. Prints its stage when it reaches it."""
 
+import os
 import sys
 import time
 
@@ -10,17 +11,22 @@ from headrace.samplers import CpuSampler, SerialSampler
 from tests.walk import Walk
 
 
+def reached(stage: str) -> None:
+    """Says so in one write: two workers may say it at once."""
+    os.write(1, f"{stage}\n".encode())
+
+
 class SlowStart(Walk):
     def __init__(self, stage: str) -> None:
         super().__init__()
         if stage == "start":
-            print("start", flush=True)
+            reached("start")
             time.sleep(60)
         self._stage = stage
 
     def close(self) -> None:
         if self._stage == "shutdown":
-            print("shutdown", flush=True)
+            reached("shutdown")
             time.sleep(60)
 
 
@@ -32,15 +38,15 @@ def main() -> None:
     sampler.initialize(CategoricalPgAgent(), seed=0)
     sampler.obtain_samples(0)
     if stage == "idle":
-        print("idle", flush=True)
+        reached("idle")
         time.sleep(60)
     if stage == "forget":
-        print("forget", flush=True)
+        reached("forget")
         return  # without shutdown()
     for itr in range(1, 10**9 if stage == "sampling" else 2):
         sampler.obtain_samples(itr)
         if itr == 1 and stage == "sampling":
-            print("sampling", flush=True)
+            reached("sampling")
     sampler.shutdown()
 
 

@@ -150,7 +150,6 @@ class ScalarEnvs:
             rows = np.flatnonzero(~self.waiting).tolist()
             env_ids, steps, actions = ([values[row] for row in rows] for values in (env_ids, steps, actions))
         ended: list[int] = []
-        row = -1
         try:
             for row, env_id, step, action in zip(rows, env_ids, steps, actions, strict=True):
                 line[env_cell] = env_id
