@@ -47,8 +47,8 @@ def sampler_of(cls: type[BaseSampler], fault: str, phase: str, **kwargs: object)
         "n_workers": 2,
         "max_decorrelation_steps": 0,
         "eval_n_envs": 4,
-        "timeout": 0.4,
-        "start_timeout": 0.4,
+        "timeout": 0.8,
+        "start_timeout": 0.8,
         "start_method": "fork",
     }
     return cls(FaultyEnv, {"fault": fault, "phase": phase}, **{**options, **kwargs})
