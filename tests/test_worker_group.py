@@ -226,10 +226,11 @@ def test_affinity_and_n_workers_must_agree() -> None:
         sampler.initialize(CategoricalPgAgent(), affinity={"workers_cpus": (0, 0)}, seed=0)
 
 
-def test_cpus_that_do_not_exist_are_a_log_line(caplog: pytest.LogCaptureFixture) -> None:
-    sampler = CpuSampler(Walk, batch_T=4, batch_B=1, start_method="fork")
+def test_cpus_that_do_not_exist_are_a_log_line(capfd: pytest.CaptureFixture[str]) -> None:
+    sampler = CpuSampler(Walk, batch_T=4, batch_B=1, start_method="spawn")
     with sampler.initialize(CategoricalPgAgent(), affinity={"workers_cpus": ((4000,),)}, seed=0):
         sampler.obtain_samples(0)
+    assert "to CPUs [4000]" in capfd.readouterr().err
 
 
 def test_workers_are_as_many_as_usable_cores_but_no_more_than_environments() -> None:
