@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+
+from headrace.in_numpy import suits_numpy
 
 __all__ = ["Categorical"]
 
@@ -21,6 +24,8 @@ class Categorical:
         The smallest k whose cumulated probability reaches u · total. Scaling by the total and the strict `<` keep an
         action of probability zero impossible, whatever the rounding.
         """
+        if suits_numpy(self.logits):
+            return torch.from_numpy(_sample_in_numpy(self.logits.numpy(), noise.numpy()))
         cumulated = torch.softmax(self.logits, dim=-1).cumsum(dim=-1)
         return (cumulated < noise * cumulated[..., -1:]).sum(dim=-1)
 
@@ -38,3 +43,8 @@ class Categorical:
         log_probs = torch.log_softmax(self.logits, dim=-1)
         finite = log_probs.clamp(min=torch.finfo(log_probs.dtype).min)  # 0 · −∞ would be NaN
         return -(log_probs.exp() * finite).sum(dim=-1)
+
+
+def _sample_in_numpy(logits: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    cumulated = np.exp(logits - logits.max(axis=-1, keepdims=True)).cumsum(axis=-1)
+    return np.asarray((cumulated >= noise * cumulated[..., -1:]).argmax(axis=-1))

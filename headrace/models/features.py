@@ -36,7 +36,8 @@ class FlatFeatures(torch.nn.Module):
     def forward(self, observation: Tree) -> torch.Tensor:
         """See the class."""
         if self._n_dims == 1:
-            features: torch.Tensor = observation.float()
+            # Not `float()` alone: an operator that does nothing costs its dispatch too.
+            features: torch.Tensor = observation if observation.dtype is torch.float32 else observation.float()
             return features
         if self._children:
             return torch.cat([child(observation[key]) for key, child in self._children], dim=-1)
