@@ -6,7 +6,7 @@ import torch
 
 from headrace import Affinity
 from headrace.agents.pg import CategoricalPgAgent
-from headrace.algos.pg import PPO
+from headrace.algos.pg import PPO, PPOConfig
 from headrace.models import FlatFeatures
 from headrace.runners import MinibatchRl
 from headrace.samplers import CpuSampler
@@ -43,6 +43,6 @@ if __name__ == "__main__":  # workers may start by importing this file
     agent = CategoricalPgAgent(ModelCls=SeparateNetworks, model_kwargs={"width": 32})
     sampler = CpuSampler("CartPole-v1", batch_T=32, batch_B=32)
     # The value has a network of its own here, so its loss need not be kept small.
-    algo = PPO(value_loss_coeff=0.5, clip_grad_norm=10.0)
+    algo = PPO(PPOConfig(value_loss_coeff=0.5, clip_grad_norm=10.0))
     one_thread = Affinity(master_torch_threads=1)  # with a model this small, more threads only wait for each other
     MinibatchRl(algo, agent, sampler, 25_000, seed=0, affinity=one_thread, log_interval_steps=5_000).train()

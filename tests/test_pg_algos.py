@@ -1,8 +1,9 @@
 """A2C and PPO: what they compute, what they never look at, and that they learn."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from copy import deepcopy
+from dataclasses import FrozenInstanceError
 from typing import Any
 
 import gymnasium as gym
@@ -12,7 +13,7 @@ import torch
 
 from headrace.agents.base import Agent
 from headrace.agents.pg import CategoricalPgAgent, PgInfo
-from headrace.algos.pg import A2C, PPO, PolicyGradientAlgo
+from headrace.algos.pg import A2C, PPO, A2CConfig, PgConfig, PolicyGradientAlgo, PPOConfig
 from headrace.algos.pg.base import PgBatch
 from headrace.buffers.samples import Samples
 from headrace.buffers.tree import tree_leaves
@@ -133,29 +134,36 @@ def optimized(
 # ---- settings ----
 
 
-@pytest.mark.parametrize("cls", ALGOS)
-def test_settings_are_keywords_and_checked(cls: type[PolicyGradientAlgo]) -> None:
-    assert cls(discount=0.9, learning_rate=1e-4).discount == 0.9
-    assert cls.bootstrap_value is True
+@pytest.mark.parametrize(("cls", "config_cls"), [(A2C, A2CConfig), (PPO, PPOConfig)])
+def test_settings_are_frozen_keywords_and_checked(
+    cls: Callable[[PgConfig], PolicyGradientAlgo], config_cls: type[PgConfig]
+) -> None:
+    config = config_cls(discount=0.9, learning_rate=1e-4)
+    algo = cls(config)
+    assert (algo.config, algo.discount, algo.bootstrap_value) == (config, 0.9, True)
     with pytest.raises(ValueError, match=r"discount must be between 0 and 1, got 1\.5"):
-        cls(discount=1.5)
+        config_cls(discount=1.5)
     with pytest.raises(TypeError):
-        cls(0.9)  # type: ignore[misc]
+        config_cls(0.9)  # type: ignore[misc]
     with pytest.raises(TypeError, match="learning_rat"):
-        cls(learning_rat=1e-4)  # type: ignore[call-arg]
+        config_cls(learning_rat=1e-4)  # type: ignore[call-arg]
+    with pytest.raises(FrozenInstanceError):
+        config.discount = 0.5  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("wrong", [{"epochs": 0}, {"minibatches": 0}, {"ratio_clip": -0.1}, {"value_clip": -1.0}])
 def test_wrong_settings_of_ppo_are_named(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
-        PPO(**wrong)
+        PPO(PPOConfig(**wrong))
 
 
 # ---- they learn ----
 
 
 @pytest.mark.parametrize(
-    "algo", [A2C(discount=0.5, learning_rate=1e-2), PPO(discount=0.5, epochs=4)], ids=["a2c", "ppo"]
+    "algo",
+    [A2C(A2CConfig(discount=0.5, learning_rate=1e-2)), PPO(PPOConfig(discount=0.5, epochs=4))],
+    ids=["a2c", "ppo"],
 )
 @pytest.mark.parametrize("reset_mode", ["mid_batch", "wait"])
 def test_it_learns_to_follow_the_signal(algo: PolicyGradientAlgo, reset_mode: str) -> None:
@@ -174,7 +182,7 @@ def test_it_learns_to_follow_the_signal(algo: PolicyGradientAlgo, reset_mode: st
 
 
 def test_a_recurrent_agent_learns_what_needs_memory() -> None:
-    agent, algo = GruAgent(), PPO(discount=0.5, learning_rate=1e-2, epochs=3, minibatches=2)
+    agent, algo = GruAgent(), PPO(PPOConfig(discount=0.5, learning_rate=1e-2, epochs=3, minibatches=2))
     with sampler_of(Recall, batch_B=32).initialize(agent, seed=0, bootstrap_value=True) as sampler:
         algo.initialize(agent, n_itr=N_ITR, batch_spec=sampler.batch_spec)
         for itr in range(N_ITR):
@@ -188,7 +196,7 @@ def test_a_recurrent_agent_learns_what_needs_memory() -> None:
 def test_the_ratio_is_one_before_the_first_update(agent: Agent, reset_mode: str) -> None:
     agent, samples = one_batch(reset_mode, agent)
     assert samples.env.done[:-1].any(), "the batch is to hold ends"
-    info = ready(PPO(epochs=1, minibatches=1), agent, samples).optimize_agent(0, samples)
+    info = ready(PPO(PPOConfig(epochs=1, minibatches=1)), agent, samples).optimize_agent(0, samples)
     assert info["approxKl"] == pytest.approx(0.0, abs=1e-6)
     assert info["clipFraction"] == 0.0
 
@@ -229,7 +237,7 @@ def two_rows(log_prob: tuple[float, float], advantage: tuple[float, float]) -> P
 
 
 def test_ppo_losses_worked_out_by_hand() -> None:
-    algo, agent = PPO(ratio_clip=0.2), tabular()  # π = (1/2, 1/2), V = 3
+    algo, agent = PPO(PPOConfig(ratio_clip=0.2)), tabular()  # π = (1/2, 1/2), V = 3
     algo.initialize(agent, n_itr=1, batch_spec=BatchSpec(1, 2))
     # Ratios 0.5 / 0.25 = 2 and 0.5 / 0.8 = 0.625, outside [0.8, 1.2]. With advantages 1 and −1 the surrogates are
     # min(2, 1.2) and min(−0.625, −0.8).
@@ -247,7 +255,7 @@ def test_ppo_losses_worked_out_by_hand() -> None:
 
 
 def test_ppo_clips_the_value_if_asked() -> None:
-    algo, agent = PPO(value_clip=0.5), tabular()
+    algo, agent = PPO(PPOConfig(value_clip=0.5)), tabular()
     algo.initialize(agent, n_itr=1, batch_spec=BatchSpec(1, 2))
     # V = 3 beside recorded 2 and 4: clipped to 2.5 and 3.5; of the two errors the larger counts.
     losses = algo.losses(0, two_rows((0.5, 0.5), (0.0, 0.0)))
@@ -264,9 +272,9 @@ def test_a2c_losses_worked_out_by_hand() -> None:
 
 def test_the_behaviour_policy_is_the_one_recorded() -> None:
     agent, samples = one_batch()
-    plain = optimized(PPO(epochs=1), samples, agent)
+    plain = optimized(PPO(PPOConfig(epochs=1)), samples, agent)
     samples.agent.agent_info.dist.logits += torch.randn(samples.agent.agent_info.dist.logits.shape)
-    assert not equal(plain, optimized(PPO(epochs=1), samples, agent))
+    assert not equal(plain, optimized(PPO(PPOConfig(epochs=1)), samples, agent))
 
 
 class Seen(A2C):
@@ -292,7 +300,7 @@ def test_the_value_of_a_final_observation_counts_where_the_episode_was_cut() -> 
 @pytest.mark.parametrize("reset_mode", ["mid_batch", "wait"])
 def test_advantages_are_normalized_over_valid_rows(reset_mode: str) -> None:
     agent, samples = one_batch(reset_mode)
-    algo, raw = Seen(), Seen(normalize_advantage=False)
+    algo, raw = Seen(), Seen(A2CConfig(normalize_advantage=False))
     optimized(algo, samples, agent)
     optimized(raw, samples, agent)
     advantage = algo.batch.advantage
@@ -305,7 +313,9 @@ def test_advantages_are_normalized_over_valid_rows(reset_mode: str) -> None:
 
 def test_the_loss_is_the_weighted_sum_of_its_parts() -> None:
     agent, samples = one_batch()
-    info = ready(A2C(value_loss_coeff=0.3, entropy_loss_coeff=0.2), agent, samples).optimize_agent(0, samples)
+    info = ready(A2C(A2CConfig(value_loss_coeff=0.3, entropy_loss_coeff=0.2)), agent, samples).optimize_agent(
+        0, samples
+    )
     expected = info["policyLoss"] + 0.3 * info["valueLoss"] - 0.2 * info["entropy"]
     assert info["loss"] == pytest.approx(expected, rel=1e-5)
     assert info["perplexity"] == pytest.approx(math.exp(info["entropy"]))
@@ -331,7 +341,7 @@ class Modes(CategoricalPgAgent):
 def test_values_come_from_the_acting_model_and_losses_from_the_training_one() -> None:
     agent = Modes()
     _, samples = one_batch(agent=agent)
-    algo = ready(PPO(epochs=1, minibatches=2), agent, samples)
+    algo = ready(PPO(PPOConfig(epochs=1, minibatches=2)), agent, samples)
     for itr in range(2):  # the second time the model is in training mode to begin with
         agent.value_calls, agent.forward_calls = [], []
         algo.optimize_agent(itr, samples)
@@ -342,7 +352,7 @@ def test_values_come_from_the_acting_model_and_losses_from_the_training_one() ->
 # ---- what it never looks at ----
 
 
-@pytest.mark.parametrize("algo", [A2C(), PPO(epochs=2)], ids=["a2c", "ppo"])
+@pytest.mark.parametrize("algo", [A2C(), PPO(PPOConfig(epochs=2))], ids=["a2c", "ppo"])
 @pytest.mark.parametrize("agent", [CategoricalPgAgent(), GruAgent()], ids=["feed-forward", "recurrent"])
 def test_padding_never_enters(algo: PolicyGradientAlgo, agent: Agent) -> None:
     agent, samples = one_batch("wait", agent)
@@ -384,7 +394,7 @@ def rows_of(algo: PPO, itr: int, batch: PgBatch) -> Iterator[torch.Tensor]:
 
 
 def test_every_row_is_in_one_minibatch_of_each_epoch() -> None:
-    algo, agent = PPO(epochs=3, minibatches=4), tabular()
+    algo, agent = PPO(PPOConfig(epochs=3, minibatches=4)), tabular()
     algo.initialize(agent, n_itr=1, batch_spec=BatchSpec(1, 10), seed=0)
     rows = torch.arange(10.0)
     batch = PgBatch(StepInputs(rows, rows, rows, rows), rows, rows, rows, rows, rows)
@@ -399,14 +409,14 @@ def test_every_row_is_in_one_minibatch_of_each_epoch() -> None:
 def test_minibatches_come_from_the_seed_and_no_global_generator() -> None:
     agent, samples = one_batch()
     torch.manual_seed(1)
-    first = optimized(PPO(epochs=2), samples, agent, seed=3)
+    first = optimized(PPO(PPOConfig(epochs=2)), samples, agent, seed=3)
     torch.manual_seed(2)
     state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
-    assert equal(first, optimized(PPO(epochs=2), samples, agent, seed=3))
+    assert equal(first, optimized(PPO(PPOConfig(epochs=2)), samples, agent, seed=3))
     assert torch.equal(torch.get_rng_state(), state)
     assert np.array_equal(np.random.get_state()[1], numpy_state)
-    assert not equal(first, optimized(PPO(epochs=2), samples, agent, seed=4))
-    assert not equal(first, optimized(PPO(epochs=2), samples, agent, seed=3, itr=1))
+    assert not equal(first, optimized(PPO(PPOConfig(epochs=2)), samples, agent, seed=4))
+    assert not equal(first, optimized(PPO(PPOConfig(epochs=2)), samples, agent, seed=3, itr=1))
 
 
 @pytest.mark.parametrize("algo", [A2C(), PPO()], ids=["a2c", "ppo"])
@@ -418,7 +428,7 @@ def test_the_learning_rate_falls_to_nothing(algo: PolicyGradientAlgo) -> None:
 
 
 def test_the_clip_falls_to_nothing_if_asked() -> None:
-    algo = PPO(ratio_clip=0.2, linear_clip_schedule=True)
+    algo = PPO(PPOConfig(ratio_clip=0.2, linear_clip_schedule=True))
     algo.initialize(tabular(), n_itr=4, batch_spec=BatchSpec(1, 2))
     rows = two_rows((0.25, 0.25), (1.0, 1.0))  # ratios of 2
     assert [-algo.losses(itr, rows).policy.item() for itr in range(4)] == pytest.approx([1.2, 1.15, 1.1, 1.05])
@@ -477,7 +487,9 @@ def test_a_saved_algorithm_goes_on_as_if_never_stopped(cls: type[PolicyGradientA
 
 def test_the_gradient_is_clipped() -> None:
     agent, samples = one_batch()
-    info = ready(A2C(clip_grad_norm=1e-3, adam_eps=1.0, learning_rate=1.0), agent, samples).optimize_agent(0, samples)
+    info = ready(A2C(A2CConfig(clip_grad_norm=1e-3, adam_eps=1.0, learning_rate=1.0)), agent, samples).optimize_agent(
+        0, samples
+    )
     assert info["gradNorm"] > 1e-2
     moved = math.sqrt(
         sum(
@@ -490,7 +502,7 @@ def test_the_gradient_is_clipped() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-@pytest.mark.parametrize("algo", [A2C(), PPO(epochs=1)], ids=["a2c", "ppo"])
+@pytest.mark.parametrize("algo", [A2C(), PPO(PPOConfig(epochs=1))], ids=["a2c", "ppo"])
 def test_it_optimizes_where_the_agent_is(algo: PolicyGradientAlgo) -> None:
     agent, samples = one_batch()
     expected = optimized(algo, samples, agent)

@@ -21,7 +21,7 @@ import torch
 
 from headrace.agents.base import Agent
 from headrace.agents.pg import CategoricalPgAgent
-from headrace.algos.pg import A2C, PPO
+from headrace.algos.pg import A2C, PPO, PPOConfig
 from headrace.buffers.samples import Samples
 from headrace.errors import CheckpointError, EnvFailed, SamplerClosed, SamplerError
 from headrace.processes.affinity import Affinity
@@ -103,7 +103,7 @@ def test_it_trains_logs_and_leaves_a_checkpoint(tmp_path: Path) -> None:
 def test_the_same_seed_trains_the_same_agent() -> None:
     def train(seed: int | None, sampler: BaseSampler) -> tuple[int | None, torch.Tensor]:
         agent = CategoricalPgAgent()
-        runner = MinibatchRl(PPO(epochs=2), agent, sampler, n_steps=256, seed=seed, logger=QUIET)
+        runner = MinibatchRl(PPO(PPOConfig(epochs=2)), agent, sampler, n_steps=256, seed=seed, logger=QUIET)
         runner.train()
         return runner.seed, agent.model.head.weight.detach()
 
@@ -239,7 +239,9 @@ def test_an_environment_that_raises_leaves_the_last_weights_and_the_log(tmp_path
 def test_a_loss_that_is_not_finite_closes_the_sampler() -> None:
     sampler = sampler_of()
     with pytest.raises(FloatingPointError, match="itr"):
-        MinibatchRl(PPO(learning_rate=1e30), CategoricalPgAgent(), sampler, n_steps=1e4, seed=0, logger=QUIET).train()
+        MinibatchRl(
+            PPO(PPOConfig(learning_rate=1e30)), CategoricalPgAgent(), sampler, n_steps=1e4, seed=0, logger=QUIET
+        ).train()
     assert closed(sampler)
 
 

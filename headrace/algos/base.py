@@ -20,11 +20,11 @@ class Algo(ABC):
 
     The life of an algorithm::
 
-        algo = PPO(learning_rate=3e-4)                                   # settings, read by initialize()
+        algo = PPO(PPOConfig(learning_rate=3e-4))
         algo.initialize(agent, n_itr=n_itr, batch_spec=sampler.batch_spec, seed=sampler.seed)
         opt_info = algo.optimize_agent(itr, samples)                     # for itr = 0, 1, ... n_itr − 1
 
-    A subclass is a keyword-only dataclass whose fields are its settings. Schedules and random numbers are functions of
+    Settings are a frozen dataclass, `algo.config`. Schedules and random numbers are functions of
     `itr` and the seed, so there is nothing of them to save.
     """
 

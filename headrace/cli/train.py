@@ -17,8 +17,8 @@ import numpy as np
 from headrace.agents.base import Agent
 from headrace.agents.pg.categorical import CategoricalPgAgent
 from headrace.algos.base import Algo
-from headrace.algos.pg.a2c import A2C
-from headrace.algos.pg.ppo import PPO
+from headrace.algos.pg.a2c import A2C, A2CConfig
+from headrace.algos.pg.ppo import PPO, PPOConfig
 from headrace.cli.errors import CommandFailed, UsageError, unknown
 from headrace.cli.options import parse_options
 from headrace.errors import SamplerError, headline
@@ -64,9 +64,9 @@ class TrainOptions:
     """Where the results go; runs/ENV-ALGO-seedN-TIME if not given."""
     torch_threads: int = 1
     """Threads of the learner's torch operations; more pay off for large models only."""
-    ppo: PPO = field(default_factory=PPO)
+    ppo: PPOConfig = field(default_factory=PPOConfig)
     """Settings of ppo."""
-    a2c: A2C = field(default_factory=A2C)
+    a2c: A2CConfig = field(default_factory=A2CConfig)
     """Settings of a2c."""
 
 
@@ -80,7 +80,7 @@ _DEFAULTS = {
 def run(args: Sequence[str]) -> int:
     """Trains and evaluates as the options say; prints what came of it; returns the exit status."""
     options = _options(args)
-    algo: Algo = options.ppo if options.algo == "ppo" else options.a2c
+    algo: Algo = PPO(options.ppo) if options.algo == "ppo" else A2C(options.a2c)
     agent = _agent_for(options.env)
     log_dir = options.log_dir or _log_dir(options)
     if (log_dir / "progress.csv").exists():

@@ -5,23 +5,31 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from headrace.algos.pg.base import Losses, PgBatch, PolicyGradientAlgo, mean_of
+from headrace.algos.pg.base import Losses, PgBatch, PgConfig, PolicyGradientAlgo, mean_of
 
-__all__ = ["A2C"]
+__all__ = ["A2C", "A2CConfig"]
 
 
-@dataclass(kw_only=True, eq=False)
-class A2C(PolicyGradientAlgo):
-    """One gradient step per batch, on `−mean(log π(a|s) · A)`.
-
-    Mnih et al., "Asynchronous methods for deep reinforcement learning", 2016, in its synchronous form. The settings are
-    those of `PolicyGradientAlgo`.
-    """
+@dataclass(frozen=True, kw_only=True)
+class A2CConfig(PgConfig):
+    """The settings of `A2C`."""
 
     gae_lambda: float = 1.0
     """λ of generalized advantage estimation; 1: discounted returns, 0: one-step temporal differences."""
     learning_rate: float = 3e-3
     """Adam's step size; at the start, if there is a schedule."""
+
+
+class A2C(PolicyGradientAlgo):
+    """One gradient step per batch, on `−mean(log π(a|s) · A)`.
+
+    Mnih et al., "Asynchronous methods for deep reinforcement learning", 2016, in its synchronous form.
+    """
+
+    config: A2CConfig
+
+    def __init__(self, config: A2CConfig | None = None) -> None:
+        super().__init__(A2CConfig() if config is None else config)
 
     def parts(self, itr: int, batch: PgBatch) -> Iterator[PgBatch]:
         """The whole batch, once."""

@@ -19,7 +19,7 @@ from headrace.buffers.tree import tree_map, tree_paths, tree_rows
 from headrace.rng import Stream
 from headrace.types import BatchSpec, StepInputs, Tree
 
-__all__ = ["Losses", "PgBatch", "PolicyGradientAlgo", "mean_of", "require"]
+__all__ = ["Losses", "PgBatch", "PgConfig", "PolicyGradientAlgo", "mean_of", "require"]
 
 
 @dataclass
@@ -50,14 +50,9 @@ class Losses:
     info: dict[str, torch.Tensor]
 
 
-@dataclass(kw_only=True, eq=False)
-class PolicyGradientAlgo(Algo):
-    """Advantage actor-critic: `loss = policy + value_loss_coeff · value − entropy_loss_coeff · entropy`, by Adam.
-
-    Works with agents whose training forward returns `dist` and `value`, and that record both as their `agent_info`.
-    Feed-forward agents learn from the valid rows in any order; recurrent ones (`initial_state` is not None) from whole
-    columns.
-    """
+@dataclass(frozen=True, kw_only=True)
+class PgConfig:
+    """The settings all policy-gradient algorithms have."""
 
     discount: float = 0.99
     """γ, the weight of the next step's reward."""
@@ -79,13 +74,27 @@ class PolicyGradientAlgo(Algo):
     normalize_advantage: bool = True
     """Give the advantages of a batch mean 0 and standard deviation 1."""
 
-    bootstrap_value = True
-
     def __post_init__(self) -> None:
         for name in ("discount", "gae_lambda"):
             require(name, getattr(self, name), 0.0, 1.0)
         for name in ("learning_rate", "adam_eps", "value_loss_coeff", "entropy_loss_coeff", "clip_grad_norm"):
             require(name, getattr(self, name), 0.0, math.inf)
+
+
+class PolicyGradientAlgo(Algo):
+    """Advantage actor-critic: `loss = policy + value_loss_coeff · value − entropy_loss_coeff · entropy`, by Adam.
+
+    Works with agents whose training forward returns `dist` and `value`, and that record both as their `agent_info`.
+    Feed-forward agents learn from the valid rows in any order; recurrent ones (`initial_state` is not None) from whole
+    columns.
+    """
+
+    bootstrap_value = True
+    config: PgConfig
+
+    def __init__(self, config: PgConfig) -> None:
+        self.config = config
+        self.discount = config.discount
 
     def initialize(self, agent: Agent, n_itr: int, batch_spec: BatchSpec, seed: int = 0) -> None:
         """See `Algo`."""
@@ -94,7 +103,9 @@ class PolicyGradientAlgo(Algo):
         self._seed = seed
         self._parameters = list(agent.parameters())
         # Fused: one call for all parameters, 0.1 ms of a step of 0.9 ms for an MLP.
-        self._optimizer = torch.optim.Adam(self._parameters, lr=self.learning_rate, eps=self.adam_eps, fused=True)
+        self._optimizer = torch.optim.Adam(
+            self._parameters, lr=self.config.learning_rate, eps=self.config.adam_eps, fused=True
+        )
 
     def optimize_agent(self, itr: int, samples: Samples) -> OptInfo:
         """See `Algo`."""
@@ -105,9 +116,9 @@ class PolicyGradientAlgo(Algo):
         agent.sample_mode(itr)  # V(final) is to come from the same function as the recorded values
         batch = self._process(samples)
         agent.train_mode(itr)
-        if self.linear_lr_schedule:
+        if self.config.linear_lr_schedule:
             for group in self._optimizer.param_groups:
-                group["lr"] = self.learning_rate * self._remaining(itr)
+                group["lr"] = self.config.learning_rate * self._remaining(itr)
         infos = [self._update(itr, number, part) for number, part in enumerate(self.parts(itr, batch))]
         opt_info = {name: math.fsum(info[name] for info in infos) / len(infos) for name in infos[0]}
         opt_info["explainedVariance"] = _explained_variance(batch)
@@ -162,10 +173,10 @@ class PolicyGradientAlgo(Algo):
                 agent.bootstrap_value,
                 final_values(self._agent, samples),
                 self.discount,
-                self.gae_lambda,
+                self.config.gae_lambda,
                 valid,
             )
-            if self.normalize_advantage:
+            if self.config.normalize_advantage:
                 real = advantage if valid is None else advantage[valid]
                 advantage = (advantage - real.mean()) / (real.std(correction=0) + 1e-6)
             batch = PgBatch(
@@ -185,10 +196,14 @@ class PolicyGradientAlgo(Algo):
     def _update(self, itr: int, number: int, part: PgBatch) -> OptInfo:
         """One step of the optimizer; the parameters stay as they are if a loss or a gradient is not finite."""
         losses = self.losses(itr, part)
-        loss = losses.policy + self.value_loss_coeff * losses.value - self.entropy_loss_coeff * losses.entropy
+        loss = (
+            losses.policy
+            + self.config.value_loss_coeff * losses.value
+            - self.config.entropy_loss_coeff * losses.entropy
+        )
         self._optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        grad_norm = torch.nn.utils.clip_grad_norm_(self._parameters, self.clip_grad_norm)
+        grad_norm = torch.nn.utils.clip_grad_norm_(self._parameters, self.config.clip_grad_norm)
         scalars = {
             "loss": loss,
             "policyLoss": losses.policy,

@@ -8,19 +8,15 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from headrace.algos.pg.base import Losses, PgBatch, PolicyGradientAlgo, mean_of, require
+from headrace.algos.pg.base import Losses, PgBatch, PgConfig, PolicyGradientAlgo, mean_of, require
 from headrace.buffers.tree import tree_rows
 
-__all__ = ["PPO"]
+__all__ = ["PPO", "PPOConfig"]
 
 
-@dataclass(kw_only=True, eq=False)
-class PPO(PolicyGradientAlgo):
-    """Several epochs of minibatches over each batch, on the clipped surrogate objective.
-
-    Schulman et al., "Proximal policy optimization algorithms", 2017, equations 7 and 9. The behaviour policy's
-    log-probabilities come from the distributions recorded in the batch.
-    """
+@dataclass(frozen=True, kw_only=True)
+class PPOConfig(PgConfig):
+    """The settings of `PPO`."""
 
     epochs: int = 10
     """Passes over each batch."""
@@ -40,12 +36,25 @@ class PPO(PolicyGradientAlgo):
         if self.value_clip is not None:
             require("value_clip", self.value_clip, 0.0, math.inf)
 
+
+class PPO(PolicyGradientAlgo):
+    """Several epochs of minibatches over each batch, on the clipped surrogate objective.
+
+    Schulman et al., "Proximal policy optimization algorithms", 2017, equations 7 and 9. The behaviour policy's
+    log-probabilities come from the distributions recorded in the batch.
+    """
+
+    config: PPOConfig
+
+    def __init__(self, config: PPOConfig | None = None) -> None:
+        super().__init__(PPOConfig() if config is None else config)
+
     def parts(self, itr: int, batch: PgBatch) -> Iterator[PgBatch]:
         """Random minibatches of rows, or, for recurrent agents, of whole columns; each row once an epoch."""
         recurrent = batch.state is not None
         n = batch.returns.shape[1 if recurrent else 0]
-        for epoch in range(self.epochs):
-            for chosen in self.permutation(itr, epoch, n).tensor_split(min(self.minibatches, n)):
+        for epoch in range(self.config.epochs):
+            for chosen in self.permutation(itr, epoch, n).tensor_split(min(self.config.minibatches, n)):
                 if not recurrent:
                     yield tree_rows(batch, chosen)
                     continue
@@ -54,14 +63,14 @@ class PPO(PolicyGradientAlgo):
 
     def losses(self, itr: int, part: PgBatch) -> Losses:
         """The clipped surrogate, half the squared error of the value (clipped if asked), entropy."""
-        clip = self.ratio_clip * (self._remaining(itr) if self.linear_clip_schedule else 1.0)
+        clip = self.config.ratio_clip * (self._remaining(itr) if self.config.linear_clip_schedule else 1.0)
         dist, value = self.forward(part)
         log_ratio = dist.log_prob(part.action) - part.log_prob
         ratio = log_ratio.exp()
         surrogate = torch.minimum(ratio * part.advantage, ratio.clamp(1.0 - clip, 1.0 + clip) * part.advantage)
         error = (value - part.returns).square()
-        if self.value_clip is not None:
-            near = part.value + (value - part.value).clamp(-self.value_clip, self.value_clip)
+        if self.config.value_clip is not None:
+            near = part.value + (value - part.value).clamp(-self.config.value_clip, self.config.value_clip)
             error = torch.maximum(error, (near - part.returns).square())
         with torch.no_grad():
             info = {
