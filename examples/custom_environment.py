@@ -10,7 +10,7 @@ import numpy as np
 from headrace import Affinity
 from headrace.agents.pg import CategoricalPgAgent
 from headrace.algos.pg import PPO
-from headrace.runners import MinibatchRl
+from headrace.runners import MinibatchRl, RunnerConfig
 from headrace.samplers import CpuSampler
 
 
@@ -49,9 +49,8 @@ if __name__ == "__main__":  # workers may start by importing this file
         env_info_keys={"cell": (np.int32, ())},  # recorded as samples.env.env_info["cell"], [T, B]
     )
     one_thread = Affinity(master_torch_threads=1)  # with a model this small, more threads only wait for each other
-    runner = MinibatchRl(
-        PPO(), CategoricalPgAgent(), sampler, n_steps=10_000, seed=0, affinity=one_thread, log_interval_steps=2_500
-    )
+    config = RunnerConfig(n_steps=10_000, seed=0, log_interval_steps=2_500)
+    runner = MinibatchRl(PPO(), CategoricalPgAgent(), sampler, config, affinity=one_thread)
     episodes = runner.train()
     mean = sum(info.Length for info in episodes) / len(episodes)
     print(f"the last {len(episodes)} episodes took {mean:.1f} steps; the shortest way is 12")

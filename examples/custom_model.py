@@ -8,7 +8,7 @@ from headrace import Affinity
 from headrace.agents.pg import CategoricalPgAgent
 from headrace.algos.pg import PPO, PPOConfig
 from headrace.models import FlatFeatures
-from headrace.runners import MinibatchRl
+from headrace.runners import MinibatchRl, RunnerConfig
 from headrace.samplers import CpuSampler
 from headrace.types import EnvSpaces, Tree
 
@@ -45,4 +45,5 @@ if __name__ == "__main__":  # workers may start by importing this file
     # The value has a network of its own here, so its loss need not be kept small.
     algo = PPO(PPOConfig(value_loss_coeff=0.5, clip_grad_norm=10.0))
     one_thread = Affinity(master_torch_threads=1)  # with a model this small, more threads only wait for each other
-    MinibatchRl(algo, agent, sampler, 25_000, seed=0, affinity=one_thread, log_interval_steps=5_000).train()
+    config = RunnerConfig(n_steps=25_000, seed=0, log_interval_steps=5_000)
+    MinibatchRl(algo, agent, sampler, config, affinity=one_thread).train()

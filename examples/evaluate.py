@@ -9,14 +9,15 @@ from pathlib import Path
 from headrace import Affinity
 from headrace.agents.pg import CategoricalPgAgent
 from headrace.algos.pg import PPO
-from headrace.runners import MinibatchRl, load_checkpoint
+from headrace.runners import MinibatchRl, RunnerConfig, load_checkpoint
 from headrace.samplers import CpuSampler
 
 
 def train(log_dir: Path) -> Path:
     sampler = CpuSampler("CartPole-v1", batch_T=32, batch_B=32)
     one_thread = Affinity(master_torch_threads=1)  # with a model this small, more threads only wait for each other
-    MinibatchRl(PPO(), CategoricalPgAgent(), sampler, 25_000, seed=0, affinity=one_thread, log_dir=log_dir).train()
+    config = RunnerConfig(n_steps=25_000, seed=0)
+    MinibatchRl(PPO(), CategoricalPgAgent(), sampler, config, affinity=one_thread, log_dir=log_dir).train()
     return log_dir / "checkpoint.pt"
 
 

@@ -25,7 +25,15 @@ from headrace.algos.pg import A2C, PPO, PPOConfig
 from headrace.buffers.samples import Samples
 from headrace.errors import CheckpointError, EnvFailed, SamplerClosed, SamplerError
 from headrace.processes.affinity import Affinity
-from headrace.runners import MinibatchRl, MinibatchRlEval, Runner, checkpoint, load_checkpoint, save_checkpoint
+from headrace.runners import (
+    MinibatchRl,
+    MinibatchRlEval,
+    Runner,
+    RunnerConfig,
+    checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
 from headrace.runners.logging import ConsoleLogger, CsvLogger, Logger, plot_learning_curve, statistics
 from headrace.samplers import BaseSampler, CpuSampler, SerialSampler
 from headrace.types import BatchSpec
@@ -60,10 +68,7 @@ def test_it_trains_logs_and_leaves_a_checkpoint(tmp_path: Path) -> None:
         A2C(),
         agent,
         sampler,
-        n_steps=1000,
-        seed=3,
-        log_interval_steps=256,
-        log_traj_window=7,
+        RunnerConfig(n_steps=1000, seed=3, log_interval_steps=256, log_traj_window=7),
         log_dir=tmp_path / "new",
         logger=QUIET,
     )
@@ -103,7 +108,9 @@ def test_it_trains_logs_and_leaves_a_checkpoint(tmp_path: Path) -> None:
 def test_the_same_seed_trains_the_same_agent() -> None:
     def train(seed: int | None, sampler: BaseSampler) -> tuple[int | None, torch.Tensor]:
         agent = CategoricalPgAgent()
-        runner = MinibatchRl(PPO(PPOConfig(epochs=2)), agent, sampler, n_steps=256, seed=seed, logger=QUIET)
+        runner = MinibatchRl(
+            PPO(PPOConfig(epochs=2)), agent, sampler, RunnerConfig(n_steps=256, seed=seed), logger=QUIET
+        )
         runner.train()
         return runner.seed, agent.model.head.weight.detach()
 
@@ -121,7 +128,7 @@ def test_the_algorithm_gets_the_seed_and_the_length_of_training() -> None:
             super().initialize(agent, n_itr, batch_spec, seed)
 
     algo = Told()
-    MinibatchRl(algo, CategoricalPgAgent(), sampler_of(), n_steps=129, seed=8, logger=QUIET).train()
+    MinibatchRl(algo, CategoricalPgAgent(), sampler_of(), RunnerConfig(n_steps=129, seed=8), logger=QUIET).train()
     assert algo.told == (3, BatchSpec(16, 4), 8)
 
 
@@ -134,14 +141,21 @@ def test_there_is_a_checkpoint_after_every_row(tmp_path: Path) -> None:
             self.found.append(load_checkpoint(path)["itr"] if path.exists() else 0)
 
     MinibatchRl(
-        A2C(), CategoricalPgAgent(), sampler_of(), 384, log_interval_steps=128, log_dir=tmp_path, logger=ReadsBack()
+        A2C(),
+        CategoricalPgAgent(),
+        sampler_of(),
+        RunnerConfig(n_steps=384, log_interval_steps=128),
+        log_dir=tmp_path,
+        logger=ReadsBack(),
     ).train()
     assert ReadsBack.found == [0, 0, 2, 2, 4, 4]
 
 
 def test_padding_is_not_counted_as_steps(tmp_path: Path) -> None:
     sampler = sampler_of(Walk, reset_mode="wait")
-    MinibatchRl(A2C(), CategoricalPgAgent(), sampler, n_steps=192, seed=0, log_dir=tmp_path, logger=QUIET).train()
+    MinibatchRl(
+        A2C(), CategoricalPgAgent(), sampler, RunnerConfig(n_steps=192, seed=0), log_dir=tmp_path, logger=QUIET
+    ).train()
     row = rows_of(tmp_path)[-1]
     assert row["Iteration"] == 3
     assert row["CumSteps"] < 192
@@ -155,7 +169,9 @@ def test_a_stopped_runner_ends_after_the_batch(tmp_path: Path) -> None:
             return super().optimize_agent(itr, samples)
 
     sampler = sampler_of()
-    runner = MinibatchRl(StopsItself(), CategoricalPgAgent(), sampler, 1e6, seed=0, log_dir=tmp_path, logger=QUIET)
+    runner = MinibatchRl(
+        StopsItself(), CategoricalPgAgent(), sampler, RunnerConfig(n_steps=1e6, seed=0), log_dir=tmp_path, logger=QUIET
+    )
     runner.train()
     assert closed(sampler)
     assert rows_of(tmp_path)[-1]["Iteration"] == load_checkpoint(tmp_path / "checkpoint.pt")["itr"] == 5
@@ -163,7 +179,7 @@ def test_a_stopped_runner_ends_after_the_batch(tmp_path: Path) -> None:
 
 def test_no_log_dir_means_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    MinibatchRl(A2C(), CategoricalPgAgent(), sampler_of(), n_steps=64, logger=QUIET).train()
+    MinibatchRl(A2C(), CategoricalPgAgent(), sampler_of(), RunnerConfig(n_steps=64), logger=QUIET).train()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -171,7 +187,7 @@ def test_no_log_dir_means_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_wrong_numbers_are_named(name: str) -> None:
     steps = {"n_steps": 100.0, "log_interval_steps": 100.0, name: 0.0}
     with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
-        MinibatchRl(A2C(), CategoricalPgAgent(), sampler_of(), **steps)
+        MinibatchRl(A2C(), CategoricalPgAgent(), sampler_of(), RunnerConfig(**steps))
 
 
 # ---- MinibatchRlEval ----
@@ -183,9 +199,7 @@ def test_it_evaluates_before_training_and_at_every_row(tmp_path: Path) -> None:
         PPO(),
         CategoricalPgAgent(),
         sampler,
-        n_steps=256,
-        seed=0,
-        log_interval_steps=128,
+        RunnerConfig(n_steps=256, seed=0, log_interval_steps=128),
         log_dir=tmp_path,
         logger=QUIET,
     )
@@ -204,7 +218,7 @@ def test_it_evaluates_before_training_and_at_every_row(tmp_path: Path) -> None:
 def test_evaluating_without_environments_says_what_to_give() -> None:
     sampler = sampler_of()
     with pytest.raises(SamplerError, match="eval_n_envs"):
-        MinibatchRlEval(A2C(), CategoricalPgAgent(), sampler, n_steps=64, logger=QUIET).train()
+        MinibatchRlEval(A2C(), CategoricalPgAgent(), sampler, RunnerConfig(n_steps=64), logger=QUIET).train()
     assert closed(sampler)
 
 
@@ -226,7 +240,9 @@ class Breaks(Walk):
 def test_an_environment_that_raises_leaves_the_last_weights_and_the_log(tmp_path: Path) -> None:
     sampler = CpuSampler(Breaks, batch_T=10, batch_B=4, n_workers=2, max_decorrelation_steps=0)
     agent = CategoricalPgAgent()
-    runner = MinibatchRl(A2C(), agent, sampler, 1e6, seed=0, log_interval_steps=40, log_dir=tmp_path, logger=QUIET)
+    runner = MinibatchRl(
+        A2C(), agent, sampler, RunnerConfig(n_steps=1e6, seed=0, log_interval_steps=40), log_dir=tmp_path, logger=QUIET
+    )
     with pytest.raises(EnvFailed, match="out of coffee"):
         runner.train()
     assert closed(sampler)
@@ -240,7 +256,11 @@ def test_a_loss_that_is_not_finite_closes_the_sampler() -> None:
     sampler = sampler_of()
     with pytest.raises(FloatingPointError, match="itr"):
         MinibatchRl(
-            PPO(PPOConfig(learning_rate=1e30)), CategoricalPgAgent(), sampler, n_steps=1e4, seed=0, logger=QUIET
+            PPO(PPOConfig(learning_rate=1e30)),
+            CategoricalPgAgent(),
+            sampler,
+            RunnerConfig(n_steps=1e4, seed=0),
+            logger=QUIET,
         ).train()
     assert closed(sampler)
 
@@ -293,7 +313,7 @@ def test_the_master_is_placed_only_if_asked_and_never_its_workers() -> None:
     def placed(affinity: Affinity | None) -> tuple[list[int], int, set[tuple[int, ...]]]:
         sampler = CpuSampler(Placed, batch_T=30, batch_B=4, n_workers=2)
         episodes = MinibatchRl(
-            A2C(), CategoricalPgAgent(), sampler, n_steps=120, seed=0, affinity=affinity, logger=QUIET
+            A2C(), CategoricalPgAgent(), sampler, RunnerConfig(n_steps=120, seed=0), affinity=affinity, logger=QUIET
         ).train()
         workers = {info.info["cpus"] for info in episodes}
         return psutil.Process().cpu_affinity(), torch.get_num_threads(), workers
@@ -422,7 +442,9 @@ def test_a_log_is_never_written_over_another(tmp_path: Path) -> None:
     (tmp_path / "progress.csv").write_text("precious")
     sampler = sampler_of()
     with pytest.raises(FileExistsError, match="choose another"):
-        MinibatchRl(A2C(), CategoricalPgAgent(), sampler, n_steps=64, log_dir=tmp_path, logger=QUIET).train()
+        MinibatchRl(
+            A2C(), CategoricalPgAgent(), sampler, RunnerConfig(n_steps=64), log_dir=tmp_path, logger=QUIET
+        ).train()
     assert (tmp_path / "progress.csv").read_text() == "precious"
 
 
@@ -499,7 +521,11 @@ def test_loggers_of_ones_own_hear_everything() -> None:
 
     logger = Heard()
     runner: Runner = MinibatchRl(
-        A2C(), CategoricalPgAgent(), sampler_of(), n_steps=128, seed=0, log_interval_steps=64, logger=logger
+        A2C(),
+        CategoricalPgAgent(),
+        sampler_of(),
+        RunnerConfig(n_steps=128, seed=0, log_interval_steps=64),
+        logger=logger,
     )
     runner.train()
     assert logger.events == ["start 128", "progress 64", "row 64", "progress 128", "row 128", "close"]

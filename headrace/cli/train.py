@@ -23,6 +23,7 @@ from headrace.cli.errors import CommandFailed, UsageError, unknown
 from headrace.cli.options import parse_options
 from headrace.errors import SamplerError, headline
 from headrace.processes.affinity import Affinity, usable_cores
+from headrace.runners.config import RunnerConfig
 from headrace.runners.logging.plot import plot_learning_curve
 from headrace.runners.minibatch import MinibatchRl
 from headrace.samplers.base import BaseSampler
@@ -90,10 +91,8 @@ def run(args: Sequence[str]) -> int:
             algo,
             agent,
             _sampler(options),
-            options.n_steps,
-            seed=options.seed,
+            RunnerConfig(n_steps=options.n_steps, seed=options.seed, log_interval_steps=options.log_interval_steps),
             affinity=Affinity(master_torch_threads=options.torch_threads),
-            log_interval_steps=options.log_interval_steps,
             log_dir=log_dir,
         )
         evaluation = _evaluation(options)

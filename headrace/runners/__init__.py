@@ -9,6 +9,7 @@ from headrace.lazy import lazy_exports
 if TYPE_CHECKING:
     from headrace.runners.base import Runner as Runner
     from headrace.runners.checkpoint import load_checkpoint as load_checkpoint, save_checkpoint as save_checkpoint
+    from headrace.runners.config import RunnerConfig as RunnerConfig
     from headrace.runners.minibatch import MinibatchRl as MinibatchRl, MinibatchRlEval as MinibatchRlEval
 
 __getattr__, __dir__ = lazy_exports(
@@ -17,6 +18,7 @@ __getattr__, __dir__ = lazy_exports(
         "MinibatchRl": "headrace.runners.minibatch",
         "MinibatchRlEval": "headrace.runners.minibatch",
         "Runner": "headrace.runners.base",
+        "RunnerConfig": "headrace.runners.config",
         "load_checkpoint": "headrace.runners.checkpoint",
         "save_checkpoint": "headrace.runners.checkpoint",
     },

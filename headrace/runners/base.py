@@ -17,6 +17,7 @@ from headrace.agents.base import Agent
 from headrace.algos.base import Algo
 from headrace.processes.affinity import Affinity, pin
 from headrace.runners.checkpoint import save_checkpoint
+from headrace.runners.config import RunnerConfig
 from headrace.runners.logging.console import ConsoleLogger
 from headrace.runners.logging.csv_file import CsvLogger
 from headrace.runners.logging.logger import Logger, Loggers
@@ -45,12 +46,10 @@ class Runner(ABC):
 
     Args:
         algo, agent, sampler: not initialized yet.
-        n_steps: environment steps to train for, rounded up to whole batches.
-        seed: of all randomness; None draws one (`runner.seed` tells).
+        config: how long to train, how often to log and save; `runner.seed` tells the seed drawn if it has none.
         affinity: where processes run (`Affinity`, or rlpyt's dict). Its `master_cpus` and `master_torch_threads` are
             set for this process, after the workers have started, and stay. For small models one thread is best: more
             spend their time waiting for each other, a hundredfold where workers want the same cores.
-        log_interval_steps: environment steps between rows of the log, at least one batch.
         log_dir: where `progress.csv` and `checkpoint.pt` go, made if it is not there; None: neither is written.
         logger: hears of progress besides the CSV; default a `ConsoleLogger`, `Logger()` for silence.
     """
@@ -60,24 +59,22 @@ class Runner(ABC):
         algo: Algo,
         agent: Agent,
         sampler: BaseSampler,
-        n_steps: float,
-        seed: int | None = None,
+        config: RunnerConfig,
         affinity: Affinity | Mapping[str, Any] | None = None,
-        log_interval_steps: float = 1e5,
         *,
         log_dir: str | Path | None = None,
         logger: Logger | None = None,
     ) -> None:
-        for name, value in (("n_steps", n_steps), ("log_interval_steps", log_interval_steps)):
-            if not (math.isfinite(value) and value >= 1):
-                raise ValueError(f"{name} must be at least 1, got {value!r}")
+        if not isinstance(config, RunnerConfig):
+            raise TypeError(f"config must be a RunnerConfig, got {type(config).__name__} {config!r}")
         batch_size = sampler.batch_spec.size
         self.algo = algo
         self.agent = agent
         self.sampler = sampler
-        self.seed = seed
-        self.n_itr = math.ceil(n_steps / batch_size)
-        self._log_interval_itrs = max(1, int(log_interval_steps) // batch_size)
+        self.config = config
+        self.seed = config.seed
+        self.n_itr = math.ceil(config.n_steps / batch_size)
+        self._log_interval_itrs = max(1, int(config.log_interval_steps) // batch_size)
         self._affinity = Affinity.of(affinity)
         self._log_dir = None if log_dir is None else Path(log_dir)
         self._console = ConsoleLogger() if logger is None else logger

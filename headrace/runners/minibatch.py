@@ -13,6 +13,7 @@ from headrace.agents.base import Agent
 from headrace.algos.base import Algo
 from headrace.processes.affinity import Affinity
 from headrace.runners.base import Runner
+from headrace.runners.config import RunnerConfig
 from headrace.runners.logging.logger import Logger
 from headrace.samplers.base import BaseSampler
 from headrace.samplers.traj_info import TrajInfo
@@ -21,26 +22,21 @@ __all__ = ["MinibatchRl", "MinibatchRlEval"]
 
 
 class MinibatchRl(Runner):
-    """Logs the last `log_traj_window` training episodes. The other arguments are those of `Runner`."""
+    """Logs the last `config.log_traj_window` training episodes. Arguments are those of `Runner`."""
 
     def __init__(
         self,
         algo: Algo,
         agent: Agent,
         sampler: BaseSampler,
-        n_steps: float,
-        seed: int | None = None,
+        config: RunnerConfig,
         affinity: Affinity | Mapping[str, Any] | None = None,
-        log_interval_steps: float = 1e5,
-        log_traj_window: int = 100,
         *,
         log_dir: str | Path | None = None,
         logger: Logger | None = None,
     ) -> None:
-        super().__init__(
-            algo, agent, sampler, n_steps, seed, affinity, log_interval_steps, log_dir=log_dir, logger=logger
-        )
-        self._window: deque[TrajInfo] = deque(maxlen=log_traj_window)
+        super().__init__(algo, agent, sampler, config, affinity, log_dir=log_dir, logger=logger)
+        self._window: deque[TrajInfo] = deque(maxlen=config.log_traj_window)
 
     def _heard(self, traj_infos: Sequence[TrajInfo]) -> float:
         self._window.extend(traj_infos)
