@@ -19,6 +19,11 @@ PROGRAM = [sys.executable, "-c", "from headrace.cli.main import main; raise Syst
 SMALL = ["--batch-T", "16", "--batch-B", "8", "--eval-episodes", "5", "--ppo.epochs", "2"]
 
 
+def said(stderr: str) -> list[str]:
+    """The lines of standard error that are not progress and its tables, which are indented."""
+    return [line for line in stderr.splitlines() if not line.startswith(" ")]
+
+
 @pytest.mark.parametrize(
     ("algo", "sampler"), [("ppo", ["cpu", "--n-workers", "2"]), ("a2c", ["serial"])], ids=["ppo-cpu", "a2c-serial"]
 )
@@ -118,7 +123,7 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
 def test_an_error_in_training_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--n-steps", "1000", "--sampler", "serial", "--ppo.learning-rate", "1e30"]
     assert main(["train", *options, *SMALL, "--log-dir", str(tmp_path / "run")]) == 1
-    complaint = [line for line in capsys.readouterr().err.splitlines() if "steps/s" not in line]
+    complaint = said(capsys.readouterr().err)
     assert len(complaint) == 1
     assert complaint[0].startswith("headrace: PPO: ")
     assert "Lower learning_rate" in complaint[0]
@@ -165,7 +170,7 @@ def test_a_signal_ends_training_in_good_order(
     finally:
         with suppress(ProcessLookupError):
             os.killpg(program.pid, signal.SIGKILL)
-    complaint = [line for line in stderr.splitlines() if "steps/s" not in line]
+    complaint = said(stderr)
     assert program.returncode == status, stderr
     assert len(complaint) == 1, stderr
     assert complaint[0].startswith(says)

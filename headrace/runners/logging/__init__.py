@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from headrace.runners.logging.logger import Logger as Logger, Loggers as Loggers
     from headrace.runners.logging.plot import plot_learning_curve as plot_learning_curve
     from headrace.runners.logging.summary import statistics as statistics
+    from headrace.runners.logging.tensorboard import TensorBoardLogger as TensorBoardLogger
+    from headrace.runners.logging.wandb import WandbLogger as WandbLogger
 
 __getattr__, __dir__ = lazy_exports(
     __name__,
@@ -20,6 +22,8 @@ __getattr__, __dir__ = lazy_exports(
         "CsvLogger": "headrace.runners.logging.csv_file",
         "Logger": "headrace.runners.logging.logger",
         "Loggers": "headrace.runners.logging.logger",
+        "TensorBoardLogger": "headrace.runners.logging.tensorboard",
+        "WandbLogger": "headrace.runners.logging.wandb",
         "plot_learning_curve": "headrace.runners.logging.plot",
         "statistics": "headrace.runners.logging.summary",
     },

@@ -1,8 +1,10 @@
-"""Progress for a person who watches: a line per log interval, and a bar on a terminal."""
+"""Progress for a person who watches: a line and a table per log interval, and a bar on a terminal."""
 
 from __future__ import annotations
 
 import math
+import os
+import shutil
 import sys
 import threading
 from collections.abc import Mapping
@@ -13,10 +15,14 @@ from headrace.runners.logging.logger import Logger
 
 __all__ = ["ConsoleLogger"]
 
+#: Columns of a number in the table: fixed, so that numbers stay in their places from table to table.
+_NUMBER_WIDTH = 9
+
 
 class ConsoleLogger(Logger):
     """Writes to `stream`, standard error by default. The bar needs tqdm (`pip install "headrace[log]"`) and a terminal;
-    without, the lines say the same: steps, rate, time left, return.
+    without, the lines say the same: steps, rate, time left, return. Below a line, the means of what else was logged
+    and the spread of the returns, in columns as wide as the terminal has room for.
     """
 
     def __init__(self, stream: TextIO | None = None) -> None:
@@ -44,6 +50,8 @@ class ConsoleLogger(Logger):
             f"{steps:>12,.0f} steps  {steps / max(self._n_steps, 1):4.0%}  {row['StepsPerSecond']:>9,.0f} steps/s  "
             f"ETA {eta}  return {row.get('ReturnAverage', math.nan):.1f}"
         )
+        for line in _table(_main_numbers(row), _width(self._stream)):
+            self.message(line)
 
     def message(self, text: str) -> None:
         """See `Logger`."""
@@ -57,6 +65,46 @@ class ConsoleLogger(Logger):
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+
+def _main_numbers(row: Mapping[str, float]) -> dict[str, float]:
+    """What the table shows: the spread of the returns, then the mean of everything else that has one."""
+    spread = {name: row[name] for name in ("ReturnStd", "ReturnMin", "ReturnMax") if name in row}
+    means = {name.removesuffix("Average"): value for name, value in row.items() if name.endswith("Average")}
+    means.pop("Return", None)  # in the line above
+    return {name: value for name, value in (spread | means).items() if not math.isnan(value)}
+
+
+def _table(numbers: Mapping[str, float], width: int) -> list[str]:
+    """Names and numbers in as many columns as fit into `width`, filled row by row."""
+    names = list(numbers)
+    for n_columns in range(len(names), 0, -1):
+        name_widths = [max(map(len, names[column::n_columns])) for column in range(n_columns)]
+        if sum(name_widths) + n_columns * len("   ") + n_columns * _NUMBER_WIDTH <= width:
+            break
+    else:
+        return []
+    return [
+        "".join(
+            f"  {name:<{name_width}} {_number(numbers[name]):>{_NUMBER_WIDTH}}"
+            for name, name_width in zip(names[start:], name_widths, strict=False)
+        )
+        for start in range(0, len(names), n_columns)
+    ]
+
+
+def _number(value: float) -> str:
+    """Four digits, or three where a sign and an exponent need the room."""
+    text = f"{value:.4g}"
+    return text if len(text) <= _NUMBER_WIDTH else f"{value:.3g}"
+
+
+def _width(stream: TextIO) -> int:
+    """Columns of the terminal behind `stream`; elsewhere what COLUMNS says, or 80."""
+    try:
+        return os.get_terminal_size(stream.fileno()).columns
+    except (OSError, ValueError):  # no terminal; no file at all
+        return shutil.get_terminal_size().columns
 
 
 def _bar(n_steps: int, stream: TextIO) -> Any:

@@ -1,0 +1,57 @@
+"""Rows of numbers for Weights & Biases."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from headrace.runners.logging.logger import Logger
+
+__all__ = ["WandbLogger"]
+
+
+class WandbLogger(Logger):
+    """Sends each row to a run of Weights & Biases, at step `CumSteps`; columns keep their names, NaN is left out.
+
+    project: of the run; name: of the run, wandb's choice if None; config: settings to show with it; folder: where
+    wandb keeps its local files; mode: "online", "offline" (sent later by `wandb sync`) or "disabled"; None: what
+    wandb's own settings say. Raises ImportError, naming the extra, where wandb is not installed.
+    """
+
+    def __init__(
+        self,
+        project: str = "headrace",
+        name: str | None = None,
+        config: Mapping[str, Any] | None = None,
+        folder: str | Path | None = None,
+        mode: Literal["online", "offline", "disabled"] | None = None,
+    ) -> None:
+        try:
+            # Imported for the error now, before environments and workers start.
+            import wandb
+        except ImportError as error:
+            raise ImportError('sending to Weights & Biases needs wandb; pip install "headrace[wandb]"') from error
+        self._project, self._name, self._mode = project, name, mode
+        self._config = dict(config or {})
+        self._folder = None if folder is None else str(folder)
+        self._open = wandb.init
+        self._run: Any = None
+
+    def start(self, n_steps: int) -> None:
+        """See `Logger`. wandb's threads and processes start here: a runner forks its workers before."""
+        self._run = self._open(
+            project=self._project, name=self._name, config=self._config, dir=self._folder, mode=self._mode
+        )
+
+    def row(self, row: Mapping[str, float]) -> None:
+        """See `Logger`."""
+        numbers = {name: value for name, value in row.items() if not math.isnan(value)}
+        self._run.log(numbers, step=int(row["CumSteps"]))
+
+    def close(self) -> None:
+        """See `Logger`."""
+        if self._run is not None:
+            self._run.finish()
+            self._run = None

@@ -1,0 +1,119 @@
+"""The folder of a run: settings, versions, git state."""
+
+import json
+import os
+import platform
+import subprocess
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import pytest
+
+from headrace.runners.run_folder import RunFolder
+
+
+@dataclass
+class Inner:
+    epochs: int = 4
+
+
+@dataclass
+class Settings:
+    env: str = "CartPole-v1"
+    folder: Path = Path("somewhere")
+    ppo: Inner = field(default_factory=Inner)
+
+
+COMMAND = ["headrace", "train", "--seed", "3"]
+
+
+def starts_of(path: Path) -> list[dict[str, object]]:
+    starts: list[dict[str, object]] = json.loads((path / "run.json").read_text())
+    return starts
+
+
+def git(folder: Path, *arguments: str) -> str:
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
+    done = subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, capture_output=True, timeout=30)
+    return done.stdout.decode().strip()
+
+
+def test_a_run_says_what_was_asked_for_and_with_what_it_was_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import numpy
+    import torch
+
+    monkeypatch.chdir(tmp_path)
+    folder = RunFolder.create(tmp_path / "runs" / "first", asdict(Settings()), COMMAND)
+    assert folder.config() == {"env": "CartPole-v1", "folder": "somewhere", "ppo": {"epochs": 4}}
+    (start,) = starts_of(folder.path)
+    assert start["command"] == COMMAND
+    assert start["folder"] == str(tmp_path)
+    assert start["python"] == platform.python_version()
+    assert start["platform"] == platform.platform()
+    packages = start["packages"]
+    assert isinstance(packages, dict)
+    assert (packages["numpy"], packages["torch"]) == (numpy.__version__, torch.__version__)
+    assert {"headrace", "gymnasium"} <= packages.keys()
+    assert isinstance(start["usable_cores"], int)
+    assert start["git"] is None, "here is no git work tree"
+    assert sorted(path.name for path in folder.path.iterdir()) == ["config.json", "run.json"]
+
+
+def test_the_commit_and_what_differs_from_it_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    git(tmp_path, "init", "-q")
+    (tmp_path / ".gitignore").write_text("runs/\n")
+    (tmp_path / "agent.py").write_text("gain = 1\n")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-q", "-m", "first")
+    clean = RunFolder.create("runs/clean", {}, COMMAND)
+    commit = git(tmp_path, "rev-parse", "HEAD")
+    assert starts_of(clean.path)[0]["git"] == {"commit": commit, "dirty": False, "changed": []}
+    assert not list(clean.path.glob("*.diff"))
+
+    (tmp_path / "agent.py").write_text("gain = 2\n")
+    (tmp_path / "new.py").write_text("")
+    dirty = RunFolder.create("runs/dirty", {}, COMMAND)
+    state = {"commit": commit, "dirty": True, "changed": ["agent.py", "new.py"]}
+    assert starts_of(dirty.path)[0]["git"] == state
+    git(tmp_path, "checkout", "-q", "agent.py")
+    git(tmp_path, "apply", "runs/dirty/git-0.diff")
+    assert (tmp_path / "agent.py").read_text() == "gain = 2\n", "the difference brings the files back"
+
+
+def test_without_git_a_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    folder = RunFolder.create(tmp_path / "run", {}, COMMAND)
+    assert starts_of(folder.path)[0]["git"] is None
+
+
+@pytest.mark.parametrize("mark", ["config.json", "progress.csv", "checkpoint.pt"])
+def test_a_folder_is_one_run_s(mark: str, tmp_path: Path) -> None:
+    (tmp_path / mark).write_text("precious")
+    (tmp_path / "notes.txt").write_text("a person may keep other things here")
+    with pytest.raises(FileExistsError, match=rf"holds another run \({mark} is there\); choose another"):
+        RunFolder.create(tmp_path, {}, COMMAND)
+    assert (tmp_path / mark).read_text() == "precious"
+    assert len(os.listdir(tmp_path)) == 2
+    (tmp_path / mark).unlink()
+    assert RunFolder.create(tmp_path, {"seed": 1}, COMMAND).config() == {"seed": 1}
+
+
+def test_a_resumption_opens_the_folder_and_adds_its_start(tmp_path: Path) -> None:
+    RunFolder.create(tmp_path, {"seed": 1}, COMMAND)
+    folder = RunFolder.open(tmp_path)
+    assert folder.config() == {"seed": 1}
+    folder.note_start(["headrace", "train", "--resume", str(tmp_path)])
+    first, second = starts_of(tmp_path)
+    assert (first["command"], second["command"]) == (COMMAND, ["headrace", "train", "--resume", str(tmp_path)])
+
+
+def test_what_is_no_run_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"holds no run: it has no config\.json"):
+        RunFolder.open(tmp_path)
+    for content in (b"{", b"\xff\xfe\x00", b"[1]"):
+        (tmp_path / "config.json").write_bytes(content)
+        with pytest.raises(ValueError, match=r"config\.json is damaged"):
+            RunFolder.open(tmp_path).config()
