@@ -8,12 +8,14 @@ from headrace.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from headrace.envs.factory import EnvFactory as EnvFactory
+    from headrace.envs.legacy_gym import LegacyGym as LegacyGym
     from headrace.envs.scalar import ScalarEnvs as ScalarEnvs
 
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
         "EnvFactory": "headrace.envs.factory",
+        "LegacyGym": "headrace.envs.legacy_gym",
         "ScalarEnvs": "headrace.envs.scalar",
     },
 )

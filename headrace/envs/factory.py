@@ -10,6 +10,7 @@ from typing import Any
 
 import gymnasium
 
+from headrace.envs.legacy_gym import LegacyGym, LegacySpec, is_legacy
 from headrace.errors import EnvContractError, EnvFailed, SamplerError, headline, traceback_of
 from headrace.processes.status import Phase, Status
 
@@ -17,31 +18,32 @@ __all__ = ["EnvFactory", "close_quietly", "make_envs", "user_code_failed"]
 
 _log = logging.getLogger("headrace.envs")
 
+#: Namespaces of ids whose packages Gymnasium does not load by itself: the module that registers them, and our extra.
+_NAMESPACES = {"ALE": ("ale_py", "atari")}
+
 
 @dataclass(frozen=True)
 class EnvFactory:
     """Makes one environment; travels to workers by cloudpickle.
 
-    make: an `EnvSpec` or a callable returning an `Env`; kwargs: its arguments. Ids are resolved to specs where the
-    user registered them, so an id known only there works in workers under every start method.
+    make: an `EnvSpec`, one of old gym, or a callable returning an `Env`; kwargs: its arguments. Ids are resolved to
+    specs where the user registered them, so an id known only there works in workers under every start method.
     """
 
-    make: gymnasium.envs.registration.EnvSpec | Callable[..., Any]
+    make: gymnasium.envs.registration.EnvSpec | LegacySpec | Callable[..., Any]
     kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     @staticmethod
     def of(env_cls: Any, env_kwargs: Mapping[str, Any] | None, argument: str = "EnvCls") -> EnvFactory:
         """From what users pass as `EnvCls`; raises TypeError, or ValueError for an id nobody registered.
 
-        "module:Id-v0" imports the module first, as `gymnasium.make` does.
+        "module:Id-v0" imports the module first, as `gymnasium.make` does; "module:name" is a callable of a module;
+        "gym:Id-v0" is an id of old gym.
         """
         if isinstance(env_cls, str):
-            module, _, env_id = env_cls.rpartition(":")
             try:
-                if module:
-                    importlib.import_module(module)
-                env_cls = gymnasium.spec(env_id)
-            except (gymnasium.error.Error, ImportError) as error:
+                env_cls = _resolved(env_cls)
+            except (gymnasium.error.Error, ImportError, LookupError) as error:
                 raise ValueError(f"{argument}={env_cls!r} is not a registered environment: {error}") from error
         elif not isinstance(env_cls, gymnasium.envs.registration.EnvSpec) and not callable(env_cls):
             raise TypeError(
@@ -53,22 +55,14 @@ class EnvFactory:
     @property
     def name(self) -> str:
         """The id, or the callable's name, for messages."""
-        if isinstance(self.make, gymnasium.envs.registration.EnvSpec):
+        if isinstance(self.make, gymnasium.envs.registration.EnvSpec | LegacySpec):
             return self.make.id
         name = getattr(self.make, "__qualname__", None)
         return str(name) if name else repr(self.make)
 
     def __call__(self) -> gymnasium.Env[Any, Any]:
-        """A new environment."""
-        if isinstance(self.make, gymnasium.envs.registration.EnvSpec):
-            env: Any = gymnasium.make(self.make, **self.kwargs)
-        else:
-            env = self.make(**self.kwargs)
-        if not isinstance(env, gymnasium.Env):
-            raise EnvContractError(
-                f"{self.name} returned a {type(env).__name__}, not a gymnasium.Env; "
-                "subclass gymnasium.Env and implement reset() and step()"
-            )
+        """A new environment; raises EnvContractError for what is none, or has no spaces."""
+        env = self.made()
         for name in ("observation_space", "action_space"):
             space = getattr(env, name, None)
             if not isinstance(space, gymnasium.Space):
@@ -77,6 +71,42 @@ class EnvFactory:
                     "set it in the environment's constructor"
                 )
         return env
+
+    def made(self) -> gymnasium.Env[Any, Any]:
+        """A new environment whose spaces were not looked at; one of old gym comes adapted."""
+        if isinstance(self.make, gymnasium.envs.registration.EnvSpec):
+            env: Any = gymnasium.make(self.make, **self.kwargs)
+        elif isinstance(self.make, LegacySpec):
+            env = self.make.make(self.kwargs)
+        else:
+            env = self.make(**self.kwargs)
+        if isinstance(env, gymnasium.Env):
+            return env
+        if is_legacy(env):
+            return LegacyGym(env)
+        raise EnvContractError(
+            f"{self.name} returned a {type(env).__name__}, not a gymnasium.Env; "
+            "subclass gymnasium.Env and implement reset() and step(), or, for an environment of the old gym API, "
+            "return headrace.envs.LegacyGym(env)"
+        )
+
+
+def _resolved(name: str) -> Any:
+    """The `EnvSpec`, `LegacySpec` or callable that a string names."""
+    if name.startswith("gym:"):
+        return LegacySpec.of(name.removeprefix("gym:"))
+    module_name, _, env_id = name.rpartition(":")
+    if module_name:
+        module = importlib.import_module(module_name)
+        if callable(vars(module).get(env_id)):
+            return vars(module)[env_id]
+    registered_by, extra = _NAMESPACES.get(env_id.partition("/")[0], (None, None))
+    if registered_by is not None:
+        try:
+            importlib.import_module(registered_by)
+        except ImportError as error:
+            raise ImportError(f'{env_id} needs {registered_by}; pip install "headrace[{extra}]"') from error
+    return gymnasium.spec(env_id)
 
 
 def make_envs(factory: EnvFactory, env_ids: Sequence[int], status: Status) -> list[gymnasium.Env[Any, Any]]:

@@ -1,0 +1,244 @@
+"""`LegacyGym`: environments of the old `gym` package and of its older 4-tuple API, as `gymnasium.Env`s.
+
+`gym` is imported only for ids with the prefix "gym:"; what is made by the user's own code has imported it already.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import inspect
+import io
+import pickle
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import cloudpickle
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from headrace.errors import EnvContractError
+
+__all__ = ["LegacyGym", "LegacySpec", "converted_space", "import_gym", "is_legacy"]
+
+_APIS = ("auto", "0.26", "0.21")
+
+
+class LegacyGym(gymnasium.Env[Any, Any]):
+    """Adapts an environment of old gym. Samplers do it by themselves for what is a `gym.Env`.
+
+    Spaces are converted. An end counts as `truncated` where the older API's info says "TimeLimit.truncated", else as
+    `terminated`. Seeds go to `reset(seed=…)` where the environment's own `reset` takes one, else to `seed(…)`, and the
+    environment's own action space is seeded as this one's is.
+
+    Args:
+        env: the environment, any object with the methods and spaces of old gym. The checker that `gym.make` put into it
+            is taken out, because it fails with NumPy 2.
+        api: "0.26": `reset` returns (observation, info), `step` five values; "0.21": `reset` returns an observation,
+            `step` four values; "auto": as the first answer of `reset` shows, for good.
+        render_mode: for the older API, whose `render(mode)` takes it; newer environments know their own.
+
+    Raises EnvContractError for spaces without a counterpart, see `converted_space`.
+    """
+
+    def __init__(self, env: Any, api: str = "auto", render_mode: str | None = None) -> None:
+        if api not in _APIS:
+            raise ValueError(f"api must be one of {', '.join(map(repr, _APIS))}, got {api!r}")
+        self.legacy = _without_checker(env)
+        self.observation_space = converted_space(_space_of(env, "observation_space"), "observation_space")
+        self.action_space = converted_space(_space_of(env, "action_space"), "action_space")
+        self.render_mode = render_mode or getattr(env, "render_mode", None)
+        metadata = dict(getattr(env, "metadata", None) or {})
+        self.metadata = {"render_modes": metadata.pop("render.modes", []), **metadata}
+        self._api = api
+        # Wrappers hand on any keyword, so the innermost environment is asked.
+        base = getattr(env, "unwrapped", env)
+        self._reset_takes_seed = api != "0.21" and _takes_seed(base.reset)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Starts an episode; see `gymnasium.Env.reset`. The older API has no `options`."""
+        arguments: dict[str, Any] = {} if options is None or not self._reset_takes_seed else {"options": options}
+        if seed is not None:
+            self._seed_action_space()
+            if self._reset_takes_seed:
+                arguments["seed"] = seed
+            else:
+                self._seed(seed)
+        answer = self.legacy.reset(**arguments)
+        if self._api == "auto":
+            self._api = "0.26" if _has_info(answer, self.observation_space) else "0.21"
+        if self._api == "0.21":
+            return answer, {}
+        if not _is_pair(answer):
+            raise EnvContractError(
+                f"{self._name()}: reset() returned {_described(answer)}, expected (observation, info) as in gym 0.26; "
+                'an environment whose reset() returns the observation alone needs LegacyGym(env, api="0.21")'
+            )
+        observation, info = answer
+        return observation, info
+
+    def step(self, action: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """One step; see `gymnasium.Env.step`."""
+        answer = self.legacy.step(action)
+        expected = 4 if self._api == "0.21" else 5
+        if not isinstance(answer, tuple) or len(answer) != expected:
+            names = "(observation, reward, done, info)"
+            raise EnvContractError(
+                f"{self._name()}: step() returned {_described(answer)}, expected "
+                f"{names if expected == 4 else names.replace('done', 'terminated, truncated')}, because its reset() "
+                f"answers as gym {self._api} does; correct the environment, or name its API: LegacyGym(env, api=…)"
+            )
+        if expected == 5:
+            return answer
+        observation, reward, done, info = answer
+        truncated = bool(done) and isinstance(info, dict) and bool(info.get("TimeLimit.truncated", False))
+        return observation, reward, False if truncated else done, truncated, info
+
+    def render(self) -> Any:
+        """What the environment renders."""
+        if self._api == "0.21" and self.render_mode is not None:
+            return self.legacy.render(mode=self.render_mode)
+        return self.legacy.render()
+
+    def close(self) -> None:
+        """Closes the environment."""
+        self.legacy.close()
+
+    def __str__(self) -> str:
+        return f"<LegacyGym{self.legacy}>"
+
+    def _name(self) -> str:
+        return type(getattr(self.legacy, "unwrapped", self.legacy)).__name__
+
+    def _seed(self, seed: int) -> None:
+        """By the older API's method. Without one nothing is seeded: an environment without randomness needs none."""
+        seed_method = getattr(self.legacy, "seed", None)
+        if seed_method is not None:
+            seed_method(seed)
+
+    def _seed_action_space(self) -> None:
+        """With the seed that `action_space` was given, for environments that draw from their own action space."""
+        seed_method = getattr(self.legacy.action_space, "seed", None)
+        if seed_method is not None:
+            seed_sequence: Any = self.action_space.np_random.bit_generator.seed_seq
+            seed_method(seed_sequence.entropy % 2**31)  # more bits only where it was never seeded
+
+
+@dataclass(frozen=True)
+class LegacySpec:
+    """An id of old gym's registry, resolved where the user registered it. Pickling it elsewhere needs no gym loaded.
+
+    id: without "gym:"; spec: the pickled `gym.envs.registration.EnvSpec`.
+    """
+
+    id: str
+    spec: bytes
+
+    @staticmethod
+    def of(env_id: str) -> LegacySpec:
+        """From "CartPole-v1" or "module:Id-v0"; raises ImportError without gym or module, LookupError for the id."""
+        gym = import_gym()
+        module, _, name = env_id.rpartition(":")
+        if module:
+            importlib.import_module(module)
+        if name not in gym.envs.registration.registry:
+            raise LookupError(f"gym has no environment {name!r}")
+        return LegacySpec(env_id, cloudpickle.dumps(gym.envs.registration.registry[name]))
+
+    def make(self, kwargs: Mapping[str, Any]) -> LegacyGym:
+        """A new environment; kwargs as for `gym.make`."""
+        gym = import_gym()
+        # NumPy 2 has no `bool8`, which the checker uses at each end of an episode.
+        return LegacyGym(gym.make(pickle.loads(self.spec), **{"disable_env_checker": True, **kwargs}))
+
+
+def import_gym() -> ModuleType:
+    """The old gym, without the notice it prints; raises ImportError that names the extra."""
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            return importlib.import_module("gym")
+    except ImportError as error:
+        raise ImportError(
+            f'ids that begin with "gym:" need the old gym package ({error}); pip install "headrace[legacy]"'
+        ) from error
+
+
+def is_legacy(env: object) -> bool:
+    """Whether an environment is a `gym.Env` of the old package; loads nothing."""
+    return isinstance(env, getattr(sys.modules.get("gym"), "Env", ()))
+
+
+def converted_space(space: Any, path: str) -> spaces.Space[Any]:
+    """Gymnasium's space for one of old gym's, known by the names of its classes: subclasses and look-alikes pass too.
+
+    path: where it was found, for the message; raises EnvContractError for what has no counterpart.
+    """
+    if isinstance(space, spaces.Space):
+        return space
+    for cls in type(space).__mro__:
+        match cls.__name__:
+            case "Box":
+                dtype = np.dtype(space.dtype or np.float32)
+                return spaces.Box(np.asarray(space.low, dtype), np.asarray(space.high, dtype), dtype=dtype.type)
+            case "Discrete":
+                return spaces.Discrete(int(space.n), start=int(getattr(space, "start", 0)))
+            case "MultiDiscrete":
+                return spaces.MultiDiscrete(np.asarray(space.nvec, np.int64))
+            case "MultiBinary":
+                return spaces.MultiBinary(space.n)
+            case "Dict":
+                return spaces.Dict(
+                    [(key, converted_space(child, f"{path}[{key!r}]")) for key, child in space.spaces.items()]
+                )
+            case "Tuple":
+                return spaces.Tuple(
+                    [converted_space(child, f"{path}[{index}]") for index, child in enumerate(space.spaces)]
+                )
+    raise EnvContractError(
+        f"{path} is {_described(space)}, which is none of gym's Box, Discrete, MultiDiscrete, MultiBinary, Dict and "
+        "Tuple; wrap the environment so that it uses one of these"
+    )
+
+
+def _space_of(env: Any, name: str) -> Any:
+    space = getattr(env, name, None)
+    if space is None:
+        raise EnvContractError(f"{type(env).__name__} has no {name}; set it in the environment's constructor")
+    return space
+
+
+def _without_checker(env: Any) -> Any:
+    """The environment without the `PassiveEnvChecker` that `gym.make` puts next to the innermost environment."""
+    if type(env).__name__ == "PassiveEnvChecker":
+        return env.env
+    wrapper = env
+    while (inner := getattr(wrapper, "__dict__", {}).get("env")) is not None:
+        if type(inner).__name__ == "PassiveEnvChecker":
+            wrapper.env = inner.env
+            break
+        wrapper = inner
+    return env
+
+
+def _takes_seed(reset: Any) -> bool:
+    parameters = inspect.signature(reset).parameters.values()
+    return any(parameter.name == "seed" or parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
+
+
+def _is_pair(answer: Any) -> bool:
+    return isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[1], dict)
+
+
+def _has_info(answer: Any, space: spaces.Space[Any]) -> bool:
+    """Whether `reset` returned (observation, info); a Tuple observation may look like it."""
+    return _is_pair(answer) and not (isinstance(space, spaces.Tuple) and space.contains(answer))
+
+
+def _described(value: Any) -> str:
+    text = " ".join(repr(value).split())
+    size = f" of {len(value)}" if isinstance(value, tuple | list | dict) else ""
+    return f"{type(value).__name__}{size} {text if len(text) <= 80 else text[:77] + '...'}"
