@@ -7,7 +7,7 @@ import torch
 from headrace import Affinity
 from headrace.agents.pg import CategoricalPgAgent
 from headrace.algos.pg import PPO, PPOConfig
-from headrace.models import FlatFeatures
+from headrace.models import Features
 from headrace.runners import MinibatchRl, RunnerConfig
 from headrace.samplers import CpuSampler
 from headrace.types import EnvSpaces, Tree
@@ -18,7 +18,7 @@ class SeparateNetworks(torch.nn.Module):
 
     def __init__(self, spaces: EnvSpaces, n_outputs: int, width: int = 64) -> None:
         super().__init__()
-        self.features = FlatFeatures(spaces.observation)  # any observation as one flat vector
+        self.features = Features(spaces.observation)  # any observation as one flat vector
         self.policy = self._network(n_outputs, width)
         self.value = self._network(1, width)
 

@@ -6,12 +6,13 @@ environments have turned its code out of the caches; a NumPy one costs a fifth. 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-__all__ = ["NumpyLinear", "suits_numpy"]
+__all__ = ["NumpyLinear", "NumpyViews", "suits_numpy"]
 
 #: Multiplications of one matrix product. OpenBLAS starts threads above this, which workers have no cores for.
 _LARGEST_PRODUCT = 1 << 18
@@ -31,27 +32,43 @@ def suits_numpy(rows: torch.Tensor, per_row: int = 1) -> bool:
     )
 
 
-class NumpyLinear:
-    """`rows @ weight.T + bias` of a linear layer, over NumPy views of its parameters, renewed when these have moved."""
+class NumpyViews:
+    """NumPy views of some parameters and buffers of one module, renewed when these have moved."""
 
-    def __init__(self, layer: torch.nn.Linear) -> None:
-        self._layer = layer
-        self._parameters = layer._parameters  # `layer.weight` goes through a Python `__getattr__`
-        self._weight_at = self._bias_at = 0
-        self._weight = self._bias = np.empty(0, np.float32)
+    def __init__(self, module: torch.nn.Module, names: Sequence[str]) -> None:
+        self.module, self._names = module, tuple(names)
+        # `module.weight` goes through a Python `__getattr__`; these dicts stay the module's own.
+        self._owners = [module._parameters if name in module._parameters else module._buffers for name in names]
+        self._at = [0] * len(names)
+        self._views: list[np.ndarray] = []
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return NumpyLinear, (self._layer,)  # views and addresses mean nothing in a copy
+        return NumpyViews, (self.module, self._names)  # views and addresses mean nothing in a copy
+
+    def __call__(self) -> list[np.ndarray]:
+        """The views, in the order of the names."""
+        tensors = [owner[name] for owner, name in zip(self._owners, self._names, strict=True)]
+        # The views keep what they show alive, so no other tensor can come to lie at these addresses meanwhile.
+        at = [tensor.data_ptr() for tensor in tensors if tensor is not None]
+        if at != self._at:
+            self._at, self._views = at, [tensor.detach().numpy() for tensor in tensors if tensor is not None]
+        return self._views
+
+
+class NumpyLinear:
+    """`rows @ weight.T + bias` of the linear layer that is `parent`'s child `name` at the time of the call."""
+
+    def __init__(self, parent: torch.nn.Module, name: str) -> None:
+        self._children, self._name = parent._modules, name
+        self._views: NumpyViews | None = None
 
     def __call__(self, rows: np.ndarray) -> np.ndarray:
         """Float32 `[..., n_in]` to `[..., n_out]`."""
-        weight, bias = self._parameters["weight"], self._parameters["bias"]
-        assert weight is not None
-        assert bias is not None
-        # The views keep what they show alive, so no other tensor can come to lie at these addresses meanwhile.
-        if weight.data_ptr() != self._weight_at or bias.data_ptr() != self._bias_at:
-            self._weight, self._bias = weight.detach().numpy().T, bias.detach().numpy()
-            self._weight_at, self._bias_at = weight.data_ptr(), bias.data_ptr()
-        product: np.ndarray = rows @ self._weight
-        product += self._bias
+        layer = self._children[self._name]
+        if self._views is None or self._views.module is not layer:
+            assert isinstance(layer, torch.nn.Linear)
+            self._views = NumpyViews(layer, ("weight", "bias"))
+        weight, bias = self._views()
+        product: np.ndarray = rows @ weight.T
+        product += bias
         return product

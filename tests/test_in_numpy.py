@@ -11,28 +11,29 @@ from gymnasium import spaces
 
 from headrace import in_numpy
 from headrace.distributions import Categorical
-from headrace.models import ActorCriticMlp
+from headrace.models import ActorCritic
+from headrace.models.mlp import TanhBody
 from headrace.types import EnvSpaces
 
 SPACES = EnvSpaces(spaces.Box(-1, 1, (5,), np.float32), spaces.Discrete(3))
 
 
-def model_of() -> ActorCriticMlp:
+def model_of() -> ActorCritic:
     torch.manual_seed(1)
-    model = ActorCriticMlp(SPACES, n_outputs=3, hidden_sizes=(64, 32))
+    model = ActorCritic(SPACES, n_outputs=3, hidden_sizes=(64, 32))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
     return model
 
 
-def outputs_of(model: ActorCriticMlp, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def outputs_of(model: ActorCritic, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """By torch, whatever the number of rows."""
     outputs, value = model(rows, None, None)
     return outputs.detach(), value.detach()
 
 
-def quick_outputs_of(model: ActorCriticMlp, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def quick_outputs_of(model: ActorCritic, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     with torch.inference_mode():
         outputs, value = model(rows, None, None)
         return outputs, value
@@ -76,27 +77,37 @@ def test_gradients_large_batches_and_time_dims_take_torch(numpy_calls: list[int]
     assert numpy_calls == []
 
 
-def _assign(model: ActorCriticMlp) -> None:
+def _assign(model: ActorCritic) -> None:
     model.load_state_dict({key: value + 1 for key, value in model.state_dict().items()}, assign=True)
 
 
-def _in_place(model: ActorCriticMlp) -> None:
+def _in_place(model: ActorCritic) -> None:
     model.load_state_dict({key: value - 1 for key, value in model.state_dict().items()})
 
 
-def _optimize(model: ActorCriticMlp) -> None:
+def _optimize(model: ActorCritic) -> None:
     optimizer = torch.optim.SGD(model.parameters(), 0.5)
     sum(part.sum() for part in model(torch.ones(2, 5), None, None)).backward()
     optimizer.step()
 
 
-def _replace(model: ActorCriticMlp) -> None:
-    model.head.weight = torch.nn.Parameter(model.head.weight.detach().clone() * 2)
-    model.head.bias = torch.nn.Parameter(model.head.bias.detach().clone() + 2)
+def _replace_weights(model: ActorCritic) -> None:
+    head = model.policy.head
+    head.weight = torch.nn.Parameter(head.weight.detach().clone() * 2)
+    head.bias = torch.nn.Parameter(head.bias.detach().clone() + 2)
 
 
-@pytest.mark.parametrize("change", [_assign, _in_place, _optimize, _replace])
-def test_changed_weights_count_at_once(change: Callable[[ActorCriticMlp], None]) -> None:
+def _replace_layers(model: ActorCritic) -> None:
+    model.policy.layers[0] = torch.nn.Linear(5, 64)
+    model.policy.head = torch.nn.Linear(32, 4)
+
+
+def _replace_body(model: ActorCritic) -> None:
+    model.policy = TanhBody([5, 16, 4])
+
+
+@pytest.mark.parametrize("change", [_assign, _in_place, _optimize, _replace_weights, _replace_layers, _replace_body])
+def test_changed_weights_count_at_once(change: Callable[[ActorCritic], None]) -> None:
     model, rows = model_of(), torch.randn(8, 5)
     before = quick_outputs_of(model, rows)[0]
     change(model)
@@ -106,7 +117,7 @@ def test_changed_weights_count_at_once(change: Callable[[ActorCriticMlp], None])
 
 
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
-def test_a_copy_acts_by_its_own_weights(duplicate: Callable[[ActorCriticMlp], ActorCriticMlp]) -> None:
+def test_a_copy_acts_by_its_own_weights(duplicate: Callable[[ActorCritic], ActorCritic]) -> None:
     model, rows = model_of(), torch.randn(8, 5)
     quick_outputs_of(model, rows)
     other = duplicate(model)

@@ -13,7 +13,7 @@ from headrace.agents.pg import CategoricalPgAgent
 from headrace.buffers.tree import allocate_like, tree_leaves, tree_map, tree_paths, tree_rows
 from headrace.envs.spaces import Mismatch, action_decoder, null_value, observation_writer
 from headrace.errors import EnvContractError, SamplerError
-from headrace.models import FlatFeatures
+from headrace.models import Features
 from headrace.samplers import SerialSampler
 from headrace.types import AgentStep, EnvSpaces, StepInputs
 from tests.environments import SHAPELESS, SPACES, AnySpaces
@@ -237,7 +237,7 @@ class AnyAgent(Agent):
         self._actions, self._t = actions, 0
 
     def build_model(self, spaces: EnvSpaces) -> torch.nn.Module:
-        return FlatFeatures(spaces.observation)
+        return Features(spaces.observation)
 
     def sample_mode(self, itr: int) -> None:
         super().sample_mode(itr)
@@ -346,7 +346,7 @@ def test_features_of_nested_spaces_are_concatenated_in_the_order_of_the_space() 
         "camera": (torch.tensor([[1, 2], [3, 4]], dtype=torch.uint8), torch.tensor(2)),
         "body": {"joints": torch.tensor([5.0, 6.0, 7.0]), "modes": torch.tensor([8, 9])},
     }
-    features = FlatFeatures(space)
+    features = Features(space)
     parts = {"camera": [1, 2, 3, 4, 0, 0, 1], "body": [5, 6, 7, 8, 9]}
     expected = [number for key in space.spaces for number in parts[key]]  # type: ignore[attr-defined]
     assert features.size == 12
@@ -360,4 +360,4 @@ def test_discrete_features_are_one_hot_from_the_start(name: str) -> None:
     space = SPACES[name]
     assert isinstance(space, spaces.Discrete)
     numbers = torch.arange(int(space.start), int(space.start + space.n))
-    assert FlatFeatures(space)(numbers).tolist() == torch.eye(int(space.n)).tolist()
+    assert Features(space)(numbers).tolist() == torch.eye(int(space.n)).tolist()

@@ -86,6 +86,13 @@ class Agent(ABC):
         """Before optimizing with batch `itr`."""
         self.model.train()
 
+    def update_statistics(self, observation: Tree) -> None:  # noqa: B027 (most have none)
+        """Takes observations of a batch, tree of `[N, ...]`, into statistics the model normalizes with, if it does.
+
+        Algorithms call it once a batch, after learning from it: what is recorded and what is learned from it come from
+        the same function.
+        """
+
     def acting_state(self) -> list[torch.Tensor]:
         """The tensors that decide actions (parameters and buffers), as they live in the model, in a fixed order."""
         return list(self.model.state_dict().values())

@@ -34,9 +34,9 @@ class Categorical:
         return self.logits.argmax(dim=-1)
 
     def log_prob(self, action: torch.Tensor) -> torch.Tensor:
-        """log π(action), float `[...]`."""
+        """log π(action), float `[...]`, of integers `[...]`."""
         log_probs = torch.log_softmax(self.logits, dim=-1)
-        return log_probs.gather(-1, action.unsqueeze(-1)).squeeze(-1)
+        return log_probs.gather(-1, action.long().unsqueeze(-1)).squeeze(-1)
 
     def entropy(self) -> torch.Tensor:
         """−Σ p log p in nats, float `[...]`; a logit of −∞ (a masked action) has no part in it, nor in its gradient."""

@@ -7,13 +7,19 @@ from typing import TYPE_CHECKING
 from headrace.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from headrace.models.features import FlatFeatures as FlatFeatures
-    from headrace.models.mlp import ActorCriticMlp as ActorCriticMlp
+    from headrace.models.conv import NatureCnn as NatureCnn
+    from headrace.models.features import Features as Features
+    from headrace.models.mlp import ActorCritic as ActorCritic
+    from headrace.models.norm import RunningNorm as RunningNorm
+    from headrace.models.rnn import RecurrentActorCritic as RecurrentActorCritic
 
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
-        "ActorCriticMlp": "headrace.models.mlp",
-        "FlatFeatures": "headrace.models.features",
+        "ActorCritic": "headrace.models.mlp",
+        "Features": "headrace.models.features",
+        "NatureCnn": "headrace.models.conv",
+        "RecurrentActorCritic": "headrace.models.rnn",
+        "RunningNorm": "headrace.models.norm",
     },
 )

@@ -11,10 +11,10 @@ import torch
 from torch.nn import functional
 
 from headrace.in_numpy import NumpyLinear, suits_numpy
-from headrace.models.features import FlatFeatures
+from headrace.models.features import Features
 from headrace.types import EnvSpaces, Tree
 
-__all__ = ["ActorCriticMlp", "linear"]
+__all__ = ["ActorCritic", "TanhBody", "linear"]
 
 
 def linear(n_in: int, n_out: int, gain: float) -> torch.nn.Linear:
@@ -25,45 +25,89 @@ def linear(n_in: int, n_out: int, gain: float) -> torch.nn.Linear:
     return layer
 
 
-class ActorCriticMlp(torch.nn.Module):
-    """A shared tanh body and one linear head: `n_outputs` policy outputs and a value.
+class TanhBody(torch.nn.Module):
+    """Layers of tanh, then a linear one: float32 `[..., sizes[0]]` to `[..., sizes[-1]]`; see `headrace.in_numpy`.
+
+    head_gain: of the last layer's weights.
+    """
+
+    def __init__(self, sizes: Sequence[int], head_gain: float = 1.0) -> None:
+        super().__init__()
+        *hidden, (last_in, last_out) = pairwise(sizes)
+        layers = [linear(n_in, n_out, math.sqrt(2.0)) for n_in, n_out in hidden]
+        self.layers = torch.nn.ModuleList(layers)
+        self.head = linear(last_in, last_out, head_gain)
+        self._largest = max(n_in * n_out for n_in, n_out in pairwise(sizes))
+        self._numpy_layers = [NumpyLinear(self.layers, str(index)) for index in range(len(layers))]
+        self._numpy_head = NumpyLinear(self, "head")
+
+    def in_numpy(self, features: torch.Tensor) -> np.ndarray | None:
+        """The outputs, if these few rows are to be computed in NumPy."""
+        if not suits_numpy(features, self._largest):
+            return None
+        hidden = features.numpy()
+        for layer in self._numpy_layers:
+            hidden = layer(hidden)
+            np.tanh(hidden, out=hidden)
+        return self._numpy_head(hidden)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """See the class."""
+        for layer in self.layers:  # functions, not module calls, which cost 2 to 3 µs each
+            assert isinstance(layer, torch.nn.Linear)
+            features = torch.tanh(functional.linear(features, layer.weight, layer.bias))
+        return functional.linear(features, self.head.weight, self.head.bias)
+
+
+class ActorCritic(torch.nn.Module):
+    """Policy outputs and a value from any observation; the default model of policy-gradient agents.
 
     Takes `(observation, prev_action, prev_reward)` with any leading dims and returns `(outputs [..., n_outputs],
     value [...])`; it does not look at the previous action and reward.
+
+    Args:
+        spaces: of one environment.
+        n_outputs: policy outputs.
+        hidden_sizes: tanh layers over the features (`Features`); default two of 64, none over images.
+        separate_value: a body of its own for the value, over the same features.
+        normalize_observation: see `Features`.
     """
 
-    def __init__(self, spaces: EnvSpaces, n_outputs: int, hidden_sizes: Sequence[int] = (64, 64)) -> None:
+    def __init__(
+        self,
+        spaces: EnvSpaces,
+        n_outputs: int,
+        hidden_sizes: Sequence[int] | None = None,
+        separate_value: bool = False,
+        normalize_observation: bool = False,
+    ) -> None:
         super().__init__()
-        self.features = FlatFeatures(spaces.observation)
+        self.features = Features(spaces.observation, normalize_observation)
+        if hidden_sizes is None:
+            hidden_sizes = () if self.features.has_images else (64, 64)
         sizes = [self.features.size, *hidden_sizes]
-        layers = [linear(n_in, n_out, math.sqrt(2.0)) for n_in, n_out in pairwise(sizes)]
-        self.body = torch.nn.ModuleList(layers)
-        self.head = linear(sizes[-1], n_outputs + 1, 1.0)
-        with torch.no_grad():
-            self.head.weight[:-1] *= 0.01  # start near the uniform policy
-        self._largest = max(n_in * n_out for n_in, n_out in pairwise([*sizes, n_outputs + 1]))
-        self._numpy_body = [NumpyLinear(layer) for layer in layers]
-        self._numpy_head = NumpyLinear(self.head)
+        if separate_value:
+            self.policy = TanhBody([*sizes, n_outputs], head_gain=0.01)
+            self.value: TanhBody | None = TanhBody([*sizes, 1])
+        else:
+            self.policy = TanhBody([*sizes, n_outputs + 1])
+            self.value = None
+            with torch.no_grad():
+                self.policy.head.weight[:-1] *= 0.01  # start near the uniform policy
 
     def forward(
         self, observation: Tree, prev_action: Tree, prev_reward: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """See the class."""
-        features = self.features.forward(observation)
-        if suits_numpy(features, self._largest):
-            return self._in_numpy(features)
-        hidden = features
-        for layer in self.body:  # functions, not module calls, which cost 2 to 3 µs each
-            assert isinstance(layer, torch.nn.Linear)
-            hidden = torch.tanh(functional.linear(hidden, layer.weight, layer.bias))
-        outputs = functional.linear(hidden, self.head.weight, self.head.bias)
-        return outputs[..., :-1], outputs[..., -1]
-
-    def _in_numpy(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The same function; see `headrace.in_numpy`."""
-        hidden = features.numpy()
-        for layer in self._numpy_body:
-            hidden = layer(hidden)
-            np.tanh(hidden, out=hidden)
-        outputs = self._numpy_head(hidden)
-        return torch.from_numpy(outputs[..., :-1]), torch.from_numpy(np.asarray(outputs[..., -1]))
+        features, policy, value_body = self.features.forward(observation), self.policy, self.value
+        outputs = policy.in_numpy(features)
+        if outputs is None:
+            both = policy.forward(features)
+            if value_body is None:
+                return both[..., :-1], both[..., -1]
+            return both, value_body.forward(features)[..., 0]
+        if value_body is None:
+            return torch.from_numpy(outputs[..., :-1]), torch.from_numpy(np.asarray(outputs[..., -1]))
+        value = value_body.in_numpy(features)
+        assert value is not None  # its products are no larger
+        return torch.from_numpy(outputs), torch.from_numpy(np.asarray(value[..., 0]))

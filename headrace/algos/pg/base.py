@@ -14,6 +14,7 @@ import torch
 from headrace.agents.base import Agent
 from headrace.algos.base import Algo, OptInfo
 from headrace.algos.returns import final_values, generalized_advantages
+from headrace.algos.reward_scaling import RewardScaling
 from headrace.buffers.samples import Samples
 from headrace.buffers.tree import tree_map, tree_paths, tree_rows
 from headrace.rng import Stream
@@ -73,6 +74,8 @@ class PgConfig:
     """The gradient is scaled down to this norm."""
     normalize_advantage: bool = True
     """Give the advantages of a batch mean 0 and standard deviation 1."""
+    normalize_reward: bool = False
+    """Learn from rewards divided by the running standard deviation of discounted returns (see `RewardScaling`)."""
 
     def __post_init__(self) -> None:
         for name in ("discount", "gae_lambda"):
@@ -101,6 +104,7 @@ class PolicyGradientAlgo(Algo):
         self._agent = agent
         self._n_itr = n_itr
         self._seed = seed
+        self._reward_scaling = RewardScaling(self.discount) if self.config.normalize_reward else None
         self._parameters = list(agent.parameters())
         # Fused: one call for all parameters, 0.1 ms of a step of 0.9 ms for an MLP.
         self._optimizer = torch.optim.Adam(
@@ -120,6 +124,7 @@ class PolicyGradientAlgo(Algo):
             for group in self._optimizer.param_groups:
                 group["lr"] = self.config.learning_rate * self._remaining(itr)
         infos = [self._update(itr, number, part) for number, part in enumerate(self.parts(itr, batch))]
+        agent.update_statistics(_valid_rows(samples.env.observation, samples.env.valid))
         opt_info = {name: math.fsum(info[name] for info in infos) / len(infos) for name in infos[0]}
         opt_info["explainedVariance"] = _explained_variance(batch)
         return opt_info
@@ -133,12 +138,17 @@ class PolicyGradientAlgo(Algo):
         """The losses of one part."""
 
     def state_dict(self) -> dict[str, Any]:
-        """The optimizer's."""
-        return {"optimizer": self._optimizer.state_dict()}
+        """The optimizer's, and the statistics of rewards."""
+        state = {"optimizer": self._optimizer.state_dict()}
+        if self._reward_scaling is not None:
+            state["reward_scaling"] = self._reward_scaling.state_dict()
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
         self._optimizer.load_state_dict(state["optimizer"])
+        if self._reward_scaling is not None:
+            self._reward_scaling.load_state_dict(state["reward_scaling"])
 
     def forward(self, part: PgBatch) -> tuple[Any, torch.Tensor]:
         """The agent's distribution and value now, for the rows of a part."""
@@ -165,8 +175,11 @@ class PolicyGradientAlgo(Algo):
         all_valid = bool(env.valid.all())
         valid = None if all_valid else env.valid
         with torch.no_grad():
+            reward = env.reward
+            if self._reward_scaling is not None:
+                reward = self._reward_scaling(reward, env.done, valid)
             advantage, returns = generalized_advantages(
-                env.reward,
+                reward,
                 agent.agent_info.value,
                 env.terminated,
                 env.truncated,
@@ -190,8 +203,8 @@ class PolicyGradientAlgo(Algo):
         if agent.first_state is not None:
             batch.state, batch.valid = tree_rows(agent.first_state, 0), valid
             return batch
-        side_by_side: PgBatch = tree_map(lambda leaf: leaf.flatten(0, 1), batch)  # views: leaves are contiguous
-        return side_by_side if valid is None else tree_rows(side_by_side, valid.flatten().nonzero()[:, 0])
+        side_by_side: PgBatch = _valid_rows(batch, env.valid)
+        return side_by_side
 
     def _update(self, itr: int, number: int, part: PgBatch) -> OptInfo:
         """One step of the optimizer; the parameters stay as they are if a loss or a gradient is not finite."""
@@ -216,7 +229,7 @@ class PolicyGradientAlgo(Algo):
         if not (math.isfinite(info["loss"]) and math.isfinite(info["gradNorm"])):
             raise self._not_finite(itr, number, part, info)
         self._optimizer.step()
-        info["perplexity"] = math.exp(info["entropy"])
+        info["perplexity"] = math.exp(min(info["entropy"], 700.0))  # of many bits it is no float any more
         return info
 
     def _not_finite(self, itr: int, number: int, part: PgBatch, info: OptInfo) -> FloatingPointError:
@@ -237,6 +250,12 @@ class PolicyGradientAlgo(Algo):
             f"{type(self).__name__}: {', '.join(bad)} in itr {itr}, update {number} ({where}); the step was not taken. "
             "Lower learning_rate, scale the rewards, or look for huge observations"
         )
+
+
+def _valid_rows(tree: Tree, valid: torch.Tensor) -> Tree:
+    """The valid rows of a tree of `[T, B, ...]` side by side, `[N, ...]`; views where all are."""
+    flat = tree_map(lambda leaf: leaf.flatten(0, 1), tree)
+    return flat if bool(valid.all()) else tree_rows(flat, valid.flatten().nonzero()[:, 0])
 
 
 def mean_of(rows: torch.Tensor, valid: torch.Tensor | None) -> torch.Tensor:

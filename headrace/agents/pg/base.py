@@ -1,0 +1,123 @@
+"""What all policy-gradient agents are: a model, and a policy that reads its outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from gymnasium import spaces as gym_spaces
+
+from headrace.agents.base import Agent
+from headrace.agents.pg.policies import Distribution, Policy
+from headrace.models.features import Features
+from headrace.types import AgentStep, EnvSpaces, StepInputs, Tree
+
+__all__ = ["ACTION_MASK", "PgAgent", "PgInfo"]
+
+#: Key of a Dict observation that says which actions are allowed: 1 or True where they are.
+ACTION_MASK = "action_mask"
+
+
+@dataclass
+class PgInfo:
+    """What a policy-gradient agent records (and what its training forward returns): distribution and value `[...]`."""
+
+    dist: Distribution
+    value: torch.Tensor
+
+
+class PgAgent(Agent):
+    """Draws actions from a distribution that a model's outputs describe; the classes users take are its subclasses.
+
+    ModelCls: called as `ModelCls(spaces, n_outputs=..., **model_kwargs)`. A feed-forward module takes `(observation,
+    prev_action, prev_reward)` over any leading dims and returns `(outputs [..., n_outputs], value [...])`; a recurrent
+    one takes `is_first` and `state` besides, has `initial_state(n)`, and returns the new state too (see
+    `RecurrentActorCritic`).
+
+    An observation space Dict with the key "action_mask" (one entry per Discrete action, or per action of each
+    MultiDiscrete part, side by side) masks actions: those with 0 are never drawn. The model does not see the mask.
+    """
+
+    def __init__(
+        self, policy: Policy, ModelCls: Any, model_kwargs: Mapping[str, Any] | None, recurrent: bool = False
+    ) -> None:
+        self._policy = policy
+        self._model_cls = ModelCls
+        self._model_kwargs = dict(model_kwargs or {})
+        self._recurrent = recurrent
+        self._masks = False
+        self._greedy = False
+
+    def build_model(self, spaces: EnvSpaces) -> torch.nn.Module:
+        """The policy and value network; raises TypeError for action spaces and masks this agent cannot use."""
+        policy = self._policy
+        policy.build(spaces.action)
+        self.noise_size = policy.noise_size
+        observation = spaces.observation
+        if isinstance(observation, gym_spaces.Dict) and ACTION_MASK in observation.spaces:
+            shape = observation[ACTION_MASK].shape
+            if policy.mask_size is None or shape != (policy.mask_size,):
+                raise TypeError(
+                    f"the observation's {ACTION_MASK!r} has shape {shape}, actions {spaces.action} take "
+                    + (f"({policy.mask_size},)" if policy.mask_size is not None else "no mask; rename that key")
+                )
+            self._masks = True
+            observation = gym_spaces.Dict(_without_mask(observation.spaces))
+        seen = EnvSpaces(observation, spaces.action)
+        model: torch.nn.Module = self._model_cls(seen, n_outputs=policy.n_outputs, **self._model_kwargs)
+        policy.prepare(model)
+        return model
+
+    def initial_state(self, n: int) -> Tree:
+        """See `Agent`."""
+        return self.model.initial_state(n) if self._recurrent else None  # type: ignore[operator]
+
+    def sample_mode(self, itr: int) -> None:
+        """Actions are drawn from the policy."""
+        super().sample_mode(itr)
+        self._greedy = False
+
+    def eval_mode(self, itr: int) -> None:
+        """Actions are the most probable ones."""
+        super().eval_mode(itr)
+        self._greedy = True
+
+    def __call__(self, inputs: StepInputs, state: Tree = None) -> PgInfo:
+        """Distribution and value with gradients."""
+        return self._forward(inputs, state)[0]
+
+    def step(self, inputs: StepInputs, state: Tree) -> AgentStep:
+        """Actions `[n]` or `[n, d]` with a `PgInfo`."""
+        info, state = self._forward(inputs, state)
+        action = info.dist.mode() if self._greedy else info.dist.sample(inputs.noise)
+        return AgentStep(action, info, state)
+
+    def value(self, inputs: StepInputs, state: Tree) -> torch.Tensor:
+        """V of `n` rows."""
+        return self._forward(inputs, state)[0].value
+
+    def update_statistics(self, observation: Tree) -> None:
+        """Takes observations `[N, ...]` into every `Features(..., normalize=True)` of the model."""
+        if self._masks:
+            observation = _without_mask(observation)
+        for module in self.model.modules():
+            if isinstance(module, Features) and module.normalizes:
+                module.update(observation)
+
+    def _forward(self, inputs: StepInputs, state: Tree) -> tuple[PgInfo, Tree]:
+        observation, mask = inputs.observation, None
+        if self._masks:
+            observation, mask = _without_mask(observation), observation[ACTION_MASK]
+        if self._recurrent:
+            outputs, value, state = self.model(
+                observation, inputs.prev_action, inputs.prev_reward, inputs.is_first, state
+            )
+        else:
+            outputs, value = self.model(observation, inputs.prev_action, inputs.prev_reward)
+        return PgInfo(self._policy.dist(self.model, outputs, mask), value), state
+
+
+def _without_mask(parts: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: part for key, part in parts.items() if key != ACTION_MASK}

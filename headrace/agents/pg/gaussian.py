@@ -1,0 +1,43 @@
+"""Policy-gradient agents for Box actions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from headrace.agents.pg.base import PgAgent
+from headrace.agents.pg.policies import GaussianPolicy
+from headrace.models.mlp import ActorCritic
+from headrace.models.rnn import RecurrentActorCritic
+
+__all__ = ["GaussianPgAgent", "RecurrentGaussianPgAgent"]
+
+
+class GaussianPgAgent(PgAgent):
+    """Draws Box actions `[d]` from a diagonal Gaussian; feed-forward.
+
+    ModelCls, model_kwargs: those of `PgAgent`; state_dependent_std, init_log_std: those of `GaussianPolicy`, which also
+    says how outputs are scaled to the bounds.
+    """
+
+    def __init__(
+        self,
+        ModelCls: Any = ActorCritic,
+        model_kwargs: Mapping[str, Any] | None = None,
+        state_dependent_std: bool = False,
+        init_log_std: float = 0.0,
+    ) -> None:
+        super().__init__(GaussianPolicy(state_dependent_std, init_log_std), ModelCls, model_kwargs)
+
+
+class RecurrentGaussianPgAgent(PgAgent):
+    """`GaussianPgAgent` with memory: an LSTM (`model_kwargs={"cell": "gru"}`: a GRU) over all of an episode."""
+
+    def __init__(
+        self,
+        ModelCls: Any = RecurrentActorCritic,
+        model_kwargs: Mapping[str, Any] | None = None,
+        state_dependent_std: bool = False,
+        init_log_std: float = 0.0,
+    ) -> None:
+        super().__init__(GaussianPolicy(state_dependent_std, init_log_std), ModelCls, model_kwargs, recurrent=True)

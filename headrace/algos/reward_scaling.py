@@ -1,0 +1,58 @@
+"""Rewards in units of the spread of discounted returns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+__all__ = ["RewardScaling"]
+
+
+class RewardScaling:
+    """Divides rewards by the running standard deviation of the discounted return, then cuts them at ±`clip`.
+
+    The return of environment b is `y_t = γ y_{t−1} + r_t` over its past, from 0 at each start of an episode (Engstrom
+    et al., "Implementation matters in deep policy gradients", 2020, §2). The mean is not subtracted: that would change
+    which policy is best. A batch is taken into the statistics before it is scaled.
+    """
+
+    def __init__(self, discount: float, clip: float = 10.0) -> None:
+        self._discount = discount
+        self._clip = clip
+        self._count, self._mean, self._var = 0, 0.0, 1.0
+        self._running: torch.Tensor | None = None
+
+    def __call__(self, reward: torch.Tensor, ended: torch.Tensor, valid: torch.Tensor | None) -> torch.Tensor:
+        """Scaled rewards `[T, B]`, from rewards, ends of episodes and validity (None: all valid) `[T, B]`."""
+        reward = reward if valid is None else reward.masked_fill(~valid, 0.0)
+        running = reward.new_zeros(reward.shape[1]) if self._running is None else self._running.to(reward.device)
+        goes_on = (~ended).to(reward.dtype)
+        returns = torch.empty_like(reward)
+        for t in range(len(reward)):
+            torch.add(reward[t], running, alpha=self._discount, out=returns[t])
+            running = returns[t] * goes_on[t]
+        self._running = running
+        self._update((returns if valid is None else returns[valid]).double())
+        scaled: torch.Tensor = (reward / (self._var + 1e-8) ** 0.5).clamp(-self._clip, self._clip)
+        return scaled
+
+    def _update(self, returns: torch.Tensor) -> None:
+        n = returns.numel()
+        if not n:
+            return
+        mean, var = float(returns.mean()), float(returns.var(correction=0))
+        share, delta = n / (self._count + n), mean - self._mean
+        # The first batch replaces mean 0 and variance 1, which stand for no rows.
+        self._var = (1 - share) * self._var + share * var + (1 - share) * share * delta * delta
+        self._mean += share * delta
+        self._count += n
+
+    def state_dict(self) -> dict[str, Any]:
+        """The statistics and the running returns."""
+        return {"count": self._count, "mean": self._mean, "var": self._var, "running": self._running}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self._count, self._mean, self._var = state["count"], state["mean"], state["var"]
+        self._running = state["running"]

@@ -1,0 +1,116 @@
+"""Recurrent models."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.nn.utils.rnn import pack_sequence, unpack_sequence
+
+from headrace.models.features import Features
+from headrace.models.mlp import linear
+from headrace.types import EnvSpaces, Tree
+
+__all__ = ["RecurrentActorCritic"]
+
+_CELLS = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU}
+
+
+class RecurrentActorCritic(torch.nn.Module):
+    """Policy outputs and a value from all observations of an episode so far, through an LSTM or a GRU.
+
+    Takes `(observation, prev_action, prev_reward, is_first, state)` with leading dims `[]`, `[B]` or `[T, B]` (those of
+    is_first), the state `[*, ...]` without time; returns `(outputs [..., n_outputs], value [...], state)`. State is
+    zeroed where `is_first`, so sequences may hold the ends of episodes.
+
+    Args:
+        spaces: of one environment.
+        n_outputs: policy outputs.
+        cell: "lstm" or "gru".
+        input_size: width of the tanh layer below the cell.
+        hidden_size: of the cell.
+        normalize_observation: see `Features`.
+    """
+
+    def __init__(
+        self,
+        spaces: EnvSpaces,
+        n_outputs: int,
+        cell: str = "lstm",
+        input_size: int = 64,
+        hidden_size: int = 64,
+        normalize_observation: bool = False,
+    ) -> None:
+        super().__init__()
+        if cell not in _CELLS:
+            raise ValueError(f"cell must be one of {', '.join(_CELLS)}, got {cell!r}")
+        self.features = Features(spaces.observation, normalize_observation)
+        self.action_features = Features(spaces.action)
+        self.hidden_size = hidden_size
+        self._has_cell_state = cell == "lstm"
+        self.input = linear(self.features.size + self.action_features.size + 1, input_size, 2.0**0.5)
+        self.rnn = _CELLS[cell](input_size, hidden_size)
+        self.head = linear(hidden_size, n_outputs + 1, 1.0)
+        with torch.no_grad():
+            self.head.weight[:-1] *= 0.01  # start near the uniform policy
+
+    def initial_state(self, n: int) -> Tree:
+        """Zeros: `(h, c)` of `[n, hidden_size]` each for an LSTM, `(h,)` for a GRU."""
+        device = self.head.weight.device
+        return tuple(torch.zeros(n, self.hidden_size, device=device) for _ in range(1 + self._has_cell_state))
+
+    def forward(
+        self, observation: Tree, prev_action: Tree, prev_reward: torch.Tensor, is_first: torch.Tensor, state: Tree
+    ) -> tuple[torch.Tensor, torch.Tensor, Tree]:
+        """See the class."""
+        seen = torch.cat(
+            [self.features(observation), self.action_features(prev_action), prev_reward.unsqueeze(-1)], dim=-1
+        )
+        inputs = torch.tanh(self.input(seen))
+        n_dims = is_first.ndim
+        if n_dims == 2:
+            hidden, state = self._over_time(inputs, is_first, state)
+        else:
+            one = n_dims == 0
+            if one:
+                inputs, is_first, state = inputs[None], is_first[None], tuple(part[None] for part in state)
+            state = self._step(inputs, tuple(part.masked_fill(is_first[:, None], 0.0) for part in state))
+            if one:
+                state = tuple(part[0] for part in state)
+            hidden = state[0]
+        outputs = self.head(hidden)
+        return outputs[..., :-1], outputs[..., -1], state
+
+    def _step(self, inputs: torch.Tensor, state: Tree) -> Tree:
+        """One step of `[n]` rows."""
+        rnn = self.rnn
+        weights = (rnn.weight_ih_l0, rnn.weight_hh_l0, rnn.bias_ih_l0, rnn.bias_hh_l0)
+        if self._has_cell_state:
+            return torch.lstm_cell(inputs, state, *weights)
+        return (torch.gru_cell(inputs, state[0], *weights),)
+
+    def _over_time(self, inputs: torch.Tensor, is_first: torch.Tensor, state: Tree) -> tuple[torch.Tensor, Tree]:
+        """Outputs `[T, B, hidden_size]` of `[T, B]` inputs, and the state after them.
+
+        The pieces between resets are sequences of their own, run side by side: as fast as without resets.
+        """
+        T, B = is_first.shape
+        starts = is_first.T.clone()  # [B, T]: pieces in the order (column, time)
+        starts[:, 0] = True
+        column, time = starts.nonzero(as_tuple=True)
+        at = column * T + time
+        lengths = torch.diff(at, append=at.new_tensor([B * T])).tolist()
+        first_rows = (time == 0) & ~is_first[0, column]
+        entering = tuple((part[column] * first_rows[:, None])[None] for part in state)
+        pieces = torch.split(inputs.transpose(0, 1).flatten(0, 1), lengths)
+        packed, last = self._run(pack_sequence(list(pieces), enforce_sorted=False), entering)
+        hidden = torch.cat(unpack_sequence(packed)).reshape(B, T, -1).transpose(0, 1)
+        ends = torch.cat([column[1:] != column[:-1], column.new_ones(1, dtype=torch.bool)])
+        return hidden, tuple(part[0][ends] for part in last)
+
+    def _run(self, sequence: Any, state: Tree) -> tuple[Any, Tree]:
+        if self._has_cell_state:
+            outputs, last = self.rnn(sequence, state)
+            return outputs, last
+        outputs, last = self.rnn(sequence, state[0])
+        return outputs, (last,)
