@@ -95,6 +95,8 @@ def test_an_error_is_one_line_with_the_remedy(
 
 
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in [name for name in sys.modules if name.startswith("headrace.cli.") and name != "headrace.cli.main"]:
+        monkeypatch.delitem(sys.modules, name)  # as in a new process
     monkeypatch.setitem(sys.modules, "tyro", None)
     assert main(["train"]) == 1
     assert capsys.readouterr().err == 'headrace: the command line needs tyro; pip install "headrace[cli]"\n'

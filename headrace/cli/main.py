@@ -13,7 +13,10 @@ from headrace.errors import CheckpointError, SamplerError
 __all__ = ["main"]
 
 #: Command: the module whose `run(args)` it is, and what it does.
-_COMMANDS = {"train": ("headrace.cli.train", "train an agent, evaluate it, leave a checkpoint and a learning curve")}
+_COMMANDS = {
+    "train": ("headrace.cli.train", "train an agent, evaluate it, leave a checkpoint and a learning curve"),
+    "plot": ("headrace.cli.plot", "compare runs in one picture, with bands over seeds"),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,7 +47,13 @@ def _run(args: list[str]) -> int:
     if args[0] not in _COMMANDS:
         raise unknown("command", args[0], _COMMANDS)
     module, _ = _COMMANDS[args[0]]
-    status: int = importlib.import_module(module).run(args[1:])
+    try:
+        command = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != "tyro":
+            raise
+        raise CommandFailed('the command line needs tyro; pip install "headrace[cli]"') from error
+    status: int = command.run(args[1:])
     return status
 
 

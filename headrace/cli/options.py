@@ -9,9 +9,12 @@ from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar
 
-from headrace.cli.errors import CommandFailed, UsageError
+import tyro
+from tyro.conf import OmitArgPrefixes as Unprefixed, Positional
 
-__all__ = ["parse_options"]
+from headrace.cli.errors import UsageError
+
+__all__ = ["Positional", "Unprefixed", "parse_options"]
 
 _Options = TypeVar("_Options")
 
@@ -21,10 +24,6 @@ def parse_options(default: _Options, prog: str, args: Sequence[str]) -> _Options
 
     Raises UsageError for options that are not there or do not parse; SystemExit(0) after printing the help.
     """
-    try:
-        import tyro
-    except ImportError as error:
-        raise CommandFailed('the command line needs tyro; pip install "headrace[cli]"') from error
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):

@@ -3,9 +3,103 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
-__all__ = ["plot_learning_curve"]
+import numpy as np
+
+__all__ = ["Curve", "Summary", "plot_curves", "plot_learning_curve", "read_columns", "summary_of"]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The points of one run, float64 `[n]` each, x rising."""
+
+    x: np.ndarray
+    y: np.ndarray
+
+    def smoothed(self, window: int) -> Curve:
+        """Each y the mean of itself and the up to `window − 1` before it."""
+        sums = np.concatenate([[0.0], np.cumsum(self.y)])
+        ends = np.arange(1, len(self.y) + 1)
+        starts = np.maximum(ends - window, 0)
+        return Curve(self.x, (sums[ends] - sums[starts]) / (ends - starts))
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What several runs are together, float64 `[n]` each: the mean, and a band from `low` to `high`."""
+
+    x: np.ndarray
+    mean: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    n_runs: int
+
+
+def read_columns(csv_path: str | Path, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Columns of a progress CSV, float64 `[rows]`, NaN where a row has no value.
+
+    Raises KeyError for a name that is no column (its argument is the name), ValueError for what is not a number.
+    """
+    with Path(csv_path).open(newline="") as file:
+        reader = csv.DictReader(file)
+        rows = list(reader)
+    missing = [name for name in names if name not in (reader.fieldnames or ())]
+    if missing:
+        raise KeyError(missing[0])
+    try:
+        return {name: np.array([float(row[name] or "nan") for row in rows], np.float64) for name in names}
+    except ValueError as error:
+        raise ValueError(f"{csv_path} is damaged: {error}") from error
+
+
+def summary_of(curves: Sequence[Curve], band: Literal["range", "std"] = "range") -> Summary:
+    """The mean of runs where all of them have been, at every x of any of them, linearly between their points.
+
+    band: "range" from the least to the greatest run, "std" one standard deviation to either side. Raises ValueError
+    where there is no x that all of them have been at.
+    """
+    first, last = max(curve.x[0] for curve in curves), min(curve.x[-1] for curve in curves)
+    x = np.unique(np.concatenate([curve.x for curve in curves]))
+    x = x[(first <= x) & (x <= last)]
+    if not len(x):
+        raise ValueError(f"of {len(curves)} runs that differ in the seed only, one ends before another begins")
+    y = np.stack([np.interp(x, curve.x, curve.y) for curve in curves])
+    mean, std = y.mean(0), y.std(0)
+    low, high = (y.min(0), y.max(0)) if band == "range" else (mean - std, mean + std)
+    return Summary(x, mean, low, high, len(curves))
+
+
+def plot_curves(
+    summaries: Mapping[str, Summary],
+    path: str | Path,
+    *,
+    x_label: str,
+    y_label: str,
+    title: str = "",
+    note: str = "",
+) -> None:
+    """Draws a line and, where there are several runs, a band for each summary, named by its key, into a file whose
+    suffix says the format.
+
+    note: below the x axis, for what the band is. Raises ImportError where matplotlib is missing, ValueError for a
+    suffix it does not know.
+    """
+    figure = _figure()
+    axes = figure.subplots()
+    for name, summary in summaries.items():
+        (line,) = axes.plot(summary.x, summary.mean, label=name)
+        if summary.n_runs > 1:
+            axes.fill_between(summary.x, summary.low, summary.high, alpha=0.2, color=line.get_color(), linewidth=0)
+    axes.set_xlabel(f"{x_label}\n{note}" if note else x_label)
+    axes.set_ylabel(y_label)
+    axes.set_title(title)
+    axes.legend(fontsize="small")
+    axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=150)
 
 
 def plot_learning_curve(csv_path: str | Path, png_path: str | Path, final_return: float | None = None) -> None:
@@ -14,11 +108,7 @@ def plot_learning_curve(csv_path: str | Path, png_path: str | Path, final_return
     final_return: the mean return of a final evaluation, a dashed line. Raises ImportError where matplotlib is missing,
     ValueError where the file has no row with a return.
     """
-    try:
-        # The figure itself, not pyplot: no global state, and no display is looked for.
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError('learning curves need matplotlib; pip install "headrace[plot]"') from error
+    figure = _figure()
     with Path(csv_path).open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row.get("ReturnAverage", "nan") not in ("", "nan")]
     if not rows:
@@ -28,7 +118,6 @@ def plot_learning_curve(csv_path: str | Path, png_path: str | Path, final_return
         return [float(row[name]) for row in rows]
 
     steps = column("CumSteps")
-    figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     axes.fill_between(steps, column("ReturnMin"), column("ReturnMax"), alpha=0.2, label="least to greatest")
     axes.plot(steps, column("ReturnAverage"), label="mean")
@@ -39,3 +128,13 @@ def plot_learning_curve(csv_path: str | Path, png_path: str | Path, final_return
     axes.legend()
     axes.grid(alpha=0.3)
     figure.savefig(png_path, dpi=150, format="png")
+
+
+def _figure() -> Any:
+    """An empty figure; raises ImportError, naming the extra, where matplotlib is missing."""
+    try:
+        # The figure itself, not pyplot: no global state, and no display is looked for.
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError('learning curves need matplotlib; pip install "headrace[plot]"') from error
+    return Figure(figsize=(7, 4), layout="constrained")

@@ -1,0 +1,139 @@
+"""`headrace plot`: compares runs."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from headrace.cli.errors import CommandFailed, UsageError, unknown
+from headrace.cli.options import Positional, parse_options
+from headrace.runners.logging.plot import Curve, plot_curves, read_columns, summary_of
+from headrace.runners.run_folder import RunFolder
+
+__all__ = ["PlotOptions", "run"]
+
+#: Settings that do not tell runs apart, wherever they are nested.
+_NOT_COMPARED = {"seed", "log_dir"}
+_LABELS = {
+    "CumSteps": "environment steps",
+    "CumTime": "seconds",
+    "Iteration": "batches",
+    "ReturnAverage": "return",
+}
+_BANDS = {"range": "least to greatest run", "std": "mean ± standard deviation of the runs"}
+
+
+@dataclass(kw_only=True)
+class PlotOptions:
+    """Draws runs into one picture: a line for each setting, the mean over seeds, with a band where there are several.
+
+    Runs whose settings (config.json) differ in the seed only are one line; the legend says what else differs.
+    """
+
+    runs: Positional[tuple[Path, ...]] = ()
+    """Folders of runs, as headrace train leaves them."""
+    x: str = "CumSteps"
+    """Column along the bottom: CumSteps, CumTime or any other of progress.csv."""
+    y: str = "ReturnAverage"
+    """Column to draw: any of progress.csv."""
+    out: Path = Path("comparison.png")
+    """The picture; its suffix says the format: png, svg or pdf."""
+    smooth: int = 1
+    """Draw the mean of so many rows of the log, the last ones."""
+    band: Literal["range", "std"] = "range"
+    """range: from the least to the greatest run; std: one standard deviation of the runs to either side."""
+
+
+def run(args: Sequence[str]) -> int:
+    """Draws what the options say; returns the exit status."""
+    options = parse_options(PlotOptions(), "headrace plot", args)
+    if not options.runs:
+        raise UsageError("give the folders of one or more runs, for example: headrace plot runs/*")
+    if options.smooth < 1:
+        raise UsageError(f"--smooth must be at least 1, got {options.smooth}")
+    settings = [_settings(path) for path in options.runs]
+    curves = [_curve(path, options) for path in options.runs]
+    groups: dict[tuple[Any, ...], list[int]] = {}
+    for number, compared in enumerate(settings):
+        groups.setdefault(tuple(sorted(compared.items())), []).append(number)
+    first_ones = [settings[members[0]] for members in groups.values()]
+    try:
+        summaries = {
+            label: summary_of([curves[number] for number in members], options.band)
+            for label, members in zip(_labels(first_ones), groups.values(), strict=True)
+        }
+        several = any(len(members) > 1 for members in groups.values())
+        plot_curves(
+            summaries,
+            options.out,
+            x_label=_LABELS.get(options.x, options.x),
+            y_label=_LABELS.get(options.y, options.y),
+            title=_title(first_ones),
+            note=f"band: {_BANDS[options.band]}" if several else "",
+        )
+    except (ImportError, ValueError) as error:
+        raise CommandFailed(str(error)) from error
+    for label, summary in summaries.items():
+        runs = "1 run" if summary.n_runs == 1 else f"{summary.n_runs} runs"
+        line = " ".join(label.split())
+        print(f"{line}: {runs}, {options.y} {summary.mean[-1]:.4g} at {options.x} {summary.x[-1]:,.4g}")
+    print(f"  picture  {options.out}")
+    return 0
+
+
+def _curve(path: Path, options: PlotOptions) -> Curve:
+    """The two columns of a run, without rows that lack one of them."""
+    csv_path = path / "progress.csv"
+    try:
+        columns = read_columns(csv_path, [options.x, options.y])
+    except FileNotFoundError as error:
+        raise UsageError(f"{path} holds no progress.csv; give folders that headrace train has written") from error
+    except KeyError as error:
+        with csv_path.open() as file:
+            known = file.readline().strip().split(",")
+        raise unknown(f"column of {csv_path}", str(error.args[0]), known) from error
+    except ValueError as error:
+        raise CommandFailed(str(error)) from error
+    x, y = columns[options.x], columns[options.y]
+    there = ~(np.isnan(x) | np.isnan(y))
+    if not there.any():
+        raise CommandFailed(f"{csv_path} has no row with both {options.x} and {options.y}; train longer")
+    return Curve(x[there], y[there]).smoothed(options.smooth)
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    """What tells a run from others: its settings, flat; the folder's name for a run that has left none."""
+    try:
+        config = RunFolder.open(path).config()
+    except FileNotFoundError:
+        return {"folder": path.resolve().name}
+    except ValueError as error:
+        raise CommandFailed(str(error)) from error
+    return {name: value for name, value in _flat(config).items() if name.split(".")[-1] not in _NOT_COMPARED}
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"ppo": {"epochs": 4}}` as `{"ppo.epochs": "4"}`: text, which can be compared and sorted."""
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: str(value)}
+    return flat
+
+
+def _labels(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """For each line of the legend what it does not share with all the others; with one line, "mean"."""
+    names = dict.fromkeys(name for one in settings for name in one)
+    differing = [name for name in names if len({one.get(name) for one in settings}) > 1]
+    labels = [", ".join(f"{name}={one[name]}" for name in differing if name in one) for one in settings]
+    return [textwrap.fill(label, 60) or "mean" for label in labels]
+
+
+def _title(settings: Sequence[Mapping[str, Any]]) -> str:
+    """The environment and the algorithm, where they are the same for all."""
+    shared = [{one.get(name) for one in settings} for name in ("env", "algo")]
+    return " · ".join(str(*values) for values in shared if len(values) == 1 and values != {None})
