@@ -11,12 +11,14 @@ if TYPE_CHECKING:
     from headrace.runners.checkpoint import load_checkpoint as load_checkpoint, save_checkpoint as save_checkpoint
     from headrace.runners.config import RunnerConfig as RunnerConfig
     from headrace.runners.minibatch import MinibatchRl as MinibatchRl, MinibatchRlEval as MinibatchRlEval
+    from headrace.runners.run_folder import RunFolder as RunFolder
 
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
         "MinibatchRl": "headrace.runners.minibatch",
         "MinibatchRlEval": "headrace.runners.minibatch",
+        "RunFolder": "headrace.runners.run_folder",
         "Runner": "headrace.runners.base",
         "RunnerConfig": "headrace.runners.config",
         "load_checkpoint": "headrace.runners.checkpoint",
