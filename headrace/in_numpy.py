@@ -37,9 +37,8 @@ class NumpyViews:
 
     def __init__(self, module: torch.nn.Module, names: Sequence[str]) -> None:
         self.module, self._names = module, tuple(names)
-        # `module.weight` goes through a Python `__getattr__`; these dicts stay the module's own.
-        self._owners = [module._parameters if name in module._parameters else module._buffers for name in names]
-        self._at = [0] * len(names)
+        self._owners: list[dict[str, torch.Tensor | None]] = []
+        self._at = [0] * len(self._names)
         self._views: list[np.ndarray] = []
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -47,6 +46,12 @@ class NumpyViews:
 
     def __call__(self) -> list[np.ndarray]:
         """The views, in the order of the names."""
+        if not self._owners:  # not in `__init__`: the copy of a module that holds its own views is empty at that time
+            module = self.module
+            # `module.weight` goes through a Python `__getattr__`; these dicts stay the module's own.
+            self._owners = [
+                module._parameters if name in module._parameters else module._buffers for name in self._names
+            ]
         tensors = [owner[name] for owner, name in zip(self._owners, self._names, strict=True)]
         # The views keep what they show alive, so no other tensor can come to lie at these addresses meanwhile.
         at = [tensor.data_ptr() for tensor in tensors if tensor is not None]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from gymnasium import spaces as gym_spaces
 from torch.nn.utils.rnn import pack_sequence, unpack_sequence
 
 from headrace.models.features import Features
@@ -45,7 +46,7 @@ class RecurrentActorCritic(torch.nn.Module):
         if cell not in _CELLS:
             raise ValueError(f"cell must be one of {', '.join(_CELLS)}, got {cell!r}")
         self.features = Features(spaces.observation, normalize_observation)
-        self.action_features = Features(spaces.action)
+        self.action_features = Features(_recorded(spaces.action))
         self.hidden_size = hidden_size
         self._has_cell_state = cell == "lstm"
         self.input = linear(self.features.size + self.action_features.size + 1, input_size, 2.0**0.5)
@@ -114,3 +115,8 @@ class RecurrentActorCritic(torch.nn.Module):
             return outputs, last
         outputs, last = self.rnn(sequence, state[0])
         return outputs, (last,)
+
+
+def _recorded(action_space: gym_spaces.Space[Any]) -> gym_spaces.Space[Any]:
+    """The space of actions as they are recorded: Discrete ones are indices from 0, whatever their `start`."""
+    return gym_spaces.Discrete(action_space.n) if isinstance(action_space, gym_spaces.Discrete) else action_space

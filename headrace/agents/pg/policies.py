@@ -100,7 +100,8 @@ class GaussianPolicy(Policy):
                 "ActionWrapper"
             )
         self._d = space.shape[0]
-        bounded = np.isfinite(space.low) & np.isfinite(space.high)
+        # A number that can only have one value has no scale: it is left to the environment's clipping.
+        bounded = np.isfinite(space.low) & np.isfinite(space.high) & (space.low < space.high)
         middle = np.where(bounded, 0.5 * (space.low.astype(np.float64) + space.high), 0.0)
         half = np.where(bounded, 0.5 * (space.high.astype(np.float64) - space.low), 1.0)
         self._middle, self._half = (torch.from_numpy(values.astype(np.float32)) for values in (middle, half))
@@ -111,7 +112,7 @@ class GaussianPolicy(Policy):
     def prepare(self, model: torch.nn.Module) -> None:
         """See `Policy`."""
         if not self._state_dependent:
-            model.register_parameter("log_std", torch.nn.Parameter(torch.full((self._d,), self._init_log_std)))
+            model.register_parameter("log_std", torch.nn.Parameter(torch.full((self._d,), float(self._init_log_std))))
 
     def dist(self, model: torch.nn.Module, outputs: torch.Tensor, mask: torch.Tensor | None) -> Distribution:
         """See `Policy`."""
