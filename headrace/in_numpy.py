@@ -37,7 +37,7 @@ class NumpyViews:
 
     def __init__(self, module: torch.nn.Module, names: Sequence[str]) -> None:
         self.module, self._names = module, tuple(names)
-        self._owners: list[dict[str, torch.Tensor | None]] = []
+        self._owners: list[dict[str, Any]] = []
         self._at = [0] * len(self._names)
         self._views: list[np.ndarray] = []
 
