@@ -31,6 +31,7 @@ class Stream(IntEnum):
     EVAL_ENV = 4
     EVAL_ACTION = 5
     MINIBATCH = 6
+    ENV_AGAIN = 7
 
 
 def draw_seed() -> int:
@@ -38,12 +39,15 @@ def draw_seed() -> int:
     return int(np.random.SeedSequence().generate_state(1)[0]) & 0x7FFFFFFF
 
 
-def env_seeds(seed: int, env_id: int, stream: Stream | None = None) -> tuple[int, int]:
+def env_seeds(seed: int, env_id: int, stream: Stream | None = None, incarnation: int = 0) -> tuple[int, int]:
     """The seeds of environment `env_id` and of its action space, 31 bits each (some simulators take no more).
 
-    `stream` None is training: `SeedSequence(seed, spawn_key=(env_id,))`; evaluation has its own stream.
+    `stream` None is training: `SeedSequence(seed, spawn_key=(env_id,))`; evaluation has its own stream. incarnation:
+    how often the environments were begun anew, by resumes that could not go on with the old ones.
     """
-    spawn_key = (env_id,) if stream is None else (int(stream), env_id)
+    spawn_key: tuple[int, ...] = (env_id,) if stream is None else (int(stream), env_id)
+    if incarnation:  # three numbers: two would be another stream's
+        spawn_key = (int(Stream.ENV_AGAIN if stream is None else stream), env_id, incarnation)
     env_seed, space_seed = np.random.SeedSequence(seed, spawn_key=spawn_key).generate_state(2)
     return int(env_seed) & 0x7FFFFFFF, int(space_seed) & 0x7FFFFFFF
 

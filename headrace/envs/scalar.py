@@ -35,14 +35,14 @@ class ScalarEnvs:
     fails a check raises `EnvContractError`, an environment's code that raises becomes `EnvFailed`; both say which one.
 
     seeds: per environment, the seed of its first reset and of its action space; later resets go on with the
-    environment's own generator.
+    environment's own generator. None: an environment that goes on with the generators it has.
     """
 
     def __init__(
         self,
         envs: Sequence[gymnasium.Env[Any, Any]],
         env_ids: Sequence[int],
-        seeds: Sequence[tuple[int, int]],
+        seeds: Sequence[tuple[int | None, int | None]],
         *,
         name: str,
         status: Status,
@@ -74,10 +74,12 @@ class ScalarEnvs:
                     f"{name}: env {env_id} has the spaces {env.observation_space} and {env.action_space}, env "
                     f"{env_ids[0]} has {self.spaces.observation} and {self.spaces.action}; one batch holds one kind"
                 )
-            env.action_space.seed(space_seed)
+            if space_seed is not None:
+                env.action_space.seed(space_seed)
             # Random actions come from a copy: a space that is a class attribute is one for all environments.
             self._own_action_spaces.append(copy.deepcopy(env.action_space))
-            self._own_action_spaces[-1].seed(space_seed)
+            if space_seed is not None:
+                self._own_action_spaces[-1].seed(space_seed)
 
     def hold(self, rows: np.ndarray) -> None:
         """Has the rows of the mask `[n]` wait, and the others not."""
@@ -87,6 +89,10 @@ class ScalarEnvs:
     def allow(self, resets: int | None) -> None:
         """Sets how many times each row may still reset itself in `step`; None: always."""
         self._allowance = None if resets is None else [resets] * len(self._envs)
+
+    def environment(self, row: int) -> tuple[gymnasium.Env[Any, Any], int | None]:
+        """The environment of a row, and the seed of its first reset if that is still to come."""
+        return self._envs[row], self._seeds[row]
 
     def infos(self) -> Sequence[dict[str, Any]]:
         """The info dicts of the last step, one per row."""

@@ -29,6 +29,7 @@ class Phase(IntEnum):
     EVALUATING = 7
     CALLING = 8
     CLOSING = 9
+    SAVING = 10
 
     @property
     def words(self) -> str:
@@ -47,6 +48,7 @@ _WORDS = {
     Phase.EVALUATING: "evaluating",
     Phase.CALLING: "in call_envs",
     Phase.CLOSING: "closing",
+    Phase.SAVING: "saving the environment's state",
 }
 
 

@@ -10,24 +10,21 @@ from time import perf_counter
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
-import torch
-
 from headrace.agents.base import Agent
-from headrace.buffers.samples import Final, Samples, Slot, SlotSpec
-from headrace.buffers.tree import tree_map, tree_rows
+from headrace.buffers.samples import Samples, Slot, SlotSpec
 from headrace.envs.factory import EnvFactory
 from headrace.envs.scalar import EnvInfoKeys
-from headrace.envs.spaces import null_value
 from headrace.errors import SamplerClosed, SamplerError
 from headrace.processes.affinity import Affinity
 from headrace.rng import draw_seed
 from headrace.samplers.collector import CollectorConfig, SliceReport
 from headrace.samplers.layout import Layout, spread
+from headrace.samplers.slots import assembled, slot_spec
+from headrace.samplers.snapshot import SamplerState, SliceState
 from headrace.samplers.timing import TimingReport
 from headrace.samplers.traj_info import Episodes, TrajInfo, make_traj_infos
 from headrace.samplers.validate import checked_arguments
-from headrace.types import BatchSpec, EnvSpaces, StepInputs, Timing
+from headrace.types import BatchSpec, EnvSpaces, Timing
 
 __all__ = ["BaseSampler"]
 
@@ -137,13 +134,16 @@ class BaseSampler(ABC):
         traj_info_kwargs: Mapping[str, Any] | None = None,
         rank: int = 0,
         world_size: int = 1,
+        resumable: bool = False,
+        resume: SamplerState | None = None,
     ) -> Self:
         """Makes the environments, builds the agent's model from their spaces, starts the workers; returns the sampler.
 
         agent: built here unless it already is; affinity: where workers run (`Affinity`, or rlpyt's dict); seed: of all
         randomness, None draws one (`sampler.seed` tells); bootstrap_value: record the value of row T;
         traj_info_kwargs: arguments of `TrajInfoCls`, e.g. `{"discount": 0.99}`; rank, world_size: this sampler's place
-        among several of the same size, env ids are rank · B + column.
+        among several of the same size, env ids are rank · B + column; resumable: `state()` will be asked for;
+        resume: go on from there, with the same seed and settings.
         """
         if self._state != "new":
             self._require_open()
@@ -155,6 +155,7 @@ class BaseSampler(ABC):
             agent=agent,
             traj_info_kwargs=traj_info_kwargs,
             bootstrap_value=bootstrap_value,
+            resumable=resumable,
         )
         self._traj_info_kwargs = dict(traj_info_kwargs or {})
         try:
@@ -165,15 +166,19 @@ class BaseSampler(ABC):
         placement = Affinity.of(affinity)
         self.seed = draw_seed() if seed is None else int(seed)
         self._agent = agent
-        self._n_batches = self._n_evaluations = self._version = 0
+        start = SamplerState(0, 0, 0, 0) if resume is None else resume
+        self._n_batches, self._n_evaluations, self._version = start.batches, start.evaluations, start.version
+        self._incarnation, self._resumable = start.next_incarnation, resumable
         B = self.batch_spec.B
         env_ids = range(rank * B, rank * B + B)
         try:
-            configs = self._configs(env_ids, rank, placement)
+            configs = self._configs(env_ids, rank, placement, start)
             spaces = self._start(configs, placement)
             agent.initialize(spaces, seed=self.seed, global_B=world_size * B, env_ids=env_ids)
             widths = tuple(len(config.env_ids) for config in configs)
-            self._slot = self._setup(self._slot_spec(spaces, widths, bootstrap_value))
+            self._slot = self._setup(
+                slot_spec(agent, spaces, self.batch_spec, widths, self._env_info_keys, bootstrap_value)
+            )
             self._views = Samples.of(self._slot)
             self._state = "open"
         except BaseException as error:
@@ -194,7 +199,7 @@ class BaseSampler(ABC):
             self._n_batches += 1
             assert self._slot is not None
             assert self._views is not None
-            samples = self._views.with_final(_assembled(reports, self._slot))
+            samples = self._views.with_final(assembled(reports, self._slot))
             traj_infos = make_traj_infos([r.episodes for r in reports], self._traj_info_cls, self._traj_info_kwargs)
         except BaseException as error:
             raise self._abandon(error) from error.__cause__
@@ -219,6 +224,46 @@ class BaseSampler(ABC):
             return make_traj_infos(episodes, self._traj_info_cls, self._traj_info_kwargs)
         except BaseException as error:
             raise self._abandon(error) from error.__cause__
+
+    def state(self, environments: bool = True) -> SamplerState:
+        """Where the sampler stands, between batches, for `initialize(resume=...)`.
+
+        With environments, if they can be pickled and a copy was seen to go on as the original does: one that goes on
+        from here then continues every episode. The answer's `why_not` says why they are missing.
+        """
+        train: dict[int, bytes] = {}
+        evaluation: dict[int, bytes] = {}
+        why_not = "they were not asked for"
+        if environments:
+            self._require_open()
+            try:
+                states = self._states()
+            except BaseException as error:
+                raise self._abandon(error) from error.__cause__
+            why_not = next((state.why_not for state in states if state.why_not), "")
+            for state in states if not why_not else ():
+                train |= state.train
+                evaluation |= state.evaluation
+        return SamplerState(
+            self._n_batches, self._n_evaluations, self._version, self._incarnation, train, evaluation, why_not
+        )
+
+    def settings(self) -> dict[str, Any]:
+        """What decides what is in a batch, besides the agent and the seed; not where and how fast it is collected."""
+        return {
+            "environment": self._factory.name,
+            "env_kwargs": self._factory.kwargs,
+            "eval_env_kwargs": self._eval_factory.kwargs,
+            "batch_T": self.batch_spec.T,
+            "batch_B": self.batch_spec.B,
+            "max_decorrelation_steps": self._max_decorrelation_steps,
+            "TrajInfoCls": self._traj_info_cls,
+            "eval_n_envs": self._eval_n_envs,
+            "eval_max_steps": self._eval_max_steps,
+            "eval_max_trajectories": self._eval_max_trajectories,
+            "reset_mode": self._reset_mode,
+            "deterministic": self._deterministic,
+        }
 
     def timing(self) -> TimingReport:
         """Where the time of `obtain_samples` went so far."""
@@ -266,6 +311,10 @@ class BaseSampler(ABC):
         """Has every slice evaluate."""
 
     @abstractmethod
+    def _states(self) -> list[SliceState]:
+        """The state of every slice."""
+
+    @abstractmethod
     def _stop(self) -> None:
         """Closes everything in good order."""
 
@@ -279,7 +328,9 @@ class BaseSampler(ABC):
 
     # ---- shared ----
 
-    def _configs(self, env_ids: Sequence[int], rank: int, affinity: Affinity) -> list[CollectorConfig]:
+    def _configs(
+        self, env_ids: Sequence[int], rank: int, affinity: Affinity, start: SamplerState
+    ) -> list[CollectorConfig]:
         n_eval = self._eval_n_envs
         episodes = 1 if self._eval_max_trajectories is None else math.ceil(self._eval_max_trajectories / max(n_eval, 1))
         max_steps = 100_000 * n_eval if self._eval_max_steps is None else int(self._eval_max_steps)
@@ -299,46 +350,13 @@ class BaseSampler(ABC):
                 eval_env_ids=eval_ids[index],
                 eval_episodes=episodes,
                 eval_max_T=max(1, max_steps // max(n_eval, 1)),
+                incarnation=self._incarnation,
+                resumable=self._resumable,
+                saved={env_id: start.train[env_id] for env_id in ids if start.train},
+                eval_saved={env_id: start.evaluation[env_id] for env_id in eval_ids[index] if start.evaluation},
             )
             for index, ids in enumerate(spread(env_ids, n_slices))
         ]
-
-    def _slot_spec(self, spaces: EnvSpaces, widths: tuple[int, ...], bootstrap_value: bool) -> SlotSpec:
-        """What the batch holds; the agent's part from one step on null inputs."""
-        observation, action = null_value(spaces.observation), null_value(spaces.action)
-
-        def one_row(leaf: np.ndarray) -> torch.Tensor:
-            return torch.from_numpy(leaf[None].copy())
-
-        agent = self._agent
-        state = agent.initial_state(1)
-        inputs = StepInputs(
-            tree_map(one_row, observation),
-            tree_map(one_row, action),
-            torch.zeros(1),
-            torch.ones(1, dtype=torch.bool),
-            torch.full((1, agent.noise_size), 0.5),
-        )
-        agent.sample_mode(0)
-        with torch.inference_mode():
-            step = agent.step(inputs, state)
-
-        def example(leaf: torch.Tensor) -> np.ndarray:
-            return leaf[0].numpy(force=True)
-
-        env_info = {
-            name: np.zeros(tuple(shape), np.dtype(dtype)) for name, (dtype, shape) in self._env_info_keys.items()
-        }
-        return SlotSpec(
-            batch=self.batch_spec,
-            widths=widths,
-            observation=observation,
-            action=action,
-            agent_info=tree_map(example, step.agent_info),
-            env_info=env_info or None,
-            state=tree_map(example, state),
-            bootstrap=bootstrap_value,
-        )
 
     def _next_version(self) -> int:
         """Parameters versions count the calls that act: 0, 1, 2, …"""
@@ -370,15 +388,3 @@ class BaseSampler(ABC):
 def _shortened(error: BaseException) -> BaseException:
     """Ctrl-C without the frames below the public call: a person who stops a program wants no page of traceback."""
     return KeyboardInterrupt() if isinstance(error, KeyboardInterrupt) else error
-
-
-def _assembled(reports: Sequence[SliceReport], slot: Slot) -> Final:
-    """The final entries of all slices as one tree of exactly N, in (time, column) order: the one small copy."""
-    parts = []
-    for report, region in zip(reports, slot.final, strict=True):
-        parts.append(tree_rows(region, slice(0, report.n_final)))
-        if report.overflow is not None:
-            parts.append(report.overflow)
-    order = np.lexsort((np.concatenate([part.column for part in parts]), np.concatenate([part.time for part in parts])))
-    whole = tree_map(lambda *leaves: torch.from_numpy(np.concatenate(leaves)[order]), parts[0], *parts[1:])
-    return Final(**vars(whole))

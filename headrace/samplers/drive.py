@@ -61,6 +61,14 @@ class Actor:
         """Zero state in every row."""
         self._state = self._agent.initial_state(len(self._keys))
 
+    def state_of(self, row: int) -> Tree:
+        """The recurrent state of a row, a tree of arrays; None if feed-forward."""
+        return tree_map(lambda leaf: leaf[row].numpy(force=True).copy(), self._state)
+
+    def go_on(self, states: Sequence[Tree]) -> None:
+        """The inverse of `state_of`, for all rows."""
+        self._state = tree_map(lambda now, *rows: torch.from_numpy(np.stack(rows)).to(now.device), self._state, *states)
+
     def begin(self, version: int, first_step: int) -> None:
         """Before row 0 of a batch: the noise of its steps, and the version of the parameters that act."""
         slot = self._slot

@@ -128,7 +128,7 @@ class CollectionLoop:
         self._prev_reward = np.zeros(n, np.float32)
         self._env_info = null_rows(spec.env_info, n)  # where decorrelation's infos go
 
-    def start(self, seed: int, max_decorrelation_steps: int) -> None:
+    def start(self, seed: int, max_decorrelation_steps: int, incarnation: int = 0) -> None:
         """First resets; then each environment takes 1 to `max_decorrelation_steps` random actions (0: none).
 
         So the environments of a batch are not all at the start of an episode. The steps count into the statistics of
@@ -136,11 +136,29 @@ class CollectionLoop:
         """
         self.restart(Phase.RESETTING)
         if max_decorrelation_steps:
-            draws = uniforms(env_keys(seed, Stream.DECORRELATION, self.envs.env_ids), 0, 1, 1)[0, :, 0]
+            draws = uniforms(env_keys(seed, Stream.DECORRELATION, self.envs.env_ids), incarnation, 1, 1)[0, :, 0]
             self._decorrelate(1 + (draws * max_decorrelation_steps).astype(np.int64))
         if self._wait_reset:
             self.envs.allow(0)
         self.status.enter(Phase.WAITING)
+
+    def row(self, row: int) -> tuple[Tree, Any]:
+        """Where a row stands (observation, is_first, previous action and reward, whether its environment waits), and
+        the statistics of its running episode.
+        """
+        columns = (self._observation, self._is_first, self._prev_action, self._prev_reward, self.envs.waiting)
+        return tree_map(np.copy, tree_rows(columns, row)), self.episodes.running(row)
+
+    def go_on(self, rows: Sequence[Tree], running: Sequence[Any]) -> None:
+        """In place of `start`: stands where `row` said, of every row."""
+        for index, (observation, is_first, prev_action, prev_reward, _) in enumerate(rows):
+            self.episodes.go_on(index, running[index])
+            tree_copy_into(tree_rows(self._observation, (index, ...)), observation)
+            tree_copy_into(tree_rows(self._prev_action, (index, ...)), prev_action)
+            self._is_first[index], self._prev_reward[index] = is_first, prev_reward
+        self.envs.hold(np.array([waiting for *_, waiting in rows], np.bool_))
+        if self._wait_reset:
+            self.envs.allow(0)
 
     def restart(self, phase: Phase) -> None:
         """Resets every environment, in the middle of an episode or not; null inputs, empty statistics."""

@@ -15,6 +15,7 @@ from headrace.processes.affinity import Affinity, usable_cores
 from headrace.processes.group import WorkerGroup, choose_start_method
 from headrace.samplers.base import BaseSampler
 from headrace.samplers.collector import CollectorConfig, SliceReport
+from headrace.samplers.snapshot import SliceState
 from headrace.samplers.traj_info import Episodes
 from headrace.samplers.worker import SharedBatch, initialize_worker, sampling_process, shared_batch
 from headrace.types import EnvSpaces
@@ -80,6 +81,11 @@ class ParallelSamplerBase(BaseSampler):
     def _evaluate(self, itr: int, version: int, evaluation_index: int) -> list[Episodes]:
         parts = self._command("evaluate", itr, version, evaluation_index)
         return [episodes for part in parts for episodes in part]
+
+    def _states(self) -> list[SliceState]:
+        assert self._group is not None
+        self._group.send("state")
+        return self._group.replies()
 
     def _stop(self) -> None:
         group, self._group, self._shared = self._group, None, None

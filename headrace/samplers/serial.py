@@ -13,6 +13,7 @@ from headrace.processes.status import Status
 from headrace.samplers.base import BaseSampler
 from headrace.samplers.collector import Collector, CollectorConfig, SliceReport
 from headrace.samplers.layout import Layout
+from headrace.samplers.snapshot import SliceState
 from headrace.samplers.traj_info import Episodes
 from headrace.types import EnvSpaces
 
@@ -53,6 +54,10 @@ class SerialSampler(BaseSampler):
     def _evaluate(self, itr: int, version: int, evaluation_index: int) -> list[Episodes]:
         assert self._collector is not None
         return self._collector.evaluate(itr, version, evaluation_index)
+
+    def _states(self) -> list[SliceState]:
+        assert self._collector is not None
+        return [self._collector.state()]
 
     def _stop(self) -> None:
         collector, self._collector = self._collector, None

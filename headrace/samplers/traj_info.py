@@ -161,6 +161,18 @@ class EpisodeColumns:
             None if self.objects is None else [_own_fields(self.objects[row]) for row in rows],
         )
 
+    def running(self, row: int) -> tuple[int, float, float, int, TrajInfo | None]:
+        """What the running episode of a row has gathered: the values of the columns, and its object."""
+        columns = (self._length, self._return, self._discounted, self._nonzero)
+        length, ret, discounted, nonzero = (column[row].item() for column in columns)
+        return length, ret, discounted, nonzero, None if self.objects is None else self.objects[row]
+
+    def go_on(self, row: int, running: tuple[int, float, float, int, TrajInfo | None]) -> None:
+        """The inverse of `running`."""
+        self._length[row], self._return[row], self._discounted[row], self._nonzero[row] = running[:4]
+        if self.objects is not None and running[4] is not None:
+            self.objects[row] = running[4]
+
     def end(self, row: int) -> TrajInfo:
         """Takes the running object of an ended episode and starts the next one's."""
         assert self.objects is not None

@@ -49,6 +49,7 @@ def sampling_process(channel: Channel, config: CollectorConfig) -> None:
         "setup", index, spec, agent; descriptor        → True, standing at the first row
         "collect", itr, version, batch_index           → SliceReport
         "evaluate", itr, version, evaluation_index     → list[Episodes]
+        "state"                                        → SliceState
         None                                           → True, environments closed
     """
     collector = Collector(config, channel.status)
@@ -71,6 +72,8 @@ def sampling_process(channel: Channel, config: CollectorConfig) -> None:
                     parameters.load(agent, version)
                     episodes = collector.evaluate(itr, version, evaluation_index)
                     _reply(channel, episodes, episodes)
+                case "state":
+                    channel.reply(collector.state())
     except BaseException as error:
         if not isinstance(error, EOFError):  # the parent is gone
             channel.fail(error)  # before closing, which may hang or fail for the same reason

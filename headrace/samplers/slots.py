@@ -1,0 +1,72 @@
+"""What a slot is made for, and what its final regions hold as one tree."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from headrace.agents.base import Agent
+from headrace.buffers.samples import Final, Slot, SlotSpec
+from headrace.buffers.tree import tree_map, tree_rows
+from headrace.envs.scalar import EnvInfoKeys
+from headrace.envs.spaces import null_value
+from headrace.samplers.collector import SliceReport
+from headrace.types import BatchSpec, EnvSpaces, StepInputs
+
+__all__ = ["assembled", "slot_spec"]
+
+
+def slot_spec(
+    agent: Agent,
+    spaces: EnvSpaces,
+    batch_spec: BatchSpec,
+    widths: tuple[int, ...],
+    env_info_keys: EnvInfoKeys,
+    bootstrap_value: bool,
+) -> SlotSpec:
+    """What the batch holds; the agent's part from one step on null inputs."""
+    observation, action = null_value(spaces.observation), null_value(spaces.action)
+
+    def one_row(leaf: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(leaf[None].copy())
+
+    state = agent.initial_state(1)
+    inputs = StepInputs(
+        tree_map(one_row, observation),
+        tree_map(one_row, action),
+        torch.zeros(1),
+        torch.ones(1, dtype=torch.bool),
+        torch.full((1, agent.noise_size), 0.5),
+    )
+    agent.sample_mode(0)
+    with torch.inference_mode():
+        step = agent.step(inputs, state)
+
+    def example(leaf: torch.Tensor) -> np.ndarray:
+        return leaf[0].numpy(force=True)
+
+    env_info = {name: np.zeros(tuple(shape), np.dtype(dtype)) for name, (dtype, shape) in env_info_keys.items()}
+    return SlotSpec(
+        batch=batch_spec,
+        widths=widths,
+        observation=observation,
+        action=action,
+        agent_info=tree_map(example, step.agent_info),
+        env_info=env_info or None,
+        state=tree_map(example, state),
+        bootstrap=bootstrap_value,
+    )
+
+
+def assembled(reports: Sequence[SliceReport], slot: Slot) -> Final:
+    """The final entries of all slices as one tree of exactly N, in (time, column) order: the one small copy."""
+    parts = []
+    for report, region in zip(reports, slot.final, strict=True):
+        parts.append(tree_rows(region, slice(0, report.n_final)))
+        if report.overflow is not None:
+            parts.append(report.overflow)
+    order = np.lexsort((np.concatenate([part.column for part in parts]), np.concatenate([part.time for part in parts])))
+    whole = tree_map(lambda *leaves: torch.from_numpy(np.concatenate(leaves)[order]), parts[0], *parts[1:])
+    return Final(**vars(whole))

@@ -1,0 +1,244 @@
+"""Sampler states: a sampler that goes on from one collects what the first would have collected."""
+
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+from headrace.agents.base import Agent
+from headrace.agents.pg import CategoricalPgAgent
+from headrace.buffers.tree import tree_paths
+from headrace.errors import EnvFailed, SamplerClosed
+from headrace.rng import env_seeds
+from headrace.samplers import BaseSampler, CpuSampler, SerialSampler, TrajInfo
+from headrace.samplers.snapshot import SamplerState
+from headrace.types import AgentStep, EnvSpaces, StepInputs, Tree
+from tests.environments import Stochastic
+from tests.walk import Walk
+
+
+def serial(env: Any = Walk, **more: Any) -> SerialSampler:
+    return SerialSampler(env, batch_T=10, batch_B=6, deterministic=True, **more)
+
+
+def workers(n: int, env: Any = Walk, **more: Any) -> CpuSampler:
+    return CpuSampler(env, batch_T=10, batch_B=6, deterministic=True, n_workers=n, **more)
+
+
+class Remembers(Agent):
+    """A recurrent agent: its state is a decaying sum of what it saw, and decides."""
+
+    noise_size = 1
+
+    def build_model(self, spaces: EnvSpaces) -> torch.nn.Module:
+        return torch.nn.Linear(*spaces.observation.shape, 3)
+
+    def initial_state(self, n: int) -> Tree:
+        return {"sum": torch.zeros(n, 3)}
+
+    def _advance(self, inputs: StepInputs, state: Tree) -> torch.Tensor:
+        return 0.9 * state["sum"] + self.model(inputs.observation) + inputs.prev_reward[:, None]
+
+    def step(self, inputs: StepInputs, state: Tree) -> AgentStep:
+        total = self._advance(inputs, state)
+        action = (total.sum(1) + inputs.noise[:, 0] > 0.5).long()
+        return AgentStep(action, {"total": total}, {"sum": total})
+
+    def value(self, inputs: StepInputs, state: Tree) -> torch.Tensor:
+        return self._advance(inputs, state).sum(1)
+
+    def __call__(self, inputs: StepInputs, state: Tree = None) -> Any:
+        raise NotImplementedError
+
+
+@dataclass
+class Digest(TrajInfo):
+    """Sees every step."""
+
+    Seen: float = 0.0
+
+    def step(self, observation: Any, action: Any, reward: float, *_: Any) -> None:
+        self.Seen = 0.5 * self.Seen + reward + float(observation[0])
+
+
+def collect(sampler: BaseSampler, n: int, first: int = 0, evaluate: bool = False) -> list[Any]:
+    found: list[Any] = []
+    for itr in range(first, first + n):
+        samples, infos = sampler.obtain_samples(itr)
+        found.append([(path, leaf.clone()) for path, leaf in tree_paths(samples) if "version" not in path])
+        found.append([vars(info) for info in infos])
+        if evaluate:
+            found.append([vars(info) for info in sampler.evaluate_agent(itr)])
+    return found
+
+
+def same(a: list[Any], b: list[Any]) -> bool:
+    if len(a) != len(b):
+        return False
+    for one, other in zip(a, b, strict=True):
+        if one and isinstance(one[0], tuple):
+            pairs = zip(one, other, strict=True)
+            if not all(p == q and torch.equal(x, y) for (p, x), (q, y) in pairs):
+                return False
+        elif one != other:
+            return False
+    return True
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "more"),
+    [
+        (serial, serial, {}),
+        (serial, lambda **more: workers(3, **more), {}),
+        (lambda **more: workers(2, **more), lambda **more: workers(3, **more), {}),
+        (lambda **more: workers(3, **more), serial, {"reset_mode": "wait"}),
+        (serial, lambda **more: workers(2, **more), {"reset_mode": "wait"}),
+        (lambda **more: workers(2, **more), serial, {"TrajInfoCls": Digest, "eval_n_envs": 3, "env": Stochastic}),
+        (serial, serial, {"env": "CartPole-v1", "eval_n_envs": 2}),
+    ],
+    ids=["serial", "serial to 3", "2 to 3", "wait, 3 to serial", "wait, serial to 2", "objects", "cartpole"],
+)
+@pytest.mark.parametrize("Agents", [CategoricalPgAgent, Remembers])
+def test_a_sampler_goes_on_where_another_stood(first: Any, second: Any, more: dict[str, Any], Agents: Any) -> None:
+    evaluate = "eval_n_envs" in more
+    agent = Agents()
+    with first(**more).initialize(agent, seed=3, bootstrap_value=True, resumable=True) as sampler:
+        collect(sampler, 2, evaluate=evaluate)
+        state = sampler.state()
+        assert state.why_not == ""
+        expected = collect(sampler, 3, first=2, evaluate=evaluate)
+    with second(**more).initialize(agent, seed=3, bootstrap_value=True, resume=state) as sampler:
+        came = collect(sampler, 3, first=2, evaluate=evaluate)
+    assert same(came, expected)
+
+
+def test_asking_for_the_state_changes_nothing() -> None:
+    def batches(ask: bool) -> list[Any]:
+        with workers(2).initialize(CategoricalPgAgent(), seed=3, resumable=ask) as sampler:
+            found = []
+            for itr in range(3):
+                found += collect(sampler, 1, itr)
+                if ask:
+                    assert sampler.state().train.keys() == set(range(6))
+            return found
+
+    assert same(batches(True), batches(False))
+
+
+class Forgets(Walk):
+    """Pickles what it was made with, and nothing that happened since."""
+
+    def __reduce__(self) -> Any:
+        return Forgets, ()
+
+
+class ForgetsItsGenerator(Walk):
+    """Pickles all but its generator."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_np_random": np.random.default_rng(0)}
+
+
+class HoldsALock(Walk):
+    def __init__(self) -> None:
+        super().__init__()
+        self._lock = threading.Lock()
+
+
+class Large(Walk):
+    def __init__(self) -> None:
+        super().__init__()
+        self._data = bytes(65 << 20)
+
+
+@pytest.mark.parametrize(
+    ("env", "says"),
+    [
+        (Forgets, "a pickled copy of Forgets failed where the original did not"),
+        (ForgetsItsGenerator, "a pickled copy of ForgetsItsGenerator gave another reward than the original"),
+        (HoldsALock, "HoldsALock cannot be pickled"),
+        (Large, "Large cannot be pickled (ValueError: it is larger than 64 MiB)"),
+    ],
+)
+@pytest.mark.parametrize("make", [serial, lambda env: workers(2, env)], ids=["serial", "workers"])
+def test_what_does_not_survive_a_pickle_is_not_in_the_state(make: Any, env: Any, says: str) -> None:
+    with make(env).initialize(CategoricalPgAgent(), seed=0, resumable=True) as sampler:
+        assert sampler.state().why_not == "no batch was collected yet" or says in sampler.state().why_not
+        sampler.obtain_samples(0)
+        state = sampler.state()
+        assert state.train == {}
+        assert says in state.why_not
+        sampler.obtain_samples(1)
+        assert says in sampler.state().why_not
+
+
+def test_without_environments_episodes_begin_anew_with_other_seeds() -> None:
+    class TellsItsSeed(Walk):
+        def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+            observation, _ = super().reset(seed=seed)
+            if seed is not None:
+                self._seed = seed
+            return observation, {}
+
+        def step(self, action: np.int64) -> Any:
+            return (*super().step(action)[:4], {"seed": self._seed})
+
+    def seeds(sampler: BaseSampler, resume: SamplerState | None) -> tuple[set[int], SamplerState]:
+        with sampler.initialize(CategoricalPgAgent(), seed=3, resume=resume) as opened:
+            found = set()
+            for itr in range(3):
+                found |= {info.info["seed"] for info in opened.obtain_samples(itr)[1]}
+            return found, opened.state(environments=False)
+
+    first, state = seeds(serial(TellsItsSeed), None)
+    second, state = seeds(workers(2, TellsItsSeed), state)
+    third, state = seeds(serial(TellsItsSeed), state)
+    assert first == {env_seeds(3, env_id)[0] for env_id in range(6)}
+    assert second == {env_seeds(3, env_id, incarnation=1)[0] for env_id in range(6)}
+    assert third == {env_seeds(3, env_id, incarnation=2)[0] for env_id in range(6)}
+    assert len(first | second | third) == 18
+    assert (state.batches, state.incarnation) == (9, 2)
+
+
+def test_a_saved_environment_that_cannot_be_read_names_itself() -> None:
+    with serial().initialize(CategoricalPgAgent(), seed=3, resumable=True) as sampler:
+        sampler.obtain_samples(0)
+        state = sampler.state()
+    state.train[4] = b"nothing"  # type: ignore[index]
+    with pytest.raises(EnvFailed, match=r"unpickling the saved environment raised[\s\S]*env 4"):
+        workers(2).initialize(CategoricalPgAgent(), seed=3, resume=state)
+
+
+def test_the_state_of_a_closed_sampler() -> None:
+    with serial().initialize(CategoricalPgAgent(), seed=3, resumable=True) as sampler:
+        sampler.obtain_samples(0)
+    with pytest.raises(SamplerClosed):
+        sampler.state()
+    assert sampler.state(environments=False).batches == 1
+
+
+@pytest.mark.parametrize("env_id", ["HalfCheetah-v5", "Ant-v5", "Pendulum-v1", "Acrobot-v1"])
+def test_simulators_travel_whole(env_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from headrace.envs.pickling import dumps, loads
+
+    pytest.importorskip("mujoco")
+    monkeypatch.chdir(tmp_path)  # MuJoCo writes a log where it stands
+    env = gym.make(env_id)
+    env.reset(seed=1)
+    env.action_space.seed(1)
+    for _ in range(20):
+        env.step(env.action_space.sample())
+    copy = loads(dumps(env))
+    for _ in range(50):
+        action = env.action_space.sample()
+        ours, theirs = env.step(action), copy.step(action)
+        assert np.array_equal(ours[0], theirs[0])
+        assert ours[1:4] == theirs[1:4]
+    assert np.array_equal(env.reset()[0], copy.reset()[0])
+    env.close()
+    copy.close()
