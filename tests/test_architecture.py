@@ -29,7 +29,7 @@ ALLOWED = {
     "replays": BASE | {"buffers"},
     "algos": BASE | {"agents", "buffers", "models", "replays"},
     "runners": BASE | {"agents", "algos", "buffers", "processes", "samplers"},
-    "cli": BASE | {"agents", "algos", "buffers", "processes", "runners", "samplers"},
+    "cli": BASE | {"agents", "algos", "buffers", "envs", "models", "processes", "runners", "samplers"},
     "__init__": {"lazy", "errors", "types", "processes"},
 }
 #: Rooms that work without torch (a module of them that needs it imports it inside a function).
@@ -107,7 +107,14 @@ ALLOWED_WAITS = {
     ("processes/group.py", "recv"),  # the pipe has a deadline of its own (SO_RCVTIMEO)
 }
 FORBIDDEN_CALLS = {"eval", "exec", "print"}
-OWN_GENERATORS = ("np.random.SeedSequence", "np.random.default_rng", "np.random.Generator", "np.random.PCG64")
+#: Generators of one's own, and looking at the global one without touching it.
+OWN_GENERATORS = (
+    "np.random.get_state",
+    "np.random.SeedSequence",
+    "np.random.default_rng",
+    "np.random.Generator",
+    "np.random.PCG64",
+)
 FORBIDDEN_NAMES = {"numpy.random.seed", "np.random.seed", "random.random", "time.time"}
 
 

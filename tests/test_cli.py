@@ -44,11 +44,14 @@ def test_training_leaves_a_checkpoint_a_log_and_a_picture(tmp_path: Path, algo: 
     assert " over 5 episodes " in first
     names = ["checkpoint.pt", "progress.csv", "learning_curve.png"]
     assert [line.split()[-1] for line in paths] == [str(log_dir / name) for name in names]
-    assert sorted(path.name for path in log_dir.iterdir()) == sorted([*names, "config.json"])
+    left = {path.name for path in log_dir.iterdir() if not path.match("git-*.diff")}
+    assert left == {*names, "config.json", "run.json"}
     assert (log_dir / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
     assert load_checkpoint(log_dir / "checkpoint.pt")["steps"] == 2048
     config = json.loads((log_dir / "config.json").read_text())
-    assert (config["algo"], config["seed"], config["batch_T"], config["ppo"]["epochs"]) == (algo, 3, 16, 2)
+    assert (config["algo"], config["runner"]["seed"], config["batch_T"], config["ppo"]["epochs"]) == (algo, 3, 16, 2)
+    (start,) = json.loads((log_dir / "run.json").read_text())
+    assert start["command"] == ["headrace", "train", *options, *SMALL, "--log-dir", str(log_dir)]
 
 
 @pytest.mark.parametrize(
@@ -62,7 +65,14 @@ def test_training_leaves_a_checkpoint_a_log_and_a_picture(tmp_path: Path, algo: 
         (["train", "--env", "CartPol-v1"], 2, "unknown environment 'CartPol-v1'; did you mean 'CartPole-v1'?"),
         (["train", "--env", "not an id"], 2, "pprint_registry()"),
         (["train", "--env", "nowhere:Env-v0"], 1, "No module named 'nowhere'"),
-        (["train", "--env", "Pendulum-v1"], 2, "act in Discrete ones"),
+        (["train", "--env", "nowhere:make"], 1, "No module named 'nowhere'"),
+        (["train", "--env", "tests.registered:Brakes"], 2, "unknown environment 'tests.registered:Brakes'"),
+        (["train", "--env-kwargs", '{"sutton": 1'], 2, "--env-kwargs"),
+        (["train", "--env-kwargs", "[1]"], 2, "expected a JSON object"),
+        (["train", "--env-kwargs", '{"gravity": 1}'], 2, "unexpected keyword argument 'gravity'"),
+        (["train", "--recurrent", "rnn"], 2, "invalid choice 'rnn' for argument '--recurrent'. Expected"),
+        (["train", "--recurrent", "gru", "--hidden-sizes", "8"], 2, "its width is --memory-size"),
+        (["train", "--memory-size", "0"], 2, "--memory-size must be at least 1, got 0"),
         (["train", "--bach-T", "4"], 2, "unknown option '--bach-T'; did you mean --batch-T?"),
         (["train", "--ppo.epoch", "4"], 2, "did you mean --ppo.epochs?"),
         (["train", "--batch-T", "x"], 2, "--batch-T"),
@@ -71,7 +81,7 @@ def test_training_leaves_a_checkpoint_a_log_and_a_picture(tmp_path: Path, algo: 
         (["train", "--n-steps", "0"], 2, "n_steps must be at least 1, got 0"),
         (["train", "--n-workers", "0"], 2, "n_workers must be at least 1, got 0"),
         (["train", "--eval-episodes", "0"], 2, "--eval-episodes must be at least 1, got 0"),
-        (["train", "--seed", "-1"], 2, "--seed must be at least 0, got -1"),
+        (["train", "--seed", "-1"], 2, "seed must be at least 0, got -1"),
         (["train", "--ppo.discount", "2"], 2, "discount must be between 0 and 1, got 2"),
         (["train", "--log-dir", "/proc/nothing"], 1, "/proc/nothing"),
     ],
@@ -91,7 +101,22 @@ def test_an_error_is_one_line_with_the_remedy(
     assert stderr.count("\n") == 1
     assert stderr.startswith("headrace: ")
     assert says in stderr
+    assert "--- " not in stderr, "no remains of a box"
     assert list(tmp_path.iterdir()) == [], "a command that did not start leaves nothing"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_a_complaint_is_a_sentence_in_any_encoding(encoding: str) -> None:
+    done = subprocess.run(
+        [*PROGRAM, "train", "--n-steps", "0"],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
+        env={**os.environ, "PYTHONIOENCODING": encoding},
+    )
+    complaint = "headrace: Error parsing runner: n_steps must be at least 1, got 0.0; see headrace train --help\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", complaint)
 
 
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,16 +5,38 @@ from __future__ import annotations
 import contextlib
 import difflib
 import io
-from collections.abc import Sequence
-from dataclasses import fields, is_dataclass
-from typing import Any, TypeVar
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
+from typing import Annotated, Any, TypeVar
 
 import tyro
 from tyro.conf import OmitArgPrefixes as Unprefixed, Positional
+from tyro.constructors import PrimitiveConstructorSpec
 
 from headrace.cli.errors import UsageError
 
-__all__ = ["Positional", "Unprefixed", "parse_options"]
+__all__ = ["Json", "Positional", "Unprefixed", "parse_options", "restored"]
+
+
+def _json_object(texts: list[str]) -> dict[str, Any]:
+    value = json.loads(texts[0])
+    if not isinstance(value, dict):
+        raise ValueError(f"""expected a JSON object such as '{{"continuous": true}}', got {texts[0]}""")
+    return value
+
+
+#: A dict that is written as JSON.
+Json = Annotated[
+    dict[str, Any],
+    PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="JSON",
+        instance_from_str=_json_object,
+        is_instance=lambda value: isinstance(value, dict),
+        str_from_instance=lambda value: [json.dumps(value)],
+    ),
+]
 
 _Options = TypeVar("_Options")
 
@@ -43,16 +65,19 @@ def parse_options(default: _Options, prog: str, args: Sequence[str]) -> _Options
 
 
 def _first_sentence(box: str) -> str:
-    """The complaint without the box tyro draws around it: the lines above the first rule."""
-    lines: list[str] = []
+    """The complaint in the box tyro draws around it, above the first rule.
+
+    Where standard output is not UTF-8 there is no border, and a rule below the title besides.
+    """
+    parts: list[list[str]] = [[]]
     for line in box.splitlines():
-        text = line.strip().strip("│╭╮╰╯").strip()
-        if line.strip().startswith(("╭", "╰")) or not text:
-            continue
-        if set(text) <= {"─"}:
-            break
-        lines.append(text)
-    sentence = " ".join(lines).split(" Got errors:")[0]
+        text = line.strip().strip("│").strip()
+        if text and set(text) <= {"─", "-"}:
+            parts.append([])
+        elif text and not text.startswith(("╭", "╰")):
+            parts[-1].append(text)
+    has_border = box.lstrip().startswith("╭")
+    sentence = " ".join([*parts, []][0 if has_border else 1]).split(" Got errors:")[0]
     return sentence.rstrip(".") or "the options do not parse"
 
 
@@ -63,3 +88,20 @@ def _flags(options: Any, prefix: str = "--") -> list[str]:
         value, flag = getattr(options, field.name), prefix + field.name.replace("_", "-")
         flags += _flags(value, flag + ".") if is_dataclass(value) else [flag]
     return flags
+
+
+def restored(default: _Options, settings: Mapping[str, Any]) -> _Options:
+    """`default` with what `settings` say, nested plain values as `asdict` and a JSON file leave them.
+
+    Raises ValueError for a setting that is not there, and what the dataclasses raise for what is not allowed.
+    """
+    known = {entry.name for entry in fields(default)}  # type: ignore[arg-type]
+    changes: dict[str, Any] = {}
+    for name, value in settings.items():
+        if name not in known:
+            raise ValueError(f"unknown setting {name!r}; it was written by another version of headrace")
+        before = getattr(default, name)
+        if is_dataclass(before):
+            value = restored(before, value)
+        changes[name] = tuple(value) if isinstance(value, list) else value
+    return replace(default, **changes)  # type: ignore[type-var]

@@ -1,0 +1,51 @@
+"""Environments as a command line names them: an id, `module:Id-v0`, `module:factory`, `gym:Id-v0`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium
+
+from headrace.cli.errors import CommandFailed, UsageError, unknown
+from headrace.envs.factory import EnvFactory, close_quietly
+from headrace.errors import SamplerError, headline
+from headrace.types import EnvSpaces
+
+__all__ = ["factory_of", "spaces_of"]
+
+_LISTING = "gymnasium.pprint_registry() in Python shows all"
+
+
+def factory_of(env: str, env_kwargs: Mapping[str, Any]) -> EnvFactory:
+    """What makes the environment; a name that is nobody's gets the nearest Gymnasium id as a suggestion."""
+    here = os.getcwd()
+    if ":" in env and here not in sys.path:
+        sys.path.insert(0, here)  # a program installed as `headrace` does not look for modules where the user stands
+    try:
+        return EnvFactory.of(env, env_kwargs, "--env")
+    except ValueError as error:
+        if isinstance(error.__cause__, gymnasium.error.Error):
+            raise unknown("environment", env, gymnasium.registry, _LISTING) from error
+        raise CommandFailed(str(error)) from error
+    except Exception as error:  # the user's module is run by importing it
+        raise CommandFailed(f"--env {env} could not be imported: {headline(error)}") from error
+
+
+def spaces_of(factory: EnvFactory) -> EnvSpaces:
+    """The spaces of an environment; makes one to see them."""
+    try:
+        env = factory()
+    except SamplerError:
+        raise
+    except gymnasium.error.DependencyNotInstalled as error:
+        raise CommandFailed(f"{factory.name} needs another package: {error}") from error
+    except TypeError as error:
+        raise UsageError(f"{factory.name} could not be made with {dict(factory.kwargs)}: {headline(error)}") from error
+    except Exception as error:
+        raise CommandFailed(f"{factory.name} could not be made: {headline(error)}") from error
+    spaces = EnvSpaces(env.observation_space, env.action_space)
+    close_quietly([env])
+    return spaces
