@@ -275,7 +275,7 @@ class ScalarEnvs:
                     place = tuple(np.argwhere(~np.isfinite(leaf))[0])
                     line[Status.ENV] = self.env_ids[int(place[0])]
                     mismatch = Mismatch(field + path, str(leaf[place]), "finite numbers")
-                    raise self._explained(mismatch, call)
+                    raise self._explained(mismatch, call) from mismatch
 
     def _note_cast(self) -> None:
         if not self._cast_noted:

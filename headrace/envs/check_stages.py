@@ -1,0 +1,380 @@
+"""The process that an environment is checked in: one stage of the contract after the other, as `check_env` asks."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import pickle
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import gymnasium
+import numpy as np
+import psutil
+from gymnasium import spaces
+
+from headrace.buffers.tree import allocate_like, tree_leaves, tree_paths, tree_rows
+from headrace.envs.check_probe import GlobalRandomness, Probe, headline_at, violation_of
+from headrace.envs.clauses import Violation
+from headrace.envs.factory import EnvFactory, close_quietly
+from headrace.envs.scalar import ScalarEnvs
+from headrace.envs.spaces import action_decoder, null_value
+from headrace.errors import EnvContractError, SamplerError, headline
+from headrace.processes.child import Channel
+from headrace.processes.status import Phase, Status
+from headrace.rng import env_seeds
+from headrace.types import StepRow, Tree
+
+__all__ = ["CheckJob", "Event", "Findings", "checking_process"]
+
+_RESETS = 8  # resets that are looked at for being all the same
+_DISTINCT = 4  # first observations of as many seeds, from which on their being the same is no chance
+_FINAL_KEYS = {"final_observation", "final_obs", "terminal_observation"}
+
+
+@dataclass(frozen=True)
+class CheckJob:
+    """What to check: n_steps of the main run; seed, of seeds and actions."""
+
+    factory: EnvFactory
+    n_steps: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Event:
+    """What one call gave. observation: a digest; reward and ends are those of `step`."""
+
+    place: str
+    observation: bytes
+    reward: float = 0.0
+    terminated: bool = False
+    truncated: bool = False
+
+    @property
+    def is_reset(self) -> bool:
+        """Whether the call was `reset`."""
+        return self.place.startswith("reset")
+
+    def difference(self, other: Event) -> str:
+        """What is different, in words."""
+        for name in ("reward", "terminated", "truncated"):
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if mine != theirs:
+                return f"{name} {mine} and {theirs}"
+        return "different observations"
+
+
+@dataclass
+class Findings:
+    """What a stage found; events: what its environment went through, for `play`."""
+
+    violations: list[Violation] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+
+
+def checking_process(channel: Channel, job: CheckJob) -> None:
+    """Answers the name of a stage with its `Findings`, until told to leave."""
+    checker = _Checker(job, channel.status)
+    while (stage := channel.receive()) is not None:
+        channel.reply(checker.run(stage))
+    checker.leave()
+    channel.reply(True)
+
+
+class _Broken(Exception):
+    """A violation after which its stage cannot go on."""
+
+    def __init__(self, violation: Violation) -> None:
+        super().__init__(violation)
+        self.violation = violation
+
+
+class _Checker:
+    """The environments under check, from stage to stage."""
+
+    def __init__(self, job: CheckJob, status: Status) -> None:
+        self._job = job
+        self._status = status
+        self._randomness = GlobalRandomness()
+        self._envs: list[gymnasium.Env[Any, Any]] = []
+        self._events: list[Event] = []
+        self._found: dict[str, Violation] = {}
+
+    def run(self, stage: str) -> Findings:
+        """Runs a stage by its name."""
+        self._found = {}
+        events: list[Event] = []
+        try:
+            match stage:
+                case "make":
+                    self._make()
+                case "play":
+                    events = self._events = self._play(self._envs[:1], self._job.n_steps)
+                    self._check_spaces_are_the_same(self._envs[0], "after the run")
+                case "reseed":
+                    self._reseed()
+                case "restart":
+                    self._restart()
+                case "together":
+                    self._together()
+                case "close":
+                    self._close()
+        except _Broken as broken:
+            self._note(broken.violation)
+        return Findings(list(self._found.values()), events)
+
+    def leave(self) -> None:
+        """Closes what no stage closed."""
+        close_quietly(self._envs)
+
+    # ---- stages ----
+
+    def _make(self) -> None:
+        env = self._new_env()
+        self._spaces = {name: self._space(env, name) for name in ("observation_space", "action_space")}
+        for call in ("reset", "step"):
+            self._check_signature(env, call)
+        self._check_action_space(env.action_space)
+        self._check_spaces_are_the_same(self._new_env(), "of a second environment")
+
+    def _reseed(self) -> None:
+        events = self._play(self._envs[:1], max(1, self._job.n_steps // 4))
+        self._compare(events, "reseeding", "an environment that was used before, given its first seed again, gave")
+
+    def _restart(self) -> None:
+        """Are all episodes the same one? Only where seeds make a difference can that be told."""
+        seeded = {self._first_observations(seed, 1)[0] for seed in range(_RESETS)}
+        if len(seeded) < _DISTINCT:
+            return
+        unseeded = self._first_observations(self._job.seed, 1 + _RESETS)[1:]
+        if len(set(unseeded)) == 1:
+            came = f"{_RESETS} resets without a seed gave the same observation, though other seeds give others"
+            self._note(Violation("continues", "reset()", came, "that the generator goes on"))
+
+    def _together(self) -> None:
+        """The first of two that are stepped in turn must not notice the other."""
+        events = self._play([self._envs[1], self._new_env()], max(1, self._job.n_steps // 4))
+        self._compare(events, "independence", "an environment stepped in turn with another gave")
+
+    def _close(self) -> None:
+        children = psutil.Process().children(recursive=True)
+        envs, self._envs = self._envs, []
+        for env in envs:
+            for call in ("close()", "the second close()"):
+                self._status.enter(Phase.CLOSING, 0)
+                with self._watched(call, "close"):
+                    env.close()
+        left = psutil.wait_procs(children, timeout=1.0)[1]
+        if left:
+            came = f"{len(left)} of its processes go on: {', '.join(sorted(process.name() for process in left))}"
+            self._note(Violation("close", "close()", came, "that they end"))
+
+    # ---- parts ----
+
+    def _note(self, violation: Violation) -> None:
+        self._found.setdefault(violation.clause, violation)
+
+    @contextmanager
+    def _watched(self, call: str, clause: str) -> Iterator[None]:
+        """A call outside `ScalarEnvs`: it must not raise, nor touch the global generators."""
+        try:
+            yield
+        except BaseException as error:
+            raise _Broken(Violation(clause, call, f"raised {headline_at(error)}", "no exception")) from error
+        self._note_randomness(call)
+
+    def _note_randomness(self, call: str) -> None:
+        touched = self._randomness.touched()
+        if touched:
+            came = f"it used the global generator of {' and '.join(touched)}"
+            self._note(Violation("global-rng", call, came, "a generator of its own"))
+
+    def _new_env(self) -> gymnasium.Env[Any, Any]:
+        self._status.enter(Phase.CONSTRUCTING, len(self._envs))
+        with self._watched("the constructor", "constructor"):
+            try:
+                env = self._job.factory.made()
+            except EnvContractError as error:
+                came = error.message.split(";")[0]
+                raise _Broken(Violation("constructor", "the constructor", came, "a gymnasium.Env")) from error
+        self._envs.append(env)
+        return env
+
+    def _space(self, env: gymnasium.Env[Any, Any], name: str) -> spaces.Space[Any]:
+        """One of the spaces, checked by itself."""
+        with self._watched(f"env.{name}", "spaces"):
+            space = getattr(env, name, None)
+        if not isinstance(space, spaces.Space):
+            came = f"{type(space).__name__} {space!r}"
+            raise _Broken(Violation("spaces", f"env.{name}", came, "a gymnasium.Space"))
+        try:
+            null_value(space)
+            action_decoder(space)
+        except EnvContractError as error:
+            expected = "a space of a fixed shape: Box, Discrete, MultiDiscrete, MultiBinary, or a Dict or Tuple of them"
+            raise _Broken(Violation("spaces", f"env.{name}", str(space), expected)) from error
+        try:
+            copy: spaces.Space[Any] = pickle.loads(pickle.dumps(space))
+            came = "" if copy == space else "what comes out of pickle is not equal to it"
+        except Exception as error:
+            came = headline(error)
+        if came:
+            raise _Broken(Violation("spaces", f"pickling env.{name}", came, "a space that workers can send"))
+        return copy  # which the environment cannot change
+
+    def _check_action_space(self, space: spaces.Space[Any]) -> None:
+        with self._watched("action_space.sample()", "action-space"):
+            runs = []
+            for _ in range(2):
+                space.seed(self._job.seed)
+                samples = [space.sample() for _ in range(5)]
+                runs.append(pickle.dumps(samples))
+            outside = [sample for sample in samples if not space.contains(sample)]
+        if runs[0] != runs[1]:
+            came = "the same seed gave other samples"
+            self._note(Violation("action-space", "action_space.seed()", came, "the same samples"))
+        if outside:
+            came = f"{outside[0]!r} is not in {space}"
+            self._note(Violation("action-space", "action_space.sample()", came, "an element of the space"))
+
+    def _check_signature(self, env: gymnasium.Env[Any, Any], call: str) -> None:
+        """Of the environment and of every wrapper around it."""
+        layer: gymnasium.Env[Any, Any] = env
+        while True:
+            signature = inspect.signature(getattr(layer, call))
+            try:
+                if call == "reset":
+                    signature.bind()
+                    signature.bind(seed=0, options={})
+                else:
+                    signature.bind(0)
+            except TypeError as error:
+                expected = "reset(self, *, seed=None, options=None)" if call == "reset" else "step(self, action)"
+                came = f"{type(layer).__name__}.{call}{signature} ({error})"
+                self._note(Violation("signature", f"{call}()", came, expected))
+                return
+            if not isinstance(layer, gymnasium.Wrapper):
+                return
+            layer = layer.env
+
+    def _check_spaces_are_the_same(self, env: gymnasium.Env[Any, Any], when: str) -> None:
+        for name, space in self._spaces.items():
+            other = getattr(env, name, None)
+            if other != space:
+                self._note(Violation("spaces", f"env.{name}", f"{other} {when}", f"{space} as at first"))
+
+    def _batch(
+        self, envs: Sequence[gymnasium.Env[Any, Any]], seeds: Sequence[tuple[int, int]]
+    ) -> tuple[Probe, ScalarEnvs, StepRow]:
+        """The samplers' own batch of environments, the probe of the first, and a row to step them in."""
+        probes = [Probe(env, self._status, self._note_randomness) for env in envs]
+        with self._explained(probes[0]):
+            batch = ScalarEnvs(probes, range(len(envs)), seeds, name=self._job.factory.name, status=self._status)
+        n = len(envs)
+        observation = allocate_like(null_value(self._spaces["observation_space"]), (n,), np.zeros)
+        floats = [leaf for leaf in tree_leaves(observation) if leaf.dtype.kind == "f"]
+        row = StepRow(observation, np.zeros(n, np.float32), np.zeros(n, np.bool_), np.zeros(n, np.bool_), {}, floats)
+        return probes[0], batch, row
+
+    @contextmanager
+    def _explained(self, probe: Probe) -> Iterator[None]:
+        """Turns what `ScalarEnvs` raises into the violation it is."""
+        try:
+            yield
+        except SamplerError as error:
+            raise _Broken(violation_of(error, probe.place)) from error
+        except KeyboardInterrupt as error:  # the environment's own: this process ignores Ctrl-C
+            came = f"raised {headline_at(error)}"
+            raise _Broken(Violation("raises", probe.place, came, "no exception")) from error
+
+    def _first_observations(self, seed: int, count: int) -> list[bytes]:
+        """Digests of the observations of a seeded reset and of those that follow it."""
+        probe, batch, row = self._batch(self._envs[:1], [(seed, seed)])
+        digests = []
+        for _ in range(count):
+            with self._explained(probe):
+                batch.reset(None, row.observation)
+            digests.append(_digest(row.observation))
+        return digests
+
+    def _play(self, envs: Sequence[gymnasium.Env[Any, Any]], n_steps: int) -> list[Event]:
+        """Steps environments with random actions; what the first went through."""
+        seeds = [env_seeds(self._job.seed, env_id) for env_id in range(len(envs))]
+        first, batch, row = self._batch(envs, seeds)
+        limits = list(_limits(self._spaces["observation_space"]))
+        with self._explained(first):
+            batch.reset(None, row.observation)
+        self._check_bounds(row.observation, limits, first.place)
+        events = [Event(first.place, _digest(row.observation))]
+        for _ in range(n_steps):
+            row.terminated[:] = row.truncated[:] = False
+            with self._explained(first):
+                _, ends = batch.step_random(row)
+            ended = 0 in ends.rows
+            after = tree_rows(ends.observation, slice(0, 1)) if ended else row.observation
+            terminated, truncated = bool(row.terminated[0]), bool(row.truncated[0])
+            self._check_bounds(after, limits, first.stepped)
+            self._check_limit(first, terminated, truncated)
+            events.append(Event(first.stepped, _digest(after), float(row.reward[0]), terminated, truncated))
+            if ended:
+                if _FINAL_KEYS & ends.infos[0].keys():
+                    came = f"info has {sorted(_FINAL_KEYS & ends.infos[0].keys())}: the observation is after a reset"
+                    self._note(Violation("autoreset", first.stepped, came, "the last observation of the episode"))
+                self._check_bounds(row.observation, limits, first.place)
+                events.append(Event(first.place, _digest(row.observation)))
+        return events
+
+    def _check_bounds(self, observation: Tree, limits: Sequence[tuple[Any, Any]], place: str) -> None:
+        """Of the first row."""
+        for (path, leaf), (low, high) in zip(tree_paths(observation), limits, strict=True):
+            outside = (leaf[0] < low) | (leaf[0] > high)
+            if outside.any():
+                index = tuple(np.argwhere(outside)[0].tolist())
+                came = f"observation{path}{list(index) if index else ''} = {leaf[0][index]}"
+                low, high = np.broadcast_to(low, outside.shape)[index], np.broadcast_to(high, outside.shape)[index]
+                self._note(Violation("bounds", place, came, f"a number in [{low}, {high}]"))
+
+    def _check_limit(self, probe: Probe, terminated: bool, truncated: bool) -> None:
+        limit, steps = probe.max_steps, probe.steps_of_last
+        if limit is None or steps < limit or truncated:
+            return
+        came = f"terminated={terminated}, truncated={truncated} at step {steps} of an episode"
+        self._note(Violation("time-limit", probe.stepped, came, f"truncated=True: max_episode_steps is {limit}"))
+
+    def _compare(self, events: Sequence[Event], clause: str, what: str) -> None:
+        """Notes where a run differs from the main one."""
+        for event, other in zip(events, self._events, strict=False):
+            if event != other:
+                came = f"{what} {other.difference(event)}"
+                self._note(Violation(clause, event.place, came, "what it gave when it was new and alone"))
+                return
+
+
+def _digest(observation: Tree) -> bytes:
+    """Of the first row."""
+    digest = hashlib.blake2b(digest_size=16)
+    for leaf in tree_leaves(observation):
+        digest.update(leaf[0].tobytes())
+    return digest.digest()
+
+
+def _limits(space: spaces.Space[Any]) -> Iterator[tuple[Any, Any]]:
+    """(low, high) of every leaf, in the order of `tree_paths`."""
+    match space:
+        case spaces.Dict():
+            for child in space.spaces.values():
+                yield from _limits(child)
+        case spaces.Tuple():
+            for child in space.spaces:
+                yield from _limits(child)
+        case spaces.Box():
+            yield space.low, space.high
+        case spaces.Discrete():
+            yield space.start, space.start + space.n - 1
+        case spaces.MultiDiscrete():
+            yield space.start, space.start + space.nvec - 1
+        case spaces.MultiBinary():
+            yield 0, 1

@@ -1,0 +1,163 @@
+"""`check_env`: does an environment keep the contract that samplers rely on? Names each clause it breaks."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import cloudpickle
+import gymnasium
+
+from headrace.envs.check_stages import CheckJob, Event, Findings, checking_process
+from headrace.envs.clauses import Violation
+from headrace.envs.factory import EnvFactory
+from headrace.errors import WorkerCrashed, WorkerHung, headline
+from headrace.processes.group import WorkerGroup, choose_start_method
+from headrace.processes.status import Phase
+
+__all__ = ["Violation", "check_env"]
+
+_UNUSABLE = {"constructor", "spaces"}
+_WRONG_ANSWERS = {"raises", "reset-answer", "step-answer", "observation", "reward", "terminated", "truncated", "info"}
+_UNPLAYABLE = _UNUSABLE | {"signature", "action-space"}
+_UNREPEATABLE = _UNPLAYABLE | _WRONG_ANSWERS | {"global-rng", "seeding", "continues"}
+
+#: The stages, and for each the clauses that must have been kept for it to tell anything new.
+_STAGES: tuple[tuple[str, set[str]], ...] = (
+    ("make", set()),
+    ("play", _UNPLAYABLE),
+    ("reseed", _UNREPEATABLE),
+    ("restart", _UNREPEATABLE),
+    ("together", _UNREPEATABLE | {"reseeding"}),
+    ("close", {"constructor"}),
+)
+
+
+def check_env(
+    EnvCls: Any,
+    env_kwargs: Mapping[str, Any] | None = None,
+    *,
+    n_steps: int = 1000,
+    seed: int = 0,
+    timeout: float = 30.0,
+) -> list[Violation]:
+    """The clauses of the contract that an environment breaks, the first case of each; empty if it keeps all.
+
+    Two processes of their own each make the environment and step it with the same random actions, through the code
+    samplers use, so what passes here a sampler takes. A crash and a hang are violations, too. That an environment
+    returns the same array at each step, and changes it, is none: samplers copy. Stepping on after an end is not tried:
+    its outcome is undefined, and samplers do not do it.
+
+    Args:
+        EnvCls: as for a sampler.
+        env_kwargs: its arguments.
+        n_steps: environment steps of the main run; the others together take as many again.
+        seed: of its seeds and actions.
+        timeout: seconds that one call of the environment may take.
+
+    Raises TypeError and ValueError for arguments that name no environment.
+    """
+    if n_steps < 1 or seed < 0 or timeout <= 0:
+        raise ValueError(
+            f"n_steps must be at least 1, seed at least 0, timeout positive; got n_steps={n_steps}, seed={seed}, "
+            f"timeout={timeout}"
+        )
+    factory = EnvFactory.of(EnvCls, env_kwargs)
+    if isinstance(factory.make, gymnasium.envs.registration.EnvSpec):
+        # Gymnasium's own checker would stop with an assertion before this one could say what is wrong.
+        factory = replace(factory, kwargs={"disable_env_checker": True, **factory.kwargs})
+    found = _unpicklable(factory)
+    start_method = choose_start_method("auto")
+    if found and start_method != "fork":
+        return found
+    job = CheckJob(factory, n_steps, seed)
+    group = WorkerGroup(
+        checking_process,
+        [job, job],
+        start_method=start_method,
+        prologue=_one_thread,
+        name="check_env",
+        timeout=timeout,
+    )
+    try:
+        for stage, needs in _STAGES:
+            known = {violation.clause for violation in found}
+            if not needs & known:
+                group.send(stage)
+                found += [violation for violation in _merged(group.replies()) if violation.clause not in known]
+        group.stop()
+    except (WorkerCrashed, WorkerHung) as error:
+        found.append(_fatal(error, timeout))
+    finally:
+        group.kill()
+    return found
+
+
+def _one_thread(rank: int) -> None:
+    """A pool of threads does not survive a fork: an environment that uses torch would wait for it for ever."""
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(1)
+
+
+def _unpicklable(factory: EnvFactory) -> list[Violation]:
+    try:
+        pickle.loads(cloudpickle.dumps(factory))
+    except Exception as error:
+        return [Violation("pickling", "pickling EnvCls and env_kwargs", headline(error), "that cloudpickle takes them")]
+    return []
+
+
+def _merged(replies: Sequence[Findings]) -> list[Violation]:
+    """What both processes found, and whether they lived through the same."""
+    first, second = replies
+    known = {violation.clause for violation in first.violations}
+    found = first.violations + [violation for violation in second.violations if violation.clause not in known]
+    return found or first_difference(first.events, second.events)
+
+
+def first_difference(events: Sequence[Event], others: Sequence[Event]) -> list[Violation]:
+    """The violation that two runs with the same seed and actions differ; none if they do not."""
+    for event, other in zip(events, others, strict=False):
+        if event != other:
+            later = event.is_reset and event.place != events[0].place
+            return [
+                Violation(
+                    "continues" if later else "seeding",
+                    event.place,
+                    f"two new environments with the same seed and actions gave {event.difference(other)}",
+                    "the same from both",
+                )
+            ]
+    return []
+
+
+_CALLS = {
+    Phase.CONSTRUCTING.words: "the constructor",
+    Phase.RESETTING.words: "reset() of episode {}",
+    Phase.STEPPING.words: "step() {}",
+    Phase.CLOSING.words: "close()",
+}
+
+
+def _fatal(error: WorkerCrashed | WorkerHung, timeout: float) -> Violation:
+    """The violation for a process that died, or answers no more."""
+    where = error.where
+    phase = where.phase if where is not None and where.phase is not None else ""
+    step = where.step if where is not None and where.step is not None else 0
+    call = _CALLS.get(phase, phase or "the environment").format(step)
+    if isinstance(error, WorkerHung):
+        return Violation("hang", call, f"no answer for {timeout:g} s{_hung_at(error.traceback_text)}", "an answer")
+    return Violation("crash", call, re.sub(r"^worker \d+", "its process", error.message), "an answer")
+
+
+def _hung_at(stack: str) -> str:
+    """The innermost frame of the environment's thread in what faulthandler wrote."""
+    for path, line, function in re.findall(r'File "(.*?)", line (\d+) in (\S+)', stack):
+        if not path.endswith(("threading.py", "processes/child.py")):
+            return f" (in {function}, {path}:{line})"
+    return ""
