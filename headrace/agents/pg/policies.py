@@ -102,8 +102,8 @@ class GaussianPolicy(Policy):
         self._d = space.shape[0]
         # A number that can only have one value has no scale: it is left to the environment's clipping.
         bounded = np.isfinite(space.low) & np.isfinite(space.high) & (space.low < space.high)
-        middle = np.where(bounded, 0.5 * (space.low.astype(np.float64) + space.high), 0.0)
-        half = np.where(bounded, 0.5 * (space.high.astype(np.float64) - space.low), 1.0)
+        low, high = (np.where(bounded, *ends).astype(np.float64) for ends in ((space.low, -1.0), (space.high, 1.0)))
+        middle, half = 0.5 * (low + high), 0.5 * (high - low)
         self._middle, self._half = (torch.from_numpy(values.astype(np.float32)) for values in (middle, half))
         self._in_units = bool((middle == 0).all() and (half == 1).all())
         self.n_outputs = 2 * self._d if self._state_dependent else self._d
