@@ -371,6 +371,15 @@ class LeavesAProcess(Good):
         self._server = subprocess.Popen(["sleep", "60"])
 
 
+class SeveralThings(Good):
+    def __init__(self) -> None:
+        super().__init__()
+        self.action_space = None  # type: ignore[assignment]
+
+    def close(self) -> None:
+        raise OSError("stuck")
+
+
 # ---- the table ----
 
 

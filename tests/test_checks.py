@@ -17,7 +17,7 @@ from headrace.envs import LegacyGym, Violation, check_env
 from headrace.envs.clauses import CLAUSES
 from headrace.errors import SamplerError
 from headrace.samplers import SerialSampler
-from tests.broken import BROKEN, Broken, Good
+from tests.broken import BROKEN, Broken, Good, SeveralThings
 from tests.legacy import LookAlike, OldWalk
 from tests.walk import Walk
 
@@ -159,19 +159,10 @@ def test_there_are_many_good_ones() -> None:
 
 
 def test_several_violations_are_all_named() -> None:
-    found = check_env(Several, n_steps=40)
+    found = check_env(SeveralThings, n_steps=40)
     assert [violation.clause for violation in found] == ["spaces", "close"]
     found = check_env(SeveralInPlay, n_steps=40)
     assert [violation.clause for violation in found] == ["bounds", "global-rng", "autoreset", "close"]
-
-
-class Several(Good):
-    def __init__(self) -> None:
-        super().__init__()
-        self.action_space = None  # type: ignore[assignment]
-
-    def close(self) -> None:
-        raise OSError("stuck")
 
 
 class SeveralInPlay(Good):

@@ -20,18 +20,28 @@ _LISTING = "gymnasium.pprint_registry() in Python shows all"
 
 
 def factory_of(env: str, env_kwargs: Mapping[str, Any]) -> EnvFactory:
-    """What makes the environment; a name that is nobody's gets the nearest Gymnasium id as a suggestion."""
+    """What makes the environment; a name that is nobody's gets the nearest one as a suggestion."""
     here = os.getcwd()
     if ":" in env and here not in sys.path:
         sys.path.insert(0, here)  # a program installed as `headrace` does not look for modules where the user stands
     try:
         return EnvFactory.of(env, env_kwargs, "--env")
     except ValueError as error:
-        if isinstance(error.__cause__, gymnasium.error.Error):
-            raise unknown("environment", env, gymnasium.registry, _LISTING) from error
-        raise CommandFailed(str(error)) from error
+        if isinstance(error.__cause__, ImportError):
+            raise CommandFailed(str(error)) from error
+        raise unknown("environment", env, _names_like(env), _LISTING) from error
     except Exception as error:  # the user's module is run by importing it
         raise CommandFailed(f"--env {env} could not be imported: {headline(error)}") from error
+
+
+def _names_like(env: str) -> set[str]:
+    """What could have been meant: names of the same module or registry, written in the same form."""
+    prefix = env[: env.rfind(":") + 1]
+    if prefix == "gym:":
+        return {prefix + env_id for env_id in sys.modules["gym"].envs.registration.registry}
+    module = sys.modules.get(prefix[:-1])
+    makers = [] if module is None else [name for name, value in vars(module).items() if callable(value)]
+    return {prefix + name for name in (*makers, *gymnasium.registry)}
 
 
 def spaces_of(factory: EnvFactory) -> EnvSpaces:

@@ -15,6 +15,7 @@ __all__ = ["main"]
 #: Command: the module whose `run(args)` it is, and what it does.
 _COMMANDS = {
     "train": ("headrace.cli.train", "train an agent, evaluate it, leave a checkpoint and a learning curve"),
+    "check-env": ("headrace.cli.check_env", "name each clause of the contract that an environment breaks"),
     "plot": ("headrace.cli.plot", "compare runs in one picture, with bands over seeds"),
 }
 

@@ -1,0 +1,48 @@
+"""`headrace check-env`: does an environment keep the contract that samplers rely on?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from headrace.cli.environments import factory_of
+from headrace.cli.errors import UsageError
+from headrace.cli.options import Json, Positional, parse_options
+from headrace.envs.checks import check_env
+
+__all__ = ["CheckEnvOptions", "run"]
+
+
+@dataclass(kw_only=True)
+class CheckEnvOptions:
+    """Steps an environment with random actions in processes of its own and names each clause it breaks."""
+
+    env: Positional[str] = ""
+    """CartPole-v1, module:Id-v0, module:factory (a class or a function), or gym:Id-v0 (old gym)."""
+    steps: int = 1000
+    """Environment steps of the main run; the others together take as many again."""
+    seed: int = 0
+    """Of the environment's seeds and actions."""
+    timeout: float = 30.0
+    """Seconds that one call of the environment may take."""
+    env_kwargs: Json = field(default_factory=dict)
+    """Arguments of the environment, as JSON."""
+
+
+def run(args: Sequence[str]) -> int:
+    """Prints a line for each violation and returns 1, or one line and 0."""
+    options = parse_options(CheckEnvOptions(), "headrace check-env", args)
+    if not options.env:
+        raise UsageError("give an environment, for example: headrace check-env CartPole-v1")
+    factory_of(options.env, options.env_kwargs)  # says what is meant if there is no such environment
+    try:
+        violations = check_env(
+            options.env, options.env_kwargs, n_steps=options.steps, seed=options.seed, timeout=options.timeout
+        )
+    except ValueError as error:
+        raise UsageError(str(error).replace("n_steps", "steps")) from error
+    for violation in violations:
+        print(" ".join(str(violation).split()))
+    if not violations:
+        print(f"{options.env} keeps the contract ({options.steps} steps, seed {options.seed})")
+    return 1 if violations else 0
