@@ -16,6 +16,7 @@ __all__ = ["main"]
 _COMMANDS = {
     "train": ("headrace.cli.train", "train an agent, evaluate it, leave a checkpoint and a learning curve"),
     "check-env": ("headrace.cli.check_env", "name each clause of the contract that an environment breaks"),
+    "eval": ("headrace.cli.eval", "evaluate the agent of a run, and record videos of it"),
     "plot": ("headrace.cli.plot", "compare runs in one picture, with bands over seeds"),
 }
 

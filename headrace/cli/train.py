@@ -25,6 +25,7 @@ from headrace.cli.defaults import defaults_for
 from headrace.cli.environments import factory_of, spaces_of
 from headrace.cli.errors import CommandFailed, UsageError, unknown
 from headrace.cli.options import parse_options
+from headrace.cli.report import failed, summary_line
 from headrace.errors import SamplerError
 from headrace.processes.affinity import Affinity
 from headrace.runners.logging.console import ConsoleLogger
@@ -37,7 +38,7 @@ from headrace.runners.run_folder import RunFolder
 from headrace.samplers.traj_info import TrajInfo
 from headrace.types import EnvSpaces
 
-__all__ = ["run", "summary_line"]
+__all__ = ["run"]
 
 _PROG = "headrace train"
 
@@ -71,18 +72,9 @@ def run(args: Sequence[str]) -> int:
         with evaluation.initialize(agent, seed=options.runner.seed):
             episodes = evaluation.evaluate_agent(runner.n_itr)
     except SamplerError as error:
-        raise _failed(error, log_dir) from error
+        raise failed(error, log_dir) from error
     _report(episodes, log_dir)
     return 0
-
-
-def summary_line(episodes: Sequence[TrajInfo]) -> str:
-    """The returns of an evaluation in one line."""
-    returns = np.array([episode.Return for episode in episodes])
-    return (
-        f"mean return {returns.mean():.1f} over {len(returns)} episodes "
-        f"(std {returns.std():.1f}, min {returns.min():.1f}, max {returns.max():.1f})"
-    )
 
 
 def _options(args: Sequence[str]) -> tuple[TrainOptions, EnvSpaces]:
@@ -141,15 +133,6 @@ def _trained(runner: MinibatchRl) -> bool:
     finally:
         signal.signal(signal.SIGTERM, before)
     return not stopped
-
-
-def _failed(error: SamplerError, log_dir: Path) -> CommandFailed:
-    """One line for an error in a sampler; the traceback of the environment's own code goes to a file."""
-    where = f" (at: {error.where})" if error.where is not None else ""
-    if error.traceback_text:
-        (log_dir / "error.txt").write_text(f"{error}\n")
-        where += f"; its traceback is in {log_dir / 'error.txt'}"
-    return CommandFailed(f"{type(error).__name__}: {error.message}{where}")
 
 
 def _report(episodes: list[TrajInfo], log_dir: Path) -> None:

@@ -1,0 +1,176 @@
+"""`headrace eval`: evaluates the agent of a checkpoint, and records it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import torch
+
+from headrace.agents.base import Agent
+from headrace.cli.build import PlaceOptions, TrainOptions, agent_for, evaluation_sampler, require_at_least
+from headrace.cli.environments import factory_of, spaces_of
+from headrace.cli.errors import CommandFailed, UsageError
+from headrace.cli.options import Positional, parse_options, restored
+from headrace.cli.report import failed, summary_line
+from headrace.cli.video import Recorder, require_video
+from headrace.envs.factory import EnvFactory
+from headrace.errors import SamplerError, headline
+from headrace.runners.checkpoint import load_checkpoint
+from headrace.runners.run_folder import RunFolder
+from headrace.samplers.serial import SerialSampler
+from headrace.types import AgentStep, EnvSpaces, StepInputs, Tree
+
+__all__ = ["EvalOptions", "run"]
+
+_PROG = "headrace eval"
+
+
+@dataclass(kw_only=True)
+class EvalOptions(PlaceOptions):
+    """Evaluates the agent of a run, greedily, in the environment of the run or in another one with the same spaces."""
+
+    checkpoint: Positional[Path] = Path()
+    """The folder of a run, or a checkpoint in it."""
+    episodes: int = 100
+    """Episodes to evaluate."""
+    seed: int = 0
+    """Of the environments."""
+    stochastic: bool = False
+    """Draw actions from the policy, as in training, instead of taking the most probable."""
+    video: Path | None = None
+    """Folder for videos (mp4) of episodes of their own, besides the evaluation."""
+    video_episodes: int = 1
+    """Episodes to record."""
+
+
+class _Sampling(Agent):
+    """An agent that acts in evaluations as it does in training."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+        self.model, self.spaces, self.noise_size = agent.model, agent.spaces, agent.noise_size
+
+    def build_model(self, spaces: EnvSpaces) -> torch.nn.Module:
+        return self._agent.build_model(spaces)
+
+    def initial_state(self, n: int) -> Tree:
+        return self._agent.initial_state(n)
+
+    def step(self, inputs: StepInputs, state: Tree) -> AgentStep:
+        return self._agent.step(inputs, state)
+
+    def value(self, inputs: StepInputs, state: Tree) -> torch.Tensor:
+        return self._agent.value(inputs, state)
+
+    def __call__(self, inputs: StepInputs, state: Tree = None) -> Any:
+        return self._agent(inputs, state)
+
+    def sample_mode(self, itr: int) -> None:
+        self._agent.sample_mode(itr)
+
+    def eval_mode(self, itr: int) -> None:
+        self._agent.sample_mode(itr)
+
+
+def run(args: Sequence[str]) -> int:
+    """Evaluates as the options say; prints what came of it; returns the exit status."""
+    # Read twice: first to see the run, whose environment and seed are the defaults.
+    asked = parse_options(EvalOptions(), _PROG, args)
+    trained = _trained(asked.checkpoint)
+    options = parse_options(_defaults(asked.checkpoint, trained), _PROG, args)
+    require_at_least(1, "episodes", options.episodes)
+    require_at_least(1, "video-episodes", options.video_episodes)
+    require_at_least(0, "seed", options.seed)
+    if options.video is not None:
+        require_video(_rendering(options))
+    path = _checkpoint(options.checkpoint)
+    agent = _loaded(path, trained, spaces_of(factory_of(options.env, options.env_kwargs)))
+    if options.stochastic:
+        agent = _Sampling(agent)
+    try:
+        evaluation = evaluation_sampler(options, options.episodes, trained.batch_B)
+    except (TypeError, ValueError) as error:
+        raise UsageError(str(error)) from error
+    try:
+        with evaluation.initialize(agent, seed=options.seed):
+            episodes = evaluation.evaluate_agent(0)
+        print(summary_line(episodes))
+        print(f"  checkpoint      {path}")
+        if options.video is not None:
+            _record(agent, options, options.video)
+    except SamplerError as error:
+        raise failed(error, path.parent) from error
+    return 0
+
+
+def _trained(path: Path) -> TrainOptions:
+    """The options the run at `path` was trained with."""
+    folder = path if path.is_dir() else path.parent
+    try:
+        return restored(TrainOptions(), RunFolder.open(folder).config())
+    except FileNotFoundError as error:
+        raise UsageError(str(error)) from error
+    except (TypeError, ValueError) as error:
+        raise CommandFailed(f"{folder / 'config.json'}: {error}") from error
+
+
+def _defaults(path: Path, trained: TrainOptions) -> EvalOptions:
+    return EvalOptions(
+        checkpoint=path,
+        env=trained.env,
+        env_kwargs=trained.env_kwargs,
+        sampler=trained.sampler,
+        n_workers=trained.n_workers,
+        episodes=trained.eval_episodes,
+        seed=trained.runner.seed or 0,
+    )
+
+
+def _checkpoint(path: Path) -> Path:
+    return path / "checkpoint.pt" if path.is_dir() else path
+
+
+def _loaded(path: Path, trained: TrainOptions, spaces: EnvSpaces) -> Agent:
+    """The agent of a checkpoint, built for `spaces`."""
+    state = load_checkpoint(path)
+    agent = agent_for(spaces, trained.model)
+    agent.initialize(spaces, seed=0)
+    try:
+        agent.load_state_dict(state["agent"])
+    except (KeyError, RuntimeError) as error:
+        raise CommandFailed(
+            f"the agent in {path} is not one for {spaces}: {headline(error)}; give the --env it was trained in"
+        ) from error
+    return agent
+
+
+def _rendering(options: EvalOptions) -> EnvFactory:
+    return factory_of(options.env, {**options.env_kwargs, "render_mode": "rgb_array"})
+
+
+def _record(agent: Agent, options: EvalOptions, folder: Path) -> None:
+    """Runs episodes in an environment that draws itself, and prints where their videos are."""
+    rendering = _rendering(options)
+
+    def make(record: bool) -> gymnasium.Env[Any, Any]:
+        env = rendering()
+        return Recorder(env, folder) if record else env
+
+    sampler = SerialSampler(
+        make,
+        {"record": False},
+        batch_T=1,
+        batch_B=1,
+        max_decorrelation_steps=0,
+        eval_n_envs=1,
+        eval_env_kwargs={"record": True},
+        eval_max_trajectories=options.video_episodes,
+    )
+    with sampler.initialize(agent, seed=options.seed):
+        episodes = sampler.evaluate_agent(0)
+    for number, episode in enumerate(episodes):
+        print(f"  video           {folder / f'episode-{number}.mp4'} (return {episode.Return:.1f})")

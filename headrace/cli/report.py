@@ -1,0 +1,32 @@
+"""What commands that step environments print at their end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from headrace.cli.errors import CommandFailed
+from headrace.errors import SamplerError
+from headrace.samplers.traj_info import TrajInfo
+
+__all__ = ["failed", "summary_line"]
+
+
+def summary_line(episodes: Sequence[TrajInfo]) -> str:
+    """The returns of an evaluation in one line."""
+    returns = np.array([episode.Return for episode in episodes])
+    return (
+        f"mean return {returns.mean():.1f} over {len(returns)} episodes "
+        f"(std {returns.std():.1f}, min {returns.min():.1f}, max {returns.max():.1f})"
+    )
+
+
+def failed(error: SamplerError, folder: Path) -> CommandFailed:
+    """One line for an error in a sampler; the traceback of the environment's own code goes to a file."""
+    where = f" (at: {error.where})" if error.where is not None else ""
+    if error.traceback_text:
+        (folder / "error.txt").write_text(f"{error}\n")
+        where += f"; its traceback is in {folder / 'error.txt'}"
+    return CommandFailed(f"{type(error).__name__}: {error.message}{where}")

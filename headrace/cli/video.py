@@ -1,0 +1,93 @@
+"""Videos of episodes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, SupportsFloat
+
+import gymnasium
+import numpy as np
+
+from headrace.cli.errors import CommandFailed
+from headrace.envs.factory import EnvFactory, close_quietly
+from headrace.errors import headline
+
+__all__ = ["Recorder", "require_video"]
+
+
+class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """Writes each episode of an environment that renders `rgb_array` into `folder/episode-N.mp4`, N from 0."""
+
+    def __init__(self, env: gymnasium.Env[Any, Any], folder: Path) -> None:
+        super().__init__(env)
+        self._folder = folder
+        self._n_episodes = 0
+        self._first: Any = None
+        self._writer: Any = None
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """The picture after a reset waits for the first step: an episode without one leaves no file."""
+        self._finish()
+        answer = self.env.reset(seed=seed, options=options)
+        self._first = self.env.render()
+        return answer
+
+    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        """Adds a picture; the last one of an episode ends its file."""
+        answer = self.env.step(action)
+        if self._writer is None:
+            self._writer = self._opened()
+            self._writer.append_data(np.asarray(self._first))
+        self._writer.append_data(np.asarray(self.env.render()))
+        if answer[2] or answer[3]:
+            self._finish()
+        return answer
+
+    def close(self) -> None:
+        """Ends the file of an episode that was cut."""
+        self._finish()
+        super().close()
+
+    def _opened(self) -> Any:
+        import imageio.v2
+
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = self._folder / f"episode-{self._n_episodes}.mp4"
+        self._n_episodes += 1
+        # The codec wants even sides, not the multiples of 16 that imageio would scale to.
+        return imageio.v2.get_writer(
+            path, format="FFMPEG", fps=self.env.metadata.get("render_fps", 30), macro_block_size=2
+        )
+
+    def _finish(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+
+def require_video(factory: EnvFactory) -> None:
+    """Raises CommandFailed, with the remedy, where videos cannot be written or the environment gives no pictures.
+
+    factory: of an environment that was asked for `render_mode="rgb_array"`.
+    """
+    try:
+        import imageio.v2  # noqa: F401
+        import imageio_ffmpeg  # noqa: F401 (imageio finds it by itself)
+    except ImportError as error:
+        raise CommandFailed('videos need imageio and ffmpeg; pip install "headrace[video]"') from error
+    remedy = "an environment that renders has \"rgb_array\" in metadata['render_modes'] and takes render_mode"
+    try:
+        env = factory()
+    except Exception as error:
+        raise CommandFailed(f"--video: {factory.name} gives no pictures: {headline(error)}; {remedy}") from error
+    try:
+        env.reset(seed=0)
+        picture = env.render()
+    except Exception as error:
+        raise CommandFailed(f"--video: {factory.name} gives no pictures: {headline(error)}; {remedy}") from error
+    finally:
+        close_quietly([env])
+    if not (isinstance(picture, np.ndarray) and picture.ndim == 3 and picture.dtype == np.uint8):
+        raise CommandFailed(
+            f"--video: render() of {factory.name} gave a {type(picture).__name__}, not a picture [H, W, 3]; {remedy}"
+        )
