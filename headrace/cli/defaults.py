@@ -84,9 +84,58 @@ _DEFAULTS: dict[tuple[str, Kind], TrainOptions] = {
 }
 
 
-def defaults_for(algo: str, spaces: EnvSpaces, recurrent: Literal["lstm", "gru"] | None) -> TrainOptions:
-    """The options to start from; algo: one of `ALGOS`; recurrent: whether the agent has a memory, and which."""
-    options = _DEFAULTS[algo, _kind_of(spaces)]
+#: Where other settings were measured to be better; see docs/results.md.
+_MEASURED: dict[tuple[str, str], TrainOptions] = {
+    ("ppo", "Acrobot-v1"): TrainOptions(
+        batch_T=128,
+        batch_B=16,
+        runner=RunnerConfig(n_steps=400_000, seed=0, log_interval_steps=20_000),
+        model=_NORMALIZED,
+        ppo=PPOConfig(
+            gae_lambda=0.94,
+            epochs=4,
+            minibatches=8,
+            entropy_loss_coeff=0.0,
+            value_loss_coeff=0.5,
+            normalize_reward=True,
+        ),
+    ),
+    ("ppo", "LunarLander-v3"): TrainOptions(
+        batch_T=256,
+        batch_B=16,
+        runner=RunnerConfig(n_steps=1_000_000, seed=0, log_interval_steps=50_000),
+        model=ModelOptions(separate_value=True),
+        ppo=PPOConfig(
+            discount=0.999,
+            gae_lambda=0.98,
+            epochs=4,
+            minibatches=32,
+            value_loss_coeff=0.5,
+            normalize_reward=True,
+        ),
+    ),
+    ("ppo", "Pendulum-v1"): TrainOptions(
+        batch_T=256,
+        batch_B=4,
+        runner=RunnerConfig(n_steps=150_000, seed=0, log_interval_steps=10_000),
+        model=ModelOptions(separate_value=True),
+        ppo=PPOConfig(
+            discount=0.9,
+            minibatches=16,
+            entropy_loss_coeff=0.0,
+            value_loss_coeff=0.5,
+            normalize_reward=True,
+        ),
+    ),
+}
+
+
+def defaults_for(algo: str, env: str, spaces: EnvSpaces, recurrent: Literal["lstm", "gru"] | None) -> TrainOptions:
+    """The options to start from.
+
+    algo: one of `ALGOS`; env: as the command line names it; recurrent: whether the agent has a memory, and which.
+    """
+    options = _MEASURED.get((algo, env)) or _DEFAULTS[algo, _kind_of(spaces)]
     if recurrent is None:
         return options
     # Whole columns make a minibatch, and the model with a memory has one body.

@@ -86,7 +86,7 @@ def _options(args: Sequence[str]) -> tuple[TrainOptions, EnvSpaces]:
     if asked.algo not in ALGOS:
         raise unknown("algo", asked.algo, ALGOS)
     spaces = spaces_of(factory_of(asked.env, asked.env_kwargs))
-    defaults = defaults_for(asked.algo, spaces, asked.model.recurrent)
+    defaults = defaults_for(asked.algo, asked.env, spaces, asked.model.recurrent)
     options = parse_options(replace(defaults, env=asked.env, env_kwargs=asked.env_kwargs), _PROG, args)
     require_at_least(1, "eval-episodes", options.eval_episodes)
     require_at_least(1, "torch-threads", options.torch_threads)
