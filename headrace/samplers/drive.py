@@ -161,14 +161,15 @@ class Actor:
         )
 
     def _in_blocks(self, offset: int, n: int) -> Callable[[Callable[..., Any], StepInputs, Tree], Any]:
-        """Inference in fixed blocks of 32 rows, each row at the place its env id says, the others zero.
+        """Inference in fixed blocks of 32 rows, each row at the place its env id says, the others like the first.
 
         Matrix products may round differently for another number of rows, or at another row; so neither may change.
+        Zeros would not do for the others: noise is never 0, and agents may take its logarithm.
         """
         n_blocks = -(-(offset + n) // _BLOCK)
 
         def padded(leaf: torch.Tensor) -> torch.Tensor:
-            rows = leaf.new_zeros((n_blocks * _BLOCK, *leaf.shape[1:]))
+            rows = leaf[:1].repeat(n_blocks * _BLOCK, *[1] * (leaf.ndim - 1))
             rows[offset : offset + n] = leaf
             return rows
 
