@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from headrace.lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from headrace.envs.atari import make_atari as make_atari
     from headrace.envs.checks import check_env as check_env
     from headrace.envs.clauses import Violation as Violation
     from headrace.envs.factory import EnvFactory as EnvFactory
@@ -21,5 +22,6 @@ __getattr__, __dir__ = lazy_exports(
         "ScalarEnvs": "headrace.envs.scalar",
         "Violation": "headrace.envs.clauses",
         "check_env": "headrace.envs.checks",
+        "make_atari": "headrace.envs.atari",
     },
 )
