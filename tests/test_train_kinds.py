@@ -1,0 +1,182 @@
+"""`headrace train` starts from settings that suit the environment, and says which."""
+
+import ast
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+
+import headrace
+from headrace.cli.main import main
+from headrace.runners import load_checkpoint
+from tests.test_logging import Wandb, events
+from tests.walk import Walk
+
+TINY = ["--batch-T", "8", "--batch-B", "4", "--n-steps", "64", "--eval-episodes", "2", "--sampler", "serial"]
+#: Nobody has measured settings for it, so it gets those of its kind.
+CONTINUOUS = ["--env", "MountainCarContinuous-v0", "--env-kwargs", '{"max_episode_steps": 20}']
+
+
+class Pictures(Walk):
+    """A walk that nobody sees: its observations are noise, its actions what `action_space` says."""
+
+    def __init__(self, in_dict: bool = False, continuous: bool = False) -> None:
+        super().__init__()
+        image = gymnasium.spaces.Box(0, 255, (40, 40, 1), np.uint8)
+        self.observation_space = gymnasium.spaces.Dict({"camera": image}) if in_dict else image
+        if continuous:
+            self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.observation_space.seed(0)
+        return self.observation_space.sample(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        _, reward, terminated, truncated, info = super().step(np.int64(np.sum(action) > 0))
+        return self.observation_space.sample(), reward, terminated, truncated, info
+
+
+class Bits(Walk):
+    """A walk pushed by the sum of bits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.action_space = gymnasium.spaces.MultiBinary(3)
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        return super().step(np.int64(np.sum(action)))
+
+
+def trained(folder: Path, *options: str) -> dict[str, Any]:
+    """The settings of a tiny training; what is not in `TINY` is the default."""
+    assert main(["train", *TINY, "--log-dir", str(folder), *options]) == 0
+    assert load_checkpoint(folder / "checkpoint.pt")["steps"] == 64
+    config: dict[str, Any] = json.loads((folder / "config.json").read_text())
+    return config
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--env", "FrozenLake-v1"], (False, 4, 1e-3, False)),
+        (["--env", f"{__name__}:Bits"], (False, 4, 1e-3, False)),
+        ([*CONTINUOUS], (True, 32, 3e-4, True)),
+        ([*CONTINUOUS, "--recurrent", "lstm"], (True, 4, 3e-4, True)),
+        (["--env", f"{__name__}:Pictures"], (False, 4, 2.5e-4, False)),
+        (
+            ["--env", f"{__name__}:Pictures", "--env-kwargs", '{"in_dict": true, "continuous": true}'],
+            (False, 4, 2.5e-4, False),
+        ),
+        ([*CONTINUOUS, "--no-normalize-observation", "--ppo.minibatches", "3"], (False, 3, 3e-4, True)),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_defaults_suit_the_environment(
+    options: list[str], expected: tuple[bool, int, float, bool], tmp_path: Path
+) -> None:
+    config = trained(tmp_path, *options)
+    assert expected == (
+        config["model"]["normalize_observation"],
+        config["ppo"]["minibatches"],
+        config["ppo"]["learning_rate"],
+        config["ppo"]["normalize_reward"],
+    )
+
+
+@pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1", f"{__name__}:Pictures"])
+def test_a2c_has_defaults_too(env: str, tmp_path: Path) -> None:
+    config = trained(tmp_path, "--algo", "a2c", "--env", env)
+    assert config["a2c"]["normalize_reward"] == (env == "Pendulum-v1")
+
+
+def test_the_agent_is_the_one_asked_for(tmp_path: Path) -> None:
+    trained(tmp_path / "gru", "--recurrent", "gru", "--memory-size", "12")
+    weights = load_checkpoint(tmp_path / "gru" / "checkpoint.pt")["agent"]["model"]
+    assert weights["rnn.weight_hh_l0"].shape == (3 * 12, 12)
+    trained(tmp_path / "wide", "--hidden-sizes", "5", "6", "7", "--separate-value")
+    weights = load_checkpoint(tmp_path / "wide" / "checkpoint.pt")["agent"]["model"]
+    assert [weights[f"value.layers.{index}.weight"].shape[0] for index in range(3)] == [5, 6, 7]
+    trained(tmp_path / "gauss", *CONTINUOUS, "--init-log-std", "-1.5", "--ppo.learning-rate", "0")
+    weights = load_checkpoint(tmp_path / "gauss" / "checkpoint.pt")["agent"]["model"]
+    assert weights["log_std"].tolist() == [-1.5]
+
+
+def test_help_shows_the_defaults_of_the_environment(capsys: pytest.CaptureFixture[str]) -> None:
+    def helped(*options: str) -> str:
+        with pytest.raises(SystemExit) as leaving:
+            main(["train", *options, "--help"])
+        assert not leaving.value.code
+        return " ".join(capsys.readouterr().out.split())
+
+    text = helped(*CONTINUOUS[:2])
+    for words in (
+        "(default: MountainCarContinuous-v0)",
+        "(default: 0.0003)",
+        "--ppo.minibatches",
+        "--n-steps",
+        "--recurrent",
+    ):
+        assert words in text
+    assert "(default: 0.0003)" not in helped()
+
+
+def test_every_option_has_a_help_text() -> None:
+    package = Path(headrace.__file__).parent
+    sources = [*package.glob("cli/*.py"), *package.glob("algos/pg/*.py"), package / "runners" / "config.py"]
+    names = []
+    for source in sources:
+        for node in ast.walk(ast.parse(source.read_text())):
+            if isinstance(node, ast.ClassDef) and node.name.endswith(("Options", "Config")):
+                for entry, after in zip(node.body, [*node.body[1:], None], strict=True):
+                    if isinstance(entry, ast.AnnAssign):
+                        names.append(ast.unparse(entry.target))
+                        assert isinstance(after, ast.Expr), f"{node.name}.{names[-1]} has no docstring"
+                        assert isinstance(ast.literal_eval(after.value), str)
+    assert len(names) > 60
+
+
+def test_event_files_are_written_if_asked(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    trained(tmp_path, "--tensorboard")
+    assert [step for step, _ in events(tmp_path / "tensorboard")["CumSteps"]] == [64]
+
+
+def test_rows_are_sent_to_wandb_if_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wandb = Wandb()
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=wandb.init))
+    config = trained(tmp_path / "first", "--wandb", "--wandb-project", "mill")
+    settings, (step, row), last = wandb.told
+    assert (settings["project"], settings["name"]) == ("mill", "first")
+    assert json.loads(json.dumps(settings["config"])) == config
+    assert (step, row["CumSteps"], last) == (64, 64, "finished")
+
+
+@pytest.mark.parametrize(
+    ("module", "option"), [("torch.utils.tensorboard", "tensorboard"), ("wandb", "wandb")], ids=["tensorboard", "wandb"]
+)
+def test_a_missing_extra_is_said_before_anything_starts(
+    module: str, option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    assert main(["train", *TINY, "--log-dir", str(tmp_path / "run"), f"--{option}"]) == 1
+    complaint = capsys.readouterr().err
+    assert f'pip install "headrace[{option}]"' in complaint
+    assert complaint.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_modules_are_looked_for_where_the_user_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_mill.py").write_text(
+        "import gymnasium\n\ndef make(length):\n    return gymnasium.make('CartPole-v1', max_episode_steps=length)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    config = trained(tmp_path / "run", "--env", "my_mill:make", "--env-kwargs", '{"length": 6}')
+    assert config["env_kwargs"] == {"length": 6}
+    assert "my_mill" in sys.modules
