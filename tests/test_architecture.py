@@ -28,9 +28,10 @@ ALLOWED = {
     "samplers": BASE | {"agents", "buffers", "envs", "processes"},
     "replays": BASE | {"buffers"},
     "algos": BASE | {"agents", "buffers", "models", "replays"},
-    "runners": BASE | {"agents", "algos", "buffers", "processes", "samplers"},
+    "runners": BASE | {"agents", "algos", "buffers", "envs", "processes", "samplers"},
+    "policy": BASE | {"agents", "buffers", "envs", "runners"},
     "cli": BASE | {"agents", "algos", "buffers", "envs", "models", "processes", "runners", "samplers"},
-    "__init__": {"lazy", "errors", "types", "processes"},
+    "__init__": {"lazy", "errors", "types", "policy", "processes"},
 }
 #: Rooms that work without torch (a module of them that needs it imports it inside a function).
 WITHOUT_TORCH = ["errors", "types", "rng", "memory", "lazy", "envs", "buffers", "processes"]

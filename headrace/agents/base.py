@@ -105,6 +105,13 @@ class Agent(ABC):
         """What an optimizer updates."""
         return self.model.parameters()
 
+    def settings(self) -> dict[str, Any]:
+        """What the constructor was given, by name: `type(agent)(**agent.settings())` is alike, but not initialized.
+
+        Agents whose constructors take arguments override this; checkpoints describe the agent by it.
+        """
+        return {}
+
     def state_dict(self) -> dict[str, Any]:
         """All that a checkpoint must hold to rebuild this agent's behaviour: tensors and plain values only."""
         return {"model": self.model.state_dict()}

@@ -31,6 +31,8 @@ class Algo(ABC):
     #: Whether batches must hold `agent.bootstrap_value`; what to pass to `sampler.initialize`.
     bootstrap_value: bool = False
     discount: float
+    #: The settings; a resumed run must have the same. None: an algorithm without.
+    config: Any = None
 
     @abstractmethod
     def initialize(self, agent: Agent, n_itr: int, batch_spec: BatchSpec, seed: int = 0) -> None:

@@ -8,6 +8,7 @@ from headrace.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from headrace.runners.base import Runner as Runner
+    from headrace.runners.callbacks import Callback as Callback, EarlyStop as EarlyStop, StopAtReturn as StopAtReturn
     from headrace.runners.checkpoint import load_checkpoint as load_checkpoint, save_checkpoint as save_checkpoint
     from headrace.runners.config import RunnerConfig as RunnerConfig
     from headrace.runners.minibatch import MinibatchRl as MinibatchRl, MinibatchRlEval as MinibatchRlEval
@@ -16,11 +17,14 @@ if TYPE_CHECKING:
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
+        "Callback": "headrace.runners.callbacks",
+        "EarlyStop": "headrace.runners.callbacks",
         "MinibatchRl": "headrace.runners.minibatch",
         "MinibatchRlEval": "headrace.runners.minibatch",
         "RunFolder": "headrace.runners.run_folder",
         "Runner": "headrace.runners.base",
         "RunnerConfig": "headrace.runners.config",
+        "StopAtReturn": "headrace.runners.callbacks",
         "load_checkpoint": "headrace.runners.checkpoint",
         "save_checkpoint": "headrace.runners.checkpoint",
     },

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -16,27 +18,23 @@ import torch
 from headrace.agents.base import Agent
 from headrace.algos.base import Algo
 from headrace.processes.affinity import Affinity, pin
-from headrace.runners.checkpoint import save_checkpoint
+from headrace.runners.callbacks import Callback
 from headrace.runners.config import RunnerConfig
+from headrace.runners.counters import Counters
+from headrace.runners.description import described
 from headrace.runners.logging.console import ConsoleLogger
 from headrace.runners.logging.csv_file import CsvLogger
 from headrace.runners.logging.logger import Logger, Loggers
 from headrace.runners.logging.summary import statistics
+from headrace.runners.resume import Resumed, folder_of, resumed
+from headrace.runners.settings import settings_of
+from headrace.runners.store import CheckpointStore
 from headrace.samplers.base import BaseSampler
 from headrace.samplers.traj_info import TrajInfo
 
 __all__ = ["Runner"]
 
-
-@dataclass
-class Counters:
-    """Since the start of training: batches, environment steps, ended episodes, seconds collecting and optimizing."""
-
-    itr: int = 0
-    steps: int = 0
-    trajs: int = 0
-    sample_seconds: float = 0.0
-    optimize_seconds: float = 0.0
+_log = logging.getLogger("headrace.runners")
 
 
 class Runner(ABC):
@@ -50,8 +48,14 @@ class Runner(ABC):
         affinity: where processes run (`Affinity`, or rlpyt's dict). Its `master_cpus` and `master_torch_threads` are
             set for this process, after the workers have started, and stay. For small models one thread is best: more
             spend their time waiting for each other, a hundredfold where workers want the same cores.
-        log_dir: where `progress.csv` and `checkpoint.pt` go, made if it is not there; None: neither is written.
+        log_dir: where `progress.csv` and checkpoints go, made if it is not there; None: nothing is written.
         logger: hears of progress besides the CSV; default a `ConsoleLogger`, `Logger()` for silence.
+        callbacks: hear what happens, and may stop training; see `Callback`.
+        resume_from: go on with the run in this folder, from its newest checkpoint that is whole, or from this
+            checkpoint file; the log goes on there too. Algorithm, agent, sampler and seed must be as they were; what
+            may change is `config` otherwise, and where and how fast the sampler works (its workers and timeouts).
+            Where environments can be pickled every episode goes on, and training ends as if it had never been
+            interrupted; elsewhere episodes begin anew, and the log says so.
     """
 
     def __init__(
@@ -64,22 +68,33 @@ class Runner(ABC):
         *,
         log_dir: str | Path | None = None,
         logger: Logger | None = None,
+        callbacks: Sequence[Callback] = (),
+        resume_from: str | Path | None = None,
     ) -> None:
         if not isinstance(config, RunnerConfig):
             raise TypeError(f"config must be a RunnerConfig, got {type(config).__name__} {config!r}")
-        batch_size = sampler.batch_spec.size
+        for callback in callbacks:
+            if not isinstance(callback, Callback):
+                raise TypeError(f"callbacks must be Callback objects, got {type(callback).__name__} {callback!r}")
         self.algo = algo
         self.agent = agent
         self.sampler = sampler
         self.config = config
         self.seed = config.seed
-        self.n_itr = math.ceil(config.n_steps / batch_size)
-        self._log_interval_itrs = max(1, int(config.log_interval_steps) // batch_size)
+        self.n_itr = math.ceil(config.n_steps / sampler.batch_spec.size)
+        self.counters = Counters()
+        self._log_itrs = self._in_batches(config.log_interval_steps)
+        self._save_itrs = self._in_batches(config.checkpoint_interval_steps or config.log_interval_steps)
         self._affinity = Affinity.of(affinity)
-        self._log_dir = None if log_dir is None else Path(log_dir)
+        self._resume_from = None if resume_from is None else Path(resume_from)
+        folder = folder_of(log_dir, self._resume_from)
+        self._store = None if folder is None else CheckpointStore(folder)
         self._console = ConsoleLogger() if logger is None else logger
+        self._callbacks = tuple(callbacks)
         self._stopping = False
-        self._counters = Counters()
+        self._between = True  # the sampler stands between batches, and nothing of a batch is half learned
+        self._saved_itr = -1
+        self._saved_episodes = False
         self._logged = Counters()
         self._opt_infos: dict[str, list[float]] = defaultdict(list)
         self._last_infos: list[TrajInfo] = []
@@ -87,14 +102,26 @@ class Runner(ABC):
     def train(self) -> list[TrajInfo]:
         """Trains; returns the episodes of the last row of the log.
 
-        Raises what the sampler or the algorithm raises, after closing everything; KeyboardInterrupt after Ctrl-C.
+        Raises what the sampler or the algorithm raises, after closing everything; KeyboardInterrupt after Ctrl-C;
+        OSError if the last checkpoint cannot be written (for one before, a warning is logged); with `resume_from`
+        CheckpointError where there is nothing whole to go on from, or settings are not as they were.
         """
+        failure: BaseException | None = None
         try:
-            with self._open_logger() as self._logger:
-                self._train()
-        except KeyboardInterrupt:
+            with self._store.opened() if self._store is not None else nullcontext():
+                before = self._resumed()
+                with self._open_logger(before) as self._logger:
+                    self._train(before)
+        except KeyboardInterrupt as error:
             # The frames below are ours: a person who pressed Ctrl-C knows why.
+            failure = error
             raise KeyboardInterrupt(self._interrupted()) from None
+        except BaseException as error:
+            failure = error
+            raise
+        finally:
+            for callback in self._callbacks:
+                callback.on_end(self, failure)
         return self._last_infos
 
     def stop(self) -> None:
@@ -114,9 +141,17 @@ class Runner(ABC):
     def _episodes(self, itr: int) -> tuple[Sequence[TrajInfo], dict[str, float]]:
         """The episodes a row of the log is about, and columns of its own."""
 
+    @abstractmethod
+    def _own_state(self) -> dict[str, Any]:
+        """What this runner remembers, for a checkpoint: plain values only."""
+
+    @abstractmethod
+    def _load_own_state(self, state: Mapping[str, Any]) -> None:
+        """The inverse of `_own_state`."""
+
     # ---- the loop ----
 
-    def _train(self) -> None:
+    def _train(self, before: Resumed | None) -> None:
         algo, agent, sampler = self.algo, self.agent, self.sampler
         with sampler.initialize(
             agent,
@@ -124,47 +159,75 @@ class Runner(ABC):
             seed=self.seed,
             bootstrap_value=algo.bootstrap_value,
             traj_info_kwargs={"discount": algo.discount},
+            resumable=self._store is not None,
+            resume=None if before is None else before.sampler,
         ):
             self.seed = sampler.seed
             self._place_master()
             algo.initialize(agent, n_itr=self.n_itr, batch_spec=sampler.batch_spec, seed=sampler.seed)
-            self._logger.start(self.n_itr * sampler.batch_spec.size)
             self._began = perf_counter()
+            if before is not None:
+                self._go_on(before)
+            self._logger.start(self.n_itr * sampler.batch_spec.size)
+            if before is not None:
+                self._logger.message(before.sentence)
             try:
-                if self._log_at_start:
+                if self._log_at_start and not self.counters.rows and not self.counters.itr:
                     self._log()
                 while not self._finished():
                     self._iterate()
-                    if self._counters.itr % self._log_interval_itrs == 0 and not self._finished():
+                    if self.counters.itr % self._log_itrs == 0 and not self._finished():
                         self._log()
-                        self._save()
-                self._log()
-            finally:
+                    if self.counters.itr % self._save_itrs == 0 and not self._finished():
+                        self._save_or_warn("training goes on without")
+            except BaseException:
+                self._save_or_warn("training ends without")
+                raise
+            # Before the last row, which a run that goes on from here, after a stop or for longer, would not have.
+            try:
                 self._save()
+            finally:
+                if self._logged.itr != self.counters.itr or not self.counters.rows:
+                    self._log()
 
     def _finished(self) -> bool:
-        return self._stopping or self._counters.itr >= self.n_itr
+        return self._stopping or self.counters.itr >= self.n_itr
+
+    @contextmanager
+    def _at_work(self) -> Iterator[None]:
+        """Around what leaves sampler or agent in the middle of something if it is interrupted."""
+        self._between = False
+        yield
+        self._between = True
 
     def _iterate(self) -> None:
         """One batch: collect and optimize."""
-        counters, begin = self._counters, perf_counter()
+        counters, begin = self.counters, perf_counter()
         itr = counters.itr
-        samples, traj_infos = self.sampler.obtain_samples(itr)
-        collected = perf_counter()
-        steps = int(samples.env.valid.sum())  # padding is not experience
-        opt_info = self.algo.optimize_agent(itr, samples)
-        counters.sample_seconds += collected - begin
-        counters.optimize_seconds += perf_counter() - collected
-        counters.itr, counters.steps = itr + 1, counters.steps + steps
-        counters.trajs += len(traj_infos)
-        for name, value in opt_info.items():
-            self._opt_infos[name].append(value)
-        self._logger.progress(counters.steps, self._heard(traj_infos))
+        with self._at_work():
+            samples, traj_infos = self.sampler.obtain_samples(itr)
+            collected = perf_counter()
+            steps = int(samples.env.valid.sum())  # padding is not experience
+            for callback in self._callbacks:
+                callback.on_batch(self, itr, samples, traj_infos)
+            heard = perf_counter()
+            opt_info = self.algo.optimize_agent(itr, samples)
+            counters.sample_seconds += collected - begin
+            counters.optimize_seconds += perf_counter() - heard
+            counters.itr, counters.steps = itr + 1, counters.steps + steps
+            counters.trajs += len(traj_infos)
+            for name, value in opt_info.items():
+                self._opt_infos[name].append(float(value))
+            mean_return = self._heard(traj_infos)
+        self._logger.progress(counters.steps, mean_return)
+        for callback in self._callbacks:
+            callback.on_optimize(self, itr, opt_info)
 
     def _log(self) -> None:
         """One row: counters, then statistics of episodes and of the optimizer."""
-        now, then = self._counters, self._logged
-        infos, columns = self._episodes(now.itr)
+        now, then = self.counters, self._logged
+        with self._at_work():
+            infos, columns = self._episodes(now.itr)
         seconds = now.sample_seconds + now.optimize_seconds - then.sample_seconds - then.optimize_seconds
         row: dict[str, float] = {
             "Iteration": now.itr,
@@ -182,33 +245,127 @@ class Runner(ABC):
         for name, values in self._opt_infos.items():
             row |= statistics(name, values)
             values.clear()
-        self._logged = replace(now)
         self._last_infos = list(infos)
         self._logger.row(row)
+        now.rows += 1
+        self._logged = replace(now)
+        self._note_return(row.get("ReturnAverage", math.nan))
+        for callback in self._callbacks:
+            callback.on_eval(self, infos, row)
+
+    def _note_return(self, mean_return: float) -> None:
+        """The best agent so far has a checkpoint of its own."""
+        counters = self.counters
+        if mean_return > counters.best_return:
+            counters.best_return, counters.rows_since_best = mean_return, 0
+            if self._store is not None and counters.itr:
+                try:
+                    self._store.save_best(self._state(), self.sampler.state(environments=False))
+                except OSError as error:
+                    _log.warning("%s", error.strerror)
+        elif not math.isnan(mean_return):
+            counters.rows_since_best += 1
+
+    # ---- checkpoints ----
 
     def _save(self) -> None:
-        """The agent and the algorithm as they are now."""
-        if self._log_dir is not None:
-            state = {
-                "agent": self.agent.state_dict(),
-                "algo": self.algo.state_dict(),
-                "itr": self._counters.itr,
-                "steps": self._counters.steps,
+        """A checkpoint of everything as it is now, unless there is one already."""
+        if self._store is None or self._saved_itr == self.counters.itr:
+            return
+        if self._between:
+            with self._at_work():
+                sampler = self.sampler.state()
+            if sampler.why_not and self._saved_itr < 0:
+                self._logger.message(
+                    f"checkpoints hold no environments, a resumed run begins new episodes: {sampler.why_not}"
+                )
+        else:
+            sampler = replace(self.sampler.state(environments=False), why_not="training was cut within a batch")
+        self._store.save(self._state(), sampler)
+        self._saved_itr, self._saved_episodes = self.counters.itr, bool(sampler.train)
+        for callback in self._callbacks:
+            callback.on_checkpoint(self, self._store.newest)
+
+    def _save_or_warn(self, consequence: str) -> None:
+        try:
+            self._save()
+        except OSError as error:
+            _log.warning("%s; %s", error.strerror, consequence)
+
+    def _state(self) -> dict[str, Any]:
+        """The agent, the algorithm and this runner as they are now: tensors and plain values."""
+        assert self.agent.spaces is not None
+        return {
+            "agent": self.agent.state_dict(),
+            "algo": self.algo.state_dict(),
+            "itr": self.counters.itr,
+            "steps": self.counters.steps,
+            "seed": self.seed,
+            "about": described(self.agent),
+            "settings": self._settings(),
+            "runner": {
+                "counters": asdict(self.counters),
+                "logged": asdict(self._logged),
+                "seconds": perf_counter() - self._began,
+                "opt_infos": {name: list(values) for name, values in self._opt_infos.items()},
+                "own": self._own_state(),
+            },
+        }
+
+    def _settings(self) -> dict[str, Any]:
+        """What a run that goes on from a checkpoint must have in common with the one that wrote it."""
+        return settings_of(
+            {
+                "runner": type(self),
                 "seed": self.seed,
+                "algo": {"class": type(self.algo), "config": self.algo.config},
+                "agent": {"class": type(self.agent), "settings": self.agent.settings()},
+                "sampler": self.sampler.settings(),
             }
-            save_checkpoint(self._log_dir / "checkpoint.pt", state)
+        )
+
+    def _resumed(self) -> Resumed | None:
+        """What to go on from; None for a new run."""
+        if self._resume_from is None:
+            return None
+        assert self._store is not None
+        before = resumed(self._store, self._resume_from)
+        if self.seed is None:
+            self.seed = before.seed
+        before.require(self._settings())
+        return before
+
+    def _go_on(self, before: Resumed) -> None:
+        """Everything as it was; the agent's model and the optimizer are built."""
+        before.require_spaces(self.agent)
+        self.agent.load_state_dict(before.state["agent"])
+        self.algo.load_state_dict(before.state["algo"])
+        own = before.state["runner"]
+        self.counters, self._logged = Counters(**own["counters"]), Counters(**own["logged"])
+        for name, values in own["opt_infos"].items():
+            self._opt_infos[name] = list(values)
+        self._began -= own["seconds"]
+        self._load_own_state(own["own"])
+        self._saved_itr, self._saved_episodes = self.counters.itr, bool(before.sampler.train)
 
     def _interrupted(self) -> str:
-        text = f"interrupted after {self._counters.steps:,} of {self.n_itr * self.sampler.batch_spec.size:,} steps"
-        if self._log_dir is None or not self._counters.itr:
+        text = f"interrupted after {self.counters.steps:,} of {self.n_itr * self.sampler.batch_spec.size:,} steps"
+        if self._store is None or self._saved_itr < 0:
             return text
-        return f"{text}; checkpoint: {self._log_dir / 'checkpoint.pt'}"
+        if not self._saved_episodes:
+            text += " (a resumed run begins new episodes)"
+        return f"{text}; checkpoint: {self._store.newest}"
 
-    def _open_logger(self) -> Logger:
-        if self._log_dir is None:
+    # ---- beginnings ----
+
+    def _in_batches(self, steps: float) -> int:
+        return max(1, int(steps) // self.sampler.batch_spec.size)
+
+    def _open_logger(self, before: Resumed | None) -> Logger:
+        if self._store is None:
             return self._console
-        self._log_dir.mkdir(parents=True, exist_ok=True)
-        return Loggers(CsvLogger(self._log_dir / "progress.csv"), self._console)
+        path = self._store.folder / "progress.csv"
+        return Loggers(CsvLogger(path, keep_rows=None if before is None else before.rows), self._console)
 
     def _place_master(self) -> None:
         """Pins this process, if asked. Only now: workers forked from a pinned process would inherit its CPUs."""

@@ -1,7 +1,7 @@
 """Checkpoints on disk: whole or not there at all, and read without running any code they hold.
 
-A file is a magic line, the SHA-256 of the rest (32 bytes), and what `torch.save` writes. PyTorch does not look at the
-checksums in its own files: 9 of 10 flipped bits load as other weights without a word.
+A file is a line that names the format, the SHA-256 of that line and the rest (32 bytes), and what `torch.save` writes.
+PyTorch does not look at the checksums in its own files: 9 of 10 flipped bits load as other weights without a word.
 """
 
 from __future__ import annotations
@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
+import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +20,16 @@ import torch
 
 from headrace.errors import CheckpointError, headline
 
-__all__ = ["load_checkpoint", "save_checkpoint"]
+__all__ = ["FORMAT", "NewerFormat", "load_checkpoint", "save_checkpoint", "write_whole"]
 
-_MAGIC = b"headrace checkpoint 1\n"
+#: The format written here. Format 1 had no state of the sampler.
+FORMAT = 2
+_HEADER = re.compile(rb"headrace checkpoint ([1-9][0-9]{0,8})\n")
 _DIGEST = hashlib.sha256().digest_size
+
+
+class NewerFormat(CheckpointError):
+    """The file is of a format that this headrace does not know yet."""
 
 
 def save_checkpoint(path: str | Path, state: Mapping[str, Any]) -> None:
@@ -30,36 +38,35 @@ def save_checkpoint(path: str | Path, state: Mapping[str, Any]) -> None:
 
     Raises OSError where the disk does not take it.
     """
-    path = Path(path)
+    header = b"headrace checkpoint %d\n" % FORMAT
     buffer = io.BytesIO()
     torch.save(dict(state), buffer)
     payload = buffer.getbuffer()
-    # In the same directory: a rename is atomic within one file system only.
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name + ".", suffix=".tmp")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(_MAGIC)
-            file.write(hashlib.sha256(payload).digest())
-            file.write(payload)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    _sync_directory(path.parent)
+    write_whole(Path(path), [header, _digest(header, payload), payload])
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """The state saved at `path`, tensors on the CPU.
 
-    Raises FileNotFoundError, or CheckpointError if the file is not one of ours, not whole, or holds more than data.
+    Raises FileNotFoundError, or CheckpointError if the file is not one of ours, not whole, of another format, or holds
+    more than data.
     """
-    content = Path(path).read_bytes()
-    if not content.startswith(_MAGIC):
+    content = memoryview(Path(path).read_bytes())
+    header = _HEADER.match(content)
+    if header is None:
         raise CheckpointError(f"{path} is not a headrace checkpoint; give a file that save_checkpoint wrote")
-    digest, payload = content[len(_MAGIC) :][:_DIGEST], content[len(_MAGIC) + _DIGEST :]
-    if hashlib.sha256(payload).digest() != digest:
+    number = int(header[1])
+    if number > FORMAT:
+        raise NewerFormat(
+            f"{path} is a checkpoint of format {number}, and this headrace reads format {FORMAT}; upgrade headrace"
+        )
+    if number < FORMAT:
+        raise CheckpointError(
+            f"{path} is a checkpoint of format {number}, and this headrace reads format {FORMAT}; load it with the "
+            "headrace that wrote it, or train again"
+        )
+    digest, payload = content[header.end() :][:_DIGEST], content[header.end() + _DIGEST :]
+    if _digest(header[0], payload) != digest:
         raise CheckpointError(f"{path} is damaged: its checksum does not match; use an earlier checkpoint")
     try:
         state: dict[str, Any] = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
@@ -68,13 +75,54 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
             f"{path} holds something else than tensors and plain values ({headline(error).splitlines()[0]}); "
             "it was not loaded, since that could run code"
         ) from error
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path} holds a {type(state).__name__}, not a state; give a file of save_checkpoint")
     return state
 
 
-def _sync_directory(directory: Path) -> None:
-    """Makes the rename itself durable."""
+def write_whole(path: Path, parts: Sequence[bytes | memoryview]) -> None:
+    """Writes a file that has its name only once it is on the disk; raises OSError, nothing of it left, the old kept."""
+    needed = sum(len(part) for part in parts)
+    temporary: str | None = None
+    try:
+        # In the same directory: a rename is atomic within one file system only.
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name + ".", suffix=".tmp")
+        with os.fdopen(descriptor, "wb") as file:
+            for part in parts:
+                file.write(part)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        sync_directory(path.parent)
+    except BaseException as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
+        raise OSError(
+            error.errno,
+            f"{path} was not written ({error.strerror}): it needs {needed:,} bytes, {_free(path.parent)}; "
+            "what was there before is untouched",
+        ) from error
+
+
+def sync_directory(directory: Path) -> None:
+    """Makes renames in it durable."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _digest(header: bytes, payload: bytes | memoryview) -> bytes:
+    digest = hashlib.sha256(header)
+    digest.update(payload)
+    return digest.digest()
+
+
+def _free(directory: Path) -> str:
+    try:
+        return f"{shutil.disk_usage(directory).free:,} are free there"
+    except OSError:
+        return "and its folder is gone"

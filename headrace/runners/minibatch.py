@@ -13,8 +13,10 @@ from headrace.agents.base import Agent
 from headrace.algos.base import Algo
 from headrace.processes.affinity import Affinity
 from headrace.runners.base import Runner
+from headrace.runners.callbacks import Callback
 from headrace.runners.config import RunnerConfig
 from headrace.runners.logging.logger import Logger
+from headrace.runners.settings import plain
 from headrace.samplers.base import BaseSampler
 from headrace.samplers.traj_info import TrajInfo
 
@@ -34,8 +36,20 @@ class MinibatchRl(Runner):
         *,
         log_dir: str | Path | None = None,
         logger: Logger | None = None,
+        callbacks: Sequence[Callback] = (),
+        resume_from: str | Path | None = None,
     ) -> None:
-        super().__init__(algo, agent, sampler, config, affinity, log_dir=log_dir, logger=logger)
+        super().__init__(
+            algo,
+            agent,
+            sampler,
+            config,
+            affinity,
+            log_dir=log_dir,
+            logger=logger,
+            callbacks=callbacks,
+            resume_from=resume_from,
+        )
         self._window: deque[TrajInfo] = deque(maxlen=config.log_traj_window)
 
     def _heard(self, traj_infos: Sequence[TrajInfo]) -> float:
@@ -44,6 +58,22 @@ class MinibatchRl(Runner):
 
     def _episodes(self, itr: int) -> tuple[Sequence[TrajInfo], dict[str, float]]:
         return list(self._window), {"StepsInTrajWindow": sum(info.Length for info in self._window)}
+
+    def _own_state(self) -> dict[str, Any]:
+        # Without `info`, which may hold anything.
+        return {
+            "window": [
+                {
+                    name: plain(value)
+                    for name, value in vars(info).items()
+                    if isinstance(value, bool | int | float | str)
+                }
+                for info in self._window
+            ]
+        }
+
+    def _load_own_state(self, state: Mapping[str, Any]) -> None:
+        self._window.extend(self.sampler.traj_info(values) for values in state["window"])
 
 
 class MinibatchRlEval(Runner):
@@ -69,6 +99,12 @@ class MinibatchRlEval(Runner):
             "TrajsInEval": len(infos),
             "CumEvalTime": self._eval_seconds,
         }
+
+    def _own_state(self) -> dict[str, Any]:
+        return {"eval_seconds": self._eval_seconds, "eval_return": float(self._eval_return)}
+
+    def _load_own_state(self, state: Mapping[str, Any]) -> None:
+        self._eval_seconds, self._eval_return = state["eval_seconds"], state["eval_return"]
 
 
 def _mean_return(infos: Sequence[TrajInfo] | deque[TrajInfo]) -> float:

@@ -248,6 +248,12 @@ class BaseSampler(ABC):
             self._n_batches, self._n_evaluations, self._version, self._incarnation, train, evaluation, why_not
         )
 
+    def traj_info(self, values: Mapping[str, Any]) -> TrajInfo:
+        """An episode as this sampler makes them, with these fields."""
+        info = self._traj_info_cls(**self._traj_info_kwargs)
+        vars(info).update(values)
+        return info
+
     def settings(self) -> dict[str, Any]:
         """What decides what is in a batch, besides the agent and the seed; not where and how fast it is collected."""
         return {

@@ -70,6 +70,10 @@ class PgAgent(Agent):
         policy.prepare(model)
         return model
 
+    def settings(self) -> dict[str, Any]:
+        """See `Agent`."""
+        return {"ModelCls": self._model_cls, "model_kwargs": self._model_kwargs, **self._policy.settings()}
+
     def initial_state(self, n: int) -> Tree:
         """See `Agent`."""
         return self.model.initial_state(n) if self._recurrent else None  # type: ignore[operator]

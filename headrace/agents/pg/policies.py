@@ -30,6 +30,10 @@ class Policy(ABC):
     #: Entries of an action mask; None where actions cannot be masked.
     mask_size: int | None
 
+    def settings(self) -> dict[str, Any]:
+        """What the agent's constructor was given for it, by name."""
+        return {}
+
     @abstractmethod
     def build(self, space: spaces.Space[Any]) -> None:
         """Looks at the action space; raises TypeError if it is not one of this policy's."""
@@ -90,6 +94,10 @@ class GaussianPolicy(Policy):
     def __init__(self, state_dependent_std: bool, init_log_std: float) -> None:
         self._state_dependent = state_dependent_std
         self._init_log_std = init_log_std
+
+    def settings(self) -> dict[str, Any]:
+        """See `Policy`."""
+        return {"state_dependent_std": self._state_dependent, "init_log_std": self._init_log_std}
 
     def build(self, space: spaces.Space[Any]) -> None:
         """See `Policy`."""

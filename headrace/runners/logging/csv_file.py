@@ -17,15 +17,22 @@ class CsvLogger(Logger):
 
     A row may bring columns that earlier rows did not have (no episode had ended yet): the file is then rewritten with
     the longer header, the old rows empty there.
+
+    keep_rows: go on with the file of a run that is resumed, whose first rows these many are; what follows them, and was
+    not known to the checkpoint, is cut.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, keep_rows: int | None = None) -> None:
         self.path = Path(path)
+        self._columns: list[str] = []
+        if keep_rows is not None and self.path.exists():
+            self._file = self.path.open("a", newline="")
+            self._rewrite(keep_rows)
+            return
         try:
             self._file = self.path.open("x", newline="")
         except FileExistsError as error:
             raise FileExistsError(f"{path} is there already, from another run; choose another log directory") from error
-        self._columns: list[str] = []
 
     def row(self, row: Mapping[str, float]) -> None:
         """See `Logger`; flushed."""
@@ -40,11 +47,16 @@ class CsvLogger(Logger):
         """See `Logger`."""
         self._file.close()
 
-    def _rewrite(self) -> None:
-        """The file again, with the columns as they are now; through a temporary, so no moment has half a file."""
+    def _rewrite(self, keep_rows: int | None = None) -> None:
+        """The file again, with its columns and those that are new, and its first rows (None: all); through a temporary,
+        so no moment has half a file.
+        """
         self._file.close()
         with self.path.open(newline="") as file:
-            rows = list(csv.DictReader(file))
+            reader = csv.DictReader(file)
+            columns = reader.fieldnames or []
+            rows = list(reader)[:keep_rows]
+        self._columns = list(dict.fromkeys([*columns, *self._columns]))
         temporary = self.path.with_name(self.path.name + ".tmp")
         self._file = temporary.open("w", newline="")
         writer = csv.DictWriter(self._file, self._columns)

@@ -1,0 +1,70 @@
+"""Spaces as plain data, and back: numbers, strings, lists and arrays only, so that files may hold them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+__all__ = ["plain_space", "space_of"]
+
+
+def plain_space(space: spaces.Space[Any]) -> dict[str, Any]:
+    """Box, Discrete, MultiDiscrete, MultiBinary, Dict and Tuple of them, bounds bit by bit; TypeError for the rest."""
+    match space:
+        case spaces.Dict():
+            return {"kind": "Dict", "spaces": [[key, plain_space(child)] for key, child in space.spaces.items()]}
+        case spaces.Tuple():
+            return {"kind": "Tuple", "spaces": [plain_space(child) for child in space.spaces]}
+        case spaces.Box():
+            low, high = _array(space.low), _array(space.high)
+            return {"kind": "Box", "low": low, "high": high, "shape": list(space.shape), "dtype": space.dtype.str}
+        case spaces.Discrete():
+            return {"kind": "Discrete", "n": int(space.n), "start": int(space.start), "dtype": space.dtype.str}
+        case spaces.MultiDiscrete():
+            nvec, start = _array(space.nvec), _array(space.start)
+            return {
+                "kind": "MultiDiscrete",
+                "nvec": nvec,
+                "start": start,
+                "shape": list(space.shape),
+                "dtype": space.dtype.str,
+            }
+        case spaces.MultiBinary():
+            return {"kind": "MultiBinary", "shape": list(space.shape)}
+    raise TypeError(f"{type(space).__name__} spaces have no plain form: {space}")
+
+
+def space_of(plain: dict[str, Any]) -> spaces.Space[Any]:
+    """The inverse of `plain_space`; raises ValueError, KeyError or TypeError for what is none."""
+    match plain["kind"]:
+        case "Dict":
+            return spaces.Dict([(key, space_of(child)) for key, child in plain["spaces"]])
+        case "Tuple":
+            return spaces.Tuple([space_of(child) for child in plain["spaces"]])
+        case "Box":
+            dtype, shape = np.dtype(plain["dtype"]), tuple(plain["shape"])
+            low, high = (_restored(plain[name], dtype, shape) for name in ("low", "high"))
+            return spaces.Box(low, high, shape, dtype.type)
+        case "Discrete":
+            return spaces.Discrete(plain["n"], start=plain["start"], dtype=np.dtype(plain["dtype"]).type)
+        case "MultiDiscrete":
+            dtype, shape = np.dtype(plain["dtype"]), tuple(plain["shape"])
+            nvec, start = (_restored(plain[name], dtype, shape) for name in ("nvec", "start"))
+            return spaces.MultiDiscrete(nvec, dtype=dtype.type, start=start)
+        case "MultiBinary":
+            return spaces.MultiBinary(plain["shape"])
+    raise ValueError(f"{plain['kind']!r} is no kind of space")
+
+
+def _array(values: np.ndarray) -> np.ndarray:
+    """The bytes of an array, uint8 `[n]`; of the one value if all are the same, as bounds of images are."""
+    flat = np.ascontiguousarray(values).reshape(-1)
+    raw = flat.view(np.uint8).reshape(len(flat), -1)
+    return raw[0].copy() if len(raw) and (raw == raw[0]).all() else raw.reshape(-1).copy()
+
+
+def _restored(raw: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.ndarray:
+    values = np.asarray(raw, np.uint8).view(dtype)
+    return np.broadcast_to(values, shape).copy() if values.size == 1 else values.reshape(shape).copy()

@@ -1,0 +1,110 @@
+"""What a checkpoint tells of the agent, so that it can be built again from nothing but the file.
+
+Names in a file can only ever lead to agents and models of this package: nothing else is imported or called.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from headrace.agents.base import Agent
+from headrace.envs.plain_spaces import plain_space, space_of
+from headrace.errors import CheckpointError
+from headrace.types import EnvSpaces
+
+__all__ = ["agent_of", "described", "spaces_of"]
+
+_MODULE = re.compile(r"headrace(\.[a-z_][a-z0-9_]*)+")
+
+
+def described(agent: Agent) -> dict[str, Any]:
+    """Class and settings of an initialized agent, and its spaces, as tensors and plain values.
+
+    `why_not` says what stands in the way of building it again; it is empty if nothing does.
+    """
+    assert agent.spaces is not None
+    about = {
+        "observation": _as_tensors(plain_space(agent.spaces.observation)),
+        "action": _as_tensors(plain_space(agent.spaces.action)),
+        "why_not": "",
+    }
+    try:
+        return {**about, "class": _name(type(agent)), "settings": _encoded(agent.settings())}
+    except TypeError as error:
+        return {**about, "why_not": str(error)}
+
+
+def spaces_of(about: Mapping[str, Any]) -> EnvSpaces:
+    """The spaces of a description."""
+    return EnvSpaces(space_of(about["observation"]), space_of(about["action"]))
+
+
+def agent_of(about: Mapping[str, Any]) -> Agent:
+    """A new agent as the description says, not initialized. Raises CheckpointError if it says none of this package."""
+    if about["why_not"]:
+        raise CheckpointError(about["why_not"])
+    agent: Agent = _class(about["class"], Agent)(**_decoded(about["settings"]))
+    return agent
+
+
+def _name(cls: type) -> str:
+    if not _MODULE.fullmatch(cls.__module__):
+        raise TypeError(f"{cls.__module__}.{cls.__qualname__} is a class of your own")
+    return f"{cls.__module__}:{cls.__qualname__}"
+
+
+def _class(name: str, base: type) -> Any:
+    module_name, _, class_name = name.partition(":")
+    if not _MODULE.fullmatch(module_name):
+        raise CheckpointError(f"the checkpoint names the class {name!r}, which is not one of headrace")
+    try:
+        cls = vars(importlib.import_module(module_name)).get(class_name)
+    except ImportError:
+        cls = None
+    if not (isinstance(cls, type) and issubclass(cls, base) and cls.__module__ == module_name):
+        raise CheckpointError(f"the checkpoint names the class {name!r}, and this headrace has no such {base.__name__}")
+    return cls
+
+
+def _encoded(value: Any) -> Any:
+    """Plain values as they are, containers as `[kind, content]`, models as `["class", name]`; the rest is TypeError."""
+    if isinstance(value, np.generic):  # first, because np.float64 is a float too
+        value = value.item()
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, list | tuple):
+        return ["tuple" if isinstance(value, tuple) else "list", [_encoded(item) for item in value]]
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return ["dict", {key: _encoded(item) for key, item in value.items()}]
+    if isinstance(value, type) and issubclass(value, torch.nn.Module):
+        return ["class", _name(value)]
+    raise TypeError(f"a setting of the agent is no plain value: {value!r}"[:200])
+
+
+def _decoded(value: Any) -> Any:
+    if not isinstance(value, list):
+        return value
+    kind, content = value
+    match kind:
+        case "dict":
+            return {key: _decoded(item) for key, item in content.items()}
+        case "list":
+            return [_decoded(item) for item in content]
+        case "tuple":
+            return tuple(_decoded(item) for item in content)
+    return _class(content, torch.nn.Module)
+
+
+def _as_tensors(value: Any) -> Any:
+    """Arrays as tensors, which checkpoints may hold."""
+    if isinstance(value, dict):
+        return {key: _as_tensors(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_as_tensors(item) for item in value]
+    return torch.from_numpy(value) if isinstance(value, np.ndarray) else value

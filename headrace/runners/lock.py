@@ -1,0 +1,76 @@
+"""One writer a folder."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+from headrace.errors import CheckpointError
+
+__all__ = ["locked"]
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Holds `folder/lock`, which names this process; raises CheckpointError if another run has it.
+
+    A file of a process that is gone is taken over. The operating system's lock on it makes that safe; it is a POSIX
+    one, which workers do not inherit (a `flock` they would). That one knows no two runs in one process, nor outlives a
+    second opening of its file there: so what the file says counts too.
+    """
+    path = folder / "lock"
+    descriptor = _acquire(path)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)  # still ours, so nobody else has it meanwhile
+        os.close(descriptor)
+
+
+def _acquire(path: Path) -> int:
+    me = psutil.Process()
+    mine = f"{me.pid} {me.create_time()}"
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            try:
+                fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise _in_use(path, os.pread(descriptor, 100, 0).decode(errors="replace").split(" ")[0]) from error
+            holder = os.pread(descriptor, 100, 0).decode(errors="replace")
+            if _lives(holder):
+                raise _in_use(path, holder.split(" ")[0])
+            if _is_at(descriptor, path):
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, mine.encode(), 0)
+                return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)  # of a file that its holder unlinked meanwhile
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _lives(holder: str) -> bool:
+    pid, _, created = holder.partition(" ")
+    try:
+        return bool(psutil.Process(int(pid)).create_time() == float(created))
+    except (ValueError, OverflowError, psutil.NoSuchProcess):
+        return False
+
+
+def _in_use(path: Path, holder: str) -> CheckpointError:
+    return CheckpointError(
+        f"{path.parent} is being written by another run (process {holder}); wait for it, or choose another folder"
+    )

@@ -1,0 +1,54 @@
+"""What a run was made with, as plain data: to be compared with what a resumed one is made with."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import numpy as np
+
+__all__ = ["differences", "plain", "settings_of"]
+
+
+def plain(value: Any) -> Any:
+    """`value` as numbers, strings, lists and dicts: configurations by their fields, classes and functions by name, and
+    other objects by their class.
+    """
+    if isinstance(value, np.generic | np.ndarray):  # first, because np.float64 is a float too
+        return plain(value.tolist())
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, type | types.FunctionType):
+        return f"{value.__module__}.{value.__qualname__}"
+    return f"{type(value).__module__}.{type(value).__qualname__} object"
+
+
+def settings_of(parts: Mapping[str, Any]) -> dict[str, Any]:
+    """`parts` flat and plain: `{"algo.discount": 0.99, …}`."""
+    return dict(_flat("", plain(parts)))
+
+
+def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """`name: value then, value now` of every setting that is not the same."""
+    nothing = "nothing"
+    return [
+        f"{name}: {then.get(name, nothing)!r} then, {now.get(name, nothing)!r} now"
+        for name in sorted(then.keys() | now.keys())
+        if then.get(name, nothing) != now.get(name, nothing)
+    ]
+
+
+def _flat(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict) and value:
+        for name, item in value.items():
+            yield from _flat(f"{prefix}.{name}" if prefix else name, item)
+    else:
+        yield prefix, value

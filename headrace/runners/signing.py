@@ -1,0 +1,58 @@
+"""Signatures over files that would run code when read: only what this user wrote is read again."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import secrets
+import stat
+import tempfile
+from pathlib import Path
+
+__all__ = ["signature"]
+
+_KEY_BYTES = 32
+
+
+def signature(content: bytes) -> bytes:
+    """HMAC-SHA256 of `content` with the user's own key, 32 bytes.
+
+    The key lives in `$XDG_STATE_HOME/headrace/key` (`~/.local/state/headrace/key`), readable by its owner only, and is
+    made when first asked for. Raises OSError where it cannot be kept, and PermissionError where others could have read
+    it.
+    """
+    return hmac.digest(_key(), content, hashlib.sha256)
+
+
+def _key() -> bytes:
+    path = _state_home() / "headrace" / "key"
+    if not path.exists():
+        _make(path)
+    with path.open("rb") as file:
+        about = os.fstat(file.fileno())
+        if about.st_uid != os.geteuid() or stat.S_IMODE(about.st_mode) & 0o077:
+            raise PermissionError(f"{path} is not this user's alone; remove it, a new one is made")
+        key = file.read()
+    if len(key) != _KEY_BYTES:
+        raise PermissionError(f"{path} is not a key of {_KEY_BYTES} bytes; remove it, a new one is made")
+    return key
+
+
+def _make(path: Path) -> None:
+    """Two processes may do this at once: the first to link its key wins, and nobody reads half of one."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent)  # mode 0600
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(secrets.token_bytes(_KEY_BYTES))
+        os.link(temporary, path)
+    except FileExistsError:
+        pass
+    finally:
+        os.unlink(temporary)
+
+
+def _state_home() -> Path:
+    given = os.environ.get("XDG_STATE_HOME", "")
+    return Path(given) if os.path.isabs(given) else Path.home() / ".local" / "state"
