@@ -14,7 +14,7 @@ import pytest
 
 from headrace.agents.pg import CategoricalPgAgent
 from headrace.algos.pg import A2C
-from headrace.runners import MinibatchRl
+from headrace.runners import MinibatchRl, RunnerConfig
 from headrace.runners.logging import ConsoleLogger, Loggers, TensorBoardLogger, WandbLogger
 from headrace.samplers import SerialSampler
 
@@ -63,7 +63,8 @@ def test_tensorboard_hears_a_runner_and_leaves_no_thread(tmp_path: Path) -> None
     pytest.importorskip("tensorboard")
     sampler = SerialSampler("CartPole-v1", batch_T=16, batch_B=4)
     logger = Loggers(TensorBoardLogger(tmp_path / "events"), ConsoleLogger(io.StringIO()))
-    MinibatchRl(A2C(), CategoricalPgAgent(), sampler, 128, seed=0, log_interval_steps=64, logger=logger).train()
+    config = RunnerConfig(n_steps=128, seed=0, log_interval_steps=64)
+    MinibatchRl(A2C(), CategoricalPgAgent(), sampler, config, logger=logger).train()
     assert [step for step, _ in events(tmp_path / "events")["CumSteps"]] == [64, 128]
 
 

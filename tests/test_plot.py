@@ -46,6 +46,10 @@ def texts(svg: Path) -> str:
     return "\n".join(node.text or "" for node in tree.iter() if node.tag is ElementTree.Comment)
 
 
+def n_bands(svg: Path) -> int:
+    return svg.read_text().count('<g id="FillBetween')
+
+
 def test_runs_that_differ_in_the_seed_only_are_one_line(
     four_runs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -59,6 +63,7 @@ def test_runs_that_differ_in_the_seed_only_are_one_line(
     for word in ("ppo.epochs=4", "ppo.epochs=8", "CartPole-v1 · ppo", "environment steps", "return"):
         assert word in words
     assert "band: least to greatest run" in words
+    assert n_bands(picture) == 2
 
 
 def test_any_columns_can_be_drawn_and_smoothed(
@@ -72,6 +77,7 @@ def test_any_columns_can_be_drawn_and_smoothed(
     assert "seconds" in words
     assert "ReturnMin" in words
     assert "band" not in words
+    assert n_bands(picture) == 0
 
 
 def test_a_picture_needs_no_display_and_takes_its_format_from_the_suffix(
