@@ -17,7 +17,7 @@ from headrace.envs import LegacyGym, Violation, check_env
 from headrace.envs.clauses import CLAUSES
 from headrace.errors import SamplerError
 from headrace.samplers import SerialSampler
-from tests.broken import BROKEN, Broken, Good, SeveralThings
+from tests.broken import BROKEN, Altered, Broken, Good, SeveralThings
 from tests.legacy import LookAlike, OldWalk
 from tests.walk import Walk
 
@@ -178,6 +178,17 @@ class SeveralInPlay(Good):
 
     def close(self) -> None:
         raise OSError("stuck")
+
+
+def test_a_registered_environment_is_named_as_precisely() -> None:
+    """Gymnasium's own checker, which an id brings along, would stop at the first assertion."""
+    kwargs = BROKEN["step: a list"].kwargs
+    spec = gymnasium.envs.registration.EnvSpec("Lists-v0", entry_point=lambda: Altered(**kwargs))
+    [violation] = check_env(spec, n_steps=40)
+    assert (violation.clause, violation.call) == ("step-answer", "step() 2 of episode 2")
+    spec = gymnasium.envs.registration.EnvSpec("Lists-v0", entry_point=lambda: Altered("reset", list))
+    [violation] = check_env(spec, n_steps=40)
+    assert (violation.clause, violation.call) == ("reset-answer", "reset(seed=...) of episode 1")
 
 
 def test_the_check_itself_touches_no_global_generator() -> None:

@@ -152,8 +152,7 @@ class LegacySpec:
     def make(self, kwargs: Mapping[str, Any]) -> LegacyGym:
         """A new environment; kwargs as for `gym.make`."""
         gym = import_gym()
-        # NumPy 2 has no `bool8`, which the checker uses at each end of an episode.
-        return LegacyGym(gym.make(pickle.loads(self.spec), **{"disable_env_checker": True, **kwargs}))
+        return LegacyGym(gym.make(pickle.loads(self.spec), **kwargs))
 
 
 def import_gym() -> ModuleType:
@@ -212,7 +211,10 @@ def _space_of(env: Any, name: str) -> Any:
 
 
 def _without_checker(env: Any) -> Any:
-    """The environment without the `PassiveEnvChecker` that `gym.make` puts next to the innermost environment."""
+    """The environment without the `PassiveEnvChecker` that `gym.make` puts next to the innermost environment.
+
+    It fails with NumPy 2, which has no `np.bool8`.
+    """
     if type(env).__name__ == "PassiveEnvChecker":
         return env.env
     wrapper = env

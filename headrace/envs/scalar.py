@@ -255,7 +255,7 @@ class ScalarEnvs:
             )
             return EnvContractError(
                 f"{self._name}: {call} must return {expected}, and what it returned cannot be unpacked so ({error}); "
-                "an environment of the old gym API needs an adapter",
+                "one of the old gym API needs headrace.envs.LegacyGym(env)",
                 self._status.where(),
             )
         return user_code_failed(error, f"{self._name}: {call}", self._status)
