@@ -249,6 +249,12 @@ def test_a_mask_of_another_shape_is_a_type_error_that_names_both(
     assert all(name in str(error.value) for name in [*names, str(action)])
 
 
+def test_an_observation_that_is_nothing_but_a_mask_is_refused() -> None:
+    observation = spaces.Dict({"action_mask": spaces.MultiBinary(3)})
+    with pytest.raises(TypeError, match="give the observation at least one entry"):
+        CategoricalPgAgent().initialize(EnvSpaces(observation, spaces.Discrete(3)), seed=0)
+
+
 # ---- Gaussian actions ----
 
 

@@ -21,7 +21,7 @@ class Features(torch.nn.Module):
 
     Numbers are flattened, Discrete is one-hot (under a linear layer: an embedding), images go through a `NatureCnn`
     each. normalize: numbers of Box spaces pass a `RunningNorm`, whose statistics `update` gathers; agents call it for
-    every `Features` in their model.
+    every `Features` in their model. Raises TypeError for a space without parts.
     """
 
     size: int
@@ -30,6 +30,8 @@ class Features(torch.nn.Module):
     def __init__(self, space: spaces.Space[Any], normalize: bool = False) -> None:
         super().__init__()
         parts = list(_parts(space, ()))
+        if not parts:
+            raise TypeError(f"a model has nothing to look at in {space}; give the observation at least one entry")
         self._keys = [keys for keys, _ in parts]
         self.normalizes = normalize
         leaves = [_leaf(child, normalize) for _, child in parts]
