@@ -74,8 +74,8 @@ def test_they_hear_everything_in_its_order(tmp_path: Path) -> None:
         ("checkpoint", 2),
         *batch[2],
         *batch[3],
-        ("checkpoint", 4),
         ("eval", 4, 3, 3),
+        ("checkpoint", 4),
         ("end", None),
     ]
 

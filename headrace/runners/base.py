@@ -95,6 +95,7 @@ class Runner(ABC):
         self._between = True  # the sampler stands between batches, and nothing of a batch is half learned
         self._saved_itr = -1
         self._saved_episodes = False
+        self._why_not = ""  # as the log was told last
         self._logged = Counters()
         self._opt_infos: dict[str, list[float]] = defaultdict(list)
         self._last_infos: list[TrajInfo] = []
@@ -176,14 +177,14 @@ class Runner(ABC):
                     self._log()
                 while not self._finished():
                     self._iterate()
-                    if self.counters.itr % self._log_itrs == 0 and not self._finished():
+                    if self.counters.itr % self._log_itrs == 0:
                         self._log()
                     if self.counters.itr % self._save_itrs == 0 and not self._finished():
                         self._save_or_warn("training goes on without")
             except BaseException:
                 self._save_or_warn("training ends without")
                 raise
-            # Before the last row, which a run that goes on from here, after a stop or for longer, would not have.
+            # Before a last row out of turn, which a run that goes on from here, after a stop or longer, is not to have.
             try:
                 self._save()
             finally:
@@ -275,7 +276,8 @@ class Runner(ABC):
         if self._between:
             with self._at_work():
                 sampler = self.sampler.state()
-            if sampler.why_not and self._saved_itr < 0:
+            if sampler.why_not and sampler.why_not != self._why_not:
+                self._why_not = sampler.why_not
                 self._logger.message(
                     f"checkpoints hold no environments, a resumed run begins new episodes: {sampler.why_not}"
                 )
@@ -347,6 +349,7 @@ class Runner(ABC):
         self._began -= own["seconds"]
         self._load_own_state(own["own"])
         self._saved_itr, self._saved_episodes = self.counters.itr, bool(before.sampler.train)
+        self._why_not = before.sampler.why_not
 
     def _interrupted(self) -> str:
         text = f"interrupted after {self.counters.steps:,} of {self.n_itr * self.sampler.batch_spec.size:,} steps"

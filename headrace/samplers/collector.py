@@ -115,6 +115,7 @@ class Collector:
         if saved:
             self._loop.go_on([state.row for state in saved], [state.running for state in saved])
             self._actor.go_on([state.state for state in saved])
+            self._loop.revive()
         else:
             self._loop.start(config.seed, config.max_decorrelation_steps, config.incarnation)
         if config.resumable:

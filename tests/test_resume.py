@@ -1,0 +1,449 @@
+"""Runs that are stopped, killed or break, and go on: what the second half finds, and that nobody could tell."""
+
+import csv
+import logging
+import multiprocessing
+import os
+import pickle
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from headrace.agents.pg import CategoricalPgAgent, GaussianPgAgent, RecurrentCategoricalPgAgent
+from headrace.algos.pg import A2C, PPO, PPOConfig
+from headrace.errors import CheckpointError
+from headrace.runners import Callback, MinibatchRl, MinibatchRlEval, Runner, RunnerConfig, load_checkpoint
+from headrace.runners.logging import Logger
+from headrace.samplers import BaseSampler, CpuSampler, SerialSampler, TrajInfo
+from tests.walk import Walk
+
+DEADLINE = 60
+#: Columns that say how long something took.
+TIMES = {"CumTime", "StepsPerSecond", "CumSampleTime", "CumOptimizeTime", "CumEvalTime"}
+
+
+class Hears(Logger):
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+
+    def message(self, text: str) -> None:
+        self.messages.append(text)
+
+
+class StopAt(Callback):
+    """Stops after so many batches."""
+
+    def __init__(self, itr: int) -> None:
+        self._itr = itr
+
+    def on_optimize(self, runner: Runner, itr: int, opt_info: Any) -> None:
+        if runner.counters.itr >= self._itr:
+            runner.stop()
+
+
+def serial(env: Any = "CartPole-v1", **more: Any) -> BaseSampler:
+    return SerialSampler(env, batch_T=8, batch_B=4, deterministic=True, **more)
+
+
+def workers(n: int) -> Callable[..., BaseSampler]:
+    def make(env: Any = "CartPole-v1", **more: Any) -> BaseSampler:
+        return CpuSampler(env, batch_T=8, batch_B=4, deterministic=True, n_workers=n, **more)
+
+    return make
+
+
+def train(
+    log_dir: Path,
+    sampler: BaseSampler,
+    *,
+    n_itr: int = 9,
+    stop_at: int = 1000,
+    resume: bool = False,
+    Runners: Any = MinibatchRl,
+    agent: Any = None,
+    algo: Any = None,
+    logger: Logger | None = None,
+    callbacks: Sequence[Callback] = (),
+    seed: int | None = 4,
+) -> Any:
+    config = RunnerConfig(n_steps=32 * n_itr, seed=seed, log_interval_steps=64, log_traj_window=5)
+    runner = Runners(
+        PPO(PPOConfig(epochs=2, normalize_reward=True)) if algo is None else algo,
+        CategoricalPgAgent(model_kwargs={"normalize_observation": True}) if agent is None else agent,
+        sampler,
+        config,
+        log_dir=None if resume else log_dir,
+        resume_from=log_dir if resume else None,
+        logger=Logger() if logger is None else logger,
+        callbacks=[StopAt(stop_at), *callbacks],
+    )
+    runner.train()
+    return runner
+
+
+def rows_of(log_dir: Path) -> list[dict[str, str]]:
+    with (log_dir / "progress.csv").open(newline="") as file:
+        return [{name: value for name, value in row.items() if name not in TIMES} for row in csv.DictReader(file)]
+
+
+def assert_same_end(one: Path, other: Path) -> None:
+    assert rows_of(one) == rows_of(other)
+    states = [load_checkpoint(log_dir / "checkpoint.pt") for log_dir in (one, other)]
+    for part in ("agent", "algo"):
+        assert_equal(*(state[part] for state in states))
+    assert states[0]["steps"] == states[1]["steps"]
+
+
+def assert_equal(one: Any, other: Any) -> None:
+    assert type(one) is type(other)
+    if isinstance(one, Mapping):
+        assert list(one) == list(other)
+        for name in one:
+            assert_equal(one[name], other[name])
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other)
+        for a, b in zip(one, other, strict=True):
+            assert_equal(a, b)
+    elif isinstance(one, torch.Tensor):
+        assert torch.equal(one, other)
+    else:
+        assert one == other
+
+
+# ---- bit for bit ----
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [(serial, serial), (workers(2), workers(2)), (workers(3), serial), (serial, workers(3))],
+    ids=["serial", "workers", "3 to serial", "serial to 3"],
+)
+@pytest.mark.parametrize("Runners", [MinibatchRl, MinibatchRlEval])
+def test_a_stopped_run_ends_as_if_it_had_not_been(first: Any, second: Any, Runners: Any, tmp_path: Path) -> None:
+    more = {"eval_n_envs": 2, "eval_max_steps": 60} if Runners is MinibatchRlEval else {}
+    train(tmp_path / "one", serial(**more), Runners=Runners)
+    train(tmp_path / "two", first(**more), Runners=Runners, stop_at=5)
+    assert load_checkpoint(tmp_path / "two" / "checkpoint.pt")["itr"] == 5
+    hears = Hears()
+    runner = train(tmp_path / "two", second(**more), Runners=Runners, resume=True, logger=hears)
+    assert hears.messages == [
+        f"resumed from {tmp_path / 'two' / 'checkpoint.pt'}, 160 steps, 5 batches; every episode goes on"
+    ]
+    assert runner.counters.itr == 9
+    assert_same_end(tmp_path / "one", tmp_path / "two")
+
+
+class Sums(TrajInfo):
+    """Has a column of its own."""
+
+    def __init__(self, **more: Any) -> None:
+        super().__init__(**more)
+        self.Drift = 0.0
+
+    def step(self, observation: Any, action: Any, reward: float, *_: Any) -> None:
+        self.Drift = 0.9 * self.Drift + float(observation[0])
+
+
+@pytest.mark.parametrize(
+    ("env", "Agents", "more"),
+    [
+        (Walk, RecurrentCategoricalPgAgent, {"reset_mode": "wait"}),
+        (Walk, RecurrentCategoricalPgAgent, {"TrajInfoCls": Sums}),
+        ("Pendulum-v1", GaussianPgAgent, {}),
+        ("HalfCheetah-v5", GaussianPgAgent, {}),
+    ],
+    ids=["wait", "objects", "pendulum", "mujoco"],
+)
+def test_all_that_a_run_remembers_goes_on(
+    env: Any, Agents: Any, more: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if env == "HalfCheetah-v5":
+        pytest.importorskip("mujoco")
+        monkeypatch.chdir(tmp_path)  # MuJoCo writes a log where it stands
+    train(tmp_path / "one", serial(env, **more), agent=Agents())
+    train(tmp_path / "two", serial(env, **more), agent=Agents(), stop_at=4)
+    train(tmp_path / "two", serial(env, **more), agent=Agents(), resume=True, stop_at=7)
+    assert (tmp_path / "two" / "environments-7.pkl").exists()
+    train(tmp_path / "two", serial(env, **more), agent=Agents(), resume=True)
+    assert_same_end(tmp_path / "one", tmp_path / "two")
+
+
+def test_a_run_that_ended_may_be_made_longer(tmp_path: Path) -> None:
+    train(tmp_path / "one", serial(), algo=A2C(), n_itr=9)
+    rows = rows_of(tmp_path / "one")
+    train(tmp_path / "one", serial(), algo=A2C(), resume=True, n_itr=9)
+    assert rows_of(tmp_path / "one") == rows
+    train(tmp_path / "one", serial(), algo=A2C(), resume=True, n_itr=12)
+    assert [row["Iteration"] for row in rows_of(tmp_path / "one")] == ["2", "4", "6", "8", "10", "12"]
+
+
+def test_rows_the_checkpoint_does_not_know_are_cut(tmp_path: Path) -> None:
+    train(tmp_path / "one", serial())
+    train(tmp_path / "two", serial(), stop_at=5)
+    path = tmp_path / "two" / "progress.csv"
+    path.write_text(path.read_text() + path.read_text().splitlines()[-1] + "\n7,7,7")
+    train(tmp_path / "two", serial(), resume=True)
+    assert_same_end(tmp_path / "one", tmp_path / "two")
+
+
+def test_the_seed_that_was_drawn_is_kept(tmp_path: Path) -> None:
+    first = train(tmp_path, serial(), seed=None, stop_at=3)
+    assert train(tmp_path, serial(), seed=None, resume=True).seed == first.seed
+
+
+def trains_noting(log_dir: Path, resume: bool) -> None:
+    """A run in a process of its own that notes each batch it learned from."""
+    noted = os.open(log_dir.with_suffix(".noted"), os.O_WRONLY | os.O_CREAT)
+
+    class Notes(Callback):
+        def on_optimize(self, runner: Runner, itr: int, opt_info: Any) -> None:
+            os.pwrite(noted, b"%6d" % runner.counters.itr, 0)
+            time.sleep(0.005)  # so that there is time to be killed in
+
+    train(log_dir, workers(2)(), n_itr=80, resume=resume, callbacks=[Notes()])
+
+
+def test_five_kills_at_random_times_change_nothing(tmp_path: Path) -> None:
+    fork, killed, interval = multiprocessing.get_context("fork"), tmp_path / "killed", 2
+    chance = random.Random()
+    for attempt in range(6):
+        process = fork.Process(target=trains_noting, args=(killed, attempt > 0))
+        process.start()
+        deadline = time.monotonic() + DEADLINE
+        before = noted(killed)
+        while attempt < 5 and noted(killed) < before + 4 and process.is_alive():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        if attempt < 5:
+            process.join(chance.uniform(0.001, 0.15))
+            assert process.pid is not None
+            os.kill(process.pid, signal.SIGKILL)
+        process.join(DEADLINE)
+        assert process.exitcode == (-signal.SIGKILL if attempt < 5 else 0)
+        found = newest(killed)
+        assert noted(killed) - found <= interval
+        assert found >= before
+        process.close()
+    train(tmp_path / "one", serial(), n_itr=80)
+    assert_same_end(tmp_path / "one", killed)
+    assert not list(killed.glob("*.tmp"))
+
+
+def noted(log_dir: Path) -> int:
+    path = log_dir.with_suffix(".noted")
+    return int(path.read_text() or 0) if path.exists() else 0
+
+
+def newest(log_dir: Path) -> int:
+    for name in ("checkpoint.pt", "checkpoint-previous.pt"):  # a kill may fall between two renames
+        if (log_dir / name).exists():
+            return int(load_checkpoint(log_dir / name)["itr"])
+    return 0
+
+
+# ---- where environments are not there ----
+
+
+class HoldsALock(Walk):
+    def __init__(self) -> None:
+        super().__init__()
+        self._lock = threading.Lock()
+
+
+def test_environments_that_cannot_be_pickled_begin_anew_and_the_log_says_so(tmp_path: Path) -> None:
+    hears = Hears()
+    train(tmp_path, workers(2)(HoldsALock), stop_at=5, logger=hears)
+    assert hears.messages == [
+        "checkpoints hold no environments, a resumed run begins new episodes: HoldsALock cannot be pickled "
+        "(TypeError: cannot pickle '_thread.lock' object)"
+    ]
+    assert not list(tmp_path.glob("environments-*"))
+    hears = Hears()
+    train(tmp_path, workers(2)(HoldsALock), resume=True, logger=hears)
+    (message,) = hears.messages
+    assert message.startswith(f"resumed from {tmp_path / 'checkpoint.pt'}, 160 steps, 5 batches; episodes begin anew")
+    assert [row["Iteration"] for row in rows_of(tmp_path)] == ["2", "4", "6", "8", "9"]
+
+
+class MakesADirectory:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize(
+    ("harm", "says"),
+    [
+        ("another file", "is not the file this checkpoint was saved with"),
+        ("another user", "was not signed by this user on this machine"),
+        ("a key for all", "is not this user's alone"),
+        ("gone", "No such file"),
+        ("elsewhere", "is no name of a file of environments"),
+    ],
+)
+def test_environments_of_others_are_not_read(
+    harm: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from headrace.runners import save_checkpoint
+
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    run = tmp_path / "run"
+    train(run, serial(), stop_at=5)
+    key = tmp_path / "state" / "headrace" / "key"
+    assert key.stat().st_mode & 0o777 == 0o600
+    path = run / "environments-5.pkl"
+    if harm == "another file":
+        path.write_bytes(pickle.dumps(MakesADirectory(tmp_path / "evil")))
+    elif harm == "another user":
+        key.unlink()
+    elif harm == "a key for all":
+        key.chmod(0o644)
+    elif harm == "gone":
+        path.unlink()
+    else:
+        state = load_checkpoint(run / "checkpoint.pt")
+        state["environments"]["file"] = "../environments-5.pkl"
+        save_checkpoint(run / "checkpoint.pt", state)
+    hears = Hears()
+    train(run, serial(), resume=True, logger=hears)
+    assert says in hears.messages[0]
+    assert "episodes begin anew" in hears.messages[0]
+    assert not (tmp_path / "evil").exists()
+
+
+# ---- what is refused ----
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"algo": PPO(PPOConfig(epochs=3, normalize_reward=True))}, "algo.config.epochs: 2 then, 3 now"),
+        ({"agent": CategoricalPgAgent()}, "agent.settings.model_kwargs"),
+        ({"seed": 5}, "seed: 4 then, 5 now"),
+        ({"sampler": SerialSampler("CartPole-v1", batch_T=16, batch_B=4)}, "sampler.batch_T: 8 then, 16 now"),
+        ({"sampler": serial("Acrobot-v1")}, "sampler.environment: 'CartPole-v1' then, 'Acrobot-v1' now"),
+        ({"Runners": MinibatchRlEval}, "runner: "),
+    ],
+    ids=["algo", "agent", "seed", "batch", "environment", "runner"],
+)
+def test_other_settings_are_refused_by_name(change: dict[str, Any], says: str, tmp_path: Path) -> None:
+    train(tmp_path, serial(), stop_at=3)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(CheckpointError, match="written with other settings") as refused:
+        train(tmp_path, resume=True, **{"sampler": serial(), **change})
+    assert says in str(refused.value)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_environments_of_other_spaces_are_refused(tmp_path: Path) -> None:
+    class Grows(Walk):
+        size = 3
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.observation_space = type(self.observation_space)(-np.inf, np.inf, (Grows.size,), np.float32)
+
+        def reset(self, **more: Any) -> Any:
+            return np.resize(super().reset(**more)[0], Grows.size), {}
+
+        def step(self, action: Any) -> Any:
+            observation, *rest = super().step(action)
+            return np.resize(observation, Grows.size), *rest
+
+    train(tmp_path, serial(Grows), stop_at=3)
+    (tmp_path / "environments-3.pkl").unlink()
+    Grows.size = 4
+    with pytest.raises(CheckpointError, match=r"is of environments with [\s\S]*\(3,\)[\s\S]*these have [\s\S]*\(4,\)"):
+        train(tmp_path, serial(Grows), resume=True)
+
+
+def test_there_must_be_something_to_go_on_from(tmp_path: Path) -> None:
+    def make(**more: Any) -> MinibatchRl:
+        return MinibatchRl(A2C(), CategoricalPgAgent(), serial(), RunnerConfig(), logger=Logger(), **more)
+
+    with pytest.raises(FileNotFoundError, match="resume_from="):
+        make(resume_from=tmp_path / "nothing")
+    with pytest.raises(FileNotFoundError, match="holds no checkpoint"):
+        make(resume_from=tmp_path).train()
+    with pytest.raises(ValueError, match="leave log_dir out"):
+        make(resume_from=tmp_path, log_dir=tmp_path / "other")
+    torch_only = tmp_path / "checkpoint.pt"
+    from headrace.runners import save_checkpoint
+
+    save_checkpoint(torch_only, {"weights": torch.zeros(3)})
+    with pytest.raises(CheckpointError, match="not one that a runner"):
+        make(resume_from=tmp_path).train()
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
+
+
+# ---- damage ----
+
+
+def test_a_damaged_checkpoint_is_passed_over_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    train(tmp_path / "one", serial())
+    two = tmp_path / "two"
+    train(two, serial(), stop_at=5)
+    content = bytearray((two / "checkpoint.pt").read_bytes())
+    content[len(content) // 3] ^= 4
+    (two / "checkpoint.pt").write_bytes(content)
+    with caplog.at_level(logging.WARNING):
+        train(two, serial(), resume=True)
+    assert f"{two / 'checkpoint.pt'} is damaged" in caplog.text
+    assert f"going on from {two / 'checkpoint-previous.pt'}" in caplog.text
+    assert_same_end(tmp_path / "one", two)
+    assert load_checkpoint(two / "checkpoint-previous.pt")["itr"] == 8
+
+    for name in ("checkpoint.pt", "checkpoint-previous.pt"):
+        (two / name).write_bytes(b"headrace checkpoint 2\n")
+    with pytest.raises(CheckpointError, match=r"checkpoint\.pt is damaged.*checkpoint-previous\.pt is damaged"):
+        train(two, serial(), resume=True)
+
+
+def test_a_checkpoint_file_may_be_named(tmp_path: Path) -> None:
+    train(tmp_path / "one", serial())
+    train(tmp_path / "two", serial(), stop_at=5)
+    path = tmp_path / "two" / "checkpoint-previous.pt"
+    assert load_checkpoint(path)["itr"] == 4
+    config = RunnerConfig(n_steps=32 * 9, seed=4, log_interval_steps=64, log_traj_window=5)
+    MinibatchRl(
+        PPO(PPOConfig(epochs=2, normalize_reward=True)),
+        CategoricalPgAgent(model_kwargs={"normalize_observation": True}),
+        serial(),
+        config,
+        resume_from=path,
+        logger=Logger(),
+    ).train()
+    assert_same_end(tmp_path / "one", tmp_path / "two")
+
+
+def test_a_loss_that_is_not_finite_leaves_the_last_good_state(tmp_path: Path) -> None:
+    algo = PPO(PPOConfig(learning_rate=1e30, epochs=2))
+    with pytest.raises(FloatingPointError, match=r"in itr \d+, update \d+ \((not finite: |the batch)"):
+        train(tmp_path, serial(), algo=algo, n_itr=50)
+    state = load_checkpoint(tmp_path / "checkpoint.pt")
+    assert all(bool(value.isfinite().all()) for value in state["agent"]["model"].values())
+
+
+def test_an_interrupted_batch_leaves_no_environments(tmp_path: Path) -> None:
+    class Interrupts(Callback):
+        def on_batch(self, runner: Runner, itr: int, samples: Any, traj_infos: Any) -> None:
+            if itr == 5:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt, match=r"after 160 of 288 steps \(a resumed run begins new episodes\); check"):
+        train(tmp_path, serial(), callbacks=[Interrupts()])
+    state = load_checkpoint(tmp_path / "checkpoint.pt")
+    assert (state["itr"], state["environments"]) == (5, {"why_not": "training was cut within a batch"})
+    hears = Hears()
+    assert train(tmp_path, serial(), resume=True, logger=hears).counters.itr == 9
+    assert "because the environments are not there: training was cut within a batch" in hears.messages[0]
