@@ -70,14 +70,20 @@ def cart_pole() -> Batches:
     return batches
 
 
-@pytest.mark.parametrize("name", CART_POLES)
 @pytest.mark.parametrize(
-    ("cls", "options"),
-    [(SerialSampler, {}), (CpuSampler, {"n_workers": 2}), (CpuSampler, {"n_workers": 1, "start_method": "forkserver"})],
-    ids=["serial", "cpu", "cpu-forkserver"],
+    ("name", "cls", "options"),
+    [
+        ("id", SerialSampler, {}),
+        ("factory", SerialSampler, {}),
+        ("adapted", SerialSampler, {}),
+        ("id", CpuSampler, {"n_workers": 2}),
+        ("factory", CpuSampler, {"n_workers": 2}),
+        ("id", CpuSampler, {"n_workers": 1, "start_method": "forkserver"}),
+    ],
+    ids=lambda value: value.__name__ if isinstance(value, type) else None,
 )
 def test_cart_pole_of_gym_gives_the_batches_of_gymnasium(
-    cart_pole: Batches, cls: type[BaseSampler], options: dict[str, Any], name: str
+    cart_pole: Batches, name: str, cls: type[BaseSampler], options: dict[str, Any]
 ) -> None:
     assert_equal(cart_pole, batches_of(cls, CART_POLES[name], {"max_episode_steps": 17}, **options))
 
