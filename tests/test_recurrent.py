@@ -30,6 +30,7 @@ ACTIONS: dict[str, tuple[Callable[..., Agent], spaces.Space[Any]]] = {
 }
 CELLS = ["lstm", "gru"]
 KINDS = [(name, cell) for name in ("discrete", "box") for cell in CELLS]
+OTHER_KINDS = [("discrete from 7", "gru"), ("multi-discrete", "gru"), ("multi-binary", "lstm")]
 
 
 def agent_of(name: str, cell: str, **model_kwargs: Any) -> Agent:
@@ -189,7 +190,7 @@ def test_value_does_not_advance_the_state_and_a_row_does_not_look_at_others() ->
 
 
 @pytest.mark.parametrize("reset_mode", ["mid_batch", "wait"])
-@pytest.mark.parametrize(("name", "cell"), [*KINDS, ("discrete from 7", "gru"), ("multi-binary", "lstm")])
+@pytest.mark.parametrize(("name", "cell"), [*KINDS, *OTHER_KINDS])
 def test_what_is_recorded_can_be_repeated(name: str, cell: str, reset_mode: str) -> None:
     """Log-probabilities, values, V(final), V(row T), over several batches with ends inside."""
     agent = agent_of(name, cell)
@@ -200,6 +201,20 @@ def test_what_is_recorded_can_be_repeated(name: str, cell: str, reset_mode: str)
             assert samples.env.truncated.any()
             assert_reproduced(agent, samples)
             shake(agent, itr)
+
+
+def test_what_is_recorded_can_be_repeated_with_images_and_numbers_in_a_dict() -> None:
+    agent = agent_of("discrete", "lstm")
+    camera = spaces.Box(0, 255, (36, 36, 1), np.uint8)
+    env_kwargs = {
+        "observation_space": spaces.Dict({"camera": camera, "place": spaces.Tuple((BOX, spaces.Discrete(3)))}),
+        "action_space": spaces.Discrete(3),
+    }
+    sampler = SerialSampler(Varied, env_kwargs, batch_T=8, batch_B=3, max_decorrelation_steps=5)
+    with sampler.initialize(agent, seed=SEED, bootstrap_value=True):
+        samples, _ = sampler.obtain_samples(0)
+        assert samples.env.done[:-1].any()
+        assert_reproduced(agent, samples)
 
 
 @pytest.mark.parametrize("cell", CELLS)
