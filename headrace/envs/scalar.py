@@ -29,7 +29,7 @@ _all_true = np.logical_and.reduce  # what `array.all()` calls after two more fra
 
 
 class ScalarEnvs:
-    """An `EnvBatch` of plain `gymnasium.Env`s. Checks what each environment returns before it is written.
+    """An `EnvBatch` of plain Gymnasium environments. Checks what each environment returns before it is written.
 
     Shape and dtype of every observation, numeric scalar rewards, boolean ends, finiteness: 0.2 µs a step. A step that
     fails a check raises `EnvContractError`, an environment's code that raises becomes `EnvFailed`; both say which one.

@@ -1,0 +1,67 @@
+"""Settings of the documentation: `make docs` builds it, warnings are errors."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from typing import Any
+
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.ext.napoleon import Config, GoogleDocstring
+from sphinx.util.docutils import SphinxDirective
+
+from headrace.cli.main import main
+
+os.environ |= {"COLUMNS": "110", "NO_COLOR": "1"}  # of the help texts
+
+project = "headrace"
+author = "The headrace developers"
+project_copyright = author
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.autosummary"]
+exclude_patterns = ["_build"]
+html_theme = "furo"
+html_title = "headrace"
+html_copy_source = False
+
+myst_heading_anchors = 3
+
+default_role = "code"  # docstrings write `code` as the pages do
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_default_options = {"members": True}
+autosummary_generate = False
+python_use_unqualified_type_names = True
+suppress_warnings = ["ref.python"]  # names that two packages re-export
+
+NAPOLEON = Config(napoleon_use_param=False)  # "batch_T, batch_B: ..." is one entry
+
+
+class ProgramHelp(SphinxDirective):
+    """`{program-help} headrace train`: what the program prints for these words and `--help`."""
+
+    required_arguments = 1
+    final_argument_whitespace = True
+
+    def run(self) -> list[nodes.Node]:
+        """The text, as it is."""
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
+            main([*self.arguments[0].split()[1:], "--help"])
+        text = "\n".join(line.rstrip() for line in printed.getvalue().splitlines())
+        return [nodes.literal_block(text, text, language="none")]
+
+
+def google_sections(app: Sphinx, what: str, name: str, obj: object, options: Any, lines: list[str]) -> None:
+    """Makes a list of "Args:". Not for attributes, of whose descriptions napoleon takes all before a colon for a type."""
+    if what in ("class", "function", "method"):
+        lines[:] = GoogleDocstring(lines, NAPOLEON, app, what, name, obj, options).lines()
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Called by Sphinx."""
+    app.add_directive("program-help", ProgramHelp)
+    app.connect("autodoc-process-docstring", google_sections)
+    return {"parallel_read_safe": True}
