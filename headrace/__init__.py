@@ -8,6 +8,7 @@ from headrace.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from headrace.errors import SamplerError as SamplerError
+    from headrace.policy import load_agent as load_agent
     from headrace.processes.affinity import Affinity as Affinity
     from headrace.types import BatchSpec as BatchSpec
 
@@ -17,5 +18,6 @@ __getattr__, __dir__ = lazy_exports(
         "Affinity": "headrace.processes.affinity",
         "BatchSpec": "headrace.types",
         "SamplerError": "headrace.errors",
+        "load_agent": "headrace.policy",
     },
 )

@@ -32,7 +32,7 @@ def plain_space(space: spaces.Space[Any]) -> dict[str, Any]:
                 "dtype": space.dtype.str,
             }
         case spaces.MultiBinary():
-            return {"kind": "MultiBinary", "shape": list(space.shape)}
+            return {"kind": "MultiBinary", "n": space.n if isinstance(space.n, int) else list(space.shape)}
     raise TypeError(f"{type(space).__name__} spaces have no plain form: {space}")
 
 
@@ -54,7 +54,7 @@ def space_of(plain: dict[str, Any]) -> spaces.Space[Any]:
             nvec, start = (_restored(plain[name], dtype, shape) for name in ("nvec", "start"))
             return spaces.MultiDiscrete(nvec, dtype=dtype.type, start=start)
         case "MultiBinary":
-            return spaces.MultiBinary(plain["shape"])
+            return spaces.MultiBinary(plain["n"] if isinstance(plain["n"], int) else tuple(plain["n"]))
     raise ValueError(f"{plain['kind']!r} is no kind of space")
 
 
@@ -67,4 +67,4 @@ def _array(values: np.ndarray) -> np.ndarray:
 
 def _restored(raw: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.ndarray:
     values = np.asarray(raw, np.uint8).view(dtype)
-    return np.broadcast_to(values, shape).copy() if values.size == 1 else values.reshape(shape).copy()
+    return np.full(shape, values[0], dtype) if values.size == 1 else values.reshape(shape).copy()

@@ -47,9 +47,13 @@ def spaces_of(about: Mapping[str, Any]) -> EnvSpaces:
 
 def agent_of(about: Mapping[str, Any]) -> Agent:
     """A new agent as the description says, not initialized. Raises CheckpointError if it says none of this package."""
-    if about["why_not"]:
-        raise CheckpointError(about["why_not"])
-    agent: Agent = _class(about["class"], Agent)(**_decoded(about["settings"]))
+    cls = _class(about["class"], Agent)
+    try:
+        agent: Agent = cls(**_decoded(about["settings"]))
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{cls.__name__} of this headrace does not take what the checkpoint says: {error}"
+        ) from error
     return agent
 
 
