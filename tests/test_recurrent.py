@@ -332,4 +332,4 @@ def test_a_feed_forward_agent_stays_at_chance_where_memory_is_needed() -> None:
 
 
 def recall(agent: Agent) -> float:
-    return learned(agent, CueRecall, n_itr=25, learning_rate=1e-2, minibatches=2, discount=0.9)
+    return learned(agent, CueRecall, n_itr=15, learning_rate=1e-2, minibatches=2, discount=0.9)
