@@ -10,7 +10,7 @@
     ├── WorkerHung                a worker process made no progress for `timeout` seconds
     ├── NotEnoughMemory           a batch does not fit (also a MemoryError)
     └── SamplerClosed             a call after shutdown() or after an error
-    CheckpointError               a file is not a checkpoint we wrote, or not whole
+    CheckpointError               a checkpoint is not ours, not whole, or not of this run; or a run's folder is in use
 
 Wrong arguments are plain `TypeError` and `ValueError` that name the argument.
 
@@ -116,7 +116,7 @@ class SamplerClosed(SamplerError):
 
 
 class CheckpointError(RuntimeError):
-    """A file is not a checkpoint written by headrace, or is not whole."""
+    """A file is not a checkpoint written by headrace, not whole, or not of this run; or its folder is in use."""
 
 
 def headline(error: BaseException) -> str:

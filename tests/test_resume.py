@@ -208,7 +208,7 @@ def trains_noting(log_dir: Path, resume: bool) -> None:
             os.pwrite(noted, b"%6d" % runner.counters.itr, 0)
             time.sleep(0.005)  # so that there is time to be killed in
 
-    train(log_dir, workers(2)(), n_itr=80, resume=resume, callbacks=[Notes()])
+    train(log_dir, workers(2)(), n_itr=60, resume=resume, callbacks=[Notes()])
 
 
 def test_five_kills_at_random_times_change_nothing(tmp_path: Path) -> None:
@@ -223,7 +223,7 @@ def test_five_kills_at_random_times_change_nothing(tmp_path: Path) -> None:
             assert time.monotonic() < deadline
             time.sleep(0.01)
         if attempt < 5:
-            process.join(chance.uniform(0.001, 0.15))
+            process.join(chance.uniform(0.001, 0.05))
             assert process.pid is not None
             os.kill(process.pid, signal.SIGKILL)
         process.join(DEADLINE)
@@ -232,7 +232,7 @@ def test_five_kills_at_random_times_change_nothing(tmp_path: Path) -> None:
         assert noted(killed) - found <= interval
         assert found >= before
         process.close()
-    train(tmp_path / "one", serial(), n_itr=80)
+    train(tmp_path / "one", serial(), n_itr=60)
     assert_same_end(tmp_path / "one", killed)
     assert not list(killed.glob("*.tmp"))
 
@@ -365,6 +365,15 @@ def test_environments_of_other_spaces_are_refused(tmp_path: Path) -> None:
     Grows.size = 4
     with pytest.raises(CheckpointError, match=r"is of environments with [\s\S]*\(3,\)[\s\S]*these have [\s\S]*\(4,\)"):
         train(tmp_path, serial(Grows), resume=True)
+
+
+def test_a_new_run_is_not_written_over_another(tmp_path: Path) -> None:
+    train(tmp_path, serial(), stop_at=3)
+    (tmp_path / "progress.csv").unlink()
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(FileExistsError, match=r"checkpoint\.pt is there already.*resume_from"):
+        train(tmp_path, serial())
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_there_must_be_something_to_go_on_from(tmp_path: Path) -> None:

@@ -214,6 +214,15 @@ def test_a_saved_environment_that_cannot_be_read_names_itself() -> None:
         workers(2).initialize(CategoricalPgAgent(), seed=3, resume=state)
 
 
+def test_a_state_of_other_environments_is_refused() -> None:
+    with serial().initialize(CategoricalPgAgent(), seed=3, resumable=True) as sampler:
+        sampler.obtain_samples(0)
+        state = sampler.state()
+    for other in (serial(eval_n_envs=2), SerialSampler(Walk, batch_T=10, batch_B=7)):
+        with pytest.raises(ValueError, match="resume has the environments"):
+            other.initialize(CategoricalPgAgent(), seed=3, resume=state)
+
+
 def test_the_state_of_a_closed_sampler() -> None:
     with serial().initialize(CategoricalPgAgent(), seed=3, resumable=True) as sampler:
         sampler.obtain_samples(0)

@@ -329,6 +329,8 @@ class Runner(ABC):
     def _resumed(self) -> Resumed | None:
         """What to go on from; None for a new run."""
         if self._resume_from is None:
+            if self._store is not None:
+                self._store.require_empty()
             return None
         assert self._store is not None
         before = resumed(self._store, self._resume_from)

@@ -53,6 +53,15 @@ class CheckpointStore:
                     leftover.unlink()
             yield
 
+    def require_empty(self) -> None:
+        """Raises FileExistsError if a run has a checkpoint here: it is never written over by another's."""
+        for path in (self.newest, self.previous):
+            if path.exists():
+                raise FileExistsError(
+                    f"{path} is there already, from another run; choose another log directory, or go on with that run "
+                    "(resume_from)"
+                )
+
     def save(self, state: Mapping[str, Any], sampler: SamplerState) -> None:
         """Writes the newest checkpoint; what was the newest is the one before. Raises OSError; both are then intact."""
         about = self._save_environments(sampler)

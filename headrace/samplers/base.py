@@ -171,6 +171,7 @@ class BaseSampler(ABC):
         self._incarnation, self._resumable = start.next_incarnation, resumable
         B = self.batch_spec.B
         env_ids = range(rank * B, rank * B + B)
+        start.require(env_ids, self._eval_n_envs)
         try:
             configs = self._configs(env_ids, rank, placement, start)
             spaces = self._start(configs, placement)

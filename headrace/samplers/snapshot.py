@@ -65,6 +65,14 @@ class SamplerState:
     evaluation: Mapping[int, bytes] = field(default_factory=dict, repr=False)
     why_not: str = ""
 
+    def require(self, env_ids: Sequence[int], n_eval: int) -> None:
+        """Raises ValueError if the environments in it are not those of a sampler that is to go on from here."""
+        if self.train and (self.train.keys() != set(env_ids) or len(self.evaluation) != n_eval):
+            raise ValueError(
+                f"resume has the environments {sorted(self.train)} and {len(self.evaluation)} for evaluation, this "
+                f"sampler has {list(env_ids)} and {n_eval}; they must be the same"
+            )
+
     @property
     def next_incarnation(self) -> int:
         """That of a sampler which goes on from here."""
