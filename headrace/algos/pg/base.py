@@ -13,6 +13,7 @@ import torch
 
 from headrace.agents.base import Agent
 from headrace.algos.base import Algo, OptInfo
+from headrace.algos.flat import FlatParameters
 from headrace.algos.returns import final_values, generalized_advantages
 from headrace.algos.reward_scaling import RewardScaling
 from headrace.buffers.samples import Samples
@@ -105,15 +106,14 @@ class PolicyGradientAlgo(Algo):
         self._n_itr = n_itr
         self._seed = seed
         self._reward_scaling = RewardScaling(self.discount) if self.config.normalize_reward else None
-        self._parameters = list(agent.parameters())
-        # Fused: one call for all parameters, 0.1 ms of a step of 0.9 ms for an MLP.
+        self._flat = FlatParameters(agent.parameters())
         self._optimizer = torch.optim.Adam(
-            self._parameters, lr=self.config.learning_rate, eps=self.config.adam_eps, fused=True
+            [self._flat.vector], lr=self.config.learning_rate, eps=self.config.adam_eps, fused=True
         )
 
     def optimize_agent(self, itr: int, samples: Samples) -> OptInfo:
         """See `Algo`."""
-        agent, device = self._agent, self._parameters[0].device
+        agent, device = self._agent, self._flat.vector.device
         if not samples.env.valid.any():
             return {}
         samples = tree_map(lambda leaf: leaf.to(device), samples)  # the same tensors where they are there already
@@ -214,9 +214,9 @@ class PolicyGradientAlgo(Algo):
             + self.config.value_loss_coeff * losses.value
             - self.config.entropy_loss_coeff * losses.entropy
         )
-        self._optimizer.zero_grad()
+        self._flat.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        grad_norm = torch.nn.utils.clip_grad_norm_(self._parameters, self.config.clip_grad_norm)
+        grad_norm = self._flat.clip_grad_norm(self.config.clip_grad_norm)
         scalars = {
             "loss": loss,
             "policyLoss": losses.policy,
