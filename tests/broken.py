@@ -206,6 +206,16 @@ class OldWrapper(gymnasium.Wrapper[Any, Any, Any, Any]):
         return self.env.reset()
 
 
+class Adapting(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """Good: seeds what is inside, which cannot be given a seed in `reset`."""
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        inner: Any = self.env
+        if seed is not None:
+            Good.reset(inner, seed=seed)
+        return inner.reset()
+
+
 # ---- conduct ----
 
 
@@ -479,6 +489,12 @@ BROKEN: dict[str, Broken] = {
     "step without action": Broken(StepWithoutAction, "signature", "step()", "too many positional arguments"),
     "step with more": Broken(StepWithMore, "signature", "step()", "missing a required argument: 'speed'"),
     "a wrapper's reset": Broken(lambda: OldWrapper(Good()), "signature", "reset()", "OldWrapper.reset() -> "),
+    "reset inside a wrapper": Broken(
+        lambda: gymnasium.wrappers.TimeLimit(ResetWithoutSeed(), 9),
+        "signature",
+        "reset()",
+        "ResetWithoutSeed.reset() -> ",
+    ),
     # raises
     "first reset raises": altered("reset", raising(ValueError("unhappy")), "raises", "raised ValueError: unhappy (in"),
     "late reset raises": altered("late reset", raising(KeyError("map")), "raises", "raised KeyError: 'map'"),

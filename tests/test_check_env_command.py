@@ -129,3 +129,33 @@ def test_a_module_of_the_folder_is_found_by_the_installed_program(
     assert (done.returncode, done.stderr) == (status, "")
     assert done.stdout.startswith(says)
     assert done.stdout.count("\n") == (2 if "width" in args[-1] else 1)
+
+
+DRAWS_FROM_TORCH = """
+from gymnasium import Wrapper, make
+
+class Env(Wrapper):
+    def __init__(self):
+        import torch
+        super().__init__(make("CartPole-v1"))
+        self._draw = torch.rand
+
+    def step(self, action):
+        self._draw(1)
+        return super().step(action)
+"""
+
+
+@pytest.mark.slow
+def test_a_torch_that_the_environment_loads_is_watched(tmp_path: Path) -> None:
+    (tmp_path / "my_env.py").write_text(DRAWS_FROM_TORCH)
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, "check-env", "my_env:Env", "--steps", "20"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (1, "")
+    assert done.stdout.startswith("global-rng: step() 1 of episode 1: it used the global generator of torch")

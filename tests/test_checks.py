@@ -17,7 +17,7 @@ from headrace.envs import LegacyGym, Violation, check_env
 from headrace.envs.clauses import CLAUSES
 from headrace.errors import SamplerError
 from headrace.samplers import SerialSampler
-from tests.broken import BROKEN, Altered, Broken, Good, SeveralThings
+from tests.broken import BROKEN, Adapting, Altered, Broken, Good, ResetWithoutSeed, SeveralThings
 from tests.legacy import LookAlike, OldWalk
 from tests.walk import Walk
 
@@ -124,6 +124,7 @@ GOOD: dict[str, tuple[Any, dict[str, Any]]] = {
     "MultiDiscrete actions": (Good, {"action_space": spaces.MultiDiscrete([2, 3], start=[1, -4])}),
     "Dict actions": (Good, {"action_space": DICT}),
     "unbounded actions": (Good, {"action_space": spaces.Box(-np.inf, np.inf, (2,), np.float32)}),
+    "an adapting wrapper": (lambda: Adapting(ResetWithoutSeed()), {}),
     "one array for ever": (Reuses, {}),
     "no end": (Endless, {}),
     "float64 where the space says float32": (
