@@ -30,7 +30,7 @@ ALLOWED = {
     "algos": BASE | {"agents", "buffers", "models", "replays"},
     "runners": BASE | {"agents", "algos", "buffers", "envs", "processes", "samplers"},
     "policy": BASE | {"agents", "buffers", "envs", "runners"},
-    "cli": BASE | {"agents", "algos", "buffers", "envs", "models", "processes", "runners", "samplers"},
+    "cli": BASE | {"agents", "algos", "buffers", "envs", "models", "policy", "processes", "runners", "samplers"},
     "__init__": {"lazy", "errors", "types", "policy", "processes"},
 }
 #: Rooms that work without torch (a module of them that needs it imports it inside a function).

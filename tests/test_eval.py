@@ -6,7 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from headrace.agents.pg import CategoricalPgAgent
+from headrace.algos.pg import A2C
 from headrace.cli.main import main
+from headrace.runners import MinibatchRl, RunnerConfig
+from headrace.runners.logging import Logger
+from headrace.samplers import SerialSampler
 from tests.test_cli import SMALL
 
 
@@ -21,15 +26,29 @@ def test_the_evaluation_of_training_can_be_repeated(tmp_path: Path, capsys: pyte
     line = train(tmp_path / "run", capsys, "--seed", "5")
     for path in (tmp_path / "run", tmp_path / "run" / "checkpoint.pt"):
         assert main(["eval", str(path)]) == 0
-        first, second = capsys.readouterr().out.splitlines()
-        assert first == line
-        assert second.split() == ["checkpoint", str(tmp_path / "run" / "checkpoint.pt")]
+        assert capsys.readouterr().out == line + "\n"
     assert main(["eval", str(tmp_path / "run"), "--sampler", "cpu", "--n-workers", "2"]) == 0
     assert capsys.readouterr().out.splitlines()[0] == line, "the same with any sampler"
     assert main(["eval", str(tmp_path / "run"), "--seed", "6"]) == 0
     assert capsys.readouterr().out.splitlines()[0] != line
     assert main(["eval", str(tmp_path / "run"), "--episodes", "3"]) == 0
     assert " over 3 episodes " in capsys.readouterr().out
+
+
+def test_a_run_of_ones_own_program_needs_the_environment_only(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runner = MinibatchRl(
+        A2C(),
+        CategoricalPgAgent(model_kwargs={"hidden_sizes": (7,)}),
+        SerialSampler("CartPole-v1", batch_T=8, batch_B=4),
+        RunnerConfig(n_steps=64, seed=0, log_interval_steps=32),
+        log_dir=tmp_path,
+        logger=Logger(),
+    )
+    runner.train()
+    assert main(["eval", str(tmp_path), "--env", "CartPole-v1", "--sampler", "serial", "--episodes", "4"]) == 0
+    assert " over 4 episodes " in capsys.readouterr().out
 
 
 def test_actions_are_drawn_if_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -48,7 +67,7 @@ def test_another_environment_with_the_same_spaces_will_do(tmp_path: Path, capsys
     assert main(["eval", str(tmp_path / "run"), "--env", "Acrobot-v1"]) == 1
     complaint = capsys.readouterr().err
     assert complaint.count("\n") == 1
-    assert "give the --env it was trained in" in complaint
+    assert "give the --env it was trained in, or one with the same" in complaint
 
 
 def test_videos_show_whole_episodes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -79,18 +98,19 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("args", "status", "says"),
     [
-        (["nowhere"], 2, "holds no run"),
-        ([], 2, "holds no run"),
+        (["nowhere"], 2, "no config.json beside nowhere says what it was trained in; give --env"),
+        ([], 2, "give --env"),
+        (["nowhere", "--env", "CartPole-v1"], 1, "nowhere"),
         (["RUN", "--episodes", "0"], 2, "--episodes must be at least 1, got 0"),
         (["RUN", "--video-episodes", "0"], 2, "--video-episodes must be at least 1, got 0"),
         (["RUN", "--seed", "-1"], 2, "--seed must be at least 0, got -1"),
         (["RUN", "--episods", "3"], 2, "did you mean --episodes?"),
         (["RUN", "--n-workers", "0"], 2, "n_workers must be at least 1, got 0"),
         (["RUN", "--env", "CartPol-v1"], 2, "did you mean 'CartPole-v1'?"),
-        (["RUN/best.pt"], 1, "best.pt"),
+        (["RUN/worst.pt"], 1, "worst.pt"),
         (["RUN/progress.csv"], 1, "is not a headrace checkpoint"),
         (["RUN", "--env", "tests.registered:Breaks-v0", "--video", "videos"], 1, "gives no pictures"),
-        (["RUN", "--env", "tests.registered:Breaks-v0"], 1, "is not one for"),
+        (["RUN", "--env", "tests.registered:Breaks-v0"], 1, "or one with the same spaces"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )

@@ -105,7 +105,8 @@ def test_a_resumption_opens_the_folder_and_adds_its_start(tmp_path: Path) -> Non
     RunFolder.create(tmp_path, {"seed": 1}, COMMAND)
     folder = RunFolder.open(tmp_path)
     assert folder.config() == {"seed": 1}
-    folder.note_start(["headrace", "train", "--resume", str(tmp_path)])
+    folder.note_start(["headrace", "train", "--resume", str(tmp_path)], {"seed": 1, "n_steps": 2})
+    assert folder.config() == {"seed": 1, "n_steps": 2}
     first, second = starts_of(tmp_path)
     assert (first["command"], second["command"]) == (COMMAND, ["headrace", "train", "--resume", str(tmp_path)])
 

@@ -11,15 +11,15 @@ import gymnasium
 import torch
 
 from headrace.agents.base import Agent
-from headrace.cli.build import PlaceOptions, TrainOptions, agent_for, evaluation_sampler, require_at_least
+from headrace.cli.build import PlaceOptions, TrainOptions, evaluation_sampler, require_at_least
 from headrace.cli.environments import factory_of, spaces_of
 from headrace.cli.errors import CommandFailed, UsageError
 from headrace.cli.options import Positional, parse_options, restored
 from headrace.cli.report import failed, summary_line
 from headrace.cli.video import Recorder, require_video
 from headrace.envs.factory import EnvFactory
-from headrace.errors import SamplerError, headline
-from headrace.runners.checkpoint import load_checkpoint
+from headrace.errors import SamplerError
+from headrace.policy import load_agent
 from headrace.runners.run_folder import RunFolder
 from headrace.samplers.serial import SerialSampler
 from headrace.types import AgentStep, EnvSpaces, StepInputs, Tree
@@ -34,7 +34,9 @@ class EvalOptions(PlaceOptions):
     """Evaluates the agent of a run, greedily, in the environment of the run or in another one with the same spaces."""
 
     checkpoint: Positional[Path] = Path()
-    """The folder of a run, or a checkpoint in it."""
+    """The folder of a run (its newest checkpoint), or a checkpoint, such as the run's best.pt."""
+    env: str = ""
+    """As for headrace train; that of the run if not given."""
     episodes: int = 100
     """Episodes to evaluate."""
     seed: int = 0
@@ -85,10 +87,17 @@ def run(args: Sequence[str]) -> int:
     require_at_least(1, "episodes", options.episodes)
     require_at_least(1, "video-episodes", options.video_episodes)
     require_at_least(0, "seed", options.seed)
+    if not options.env:
+        raise UsageError(f"no config.json beside {options.checkpoint} says what it was trained in; give --env")
     if options.video is not None:
         require_video(_rendering(options))
-    path = _checkpoint(options.checkpoint)
-    agent = _loaded(path, trained, spaces_of(factory_of(options.env, options.env_kwargs)))
+    spaces = spaces_of(factory_of(options.env, options.env_kwargs))
+    agent = load_agent(options.checkpoint).agent
+    if agent.spaces != spaces:
+        raise CommandFailed(
+            f"the agent of {options.checkpoint} is for {agent.spaces}, {options.env} has {spaces}; give the --env it "
+            "was trained in, or one with the same spaces"
+        )
     if options.stochastic:
         agent = _Sampling(agent)
     try:
@@ -99,21 +108,20 @@ def run(args: Sequence[str]) -> int:
         with evaluation.initialize(agent, seed=options.seed):
             episodes = evaluation.evaluate_agent(0)
         print(summary_line(episodes))
-        print(f"  checkpoint      {path}")
         if options.video is not None:
             _record(agent, options, options.video)
     except SamplerError as error:
-        raise failed(error, path.parent) from error
+        raise failed(error, Path()) from error
     return 0
 
 
 def _trained(path: Path) -> TrainOptions:
-    """The options the run at `path` was trained with."""
+    """The options the run at `path` was trained with; without an environment where none are known."""
     folder = path if path.is_dir() else path.parent
     try:
         return restored(TrainOptions(), RunFolder.open(folder).config())
-    except FileNotFoundError as error:
-        raise UsageError(str(error)) from error
+    except FileNotFoundError:  # trained by a program of one's own
+        return TrainOptions(env="")
     except (TypeError, ValueError) as error:
         raise CommandFailed(f"{folder / 'config.json'}: {error}") from error
 
@@ -128,24 +136,6 @@ def _defaults(path: Path, trained: TrainOptions) -> EvalOptions:
         episodes=trained.eval_episodes,
         seed=trained.runner.seed or 0,
     )
-
-
-def _checkpoint(path: Path) -> Path:
-    return path / "checkpoint.pt" if path.is_dir() else path
-
-
-def _loaded(path: Path, trained: TrainOptions, spaces: EnvSpaces) -> Agent:
-    """The agent of a checkpoint, built for `spaces`."""
-    state = load_checkpoint(path)
-    agent = agent_for(spaces, trained.model)
-    agent.initialize(spaces, seed=0)
-    try:
-        agent.load_state_dict(state["agent"])
-    except (KeyError, RuntimeError) as error:
-        raise CommandFailed(
-            f"the agent in {path} is not one for {spaces}: {headline(error)}; give the --env it was trained in"
-        ) from error
-    return agent
 
 
 def _rendering(options: EvalOptions) -> EnvFactory:

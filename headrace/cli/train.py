@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from headrace.buffers.samples import Samples
 from headrace.cli.build import (
     ALGOS,
     TrainOptions,
@@ -24,10 +25,12 @@ from headrace.cli.build import (
 from headrace.cli.defaults import defaults_for
 from headrace.cli.environments import factory_of, spaces_of
 from headrace.cli.errors import CommandFailed, UsageError, unknown
-from headrace.cli.options import parse_options
+from headrace.cli.options import parse_options, restored
 from headrace.cli.report import failed, summary_line
 from headrace.errors import SamplerError
 from headrace.processes.affinity import Affinity
+from headrace.runners.base import Runner
+from headrace.runners.callbacks import Callback
 from headrace.runners.logging.console import ConsoleLogger
 from headrace.runners.logging.logger import Logger, Loggers
 from headrace.runners.logging.plot import plot_learning_curve
@@ -43,11 +46,28 @@ __all__ = ["run"]
 _PROG = "headrace train"
 
 
+class _NoteStart(Callback):
+    """Notes a resumption in the folder of the run, once it has come as far as a batch: one that is refused changes
+    nothing there.
+    """
+
+    def __init__(self, folder: RunFolder, config: Mapping[str, Any], command: Sequence[str]) -> None:
+        self._folder, self._config, self._command = folder, config, command
+        self._noted = False
+
+    def on_batch(self, runner: Runner, itr: int, samples: Samples, traj_infos: Sequence[TrajInfo]) -> None:
+        if not self._noted:
+            self._folder.note_start(self._command, self._config)
+            self._noted = True
+
+
 def run(args: Sequence[str]) -> int:
     """Trains and evaluates as the options say; prints what came of it; returns the exit status."""
     options, spaces = _options(args)
-    log_dir = options.log_dir or _log_dir(options)
+    log_dir = _log_dir(options)
     agent = agent_for(spaces, options.model)
+    config, command = _config(options), [*_PROG.split(), *args]
+    resuming = options.resume is not None
     try:
         runner = MinibatchRl(
             algo_for(options),
@@ -57,20 +77,25 @@ def run(args: Sequence[str]) -> int:
             affinity=Affinity(master_torch_threads=options.torch_threads),
             log_dir=log_dir,
             logger=_logger(options, log_dir),
+            callbacks=[_NoteStart(RunFolder(log_dir), config, command)] if resuming else [],
+            resume_from=options.resume,
         )
         evaluation = evaluation_sampler(options, options.eval_episodes, options.batch_B)
+        if not resuming:
+            RunFolder.create(log_dir, config, command)
+    except FileExistsError as error:
+        raise UsageError(f"{log_dir} holds another run; choose another --log-dir, or --resume {log_dir}") from error
     except (TypeError, ValueError) as error:
         raise UsageError(str(error)) from error
-    try:
-        RunFolder.create(log_dir, _config(options), [*_PROG.split(), *args])
-    except FileExistsError as error:
-        raise UsageError(f"{log_dir} holds another run; choose another --log-dir") from error
+    go_on = f"go on with: headrace train --resume {log_dir}"
     try:
         if not _trained(runner):
-            print(f"stopped by SIGTERM; checkpoint: {log_dir / 'checkpoint.pt'}", file=sys.stderr)
+            print(f"stopped by SIGTERM; checkpoint: {log_dir / 'checkpoint.pt'}; {go_on}", file=sys.stderr)
             return 128 + signal.SIGTERM
-        with evaluation.initialize(agent, seed=options.runner.seed):
+        with evaluation.initialize(agent, seed=runner.seed):
             episodes = evaluation.evaluate_agent(runner.n_itr)
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(f"{error or 'interrupted'}; {go_on}") from None
     except SamplerError as error:
         raise failed(error, log_dir) from error
     _report(episodes, log_dir)
@@ -80,20 +105,40 @@ def run(args: Sequence[str]) -> int:
 def _options(args: Sequence[str]) -> tuple[TrainOptions, EnvSpaces]:
     """The options, checked, and the spaces of the environment.
 
-    Read twice: first to see the algorithm and the environment, whose defaults they stand on.
+    Read twice: first to see what their defaults stand on, an earlier run or the algorithm and the environment.
     """
     asked = parse_options(TrainOptions(), _PROG, [arg for arg in args if arg not in ("-h", "--help")])
     if asked.algo not in ALGOS:
         raise unknown("algo", asked.algo, ALGOS)
-    spaces = spaces_of(factory_of(asked.env, asked.env_kwargs))
-    defaults = defaults_for(asked.algo, asked.env, spaces, asked.model.recurrent)
-    options = parse_options(replace(defaults, env=asked.env, env_kwargs=asked.env_kwargs), _PROG, args)
+    if asked.resume is not None:
+        options = parse_options(_options_of(asked.resume), _PROG, args)
+        spaces = spaces_of(factory_of(options.env, options.env_kwargs))
+    else:
+        spaces = spaces_of(factory_of(asked.env, asked.env_kwargs))
+        defaults = defaults_for(asked.algo, asked.env, spaces, asked.model.recurrent)
+        options = parse_options(replace(defaults, env=asked.env, env_kwargs=asked.env_kwargs), _PROG, args)
     require_at_least(1, "eval-episodes", options.eval_episodes)
     require_at_least(1, "torch-threads", options.torch_threads)
     return options, spaces
 
 
+def _options_of(run: Path) -> TrainOptions:
+    """Those of an earlier run, given by its folder or a checkpoint in it."""
+    try:
+        return restored(TrainOptions(), RunFolder.open(_folder_of(run)).config())
+    except (FileNotFoundError, TypeError, ValueError) as error:
+        raise UsageError(f"--resume {run}: {error}") from error
+
+
+def _folder_of(run: Path) -> Path:
+    return run.parent if run.is_file() else run
+
+
 def _log_dir(options: TrainOptions) -> Path:
+    if options.log_dir is not None:
+        return options.log_dir
+    if options.resume is not None:
+        return _folder_of(options.resume)
     name = f"{options.env}-{options.algo}-seed{options.runner.seed}-{datetime.now():%Y%m%d-%H%M%S}"
     return Path("runs") / name.replace("/", "-").replace(":", "-")
 

@@ -46,8 +46,7 @@ class RunFolder:
             if (folder.path / name).exists():
                 raise FileExistsError(f"{folder.path} holds another run ({name} is there); choose another folder")
         folder.path.mkdir(parents=True, exist_ok=True)
-        _write(folder.path / "config.json", config)
-        folder.note_start(command)
+        folder.note_start(command, config)
         return folder
 
     @staticmethod
@@ -69,8 +68,9 @@ class RunFolder:
             raise ValueError(f"{path} is damaged: it holds a {type(config).__name__}, not settings; give another run")
         return config
 
-    def note_start(self, command: Sequence[str]) -> None:
-        """Adds an entry to `run.json`: of the start, or of a resumption."""
+    def note_start(self, command: Sequence[str], config: Mapping[str, Any]) -> None:
+        """Adds an entry to `run.json`, of the start or of a resumption, and writes the settings from now on."""
+        _write(self.path / "config.json", config)
         path = self.path / "run.json"
         starts = json.loads(path.read_text()) if path.exists() else []
         git, diff = _git()

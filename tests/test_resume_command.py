@@ -1,0 +1,91 @@
+"""`headrace train --resume`: a run goes on in its folder, as if it had never stopped."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from headrace.cli.main import main
+from headrace.runners import load_checkpoint
+from tests.test_cli import SMALL
+
+# Without schedules a short run is the beginning of a long one.
+OPTIONS = ["--sampler", "serial", "--log-interval-steps", "256", "--ppo.no-linear-lr-schedule", "--seed", "4", *SMALL]
+
+
+def train(folder: Path, n_steps: int, *options: str) -> None:
+    assert main(["train", *OPTIONS, "--n-steps", str(n_steps), "--log-dir", str(folder), *options]) == 0
+
+
+def returns(folder: Path) -> list[str]:
+    with (folder / "progress.csv").open(newline="") as file:
+        return [row["ReturnAverage"] for row in csv.DictReader(file)]
+
+
+def test_a_resumed_run_ends_as_if_it_had_never_stopped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(tmp_path / "whole", 1536)
+    expected = capsys.readouterr().out.splitlines()[0]
+    train(tmp_path / "run", 768)
+    assert capsys.readouterr().out.splitlines()[0] != expected
+    assert main(["train", "--resume", str(tmp_path / "run"), "--n-steps", "1536"]) == 0
+    heard = capsys.readouterr()
+    assert heard.out.splitlines()[0] == expected
+    assert "resumed from" in heard.err
+    assert returns(tmp_path / "run") == returns(tmp_path / "whole")
+    ours, theirs = (load_checkpoint(tmp_path / name / "checkpoint.pt")["agent"]["model"] for name in ("run", "whole"))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    _, second = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert second["command"] == ["headrace", "train", "--resume", str(tmp_path / "run"), "--n-steps", "1536"]
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["runner"]["n_steps"] == 1536, "the next resumption knows"
+    assert config == json.loads((tmp_path / "whole" / "config.json").read_text())
+
+
+def test_a_run_goes_on_from_a_checkpoint_in_it_and_with_other_workers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(tmp_path, 512)
+    options = ["--sampler", "cpu", "--n-workers", "2", "--n-steps", "768"]
+    assert main(["train", "--resume", str(tmp_path / "checkpoint.pt"), *options]) == 0
+    assert load_checkpoint(tmp_path / "checkpoint.pt")["steps"] == 768
+
+
+@pytest.mark.parametrize(
+    ("args", "status", "says"),
+    [
+        (["--resume", "nowhere"], 2, "--resume nowhere: nowhere holds no run"),
+        (["--resume", "RUN", "--log-dir", "other"], 2, "a resumed run goes on in its own folder"),
+        (["--resume", "RUN", "--ppo.epochs", "9"], 1, "algo.config.epochs: 2 then, 9 now"),
+        (["--resume", "RUN", "--env", "Acrobot-v1"], 1, "Acrobot-v1"),
+        (["--resume", "RUN", "--seed", "5"], 1, "seed: 4 then, 5 now"),
+        (["--log-dir", "RUN"], 2, "choose another --log-dir, or --resume "),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_what_does_not_fit_the_run_changes_nothing_in_it(
+    args: list[str],
+    status: int,
+    says: str,
+    run_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = {path.name: path.read_bytes() for path in run_folder.iterdir()}
+    assert main(["train", *(arg.replace("RUN", str(run_folder)) for arg in args)]) == status
+    complaint = capsys.readouterr().err
+    assert complaint.startswith("headrace: ")
+    assert complaint.count("\n") == 1
+    assert says in complaint
+    assert {path.name: path.read_bytes() for path in run_folder.iterdir()} == before
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    train(folder, 256)
+    return folder
