@@ -121,8 +121,7 @@ class _EpisodicLife(gymnasium.Wrapper[Any, Any, Any, Any]):
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
         observation, reward, terminated, truncated, info = self.env.step(action)
         self._over = terminated or truncated
-        # Fewer, and not 0: a game may show 0 lives for some frames before it is over.
-        lost = 0 < info["lives"] < self._lives
+        lost = info["lives"] < self._lives
         self._lives = info["lives"]
         return observation, reward, terminated or lost, truncated, info
 
