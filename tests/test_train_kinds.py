@@ -158,7 +158,9 @@ def test_rows_are_sent_to_wandb_if_asked(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(
-    ("module", "option"), [("torch.utils.tensorboard", "tensorboard"), ("wandb", "wandb")], ids=["tensorboard", "wandb"]
+    ("module", "option"),
+    [("tensorboard.summary.writer.event_file_writer", "tensorboard"), ("wandb", "wandb")],
+    ids=["tensorboard", "wandb"],
 )
 def test_a_missing_extra_is_said_before_anything_starts(
     module: str, option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

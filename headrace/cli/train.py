@@ -87,15 +87,14 @@ def run(args: Sequence[str]) -> int:
         raise UsageError(f"{log_dir} holds another run; choose another --log-dir, or --resume {log_dir}") from error
     except (TypeError, ValueError) as error:
         raise UsageError(str(error)) from error
-    go_on = f"go on with: headrace train --resume {log_dir}"
     try:
         if not _trained(runner):
-            print(f"stopped by SIGTERM; checkpoint: {log_dir / 'checkpoint.pt'}; {go_on}", file=sys.stderr)
+            print(f"stopped by SIGTERM; checkpoint: {log_dir / 'checkpoint.pt'}{_go_on(log_dir)}", file=sys.stderr)
             return 128 + signal.SIGTERM
         with evaluation.initialize(agent, seed=runner.seed):
             episodes = evaluation.evaluate_agent(runner.n_itr)
     except KeyboardInterrupt as error:
-        raise KeyboardInterrupt(f"{error or 'interrupted'}; {go_on}") from None
+        raise KeyboardInterrupt(f"{str(error) or 'interrupted'}{_go_on(log_dir)}") from None
     except SamplerError as error:
         raise failed(error, log_dir) from error
     _report(episodes, log_dir)
@@ -141,6 +140,11 @@ def _log_dir(options: TrainOptions) -> Path:
         return _folder_of(options.resume)
     name = f"{options.env}-{options.algo}-seed{options.runner.seed}-{datetime.now():%Y%m%d-%H%M%S}"
     return Path("runs") / name.replace("/", "-").replace(":", "-")
+
+
+def _go_on(log_dir: Path) -> str:
+    """How to, for the end of a sentence; nothing where there is nothing to go on from yet."""
+    return f"; go on with: headrace train --resume {log_dir}" if (log_dir / "checkpoint.pt").exists() else ""
 
 
 def _config(options: TrainOptions) -> dict[str, Any]:
