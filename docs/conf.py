@@ -55,7 +55,7 @@ class ProgramHelp(SphinxDirective):
 
 
 def google_sections(app: Sphinx, what: str, name: str, obj: object, options: Any, lines: list[str]) -> None:
-    """Makes a list of "Args:". Not for attributes, of whose descriptions napoleon takes all before a colon for a type."""
+    """Makes a list of "Args:"; not for attributes, where napoleon takes all before a colon for a type."""
     if what in ("class", "function", "method"):
         lines[:] = GoogleDocstring(lines, NAPOLEON, app, what, name, obj, options).lines()
 
