@@ -405,3 +405,15 @@ def test_where_no_key_can_be_kept_environments_are_left_out(tmp_path: Path, monk
 def test_a_file_that_is_not_there_is_not_found(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         load_checkpoint(tmp_path / "nothing.pt")
+
+
+def test_a_damaged_checkpoint_never_takes_the_place_of_a_whole_one(tmp_path: Path) -> None:
+    store = store_of(tmp_path, 1)
+    save(store, 2)
+    store.newest.write_bytes(store.newest.read_bytes()[:-1])
+    again = CheckpointStore(tmp_path)
+    assert again.load()[1]["itr"] == 1
+    save(again, 3)
+    assert [load_checkpoint(path)["itr"] for path in (again.newest, again.previous)] == [3, 1]
+    save(again, 4)
+    assert [load_checkpoint(path)["itr"] for path in (again.newest, again.previous)] == [4, 3]

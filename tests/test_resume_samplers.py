@@ -46,7 +46,7 @@ class Remembers(Agent):
 
     def step(self, inputs: StepInputs, state: Tree) -> AgentStep:
         total = self._advance(inputs, state)
-        action = (total.sum(1) + inputs.noise[:, 0] > 0.5).long()
+        action = (inputs.noise[:, 0] < torch.sigmoid(total.sum(1))).long()
         return AgentStep(action, {"total": total}, {"sum": total})
 
     def value(self, inputs: StepInputs, state: Tree) -> torch.Tensor:
@@ -115,6 +115,19 @@ def test_a_sampler_goes_on_where_another_stood(first: Any, second: Any, more: di
     with second(**more).initialize(agent, seed=3, bootstrap_value=True, resume=state) as sampler:
         came = collect(sampler, 3, first=2, evaluate=evaluate)
     assert same(came, expected)
+
+
+def test_evaluation_environments_that_never_began_begin_with_their_seeds() -> None:
+    def infos(sampler: BaseSampler) -> list[Any]:
+        return [vars(info) for info in sampler.evaluate_agent(1)]
+
+    agent = CategoricalPgAgent()
+    with serial(Stochastic, eval_n_envs=4).initialize(agent, seed=3, resumable=True) as sampler:
+        sampler.obtain_samples(0)
+        state = sampler.state()
+        expected = infos(sampler)
+    with workers(2, Stochastic, eval_n_envs=4).initialize(agent, seed=3, resume=state) as sampler:
+        assert infos(sampler) == expected
 
 
 def test_asking_for_the_state_changes_nothing() -> None:
