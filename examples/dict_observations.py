@@ -51,8 +51,7 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     n_itr = 30
     agent, algo = CategoricalPgAgent(), PPO(PPOConfig(learning_rate=3e-3))
-    # Random actions of the decorrelation would not know the mask.
-    sampler = SerialSampler(HighestCards, batch_T=16, batch_B=32, max_decorrelation_steps=0)
+    sampler = SerialSampler(HighestCards, batch_T=16, batch_B=32)  # random actions of the decorrelation obey masks too
     with sampler.initialize(agent, seed=0, bootstrap_value=True):
         algo.initialize(agent, n_itr=n_itr, batch_spec=sampler.batch_spec)
         for itr in range(n_itr):

@@ -11,7 +11,22 @@ import numpy as np
 if TYPE_CHECKING:
     import gymnasium
 
-__all__ = ["AgentStep", "BatchSpec", "Ends", "EnvBatch", "EnvSpaces", "StepInputs", "StepRow", "Timing", "Tree"]
+__all__ = [
+    "ACTION_MASK",
+    "AgentStep",
+    "BatchSpec",
+    "Ends",
+    "EnvBatch",
+    "EnvSpaces",
+    "StepInputs",
+    "StepRow",
+    "Timing",
+    "Tree",
+]
+
+#: Key of a Dict observation that says which actions are allowed: 1 or True where they are, one entry per Discrete
+#: action, or per action of each MultiDiscrete part side by side.
+ACTION_MASK = "action_mask"
 
 #: Arrays or tensors nested in dataclasses, dicts and tuples; None is an empty tree. See `headrace.buffers.tree`.
 Tree = Any

@@ -168,7 +168,7 @@ def test_masks_hold_in_samplers_and_evaluations_and_learning(name: str, reset_mo
         {"action_space": MASKED[name]},
         batch_T=12,
         batch_B=8,
-        max_decorrelation_steps=0,
+        max_decorrelation_steps=20,  # random actions obey masks too
         reset_mode=reset_mode,
         eval_n_envs=8,
         eval_max_trajectories=40,

@@ -13,7 +13,7 @@ import numpy as np
 
 from headrace.buffers.tree import tree_leaves, tree_paths, tree_rows
 from headrace.envs.factory import user_code_failed
-from headrace.envs.spaces import Mismatch, action_decoder, encoded_action, observation_writer
+from headrace.envs.spaces import Mismatch, action_decoder, encoded_action, observation_writer, random_action
 from headrace.errors import EnvContractError, SamplerError
 from headrace.processes.status import Phase, Status
 from headrace.types import Ends, EnvSpaces, StepRow, Timing, Tree
@@ -122,8 +122,8 @@ class ScalarEnvs:
     def step_random(self, out: StepRow) -> tuple[Sequence[Any], Ends]:
         """Steps every row that is not waiting with a random action; see `EnvBatch.step_random`."""
         actions = [
-            None if waits else space.sample()
-            for space, waits in zip(self._own_action_spaces, self.waiting, strict=True)
+            None if waits else random_action(space, tree_rows(out.observation, row))
+            for row, (space, waits) in enumerate(zip(self._own_action_spaces, self.waiting, strict=True))
         ]
         recorded = [None if action is None else encoded_action(self.spaces.action, action) for action in actions]
         ended = self._step_rows(actions, self._steps, out)

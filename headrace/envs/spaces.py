@@ -12,9 +12,17 @@ import numpy as np
 from gymnasium import spaces
 
 from headrace.errors import EnvContractError
-from headrace.types import Tree
+from headrace.types import ACTION_MASK, Tree
 
-__all__ = ["Mismatch", "ObservationWriter", "action_decoder", "encoded_action", "null_value", "observation_writer"]
+__all__ = [
+    "Mismatch",
+    "ObservationWriter",
+    "action_decoder",
+    "encoded_action",
+    "null_value",
+    "observation_writer",
+    "random_action",
+]
 
 #: Writes one observation into row `b` of a tree of `[n, ...]`; raises `Mismatch` when it is not what the space says.
 ObservationWriter = Callable[[Tree, int, Any], None]
@@ -195,3 +203,16 @@ def encoded_action(space: spaces.Space[Any], action: Any) -> Tree:
         case spaces.Discrete() | spaces.MultiDiscrete():
             return np.asarray(action - space.start)
     return np.asarray(action)
+
+
+def random_action(space: spaces.Space[Any], observation: Tree) -> Any:
+    """A random action, one that the observation's mask allows if there is one; see `ACTION_MASK`."""
+    if not isinstance(observation, dict) or ACTION_MASK not in observation:
+        return space.sample()
+    mask = observation[ACTION_MASK].astype(np.int8)
+    match space:
+        case spaces.Discrete():
+            return space.sample(mask)
+        case spaces.MultiDiscrete():
+            return space.sample(tuple(np.split(mask, np.cumsum(space.nvec)[:-1])))
+    return space.sample()

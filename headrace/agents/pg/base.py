@@ -11,13 +11,11 @@ from gymnasium import spaces as gym_spaces
 
 from headrace.agents.base import Agent
 from headrace.agents.pg.policies import Distribution, Policy
+from headrace.buffers.tree import tree_rows
 from headrace.models.features import Features
-from headrace.types import AgentStep, EnvSpaces, StepInputs, Tree
+from headrace.types import ACTION_MASK, AgentStep, EnvSpaces, StepInputs, Tree
 
-__all__ = ["ACTION_MASK", "PgAgent", "PgInfo"]
-
-#: Key of a Dict observation that says which actions are allowed: 1 or True where they are.
-ACTION_MASK = "action_mask"
+__all__ = ["PgAgent", "PgInfo"]
 
 
 @dataclass
@@ -89,7 +87,7 @@ class PgAgent(Agent):
         self._greedy = True
 
     def __call__(self, inputs: StepInputs, state: Tree = None) -> PgInfo:
-        """Distribution and value with gradients."""
+        """Distribution and value with gradients; a state left out is zero."""
         return self._forward(inputs, state)[0]
 
     def step(self, inputs: StepInputs, state: Tree) -> AgentStep:
@@ -115,6 +113,9 @@ class PgAgent(Agent):
         if self._masks:
             observation, mask = _without_mask(observation), observation[ACTION_MASK]
         if self._recurrent:
+            if state is None:
+                dims = inputs.is_first.shape
+                state = self.initial_state(dims[-1]) if dims else tree_rows(self.initial_state(1), 0)
             outputs, value, state = self.model(
                 observation, inputs.prev_action, inputs.prev_reward, inputs.is_first, state
             )

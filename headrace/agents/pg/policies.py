@@ -19,6 +19,7 @@ __all__ = ["DiscretePolicy", "Distribution", "GaussianPolicy", "Policy"]
 Distribution = Categorical | MultiCategorical | Bernoulli | Gaussian
 
 _LOG_STD_RANGE = (-20.0, 2.0)
+_NO_BOUND = 1e6
 
 
 class Policy(ABC):
@@ -109,7 +110,8 @@ class GaussianPolicy(Policy):
             )
         self._d = space.shape[0]
         # A number that can only have one value has no scale: it is left to the environment's clipping.
-        bounded = np.isfinite(space.low) & np.isfinite(space.high) & (space.low < space.high)
+        # Bounds beyond a million are no range to act in, they say that there is none.
+        bounded = (space.low > -_NO_BOUND) & (space.high < _NO_BOUND) & (space.low < space.high)
         low, high = (np.where(bounded, *ends).astype(np.float64) for ends in ((space.low, -1.0), (space.high, 1.0)))
         middle, half = 0.5 * (low + high), 0.5 * (high - low)
         self._middle, self._half = (torch.from_numpy(values.astype(np.float32)) for values in (middle, half))
