@@ -333,3 +333,14 @@ def test_a_feed_forward_agent_stays_at_chance_where_memory_is_needed() -> None:
 
 def recall(agent: Agent) -> float:
     return learned(agent, CueRecall, n_itr=15, learning_rate=1e-2, minibatches=2, discount=0.9)
+
+
+@pytest.mark.parametrize("leading", [(), (4,), (5, 4)], ids=str)
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_state_left_out_is_zero(cell: str, leading: tuple[int, ...]) -> None:
+    agent = agent_of("discrete", cell)
+    agent.initialize(EnvSpaces(BOX, spaces.Discrete(3)), seed=0)
+    zeros = torch.zeros(leading)
+    inputs = StepInputs(torch.randn(*leading, 3), zeros.long(), zeros, zeros.bool())
+    state = agent.initial_state(leading[-1]) if leading else tree_rows(agent.initial_state(1), 0)
+    close(agent(inputs).value, agent(inputs, state).value)

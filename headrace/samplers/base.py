@@ -39,7 +39,8 @@ class BaseSampler(ABC):
             eval_infos = sampler.evaluate_agent(itr)
 
     Args:
-        EnvCls: a Gymnasium id, an `EnvSpec`, or any callable returning a `gymnasium.Env`.
+        EnvCls: a Gymnasium id, an `EnvSpec`, "module:callable", "gym:Id-v0" for old gym's registry, or any callable
+            that returns a `gymnasium.Env`; environments of old gym are adapted.
         env_kwargs: its arguments.
         batch_T, batch_B: time steps and environments of a batch.
         n_workers: worker processes; None chooses from the machine. At most `batch_B` are started.
