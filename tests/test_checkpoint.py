@@ -1,6 +1,7 @@
 """Checkpoint files against a hostile world: bits, lengths, strangers, malice, full disks, crashes, two writers."""
 
 import builtins
+import fcntl
 import functools
 import importlib
 import io
@@ -359,6 +360,27 @@ def test_a_second_writer_is_told_of_the_first(tmp_path: Path) -> None:
         assert (tmp_path / "lock").exists()
 
 
+def holds_before_it_says_so(folder: Path, holding: Any, done: Any) -> None:
+    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT)
+    fcntl.lockf(descriptor, fcntl.LOCK_EX)
+    holding.set()
+    done.wait(DEADLINE)
+
+
+def test_two_that_start_at_once_are_not_both_let_in(tmp_path: Path) -> None:
+    fork = multiprocessing.get_context("fork")
+    holding, done = fork.Event(), fork.Event()
+    process = fork.Process(target=holds_before_it_says_so, args=(tmp_path, holding, done))
+    process.start()
+    assert holding.wait(DEADLINE)
+    with pytest.raises(CheckpointError, match=r"another run \(process just started\)"), locked(tmp_path):
+        pass
+    done.set()
+    process.join(DEADLINE)
+    with locked(tmp_path):
+        pass
+
+
 def test_the_lock_of_a_killed_run_is_taken_over(tmp_path: Path) -> None:
     fork = multiprocessing.get_context("fork")
     holding, done = fork.Event(), fork.Event()
@@ -417,3 +439,11 @@ def test_a_damaged_checkpoint_never_takes_the_place_of_a_whole_one(tmp_path: Pat
     assert [load_checkpoint(path)["itr"] for path in (again.newest, again.previous)] == [3, 1]
     save(again, 4)
     assert [load_checkpoint(path)["itr"] for path in (again.newest, again.previous)] == [4, 3]
+
+
+def test_the_checkpoint_a_run_went_on_from_keeps_its_environments(tmp_path: Path) -> None:
+    store_of(tmp_path, 1)
+    again = CheckpointStore(tmp_path)
+    again.sampler_state(again.load()[1])
+    save(again, 2)
+    assert again.sampler_state(load_checkpoint(again.previous)).train == {0: b"environment 1"}

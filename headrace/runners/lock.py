@@ -41,10 +41,10 @@ def _acquire(path: Path) -> int:
             try:
                 fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
-                raise _in_use(path, os.pread(descriptor, 100, 0).decode(errors="replace").split(" ")[0]) from error
-            holder = os.pread(descriptor, 100, 0).decode(errors="replace")
+                raise _in_use(path, _holder(descriptor)) from error
+            holder = _holder(descriptor)
             if _lives(holder):
-                raise _in_use(path, holder.split(" ")[0])
+                raise _in_use(path, holder)
             if _is_at(descriptor, path):
                 os.ftruncate(descriptor, 0)
                 os.pwrite(descriptor, mine.encode(), 0)
@@ -62,6 +62,10 @@ def _is_at(descriptor: int, path: Path) -> bool:
         return False
 
 
+def _holder(descriptor: int) -> str:
+    return os.pread(descriptor, 100, 0).decode(errors="replace")
+
+
 def _lives(holder: str) -> bool:
     pid, _, created = holder.partition(" ")
     try:
@@ -71,6 +75,7 @@ def _lives(holder: str) -> bool:
 
 
 def _in_use(path: Path, holder: str) -> CheckpointError:
+    pid = holder.partition(" ")[0] or "just started"
     return CheckpointError(
-        f"{path.parent} is being written by another run (process {holder}); wait for it, or choose another folder"
+        f"{path.parent} is being written by another run (process {pid}); wait for it, or choose another folder"
     )
