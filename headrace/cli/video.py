@@ -14,6 +14,9 @@ from headrace.errors import headline
 
 __all__ = ["Recorder", "require_video"]
 
+_REMEDY = "an environment that renders has \"rgb_array\" in metadata['render_modes'] and takes render_mode"
+_WITHOUT_DISPLAY = "without a display MuJoCo draws with MUJOCO_GL=egl or MUJOCO_GL=osmesa in the environment variables"
+
 
 class Recorder(gymnasium.Wrapper[Any, Any, Any, Any]):
     """Writes each episode of an environment that renders `rgb_array` into `folder/episode-N.mp4`, N from 0."""
@@ -75,19 +78,18 @@ def require_video(factory: EnvFactory) -> None:
         import imageio_ffmpeg  # noqa: F401 (imageio finds it by itself)
     except ImportError as error:
         raise CommandFailed('videos need imageio and ffmpeg; pip install "headrace[video]"') from error
-    remedy = "an environment that renders has \"rgb_array\" in metadata['render_modes'] and takes render_mode"
     try:
         env = factory()
+        try:
+            env.reset(seed=0)
+            picture = env.render()
+        finally:
+            close_quietly([env])
     except Exception as error:
-        raise CommandFailed(f"--video: {factory.name} gives no pictures: {headline(error)}; {remedy}") from error
-    try:
-        env.reset(seed=0)
-        picture = env.render()
-    except Exception as error:
-        raise CommandFailed(f"--video: {factory.name} gives no pictures: {headline(error)}; {remedy}") from error
-    finally:
-        close_quietly([env])
+        text = headline(error)
+        remedy = _WITHOUT_DISPLAY if "OpenGL" in text or "GL" in type(error).__name__ else _REMEDY
+        raise CommandFailed(f"--video: {factory.name} gives no pictures: {text}; {remedy}") from error
     if not (isinstance(picture, np.ndarray) and picture.ndim == 3 and picture.dtype == np.uint8):
         raise CommandFailed(
-            f"--video: render() of {factory.name} gave a {type(picture).__name__}, not a picture [H, W, 3]; {remedy}"
+            f"--video: render() of {factory.name} gave a {type(picture).__name__}, not a picture [H, W, 3]; {_REMEDY}"
         )
