@@ -8,7 +8,7 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 import tyro
 from tyro.conf import OmitArgPrefixes as Unprefixed, Positional
@@ -39,6 +39,9 @@ Json = Annotated[
 ]
 
 _Options = TypeVar("_Options")
+
+#: What `Unprefixed` adds to a type.
+_BARE = get_args(Unprefixed[Any])[1:]
 
 
 def parse_options(default: _Options, prog: str, args: Sequence[str]) -> _Options:
@@ -82,11 +85,16 @@ def _first_sentence(box: str) -> str:
 
 
 def _flags(options: Any, prefix: str = "--") -> list[str]:
-    """Every option as a user writes it: `--batch-T`, `--ppo.epochs`."""
+    """Every option as a user writes it: `--batch-T`, `--ppo.epochs`, `--no-separate-value`."""
     flags: list[str] = []
+    hints = get_type_hints(type(options), include_extras=True)
     for field in fields(options):
-        value, flag = getattr(options, field.name), prefix + field.name.replace("_", "-")
-        flags += _flags(value, flag + ".") if is_dataclass(value) else [flag]
+        value, name = getattr(options, field.name), field.name.replace("_", "-")
+        if is_dataclass(value):
+            bare = get_args(hints[field.name])[1:] == _BARE
+            flags += _flags(value, prefix if bare else f"{prefix}{name}.")
+        else:
+            flags += [prefix + name, f"{prefix}no-{name}"] if isinstance(value, bool) else [prefix + name]
     return flags
 
 
