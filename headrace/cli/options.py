@@ -8,7 +8,7 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
-from typing import Annotated, Any, TypeVar, get_args, get_type_hints
+from typing import Annotated, Any, TypeVar, cast, get_args, get_type_hints
 
 import tyro
 from tyro.conf import OmitArgPrefixes as Unprefixed, Positional
@@ -41,7 +41,7 @@ Json = Annotated[
 _Options = TypeVar("_Options")
 
 #: What `Unprefixed` adds to a type.
-_BARE = get_args(Unprefixed[Any])[1:]
+_BARE = get_args(cast(Any, Unprefixed)[Any])[1:]
 
 
 def parse_options(default: _Options, prog: str, args: Sequence[str]) -> _Options:
