@@ -1,6 +1,6 @@
 """An agent with memory: CartPole that shows positions only, so velocities must be worked out from what was seen before.
 
-    headrace train --env examples.recurrent_agent:hidden_velocities --model.recurrent lstm
+    headrace train --env examples.recurrent_agent:hidden_velocities --recurrent lstm
 
 trains it to the end from the root of the repository; this file shows a few batches.
 """
