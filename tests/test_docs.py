@@ -86,7 +86,7 @@ def test_python_of_a_page_runs_from_top_to_bottom(
 def test_options_in_the_pages_are_there(capsys: pytest.CaptureFixture[str]) -> None:
     helped: dict[str, str] = {}
     n_options = 0
-    for page in PAGES:
+    for page in [*PAGES, *ROOT.glob("examples/*.py")]:
         for command, words in re.findall(r"headrace (train|eval|plot|check-env)\b([^`\n#|]*)", page.read_text()):
             if command not in helped:
                 with pytest.raises(SystemExit):
