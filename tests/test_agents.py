@@ -123,6 +123,22 @@ def test_a_distribution_is_a_tree_that_can_be_recorded() -> None:
 # ---- the agent ----
 
 
+def test_weights_do_not_depend_on_the_number_of_threads() -> None:
+    """Orthogonal starts are matrix products, and several threads add up in another order."""
+    before = torch.get_num_threads()
+    wide = {"hidden_sizes": (256, 256)}
+    try:
+        torch.set_num_threads(2)
+        two = agent_of(model_kwargs=wide)
+        assert torch.get_num_threads() == 2
+        torch.set_num_threads(1)
+        one = agent_of(model_kwargs=wide)
+    finally:
+        torch.set_num_threads(before)
+    for left, right in zip(two.parameters(), one.parameters(), strict=True):
+        assert torch.equal(left, right)
+
+
 def test_weights_are_a_function_of_the_seed() -> None:
     first, again, other = ([p.clone() for p in agent_of(seed).parameters()] for seed in (3, 3, 4))
     assert all(torch.equal(p, q) for p, q in zip(first, again, strict=True))

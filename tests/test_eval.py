@@ -51,6 +51,24 @@ def test_a_run_of_ones_own_program_needs_the_environment_only(
     assert " over 4 episodes " in capsys.readouterr().out
 
 
+def test_a_run_that_is_not_there_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", str(tmp_path / "nothing")]) == 2
+    assert "nothing is not there; give the folder of a run" in capsys.readouterr().err
+
+
+def test_a_checkpoint_without_its_folder_needs_an_environment(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(tmp_path / "run", capsys)
+    alone = tmp_path / "elsewhere" / "alone.pt"
+    alone.parent.mkdir()
+    alone.write_bytes((tmp_path / "run" / "checkpoint.pt").read_bytes())
+    assert main(["eval", str(alone)]) == 2
+    assert "says what it was trained in; give --env" in capsys.readouterr().err
+    assert main(["eval", str(alone), "--env", "CartPole-v1", "--episodes", "3", "--sampler", "serial"]) == 0
+    assert " over 3 episodes " in capsys.readouterr().out
+
+
 def test_actions_are_drawn_if_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = train(tmp_path / "run", capsys, "--recurrent", "gru")
     assert main(["eval", str(tmp_path / "run"), "--stochastic"]) == 0
@@ -98,16 +116,16 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("args", "status", "says"),
     [
-        (["nowhere"], 2, "no config.json beside nowhere says what it was trained in; give --env"),
+        (["nowhere"], 2, "nowhere is not there; give the folder of a run, or a checkpoint in it"),
         ([], 2, "give --env"),
-        (["nowhere", "--env", "CartPole-v1"], 1, "nowhere"),
+        (["nowhere", "--env", "CartPole-v1"], 2, "nowhere is not there"),
         (["RUN", "--episodes", "0"], 2, "--episodes must be at least 1, got 0"),
         (["RUN", "--video-episodes", "0"], 2, "--video-episodes must be at least 1, got 0"),
         (["RUN", "--seed", "-1"], 2, "--seed must be at least 0, got -1"),
         (["RUN", "--episods", "3"], 2, "did you mean --episodes?"),
         (["RUN", "--n-workers", "0"], 2, "n_workers must be at least 1, got 0"),
         (["RUN", "--env", "CartPol-v1"], 2, "did you mean 'CartPole-v1'?"),
-        (["RUN/worst.pt"], 1, "worst.pt"),
+        (["RUN/worst.pt"], 2, "worst.pt is not there"),
         (["RUN/progress.csv"], 1, "is not a headrace checkpoint"),
         (["RUN", "--env", "tests.registered:Breaks-v0", "--video", "videos"], 1, "gives no pictures"),
         (["RUN", "--env", "tests.registered:Breaks-v0"], 1, "or one with the same spaces"),

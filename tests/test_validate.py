@@ -303,6 +303,9 @@ class TwoActions(gym.Env[Any, Any]):
 
 @SAMPLERS
 def test_an_agent_that_cannot_act_here_names_itself_and_the_space(cls: type[BaseSampler]) -> None:
-    with pytest.raises(TypeError, match=re.escape("CategoricalPgAgent acts in Discrete action spaces")):
+    with pytest.raises(
+        TypeError,
+        match=re.escape("CategoricalPgAgent acts in Discrete, MultiDiscrete [k] and MultiBinary [n] action spaces"),
+    ):
         cls(**arguments(EnvCls=TwoActions)).initialize(CategoricalPgAgent(), seed=SEED)
     assert other_processes() == set()

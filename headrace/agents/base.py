@@ -50,7 +50,13 @@ class Agent(ABC):
         weights_seed = int(np.random.SeedSequence(seed, spawn_key=(int(Stream.WEIGHTS),)).generate_state(1)[0])
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(weights_seed)
-            self.model = self.build_model(spaces)
+            # Orthogonal starts are matrix products, which more threads round differently: one, whatever is set.
+            n_threads = torch.get_num_threads()
+            torch.set_num_threads(1)
+            try:
+                self.model = self.build_model(spaces)
+            finally:
+                torch.set_num_threads(n_threads)
         self.spaces = spaces
 
     @abstractmethod

@@ -82,6 +82,8 @@ def run(args: Sequence[str]) -> int:
     """Evaluates as the options say; prints what came of it; returns the exit status."""
     # Read twice: first to see the run, whose environment and seed are the defaults.
     asked = parse_options(EvalOptions(), _PROG, args)
+    if not asked.checkpoint.exists():
+        raise UsageError(f"{asked.checkpoint} is not there; give the folder of a run, or a checkpoint in it")
     trained = _trained(asked.checkpoint)
     options = parse_options(_defaults(asked.checkpoint, trained), _PROG, args)
     require_at_least(1, "episodes", options.episodes)

@@ -98,8 +98,9 @@ def _resolved(name: str) -> Any:
     module_name, _, env_id = name.rpartition(":")
     if module_name:
         module = importlib.import_module(module_name)
-        if callable(vars(module).get(env_id)):
-            return vars(module)[env_id]
+        found = getattr(module, env_id, None)  # not `vars`: packages may look names up when asked
+        if callable(found):
+            return found
     registered_by, extra = _NAMESPACES.get(env_id.partition("/")[0], (None, None))
     if registered_by is not None:
         try:

@@ -10,9 +10,10 @@ import hashlib
 import io
 import os
 import re
+import secrets
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -83,11 +84,11 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
 def write_whole(path: Path, parts: Sequence[bytes | memoryview]) -> None:
     """Writes a file that has its name only once it is on the disk; raises OSError, nothing of it left, the old kept."""
     needed = sum(len(part) for part in parts)
-    temporary: str | None = None
+    # In the same directory: a rename is atomic within one file system only. Not by `mkstemp`, whose files nobody else
+    # may read.
+    temporary = f"{path}.{secrets.token_hex(4)}.tmp"
     try:
-        # In the same directory: a rename is atomic within one file system only.
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name + ".", suffix=".tmp")
-        with os.fdopen(descriptor, "wb") as file:
+        with open(temporary, "xb") as file:
             for part in parts:
                 file.write(part)
             file.flush()
@@ -95,8 +96,8 @@ def write_whole(path: Path, parts: Sequence[bytes | memoryview]) -> None:
         os.replace(temporary, path)
         sync_directory(path.parent)
     except BaseException as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+        with suppress(OSError):
+            os.unlink(temporary)
         if not isinstance(error, OSError):
             raise
         raise OSError(

@@ -51,7 +51,7 @@ class PgAgent(Agent):
     def build_model(self, spaces: EnvSpaces) -> torch.nn.Module:
         """The policy and value network; raises TypeError for action spaces and masks this agent cannot use."""
         policy = self._policy
-        policy.build(spaces.action)
+        policy.build(spaces.action, type(self).__name__)
         self.noise_size = policy.noise_size
         observation = spaces.observation
         if isinstance(observation, gym_spaces.Dict) and ACTION_MASK in observation.spaces:

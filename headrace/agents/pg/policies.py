@@ -36,8 +36,8 @@ class Policy(ABC):
         return {}
 
     @abstractmethod
-    def build(self, space: spaces.Space[Any]) -> None:
-        """Looks at the action space; raises TypeError if it is not one of this policy's."""
+    def build(self, space: spaces.Space[Any], agent: str) -> None:
+        """Looks at the action space; raises TypeError, which names the agent, if it is not one of this policy's."""
 
     def prepare(self, model: torch.nn.Module) -> None:  # noqa: B027 (most have none)
         """Adds parameters of the policy's own to a new model."""
@@ -50,7 +50,7 @@ class Policy(ABC):
 class DiscretePolicy(Policy):
     """Softmax over Discrete and over each part of MultiDiscrete actions, a coin for each bit of MultiBinary ones."""
 
-    def build(self, space: spaces.Space[Any]) -> None:
+    def build(self, space: spaces.Space[Any], agent: str) -> None:
         """See `Policy`."""
         match space:
             case spaces.Discrete():
@@ -61,7 +61,7 @@ class DiscretePolicy(Policy):
                 self._sizes = [2] * space.shape[0]
             case _:
                 raise TypeError(
-                    "this agent acts in Discrete, MultiDiscrete [k] and MultiBinary [n] action spaces, the environment "
+                    f"{agent} acts in Discrete, MultiDiscrete [k] and MultiBinary [n] action spaces, the environment "
                     f"has {space}; take a GaussianPgAgent for Box actions, flatten others with an ActionWrapper"
                 )
         self._coins = isinstance(space, spaces.MultiBinary)
@@ -100,11 +100,11 @@ class GaussianPolicy(Policy):
         """See `Policy`."""
         return {"state_dependent_std": self._state_dependent, "init_log_std": self._init_log_std}
 
-    def build(self, space: spaces.Space[Any]) -> None:
+    def build(self, space: spaces.Space[Any], agent: str) -> None:
         """See `Policy`."""
         if not isinstance(space, spaces.Box) or len(space.shape) != 1 or space.dtype.kind != "f":
             raise TypeError(
-                f"this agent acts in Box action spaces [d] of floats, the environment has {space}; take a "
+                f"{agent} acts in Box action spaces [d] of floats, the environment has {space}; take a "
                 "CategoricalPgAgent for Discrete, MultiDiscrete and MultiBinary actions, flatten others with an "
                 "ActionWrapper"
             )
