@@ -64,16 +64,25 @@ class NumpyLinear:
     """`rows @ weight.T + bias` of the linear layer that is `parent`'s child `name` at the time of the call."""
 
     def __init__(self, parent: torch.nn.Module, name: str) -> None:
-        self._children, self._name = parent._modules, name
-        self._views: NumpyViews | None = None
+        self._parent, self._name = parent, name
+        self._weight_at = self._bias_at = 0
+        self._weight = self._bias = np.empty(0, np.float32)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return NumpyLinear, (self._parent, self._name)  # views and addresses mean nothing in a copy
 
     def __call__(self, rows: np.ndarray) -> np.ndarray:
         """Float32 `[..., n_in]` to `[..., n_out]`."""
-        layer = self._children[self._name]
-        if self._views is None or self._views.module is not layer:
-            assert isinstance(layer, torch.nn.Linear)
-            self._views = NumpyViews(layer, ("weight", "bias"))
-        weight, bias = self._views()
-        product: np.ndarray = rows @ weight.T
-        product += bias
+        # `parent.name.weight` goes through two Python `__getattr__`; three layers of that cost a quarter of the call.
+        layer = self._parent._modules[self._name]
+        assert isinstance(layer, torch.nn.Linear)
+        weight, bias = layer._parameters["weight"], layer._parameters["bias"]
+        assert weight is not None
+        assert bias is not None
+        # The views keep what they show alive, so no other tensor can come to lie at these addresses meanwhile.
+        if weight.data_ptr() != self._weight_at or bias.data_ptr() != self._bias_at:
+            self._weight, self._bias = weight.detach().numpy().T, bias.detach().numpy()
+            self._weight_at, self._bias_at = weight.data_ptr(), bias.data_ptr()
+        product: np.ndarray = rows @ self._weight
+        product += self._bias
         return product

@@ -41,7 +41,11 @@ class Features(torch.nn.Module):
 
     def forward(self, observation: Tree) -> torch.Tensor:
         """See the class."""
-        parts = [leaf(_at(observation, keys)) for leaf, keys in zip(self.leaves, self._keys, strict=True)]
+        # `forward`, and the dict below the ModuleList: calls of modules and its iterator cost 2 µs each.
+        parts = [
+            leaf.forward(_at(observation, keys))
+            for leaf, keys in zip(self.leaves._modules.values(), self._keys, strict=True)
+        ]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
     def update(self, observation: Tree) -> None:
