@@ -1,7 +1,7 @@
 """Small tensors outside autograd are computed in NumPy.
 
 Between two rows of environment steps a torch operator costs its dispatch several times over, because the
-environments have turned its code out of the caches; a NumPy one costs a fifth. See `docs/performance.md`.
+environments have turned its code out of the caches; a NumPy call has less of it. See `docs/performance.md`.
 """
 
 from __future__ import annotations

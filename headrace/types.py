@@ -153,7 +153,8 @@ class EnvBatch(Protocol):
     def step_random(self, out: StepRow) -> tuple[Sequence[Any], Ends]:
         """Steps every row that is not waiting with a random action of its own action space: (actions, ends).
 
-        The actions are as they would be recorded, one per row.
+        `out.observation` holds the current row when it is called: a mask in it (`ACTION_MASK`) is obeyed. The actions
+        are as they would be recorded, one per row.
         """
 
     def hold(self, rows: np.ndarray) -> None:

@@ -230,3 +230,7 @@ def test_an_id_without_its_package_names_the_extra(monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(sys.modules, "ale_py", None)
     with pytest.raises(ValueError, match=r'pip install "headrace\[atari\]"'):
         EnvFactory.of("ALE/Pong-v5", None)
+
+
+def test_a_name_that_a_package_exports_when_asked_is_found() -> None:
+    assert EnvFactory.of("headrace.envs:make_atari", {"game_id": BREAKOUT}).make is make_atari

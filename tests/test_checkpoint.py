@@ -242,6 +242,16 @@ def test_folders_that_take_nothing_are_one_sentence(tmp_path: Path) -> None:
             write_whole(folder / "c.pt", [b"abc"])
 
 
+def test_files_are_as_readable_as_the_umask_says(tmp_path: Path) -> None:
+    path = tmp_path / "c.pt"
+    before = os.umask(0o027)
+    try:
+        write_whole(path, [b"abc"])
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
 class FillsTheDisk(Callback):
     """From one batch to another, files cannot grow."""
 

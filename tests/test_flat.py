@@ -85,6 +85,15 @@ def test_frozen_parameters_stay() -> None:
     assert_same(flat, plain)
 
 
+def test_parameters_that_were_moved_are_noticed() -> None:
+    model = model_of()
+    flat = FlatParameters(model.parameters())
+    flat.zero_grad()
+    model[2].bias.data = model[2].bias.data.clone()
+    with pytest.raises(RuntimeError, match=r"were moved after algo\.initialize"):
+        flat.zero_grad()
+
+
 def test_a_model_of_two_dtypes_and_one_without_parameters_are_refused() -> None:
     model = model_of()
     model[2].double()

@@ -12,8 +12,8 @@ __all__ = ["FlatParameters"]
 class FlatParameters:
     """The trainable parameters of a model in one vector, their gradients in another; each parameter becomes a view.
 
-    For a network of twelve small tensors, clearing gradients, their norm and a step of Adam take a sixth of the time.
-    Frozen parameters (`requires_grad` false) stay out.
+    With a network of a dozen small tensors an update of PPO takes a fifth less time. Frozen parameters (`requires_grad`
+    false) stay out.
 
     Raises ValueError for a model without trainable parameters, or with several devices or dtypes.
     """
@@ -30,15 +30,25 @@ class FlatParameters:
         sizes = [parameter.numel() for parameter in self._parameters]
         views = zip(self._parameters, torch.split(vector, sizes), torch.split(self._grad, sizes), strict=True)
         self._grads: list[torch.Tensor] = []
+        self._places: list[int] = []
         for parameter, values, grads in views:
             parameter.data = values.view_as(parameter)
+            self._places.append(parameter.data_ptr())
             self._grads.append(grads.view_as(parameter))
         self.vector.grad = self._grad
 
     def zero_grad(self) -> None:
-        """Clears the gradients; to be called before each backward."""
+        """Clears the gradients; to be called before each backward.
+
+        Raises RuntimeError if parameters were moved meanwhile: steps would change the vector, and not them.
+        """
         self._grad.zero_()
-        for parameter, grad in zip(self._parameters, self._grads, strict=True):
+        for parameter, place, grad in zip(self._parameters, self._places, self._grads, strict=True):
+            if parameter.data_ptr() != place:
+                raise RuntimeError(
+                    "parameters of the model were moved after algo.initialize(agent), as model.to() does; "
+                    "move the agent first, then initialize the algorithm"
+                )
             parameter.grad = grad  # whoever cleared gradients the usual way meanwhile has taken the views away
 
     def clip_grad_norm(self, max_norm: float) -> torch.Tensor:

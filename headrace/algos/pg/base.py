@@ -124,7 +124,8 @@ class PolicyGradientAlgo(Algo):
             for group in self._optimizer.param_groups:
                 group["lr"] = self.config.learning_rate * self._remaining(itr)
         infos = [self._update(itr, number, part) for number, part in enumerate(self.parts(itr, batch))]
-        agent.update_statistics(_valid_rows(samples.env.observation, samples.env.valid))
+        observation = batch.inputs.observation  # valid rows side by side already, but for recurrent agents
+        agent.update_statistics(observation if batch.state is None else _valid_rows(observation, samples.env.valid))
         opt_info = {name: math.fsum(info[name] for info in infos) / len(infos) for name in infos[0]}
         opt_info["explainedVariance"] = _explained_variance(batch)
         return opt_info
