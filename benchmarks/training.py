@@ -6,10 +6,10 @@
     python benchmarks/training.py --env CartPole-v1 --seeds 0 --libraries headrace --profile
 
 The settings are those `headrace train --env ENV` starts from, but for one thing: Stable-Baselines3's PPO keeps separate
-layers for the value, so both do. Both use one torch thread in the learner (more are slower for networks of this size),
-normalize observations and rewards where the settings say so, and are evaluated greedily over 100 episodes. Each
-training runs in a process of its own, the libraries in turn; seconds are those of training alone, with the start of
-worker processes, without imports and evaluation. `--libraries` may also name one only.
+layers for the value, so both do. Both use one torch thread in the learner (more are slower for small networks),
+normalize observations and rewards where the settings say so, and are evaluated greedily. Each training runs in a
+process of its own, the libraries in turn; seconds are those of training alone, with the start of worker processes,
+without imports and evaluation. `--libraries` may also name one only.
 """
 
 from __future__ import annotations
@@ -34,8 +34,6 @@ from headrace.models.conv import is_image
 from headrace.processes.affinity import Affinity
 from headrace.runners.logging.logger import Logger
 from headrace.runners.minibatch import MinibatchRl
-
-EVAL_EPISODES = 100
 
 
 @dataclass
@@ -63,13 +61,15 @@ def train_headrace(options: TrainOptions, args: argparse.Namespace) -> Result:
         agent,
         training_sampler(options),
         options.runner,
-        affinity=Affinity(master_torch_threads=1),
+        affinity=Affinity(master_torch_threads=args.torch_threads),
         logger=Logger(),
     )
     begin = time.perf_counter()
     runner.train()
     seconds = time.perf_counter() - begin
-    with evaluation_sampler(options, EVAL_EPISODES, options.batch_B).initialize(agent, seed=runner.seed) as evaluation:
+    with evaluation_sampler(options, args.eval_episodes, options.batch_B).initialize(
+        agent, seed=runner.seed
+    ) as evaluation:
         returns = [episode.Return for episode in evaluation.evaluate_agent(0)]
     return Result("headrace", options.runner.seed or 0, statistics.fmean(returns), seconds)
 
@@ -80,7 +80,7 @@ def train_sb3(options: TrainOptions, args: argparse.Namespace) -> Result:
     from stable_baselines3.common.evaluation import evaluate_policy
     from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecNormalize
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(args.torch_threads)
     ppo, model, seed = options.ppo, options.model, options.runner.seed
     rate, clip = ppo.learning_rate, ppo.ratio_clip
     policy = "MlpPolicy"
@@ -128,7 +128,7 @@ def train_sb3(options: TrainOptions, args: argparse.Namespace) -> Result:
     seconds = time.perf_counter() - begin
     if isinstance(envs, VecNormalize):
         envs.training, envs.norm_reward = False, False
-    mean_return, _ = evaluate_policy(learner, envs, EVAL_EPISODES, warn=False)
+    mean_return, _ = evaluate_policy(learner, envs, args.eval_episodes, warn=False)
     envs.close()
     return Result("sb3", seed or 0, float(mean_return), seconds)
 
@@ -165,6 +165,8 @@ def main() -> None:
     parser.add_argument("--n-steps", type=float)
     parser.add_argument("--sampler", default="cpu")
     parser.add_argument("--vec-env", choices=["dummy", "subproc"], default="dummy", help="of Stable-Baselines3")
+    parser.add_argument("--eval-episodes", type=int, default=100)
+    parser.add_argument("--torch-threads", type=int, default=1, help="of the learner")
     parser.add_argument("--libraries", nargs="+", choices=sorted(TRAINERS), default=["headrace", "sb3"])
     parser.add_argument("--only", choices=sorted(TRAINERS), help="train here, print JSON")
     parser.add_argument("--profile", action="store_true")

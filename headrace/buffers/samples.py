@@ -97,10 +97,13 @@ class Slot:
 
     def slice(self, spec: SlotSpec, index: int) -> Slot:
         """The columns of worker slice `index`, with its own final region."""
-        first = spec.first_column(index)
-        columns = (slice(None), slice(first, first + spec.widths[index]))
+        return self.slices(spec, index, index + 1)
+
+    def slices(self, spec: SlotSpec, first: int, stop: int) -> Slot:
+        """The columns of worker slices `first` to `stop` − 1, which lie side by side, with their final regions."""
+        columns = (slice(None), slice(spec.first_column(first), spec.first_column(stop)))
         values = {name: tree_rows(value, columns) for name, value in vars(self).items() if name != "final"}
-        return Slot(**values, final=(self.final[index],))
+        return Slot(**values, final=self.final[first:stop])
 
     def step_row(self, t: int) -> StepRow:
         """Where the environments write the results of step t: observation row t + 1, the other rows t."""

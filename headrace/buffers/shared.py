@@ -9,19 +9,20 @@ import math
 import mmap
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from headrace.errors import NotEnoughMemory
 from headrace.memory import anonymous_file
 
-__all__ = ["Allocate", "Arena", "measure"]
+__all__ = ["Allocate", "Arena", "measure", "shared"]
 
 #: Makes an array of a shape and dtype.
 Allocate = Callable[[tuple[int, ...], "np.dtype[Any]"], np.ndarray]
 
 _ALIGNMENT = 64
+_Built = TypeVar("_Built")
 
 
 def _nbytes(shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
@@ -71,8 +72,23 @@ class Arena:
         self._offset += size
         return array
 
+    @property
+    def address(self) -> int:
+        """Where it begins in this process's memory."""
+        whole: np.ndarray = np.ndarray((self.nbytes,), np.uint8, buffer=self._map)
+        return int(whole.ctypes.data)
+
     def close_fd(self) -> None:
         """Closes the descriptor; arrays stay valid."""
         if self.fd is not None:
             os.close(self.fd)
             self.fd = None
+
+
+def shared(build: Callable[[Allocate], _Built], fd: int | None = None) -> tuple[Arena, _Built]:
+    """An arena just large enough for `build(allocate)`, and what that built in it.
+
+    Made anew, or, with the descriptor of another process's arena and the same `build`, attached to.
+    """
+    arena = Arena(measure(build), fd)
+    return arena, build(arena.allocate)

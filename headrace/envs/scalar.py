@@ -129,6 +129,17 @@ class ScalarEnvs:
         ended = self._step_rows(actions, self._steps, out)
         return recorded, self._end(ended, out) if ended else _NO_ENDS
 
+    def call(self, row: int, name: str, args: Sequence[Any]) -> Any:
+        """`env.name(*args)` of one environment, looked for through its wrappers; what is not callable is returned."""
+        self._status.enter(Phase.CALLING, self.env_ids[row])
+        try:
+            value = self._envs[row].get_wrapper_attr(name)
+            return value(*args) if callable(value) else value
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            raise user_code_failed(error, f"{self._name}: {name}()", self._status) from error
+
     def close(self) -> None:
         """Closes every environment; the first failure is raised after the last is closed."""
         failure: BaseException | None = None

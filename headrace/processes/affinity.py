@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 
-__all__ = ["Affinity", "pin", "usable_cores"]
+__all__ = ["Affinity", "cores_shared_by", "pin", "usable_cores"]
 
 _log = logging.getLogger("headrace.processes")
 
@@ -75,7 +75,19 @@ class Affinity:
 
 def usable_cores() -> int:
     """Cores this process may use: its affinity mask and the cgroup's CPU quota, not how many the machine has."""
-    cores = len(_allowed_cpus())
+    return _within_quota(len(_allowed_cpus()))
+
+
+def cores_shared_by(affinity: Affinity, n_workers: int) -> int:
+    """Cores on which this process and its workers run, as `affinity` places them."""
+    own = affinity.master_cpus if affinity.set_affinity else None
+    cpus = set(_allowed_cpus() if own is None else own)
+    for worker in range(n_workers):
+        cpus.update(affinity.cpus_of(worker) or ())
+    return _within_quota(len(cpus))
+
+
+def _within_quota(cores: int) -> int:
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
     except (OSError, ValueError):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import select
 import signal
 import socket
 import struct
@@ -27,12 +28,13 @@ from typing import Any, NoReturn
 import cloudpickle
 import psutil
 
-from headrace.errors import SamplerError, Where, WorkerCrashed, WorkerHung, headline
+from headrace.errors import SamplerError, WorkerCrashed, WorkerHung, headline
 from headrace.memory import anonymous_file
+from headrace.processes.causes import cause_of_death
 from headrace.processes.child import Failure, child_main
-from headrace.processes.status import LINE_BYTES, Phase, StatusBoard
+from headrace.processes.status import LINE_BYTES, ProgressWatch, StatusBoard
 
-__all__ = ["WorkerGroup", "choose_start_method"]
+__all__ = ["Sentry", "WorkerGroup", "choose_start_method"]
 
 _log = logging.getLogger("headrace.processes")
 
@@ -81,6 +83,7 @@ class WorkerGroup:
         payloads = arguments if start_method == "fork" else [_pickled(argument) for argument in arguments]
         status_fd = anonymous_file(LINE_BYTES * n)
         self._members = _Members(StatusBoard(status_fd, n))
+        self._answers: dict[int, Any] = {}  # replies that were taken from their pipes already
         self._end = weakref.finalize(self, _Members.kill, self._members)
         self._lines = self._members.board.lines
         context: Any = multiprocessing.get_context(start_method)
@@ -101,8 +104,8 @@ class WorkerGroup:
                 with theirs, _sigint_blocked():
                     process.start()
                     self._members.processes.append(process)
-                self._send_fd(rank, status_fd)
-                self._send_fd(rank, self._members.dumps[rank])
+                self.send_fd_to(rank, status_fd)
+                self.send_fd_to(rank, self._members.dumps[rank])
         except BaseException as error:
             self.kill()
             if isinstance(error, OSError):
@@ -131,7 +134,7 @@ class WorkerGroup:
     def send_fd(self, fd: int) -> None:
         """Hands every worker a descriptor; `Channel.receive_fd` takes it."""
         for rank in range(len(self)):
-            self._send_fd(rank, fd)
+            self.send_fd_to(rank, fd)
 
     def replies(self, timeout: float | None = None) -> list[Any]:
         """One reply from every worker, in their order.
@@ -141,29 +144,36 @@ class WorkerGroup:
         """
         timeout = self._timeout if timeout is None else timeout
         pipes, processes = self._members.pipes, self._members.processes
-        answers: dict[int, Any] = {}
-        seen = [(line.progress, time.monotonic()) for line in self._lines]
-        while len(answers) < len(self):
-            missing = [rank for rank in range(len(self)) if rank not in answers]
-            sources: dict[Any, int] = {pipes[rank]: rank for rank in missing}
+        watch = ProgressWatch(self._lines, timeout)
+        while missing := [rank for rank in range(len(self)) if rank not in self._answers]:
+            sources = {pipes[rank]: rank for rank in missing}
             sentinels = {processes[rank].sentinel: rank for rank in missing}
             ready = connection.wait([*sources, *sentinels], min(_TICK, timeout / 4))
-            for source in ready:
-                if source in sources:
-                    answers[sources[source]] = self._receive(sources[source])
-            for source in ready:
-                if source in sentinels and sentinels[source] not in answers:
-                    rank = sentinels[source]
-                    if not pipes[rank].poll(0):  # it may have reported before it died
-                        self._raise_for(rank)
-            now = time.monotonic()
-            for rank in missing:
-                progress = self._lines[rank].progress
-                if progress != seen[rank][0]:
-                    seen[rank] = (progress, now)
-                elif rank not in answers and now - seen[rank][1] > timeout:
-                    self._raise_hung(rank, timeout)
+            self._take(
+                [sources[source] for source in ready if source in sources],
+                [sentinels[source] for source in ready if source in sentinels],
+            )
+            self._require_progress(watch, [rank for rank in missing if rank not in self._answers])
+        answers, self._answers = self._answers, {}
         return [answers[rank] for rank in range(len(self))]
+
+    def sentry(self, fd: int) -> Sentry:
+        """What a server sleeps on while it waits for workers to ring `fd`; see there."""
+        return Sentry(self, fd)
+
+    def _take(self, talking: Sequence[int], ended: Sequence[int]) -> None:
+        """Takes replies from readable pipes; raises for a worker that failed, or ended without a word."""
+        for rank in talking:
+            self._answers[rank] = self._receive(rank)
+        for rank in ended:
+            if rank not in self._answers and not self._members.pipes[rank].poll(0):  # it may have reported before
+                self._raise_for(rank)
+
+    def _require_progress(self, watch: ProgressWatch, ranks: Sequence[int]) -> None:
+        """Raises WorkerHung for one of `ranks` that has stood still for too long."""
+        for rank in ranks:
+            if watch.stands_still(rank):
+                self._raise_hung(rank, watch.timeout)
 
     def stop(self) -> None:
         """Asks every worker to close and waits for it; raises what a worker reports of its closing."""
@@ -213,7 +223,7 @@ class WorkerGroup:
         except (EOFError, OSError):
             pass  # nothing more to read
         where = self._lines[rank].where(rank, process.pid)
-        raise WorkerCrashed(_cause_of_death(process.exitcode, where), where, self._dumped(rank))
+        raise WorkerCrashed(cause_of_death(process.exitcode, where), where, self._dumped(rank))
 
     def _raise_hung(self, rank: int, timeout: float) -> NoReturn:
         process = self._members.processes[rank]
@@ -246,13 +256,57 @@ class WorkerGroup:
         dump = self._members.dumps[rank]
         return os.pread(dump, os.fstat(dump).st_size, 0).decode(errors="replace")
 
-    def _send_fd(self, rank: int, fd: int) -> None:
+    def send_fd_to(self, rank: int, fd: int) -> None:
+        """Hands one worker a descriptor."""
         pid = self._members.processes[rank].pid
         assert pid is not None
         try:
             reduction.send_handle(self._members.pipes[rank], fd, pid)
         except OSError:
             self._raise_for(rank)
+
+
+class Sentry:
+    """The sleep of a server that waits for its workers to ring a bell: `sleep` ends when they do, and raises if one of
+    them failed, died or hangs. One `poll` on everything, made once: it lies between two rows.
+    """
+
+    def __init__(self, group: WorkerGroup, fd: int) -> None:
+        self._group = group
+        self._fd = fd
+        self._poll = select.poll()
+        self._poll.register(fd, select.POLLIN)
+        self._pipes: dict[int, int] = {}
+        self._sentinels: dict[int, int] = {}
+        members = group._members
+        for rank, (pipe, process) in enumerate(zip(members.pipes, members.processes, strict=True)):
+            self._pipes[pipe.fileno()] = rank
+            self._sentinels[process.sentinel] = rank
+        for source in (*self._pipes, *self._sentinels):
+            self._poll.register(source, select.POLLIN)
+        self._watch: ProgressWatch | None = None
+
+    def awake(self) -> None:
+        """What was waited for has come: a later sleep begins to count anew."""
+        self._watch = None
+
+    def sleep(self, awaited: Sequence[int]) -> bool:
+        """Sleeps until the bell rings, for at most a tick of 50 ms; returns whether it rang.
+
+        awaited: the workers that are to ring it; one of them that makes no progress for the group's timeout hangs.
+        """
+        group = self._group
+        ready = [fd for fd, _ in self._poll.poll(_TICK * 1e3)]
+        talking = [self._pipes[fd] for fd in ready if fd in self._pipes]
+        ended = [self._sentinels[fd] for fd in ready if fd in self._sentinels]
+        group._take(talking, ())
+        for rank in ended:
+            group._raise_for(rank)
+        if not ready:
+            if self._watch is None:
+                self._watch = ProgressWatch(group._lines, group._timeout)
+            group._require_progress(self._watch, awaited)
+        return self._fd in ready
 
 
 @dataclass
@@ -329,23 +383,3 @@ def _family(pid: int) -> list[psutil.Process]:
 def _kill(process: psutil.Process) -> None:
     with suppress(psutil.NoSuchProcess):  # it ended by itself
         process.kill()
-
-
-def _cause_of_death(exitcode: int | None, where: Where) -> str:
-    if exitcode is None:
-        return f"worker {where.worker} closed its pipe but still runs; its environment may have closed file descriptors"
-    if exitcode < 0:
-        name = signal.Signals(-exitcode).name
-        usual = {
-            "SIGKILL": "; often the kernel's out-of-memory killer (see dmesg)",
-            "SIGSEGV": "; a crash in compiled code of the environment or its libraries",
-            "SIGBUS": "; often a full /dev/shm or a truncated memory-mapped file",
-            "SIGABRT": "; an assertion in compiled code of the environment or its libraries",
-        }.get(name, "")
-        return f"worker {where.worker} was killed by {name}{usual}"
-    if where.phase == Phase.STARTING.words:
-        return (
-            f"worker {where.worker} left with exit code {exitcode} while starting; a script that makes a sampler needs "
-            'its code under `if __name__ == "__main__":` with start_method "spawn" and "forkserver"'
-        )
-    return f"worker {where.worker} left with exit code {exitcode}; the environment may have called exit()"

@@ -7,11 +7,13 @@ late value costs a wrong number in a message, so there is no lock.
 from __future__ import annotations
 
 import mmap
+import time
+from collections.abc import Sequence
 from enum import IntEnum
 
 from headrace.errors import Where
 
-__all__ = ["LINE_BYTES", "Phase", "Status", "StatusBoard"]
+__all__ = ["LINE_BYTES", "Phase", "ProgressWatch", "Status", "StatusBoard"]
 
 LINE_BYTES = 64
 
@@ -106,3 +108,20 @@ class StatusBoard:
             status.line.release()
             status.line = memoryview(last).cast("q")
         self._map.close()
+
+
+class ProgressWatch:
+    """Which workers stand still, and since when."""
+
+    def __init__(self, lines: Sequence[Status], timeout: float) -> None:
+        self.timeout = timeout
+        self._lines = lines
+        self._seen = [(line.progress, time.monotonic()) for line in lines]
+
+    def stands_still(self, rank: int) -> bool:
+        """Whether a worker has made no progress for longer than the timeout."""
+        progress, since = self._lines[rank].progress, self._seen[rank][1]
+        if progress != self._seen[rank][0]:
+            self._seen[rank] = (progress, time.monotonic())
+            return False
+        return time.monotonic() - since > self.timeout

@@ -19,6 +19,7 @@ from headrace.runners.checkpoint import NewerFormat, load_checkpoint, save_check
 from headrace.runners.lock import locked
 from headrace.runners.signing import signature
 from headrace.samplers.snapshot import SamplerState
+from headrace.types import Tree
 
 __all__ = ["CheckpointStore"]
 
@@ -115,16 +116,16 @@ class CheckpointStore:
         if "file" not in about:
             return replace(sampler, why_not=about["why_not"])
         try:
-            train, evaluation = self._load_environments(about)
+            train, evaluation, memory = self._load_environments(about)
         except (OSError, CheckpointError) as error:
             return replace(sampler, why_not=str(error))
-        return replace(sampler, train=train, evaluation=evaluation)
+        return replace(sampler, train=train, evaluation=evaluation, memory=memory)
 
     def _save_environments(self, sampler: SamplerState) -> dict[str, str]:
         """Writes them, if there are any; returns what the checkpoint must know."""
         if not sampler.train:
             return {"why_not": sampler.why_not}
-        payload = pickle.dumps((sampler.train, sampler.evaluation), pickle.HIGHEST_PROTOCOL)
+        payload = pickle.dumps((sampler.train, sampler.evaluation, sampler.memory), pickle.HIGHEST_PROTOCOL)
         try:
             signed = signature(_HEADER + payload)
         except OSError as error:
@@ -133,7 +134,9 @@ class CheckpointStore:
         write_whole(path, [_HEADER, signed, payload])
         return {"file": path.name, "sha256": hashlib.sha256(_HEADER + signed + payload).hexdigest()}
 
-    def _load_environments(self, about: Mapping[str, str]) -> tuple[dict[int, bytes], dict[int, bytes]]:
+    def _load_environments(
+        self, about: Mapping[str, str]
+    ) -> tuple[dict[int, bytes], dict[int, bytes], dict[int, Tree]]:
         if not _NAME.fullmatch(about["file"]):  # a checkpoint may come from anywhere
             raise CheckpointError(f"{about['file']!r} is no name of a file of environments")
         path = self.folder / about["file"]
@@ -143,8 +146,8 @@ class CheckpointStore:
         signed, payload = content[len(_HEADER) :][:_SIGNATURE], content[len(_HEADER) + _SIGNATURE :]
         if not hmac.compare_digest(signature(_HEADER + payload), signed):
             raise CheckpointError(f"{path} was not signed by this user on this machine")
-        train, evaluation = pickle.loads(payload)
-        return train, evaluation
+        train, evaluation, memory = pickle.loads(payload)
+        return train, evaluation, memory
 
     def _forget_environments(self, about: Mapping[str, str]) -> None:
         """Removes what neither the newest checkpoint nor the one before belongs to."""

@@ -7,8 +7,19 @@ from typing import TYPE_CHECKING
 from headrace.lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from headrace.samplers.action_server import (
+        ActionServer as ActionServer,
+        AlternatingActionServer as AlternatingActionServer,
+        NoOverlapAlternatingActionServer as NoOverlapAlternatingActionServer,
+    )
+    from headrace.samplers.alternating import (
+        AlternatingSampler as AlternatingSampler,
+        AlternatingSamplerBase as AlternatingSamplerBase,
+        NoOverlapAlternatingSampler as NoOverlapAlternatingSampler,
+    )
     from headrace.samplers.base import BaseSampler as BaseSampler
     from headrace.samplers.cpu import CpuSampler as CpuSampler
+    from headrace.samplers.gpu import GpuSampler as GpuSampler, GpuSamplerBase as GpuSamplerBase
     from headrace.samplers.parallel import ParallelSamplerBase as ParallelSamplerBase
     from headrace.samplers.serial import SerialSampler as SerialSampler
     from headrace.samplers.timing import TimingReport as TimingReport
@@ -18,8 +29,16 @@ if TYPE_CHECKING:
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
+        "ActionServer": "headrace.samplers.action_server",
+        "AlternatingActionServer": "headrace.samplers.action_server",
+        "AlternatingSampler": "headrace.samplers.alternating",
+        "AlternatingSamplerBase": "headrace.samplers.alternating",
         "BaseSampler": "headrace.samplers.base",
         "CpuSampler": "headrace.samplers.cpu",
+        "GpuSampler": "headrace.samplers.gpu",
+        "GpuSamplerBase": "headrace.samplers.gpu",
+        "NoOverlapAlternatingActionServer": "headrace.samplers.action_server",
+        "NoOverlapAlternatingSampler": "headrace.samplers.alternating",
         "ParallelSamplerBase": "headrace.samplers.parallel",
         "SerialSampler": "headrace.samplers.serial",
         "TimingReport": "headrace.samplers.timing",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from time import perf_counter
@@ -12,19 +11,20 @@ from typing import Any, Self
 
 from headrace.agents.base import Agent
 from headrace.buffers.samples import Samples, Slot, SlotSpec
-from headrace.envs.factory import EnvFactory
 from headrace.envs.scalar import EnvInfoKeys
 from headrace.errors import SamplerClosed, SamplerError
 from headrace.processes.affinity import Affinity
 from headrace.rng import draw_seed
 from headrace.samplers.collector import CollectorConfig, SliceReport
-from headrace.samplers.layout import Layout, spread
+from headrace.samplers.device_rows import DeviceBatch
+from headrace.samplers.layout import Layout, slices_of
+from headrace.samplers.settings import SamplerSettings
 from headrace.samplers.slots import assembled, slot_spec
 from headrace.samplers.snapshot import SamplerState, SliceState
 from headrace.samplers.timing import TimingReport
 from headrace.samplers.traj_info import Episodes, TrajInfo, make_traj_infos
 from headrace.samplers.validate import checked_arguments
-from headrace.types import BatchSpec, EnvSpaces, Timing
+from headrace.types import EnvSpaces, Timing, Tree
 
 __all__ = ["BaseSampler"]
 
@@ -58,6 +58,10 @@ class BaseSampler(ABC):
         timeout: seconds without progress (one row of environment steps) after which a worker counts as hung.
         start_timeout: the same for construction, first resets and decorrelation.
         deterministic: infer in fixed blocks of rows, so that batches are equal bit for bit for any number of workers.
+        device: where the agent acts, a torch device. Default: for samplers with an action server the first GPU if there
+            is one; else the CPU.
+        samples_device: have batches as tensors there; what the agent sees and does is kept there row by row, so that
+            nothing of it is sent a second time. Default: views of the sampler's memory.
     """
 
     layout: Layout
@@ -82,8 +86,13 @@ class BaseSampler(ABC):
         timeout: float = 60.0,
         start_timeout: float = 120.0,
         deterministic: bool = False,
+        device: Any = None,
+        samples_device: Any = None,
     ) -> None:
-        checked_arguments(
+        self._settings = SamplerSettings.checked(
+            type(self).__name__,
+            self.layout,
+            EnvCls,
             env_kwargs=env_kwargs,
             batch_T=batch_T,
             batch_B=batch_B,
@@ -100,22 +109,10 @@ class BaseSampler(ABC):
             timeout=timeout,
             start_timeout=start_timeout,
             deterministic=deterministic,
+            device=device,
+            samples_device=samples_device,
         )
-        self.batch_spec = BatchSpec(int(batch_T), int(batch_B))
-        self._factory = EnvFactory.of(EnvCls, env_kwargs)
-        self._eval_factory = EnvFactory.of(EnvCls, env_kwargs if eval_env_kwargs is None else eval_env_kwargs)
-        self._n_workers = None if n_workers is None else int(n_workers)
-        self._max_decorrelation_steps = int(max_decorrelation_steps)
-        self._traj_info_cls = TrajInfoCls
-        self._eval_n_envs = int(eval_n_envs)
-        self._eval_max_steps = eval_max_steps
-        self._eval_max_trajectories = eval_max_trajectories
-        self._reset_mode = reset_mode
-        self._env_info_keys = dict(env_info_keys or {})
-        self._start_method = start_method
-        self._timeout = float(timeout)
-        self._start_timeout = float(start_timeout)
-        self._deterministic = bool(deterministic)
+        self.batch_spec = self._settings.batch_spec
         self._state = "new"  # new → open → closed
         self._cause: BaseException | None = None
         self._said: set[str] = set()
@@ -123,6 +120,7 @@ class BaseSampler(ABC):
         self._seconds = 0.0
         self._slot: Slot | None = None
         self._views: Samples | None = None
+        self._kept: DeviceBatch | None = None  # where samples_device says
 
     # ---- public ----
 
@@ -160,26 +158,35 @@ class BaseSampler(ABC):
         )
         self._traj_info_kwargs = dict(traj_info_kwargs or {})
         try:
-            self._traj_info_cls(**self._traj_info_kwargs)
+            self._settings.traj_info_cls(**self._traj_info_kwargs)
         except TypeError as error:
-            raise TypeError(f"traj_info_kwargs are not what {self._traj_info_cls.__name__} takes: {error}") from error
-        rank, world_size = int(rank), int(world_size)
+            name = self._settings.traj_info_cls.__name__
+            raise TypeError(f"traj_info_kwargs are not what {name} takes: {error}") from error
         placement = Affinity.of(affinity)
         self.seed = draw_seed() if seed is None else int(seed)
         self._agent = agent
         start = SamplerState(0, 0, 0, 0) if resume is None else resume
         self._n_batches, self._n_evaluations, self._version = start.batches, start.evaluations, start.version
-        self._incarnation, self._resumable = start.next_incarnation, resumable
+        self._incarnation = start.next_incarnation
         B = self.batch_spec.B
-        env_ids = range(rank * B, rank * B + B)
-        start.require(env_ids, self._eval_n_envs)
+        env_ids = range(int(rank) * B, int(rank) * B + B)
+        start.require(env_ids, self._settings.eval_n_envs)
         try:
-            configs = self._configs(env_ids, rank, placement, start)
+            self._slices = slices_of(env_ids, self._n_parts(placement), self.layout.groups)
+            configs = self._settings.configs(
+                self._slices,
+                int(rank) * self._settings.eval_n_envs,
+                self.seed,
+                self._traj_info_kwargs,
+                start,
+                resumable,
+            )
             spaces = self._start(configs, placement)
-            agent.initialize(spaces, seed=self.seed, global_B=world_size * B, env_ids=env_ids)
+            agent.initialize(spaces, seed=self.seed, global_B=int(world_size) * B, env_ids=env_ids)
             widths = tuple(len(config.env_ids) for config in configs)
             self._slot = self._setup(
-                slot_spec(agent, spaces, self.batch_spec, widths, self._env_info_keys, bootstrap_value)
+                slot_spec(agent, spaces, self.batch_spec, widths, self._settings.env_info_keys, bootstrap_value),
+                configs,
             )
             self._views = Samples.of(self._slot)
             self._state = "open"
@@ -202,7 +209,8 @@ class BaseSampler(ABC):
             assert self._slot is not None
             assert self._views is not None
             samples = self._views.with_final(assembled(reports, self._slot))
-            traj_infos = make_traj_infos([r.episodes for r in reports], self._traj_info_cls, self._traj_info_kwargs)
+            samples = samples if self._kept is None else self._kept.samples(samples)
+            traj_infos = self._traj_infos([report.episodes for report in reports])
         except BaseException as error:
             raise self._abandon(error) from error.__cause__
         self._say([note for report in reports for note in report.notes])
@@ -217,13 +225,13 @@ class BaseSampler(ABC):
         `eval_max_steps` have `finished=False`.
         """
         self._require_open()
-        if not self._eval_n_envs:
+        if not self._settings.eval_n_envs:
             raise SamplerError("evaluate_agent() needs evaluation environments; give the sampler eval_n_envs")
         checked_arguments(itr=itr)
         try:
             episodes = self._evaluate(itr, self._next_version(), self._n_evaluations)
             self._n_evaluations += 1
-            return make_traj_infos(episodes, self._traj_info_cls, self._traj_info_kwargs)
+            return self._traj_infos(episodes)
         except BaseException as error:
             raise self._abandon(error) from error.__cause__
 
@@ -235,6 +243,7 @@ class BaseSampler(ABC):
         """
         train: dict[int, bytes] = {}
         evaluation: dict[int, bytes] = {}
+        memory: dict[int, Tree] = {}
         why_not = "they were not asked for"
         if environments:
             self._require_open()
@@ -246,32 +255,38 @@ class BaseSampler(ABC):
             for state in states if not why_not else ():
                 train |= state.train
                 evaluation |= state.evaluation
+                memory |= state.memory
         return SamplerState(
-            self._n_batches, self._n_evaluations, self._version, self._incarnation, train, evaluation, why_not
+            self._n_batches, self._n_evaluations, self._version, self._incarnation, train, evaluation, memory, why_not
         )
+
+    def call_envs(self, name: str, *args: Any, env_ids: Sequence[int] | None = None) -> list[Any]:
+        """`env.name(*args)` of training environments, between batches: curricula, looking into a simulator.
+
+        The method is looked for through the wrappers; an attribute that is not callable is returned. env_ids: which
+        environments, default all. Returns the answers in the order of `env_ids`. Workers answer by pickle.
+        """
+        self._require_open()
+        own = [env_id for one in self._slices for env_id in one.env_ids]
+        wanted = own if env_ids is None else [int(env_id) for env_id in env_ids]
+        unknown = sorted(set(wanted) - set(own))
+        if unknown:
+            raise ValueError(f"env_ids has {unknown}, this sampler has the environments {own[0]} to {own[-1]}")
+        try:
+            answers = self._call(name, args, wanted)
+        except BaseException as error:
+            raise self._abandon(error) from error.__cause__
+        return [answers[env_id] for env_id in wanted]
 
     def traj_info(self, values: Mapping[str, Any]) -> TrajInfo:
         """An episode as this sampler makes them, with these fields."""
-        info = self._traj_info_cls(**self._traj_info_kwargs)
+        info = self._settings.traj_info_cls(**self._traj_info_kwargs)
         vars(info).update(values)
         return info
 
     def settings(self) -> dict[str, Any]:
         """What decides what is in a batch, besides the agent and the seed; not where and how fast it is collected."""
-        return {
-            "environment": self._factory.name,
-            "env_kwargs": self._factory.kwargs,
-            "eval_env_kwargs": self._eval_factory.kwargs,
-            "batch_T": self.batch_spec.T,
-            "batch_B": self.batch_spec.B,
-            "max_decorrelation_steps": self._max_decorrelation_steps,
-            "TrajInfoCls": self._traj_info_cls,
-            "eval_n_envs": self._eval_n_envs,
-            "eval_max_steps": self._eval_max_steps,
-            "eval_max_trajectories": self._eval_max_trajectories,
-            "reset_mode": self._reset_mode,
-            "deterministic": self._deterministic,
-        }
+        return self._settings.content()
 
     def timing(self) -> TimingReport:
         """Where the time of `obtain_samples` went so far."""
@@ -280,7 +295,7 @@ class BaseSampler(ABC):
     def shutdown(self) -> None:
         """Closes environments and processes; raises what closing an environment raised. Safe to call twice."""
         was_open, self._state = self._state == "open", "closed"
-        self._slot = self._views = None
+        self._slot = self._views = self._kept = None
         if was_open:
             try:
                 self._stop()
@@ -307,7 +322,7 @@ class BaseSampler(ABC):
         """Makes the environments of every slice; returns their spaces."""
 
     @abstractmethod
-    def _setup(self, spec: SlotSpec) -> Slot:
+    def _setup(self, spec: SlotSpec, configs: Sequence[CollectorConfig]) -> Slot:
         """Makes the slot and gives it, with the agent, to every slice; returns when all stand at their first row."""
 
     @abstractmethod
@@ -331,40 +346,17 @@ class BaseSampler(ABC):
         """Closes everything at once, after an error; raises nothing of its own."""
 
     @abstractmethod
-    def _n_slices(self, affinity: Affinity) -> int:
-        """Into how many slices the columns are split."""
+    def _call(self, name: str, args: Sequence[Any], env_ids: Sequence[int]) -> dict[int, Any]:
+        """Has every slice call its environments; answers by env id."""
+
+    @abstractmethod
+    def _n_parts(self, affinity: Affinity) -> int:
+        """Over how many processes each group of columns is spread."""
 
     # ---- shared ----
 
-    def _configs(
-        self, env_ids: Sequence[int], rank: int, affinity: Affinity, start: SamplerState
-    ) -> list[CollectorConfig]:
-        n_eval = self._eval_n_envs
-        episodes = 1 if self._eval_max_trajectories is None else math.ceil(self._eval_max_trajectories / max(n_eval, 1))
-        max_steps = 100_000 * n_eval if self._eval_max_steps is None else int(self._eval_max_steps)
-        n_slices = self._n_slices(affinity)
-        eval_ids = spread(range(rank * n_eval, rank * n_eval + n_eval), n_slices)
-        return [
-            CollectorConfig(
-                factory=self._factory,
-                env_ids=ids,
-                seed=self.seed,
-                traj_info=(self._traj_info_cls, self._traj_info_kwargs),
-                wait_reset=self._reset_mode == "wait",
-                max_decorrelation_steps=self._max_decorrelation_steps,
-                env_info_keys=self._env_info_keys,
-                deterministic=self._deterministic,
-                eval_factory=self._eval_factory,
-                eval_env_ids=eval_ids[index],
-                eval_episodes=episodes,
-                eval_max_T=max(1, max_steps // max(n_eval, 1)),
-                incarnation=self._incarnation,
-                resumable=self._resumable,
-                saved={env_id: start.train[env_id] for env_id in ids if start.train},
-                eval_saved={env_id: start.evaluation[env_id] for env_id in eval_ids[index] if start.evaluation},
-            )
-            for index, ids in enumerate(spread(env_ids, n_slices))
-        ]
+    def _traj_infos(self, parts: Sequence[Episodes]) -> list[TrajInfo]:
+        return make_traj_infos(parts, self._settings.traj_info_cls, self._traj_info_kwargs)
 
     def _next_version(self) -> int:
         """Parameters versions count the calls that act: 0, 1, 2, …"""
@@ -388,7 +380,7 @@ class BaseSampler(ABC):
         """Closes everything because of `error`, which is the cause of later refusals; returns what to raise."""
         if self._state != "closed":
             self._state, self._cause = "closed", error
-            self._slot = self._views = None
+            self._slot = self._views = self._kept = None
             self._kill()
         return _shortened(error)
 

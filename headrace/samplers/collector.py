@@ -1,31 +1,26 @@
-"""The environments of one slice with an agent beside them: `SerialSampler`'s work, or one `CpuSampler` worker's."""
+"""The environments of one slice, for training and evaluation, with their loops. Whoever acts drives them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from headrace.buffers.samples import FinalRegion, Slot, SlotSpec, build_slot
+from headrace.buffers.samples import FinalRegion, SlotSpec
 from headrace.envs.factory import EnvFactory, close_quietly, make_envs, user_code_failed
 from headrace.envs.pickling import loads
 from headrace.envs.scalar import EnvInfoKeys, ScalarEnvs
 from headrace.errors import EnvContractError, SamplerError, headline
 from headrace.processes.status import Phase, Status
 from headrace.rng import Stream, env_seeds
-from headrace.samplers.loop import CollectionLoop, SlotView, private_array
+from headrace.samplers.evaluation import EvalReport
+from headrace.samplers.loop import CollectionLoop, SlotView
 from headrace.samplers.snapshot import EnvState, Rehearsal, SliceState, dumped
 from headrace.samplers.traj_info import Episodes, TrajInfo
-from headrace.types import BatchSpec, EnvSpaces, Timing, Tree
+from headrace.types import EnvSpaces, Timing, Tree
 
-if TYPE_CHECKING:
-    from headrace.agents.base import Agent
-    from headrace.samplers.drive import Actor
-
-__all__ = ["Collector", "CollectorConfig", "SliceReport"]
-
-_EVAL_ROWS = 32
+__all__ = ["Collector", "CollectorConfig", "SliceReport", "close_all", "make_collectors"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +30,8 @@ class CollectorConfig:
     env_ids, eval_env_ids: global numbers of this slice's environments (evaluation's are counted on their own);
     eval_episodes: episodes each evaluation environment starts; eval_max_T: rows of an evaluation at most;
     wait_reset: environments that end wait for the end of the batch; incarnation: see `env_seeds`; resumable: `state()`
-    will be asked for; saved, eval_saved: pickled `EnvState`s by env id, to go on from instead of new environments.
+    will be asked for; saved, eval_saved: pickled `EnvState`s by env id, to go on from instead of new environments;
+    memory: the recurrent states of their rows by env id, for who acts.
     """
 
     factory: EnvFactory
@@ -54,6 +50,7 @@ class CollectorConfig:
     resumable: bool = False
     saved: Mapping[int, bytes] = field(default_factory=dict)
     eval_saved: Mapping[int, bytes] = field(default_factory=dict)
+    memory: Mapping[int, Tree] = field(default_factory=dict)
 
 
 @dataclass
@@ -71,12 +68,36 @@ class SliceReport:
     timing: Timing
 
 
+def make_collectors(configs: Sequence[CollectorConfig], status: Status) -> list[Collector]:
+    """One for each slice of this process; if one fails, those made before it are closed."""
+    collectors: list[Collector] = []
+    try:
+        for config in configs:
+            collectors.append(Collector(config, status))
+    except BaseException:
+        with suppress(SamplerError):
+            close_all(collectors)
+        raise
+    return collectors
+
+
+def close_all(collectors: Sequence[Collector]) -> None:
+    """Closes them; the first failure is raised after the last is closed."""
+    with ExitStack() as stack:
+        for collector in reversed(collectors):
+            stack.callback(collector.close)
+
+
 class Collector:
-    """Makes its environments at once; `setup` gives it an agent and a slot; then `collect` and `evaluate`."""
+    """Makes its environments at once; `setup` gives it its columns of a slot; then `batch` and `evaluation` collect.
+
+    Both are iterators over rows: each number says that this row is ready, and what comes after it takes the actions of
+    that row from the slot.
+    """
 
     def __init__(self, config: CollectorConfig, status: Status) -> None:
         # Without the saved environments: they are large, and needed once.
-        self._config = replace(config, saved={}, eval_saved={})
+        self.config = replace(config, saved={}, eval_saved={})
         self._status = status
         self._rehearsal: Rehearsal | None = None
         self._why_not = "it was not asked for: initialize(resumable=True)"
@@ -102,85 +123,82 @@ class Collector:
         """Those of every environment here."""
         return self._train_envs.spaces
 
-    def setup(self, agent: Agent, spec: SlotSpec, slot: Slot, first_column: int) -> None:
-        """Takes the agent and this slice of a slot; resets and decorrelates the environments, or goes on with saved
-        ones.
+    def setup(self, spec: SlotSpec, view: SlotView, evaluation: tuple[SlotSpec, SlotView] | None) -> None:
+        """Takes its columns of a slot, and of that of evaluations if it has environments for them; resets and
+        decorrelates the environments, or goes on with saved ones.
         """
-        config = self._config
-        self._agent = agent
+        config = self.config
         self._n_rows = spec.batch.T
-        self._view = SlotView(slot, first_column)
-        self._loop, self._actor = self._station(self._train_envs, self._view, spec, Stream.ACTION, config.wait_reset)
+        self._view = view
+        self._loop = self._new_loop(self._train_envs, spec, config.wait_reset)
         saved, self._saved = self._saved, []
         if saved:
             self._loop.go_on([state.row for state in saved], [state.running for state in saved])
-            self._actor.go_on([state.state for state in saved])
             self._loop.revive()
         else:
             self._loop.start(config.seed, config.max_decorrelation_steps, config.incarnation)
         if config.resumable:
             self._rehearse(spec.observation)
-        if self._eval_envs is not None:
-            n_eval = len(config.eval_env_ids)
-            eval_spec = replace(
-                spec, batch=BatchSpec(_EVAL_ROWS, n_eval), widths=(n_eval,), env_info=None, bootstrap=False
-            )
-            self._eval_view = SlotView(build_slot(eval_spec, private_array), 0)
-            self._eval_loop, self._eval_actor = self._station(
-                self._eval_envs, self._eval_view, eval_spec, Stream.EVAL_ACTION, False
-            )
+        if self._eval_envs is not None and evaluation is not None:
+            eval_spec, self._eval_view = evaluation
+            self._eval_loop = self._new_loop(self._eval_envs, eval_spec, False)
 
-    def collect(self, itr: int, version: int, batch_index: int) -> SliceReport:
-        """Fills this slice of the slot. batch_index counts batches from 0: the address of the batch's randomness."""
-        loop, actor = self._loop, self._actor
-        loop.revive()
-        self._agent.sample_mode(itr)
-        actor.begin(version, batch_index * self._n_rows)
-        for t in loop.collect(self._view, self._n_rows):
-            actor.act(t)
-        actor.finish()
+    @property
+    def evaluates(self) -> bool:
+        """Whether it has evaluation environments."""
+        return self._eval_envs is not None
+
+    def batch(self) -> Iterator[int]:
+        """The rows of a batch."""
+        self._loop.revive()
+        return self._loop.collect(self._view, self._n_rows)
+
+    def report(self) -> SliceReport:
+        """After the rows of a batch."""
+        loop = self._loop
         if self._rehearsal is not None:
             rehearsal, self._rehearsal = self._rehearsal, None
-            self._why_not = rehearsal.difference(self._view, self._config.wait_reset)
-        if loop.overflow is not None:
-            loop.overflow.state = actor.overflow
+            self._why_not = rehearsal.difference(self._view, self.config.wait_reset)
         return SliceReport(loop.n_final, loop.overflow, loop.finished, self._notes(), loop.timing)
 
-    def prepare(self, batch_index: int) -> None:
-        """What the next batch needs and can have before its command comes: resets of waiting rows, and noise."""
+    def prepare(self) -> None:
+        """Resets the rows that wait, ahead of the next batch."""
         self._loop.revive()
-        self._actor.draw(batch_index * self._n_rows)
 
-    def evaluate(self, itr: int, version: int, evaluation_index: int) -> list[Episodes]:
-        """Runs each evaluation environment for its number of episodes, greedily; unfinished ones come last."""
-        if self._eval_envs is None:
-            return []
-        envs, loop, actor, config = self._eval_envs, self._eval_loop, self._eval_actor, self._config
-        self._agent.eval_mode(itr)
-        loop.restart(Phase.RESETTING)
-        envs.allow(config.eval_episodes - 1)
-        actor.restart()
-        parts: list[Episodes] = []
-        done_rows = 0
-        while done_rows < config.eval_max_T and not envs.waiting.all():
-            actor.begin(version, (evaluation_index << 32) + done_rows)
-            n_rows = min(_EVAL_ROWS, config.eval_max_T - done_rows)
-            for t in loop.collect(self._eval_view, n_rows, Phase.EVALUATING, until_idle=True):
-                actor.act(t)
-            loop.finished.time += done_rows
-            parts.append(loop.finished)
-            done_rows += n_rows
-        parts.append(loop.episodes.unfinished(done_rows))
-        return parts
+    def begin_evaluation(self) -> None:
+        """Resets the evaluation environments, each for its number of episodes."""
+        assert self._eval_envs is not None
+        self._eval_loop.restart(Phase.RESETTING)
+        self._eval_envs.allow(self.config.eval_episodes - 1)
+
+    def evaluation(self, n_rows: int, until_idle: bool) -> Iterator[int]:
+        """The next rows of an evaluation; until_idle: stop when no environment has an episode left."""
+        return self._eval_loop.collect(self._eval_view, n_rows, evaluating=True, until_idle=until_idle)
+
+    def evaluated(self, first_row: int, n_rows: int) -> EvalReport:
+        """After rows of an evaluation, the first of them number `first_row`."""
+        assert self._eval_envs is not None
+        loop = self._eval_loop
+        loop.finished.time += first_row
+        return EvalReport(
+            loop.finished, loop.episodes.unfinished(first_row + n_rows), bool(self._eval_envs.waiting.all())
+        )
+
+    def call(self, name: str, args: Sequence[Any], env_ids: Sequence[int]) -> dict[int, Any]:
+        """Calls a method of training environments, or reads an attribute; answers by env id."""
+        envs = self._train_envs
+        found = {env_id: envs.call(row, name, args) for row, env_id in enumerate(envs.env_ids) if env_id in env_ids}
+        self._status.enter(Phase.WAITING)
+        return found
 
     def state(self) -> SliceState:
-        """Where everything of this slice stands, between batches."""
+        """Where this slice stands, between batches; without recurrent states, which belong to who acts."""
         if self._why_not:
             return SliceState(why_not=self._why_not)
         try:
             train = [
-                EnvState(*self._train_envs.environment(row), *self._loop.row(row), self._actor.state_of(row))
-                for row in range(len(self._config.env_ids))
+                EnvState(*self._train_envs.environment(row), *self._loop.row(row))
+                for row in range(len(self.config.env_ids))
             ]
             eval_envs = self._eval_envs
             evaluation = (
@@ -189,11 +207,11 @@ class Collector:
                 else [EnvState(*eval_envs.environment(k)) for k in range(len(eval_envs.env_ids))]
             )
             return SliceState(
-                dumped(self._config.env_ids, train, self._status),
-                dumped(self._config.eval_env_ids, evaluation, self._status),
+                dumped(self.config.env_ids, train, self._status),
+                dumped(self.config.eval_env_ids, evaluation, self._status),
             )
         except Exception as error:
-            self._why_not = _not_pickled(self._config.factory, error)
+            self._why_not = _not_pickled(self.config.factory, error)
             return SliceState(why_not=self._why_not)
         finally:
             self._status.enter(Phase.WAITING)
@@ -202,9 +220,9 @@ class Collector:
         """Copies environments, to see in the first batch whether the copies do what the originals do."""
         self._why_not = "no batch was collected yet"
         try:
-            self._rehearsal = Rehearsal(self._train_envs, observation, self._config.factory.name, self._status)
+            self._rehearsal = Rehearsal(self._train_envs, observation, self.config.factory.name, self._status)
         except Exception as error:
-            self._why_not = _not_pickled(self._config.factory, error)
+            self._why_not = _not_pickled(self.config.factory, error)
         self._status.enter(Phase.WAITING)
 
     def _notes(self) -> list[tuple[int, str]]:
@@ -234,7 +252,7 @@ class Collector:
         env_info_keys: EnvInfoKeys,
         saved: Sequence[EnvState],
     ) -> ScalarEnvs:
-        config = self._config
+        config = self.config
         seeds: list[tuple[int | None, int | None]]
         if saved:
             envs, seeds = [state.env for state in saved], [(state.seed, None) for state in saved]
@@ -267,24 +285,8 @@ class Collector:
                 )
         return states
 
-    def _station(
-        self, envs: ScalarEnvs, view: SlotView, spec: SlotSpec, stream: Stream, wait_reset: bool
-    ) -> tuple[CollectionLoop, Actor]:
-        """A loop over some environments and the actor that acts for them."""
-        from headrace.samplers.drive import Actor  # loads torch; served slices do without
-
-        config = self._config
-        loop = CollectionLoop(envs, spec, status=self._status, traj_info=config.traj_info, wait_reset=wait_reset)
-        actor = Actor(
-            self._agent,
-            view,
-            envs.env_ids,
-            seed=config.seed,
-            stream=stream,
-            status=self._status,
-            deterministic=config.deterministic,
-        )
-        return loop, actor
+    def _new_loop(self, envs: ScalarEnvs, spec: SlotSpec, wait_reset: bool) -> CollectionLoop:
+        return CollectionLoop(envs, spec, status=self._status, traj_info=self.config.traj_info, wait_reset=wait_reset)
 
 
 def _not_pickled(factory: EnvFactory, error: Exception) -> str:

@@ -2,8 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import cloudpickle
+
+from headrace.agents.parameters import ParameterSlots
+from headrace.buffers.samples import Slot, SlotSpec
+from headrace.errors import SamplerError, headline
+from headrace.processes.group import WorkerGroup
+from headrace.samplers.collector import CollectorConfig, SliceReport
+from headrace.samplers.drive import LocalSetup, local_memory
 from headrace.samplers.layout import Layout
 from headrace.samplers.parallel import ParallelSamplerBase
+from headrace.samplers.traj_info import Episodes
 
 __all__ = ["CpuSampler"]
 
@@ -15,3 +28,37 @@ class CpuSampler(ParallelSamplerBase):
     """
 
     layout = Layout(processes=True)
+    _parameters: ParameterSlots | None = None
+
+    def _setup(self, spec: SlotSpec, configs: Sequence[CollectorConfig]) -> Slot:
+        agent = self._pickled_agent()
+        setups = [LocalSetup(index, spec, agent) for index in range(len(configs))]
+        slot, self._parameters = self._share(partial(local_memory, spec, self._agent), setups)
+        self._standing()
+        return slot
+
+    def _collect(self, itr: int, version: int, batch_index: int) -> list[SliceReport]:
+        return self._act("collect", itr, version, batch_index)
+
+    def _evaluate(self, itr: int, version: int, evaluation_index: int) -> list[Episodes]:
+        return self._act("evaluate", itr, version, evaluation_index)
+
+    def _act(self, name: str, itr: int, version: int, index: int) -> list[Any]:
+        """Publishes the agent's parameters as `version`, which the command tells workers to act with."""
+        assert self._parameters is not None
+        self._parameters.publish(self._agent, version)
+        return [part for parts in self._command(name, itr, version, index) for part in parts]
+
+    def _let_go(self) -> WorkerGroup | None:
+        self._parameters = None
+        return super()._let_go()
+
+    def _pickled_agent(self) -> bytes:
+        try:
+            agent_bytes: bytes = cloudpickle.dumps(self._agent)
+        except Exception as error:
+            raise SamplerError(
+                f"the agent cannot be pickled: {headline(error)}; it travels to the workers by cloudpickle, so keep "
+                "open files, locks and generators out of it"
+            ) from error
+        return agent_bytes

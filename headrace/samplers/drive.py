@@ -1,204 +1,293 @@
-"""Who acts: an agent beside the environments. `Actor` is its hands; `LocalCollector` puts loop and actor together."""
+"""Who drives the collection loops of a process: an agent beside them, or a worker's hands to an action server.
+
+A `Station` is what a process does for its slices. The commands of a worker are its methods.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+import pickle
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-import numpy as np
-import torch
+from headrace.buffers.samples import Slot, SlotSpec, build_slot
+from headrace.buffers.shared import Allocate, shared
+from headrace.processes.child import Channel
+from headrace.processes.handoff import Bell, Handoff
+from headrace.rng import Stream
+from headrace.samplers.board import Board, build_board
+from headrace.samplers.collector import Collector, SliceReport
+from headrace.samplers.evaluation import EvalReport, evaluation_episodes, evaluation_spec
+from headrace.samplers.layout import Slice
+from headrace.samplers.loop import SlotView, private_array
+from headrace.samplers.snapshot import SliceState
+from headrace.samplers.traj_info import Episodes
 
-from headrace.agents.base import Agent
-from headrace.buffers.tree import tree_copy_into, tree_leaves, tree_map, tree_paths, tree_rows, tree_to_torch
-from headrace.errors import AgentFailed, SamplerError, headline, traceback_of
-from headrace.processes.status import Status
-from headrace.rng import Stream, env_keys, uniforms
-from headrace.samplers.loop import SlotView
-from headrace.types import AgentStep, StepInputs, Tree
+if TYPE_CHECKING:
+    from headrace.agents.base import Agent
+    from headrace.agents.parameters import ParameterSlots
+    from headrace.processes.status import Status
+    from headrace.samplers.actor import Actor
+    from headrace.samplers.device_rows import DeviceBatch
 
-__all__ = ["Actor"]
+__all__ = [
+    "LocalSetup",
+    "LocalStation",
+    "ServedMemory",
+    "ServedSetup",
+    "ServedStation",
+    "Station",
+    "local_memory",
+    "served_memory",
+]
 
-#: Rows of one inference in deterministic mode. Which row a number stands in is fixed by its env id.
-_BLOCK = 32
+
+class Station(Protocol):
+    """The slices of one process."""
+
+    def collect(self, itr: int, version: int, batch_index: int) -> list[SliceReport]:
+        """One batch. batch_index counts batches from 0: the address of the batch's randomness."""
+
+    def prepare(self, batch_index: int) -> None:
+        """What the next batch needs and can have before its command comes."""
+
+    def state(self) -> list[SliceState]:
+        """Where every slice stands, between batches."""
 
 
-class Actor:
-    """Acts for one slice of columns: reads rows of a slot, writes action, agent_info, bootstrap value and states.
+# ---- an agent beside the environments ----
 
-    Holds the recurrent state of its rows, zeroed where `is_first`, and draws the noise of a batch at its start.
+
+class LocalStation:
+    """One slice and an agent: `SerialSampler`'s work, or one `CpuSampler` worker's.
+
+    slot: this slice of it; parameters: where the agent's parameters come from, None: it is the learner's own agent;
+    device: where the agent acts; kept: this slice of a batch that stays there.
     """
 
     def __init__(
         self,
+        collector: Collector,
         agent: Agent,
-        view: SlotView,
-        env_ids: Sequence[int],
-        *,
-        seed: int,
-        stream: Stream,
+        spec: SlotSpec,
+        slot: Slot,
+        first_column: int,
         status: Status,
-        deterministic: bool,
+        *,
+        parameters: ParameterSlots | None = None,
+        device: Any = None,
+        kept: DeviceBatch | None = None,
     ) -> None:
+        from headrace.samplers.actor import actor_for  # loads torch; served slices do without
+
+        self._collector = collector
         self._agent = agent
-        self._status = status
-        self._view = view
-        self._slot = slot = view.slot
-        self._keys = env_keys(seed, stream, env_ids)
-        T = len(slot.reward)
-        self._noise = torch.zeros((T + 1, len(env_ids), agent.noise_size))
-        self._inputs = [tree_to_torch_inputs(slot.inputs(t, None), self._noise[t]) for t in range(T + 1)]
-        self._outputs = [
-            (tree_leaves(tree_rows(slot.action, t)), tree_leaves(tree_rows(slot.agent_info, t))) for t in range(T)
-        ]
-        self._state: Tree = agent.initial_state(len(env_ids))
-        self._infer = self._in_blocks(int(env_ids[0]) % _BLOCK, len(env_ids)) if deterministic else _directly
-        self._drawn_for: int | None = None
-        self._final_states: list[Tree] = []
-        #: States of the last batch's ended episodes that did not fit into the slot's final region, or None.
-        self.overflow: Tree = None
+        self._parameters = parameters
+        self._n_rows = spec.batch.T
+        config = collector.config
+        evaluation = None
+        if config.eval_env_ids:
+            eval_spec = evaluation_spec(spec, (len(config.eval_env_ids),))
+            evaluation = eval_spec, SlotView(build_slot(eval_spec, private_array), 0)
+        collector.setup(spec, SlotView(slot, first_column), evaluation)
 
-    def restart(self) -> None:
-        """Zero state in every row."""
-        self._state = self._agent.initial_state(len(self._keys))
+        def actor(own: Slot, env_ids: Sequence[int], stream: Stream, batch: DeviceBatch | None) -> Actor:
+            return actor_for(agent, own, env_ids, (len(env_ids),), config, stream, status, device, batch)
 
-    def state_of(self, row: int) -> Tree:
-        """The recurrent state of a row, a tree of arrays; None if feed-forward."""
-        return tree_map(lambda leaf: leaf[row].numpy(force=True).copy(), self._state)
+        self._actor = actor(slot, config.env_ids, Stream.ACTION, kept)
+        if config.memory:
+            self._actor.go_on(config.memory)
+        if evaluation is not None:
+            self._eval_actor = actor(evaluation[1].slot, config.eval_env_ids, Stream.EVAL_ACTION, None)
 
-    def go_on(self, states: Sequence[Tree]) -> None:
-        """The inverse of `state_of`, for all rows."""
-        self._state = tree_map(lambda now, *rows: torch.from_numpy(np.stack(rows)).to(now.device), self._state, *states)
+    def collect(self, itr: int, version: int, batch_index: int) -> list[SliceReport]:
+        """See `Station`."""
+        self._load(version)
+        self._agent.sample_mode(itr)
+        actor, rows = self._actor, self._collector.batch()
+        actor.begin(version, batch_index * self._n_rows)
+        for t in rows:
+            actor.act(t)
+            actor.record(t)
+        actor.finish()
+        report = self._collector.report()
+        if report.overflow is not None:
+            report.overflow.state = actor.overflow[0]
+        return [report]
 
-    def begin(self, version: int, first_step: int) -> None:
-        """Before row 0 of a batch: the noise of its steps, and the version of the parameters that act."""
-        slot = self._slot
-        if self._drawn_for != first_step:
-            self.draw(first_step)
-        slot.version[:] = version
-        self._final_states = []
+    def prepare(self, batch_index: int) -> None:
+        """Resets of waiting rows, and noise."""
+        self._collector.prepare()
+        self._actor.draw(batch_index * self._n_rows)
 
-    def draw(self, first_step: int) -> None:
-        """Draws the noise of the batch that begins at `first_step`; `begin` does, unless it was done ahead."""
-        n_rows, _, size = self._noise.shape
-        if size:
-            self._noise[:-1] = torch.from_numpy(uniforms(self._keys, first_step, n_rows - 1, size))
-        self._drawn_for = first_step
+    def evaluate(self, itr: int, version: int, evaluation_index: int) -> list[Episodes]:
+        """Runs each evaluation environment for its number of episodes, greedily; unfinished ones come last."""
+        collector = self._collector
+        if not collector.evaluates:
+            return []
+        self._load(version)
+        self._agent.eval_mode(itr)
+        actor = self._eval_actor
+        collector.begin_evaluation()
+        actor.restart()
 
-    def act(self, t: int) -> None:
-        """Chooses the actions of row t."""
-        if self._state is not None:
-            self._enter_row(t)
-        try:
-            with torch.inference_mode():
-                step: AgentStep = self._infer(self._agent.step, self._inputs[t], self._state)
-        except Exception as error:
-            raise self._failed(error, "step()") from error
-        self._state = step.state
-        action, agent_info = self._outputs[t]
-        if t == 0:
-            self._check(step)
-        for to, value in zip(action, tree_leaves(step.action), strict=True):
-            to[...] = value.numpy(force=True)
-        for to, value in zip(agent_info, tree_leaves(step.agent_info), strict=True):
-            to[...] = value.numpy(force=True)
+        def collect(first_row: int, n_rows: int) -> list[EvalReport]:
+            actor.begin(version, (evaluation_index << 32) + first_row)
+            for t in collector.evaluation(n_rows, until_idle=True):
+                actor.act(t)
+            return [collector.evaluated(first_row, n_rows)]
 
-    def finish(self) -> None:
-        """After the last row: the value of row T, and the state to go on with."""
-        slot, T = self._slot, len(self._noise) - 1
-        if self._state is not None:
-            tree_copy_into(tree_rows(slot.last_state, 0), tree_map(_numpy, self._state))
-            self._enter_row(T)
-            self._write_final_states()
-        if slot.bootstrap_value is not None:
-            try:
-                with torch.inference_mode():
-                    value: torch.Tensor = self._infer(self._agent.value, self._inputs[T], self._state)
-                slot.bootstrap_value[0] = value.numpy(force=True)
-            except Exception as error:
-                raise self._failed(error, "value()") from error
+        return evaluation_episodes(collect, collector.config.eval_max_T)
 
-    def _enter_row(self, t: int) -> None:
-        """Keeps the state of episodes that ended in step t − 1 for their V(final); zeroes it where row t `is_first`.
+    def state(self) -> list[SliceState]:
+        """See `Station`."""
+        return [replace(self._collector.state(), memory=self._actor.memory())]
 
-        Row 0 exists only once the loop is there: its state is recorded here, not in `begin`.
-        """
-        slot = self._slot
-        rows = np.flatnonzero(slot.terminated[t - 1] | slot.truncated[t - 1]) if t else ()
-        if len(rows):
-            self._final_states.append(tree_map(_numpy, tree_rows(self._state, torch.from_numpy(rows))))
-        self._state = _zeroed(self._state, self._inputs[t].is_first)
-        if t == 0:
-            tree_copy_into(tree_rows(slot.first_state, 0), tree_map(_numpy, self._state))
+    def _load(self, version: int) -> None:
+        if self._parameters is not None:
+            self._parameters.load(self._agent, version)
 
-    def _write_final_states(self) -> None:
-        self.overflow = None
-        if self._final_states:
-            states = tree_map(lambda *leaves: np.concatenate(leaves), *self._final_states)
-            n, fits = sum(len(tree_leaves(part)[0]) for part in self._final_states), len(self._slot.final[0].time)
-            tree_copy_into(
-                tree_rows(self._slot.final[0].state, slice(0, min(n, fits))), tree_rows(states, slice(0, fits))
-            )
-            if n > fits:
-                self.overflow = tree_rows(states, slice(fits, None))
 
-    def _check(self, step: AgentStep) -> None:
-        """Once a batch: the answer has the leaves and shapes its buffers were made for. Assignment would broadcast."""
-        action, agent_info = self._outputs[0]
-        expected = [leaf.shape for leaf in (*action, *agent_info)]
-        came = [*tree_paths(step.action, "action"), *tree_paths(step.agent_info, "agent_info")]
-        if [tuple(leaf.shape) for _, leaf in came] != expected:
-            raise AgentFailed(
-                f"{type(self._agent).__name__}.step() returned "
-                f"{', '.join(f'{path} {list(leaf.shape)}' for path, leaf in came)}; "
-                f"expected the shapes {', '.join(str(list(shape)) for shape in expected)}: one entry per row of its "
-                "inputs, the same leaves at every step",
-                self._status.where(),
-            )
+class LocalMemory(NamedTuple):
+    """What a sampler shares with workers that have an agent each."""
 
-    def _failed(self, error: Exception, call: str) -> SamplerError:
-        return AgentFailed(
-            f"{type(self._agent).__name__}.{call} raised {headline(error)}", self._status.where(), traceback_of(error)
+    slot: Slot
+    parameters: ParameterSlots
+
+
+def local_memory(spec: SlotSpec, agent: Agent, allocate: Allocate) -> LocalMemory:
+    """The same in every process."""
+    from headrace.agents.parameters import ParameterSlots  # loads torch
+
+    return LocalMemory(build_slot(spec, allocate), ParameterSlots(agent, allocate))
+
+
+@dataclass(frozen=True)
+class LocalSetup:
+    """How a worker with an agent is set up. index: its slice; agent: pickled."""
+
+    index: int
+    spec: SlotSpec
+    agent: bytes
+
+    def station(self, collectors: Sequence[Collector], channel: Channel) -> LocalStation:
+        """With the arena whose descriptor comes behind the command."""
+        agent: Agent = pickle.loads(self.agent)
+        arena, memory = shared(partial(local_memory, self.spec, agent), channel.receive_fd())
+        arena.close_fd()
+        slot = memory.slot.slice(self.spec, self.index)
+        first_column = self.spec.first_column(self.index)
+        return LocalStation(
+            collectors[0], agent, self.spec, slot, first_column, channel.status, parameters=memory.parameters
         )
 
-    def _in_blocks(self, offset: int, n: int) -> Callable[[Callable[..., Any], StepInputs, Tree], Any]:
-        """Inference in fixed blocks of 32 rows, each row at the place its env id says, the others like the first.
 
-        Matrix products may round differently for another number of rows, or at another row; so neither may change.
-        Zeros would not do for the others: noise is never 0, and agents may take its logarithm.
-        """
-        n_blocks = -(-(offset + n) // _BLOCK)
-
-        def padded(leaf: torch.Tensor) -> torch.Tensor:
-            rows = leaf[:1].repeat(n_blocks * _BLOCK, *[1] * (leaf.ndim - 1))
-            rows[offset : offset + n] = leaf
-            return rows
-
-        def infer(call: Callable[..., Any], inputs: StepInputs, state: Tree) -> Any:
-            inputs, state = tree_map(padded, inputs), tree_map(padded, state)
-            blocks = [slice(k * _BLOCK, (k + 1) * _BLOCK) for k in range(n_blocks)]
-            parts = [call(tree_rows(inputs, block), tree_rows(state, block)) for block in blocks]
-            return tree_map(lambda *leaves: torch.cat(leaves)[offset : offset + n], parts[0], *parts[1:])
-
-        return infer
+# ---- actions from a server ----
 
 
-def tree_to_torch_inputs(inputs: StepInputs, noise: torch.Tensor) -> StepInputs:
-    """Torch views of a row, with the noise of its step."""
-    inputs = tree_to_torch(inputs)
-    inputs.noise = noise
-    return inputs
+class ServedStation:
+    """A worker's slices, at most one of each group; a server acts for them.
+
+    collectors: in the order of the groups, as the server takes them; handoffs: one each; evaluating: the same for those
+    that have evaluation environments.
+    """
+
+    def __init__(
+        self,
+        collectors: Sequence[Collector],
+        handoffs: Sequence[Handoff],
+        evaluating: Sequence[tuple[Collector, Handoff]],
+    ) -> None:
+        self._collectors = collectors
+        self._handoffs = handoffs
+        self._evaluating = evaluating
+
+    def collect(self, itr: int, version: int, batch_index: int) -> list[SliceReport]:
+        """See `Station`."""
+        rows = [collector.batch() for collector in self._collectors]
+        drive_served(list(zip(rows, self._handoffs, strict=True)))
+        return [collector.report() for collector in self._collectors]
+
+    def prepare(self, batch_index: int) -> None:
+        """Resets of waiting rows."""
+        for collector in self._collectors:
+            collector.prepare()
+
+    def begin_evaluation(self) -> None:
+        """Before the first rows of an evaluation."""
+        for collector, _ in self._evaluating:
+            collector.begin_evaluation()
+
+    def evaluation(self, first_row: int, n_rows: int) -> list[EvalReport]:
+        """Some rows of an evaluation; all of them, in step with slices elsewhere, even if every episode ended here."""
+        drive_served([(collector.evaluation(n_rows, until_idle=False), hands) for collector, hands in self._evaluating])
+        return [collector.evaluated(first_row, n_rows) for collector, _ in self._evaluating]
+
+    def state(self) -> list[SliceState]:
+        """See `Station`."""
+        return [collector.state() for collector in self._collectors]
 
 
-def _directly(call: Callable[..., Any], inputs: StepInputs, state: Tree) -> Any:
-    return call(inputs, state)
+def drive_served(loops: Sequence[tuple[Iterator[int], Handoff]]) -> None:
+    """Drives one loop of each group in turn: while the server acts for one, the other steps. All have as many rows."""
+    for rows, handoff in loops:
+        next(rows)
+        handoff.post()
+    running = list(loops)
+    while running:
+        for rows, handoff in tuple(running):
+            handoff.wait_for(handoff.count)  # as many rows acted for as there were ready
+            if next(rows, None) is None:
+                running.remove((rows, handoff))
+            else:
+                handoff.post()
 
 
-def _numpy(tensor: torch.Tensor) -> np.ndarray:
-    return tensor.numpy(force=True)
+class ServedMemory(NamedTuple):
+    """What a sampler shares with workers that it serves."""
+
+    slot: Slot
+    eval_slot: Slot | None
+    board: Board
 
 
-def _zeroed(state: Tree, is_first: torch.Tensor) -> Tree:
-    """The state with the rows zeroed where `is_first`."""
-    if not is_first.any():
-        return state
-    return tree_map(lambda leaf: leaf.masked_fill(is_first.reshape(-1, *[1] * (leaf.ndim - 1)), 0), state)
+def served_memory(
+    spec: SlotSpec, eval_spec: SlotSpec | None, slices: Sequence[Slice], allocate: Allocate
+) -> ServedMemory:
+    """The same in every process."""
+    eval_slot = None if eval_spec is None else build_slot(eval_spec, allocate)
+    return ServedMemory(build_slot(spec, allocate), eval_slot, build_board(slices, allocate))
+
+
+@dataclass(frozen=True)
+class ServedSetup:
+    """How a worker is set up that is served. worker: its number."""
+
+    worker: int
+    spec: SlotSpec
+    eval_spec: SlotSpec | None
+    slices: tuple[Slice, ...]
+
+    def station(self, collectors: Sequence[Collector], channel: Channel) -> ServedStation:
+        """With the descriptors that come behind the command: arena, own bell, the server's bell."""
+        spec, eval_spec, slices = self.spec, self.eval_spec, self.slices
+        arena, memory = shared(partial(served_memory, spec, eval_spec, slices), channel.receive_fd())
+        arena.close_fd()
+        board = memory.board
+        bell = Bell(board.parked[self.worker], read_fd=channel.receive_fd())
+        server = Bell(board.parked[-1], write_fd=channel.receive_fd())
+        own = [index for index, one in enumerate(slices) if one.worker == self.worker]
+        everybody = range(len(slices))
+        evaluating = [index for index in everybody if eval_spec is not None and eval_spec.widths[index]]
+        handoffs, eval_handoffs = [], []
+        for index, collector in zip(own, collectors, strict=True):
+            evaluation = None
+            if memory.eval_slot is not None and eval_spec is not None and index in evaluating:
+                view = SlotView(memory.eval_slot.slice(eval_spec, index), eval_spec.first_column(index))
+                evaluation = eval_spec, view
+                hands = board.worker(board.evaluation, board.members(index, evaluating), index, bell, server)
+                eval_handoffs.append((collector, hands))
+            collector.setup(spec, SlotView(memory.slot.slice(spec, index), spec.first_column(index)), evaluation)
+            handoffs.append(board.worker(board.train, board.members(index, everybody), index, bell, server))
+        return ServedStation(collectors, handoffs, eval_handoffs)

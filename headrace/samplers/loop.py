@@ -178,14 +178,13 @@ class CollectionLoop:
         self.envs.allow(0)
         self.status.enter(Phase.WAITING)
 
-    def collect(
-        self, view: SlotView, n_rows: int, phase: Phase = Phase.STEPPING, until_idle: bool = False
-    ) -> Iterator[int]:
+    def collect(self, view: SlotView, n_rows: int, evaluating: bool = False, until_idle: bool = False) -> Iterator[int]:
         """Collects rows 0 to n_rows − 1 (all of a batch; fewer at the end of an evaluation); see the class.
 
-        until_idle: stop early once every environment waits. The episodes that ended are in `finished` afterwards, and
-        in the slot's final region.
+        evaluating: environments wait once they have used up their resets; until_idle: stop early when all of them do.
+        The episodes that ended are in `finished` afterwards, and in the slot's final region.
         """
+        phase = Phase.EVALUATING if evaluating else Phase.STEPPING
         slot, envs, timing, line = view.slot, self.envs, self.timing, self.status.line
         begin = perf_counter_ns()
         self._write_current(slot)
@@ -193,7 +192,7 @@ class CollectionLoop:
         ended = _Ended()
         stepped = np.full(len(envs.env_ids), n_rows)
         stepped[envs.waiting] = 0
-        may_wait = self._wait_reset or until_idle
+        may_wait = self._wait_reset or evaluating
         idle = envs.waiting.copy() if envs.waiting.any() else None  # who does not take step t
         self.status.enter(phase)
         for t in range(n_rows):

@@ -3,114 +3,116 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
-import cloudpickle
-
-from headrace.buffers.samples import Slot, SlotSpec
-from headrace.errors import EnvContractError, SamplerError, headline
+from headrace.buffers.shared import Allocate, Arena, shared
+from headrace.errors import EnvContractError
 from headrace.processes.affinity import Affinity, usable_cores
 from headrace.processes.group import WorkerGroup, choose_start_method
 from headrace.samplers.base import BaseSampler
-from headrace.samplers.collector import CollectorConfig, SliceReport
+from headrace.samplers.collector import CollectorConfig
 from headrace.samplers.snapshot import SliceState
-from headrace.samplers.traj_info import Episodes
-from headrace.samplers.worker import SharedBatch, initialize_worker, sampling_process, shared_batch
+from headrace.samplers.worker import Setup, initialize_worker, sampling_process
 from headrace.types import EnvSpaces
 
 __all__ = ["ParallelSamplerBase"]
 
 _log = logging.getLogger("headrace.samplers")
+_Memory = TypeVar("_Memory")
 
 
 class ParallelSamplerBase(BaseSampler):
     """Workers fill their columns of one shared batch; one command and one reply per worker and batch."""
 
     _group: WorkerGroup | None = None
-    _shared: SharedBatch | None = None
+    _arena: Arena | None = None
 
-    def _n_slices(self, affinity: Affinity) -> int:
+    @property
+    def _workers(self) -> WorkerGroup:
+        assert self._group is not None
+        return self._group
+
+    def _n_parts(self, affinity: Affinity) -> int:
         pinned = None if affinity.workers_cpus is None else len(affinity.workers_cpus)
-        if pinned is not None and self._n_workers is not None and pinned != self._n_workers:
+        wanted = self._settings.n_workers
+        if pinned is not None and wanted is not None and pinned != wanted:
             raise ValueError(
-                f"affinity has workers_cpus for {pinned} workers and n_workers is {self._n_workers}; make them agree"
+                f"affinity has workers_cpus for {pinned} workers and n_workers is {wanted}; make them agree"
             )
-        asked = pinned or self._n_workers or usable_cores()
+        # An action server keeps a core busy.
+        asked = pinned or wanted or max(1, usable_cores() - self.layout.served)
         if asked > self.batch_spec.B:
             _log.info("%d workers for batch_B=%d: starting %d", asked, self.batch_spec.B, self.batch_spec.B)
         return min(asked, self.batch_spec.B)
 
     def _start(self, configs: Sequence[CollectorConfig], affinity: Affinity) -> EnvSpaces:
+        self._affinity = affinity
+        n_workers = 1 + max(one.worker for one in self._slices)
+        by_worker = [
+            tuple(config for config, one in zip(configs, self._slices, strict=True) if one.worker == worker)
+            for worker in range(n_workers)
+        ]
         self._group = WorkerGroup(
             sampling_process,
-            configs,
-            start_method=choose_start_method(self._start_method),
-            prologue=partial(initialize_worker, affinity, True),
+            by_worker,
+            start_method=choose_start_method(self._settings.start_method),
+            prologue=partial(initialize_worker, affinity, not self.layout.served),
             name=type(self).__name__,
-            timeout=self._timeout,
+            timeout=self._settings.timeout,
         )
-        spaces: list[EnvSpaces] = self._group.replies(self._start_timeout)
-        for config, other in zip(configs, spaces, strict=True):
-            if other != spaces[0]:
+        found: list[list[EnvSpaces]] = self._group.replies(self._settings.start_timeout)
+        spaces = found[0][0]
+        for config, other in zip(
+            [config for own in by_worker for config in own], [one for own in found for one in own], strict=True
+        ):
+            if other != spaces:
                 raise EnvContractError(
                     f"{config.factory.name}: env {config.env_ids[0]} has {other}, env {configs[0].env_ids[0]} has "
-                    f"{spaces[0]}; one batch holds one kind"
+                    f"{spaces}; one batch holds one kind"
                 )
-        return spaces[0]
+        return spaces
 
-    def _setup(self, spec: SlotSpec) -> Slot:
-        assert self._group is not None
+    def _share(self, build: Callable[[Allocate], _Memory], setups: Sequence[Setup]) -> _Memory:
+        """Makes shared memory, sends each worker its setup and the memory's descriptor; `_standing` is to follow."""
         # Not in a local: the traceback of an error would keep the memory, and its descriptor, alive.
-        self._shared = shared_batch(spec, self._agent)
+        self._arena, memory = shared(build)
         try:
-            agent_bytes = self._pickled_agent()
-            for index in range(len(self._group)):
-                self._group.send_to(index, ("setup", index, spec, agent_bytes))
-            assert self._shared.arena.fd is not None
-            self._group.send_fd(self._shared.arena.fd)
+            for rank, setup in enumerate(setups):
+                self._workers.send_to(rank, setup)
+            assert self._arena.fd is not None
+            self._workers.send_fd(self._arena.fd)
         finally:
-            self._shared.arena.close_fd()
-        self._group.replies(self._start_timeout)
-        return self._shared.slot
+            self._arena.close_fd()
+        return memory
 
-    def _collect(self, itr: int, version: int, batch_index: int) -> list[SliceReport]:
-        return self._command("collect", itr, version, batch_index)
-
-    def _evaluate(self, itr: int, version: int, evaluation_index: int) -> list[Episodes]:
-        parts = self._command("evaluate", itr, version, evaluation_index)
-        return [episodes for part in parts for episodes in part]
+    def _standing(self) -> None:
+        """Waits until every worker stands at its first row."""
+        self._workers.replies(self._settings.start_timeout)
 
     def _states(self) -> list[SliceState]:
-        assert self._group is not None
-        self._group.send("state")
-        return self._group.replies()
+        return [state for states in self._command("state") for state in states]
+
+    def _call(self, name: str, args: Sequence[Any], env_ids: Sequence[int]) -> dict[int, Any]:
+        return {env_id: value for part in self._command("call", name, args, env_ids) for env_id, value in part.items()}
+
+    def _command(self, name: str, *arguments: Any) -> list[Any]:
+        """Has every worker do something; returns their answers."""
+        self._workers.send((name, *arguments))
+        return self._workers.replies()
 
     def _stop(self) -> None:
-        group, self._group, self._shared = self._group, None, None
+        group = self._let_go()
         if group is not None:
             group.stop()
 
     def _kill(self) -> None:
-        group, self._group, self._shared = self._group, None, None
+        group = self._let_go()
         if group is not None:
             group.kill()
 
-    def _command(self, name: str, itr: int, version: int, index: int) -> list[Any]:
-        """Publishes the agent's parameters as `version`, which the command tells workers to act with."""
-        assert self._group is not None
-        assert self._shared is not None
-        self._shared.parameters.publish(self._agent, version)
-        self._group.send((name, itr, version, index))
-        return self._group.replies()
-
-    def _pickled_agent(self) -> bytes:
-        try:
-            agent_bytes: bytes = cloudpickle.dumps(self._agent)
-        except Exception as error:
-            raise SamplerError(
-                f"the agent cannot be pickled: {headline(error)}; it travels to the workers by cloudpickle, so keep "
-                "open files, locks and generators out of it"
-            ) from error
-        return agent_bytes
+    def _let_go(self) -> WorkerGroup | None:
+        """Forgets workers and memory; returns the workers, if there were any."""
+        group, self._group, self._arena = self._group, None, None
+        return group

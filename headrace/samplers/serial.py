@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 from headrace.buffers.samples import Slot, SlotSpec, build_slot
-from headrace.buffers.shared import Arena, measure
+from headrace.buffers.shared import shared
 from headrace.errors import headline
 from headrace.processes.affinity import Affinity
 from headrace.processes.status import Status
 from headrace.samplers.base import BaseSampler
 from headrace.samplers.collector import Collector, CollectorConfig, SliceReport
+from headrace.samplers.device_rows import device_batch
+from headrace.samplers.drive import LocalStation
 from headrace.samplers.layout import Layout
 from headrace.samplers.snapshot import SliceState
 from headrace.samplers.traj_info import Episodes
@@ -31,36 +34,47 @@ class SerialSampler(BaseSampler):
 
     layout = Layout(processes=False)
     _collector: Collector | None = None
+    _station: LocalStation | None = None
 
-    def _n_slices(self, affinity: Affinity) -> int:
+    def _n_parts(self, affinity: Affinity) -> int:
         return 1
 
     def _start(self, configs: Sequence[CollectorConfig], affinity: Affinity) -> EnvSpaces:
-        self._collector = Collector(configs[0], Status())
+        self._status = Status()
+        self._collector = Collector(configs[0], self._status)
         return self._collector.spaces
 
-    def _setup(self, spec: SlotSpec) -> Slot:
+    def _setup(self, spec: SlotSpec, configs: Sequence[CollectorConfig]) -> Slot:
         assert self._collector is not None
-        arena = Arena(measure(lambda allocate: build_slot(spec, allocate)))
+        arena, slot = shared(lambda allocate: build_slot(spec, allocate))
         arena.close_fd()
-        slot = build_slot(spec, arena.allocate)
-        self._collector.setup(self._agent, spec, slot.slice(spec, 0), 0)
+        device, kept_on = self._settings.device, self._settings.samples_device
+        if device is not None:
+            self._agent.to_device(device)
+        self._kept = None if kept_on is None else device_batch(slot, self._agent, kept_on)
+        self._station = LocalStation(
+            self._collector, self._agent, spec, slot.slice(spec, 0), 0, self._status, device=device, kept=self._kept
+        )
         return slot
 
     def _collect(self, itr: int, version: int, batch_index: int) -> list[SliceReport]:
-        assert self._collector is not None
-        return [self._collector.collect(itr, version, batch_index)]
+        assert self._station is not None
+        return self._station.collect(itr, version, batch_index)
 
     def _evaluate(self, itr: int, version: int, evaluation_index: int) -> list[Episodes]:
-        assert self._collector is not None
-        return self._collector.evaluate(itr, version, evaluation_index)
+        assert self._station is not None
+        return self._station.evaluate(itr, version, evaluation_index)
 
     def _states(self) -> list[SliceState]:
+        assert self._station is not None
+        return self._station.state()
+
+    def _call(self, name: str, args: Sequence[Any], env_ids: Sequence[int]) -> dict[int, Any]:
         assert self._collector is not None
-        return [self._collector.state()]
+        return self._collector.call(name, args, env_ids)
 
     def _stop(self) -> None:
-        collector, self._collector = self._collector, None
+        collector, self._collector, self._station = self._collector, None, None
         if collector is not None:
             collector.close()
 

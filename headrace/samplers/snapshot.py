@@ -29,22 +29,24 @@ class EnvState:
     """All there is of one environment between two batches.
 
     seed: of its first reset, if that is still to come; row: where the collection loop stands, running: the statistics
-    of the running episode, state: the recurrent state (all None for evaluation, which begins with resets).
+    of the running episode (both None for evaluation, which begins with resets).
     """
 
     env: gymnasium.Env[Any, Any]
     seed: int | None
     row: Tree = None
     running: Any = None
-    state: Tree = None
 
 
 @dataclass
 class SliceState:
-    """The pickled `EnvState`s of a slice by env id; or none, and in `why_not` the reason."""
+    """The pickled `EnvState`s of a slice by env id; or none, and in `why_not` the reason. memory: the recurrent states
+    of its rows by env id, from who acts for them.
+    """
 
     train: dict[int, bytes] = field(default_factory=dict)
     evaluation: dict[int, bytes] = field(default_factory=dict)
+    memory: dict[int, Tree] = field(default_factory=dict)
     why_not: str = ""
 
 
@@ -53,8 +55,9 @@ class SamplerState:
     """Where a sampler stands between two batches: what `initialize(resume=...)` goes on from.
 
     batches, evaluations, version: how many there were, the addresses of randomness; incarnation: how often the
-    environments were begun anew; train, evaluation: pickled `EnvState`s by env id, so any number of workers can take
-    them over; empty where they could not be had, `why_not` says why.
+    environments were begun anew; train, evaluation: pickled `EnvState`s by env id, and memory: the recurrent states of
+    their rows (trees of arrays, None if feed-forward), so that any number of workers of any sampler can take them over;
+    empty where they could not be had, `why_not` says why.
     """
 
     batches: int
@@ -63,6 +66,7 @@ class SamplerState:
     incarnation: int
     train: Mapping[int, bytes] = field(default_factory=dict, repr=False)
     evaluation: Mapping[int, bytes] = field(default_factory=dict, repr=False)
+    memory: Mapping[int, Tree] = field(default_factory=dict, repr=False)
     why_not: str = ""
 
     def require(self, env_ids: Sequence[int], n_eval: int) -> None:

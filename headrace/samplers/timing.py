@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from headrace.types import Timing
 
-__all__ = ["TimingReport"]
+__all__ = ["ServerTiming", "TimingReport"]
+
+
+@dataclass
+class ServerTiming:
+    """Where an action server's time went, nanoseconds: waiting for rows, and acting."""
+
+    waiting_ns: int = 0
+    acting_ns: int = 0
 
 
 @dataclass(frozen=True)
@@ -17,7 +25,9 @@ class TimingReport:
     steps: environment steps; seconds: inside `obtain_samples`; steps_per_second; the shares (of the workers' time)
     add up to 1: env (inside `env.step`), reset, acting (the agent, or waiting for its actions), recording (checks,
     copies, bookkeeping); idle: the share of the sampler's time in which its workers were not collecting (start of a
-    batch, waiting for the slowest worker, assembling the batch).
+    batch, waiting for the slowest worker, assembling the batch). server_acting, server_waiting: of an action server,
+    the shares of `seconds` it acted and waited for rows; None without one. A server that hardly waits is what there is
+    too little of; one that hardly acts could serve more workers.
     """
 
     steps: int
@@ -28,6 +38,8 @@ class TimingReport:
     acting: float
     recording: float
     idle: float
+    server_acting: float | None = None
+    server_waiting: float | None = None
 
     @staticmethod
     def of(timings: Sequence[Timing], seconds: float) -> TimingReport:
@@ -49,9 +61,19 @@ class TimingReport:
             idle=max(0.0, 1.0 - busy / seconds) if seconds else 0.0,
         )
 
+    def with_server(self, timing: ServerTiming | None) -> TimingReport:
+        """The same, with what an action server counted."""
+        if timing is None or not self.seconds:
+            return self
+        acting, waiting = (ns * 1e-9 / self.seconds for ns in (timing.acting_ns, timing.waiting_ns))
+        return replace(self, server_acting=acting, server_waiting=waiting)
+
     def __str__(self) -> str:
+        server = ""
+        if self.server_acting is not None and self.server_waiting is not None:
+            server = f"; server: acting {self.server_acting:.0%}, waiting {self.server_waiting:.0%}"
         return (
             f"{self.steps:,} steps in {self.seconds:.2f} s, {self.steps_per_second:,.0f} steps/s: "
             f"env {self.env:.0%}, reset {self.reset:.0%}, acting {self.acting:.0%}, recording {self.recording:.0%}; "
-            f"idle {self.idle:.0%}"
+            f"idle {self.idle:.0%}{server}"
         )

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from headrace.samplers.layout import Layout
 from headrace.samplers.traj_info import TrajInfo
 
-__all__ = ["checked_arguments"]
+__all__ = ["checked_arguments", "checked_devices"]
 
 _AT_LEAST = {
     "batch_T": 1,
@@ -58,6 +59,32 @@ def checked_arguments(**arguments: Any) -> None:
     rank, world_size = arguments.get("rank", 0), arguments.get("world_size", 1)
     if rank >= world_size:
         raise ValueError(f"rank must be less than world_size, got rank={rank}, world_size={world_size}")
+
+
+def checked_devices(name: str, layout: Layout, device: Any, samples_device: Any) -> tuple[Any, Any]:
+    """`device` and `samples_device` of the sampler `name` as torch devices, None where they are left to it."""
+    acting_on, kept_on = _device(device, "device"), _device(samples_device, "samples_device")
+    in_workers = layout.processes and not layout.served
+    if in_workers and (kept_on is not None or (acting_on is not None and acting_on.type != "cpu")):
+        raise ValueError(
+            f"{name} acts in its workers, on the CPU: device={device!r} and samples_device={samples_device!r} are for "
+            "samplers that act in this process, GpuSampler, AlternatingSampler and SerialSampler"
+        )
+    if kept_on is not None and acting_on not in (None, kept_on):
+        raise ValueError(
+            f"samples_device={samples_device!r} is where the agent acts, and device={device!r} is another; make them "
+            "the same, or leave one out"
+        )
+    return kept_on if acting_on is None else acting_on, kept_on
+
+
+def _device(value: Any, argument: str) -> Any:
+    import torch
+
+    try:
+        return None if value is None else torch.device(value)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"{argument} must be a torch device such as 'cuda:0', got {value!r}") from error
 
 
 def _check_whole_number(name: str, value: Any) -> None:

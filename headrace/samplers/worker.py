@@ -5,22 +5,26 @@ from __future__ import annotations
 import gc
 import logging
 import pickle
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any, Protocol
 
-from headrace.buffers.samples import Slot, SlotSpec, build_slot
-from headrace.buffers.shared import Allocate, Arena, measure
 from headrace.processes.affinity import Affinity, pin
 from headrace.processes.child import Channel
-from headrace.samplers.collector import Collector, CollectorConfig
+from headrace.samplers.collector import Collector, CollectorConfig, SliceReport, close_all, make_collectors
+from headrace.samplers.drive import Station
+from headrace.samplers.evaluation import EvalReport
 from headrace.samplers.traj_info import Episodes
 
-if TYPE_CHECKING:
-    from headrace.agents.base import Agent
-    from headrace.agents.parameters import ParameterSlots
-
-__all__ = ["SharedBatch", "initialize_worker", "sampling_process", "shared_batch"]
+__all__ = ["Setup", "initialize_worker", "sampling_process"]
 
 _log = logging.getLogger("headrace.samplers")
+
+
+class Setup(Protocol):
+    """The second thing a worker is sent, once the agent is there and what a batch holds is known."""
+
+    def station(self, collectors: list[Collector], channel: Channel) -> Station:
+        """What the worker does from then on."""
 
 
 def initialize_worker(affinity: Affinity, loads_torch: bool, rank: int) -> None:
@@ -40,76 +44,62 @@ def initialize_worker(affinity: Affinity, loads_torch: bool, rank: int) -> None:
         torch.set_num_threads(affinity.worker_torch_threads)
 
 
-def sampling_process(channel: Channel, config: CollectorConfig) -> None:
-    """The life of a worker: environments, then an agent and a slot, then batches until told to leave.
+def sampling_process(channel: Channel, configs: tuple[CollectorConfig, ...]) -> None:
+    """The life of a worker: environments, then what is done with them, then batches until told to leave.
 
     Commands and replies, in order::
 
-        (start)                                        → the spaces
-        "setup", index, spec, agent; descriptor        → True, standing at the first row
-        "collect", itr, version, batch_index           → SliceReport
-        "evaluate", itr, version, evaluation_index     → list[Episodes]
-        "state"                                        → SliceState
-        None                                           → True, environments closed
+        (start)                                → the spaces, of each slice
+        Setup; descriptors                     → None, standing at the first row
+        a method of its station, arguments     → what that returns: list[SliceReport] for "collect" …
+        "call", name, args, env ids            → answers by env id
+        None                                   → None, environments closed
     """
-    collector = Collector(config, channel.status)
+    collectors = make_collectors(configs, channel.status)
     try:
-        channel.reply(collector.spaces)
-        while (command := channel.receive()) is not None:
-            match command:
-                case "setup", index, spec, agent_bytes:
-                    agent: Agent = pickle.loads(agent_bytes)
-                    arena, slot, parameters = shared_batch(spec, agent, channel.receive_fd())
-                    arena.close_fd()
-                    collector.setup(agent, spec, slot.slice(spec, index), spec.first_column(index))
-                    channel.reply(True)
-                case "collect", itr, version, batch_index:
-                    parameters.load(agent, version)
-                    report = collector.collect(itr, version, batch_index)
-                    _reply(channel, report, [report.episodes])
-                    collector.prepare(batch_index + 1)
-                case "evaluate", itr, version, evaluation_index:
-                    parameters.load(agent, version)
-                    episodes = collector.evaluate(itr, version, evaluation_index)
-                    _reply(channel, episodes, episodes)
-                case "state":
-                    channel.reply(collector.state())
+        channel.reply([collector.spaces for collector in collectors])
+        setup: Setup = channel.receive()
+        if setup is not None:
+            station = setup.station(collectors, channel)
+            channel.reply(None)
+            while (command := channel.receive()) is not None:
+                _obey(command, station, collectors, channel)
     except BaseException as error:
         if not isinstance(error, EOFError):  # the parent is gone
             channel.fail(error)  # before closing, which may hang or fail for the same reason
-        collector.close()
+        close_all(collectors)
         return
-    collector.close()
-    channel.reply(True)
+    close_all(collectors)
+    channel.reply(None)
 
 
-class SharedBatch(NamedTuple):
-    """The memory a sampler and its workers share: one slot, and the agent's parameters on their way."""
-
-    arena: Arena
-    slot: Slot
-    parameters: ParameterSlots
-
-
-def shared_batch(spec: SlotSpec, agent: Agent, fd: int | None = None) -> SharedBatch:
-    """Shared memory made anew, or, with the descriptor of the sampler's arena, attached to."""
-    from headrace.agents.parameters import ParameterSlots  # loads torch
-
-    def build(allocate: Allocate) -> tuple[Slot, ParameterSlots]:
-        return build_slot(spec, allocate), ParameterSlots(agent, allocate)
-
-    arena = Arena(measure(build), fd)
-    return SharedBatch(arena, *build(arena.allocate))
-
-
-def _reply(channel: Channel, message: Any, episodes: list[Episodes]) -> None:
-    """Replies; info dicts that cannot be pickled lose the entries that are to blame, with a log line."""
+def _obey(command: tuple[Any, ...], station: Station, collectors: list[Collector], channel: Channel) -> None:
+    name, *arguments = command
+    if name == "call":
+        channel.reply({env_id: value for one in collectors for env_id, value in one.call(*arguments).items()})
+        return
+    answer = getattr(station, name)(*arguments)
     try:
-        channel.reply(message)
+        channel.reply(answer)
     except (pickle.PicklingError, TypeError, AttributeError):
-        for part in episodes:
-            part.infos = [_portable(info) for info in part.infos]
-        channel.reply(message)
+        for episodes in _episodes_in(answer):
+            episodes.infos = [_portable(info) for info in episodes.infos]
+        channel.reply(answer)
+    if name == "collect":
+        _, _, batch_index = arguments
+        station.prepare(batch_index + 1)
+
+
+def _episodes_in(answer: Any) -> Iterator[Episodes]:
+    """The statistics in it, whose info dicts may hold what cannot be pickled."""
+    for part in answer:
+        match part:
+            case Episodes():
+                yield part
+            case SliceReport():
+                yield part.episodes
+            case EvalReport():
+                yield part.finished
 
 
 def _portable(info: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,31 @@
+"""How a process died, in words, with the usual reason."""
+
+from __future__ import annotations
+
+import signal
+
+from headrace.errors import Where
+from headrace.processes.status import Phase
+
+__all__ = ["cause_of_death"]
+
+
+def cause_of_death(exitcode: int | None, where: Where) -> str:
+    """The sentence for a worker that left with this exit code (negative: a signal; None: it still runs)."""
+    if exitcode is None:
+        return f"worker {where.worker} closed its pipe but still runs; its environment may have closed file descriptors"
+    if exitcode < 0:
+        name = signal.Signals(-exitcode).name
+        usual = {
+            "SIGKILL": "; often the kernel's out-of-memory killer (see dmesg)",
+            "SIGSEGV": "; a crash in compiled code of the environment or its libraries",
+            "SIGBUS": "; often a full /dev/shm or a truncated memory-mapped file",
+            "SIGABRT": "; an assertion in compiled code of the environment or its libraries",
+        }.get(name, "")
+        return f"worker {where.worker} was killed by {name}{usual}"
+    if where.phase == Phase.STARTING.words:
+        return (
+            f"worker {where.worker} left with exit code {exitcode} while starting; a script that makes a sampler needs "
+            'its code under `if __name__ == "__main__":` with start_method "spawn" and "forkserver"'
+        )
+    return f"worker {where.worker} left with exit code {exitcode}; the environment may have called exit()"

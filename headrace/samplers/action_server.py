@@ -1,0 +1,149 @@
+"""Action servers: one process computes the actions of all workers, on a GPU or here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from time import perf_counter_ns
+from typing import ClassVar
+
+from headrace.agents.base import Agent
+from headrace.processes.group import Sentry
+from headrace.processes.handoff import Handoff
+from headrace.processes.status import Phase, Status
+from headrace.samplers.actor import Actor
+from headrace.samplers.collector import SliceReport
+from headrace.samplers.timing import ServerTiming
+
+__all__ = [
+    "ActionServer",
+    "AlternatingActionServer",
+    "NoOverlapAlternatingActionServer",
+    "ServedGroup",
+]
+
+
+@dataclass
+class ServedGroup:
+    """Environments that are served together. hands: to the workers that step them; ranks: of these workers, in the
+    order of the hands' peers; slices: their numbers, in column order; actor: acts for them.
+    """
+
+    hands: Handoff
+    ranks: Sequence[int]
+    slices: Sequence[int]
+    actor: Actor
+
+    def give_states(self, reports: Sequence[SliceReport]) -> None:
+        """Adds recurrent states to the final entries that travelled with the reports (of all slices)."""
+        for index, states in zip(self.slices, self.actor.overflow, strict=True):
+            overflow = reports[index].overflow
+            if overflow is not None:
+                overflow.state = states
+
+
+class ActionServer:
+    """Waits for a row of every worker, acts for all of them at once, lets them step.
+
+    groups, evaluation: those of training and of evaluation environments; sentry: what to sleep on while no row comes;
+    status: says where an agent failed.
+    """
+
+    #: Whether a group may step while another does.
+    overlap: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        agent: Agent,
+        groups: Sequence[ServedGroup],
+        evaluation: Sequence[ServedGroup],
+        sentry: Sentry,
+        status: Status,
+    ) -> None:
+        self.groups = list(groups)
+        self.timing = ServerTiming()
+        self._agent = agent
+        self._evaluation = list(evaluation)
+        self._sentry = sentry
+        self._status = status
+
+    def serve_actions(self, itr: int, version: int, first_step: int, n_rows: int) -> None:
+        """Acts for `n_rows` rows of every group, whose workers have been told to collect a batch.
+
+        first_step: the address of the batch's randomness. `finish` is to follow once the workers are done.
+        """
+        self._agent.sample_mode(itr)
+        self._serve(self.groups, version, first_step, n_rows)
+
+    def finish(self) -> None:
+        """After a batch: values of the row behind it, and states."""
+        self._status.enter(Phase.ACTING)
+        for group in self.groups:
+            group.actor.finish()
+        self._status.enter(Phase.WAITING)
+
+    def prepare(self, first_step: int) -> None:
+        """Draws the noise of the batch that begins there, while nobody waits."""
+        for group in self.groups:
+            group.actor.draw(first_step)
+
+    def begin_evaluation(self, itr: int) -> None:
+        """Before the first rows of an evaluation: greedy, zero states."""
+        self._agent.eval_mode(itr)
+        for group in self._evaluation:
+            group.actor.restart()
+
+    def serve_actions_evaluation(self, version: int, first_step: int, n_rows: int) -> None:
+        """Acts for `n_rows` rows of an evaluation."""
+        self._serve(self._evaluation, version, first_step, n_rows)
+
+    @property
+    def late(self) -> int:
+        """Rows whose news nobody rang for; see `Handoff`."""
+        return sum(group.hands.late for group in (*self.groups, *self._evaluation))
+
+    def _serve(self, groups: Sequence[ServedGroup], version: int, first_step: int, n_rows: int) -> None:
+        timing, line = self.timing, self._status.line
+        for group in groups:
+            group.actor.begin(version, first_step)
+        held: ServedGroup | None = None  # acted for, and not let go before the other group has come in
+        now = perf_counter_ns()
+        for t in range(n_rows):
+            line[Status.PHASE], line[Status.STEP] = Phase.ACTING, t
+            for group in groups:
+                before = now
+                self._await(group)
+                now = perf_counter_ns()
+                timing.waiting_ns += now - before
+                if held is not None:
+                    held.hands.post()
+                    held = None
+                group.actor.act(t)
+                if self.overlap or len(groups) == 1:
+                    group.hands.post()
+                else:
+                    held = group
+                group.actor.record(t)
+                before, now = now, perf_counter_ns()
+                timing.acting_ns += now - before
+        if held is not None:
+            held.hands.post()
+        self._status.enter(Phase.WAITING)
+
+    def _await(self, group: ServedGroup) -> None:
+        """Until every worker of a group stands at its next row."""
+        hands = group.hands
+        hands.wait_for(hands.count + 1, lambda awaited: self._sentry.sleep([group.ranks[index] for index in awaited]))
+        self._sentry.awake()
+
+
+class AlternatingActionServer(ActionServer):
+    """For two groups: the environments of one step while actions are computed for the other."""
+
+
+class NoOverlapAlternatingActionServer(AlternatingActionServer):
+    """For two groups that never step at once: one is let go when the other has come in. For environments that would get
+    in each other's way, such as two groups that share their cores.
+    """
+
+    overlap = False

@@ -1,0 +1,117 @@
+"""Rows of a slot in the memory of another device, and batches that stay there for the learner."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from headrace.agents.base import Agent
+from headrace.buffers.samples import AgentSamples, EnvSamples, Samples, Slot
+from headrace.buffers.tree import tree_leaves, tree_map, tree_rows
+from headrace.types import AgentStep, StepInputs, Tree
+
+__all__ = ["DeviceBatch", "DeviceRows", "device_batch"]
+
+
+class DeviceBatch:
+    """What an agent sees and does in one batch, on a device: inputs `[T+1, B]`, action and agent_info `[T, B]`.
+
+    `samples` makes a whole batch of it, with the rest copied there once a batch.
+    """
+
+    def __init__(self, inputs: StepInputs, action: Tree, agent_info: Tree, device: torch.device) -> None:
+        self.inputs = inputs
+        self.action = action
+        self.agent_info = agent_info
+        self.device = device
+
+    def columns(self, first: int, stop: int) -> DeviceBatch:
+        """Some columns of the same memory."""
+        columns = (slice(None), slice(first, stop))
+        inputs, action, agent_info = tree_rows((self.inputs, self.action, self.agent_info), columns)
+        return DeviceBatch(inputs, action, agent_info, self.device)
+
+    def samples(self, host: Samples) -> Samples:
+        """The batch `host` on the device: copies of what the environments and the sampler wrote, views of the rest."""
+        inputs, device = self.inputs, self.device
+        rows, last = slice(None, -1), slice(-1, None)
+        env: dict[str, Tree] = {
+            "observation": tree_rows(inputs.observation, rows),
+            "last_observation": tree_rows(inputs.observation, last),
+            "prev_reward": inputs.prev_reward[rows],
+            "is_first": inputs.is_first[rows],
+        }
+        agent: dict[str, Tree] = {
+            "prev_action": tree_rows(inputs.prev_action, rows),
+            "action": self.action,
+            "agent_info": self.agent_info,
+        }
+        env = {name: env[name] if name in env else _sent(tree, device) for name, tree in vars(host.env).items()}
+        agent = {name: agent[name] if name in agent else _sent(tree, device) for name, tree in vars(host.agent).items()}
+        return Samples(AgentSamples(**agent), EnvSamples(**env), _sent(host.final, device))
+
+
+def device_batch(slot: Slot, agent: Agent, device: torch.device) -> DeviceBatch:
+    """Room on a device for what an agent with this slot sees and does."""
+    T, B = slot.reward.shape
+
+    def room(leaf: np.ndarray) -> torch.Tensor:
+        return torch.zeros(leaf.shape, dtype=torch.from_numpy(leaf[:0]).dtype, device=device)
+
+    inputs = StepInputs(
+        tree_map(room, slot.observation),
+        tree_map(room, slot.prev_action),
+        room(slot.prev_reward),
+        room(slot.is_first),
+        torch.zeros((T + 1, B, agent.noise_size), device=device),
+    )
+    return DeviceBatch(inputs, tree_map(room, slot.action), tree_map(room, slot.agent_info), device)
+
+
+class DeviceRows:
+    """Brings the rows of some columns to a device, one transfer per leaf and row.
+
+    batch: the same columns of a `DeviceBatch`, where row t is kept; None: every row takes the place of the one before.
+    """
+
+    def __init__(self, inputs: StepInputs, device: torch.device, batch: DeviceBatch | None) -> None:
+        """inputs: torch views of any row of the slot."""
+        self._batch = batch
+        if batch is None:
+            self._row = tree_map(lambda leaf: torch.zeros_like(leaf, device=device), inputs)
+            self._row_leaves: Sequence[Any] = tree_leaves(self._row)
+        else:
+            n_rows = len(batch.inputs.is_first)
+            self._rows = [tree_rows(batch.inputs, t) for t in range(n_rows)]
+            self._leaves = [tree_leaves(row) for row in self._rows]
+            n_steps = n_rows - 1
+            self._actions = [tree_leaves(tree_rows(batch.action, t)) for t in range(n_steps)]
+            self._infos = [tree_leaves(tree_rows(batch.agent_info, t)) for t in range(n_steps)]
+
+    @property
+    def keeps(self) -> bool:
+        """Whether rows are kept, and `record` is to be called."""
+        return self._batch is not None
+
+    def load(self, t: int, inputs: StepInputs) -> StepInputs:
+        """Row t on the device."""
+        row, leaves = (self._row, self._row_leaves) if self._batch is None else (self._rows[t], self._leaves[t])
+        for to, value in zip(leaves, tree_leaves(inputs), strict=True):
+            to.copy_(value, non_blocking=True)  # really so where the slot is registered with CUDA
+        loaded: StepInputs = row
+        return loaded
+
+    def record(self, t: int, step: AgentStep) -> None:
+        """Keeps what an agent did in row t."""
+        for to, value in zip(self._actions[t], tree_leaves(step.action), strict=True):
+            to.copy_(value)
+        for to, value in zip(self._infos[t], tree_leaves(step.agent_info), strict=True):
+            to.copy_(value)
+
+
+def _sent(tree: Tree, device: torch.device) -> Any:
+    """Copies on the device, also where that is the host's memory: the slot is written again."""
+    return tree_map(lambda leaf: leaf.to(device, copy=True), tree)

@@ -1,0 +1,201 @@
+"""Samplers whose actions come from an action server in this process: `GpuSampler` and what the others share with it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
+
+import torch
+
+from headrace.buffers.samples import Slot, SlotSpec
+from headrace.processes.affinity import cores_shared_by
+from headrace.processes.group import WorkerGroup
+from headrace.processes.handoff import Bell, Patience
+from headrace.processes.status import Status
+from headrace.rng import Stream
+from headrace.samplers.action_server import ActionServer, ServedGroup
+from headrace.samplers.actor import actor_for
+from headrace.samplers.board import Board, Turns
+from headrace.samplers.collector import CollectorConfig, SliceReport
+from headrace.samplers.device_rows import DeviceBatch, device_batch
+from headrace.samplers.drive import ServedSetup, served_memory
+from headrace.samplers.evaluation import EvalReport, evaluation_episodes, evaluation_spec
+from headrace.samplers.layout import Layout
+from headrace.samplers.parallel import ParallelSamplerBase
+from headrace.samplers.pinned import Pinned
+from headrace.samplers.snapshot import SliceState
+from headrace.samplers.timing import TimingReport
+from headrace.samplers.traj_info import Episodes
+
+__all__ = ["GpuSampler", "GpuSamplerBase"]
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """Training or evaluation: its columns, slice by slice, and by which numbers they are handed over."""
+
+    turns: Turns
+    slot: Slot
+    spec: SlotSpec
+    stream: Stream
+    env_ids: Sequence[tuple[int, ...]]
+    kept: DeviceBatch | None = None
+
+
+class GpuSamplerBase(ParallelSamplerBase):
+    """Workers step environments, an `ActionServer` in this process acts for all of them at once, on any torch device.
+
+    The agent never leaves this process, and workers do not load torch. `n_workers` defaults to the usable cores but
+    one, which the server keeps busy.
+    """
+
+    #: The server's class, which says whether groups may step at once.
+    ServerCls: ClassVar[type[ActionServer]] = ActionServer
+    _server: ActionServer | None = None
+    _pipe_ends: tuple[int, ...] = ()
+    _pinned: Pinned | None = None
+
+    def _setup(self, spec: SlotSpec, configs: Sequence[CollectorConfig]) -> Slot:
+        slices, n_workers = tuple(self._slices), len(self._workers)
+        eval_widths = tuple(len(config.eval_env_ids) for config in configs)
+        eval_spec = evaluation_spec(spec, eval_widths) if any(eval_widths) else None
+        slot, eval_slot, board = self._share(
+            partial(served_memory, spec, eval_spec, slices),
+            [ServedSetup(worker, spec, eval_spec, slices) for worker in range(n_workers)],
+        )
+        bells = self._bells(board, n_workers)
+        self._standing()
+        self._agent_init()
+        if self._settings.samples_device is not None:
+            self._kept = device_batch(slot, self._agent, self._device)
+        self._status = Status()
+        self._patience = Patience(board.spin_ns, n_workers + 1, cores_shared_by(self._affinity, n_workers))
+        env_ids = [config.env_ids for config in configs]
+        stages = [_Stage(board.train, slot, spec, Stream.ACTION, env_ids, self._kept)]
+        if eval_spec is not None and eval_slot is not None:
+            eval_ids = [config.eval_env_ids for config in configs]
+            stages.append(_Stage(board.evaluation, eval_slot, eval_spec, Stream.EVAL_ACTION, eval_ids))
+        train, evaluation = [self._groups(board, bells, configs[0], stage) for stage in stages] + [[]] * (
+            2 - len(stages)
+        )
+        memory = {env_id: state for config in configs for env_id, state in config.memory.items()}
+        for group in train if memory else ():
+            group.actor.go_on(memory)
+        sentry = self._workers.sentry(self._pipe_ends[0])
+        self._server = self.ServerCls(self._agent, train, evaluation, sentry, self._status)
+        return slot
+
+    def _agent_init(self) -> None:
+        """Puts the agent on its device, now that workers exist: a process that has used CUDA cannot be forked."""
+        device = self._settings.device
+        if device is None:
+            device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+        self._device: torch.device = device
+        self._agent.to_device(device)
+        if device.type == "cuda":
+            assert self._arena is not None
+            self._pinned = Pinned(self._arena)
+
+    def _collect(self, itr: int, version: int, batch_index: int) -> list[SliceReport]:
+        server, T = self._serving, self.batch_spec.T
+        self._patience.decide()
+        self._workers.send(("collect", itr, version, batch_index))
+        server.serve_actions(itr, version, batch_index * T, T)
+        reports = self._in_column_order(self._workers.replies())
+        server.finish()
+        for group in server.groups:
+            group.give_states(reports)
+        return reports
+
+    def _evaluate(self, itr: int, version: int, evaluation_index: int) -> list[Episodes]:
+        server = self._serving
+        self._patience.decide()
+        self._command("begin_evaluation")
+        server.begin_evaluation(itr)
+
+        def collect(first_row: int, n_rows: int) -> list[EvalReport]:
+            self._workers.send(("evaluation", first_row, n_rows))
+            server.serve_actions_evaluation(version, (evaluation_index << 32) + first_row, n_rows)
+            return [report for reports in self._workers.replies() for report in reports]
+
+        return evaluation_episodes(collect, self._settings.eval_max_T)
+
+    def _states(self) -> list[SliceState]:
+        own = [SliceState(memory=group.actor.memory()) for group in self._serving.groups]
+        return [*super()._states(), *own]
+
+    def timing(self) -> TimingReport:
+        """Where the time of `obtain_samples` went so far, the server's too."""
+        return super().timing().with_server(self._server.timing if self._server is not None else None)
+
+    def _let_go(self) -> WorkerGroup | None:
+        pinned, self._pinned, self._server = self._pinned, None, None
+        if pinned is not None:
+            pinned.release()
+        ends, self._pipe_ends = self._pipe_ends, ()
+        for end in ends:
+            os.close(end)
+        return super()._let_go()
+
+    @property
+    def _serving(self) -> ActionServer:
+        assert self._server is not None
+        return self._server
+
+    def _bells(self, board: Board, n_workers: int) -> list[Bell]:
+        """A bell for every worker and, last, for the server; hands out their ends."""
+        read, write = Bell.pipe()
+        self._pipe_ends = (read, write)
+        bells = []
+        for rank in range(n_workers):
+            worker_read, worker_write = Bell.pipe()
+            self._pipe_ends += (worker_write,)
+            bells.append(Bell(board.parked[rank], write_fd=worker_write))
+            try:
+                self._workers.send_fd_to(rank, worker_read)
+                self._workers.send_fd_to(rank, write)
+            finally:
+                os.close(worker_read)
+        return [*bells, Bell(board.parked[-1], read_fd=read)]
+
+    def _groups(self, board: Board, bells: Sequence[Bell], config: CollectorConfig, stage: _Stage) -> list[ServedGroup]:
+        """The groups of a stage that have environments, as the server sees them."""
+        groups = []
+        spec = stage.spec
+        for number in range(self.layout.groups):
+            own = [index for index, one in enumerate(self._slices) if one.group == number]
+            members = [index for index in own if stage.env_ids[index]]
+            if not members:
+                continue
+            first, stop = own[0], own[-1] + 1
+            columns = spec.first_column(first), spec.first_column(stop)
+            actor = actor_for(
+                self._agent,
+                stage.slot.slices(spec, first, stop),
+                [env_id for index in own for env_id in stage.env_ids[index]],
+                spec.widths[first:stop],
+                config,
+                stage.stream,
+                self._status,
+                self._device,
+                None if stage.kept is None else stage.kept.columns(*columns),
+            )
+            ranks = [self._slices[index].worker for index in members]
+            groups.append(ServedGroup(board.server(stage.turns, members, bells), ranks, own, actor))
+        return groups
+
+    def _in_column_order(self, answers: Sequence[Sequence[SliceReport]]) -> list[SliceReport]:
+        """The reports of all workers, each in the order of its groups, as the slices lie in the batch."""
+        left = [iter(reports) for reports in answers]
+        return [next(left[one.worker]) for one in self._slices]
+
+
+class GpuSampler(GpuSamplerBase):
+    """All environments step, then one inference chooses all actions: for slow inference and fast environments, on a GPU
+    or a CPU core of its own.
+    """
+
+    layout = Layout(processes=True, served=True)

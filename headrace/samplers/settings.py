@@ -1,0 +1,166 @@
+"""What a sampler was constructed with, and the part of it that each slice needs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from headrace.envs.factory import EnvFactory
+from headrace.envs.scalar import EnvInfoKeys
+from headrace.samplers.collector import CollectorConfig
+from headrace.samplers.layout import Layout, Slice, spread_like
+from headrace.samplers.snapshot import SamplerState
+from headrace.samplers.traj_info import TrajInfo
+from headrace.samplers.validate import checked_arguments, checked_devices
+from headrace.types import BatchSpec
+
+__all__ = ["SamplerSettings"]
+
+
+@dataclass(frozen=True)
+class SamplerSettings:
+    """The arguments of a sampler's constructor, checked; see `BaseSampler`."""
+
+    factory: EnvFactory
+    eval_factory: EnvFactory
+    batch_spec: BatchSpec
+    n_workers: int | None
+    max_decorrelation_steps: int
+    traj_info_cls: type[TrajInfo]
+    eval_n_envs: int
+    eval_max_steps: int | None
+    eval_max_trajectories: int | None
+    reset_mode: str
+    env_info_keys: EnvInfoKeys
+    start_method: str
+    timeout: float
+    start_timeout: float
+    deterministic: bool
+    device: Any
+    samples_device: Any
+
+    @staticmethod
+    def checked(
+        name: str,
+        layout: Layout,
+        EnvCls: Any,
+        *,
+        env_kwargs: Mapping[str, Any] | None,
+        batch_T: int,
+        batch_B: int,
+        n_workers: int | None,
+        max_decorrelation_steps: int,
+        TrajInfoCls: type[TrajInfo],
+        eval_n_envs: int,
+        eval_env_kwargs: Mapping[str, Any] | None,
+        eval_max_steps: int | None,
+        eval_max_trajectories: int | None,
+        reset_mode: str,
+        env_info_keys: EnvInfoKeys | None,
+        start_method: str,
+        timeout: float,
+        start_timeout: float,
+        deterministic: bool,
+        device: Any,
+        samples_device: Any,
+    ) -> SamplerSettings:
+        """From what the sampler `name` was given; raises TypeError or ValueError that names the argument."""
+        checked_arguments(
+            env_kwargs=env_kwargs,
+            batch_T=batch_T,
+            batch_B=batch_B,
+            n_workers=n_workers,
+            max_decorrelation_steps=max_decorrelation_steps,
+            TrajInfoCls=TrajInfoCls,
+            eval_n_envs=eval_n_envs,
+            eval_env_kwargs=eval_env_kwargs,
+            eval_max_steps=eval_max_steps,
+            eval_max_trajectories=eval_max_trajectories,
+            reset_mode=reset_mode,
+            env_info_keys=env_info_keys,
+            start_method=start_method,
+            timeout=timeout,
+            start_timeout=start_timeout,
+            deterministic=deterministic,
+        )
+        acting_on, kept_on = checked_devices(name, layout, device, samples_device)
+        return SamplerSettings(
+            factory=EnvFactory.of(EnvCls, env_kwargs),
+            eval_factory=EnvFactory.of(EnvCls, env_kwargs if eval_env_kwargs is None else eval_env_kwargs),
+            batch_spec=BatchSpec(int(batch_T), int(batch_B)),
+            n_workers=None if n_workers is None else int(n_workers),
+            max_decorrelation_steps=int(max_decorrelation_steps),
+            traj_info_cls=TrajInfoCls,
+            eval_n_envs=int(eval_n_envs),
+            eval_max_steps=eval_max_steps,
+            eval_max_trajectories=eval_max_trajectories,
+            reset_mode=reset_mode,
+            env_info_keys=dict(env_info_keys or {}),
+            start_method=start_method,
+            timeout=float(timeout),
+            start_timeout=float(start_timeout),
+            deterministic=bool(deterministic),
+            device=acting_on,
+            samples_device=kept_on,
+        )
+
+    @property
+    def eval_max_T(self) -> int:
+        """Rows of an evaluation at most."""
+        n_eval = max(self.eval_n_envs, 1)
+        return max(1, 100_000 if self.eval_max_steps is None else int(self.eval_max_steps) // n_eval)
+
+    def content(self) -> dict[str, Any]:
+        """What decides what is in a batch, besides the agent and the seed; not where and how fast it is collected."""
+        return {
+            "environment": self.factory.name,
+            "env_kwargs": self.factory.kwargs,
+            "eval_env_kwargs": self.eval_factory.kwargs,
+            "batch_T": self.batch_spec.T,
+            "batch_B": self.batch_spec.B,
+            "max_decorrelation_steps": self.max_decorrelation_steps,
+            "TrajInfoCls": self.traj_info_cls,
+            "eval_n_envs": self.eval_n_envs,
+            "eval_max_steps": self.eval_max_steps,
+            "eval_max_trajectories": self.eval_max_trajectories,
+            "reset_mode": self.reset_mode,
+            "deterministic": self.deterministic,
+        }
+
+    def configs(
+        self,
+        slices: Sequence[Slice],
+        rank: int,
+        seed: int,
+        traj_info_kwargs: Mapping[str, Any],
+        start: SamplerState,
+        resumable: bool,
+    ) -> list[CollectorConfig]:
+        """One for each slice, with its share of the evaluation environments."""
+        n_eval = self.eval_n_envs
+        episodes = 1 if self.eval_max_trajectories is None else math.ceil(self.eval_max_trajectories / max(n_eval, 1))
+        eval_ids = spread_like(range(rank * n_eval, rank * n_eval + n_eval), slices)
+        return [
+            CollectorConfig(
+                factory=self.factory,
+                env_ids=one.env_ids,
+                seed=seed,
+                traj_info=(self.traj_info_cls, traj_info_kwargs),
+                wait_reset=self.reset_mode == "wait",
+                max_decorrelation_steps=self.max_decorrelation_steps,
+                env_info_keys=self.env_info_keys,
+                deterministic=self.deterministic,
+                eval_factory=self.eval_factory,
+                eval_env_ids=own_eval_ids,
+                eval_episodes=episodes,
+                eval_max_T=self.eval_max_T,
+                incarnation=start.next_incarnation,
+                resumable=resumable,
+                saved={env_id: start.train[env_id] for env_id in one.env_ids if start.train},
+                eval_saved={env_id: start.evaluation[env_id] for env_id in own_eval_ids if start.evaluation},
+                memory={env_id: start.memory[env_id] for env_id in one.env_ids if start.memory},
+            )
+            for one, own_eval_ids in zip(slices, eval_ids, strict=True)
+        ]
