@@ -135,10 +135,17 @@ class EnvBatch(Protocol):
     Rows are 0 to n − 1; `env_ids[row]` is the environment's global number, the key of all its randomness. An ended row
     is reset in the same `step`, unless it has used up its allowance of resets: then it waits, its fields are zero, and
     `waiting` says so until `reset` starts it again. `notes`: (level, sentence) for the log, each to be said once.
+
+    `resetting`: None, or, where environments need a step of their own to reset (Gymnasium's NEXT_STEP mode), a mask of
+    the rows that do so in the next step: that step's action counts for nothing and its reward is 0. `holds`: whether
+    rows can be kept from moving while others step.
     """
 
     env_ids: Sequence[int]
+    spaces: EnvSpaces
     waiting: np.ndarray
+    resetting: np.ndarray | None
+    holds: bool
     notes: list[tuple[int, str]]
 
     def reset(self, rows: Sequence[int] | None, observation: Tree) -> None:
@@ -157,14 +164,21 @@ class EnvBatch(Protocol):
         are as they would be recorded, one per row.
         """
 
-    def hold(self, rows: np.ndarray) -> None:
-        """Has the rows of the mask `[n]` wait, and the others not."""
+    def hold(self, rows: np.ndarray, observation: Tree) -> None:
+        """Has the rows of the mask `[n]` wait, and the others not.
+
+        One that had to step meanwhile all the same begins anew, with the seed it began with before, when it waits no
+        longer: its first observation is written into `observation`.
+        """
 
     def allow(self, resets: int | None) -> None:
         """Sets how many times each row may still reset itself in `step`; None: always."""
 
     def infos(self) -> Sequence[dict[str, Any]]:
         """The info dicts of the last step, one per row."""
+
+    def call(self, rows: Sequence[int], name: str, args: Sequence[Any]) -> list[Any]:
+        """`env.name(*args)` of the environments of these rows; of a vector environment once, for all of them."""
 
     def close(self) -> None:
         """Closes every environment."""

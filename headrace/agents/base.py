@@ -107,6 +107,11 @@ class Agent(ABC):
         """Moves the model."""
         self.model.to(device)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next((tensor.device for tensor in self.acting_state()), torch.device("cpu"))
+
     def parameters(self) -> Iterator[torch.nn.Parameter]:
         """What an optimizer updates."""
         return self.model.parameters()

@@ -113,6 +113,7 @@ def _accumulated(terms: torch.Tensor, decay: float, ended: torch.Tensor, valid: 
     """
     if valid is not None:
         terms.masked_fill_(~valid, 0.0)
+        ended = ended | ~valid  # padding in the middle of a column stays zero
     rows, factors = terms.unbind(), (decay * (~ended).to(terms.dtype)).unbind()
     for t in range(len(rows) - 2, -1, -1):
         rows[t].addcmul_(factors[t], rows[t + 1])

@@ -22,8 +22,10 @@ from headrace.cli.errors import UsageError, unknown
 from headrace.cli.options import Json, Unprefixed
 from headrace.processes.affinity import usable_cores
 from headrace.runners.config import RunnerConfig
+from headrace.samplers.alternating import AlternatingSampler, NoOverlapAlternatingSampler
 from headrace.samplers.base import BaseSampler
 from headrace.samplers.cpu import CpuSampler
+from headrace.samplers.gpu import GpuSampler
 from headrace.samplers.serial import SerialSampler
 from headrace.types import EnvSpaces
 
@@ -41,7 +43,13 @@ __all__ = [
 
 #: Names of the algorithms; each has its settings in `TrainOptions` under its name.
 ALGOS = ("a2c", "ppo")
-_SAMPLERS: dict[str, type[BaseSampler]] = {"serial": SerialSampler, "cpu": CpuSampler}
+_SAMPLERS: dict[str, type[BaseSampler]] = {
+    "serial": SerialSampler,
+    "cpu": CpuSampler,
+    "gpu": GpuSampler,
+    "alternating": AlternatingSampler,
+    "alternating-no-overlap": NoOverlapAlternatingSampler,
+}
 
 
 @dataclass(kw_only=True)
@@ -54,9 +62,14 @@ class PlaceOptions:
     env_kwargs: Json = field(default_factory=dict)
     """Arguments of the environment, as JSON: '{"continuous": true}'."""
     sampler: str = "cpu"
-    """serial (this process) or cpu (worker processes)."""
+    """serial (everything in this process), cpu (worker processes, an agent in each), gpu (worker processes, actions
+    for all of them from this process), alternating (the same in two groups, one steps while the other gets its
+    actions) or alternating-no-overlap."""
     n_workers: int | None = None
-    """Worker processes of the cpu sampler; as many as usable cores if not given."""
+    """Worker processes; if not given as many as usable cores, or one less where actions come from this process."""
+    device: str | None = None
+    """Where actions are computed and the agent learns, such as cuda:0; not for cpu. If not given, the first GPU for
+    samplers whose actions come from this process, else the CPU."""
 
     @property
     def sampler_class(self) -> type[BaseSampler]:
@@ -141,6 +154,7 @@ def training_sampler(options: TrainOptions) -> BaseSampler:
         batch_T=options.batch_T,
         batch_B=options.batch_B,
         n_workers=options.n_workers,
+        device=options.device,
     )
 
 
@@ -183,6 +197,7 @@ def evaluation_sampler(place: PlaceOptions, episodes: int, at_once: int) -> Base
         batch_T=1,
         batch_B=place.n_workers or usable_cores(),
         n_workers=place.n_workers,
+        device=place.device,
         max_decorrelation_steps=0,
         eval_n_envs=math.ceil(episodes / rounds),
         eval_max_trajectories=episodes,

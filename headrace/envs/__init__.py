@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from headrace.envs.clauses import Violation as Violation
     from headrace.envs.factory import EnvFactory as EnvFactory
     from headrace.envs.legacy_gym import LegacyGym as LegacyGym
+    from headrace.envs.pool import make_envpool as make_envpool
     from headrace.envs.scalar import ScalarEnvs as ScalarEnvs
+    from headrace.envs.vector_envs import VectorEnvs as VectorEnvs
 
 __getattr__, __dir__ = lazy_exports(
     __name__,
@@ -20,8 +22,10 @@ __getattr__, __dir__ = lazy_exports(
         "EnvFactory": "headrace.envs.factory",
         "LegacyGym": "headrace.envs.legacy_gym",
         "ScalarEnvs": "headrace.envs.scalar",
+        "VectorEnvs": "headrace.envs.vector_envs",
         "Violation": "headrace.envs.clauses",
         "check_env": "headrace.envs.checks",
         "make_atari": "headrace.envs.atari",
+        "make_envpool": "headrace.envs.pool",
     },
 )

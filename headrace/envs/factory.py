@@ -11,6 +11,7 @@ from typing import Any
 import gymnasium
 
 from headrace.envs.legacy_gym import LegacyGym, LegacySpec, is_legacy
+from headrace.envs.vector_envs import VectorEnvs
 from headrace.errors import EnvContractError, EnvFailed, SamplerError, headline, traceback_of
 from headrace.processes.status import Phase, Status
 
@@ -26,11 +27,12 @@ _NAMESPACES = {"ALE": ("ale_py", "atari")}
 class EnvFactory:
     """Makes one environment; travels to workers by cloudpickle.
 
-    make: an `EnvSpec`, one of old gym, or a callable returning an `Env`; kwargs: its arguments. Ids are resolved to
-    specs where the user registered them, so an id known only there works in workers under every start method.
+    make: an `EnvSpec`, one of old gym, a callable returning an `Env`, or `VectorEnvs`; kwargs: its arguments. Ids are
+    resolved to specs where the user registered them, so an id known only there works in workers under every start
+    method.
     """
 
-    make: gymnasium.envs.registration.EnvSpec | LegacySpec | Callable[..., Any]
+    make: gymnasium.envs.registration.EnvSpec | LegacySpec | VectorEnvs | Callable[..., Any]
     kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     @staticmethod
@@ -45,9 +47,9 @@ class EnvFactory:
                 env_cls = _resolved(env_cls)
             except (gymnasium.error.Error, ImportError, LookupError) as error:
                 raise ValueError(f"{argument}={env_cls!r} is not a registered environment: {error}") from error
-        elif not isinstance(env_cls, gymnasium.envs.registration.EnvSpec) and not callable(env_cls):
+        elif not isinstance(env_cls, gymnasium.envs.registration.EnvSpec | VectorEnvs) and not callable(env_cls):
             raise TypeError(
-                f"{argument} must be a Gymnasium id, an EnvSpec or a callable returning an Env, "
+                f"{argument} must be a Gymnasium id, an EnvSpec, a callable returning an Env, or VectorEnvs, "
                 f"got {type(env_cls).__name__} {env_cls!r}"
             )
         return EnvFactory(env_cls, dict(env_kwargs or {}))
@@ -57,6 +59,8 @@ class EnvFactory:
         """The id, or the callable's name, for messages."""
         if isinstance(self.make, gymnasium.envs.registration.EnvSpec | LegacySpec):
             return self.make.id
+        if isinstance(self.make, VectorEnvs):
+            return self.make.name
         name = getattr(self.make, "__qualname__", None)
         return str(name) if name else repr(self.make)
 
@@ -78,6 +82,10 @@ class EnvFactory:
             env: Any = gymnasium.make(self.make, **self.kwargs)
         elif isinstance(self.make, LegacySpec):
             env = self.make.make(self.kwargs)
+        elif isinstance(self.make, VectorEnvs):
+            raise EnvContractError(
+                f"{self.name} makes vector environments, and this is about a single one; samplers take both"
+            )
         else:
             env = self.make(**self.kwargs)
         if isinstance(env, gymnasium.Env):
@@ -99,7 +107,7 @@ def _resolved(name: str) -> Any:
     if module_name:
         module = importlib.import_module(module_name)
         found = getattr(module, env_id, None)  # not `vars`: packages may look names up when asked
-        if callable(found):
+        if callable(found) or isinstance(found, VectorEnvs):
             return found
     registered_by, extra = _NAMESPACES.get(env_id.partition("/")[0], (None, None))
     if registered_by is not None:

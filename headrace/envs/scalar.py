@@ -18,7 +18,7 @@ from headrace.errors import EnvContractError, SamplerError
 from headrace.processes.status import Phase, Status
 from headrace.types import Ends, EnvSpaces, StepRow, Timing, Tree
 
-__all__ = ["EnvInfoKeys", "ScalarEnvs"]
+__all__ = ["EnvInfoKeys", "ScalarEnvs", "info_value"]
 
 #: The info fields to record: `{name: (dtype, shape)}`.
 EnvInfoKeys = Mapping[str, tuple[Any, tuple[int, ...]]]
@@ -51,6 +51,8 @@ class ScalarEnvs:
         self.env_ids: Sequence[int] = list(env_ids)
         self.spaces = EnvSpaces(envs[0].observation_space, envs[0].action_space)
         self.waiting = np.zeros(len(envs), np.bool_)
+        self.resetting: np.ndarray | None = None
+        self.holds = True
         #: (level, sentence) for the log, each to be said once: what was cast, what was left out.
         self.notes: list[tuple[int, str]] = []
         self._envs = list(envs)
@@ -81,7 +83,7 @@ class ScalarEnvs:
             if space_seed is not None:
                 self._own_action_spaces[-1].seed(space_seed)
 
-    def hold(self, rows: np.ndarray) -> None:
+    def hold(self, rows: np.ndarray, observation: Tree) -> None:
         """Has the rows of the mask `[n]` wait, and the others not."""
         self.waiting[:] = rows
         self._some_wait = bool(rows.any())
@@ -129,8 +131,11 @@ class ScalarEnvs:
         ended = self._step_rows(actions, self._steps, out)
         return recorded, self._end(ended, out) if ended else _NO_ENDS
 
-    def call(self, row: int, name: str, args: Sequence[Any]) -> Any:
-        """`env.name(*args)` of one environment, looked for through its wrappers; what is not callable is returned."""
+    def call(self, rows: Sequence[int], name: str, args: Sequence[Any]) -> list[Any]:
+        """`env.name(*args)` of each, looked for through its wrappers; what is not callable is returned."""
+        return [self._call(row, name, args) for row in rows]
+
+    def _call(self, row: int, name: str, args: Sequence[Any]) -> Any:
         self._status.enter(Phase.CALLING, self.env_ids[row])
         try:
             value = self._envs[row].get_wrapper_attr(name)
@@ -233,7 +238,7 @@ class ScalarEnvs:
                 if not isinstance(info, dict) or key not in info:
                     came = f"the keys {sorted(map(str, info))}" if isinstance(info, dict) else type(info).__name__
                     raise Mismatch(f"info[{key!r}]", came, "every key of env_info_keys at every step")
-                env_info[key][row] = _info_value(info[key], key, dtype, shape)
+                env_info[key][row] = info_value(info[key], key, dtype, shape)
         self._status.line[Status.ENV] = -1
 
     def _last_info(self, row: int) -> dict[str, Any]:
@@ -311,7 +316,7 @@ def _timed(step: Callable[[Any], Any], timing: Timing) -> Callable[[Any], Any]:
 _KIND_ORDER = "buif"  # what may be recorded as what: truth values as numbers, whole numbers as floats
 
 
-def _info_value(came: Any, key: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.ndarray:
+def info_value(came: Any, key: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.ndarray:
     """A declared info field as its dtype; raises Mismatch unless shape and kind fit and no whole number is cut."""
     expected = f"{dtype} {list(shape)}"
     try:

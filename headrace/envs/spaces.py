@@ -22,6 +22,7 @@ __all__ = [
     "null_value",
     "observation_writer",
     "random_action",
+    "vector_action_decoder",
 ]
 
 #: Writes one observation into row `b` of a tree of `[n, ...]`; raises `Mismatch` when it is not what the space says.
@@ -174,22 +175,36 @@ def action_decoder(space: spaces.Space[Any]) -> Callable[[Tree], Sequence[Any]]:
                 return list(zip(*(child(column) for child, column in zip(children, actions, strict=True)), strict=True))
 
             return decode_tuple
+    decode = vector_action_decoder(space)
+    if isinstance(space, spaces.Box) and space.shape == ():
+        # Rows of a vector would be scalars, and the space holds 0-d arrays.
+        return lambda actions: [np.asarray(action) for action in decode(actions)]
+    # NumPy integers of the space's dtype, as `space.sample()` gives: Gymnasium checks them faster than ints.
+    return lambda actions: list(decode(actions))
+
+
+def vector_action_decoder(space: spaces.Space[Any]) -> Callable[[Tree], Tree]:
+    """The same for a vector environment: one tree of `[n, ...]`."""
+    match space:
+        case spaces.Dict():
+            decoders = {key: vector_action_decoder(child) for key, child in space.spaces.items()}
+            return lambda actions: {key: decoder(actions[key]) for key, decoder in decoders.items()}
+        case spaces.Tuple():
+            children = [vector_action_decoder(child) for child in space.spaces]
+            return lambda actions: tuple(child(column) for child, column in zip(children, actions, strict=True))
         case spaces.Discrete():
-            # NumPy integers of the space's dtype, as `space.sample()` gives: Gymnasium checks them faster than ints.
             start, dtype = int(space.start), space.dtype
             if start == 0 and dtype == np.int64:
-                return lambda actions: list(actions)
-            return lambda actions: list((actions + start).astype(dtype))
+                return lambda actions: actions
+            return lambda actions: (actions + start).astype(dtype)
         case spaces.MultiDiscrete():
             offset = np.asarray(space.start, space.dtype)
-            return lambda actions: list(actions + offset)
+            return lambda actions: actions + offset
         case spaces.Box():
             low, high = space.low, space.high
-            if space.shape == ():  # rows of a vector would be scalars, and the space holds 0-d arrays
-                return lambda actions: [np.asarray(action) for action in np.clip(actions, low, high)]
-            return lambda actions: list(np.clip(actions, low, high))
+            return lambda actions: np.clip(actions, low, high)
         case spaces.MultiBinary():
-            return lambda actions: list(actions.copy())
+            return lambda actions: actions.copy()
     raise _refused(space)
 
 

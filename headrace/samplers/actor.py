@@ -228,14 +228,13 @@ def actor_for(
     config: CollectorConfig,
     stream: Stream,
     status: Status,
-    device: torch.device | None,
     kept: DeviceBatch | None,
 ) -> Actor:
-    """An actor with the settings of a slice; device None: the agent acts where the slot is. See `Actor`."""
+    """An actor with the settings of a slice, for an agent that is on its device. See `Actor`."""
     device_rows = None
-    if kept is not None or (device is not None and device.type != "cpu"):
+    if kept is not None or agent.device.type != "cpu":
         row = tree_to_torch(slot.inputs(0, np.zeros((len(env_ids), agent.noise_size), np.float32)))
-        device_rows = DeviceRows(row, torch.device("cpu") if device is None else device, kept)
+        device_rows = DeviceRows(row, agent.device, kept)
     return Actor(
         agent,
         slot,

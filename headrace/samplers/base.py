@@ -175,7 +175,7 @@ class BaseSampler(ABC):
             self._slices = slices_of(env_ids, self._n_parts(placement), self.layout.groups)
             configs = self._settings.configs(
                 self._slices,
-                int(rank) * self._settings.eval_n_envs,
+                int(rank),
                 self.seed,
                 self._traj_info_kwargs,
                 start,

@@ -11,6 +11,8 @@ from headrace.buffers.samples import FinalRegion, SlotSpec
 from headrace.envs.factory import EnvFactory, close_quietly, make_envs, user_code_failed
 from headrace.envs.pickling import loads
 from headrace.envs.scalar import EnvInfoKeys, ScalarEnvs
+from headrace.envs.vector import VectorBatch
+from headrace.envs.vector_envs import VectorEnvs
 from headrace.errors import EnvContractError, SamplerError, headline
 from headrace.processes.status import Phase, Status
 from headrace.rng import Stream, env_seeds
@@ -18,7 +20,7 @@ from headrace.samplers.evaluation import EvalReport
 from headrace.samplers.loop import CollectionLoop, SlotView
 from headrace.samplers.snapshot import EnvState, Rehearsal, SliceState, dumped
 from headrace.samplers.traj_info import Episodes, TrajInfo
-from headrace.types import EnvSpaces, Timing, Tree
+from headrace.types import EnvBatch, EnvSpaces, Timing, Tree
 
 __all__ = ["Collector", "CollectorConfig", "SliceReport", "close_all", "make_collectors"]
 
@@ -103,7 +105,7 @@ class Collector:
         self._why_not = "it was not asked for: initialize(resumable=True)"
         self._saved = self._unpickled(config.factory, config.env_ids, config.saved)
         self._train_envs = self._make(config.factory, config.env_ids, None, config.env_info_keys, self._saved)
-        self._eval_envs: ScalarEnvs | None = None
+        self._eval_envs: ScalarEnvs | VectorBatch | None = None
         try:
             if config.eval_env_ids:
                 saved = self._unpickled(config.eval_factory, config.eval_env_ids, config.eval_saved)
@@ -187,25 +189,24 @@ class Collector:
     def call(self, name: str, args: Sequence[Any], env_ids: Sequence[int]) -> dict[int, Any]:
         """Calls a method of training environments, or reads an attribute; answers by env id."""
         envs = self._train_envs
-        found = {env_id: envs.call(row, name, args) for row, env_id in enumerate(envs.env_ids) if env_id in env_ids}
+        rows = [row for row, env_id in enumerate(envs.env_ids) if env_id in env_ids]
+        answers = envs.call(rows, name, args) if rows else []
         self._status.enter(Phase.WAITING)
-        return found
+        return {envs.env_ids[row]: answer for row, answer in zip(rows, answers, strict=True)}
 
     def state(self) -> SliceState:
         """Where this slice stands, between batches; without recurrent states, which belong to who acts."""
         if self._why_not:
             return SliceState(why_not=self._why_not)
         try:
+            train_envs, eval_envs = self._train_envs, self._eval_envs
+            assert isinstance(train_envs, ScalarEnvs)  # of others it was said why not
             train = [
-                EnvState(*self._train_envs.environment(row), *self._loop.row(row))
-                for row in range(len(self.config.env_ids))
+                EnvState(*train_envs.environment(row), *self._loop.row(row)) for row in range(len(train_envs.env_ids))
             ]
-            eval_envs = self._eval_envs
-            evaluation = (
-                []
-                if eval_envs is None
-                else [EnvState(*eval_envs.environment(k)) for k in range(len(eval_envs.env_ids))]
-            )
+            evaluation = []
+            if isinstance(eval_envs, ScalarEnvs):
+                evaluation = [EnvState(*eval_envs.environment(row)) for row in range(len(eval_envs.env_ids))]
             return SliceState(
                 dumped(self.config.env_ids, train, self._status),
                 dumped(self.config.eval_env_ids, evaluation, self._status),
@@ -218,6 +219,9 @@ class Collector:
 
     def _rehearse(self, observation: Tree) -> None:
         """Copies environments, to see in the first batch whether the copies do what the originals do."""
+        if not isinstance(self._train_envs, ScalarEnvs):
+            self._why_not = f"{self.config.factory.name} makes vector environments, which are not saved"
+            return
         self._why_not = "no batch was collected yet"
         try:
             self._rehearsal = Rehearsal(self._train_envs, observation, self.config.factory.name, self._status)
@@ -251,14 +255,16 @@ class Collector:
         stream: Stream | None,
         env_info_keys: EnvInfoKeys,
         saved: Sequence[EnvState],
-    ) -> ScalarEnvs:
+    ) -> ScalarEnvs | VectorBatch:
         config = self.config
-        seeds: list[tuple[int | None, int | None]]
+        new_seeds = [env_seeds(config.seed, env_id, stream, config.incarnation) for env_id in env_ids]
+        if isinstance(factory.make, VectorEnvs):
+            return self._make_vector(factory.make, factory, env_ids, new_seeds, env_info_keys)
+        seeds: Sequence[tuple[int | None, int | None]] = new_seeds
         if saved:
             envs, seeds = [state.env for state in saved], [(state.seed, None) for state in saved]
         else:
             envs = make_envs(factory, env_ids, self._status)
-            seeds = [env_seeds(config.seed, env_id, stream, config.incarnation) for env_id in env_ids]
         try:
             return ScalarEnvs(
                 envs,
@@ -271,6 +277,36 @@ class Collector:
         except BaseException:
             close_quietly(envs)
             raise
+
+    def _make_vector(
+        self,
+        vector_envs: VectorEnvs,
+        factory: EnvFactory,
+        env_ids: tuple[int, ...],
+        seeds: Sequence[tuple[int, int]],
+        env_info_keys: EnvInfoKeys,
+    ) -> VectorBatch:
+        self._status.enter(Phase.CONSTRUCTING, env_ids[0])
+        try:
+            env = vector_envs.make(len(env_ids), factory.kwargs)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            raise user_code_failed(error, f"{factory.name}: the constructor", self._status) from error
+        try:
+            batch = VectorBatch(
+                env, env_ids, seeds, name=factory.name, status=self._status, env_info_keys=env_info_keys
+            )
+            if self.config.wait_reset and not batch.holds:
+                raise EnvContractError(
+                    f"{factory.name} resets its environments by itself, so they cannot wait for the end of a batch: "
+                    'reset_mode="wait" needs a vector environment with AutoresetMode.DISABLED; use "mid_batch"',
+                    self._status.where(),
+                )
+        except BaseException:
+            env.close()
+            raise
+        return batch
 
     def _unpickled(self, factory: EnvFactory, env_ids: tuple[int, ...], saved: Mapping[int, bytes]) -> list[EnvState]:
         states: list[EnvState] = []
@@ -285,7 +321,7 @@ class Collector:
                 )
         return states
 
-    def _new_loop(self, envs: ScalarEnvs, spec: SlotSpec, wait_reset: bool) -> CollectionLoop:
+    def _new_loop(self, envs: EnvBatch, spec: SlotSpec, wait_reset: bool) -> CollectionLoop:
         return CollectionLoop(envs, spec, status=self._status, traj_info=self.config.traj_info, wait_reset=wait_reset)
 
 

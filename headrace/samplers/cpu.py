@@ -8,12 +8,10 @@ from typing import Any
 
 import cloudpickle
 
-from headrace.agents.parameters import ParameterSlots
 from headrace.buffers.samples import Slot, SlotSpec
 from headrace.errors import SamplerError, headline
-from headrace.processes.group import WorkerGroup
 from headrace.samplers.collector import CollectorConfig, SliceReport
-from headrace.samplers.drive import LocalSetup, local_memory
+from headrace.samplers.drive import LocalMemory, LocalSetup, local_memory
 from headrace.samplers.layout import Layout
 from headrace.samplers.parallel import ParallelSamplerBase
 from headrace.samplers.traj_info import Episodes
@@ -28,14 +26,15 @@ class CpuSampler(ParallelSamplerBase):
     """
 
     layout = Layout(processes=True)
-    _parameters: ParameterSlots | None = None
+    _memory: LocalMemory | None = None
 
     def _setup(self, spec: SlotSpec, configs: Sequence[CollectorConfig]) -> Slot:
         agent = self._pickled_agent()
         setups = [LocalSetup(index, spec, agent) for index in range(len(configs))]
-        slot, self._parameters = self._share(partial(local_memory, spec, self._agent), setups)
+        self._share(partial(local_memory, spec, self._agent), setups)
         self._standing()
-        return slot
+        assert self._memory is not None
+        return self._memory.slot
 
     def _collect(self, itr: int, version: int, batch_index: int) -> list[SliceReport]:
         return self._act("collect", itr, version, batch_index)
@@ -45,15 +44,13 @@ class CpuSampler(ParallelSamplerBase):
 
     def _act(self, name: str, itr: int, version: int, index: int) -> list[Any]:
         """Publishes the agent's parameters as `version`, which the command tells workers to act with."""
-        assert self._parameters is not None
-        self._parameters.publish(self._agent, version)
+        assert self._memory is not None
+        self._memory.parameters.publish(self._agent, version)
         return [part for parts in self._command(name, itr, version, index) for part in parts]
 
-    def _let_go(self) -> WorkerGroup | None:
-        self._parameters = None
-        return super()._let_go()
-
     def _pickled_agent(self) -> bytes:
+        device = self._agent.device
+        self._agent.to_device("cpu")  # where workers act: they are not to touch the learner's GPU
         try:
             agent_bytes: bytes = cloudpickle.dumps(self._agent)
         except Exception as error:
@@ -61,4 +58,6 @@ class CpuSampler(ParallelSamplerBase):
                 f"the agent cannot be pickled: {headline(error)}; it travels to the workers by cloudpickle, so keep "
                 "open files, locks and generators out of it"
             ) from error
+        finally:
+            self._agent.to_device(device)
         return agent_bytes

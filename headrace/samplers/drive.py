@@ -9,7 +9,7 @@ import pickle
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from headrace.buffers.samples import Slot, SlotSpec, build_slot
 from headrace.buffers.shared import Allocate, shared
@@ -63,7 +63,7 @@ class LocalStation:
     """One slice and an agent: `SerialSampler`'s work, or one `CpuSampler` worker's.
 
     slot: this slice of it; parameters: where the agent's parameters come from, None: it is the learner's own agent;
-    device: where the agent acts; kept: this slice of a batch that stays there.
+    kept: this slice of a batch that stays on the agent's device.
     """
 
     def __init__(
@@ -76,7 +76,6 @@ class LocalStation:
         status: Status,
         *,
         parameters: ParameterSlots | None = None,
-        device: Any = None,
         kept: DeviceBatch | None = None,
     ) -> None:
         from headrace.samplers.actor import actor_for  # loads torch; served slices do without
@@ -93,7 +92,7 @@ class LocalStation:
         collector.setup(spec, SlotView(slot, first_column), evaluation)
 
         def actor(own: Slot, env_ids: Sequence[int], stream: Stream, batch: DeviceBatch | None) -> Actor:
-            return actor_for(agent, own, env_ids, (len(env_ids),), config, stream, status, device, batch)
+            return actor_for(agent, own, env_ids, (len(env_ids),), config, stream, status, batch)
 
         self._actor = actor(slot, config.env_ids, Stream.ACTION, kept)
         if config.memory:

@@ -21,7 +21,7 @@ from headrace.samplers.actor import actor_for
 from headrace.samplers.board import Board, Turns
 from headrace.samplers.collector import CollectorConfig, SliceReport
 from headrace.samplers.device_rows import DeviceBatch, device_batch
-from headrace.samplers.drive import ServedSetup, served_memory
+from headrace.samplers.drive import ServedMemory, ServedSetup, served_memory
 from headrace.samplers.evaluation import EvalReport, evaluation_episodes, evaluation_spec
 from headrace.samplers.layout import Layout
 from headrace.samplers.parallel import ParallelSamplerBase
@@ -54,7 +54,9 @@ class GpuSamplerBase(ParallelSamplerBase):
 
     #: The server's class, which says whether groups may step at once.
     ServerCls: ClassVar[type[ActionServer]] = ActionServer
+    _memory: ServedMemory | None = None
     _server: ActionServer | None = None
+    #: Of the server's bell, read and write, and the write ends of the workers'.
     _pipe_ends: tuple[int, ...] = ()
     _pinned: Pinned | None = None
 
@@ -62,30 +64,37 @@ class GpuSamplerBase(ParallelSamplerBase):
         slices, n_workers = tuple(self._slices), len(self._workers)
         eval_widths = tuple(len(config.eval_env_ids) for config in configs)
         eval_spec = evaluation_spec(spec, eval_widths) if any(eval_widths) else None
-        slot, eval_slot, board = self._share(
+        self._share(
             partial(served_memory, spec, eval_spec, slices),
             [ServedSetup(worker, spec, eval_spec, slices) for worker in range(n_workers)],
         )
-        bells = self._bells(board, n_workers)
+        self._send_bells(n_workers)
         self._standing()
         self._agent_init()
+        return self._served(spec, eval_spec, configs)
+
+    def _served(self, spec: SlotSpec, eval_spec: SlotSpec | None, configs: Sequence[CollectorConfig]) -> Slot:
+        """Makes the server, now that all workers stand; returns the slot."""
+        assert self._memory is not None
+        slot, eval_slot, board = self._memory
+        n_workers = len(self._workers)
         if self._settings.samples_device is not None:
             self._kept = device_batch(slot, self._agent, self._device)
         self._status = Status()
         self._patience = Patience(board.spin_ns, n_workers + 1, cores_shared_by(self._affinity, n_workers))
-        env_ids = [config.env_ids for config in configs]
-        stages = [_Stage(board.train, slot, spec, Stream.ACTION, env_ids, self._kept)]
+        stages = [_Stage(board.train, slot, spec, Stream.ACTION, [config.env_ids for config in configs], self._kept)]
         if eval_spec is not None and eval_slot is not None:
             eval_ids = [config.eval_env_ids for config in configs]
             stages.append(_Stage(board.evaluation, eval_slot, eval_spec, Stream.EVAL_ACTION, eval_ids))
-        train, evaluation = [self._groups(board, bells, configs[0], stage) for stage in stages] + [[]] * (
-            2 - len(stages)
-        )
+        read, _, *writes = self._pipe_ends
+        bells = [Bell(board.parked[rank], write_fd=write) for rank, write in enumerate(writes)]
+        bells.append(Bell(board.parked[-1], read_fd=read))
+        train, *evaluation = [self._groups(board, bells, configs[0], stage) for stage in stages]
         memory = {env_id: state for config in configs for env_id, state in config.memory.items()}
         for group in train if memory else ():
             group.actor.go_on(memory)
-        sentry = self._workers.sentry(self._pipe_ends[0])
-        self._server = self.ServerCls(self._agent, train, evaluation, sentry, self._status)
+        sentry = self._workers.sentry(read)
+        self._server = self.ServerCls(self._agent, train, evaluation[0] if evaluation else (), sentry, self._status)
         return slot
 
     def _agent_init(self) -> None:
@@ -145,21 +154,18 @@ class GpuSamplerBase(ParallelSamplerBase):
         assert self._server is not None
         return self._server
 
-    def _bells(self, board: Board, n_workers: int) -> list[Bell]:
-        """A bell for every worker and, last, for the server; hands out their ends."""
+    def _send_bells(self, n_workers: int) -> None:
+        """A pipe to wake each worker, and one to wake the server: hands out their ends, and keeps the others."""
         read, write = Bell.pipe()
         self._pipe_ends = (read, write)
-        bells = []
         for rank in range(n_workers):
             worker_read, worker_write = Bell.pipe()
             self._pipe_ends += (worker_write,)
-            bells.append(Bell(board.parked[rank], write_fd=worker_write))
             try:
                 self._workers.send_fd_to(rank, worker_read)
                 self._workers.send_fd_to(rank, write)
             finally:
                 os.close(worker_read)
-        return [*bells, Bell(board.parked[-1], read_fd=read)]
 
     def _groups(self, board: Board, bells: Sequence[Bell], config: CollectorConfig, stage: _Stage) -> list[ServedGroup]:
         """The groups of a stage that have environments, as the server sees them."""
@@ -180,7 +186,6 @@ class GpuSamplerBase(ParallelSamplerBase):
                 config,
                 stage.stream,
                 self._status,
-                self._device,
                 None if stage.kept is None else stage.kept.columns(*columns),
             )
             ranks = [self._slices[index].worker for index in members]

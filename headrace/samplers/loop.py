@@ -74,6 +74,9 @@ class SlotView:
         return region.fill(entries)
 
 
+_NOBODY = np.empty(0, np.intp)
+
+
 @dataclass
 class _Ended:
     """The episodes that ended in a batch so far, in (time, row) order."""
@@ -120,7 +123,7 @@ class CollectionLoop:
         self.envs = envs
         self.status = status
         self.timing = Timing()
-        self.episodes = EpisodeColumns(envs.env_ids, *traj_info)
+        self.episodes = EpisodeColumns(envs.env_ids, *traj_info, gap=int(envs.resetting is not None))
         self._wait_reset = wait_reset
         self._observation = null_rows(spec.observation, n)
         self._is_first = np.ones(n, np.bool_)
@@ -137,7 +140,10 @@ class CollectionLoop:
         self.restart(Phase.RESETTING)
         if max_decorrelation_steps:
             draws = uniforms(env_keys(seed, Stream.DECORRELATION, self.envs.env_ids), incarnation, 1, 1)[0, :, 0]
-            self._decorrelate(1 + (draws * max_decorrelation_steps).astype(np.int64))
+            counts = 1 + (draws * max_decorrelation_steps).astype(np.int64)
+            if not self.envs.holds:
+                counts[:] = max_decorrelation_steps  # where none can be kept from moving, all take as many
+            self._decorrelate(counts)
         if self._wait_reset:
             self.envs.allow(0)
         self.status.enter(Phase.WAITING)
@@ -156,7 +162,7 @@ class CollectionLoop:
             tree_copy_into(tree_rows(self._observation, (index, ...)), observation)
             tree_copy_into(tree_rows(self._prev_action, (index, ...)), prev_action)
             self._is_first[index], self._prev_reward[index] = is_first, prev_reward
-        self.envs.hold(np.array([waiting for *_, waiting in rows], np.bool_))
+        self.envs.hold(np.array([waiting for *_, waiting in rows], np.bool_), self._observation)
         if self._wait_reset:
             self.envs.allow(0)
 
@@ -194,6 +200,10 @@ class CollectionLoop:
         stepped[envs.waiting] = 0
         may_wait = self._wait_reset or evaluating
         idle = envs.waiting.copy() if envs.waiting.any() else None  # who does not take step t
+        resetting, n_resets = envs.resetting, 0
+        if resetting is not None:
+            slot.valid[0, resetting] = False
+            n_resets = int(resetting.sum())
         self.status.enter(phase)
         for t in range(n_rows):
             if until_idle and envs.waiting.all():
@@ -208,17 +218,22 @@ class CollectionLoop:
                 detail.acting_ns += perf_counter_ns() - row_begin
             line[Status.PHASE] = phase
             line[Status.PROGRESS] += 1
+            beginning = _NOBODY if resetting is None else np.flatnonzero(resetting)
             ends = envs.step(view.actions[t], view.step_rows[t], detail)
             for to, action in zip(view.prev_action_leaves[t + 1], view.action_leaves[t], strict=True):
                 to[...] = action
             view.prev_rewards[t + 1][...] = view.rewards[t]
             if self.episodes.objects is not None:
                 self._step_objects(tree_rows(slot.observation, t), view.actions[t], view.step_rows[t], idle)
+            if len(beginning):
+                self._start_episodes(view, t, beginning)
             if len(ends.rows):
                 ended.add(t, ends, self.episodes)
                 self._start_episodes(view, t, ends.rows)
                 if may_wait:
                     self._pad(view, t, ends.rows[envs.waiting[ends.rows]], stepped)
+                if resetting is not None:
+                    n_resets += self._skip(view, t, np.flatnonzero(resetting))
             if may_wait and (idle is not None or envs.waiting.any()):
                 self._blank(view, t, idle)
                 idle = envs.waiting.copy()
@@ -232,7 +247,7 @@ class CollectionLoop:
         self.finished = self.episodes.add(
             slot.reward[:n_rows], stepped, ended.times, ended.rows, ended.infos, ended.objects
         )
-        timing.steps += int(stepped.sum())
+        timing.steps += int(stepped.sum()) - n_resets
         timing.batch_ns += perf_counter_ns() - begin
         self.status.enter(Phase.WAITING)
 
@@ -254,6 +269,15 @@ class CollectionLoop:
         view.is_first[t + 1][rows] = False
         view.slot.valid[t + 1 :, rows] = False
         stepped[rows] = t + 1
+
+    def _skip(self, view: SlotView, t: int, rows: np.ndarray) -> int:
+        """These rows spend step t + 1 on a reset: it is padding, and what follows is the first row of an episode.
+
+        Returns how many of this batch's rows that are; in the next batch, row 0 is.
+        """
+        view.is_first[t + 1][rows] = False
+        view.slot.valid[t + 1 : t + 2, rows] = False
+        return len(rows) if t + 1 < len(view.slot.valid) else 0
 
     def _blank(self, view: SlotView, t: int, idle: np.ndarray | None) -> None:
         """Zeros what a waiting environment does not give: observation and inputs of row t + 1, env_info of row t."""
@@ -281,8 +305,12 @@ class CollectionLoop:
                 )
 
     def _decorrelate(self, counts: np.ndarray) -> None:
-        """Steps environment b `counts[b]` times with random actions, and starts its row anew for the agent."""
+        """Steps environment b `counts[b]` times with random actions, and starts its row anew for the agent.
+
+        The last step is everybody's last: environments that move along while they should not yet can begin anew then.
+        """
         n_rows, n = int(counts.max()), len(counts)
+        offsets = n_rows - counts
         reward = np.zeros((n_rows, n), np.float32)
         floats = [leaf for leaf in tree_leaves(self._observation) if leaf.dtype.kind == "f"]
         ended = _Ended()
@@ -290,8 +318,8 @@ class CollectionLoop:
         for t in range(n_rows):
             self.status.line[Status.STEP] = t
             self.status.line[Status.PROGRESS] += 1
-            held = counts <= t
-            self.envs.hold(held)
+            held = t < offsets
+            self.envs.hold(held, self._observation)
             out = StepRow(
                 self._observation, reward[t], np.zeros(n, np.bool_), np.zeros(n, np.bool_), self._env_info, floats
             )
@@ -301,8 +329,7 @@ class CollectionLoop:
                 self._step_objects(before, actions, out, held)
             if len(ends.rows):
                 ended.add(t, ends, self.episodes)
-        self.envs.hold(np.zeros(n, np.bool_))
-        self.episodes.add(reward, counts, ended.times, ended.rows, ended.infos, ended.objects)
+        self.episodes.add(reward, np.full(n, n_rows), ended.times, ended.rows, ended.infos, ended.objects, offsets)
 
     def _null_inputs(self, rows: Any) -> None:
         """The given rows start an episode."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from headrace.buffers.shared import Allocate, Arena, shared
 from headrace.errors import EnvContractError
@@ -20,7 +20,6 @@ from headrace.types import EnvSpaces
 __all__ = ["ParallelSamplerBase"]
 
 _log = logging.getLogger("headrace.samplers")
-_Memory = TypeVar("_Memory")
 
 
 class ParallelSamplerBase(BaseSampler):
@@ -28,6 +27,7 @@ class ParallelSamplerBase(BaseSampler):
 
     _group: WorkerGroup | None = None
     _arena: Arena | None = None
+    _memory: Any = None
 
     @property
     def _workers(self) -> WorkerGroup:
@@ -74,10 +74,13 @@ class ParallelSamplerBase(BaseSampler):
                 )
         return spaces
 
-    def _share(self, build: Callable[[Allocate], _Memory], setups: Sequence[Setup]) -> _Memory:
-        """Makes shared memory, sends each worker its setup and the memory's descriptor; `_standing` is to follow."""
-        # Not in a local: the traceback of an error would keep the memory, and its descriptor, alive.
-        self._arena, memory = shared(build)
+    def _share(self, build: Callable[[Allocate], Any], setups: Sequence[Setup]) -> None:
+        """Makes shared memory, sends each worker its setup and the memory's descriptor; `_standing` is to follow.
+
+        The memory is `_memory`, and nobody's local until the workers stand: the traceback of an error would keep it,
+        and its descriptor, alive.
+        """
+        self._arena, self._memory = shared(build)
         try:
             for rank, setup in enumerate(setups):
                 self._workers.send_to(rank, setup)
@@ -85,7 +88,6 @@ class ParallelSamplerBase(BaseSampler):
             self._workers.send_fd(self._arena.fd)
         finally:
             self._arena.close_fd()
-        return memory
 
     def _standing(self) -> None:
         """Waits until every worker stands at its first row."""
@@ -114,5 +116,5 @@ class ParallelSamplerBase(BaseSampler):
 
     def _let_go(self) -> WorkerGroup | None:
         """Forgets workers and memory; returns the workers, if there were any."""
-        group, self._group, self._arena = self._group, None, None
+        group, self._group, self._arena, self._memory = self._group, None, None, None
         return group

@@ -48,12 +48,12 @@ class SerialSampler(BaseSampler):
         assert self._collector is not None
         arena, slot = shared(lambda allocate: build_slot(spec, allocate))
         arena.close_fd()
-        device, kept_on = self._settings.device, self._settings.samples_device
-        if device is not None:
-            self._agent.to_device(device)
+        kept_on = self._settings.samples_device
+        device = self._settings.device or self._agent.device
+        self._agent.to_device(device)
         self._kept = None if kept_on is None else device_batch(slot, self._agent, kept_on)
         self._station = LocalStation(
-            self._collector, self._agent, spec, slot.slice(spec, 0), 0, self._status, device=device, kept=self._kept
+            self._collector, self._agent, spec, slot.slice(spec, 0), 0, self._status, kept=self._kept
         )
         return slot
 

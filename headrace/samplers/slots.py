@@ -30,15 +30,15 @@ def slot_spec(
     observation, action = null_value(spaces.observation), null_value(spaces.action)
 
     def one_row(leaf: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(leaf[None].copy())
+        return torch.from_numpy(leaf[None].copy()).to(agent.device)
 
     state = agent.initial_state(1)
     inputs = StepInputs(
         tree_map(one_row, observation),
         tree_map(one_row, action),
-        torch.zeros(1),
-        torch.ones(1, dtype=torch.bool),
-        torch.full((1, agent.noise_size), 0.5),
+        one_row(np.zeros((), np.float32)),
+        one_row(np.ones((), np.bool_)),
+        one_row(np.full(agent.noise_size, 0.5, np.float32)),
     )
     agent.sample_mode(0)
     with torch.inference_mode():

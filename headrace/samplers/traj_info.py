@@ -67,10 +67,14 @@ class EpisodeColumns:
     """What the running episodes of `n` environments have gathered so far, in float64; updated once a batch.
 
     Sums are taken per episode and batch, so they do not depend on which environments share a slice.
+
+    gap: rows after each end that belong to no episode: 1 where environments need a step of their own to reset.
     """
 
-    def __init__(self, env_ids: Sequence[int], cls: type[TrajInfo], kwargs: Mapping[str, Any]) -> None:
+    def __init__(self, env_ids: Sequence[int], cls: type[TrajInfo], kwargs: Mapping[str, Any], gap: int = 0) -> None:
         n = len(env_ids)
+        self._gap = gap
+        self._first = np.zeros(n, np.int64)  # the first row of the next batch that counts
         self._env_ids = np.asarray(env_ids, np.int64)
         self._cls, self._kwargs = cls, kwargs
         self._discount = self._new().discount
@@ -86,7 +90,7 @@ class EpisodeColumns:
 
     def restart(self) -> None:
         """Forgets the running episodes."""
-        for column in (self._length, self._return, self._discounted, self._nonzero):
+        for column in (self._length, self._return, self._discounted, self._nonzero, self._first):
             column[:] = 0
         if self.objects is not None:
             self.objects = [self._new() for _ in self.objects]
@@ -99,24 +103,28 @@ class EpisodeColumns:
         rows: Sequence[int],
         infos: list[dict[str, Any]],
         objects: list[TrajInfo],
+        offset: np.ndarray | None = None,
     ) -> Episodes:
         """Adds a batch and returns the episodes it finished.
 
         reward: `[T, n]`; stepped: `[n]`, each environment took its steps in rows 0 to stepped − 1; times, rows: `[N]`,
-        where episodes ended, in (time, row) order; infos and objects belong to them.
+        where episodes ended, in (time, row) order; infos and objects belong to them; offset: `[n]`, rows at the
+        beginning that were no steps.
         """
-        n_rows, n = reward.shape
+        n_rows = len(reward)
+        begin = self._first if offset is None else np.maximum(self._first, offset)
         end_time, end_row = np.asarray(times, np.int64), np.asarray(rows, np.int64)
         order = np.argsort(end_row, kind="stable")  # segments below are sorted by (row, time)
-        last_end = np.full(n, -1)
-        last_end[end_row] = end_time  # times ascend, so the last one stays
-        running = np.flatnonzero(stepped > last_end + 1)
+        after_end = begin.copy()
+        after_end[end_row] = end_time + 1 + self._gap  # times ascend, so the last one stays
+        running = np.flatnonzero(stepped > after_end)
 
         stop = np.concatenate([end_time[order] + 1, stepped[running]])
         row = np.concatenate([end_row[order], running])
-        start = np.concatenate([_starts(end_time[order], end_row[order]), last_end[running] + 1])
+        start = np.concatenate([self._starts(end_time[order], end_row[order], begin), after_end[running]])
         sums, discounted, nonzero = self._sum(reward, row * n_rows + start, row * n_rows + stop)
-        first = start == 0  # these segments go on from earlier batches
+        first = start == begin[row]  # these segments go on from earlier batches
+        self._first = np.maximum(after_end - n_rows, 0)
         discounted *= np.where(first, self._discount ** self._length[row], 1.0)
         length = stop - start + np.where(first, self._length[row], 0)
         sums += np.where(first, self._return[row], 0.0)
@@ -179,6 +187,15 @@ class EpisodeColumns:
         finished, self.objects[row] = self.objects[row], self._new()
         return finished
 
+    def _starts(self, times: np.ndarray, rows: np.ndarray, begin: np.ndarray) -> np.ndarray:
+        """Where each ended segment begins: after the previous end of its row, or where that begins. Sorted by (row,
+        time).
+        """
+        starts: np.ndarray = begin[rows]
+        same_row = rows[1:] == rows[:-1]
+        starts[1:][same_row] = times[:-1][same_row] + 1 + self._gap
+        return starts
+
     def _sum(
         self, reward: np.ndarray, start: np.ndarray, stop: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -199,14 +216,6 @@ class EpisodeColumns:
 def _own_fields(traj_info: TrajInfo) -> dict[str, Any]:
     """What a subclass added."""
     return {name: value for name, value in vars(traj_info).items() if name not in _BASE_FIELDS}
-
-
-def _starts(times: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Where each ended segment begins: after the previous end of its row, or at 0. Sorted by (row, time)."""
-    starts = np.zeros(len(times), np.int64)
-    same_row = rows[1:] == rows[:-1]
-    starts[1:][same_row] = times[:-1][same_row] + 1
-    return starts
 
 
 def make_traj_infos(parts: Sequence[Episodes], cls: type[TrajInfo], kwargs: Mapping[str, Any]) -> list[TrajInfo]:

@@ -1,0 +1,313 @@
+"""Vector environments: many environments behind one `step`, recorded by one copy a row."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
+from time import perf_counter_ns
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+
+from headrace.buffers.tree import tree_rows
+from headrace.envs.factory import user_code_failed
+from headrace.envs.scalar import EnvInfoKeys
+from headrace.envs.spaces import Mismatch, encoded_action, random_action, vector_action_decoder
+from headrace.envs.vector_answers import VectorAnswers, final_observation, info_rows
+from headrace.errors import EnvContractError, SamplerError
+from headrace.processes.status import Phase, Status
+from headrace.types import Ends, EnvSpaces, StepRow, Timing, Tree
+
+__all__ = ["VectorBatch"]
+
+
+class VectorBatch:
+    """An `EnvBatch` around a vector environment. Rows that wait step along, and what they do counts for nothing.
+
+    Shapes, dtypes and finiteness of everything that comes back are checked a row at a time, as of single environments.
+
+    seeds: per row, the seeds of the environment and of its action space. Gymnasium's SyncVectorEnv and AsyncVectorEnv,
+    and ale-py's, take one for each row; one with a single generator gets the first row's, and its batches are the same
+    only for the same slices.
+    """
+
+    def __init__(
+        self,
+        env: VectorEnv[Any, Any, Any],
+        env_ids: Sequence[int],
+        seeds: Sequence[tuple[int, int]],
+        *,
+        name: str,
+        status: Status,
+        env_info_keys: EnvInfoKeys | None = None,
+    ) -> None:
+        n = len(env_ids)
+        self.env_ids: Sequence[int] = list(env_ids)
+        self.spaces = EnvSpaces(env.single_observation_space, env.single_action_space)
+        self.waiting = np.zeros(n, np.bool_)
+        self.notes: list[tuple[int, str]] = []
+        self._env = env
+        self._name = name
+        self._status = status
+        self._mode = self._autoreset_mode()
+        self.holds = self._mode is AutoresetMode.DISABLED
+        #: Rows whose next step is their reset; `resetting` is those of them that do not wait.
+        self._due = np.zeros(n, np.bool_)
+        self.resetting: np.ndarray | None = None
+        if self._mode is AutoresetMode.NEXT_STEP:
+            self.resetting = np.zeros(n, np.bool_)
+        self._moved = np.zeros(n, np.bool_)  # while they were held
+        self._seeds = [env_seed for env_seed, _ in seeds]
+        self._started = False
+        self._seed_as: Callable[[Sequence[int], np.ndarray], Any] | None = None
+        self._allowance: np.ndarray | None = None
+        self._info: dict[str, Any] = {}
+        self._seen_keys = set(env_info_keys or {})
+        self._noted_casts: set[str] = set()
+        self._decode = vector_action_decoder(self.spaces.action)
+        self._answers = VectorAnswers(n, self.spaces.observation, env_info_keys or {}, self._note_cast)
+        self._action_spaces = []
+        for _, space_seed in seeds:
+            self._action_spaces.append(copy.deepcopy(self.spaces.action))
+            self._action_spaces[-1].seed(space_seed)
+
+    def hold(self, rows: np.ndarray, observation: Tree) -> None:
+        """See `EnvBatch.hold`."""
+        again = self._moved & ~rows
+        self.waiting[:] = rows
+        if again.any() and self.holds:
+            self._reset_masked(again, observation, self._seeds)
+            self._moved[again] = False
+
+    def allow(self, resets: int | None) -> None:
+        """Sets how many times each row may still reset itself in `step`; None: always."""
+        self._allowance = None if resets is None else np.full(len(self.env_ids), resets)
+
+    def infos(self) -> Sequence[dict[str, Any]]:
+        """The info dicts of the last step, one per row."""
+        return info_rows(self._info, range(len(self.env_ids)))
+
+    def reset(self, rows: Sequence[int] | None, observation: Tree) -> None:
+        """Resets `rows` (None: all) and writes their first observations into the tree of `[n, ...]`."""
+        if rows is None:
+            self._reset_all(observation)
+            return
+        mask = np.zeros(len(self.env_ids), np.bool_)
+        mask[list(rows)] = True
+        self._reset_masked(mask, observation, None)
+        self.waiting[mask] = False
+
+    def step(self, actions: Tree, out: StepRow, timing: Timing | None = None) -> Ends:
+        """Steps every row that is not waiting; see `EnvBatch.step`."""
+        self._status.line[Status.ENV] = -1
+        return self._step(self._decode(actions), out, timing)
+
+    def step_random(self, out: StepRow) -> tuple[Sequence[Any], Ends]:
+        """Steps every row that is not waiting with a random action; see `EnvBatch.step_random`."""
+        actions = [
+            encoded_action(self.spaces.action, random_action(space, tree_rows(out.observation, row)))
+            for row, space in enumerate(self._action_spaces)
+            if not self.waiting[row]
+        ]
+        chosen = iter(actions)
+        filler = actions[0] if actions else encoded_action(self.spaces.action, self.spaces.action.sample())
+        recorded = [filler if waits else next(chosen) for waits in self.waiting]
+        return recorded, self._step(self._decode(_stacked(recorded)), out, None)
+
+    def call(self, rows: Sequence[int], name: str, args: Sequence[Any]) -> list[Any]:
+        """The vector environment's method, once; of a sequence of n answers each row gets its own.
+
+        Gymnasium's SyncVectorEnv and AsyncVectorEnv pass the call on to each environment.
+        """
+        self._status.enter(Phase.CALLING, self.env_ids[rows[0]] if rows else -1)
+        try:
+            value = getattr(self._env, name, None)
+            if value is None:
+                value = self._env.call(name, *args)  # type: ignore[attr-defined]
+            elif callable(value):
+                value = value(*args)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            raise user_code_failed(error, f"{self._name}: {name}()", self._status) from error
+        each = isinstance(value, tuple | list | np.ndarray) and len(value) == len(self.env_ids)
+        return [value[row] if each else value for row in rows]
+
+    def close(self) -> None:
+        """Closes the environment."""
+        self._status.enter(Phase.CLOSING, -1)
+        self._guarded("close()", self._env.close)
+
+    def _step(self, actions: Tree, out: StepRow, timing: Timing | None) -> Ends:
+        begin = perf_counter_ns()
+        answer = self._guarded("step()", partial(self._env.step, actions))
+        if timing is not None:
+            timing.env_ns += perf_counter_ns() - begin
+        quiet = self._due | self.waiting
+        try:
+            observation, reward, terminated, truncated, self._info = self._answers.of_step(answer)
+            self._answers.write(out.observation, observation)
+            out.reward[:] = reward
+            out.terminated[:] = terminated
+            out.truncated[:] = truncated
+            if quiet.any():
+                out.reward[quiet], out.terminated[quiet], out.truncated[quiet] = 0.0, False, False
+            rows = np.flatnonzero(out.terminated | out.truncated)
+            last_infos = self._last_infos(rows)
+            self._answers.write_infos(out.env_info, self._info, rows, last_infos)
+        except Mismatch as mismatch:
+            raise self._broken(mismatch, "step()") from mismatch
+        if self.holds:
+            self._moved |= self.waiting
+        physically_ended = np.asarray(terminated) | np.asarray(truncated)
+        self._due[:] = physically_ended & ~self._due & (self._mode is AutoresetMode.NEXT_STEP)
+        if not len(rows) and not (self.holds and physically_ended.any()):
+            self._after_step(rows)
+            return _NO_ENDS
+        begin = perf_counter_ns()
+        ends = self._ends(rows, out, last_infos)
+        if self.holds:
+            self._reset_masked(physically_ended, out.observation, None)
+        if timing is not None:
+            timing.reset_ns += perf_counter_ns() - begin
+        self._after_step(rows)
+        return ends
+
+    def _ends(self, rows: np.ndarray, out: StepRow, infos: list[dict[str, Any]]) -> Ends:
+        if self._mode is AutoresetMode.SAME_STEP:
+            try:
+                observation = final_observation(self._info, self.spaces.observation, rows)
+                self._answers.check_finite(observation, "final_obs")
+            except Mismatch as mismatch:
+                raise self._broken(mismatch, "step()") from mismatch
+        else:
+            observation = tree_rows(out.observation, rows)
+        return Ends(rows, observation, infos)
+
+    def _after_step(self, rows: np.ndarray) -> None:
+        """Which of the rows that ended go on."""
+        if self._allowance is not None and len(rows):
+            stopped = rows[self._allowance[rows] <= 0]
+            self._allowance[rows] -= 1
+            self.waiting[stopped] = True
+        if self.resetting is not None:
+            self.resetting[:] = self._due & ~self.waiting
+
+    def _last_infos(self, rows: np.ndarray) -> list[dict[str, Any]]:
+        """The last info dict of each ended episode."""
+        info = self._info
+        if self._mode is AutoresetMode.SAME_STEP and "final_info" in info:
+            found = info["final_info"]
+            last = info_rows(found, rows) if isinstance(found, dict) else [found[row] for row in rows]
+        else:
+            last = info_rows(info, rows)
+        unknown = {key for one in last for key in one} - self._seen_keys - {"final_obs", "final_info"}
+        if unknown:
+            self._seen_keys |= unknown
+            sentence = (
+                f"{self._name}: info has keys that are not recorded per step: {', '.join(sorted(map(str, unknown)))} "
+                "(declare them with env_info_keys; the last info of an episode is in its TrajInfo.info)"
+            )
+            self.notes.append((logging.INFO, sentence))
+        return last
+
+    def _reset_all(self, observation: Tree) -> None:
+        answer = self._guarded("reset()", self._env.reset) if self._started else self._first_reset()
+        self._record_reset(answer, observation, np.ones(len(self.env_ids), np.bool_))
+        self._started = True
+        for mask in (self.waiting, self._due, self._moved):
+            mask[:] = False
+        if self.resetting is not None:
+            self.resetting[:] = False
+
+    def _first_reset(self) -> Any:
+        """Seeds as the environment takes them: a list, an array, or one number."""
+        everyone = np.ones(len(self.env_ids), np.bool_)
+        reset: Callable[..., Any] = self._env.reset  # Gymnasium's own types know one number only
+        for form in (_seed_list, _seed_array):
+            try:
+                answer = reset(seed=form(self._seeds, everyone))
+            except (TypeError, ValueError, gymnasium.error.Error):
+                continue
+            self._seed_as = form
+            return answer
+        self._seed_as = _one_seed
+        return self._guarded("reset()", partial(self._env.reset, seed=self._seeds[0]))
+
+    def _reset_masked(self, mask: np.ndarray, observation: Tree, seeds: Sequence[int] | None) -> None:
+        """Resets the rows of a mask, and writes theirs only."""
+        reset = partial(self._env.reset, options={"reset_mask": mask.copy()})
+        if seeds is not None and self._seed_as is not None:
+            reset = partial(reset, seed=self._seed_as(seeds, mask))
+        answer = self._guarded("reset()", reset)
+        self._record_reset(answer, observation, mask)
+
+    def _record_reset(self, answer: Any, observation: Tree, mask: np.ndarray) -> None:
+        try:
+            first, _ = self._answers.of_reset(answer)
+            self._answers.write(observation, first, None if mask.all() else mask)
+        except Mismatch as mismatch:
+            raise self._broken(mismatch, "reset()") from mismatch
+
+    def _autoreset_mode(self) -> AutoresetMode:
+        mode = self._env.metadata.get("autoreset_mode")
+        if isinstance(mode, AutoresetMode):
+            return mode
+        raise EnvContractError(
+            f'{self._name}: metadata["autoreset_mode"] is {mode!r}, not a gymnasium.vector.AutoresetMode; when an '
+            "ended environment is reset decides which observation belongs to which episode, so it must be said there"
+        )
+
+    def _guarded(self, call: str, function: Callable[[], Any]) -> Any:
+        """Calls the environment; what it raises becomes `EnvFailed`."""
+        try:
+            return function()
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            raise user_code_failed(error, f"{self._name}: {call}", self._status) from error
+
+    def _broken(self, mismatch: Mismatch, call: str) -> SamplerError:
+        row = self._answers.culprit
+        self._status.line[Status.ENV] = -1 if row is None else self.env_ids[row]
+        return EnvContractError(
+            f"{self._name}: {call} returned {mismatch.path} = {mismatch.came}, expected {mismatch.expected}; "
+            "correct the environment or its declared spaces",
+            self._status.where(),
+        )
+
+    def _note_cast(self, path: str) -> None:
+        if path not in self._noted_casts:
+            self._noted_casts.add(path)
+            sentence = f"{self._name}: {path} arrives as float64 while the space says float32; it is cast"
+            self.notes.append((logging.WARNING, sentence))
+
+
+_NO_ENDS = Ends()
+
+
+def _stacked(actions: Sequence[Tree]) -> Tree:
+    """Actions of single rows as one tree of `[n, ...]`."""
+    first = actions[0]
+    if isinstance(first, dict):
+        return {key: _stacked([action[key] for action in actions]) for key in first}
+    if isinstance(first, tuple):
+        return tuple(_stacked(list(column)) for column in zip(*actions, strict=True))
+    return np.stack(actions)
+
+
+def _seed_list(seeds: Sequence[int], mask: np.ndarray) -> list[int | None]:
+    return [seed if chosen else None for seed, chosen in zip(seeds, mask, strict=True)]
+
+
+def _seed_array(seeds: Sequence[int], mask: np.ndarray) -> np.ndarray:
+    array: np.ndarray = np.asarray(seeds)[mask]
+    return array
+
+
+def _one_seed(seeds: Sequence[int], mask: np.ndarray) -> int:
+    return seeds[int(np.flatnonzero(mask)[0])]

@@ -1,0 +1,177 @@
+"""What vector environments answer: checked whole, written row by row of a batch, taken apart into episodes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from headrace.buffers.tree import tree_leaves, tree_map, tree_paths
+from headrace.envs.scalar import EnvInfoKeys, info_value
+from headrace.envs.spaces import Mismatch, null_value
+from headrace.types import Tree
+
+__all__ = ["VectorAnswers", "final_observation", "info_rows"]
+
+
+class VectorAnswers:
+    """Checks the answers of `n` environments: shape and dtype of every array, finiteness of every number.
+
+    on_cast is called with the path of an array that comes as float64 where the space says float32, and is cast.
+    `culprit`: the row of the last mismatch, None where it is all of them.
+    """
+
+    def __init__(
+        self, n: int, observation: spaces.Space[Any], env_info_keys: EnvInfoKeys, on_cast: Callable[[str], None]
+    ) -> None:
+        self.culprit: int | None = None
+        self._n = n
+        self._declared = {key: (np.dtype(dtype), tuple(shape)) for key, (dtype, shape) in env_info_keys.items()}
+        self._on_cast = on_cast
+        self._space = observation
+        self._leaves = [
+            (path, leaf.dtype, (n, *leaf.shape)) for path, leaf in tree_paths(null_value(observation), "observation")
+        ]
+
+    def of_reset(self, answer: Any) -> tuple[Tree, dict[str, Any]]:
+        """(observation, info) of `reset()`."""
+        self.culprit = None
+        if not isinstance(answer, tuple) or len(answer) != 2 or not isinstance(answer[1], dict):
+            raise Mismatch("its answer", _described(answer), "(observation, info)")
+        return self._observation(answer[0]), answer[1]
+
+    def of_step(self, answer: Any) -> tuple[Tree, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """(observation, reward, terminated, truncated, info) of `step()`."""
+        self.culprit = None
+        if not isinstance(answer, tuple) or len(answer) != 5 or not isinstance(answer[4], dict):
+            raise Mismatch("its answer", _described(answer), "(observation, reward, terminated, truncated, info)")
+        observation, reward, terminated, truncated, info = answer
+        reward = np.asarray(reward)
+        if reward.shape != (self._n,) or reward.dtype.kind not in "fiub":
+            raise Mismatch("reward", _described(reward), f"numbers [{self._n}]")
+        self.check_finite(reward, "reward")
+        for name, ends in (("terminated", terminated), ("truncated", truncated)):
+            if not isinstance(ends, np.ndarray) or ends.shape != (self._n,) or ends.dtype != np.bool_:
+                raise Mismatch(name, _described(ends), f"a numpy array of bool [{self._n}]")
+        return self._observation(observation), reward, terminated, truncated, info
+
+    def write(self, to: Tree, observation: Tree, mask: np.ndarray | None = None) -> None:
+        """Copies an observation, or the rows of a mask, into a tree of `[n, ...]`."""
+        for row, leaf in zip(tree_leaves(to), tree_leaves(observation), strict=True):
+            if mask is None:
+                row[...] = leaf
+            else:
+                row[mask] = leaf[mask]
+
+    def write_infos(self, to: Tree, info: dict[str, Any], ended: np.ndarray, last: Sequence[dict[str, Any]]) -> None:
+        """Records the declared fields; those of ended rows from their last info dicts."""
+        self.culprit = None
+        for key, (dtype, shape) in self._declared.items():
+            if key not in info:
+                # Where everything ended at once, SAME_STEP has them in the last infos only.
+                if len(ended) < self._n:
+                    raise self._missing(key, info)
+            else:
+                to[key][...] = info_value(info[key], key, dtype, (self._n, *shape))
+            for row, one in zip(ended, last, strict=True):
+                if key not in one:
+                    self.culprit = int(row)
+                    raise self._missing(key, one)
+                to[key][row] = info_value(one[key], key, dtype, shape)
+
+    def check_finite(self, tree: Tree, path: str) -> None:
+        """Raises for NaN and infinity."""
+        for name, leaf in tree_paths(tree, path):
+            if leaf.dtype.kind == "f" and not np.isfinite(leaf).all():
+                place = tuple(np.argwhere(~np.isfinite(leaf))[0])
+                self.culprit = int(place[0])
+                raise Mismatch(name, str(leaf[place]), "finite numbers")
+
+    def _observation(self, observation: Tree) -> Tree:
+        came = list(_space_paths(self._space, observation, "observation"))
+        for (path, leaf), (_, dtype, shape) in zip(came, self._leaves, strict=True):
+            if not isinstance(leaf, np.ndarray) or leaf.shape != shape:
+                raise Mismatch(path, _described(leaf), f"a numpy array of {dtype} {list(shape)}")
+            if leaf.dtype != dtype:
+                if not (dtype == np.float32 and leaf.dtype == np.float64):
+                    raise Mismatch(path, _described(leaf), f"dtype {dtype}")
+                self._on_cast(path)
+            self.check_finite(leaf, path)
+        return observation
+
+    def _missing(self, key: str, info: dict[str, Any]) -> Mismatch:
+        keys = sorted(key for key in map(str, info) if not key.startswith("_"))
+        return Mismatch(f"info[{key!r}]", f"the keys {keys}", "every key of env_info_keys at every step")
+
+
+def _space_paths(space: spaces.Space[Any], value: Any, path: str) -> Iterable[tuple[str, Any]]:
+    """(path, leaf) in the order of the space's own leaves; raises Mismatch for another structure."""
+    match space:
+        case spaces.Dict():
+            if not isinstance(value, dict) or value.keys() != space.spaces.keys():
+                raise Mismatch(path, _described(value), f"a dict with the keys {sorted(map(str, space.spaces))}")
+            for key, child in space.spaces.items():
+                yield from _space_paths(child, value[key], f"{path}[{key!r}]")
+        case spaces.Tuple():
+            if not isinstance(value, tuple) or len(value) != len(space.spaces):
+                raise Mismatch(path, _described(value), f"a tuple of {len(space.spaces)}")
+            for index, child in enumerate(space.spaces):
+                yield from _space_paths(child, value[index], f"{path}[{index}]")
+        case _:
+            yield path, value
+
+
+def final_observation(info: dict[str, Any], space: spaces.Space[Any], rows: np.ndarray) -> Tree:
+    """The observations before the resets, tree of `[k, ...]`, from what SAME_STEP environments put into their info."""
+    if "final_obs" not in info:
+        keys = sorted(map(str, info))
+        raise Mismatch(
+            "info", f"the keys {keys}", "'final_obs' where an episode ended, in the autoreset mode SAME_STEP"
+        )
+    nulls = null_value(space)
+
+    def one(row: int) -> Tree:
+        value = _row_of(info["final_obs"], int(row), space)
+        return tree_map(lambda null, leaf: np.asarray(leaf, null.dtype).reshape(null.shape), nulls, value)
+
+    observations = [one(row) for row in rows]
+    return tree_map(lambda *leaves: np.stack(leaves), observations[0], *observations[1:])
+
+
+def _row_of(values: Any, row: int, space: spaces.Space[Any]) -> Any:
+    """One environment's part of what is stacked, or of an array of objects."""
+    match space:
+        case spaces.Dict() if isinstance(values, dict):
+            return {key: _row_of(values[key], row, child) for key, child in space.spaces.items()}
+        case spaces.Tuple() if isinstance(values, tuple):
+            return tuple(_row_of(part, row, child) for part, child in zip(values, space.spaces, strict=True))
+    return values[row]
+
+
+def info_rows(info: dict[str, Any], rows: Iterable[int]) -> list[dict[str, Any]]:
+    """A dict of arrays, with masks under `_key` where not every environment has an entry, as dicts of single rows."""
+    found = []
+    for row in rows:
+        one: dict[str, Any] = {}
+        for key, values in info.items():
+            mask = info.get(f"_{key}")
+            if (isinstance(key, str) and key.startswith("_") and key[1:] in info) or (
+                isinstance(mask, np.ndarray) and not mask[row]
+            ):
+                continue
+            if isinstance(values, dict):
+                one[key] = info_rows(values, [row])[0]
+            elif isinstance(values, np.ndarray | list | tuple) and len(values) > row:
+                one[key] = values[row]
+        found.append(one)
+    return found
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype} {list(value.shape)}"
+    if isinstance(value, tuple):
+        return f"a tuple of {len(value)}"
+    return f"{type(value).__name__} {value!r}"[:80]

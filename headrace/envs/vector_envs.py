@@ -1,0 +1,64 @@
+"""`VectorEnvs`: how users ask for vector environments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import gymnasium
+from gymnasium.vector import VectorEnv
+
+from headrace.errors import EnvContractError
+
+__all__ = ["VectorEnvs"]
+
+
+class VectorEnvs:
+    """Passed as a sampler's `EnvCls`: asks for vector environments, one for each slice of columns.
+
+    factory: called as `factory(num_envs=n, **env_kwargs)`, returns a `gymnasium.vector.VectorEnv`; or a Gymnasium id
+    that has a vector entry point. Its autoreset mode is read from `metadata["autoreset_mode"]`::
+
+        CpuSampler(VectorEnvs("CartPole-v1"), batch_T=64, batch_B=256)
+        CpuSampler(VectorEnvs(AtariVectorEnv), {"game": "pong", "num_threads": 1}, batch_T=64, batch_B=64)
+
+    SAME_STEP and DISABLED give exactly the rows that single environments give. NEXT_STEP spends a step on each reset:
+    that row is padding (`valid=False`, reward 0), the row after it `is_first`, and it is not counted as a step.
+    """
+
+    def __init__(self, factory: Callable[..., VectorEnv[Any, Any, Any]] | str) -> None:
+        if isinstance(factory, str):
+            spec = gymnasium.spec(factory)
+            if spec.vector_entry_point is None:
+                raise ValueError(
+                    f"{factory} has no vector entry point; give a callable that returns a gymnasium.vector.VectorEnv, "
+                    "or pass the id itself as EnvCls: samplers step single environments side by side"
+                )
+        elif not callable(factory):
+            raise TypeError(f"VectorEnvs takes a Gymnasium id or a callable, got {type(factory).__name__} {factory!r}")
+        self._factory = spec if isinstance(factory, str) else factory
+
+    @property
+    def name(self) -> str:
+        """The id, or the callable's name, for messages."""
+        if isinstance(self._factory, gymnasium.envs.registration.EnvSpec):
+            return self._factory.id
+        return str(getattr(self._factory, "__qualname__", repr(self._factory)))
+
+    def make(self, num_envs: int, kwargs: Mapping[str, Any]) -> VectorEnv[Any, Any, Any]:
+        """A vector environment of `num_envs`; raises EnvContractError for what is none."""
+        if isinstance(self._factory, gymnasium.envs.registration.EnvSpec):
+            mode = gymnasium.VectorizeMode.VECTOR_ENTRY_POINT
+            env: Any = gymnasium.make_vec(self._factory, num_envs=num_envs, vectorization_mode=mode, **kwargs)
+        else:
+            env = self._factory(num_envs=num_envs, **kwargs)
+        if not isinstance(env, VectorEnv):
+            raise EnvContractError(
+                f"{self.name} returned a {type(env).__name__}, not a gymnasium.vector.VectorEnv; "
+                "VectorEnvs is for vector environments, single ones are passed as EnvCls themselves"
+            )
+        if env.num_envs != num_envs:
+            raise EnvContractError(
+                f"{self.name} returned {env.num_envs} environments, asked for num_envs={num_envs}; pass it on"
+            )
+        return env
