@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from headrace.agents.base import Agent
 from headrace.processes.group import Sentry
-from headrace.processes.handoff import Handoff
+from headrace.processes.handoff import Handoff, Patience
 from headrace.processes.status import Phase, Status
 from headrace.samplers.actor import Actor
 from headrace.samplers.collector import SliceReport
@@ -25,14 +25,26 @@ __all__ = [
 
 @dataclass
 class ServedGroup:
-    """Environments that are served together. hands: to the workers that step them; ranks: of these workers, in the
-    order of the hands' peers; slices: their numbers, in column order; actor: acts for them.
+    """Environments that are served together. hands: to the workers that step them; sentry: what to sleep on while they
+    do; ranks: of these workers, in the order of the hands' peers; slices: their numbers, in column order; actor: acts
+    for them.
     """
 
     hands: Handoff
+    sentry: Sentry
     ranks: Sequence[int]
     slices: Sequence[int]
     actor: Actor
+
+    def come_in(self) -> None:
+        """Waits until every worker of the group stands at its next row."""
+        # A method and no lambda: the frame of a lambda keeps what it encloses even when it is cleared, and an error
+        # that came through it would keep the batch alive.
+        self.hands.wait_for(self.hands.count + 1, self._sleep)
+        self.sentry.awake()
+
+    def _sleep(self, awaited: Sequence[int]) -> bool:
+        return self.sentry.sleep([self.ranks[index] for index in awaited])
 
     def give_states(self, reports: Sequence[SliceReport]) -> None:
         """Adds recurrent states to the final entries that travelled with the reports (of all slices)."""
@@ -45,8 +57,8 @@ class ServedGroup:
 class ActionServer:
     """Waits for a row of every worker, acts for all of them at once, lets them step.
 
-    groups, evaluation: those of training and of evaluation environments; sentry: what to sleep on while no row comes;
-    status: says where an agent failed.
+    groups, evaluation: those of training and of evaluation environments; patience: for how long to look before sleeping
+    while no row comes; status: says where an agent failed.
     """
 
     #: Whether a group may step while another does.
@@ -57,14 +69,14 @@ class ActionServer:
         agent: Agent,
         groups: Sequence[ServedGroup],
         evaluation: Sequence[ServedGroup],
-        sentry: Sentry,
+        patience: Patience,
         status: Status,
     ) -> None:
         self.groups = list(groups)
         self.timing = ServerTiming()
         self._agent = agent
         self._evaluation = list(evaluation)
-        self._sentry = sentry
+        self._patience = patience
         self._status = status
 
     def serve_actions(self, itr: int, version: int, first_step: int, n_rows: int) -> None:
@@ -73,6 +85,7 @@ class ActionServer:
         first_step: the address of the batch's randomness. `finish` is to follow once the workers are done.
         """
         self._agent.sample_mode(itr)
+        self._patience.decide()
         self._serve(self.groups, version, first_step, n_rows)
 
     def finish(self) -> None:
@@ -90,6 +103,7 @@ class ActionServer:
     def begin_evaluation(self, itr: int) -> None:
         """Before the first rows of an evaluation: greedy, zero states."""
         self._agent.eval_mode(itr)
+        self._patience.decide()
         for group in self._evaluation:
             group.actor.restart()
 
@@ -112,7 +126,7 @@ class ActionServer:
             line[Status.PHASE], line[Status.STEP] = Phase.ACTING, t
             for group in groups:
                 before = now
-                self._await(group)
+                group.come_in()
                 now = perf_counter_ns()
                 timing.waiting_ns += now - before
                 if held is not None:
@@ -129,12 +143,6 @@ class ActionServer:
         if held is not None:
             held.hands.post()
         self._status.enter(Phase.WAITING)
-
-    def _await(self, group: ServedGroup) -> None:
-        """Until every worker of a group stands at its next row."""
-        hands = group.hands
-        hands.wait_for(hands.count + 1, lambda awaited: self._sentry.sleep([group.ranks[index] for index in awaited]))
-        self._sentry.awake()
 
 
 class AlternatingActionServer(ActionServer):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from time import perf_counter
@@ -381,6 +382,10 @@ class BaseSampler(ABC):
         if self._state != "closed":
             self._state, self._cause = "closed", error
             self._slot = self._views = self._kept = None
+            if isinstance(error, SamplerError) and error.__cause__ is None:
+                # It happened in another process. The frames it came through here would keep the batch alive, memory and
+                # descriptor, for as long as somebody keeps the error.
+                traceback.clear_frames(error.__traceback__)
             self._kill()
         return _shortened(error)
 

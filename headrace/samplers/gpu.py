@@ -12,7 +12,7 @@ import torch
 
 from headrace.buffers.samples import Slot, SlotSpec
 from headrace.processes.affinity import cores_shared_by
-from headrace.processes.group import WorkerGroup
+from headrace.processes.group import Sentry, WorkerGroup
 from headrace.processes.handoff import Bell, Patience
 from headrace.processes.status import Status
 from headrace.rng import Stream
@@ -81,7 +81,7 @@ class GpuSamplerBase(ParallelSamplerBase):
         if self._settings.samples_device is not None:
             self._kept = device_batch(slot, self._agent, self._device)
         self._status = Status()
-        self._patience = Patience(board.spin_ns, n_workers + 1, cores_shared_by(self._affinity, n_workers))
+        patience = Patience(board.spin_ns, n_workers + 1, cores_shared_by(self._affinity, n_workers))
         stages = [_Stage(board.train, slot, spec, Stream.ACTION, [config.env_ids for config in configs], self._kept)]
         if eval_spec is not None and eval_slot is not None:
             eval_ids = [config.eval_env_ids for config in configs]
@@ -89,12 +89,12 @@ class GpuSamplerBase(ParallelSamplerBase):
         read, _, *writes = self._pipe_ends
         bells = [Bell(board.parked[rank], write_fd=write) for rank, write in enumerate(writes)]
         bells.append(Bell(board.parked[-1], read_fd=read))
-        train, *evaluation = [self._groups(board, bells, configs[0], stage) for stage in stages]
+        sentry = self._workers.sentry(read)
+        train, *evaluation = [self._groups(board, bells, sentry, configs[0], stage) for stage in stages]
         memory = {env_id: state for config in configs for env_id, state in config.memory.items()}
         for group in train if memory else ():
             group.actor.go_on(memory)
-        sentry = self._workers.sentry(read)
-        self._server = self.ServerCls(self._agent, train, evaluation[0] if evaluation else (), sentry, self._status)
+        self._server = self.ServerCls(self._agent, train, evaluation[0] if evaluation else (), patience, self._status)
         return slot
 
     def _agent_init(self) -> None:
@@ -110,7 +110,6 @@ class GpuSamplerBase(ParallelSamplerBase):
 
     def _collect(self, itr: int, version: int, batch_index: int) -> list[SliceReport]:
         server, T = self._serving, self.batch_spec.T
-        self._patience.decide()
         self._workers.send(("collect", itr, version, batch_index))
         server.serve_actions(itr, version, batch_index * T, T)
         reports = self._in_column_order(self._workers.replies())
@@ -121,16 +120,15 @@ class GpuSamplerBase(ParallelSamplerBase):
 
     def _evaluate(self, itr: int, version: int, evaluation_index: int) -> list[Episodes]:
         server = self._serving
-        self._patience.decide()
         self._command("begin_evaluation")
         server.begin_evaluation(itr)
+        rows = partial(self._evaluate_rows, version, evaluation_index << 32)
+        return evaluation_episodes(rows, self._settings.eval_max_T)
 
-        def collect(first_row: int, n_rows: int) -> list[EvalReport]:
-            self._workers.send(("evaluation", first_row, n_rows))
-            server.serve_actions_evaluation(version, (evaluation_index << 32) + first_row, n_rows)
-            return [report for reports in self._workers.replies() for report in reports]
-
-        return evaluation_episodes(collect, self._settings.eval_max_T)
+    def _evaluate_rows(self, version: int, first_step: int, first_row: int, n_rows: int) -> list[EvalReport]:
+        self._workers.send(("evaluation", first_row, n_rows))
+        self._serving.serve_actions_evaluation(version, first_step + first_row, n_rows)
+        return [report for reports in self._workers.replies() for report in reports]
 
     def _states(self) -> list[SliceState]:
         own = [SliceState(memory=group.actor.memory()) for group in self._serving.groups]
@@ -167,7 +165,9 @@ class GpuSamplerBase(ParallelSamplerBase):
             finally:
                 os.close(worker_read)
 
-    def _groups(self, board: Board, bells: Sequence[Bell], config: CollectorConfig, stage: _Stage) -> list[ServedGroup]:
+    def _groups(
+        self, board: Board, bells: Sequence[Bell], sentry: Sentry, config: CollectorConfig, stage: _Stage
+    ) -> list[ServedGroup]:
         """The groups of a stage that have environments, as the server sees them."""
         groups = []
         spec = stage.spec
@@ -189,7 +189,7 @@ class GpuSamplerBase(ParallelSamplerBase):
                 None if stage.kept is None else stage.kept.columns(*columns),
             )
             ranks = [self._slices[index].worker for index in members]
-            groups.append(ServedGroup(board.server(stage.turns, members, bells), ranks, own, actor))
+            groups.append(ServedGroup(board.server(stage.turns, members, bells), sentry, ranks, own, actor))
         return groups
 
     def _in_column_order(self, answers: Sequence[Sequence[SliceReport]]) -> list[SliceReport]:

@@ -216,7 +216,7 @@ class CollectionLoop:
             yield t
             if detail:
                 detail.acting_ns += perf_counter_ns() - row_begin
-            line[Status.PHASE] = phase
+            line[Status.PHASE], line[Status.STEP] = phase, t  # again: loops of several slices share the line
             line[Status.PROGRESS] += 1
             beginning = _NOBODY if resetting is None else np.flatnonzero(resetting)
             ends = envs.step(view.actions[t], view.step_rows[t], detail)
