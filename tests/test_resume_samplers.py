@@ -15,7 +15,7 @@ from headrace.agents.pg import CategoricalPgAgent
 from headrace.buffers.tree import tree_paths
 from headrace.errors import EnvFailed, SamplerClosed
 from headrace.rng import env_seeds
-from headrace.samplers import BaseSampler, CpuSampler, SerialSampler, TrajInfo
+from headrace.samplers import AlternatingSampler, BaseSampler, CpuSampler, SerialSampler, TrajInfo
 from headrace.samplers.snapshot import SamplerState
 from headrace.types import AgentStep, EnvSpaces, StepInputs, Tree
 from tests.environments import Stochastic
@@ -28,6 +28,10 @@ def serial(env: Any = Walk, **more: Any) -> SerialSampler:
 
 def workers(n: int, env: Any = Walk, **more: Any) -> CpuSampler:
     return CpuSampler(env, batch_T=10, batch_B=6, deterministic=True, n_workers=n, **more)
+
+
+def alternating(env: Any = Walk, n_workers: int = 2, **more: Any) -> AlternatingSampler:
+    return AlternatingSampler(env, batch_T=10, batch_B=6, deterministic=True, n_workers=n_workers, **more)
 
 
 class Remembers(Agent):
@@ -100,8 +104,20 @@ def same(a: list[Any], b: list[Any]) -> bool:
         (serial, lambda **more: workers(2, **more), {"reset_mode": "wait"}),
         (lambda **more: workers(2, **more), serial, {"TrajInfoCls": Digest, "eval_n_envs": 3, "env": Stochastic}),
         (serial, serial, {"env": "CartPole-v1", "eval_n_envs": 2}),
+        (alternating, serial, {}),
+        (lambda **more: workers(2, **more), lambda **more: alternating(n_workers=3, **more), {"reset_mode": "wait"}),
     ],
-    ids=["serial", "serial to 3", "2 to 3", "wait, 3 to serial", "wait, serial to 2", "objects", "cartpole"],
+    ids=[
+        "serial",
+        "serial to 3",
+        "2 to 3",
+        "wait, 3 to serial",
+        "wait, serial to 2",
+        "objects",
+        "cartpole",
+        "alternating to serial",
+        "wait, 2 to alternating",
+    ],
 )
 @pytest.mark.parametrize("Agents", [CategoricalPgAgent, Remembers])
 def test_a_sampler_goes_on_where_another_stood(first: Any, second: Any, more: dict[str, Any], Agents: Any) -> None:

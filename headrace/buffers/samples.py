@@ -7,7 +7,7 @@ torch views of the same bytes. Row t of every `[T, B]` array is contiguous over 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,6 +40,11 @@ class SlotSpec:
     env_info: Tree = None
     state: Tree = None
     bootstrap: bool = False
+
+    def plain(self) -> SlotSpec:
+        """The same memory, with the agent's own trees as tuples of arrays: their classes may need torch to unpickle."""
+        agent_info, state = tuple(tree_leaves(self.agent_info)), tuple(tree_leaves(self.state))
+        return replace(self, agent_info=agent_info, state=state)
 
     def first_column(self, index: int) -> int:
         """The first column of slice `index`."""

@@ -80,25 +80,14 @@ class ActionServer:
         self._status = status
 
     def serve_actions(self, itr: int, version: int, first_step: int, n_rows: int) -> None:
-        """Acts for `n_rows` rows of every group, whose workers have been told to collect a batch.
+        """Acts for `n_rows` rows of every group, whose workers have been told to collect a batch, and values the row
+        behind them.
 
-        first_step: the address of the batch's randomness. `finish` is to follow once the workers are done.
+        first_step: the address of the batch's randomness.
         """
         self._agent.sample_mode(itr)
         self._patience.decide()
-        self._serve(self.groups, version, first_step, n_rows)
-
-    def finish(self) -> None:
-        """After a batch: values of the row behind it, and states."""
-        self._status.enter(Phase.ACTING)
-        for group in self.groups:
-            group.actor.finish()
-        self._status.enter(Phase.WAITING)
-
-    def prepare(self, first_step: int) -> None:
-        """Draws the noise of the batch that begins there, while nobody waits."""
-        for group in self.groups:
-            group.actor.draw(first_step)
+        self._serve(self.groups, version, first_step, n_rows, finish=True)
 
     def begin_evaluation(self, itr: int) -> None:
         """Before the first rows of an evaluation: greedy, zero states."""
@@ -109,20 +98,24 @@ class ActionServer:
 
     def serve_actions_evaluation(self, version: int, first_step: int, n_rows: int) -> None:
         """Acts for `n_rows` rows of an evaluation."""
-        self._serve(self._evaluation, version, first_step, n_rows)
+        self._serve(self._evaluation, version, first_step, n_rows, finish=False)
 
     @property
     def late(self) -> int:
         """Rows whose news nobody rang for; see `Handoff`."""
         return sum(group.hands.late for group in (*self.groups, *self._evaluation))
 
-    def _serve(self, groups: Sequence[ServedGroup], version: int, first_step: int, n_rows: int) -> None:
+    def _serve(self, groups: Sequence[ServedGroup], version: int, first_step: int, n_rows: int, finish: bool) -> None:
+        """Every group comes in n_rows + 1 times, and the last time nobody is let go to step.
+
+        finish: the last time, value the row and close the batch.
+        """
         timing, line = self.timing, self._status.line
         for group in groups:
             group.actor.begin(version, first_step)
         held: ServedGroup | None = None  # acted for, and not let go before the other group has come in
         now = perf_counter_ns()
-        for t in range(n_rows):
+        for t in range(n_rows + 1):
             line[Status.PHASE], line[Status.STEP] = Phase.ACTING, t
             for group in groups:
                 before = now
@@ -132,16 +125,18 @@ class ActionServer:
                 if held is not None:
                     held.hands.post()
                     held = None
-                group.actor.act(t)
-                if self.overlap or len(groups) == 1:
+                if t < n_rows:
+                    group.actor.act(t)
+                if self.overlap or len(groups) == 1 or t == n_rows:
                     group.hands.post()
                 else:
                     held = group
-                group.actor.record(t)
+                if t < n_rows:
+                    group.actor.record(t)
+                elif finish:
+                    group.actor.finish()
                 before, now = now, perf_counter_ns()
                 timing.acting_ns += now - before
-        if held is not None:
-            held.hands.post()
         self._status.enter(Phase.WAITING)
 
 

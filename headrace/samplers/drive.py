@@ -229,7 +229,10 @@ class ServedStation:
 
 
 def drive_served(loops: Sequence[tuple[Iterator[int], Handoff]]) -> None:
-    """Drives one loop of each group in turn: while the server acts for one, the other steps. All have as many rows."""
+    """Drives one loop of each group in turn: while the server acts for one, the other steps. All have as many rows.
+
+    The row behind the last one is handed over, too: the server then knows that nobody of a group steps any more.
+    """
     for rows, handoff in loops:
         next(rows)
         handoff.post()
@@ -239,8 +242,7 @@ def drive_served(loops: Sequence[tuple[Iterator[int], Handoff]]) -> None:
             handoff.wait_for(handoff.count)  # as many rows acted for as there were ready
             if next(rows, None) is None:
                 running.remove((rows, handoff))
-            else:
-                handoff.post()
+            handoff.post()
 
 
 class ServedMemory(NamedTuple):

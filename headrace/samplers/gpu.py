@@ -66,7 +66,10 @@ class GpuSamplerBase(ParallelSamplerBase):
         eval_spec = evaluation_spec(spec, eval_widths) if any(eval_widths) else None
         self._share(
             partial(served_memory, spec, eval_spec, slices),
-            [ServedSetup(worker, spec, eval_spec, slices) for worker in range(n_workers)],
+            [
+                ServedSetup(worker, spec.plain(), None if eval_spec is None else eval_spec.plain(), slices)
+                for worker in range(n_workers)
+            ],
         )
         self._send_bells(n_workers)
         self._standing()
@@ -113,7 +116,6 @@ class GpuSamplerBase(ParallelSamplerBase):
         self._workers.send(("collect", itr, version, batch_index))
         server.serve_actions(itr, version, batch_index * T, T)
         reports = self._in_column_order(self._workers.replies())
-        server.finish()
         for group in server.groups:
             group.give_states(reports)
         return reports
