@@ -130,14 +130,26 @@ _MEASURED: dict[tuple[str, str], TrainOptions] = {
 }
 
 
+#: Where an agent with a memory does better with other settings; see docs/results.md. Policy and value share it, so
+#: returns must be of the size of advantages for both to learn, and what it remembers are differences of small numbers.
+_WITH_MEMORY: dict[tuple[str, Kind], TrainOptions] = {
+    ("ppo", "discrete"): TrainOptions(
+        model=ModelOptions(normalize_observation=True),
+        ppo=PPOConfig(epochs=5, value_loss_coeff=0.5, normalize_reward=True),
+    ),
+}
+
+
 def defaults_for(algo: str, env: str, spaces: EnvSpaces, recurrent: Literal["lstm", "gru"] | None) -> TrainOptions:
     """The options to start from.
 
     algo: one of `ALGOS`; env: as the command line names it; recurrent: whether the agent has a memory, and which.
     """
-    options = _MEASURED.get((algo, env)) or _DEFAULTS[algo, _kind_of(spaces)]
+    kind = _kind_of(spaces)
+    options = _MEASURED.get((algo, env)) or _DEFAULTS[algo, kind]
     if recurrent is None:
         return options
+    options = _WITH_MEMORY.get((algo, kind), options)
     # Whole columns make a minibatch, and the model with a memory has one body.
     return replace(
         options,

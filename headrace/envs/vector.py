@@ -11,16 +11,16 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
 
-from headrace.buffers.tree import tree_rows
+from headrace.buffers.tree import tree_copy_into, tree_map, tree_rows
 from headrace.envs.factory import user_code_failed
 from headrace.envs.scalar import EnvInfoKeys
 from headrace.envs.spaces import Mismatch, encoded_action, random_action, vector_action_decoder
-from headrace.envs.vector_answers import VectorAnswers, final_observation, info_rows
+from headrace.envs.vector_answers import VectorAnswers, info_rows
 from headrace.errors import EnvContractError, SamplerError
 from headrace.processes.status import Phase, Status
-from headrace.types import Ends, EnvSpaces, StepRow, Timing, Tree
+from headrace.types import ACTION_MASK, Ends, EnvSpaces, StepRow, Timing, Tree
 
 __all__ = ["VectorBatch"]
 
@@ -66,10 +66,16 @@ class VectorBatch:
         self._seed_as: Callable[[Sequence[int], np.ndarray], Any] | None = None
         self._allowance: np.ndarray | None = None
         self._info: dict[str, Any] = {}
+        self._ended: np.ndarray = np.empty(0, np.intp)  # in the last step, and their last info dicts
+        self._ended_infos: list[dict[str, Any]] = []
         self._seen_keys = set(env_info_keys or {})
         self._noted_casts: set[str] = set()
         self._decode = vector_action_decoder(self.spaces.action)
         self._answers = VectorAnswers(n, self.spaces.observation, env_info_keys or {}, self._note_cast)
+        #: The masks of what every row showed last, also of rows that wait, which a batch does not show.
+        self._mask: np.ndarray | None = None
+        self._idle_space = copy.deepcopy(self.spaces.action)
+        self._idle_space.seed(seeds[0][1])
         self._action_spaces = []
         for _, space_seed in seeds:
             self._action_spaces.append(copy.deepcopy(self.spaces.action))
@@ -89,7 +95,10 @@ class VectorBatch:
 
     def infos(self) -> Sequence[dict[str, Any]]:
         """The info dicts of the last step, one per row."""
-        return info_rows(self._info, range(len(self.env_ids)))
+        found = info_rows(self._info, range(len(self.env_ids)))
+        for row, info in zip(self._ended, self._ended_infos, strict=True):
+            found[row] = info
+        return found
 
     def reset(self, rows: Sequence[int] | None, observation: Tree) -> None:
         """Resets `rows` (None: all) and writes their first observations into the tree of `[n, ...]`."""
@@ -104,19 +113,29 @@ class VectorBatch:
     def step(self, actions: Tree, out: StepRow, timing: Timing | None = None) -> Ends:
         """Steps every row that is not waiting; see `EnvBatch.step`."""
         self._status.line[Status.ENV] = -1
-        return self._step(self._decode(actions), out, timing)
+        return self._step(self._decode(self._allowed(actions)), out, timing)
 
     def step_random(self, out: StepRow) -> tuple[Sequence[Any], Ends]:
         """Steps every row that is not waiting with a random action; see `EnvBatch.step_random`."""
-        actions = [
+        recorded = [
             encoded_action(self.spaces.action, random_action(space, tree_rows(out.observation, row)))
-            for row, space in enumerate(self._action_spaces)
-            if not self.waiting[row]
+            for row, (space, waits) in enumerate(zip(self._action_spaces, self.waiting, strict=True))
+            if not waits
         ]
-        chosen = iter(actions)
-        filler = actions[0] if actions else encoded_action(self.spaces.action, self.spaces.action.sample())
-        recorded = [filler if waits else next(chosen) for waits in self.waiting]
-        return recorded, self._step(self._decode(_stacked(recorded)), out, None)
+        chosen = iter(recorded)
+        filler = recorded[0] if recorded else encoded_action(self.spaces.action, self.spaces.action.sample())
+        actions = [filler if waits else next(chosen) for waits in self.waiting]
+        return actions, self._step(self._decode(self._allowed(_stacked(actions))), out, None)
+
+    def _allowed(self, actions: Tree) -> Tree:
+        """The same, but for rows that wait and step along: they get actions that their own masks allow."""
+        if self._mask is None or not self.waiting.any():
+            return actions
+        actions = tree_map(np.copy, actions)
+        for row in np.flatnonzero(self.waiting):
+            action = encoded_action(self.spaces.action, random_action(self._idle_space, {ACTION_MASK: self._mask[row]}))
+            tree_copy_into(tree_rows(actions, (row, ...)), action)
+        return actions
 
     def call(self, rows: Sequence[int], name: str, args: Sequence[Any]) -> list[Any]:
         """The vector environment's method, once; of a sequence of n answers each row gets its own.
@@ -124,18 +143,20 @@ class VectorBatch:
         Gymnasium's SyncVectorEnv and AsyncVectorEnv pass the call on to each environment.
         """
         self._status.enter(Phase.CALLING, self.env_ids[rows[0]] if rows else -1)
-        try:
-            value = getattr(self._env, name, None)
-            if value is None:
-                value = self._env.call(name, *args)  # type: ignore[attr-defined]
-            elif callable(value):
-                value = value(*args)
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:
-            raise user_code_failed(error, f"{self._name}: {name}()", self._status) from error
+        value = self._guarded(f"{name}()", partial(self._called, name, args))
         each = isinstance(value, tuple | list | np.ndarray) and len(value) == len(self.env_ids)
         return [value[row] if each else value for row in rows]
+
+    def _called(self, name: str, args: Sequence[Any]) -> Any:
+        env: Any = self._env
+        while env is not None:
+            value = getattr(env, name, None)
+            if value is not None:
+                return value(*args) if callable(value) else value
+            if isinstance(env, SyncVectorEnv | AsyncVectorEnv):
+                return env.call(name, *args)
+            env = env.env if isinstance(env, VectorWrapper) else None
+        raise AttributeError(f"vector environment and wrappers have no attribute {name!r}")
 
     def close(self) -> None:
         """Closes the environment."""
@@ -151,14 +172,17 @@ class VectorBatch:
         try:
             observation, reward, terminated, truncated, self._info = self._answers.of_step(answer)
             self._answers.write(out.observation, observation)
+            self._note_masks(observation)
             out.reward[:] = reward
             out.terminated[:] = terminated
             out.truncated[:] = truncated
             if quiet.any():
                 out.reward[quiet], out.terminated[quiet], out.truncated[quiet] = 0.0, False, False
+            self._answers.check_finite(out.reward, "reward")
             rows = np.flatnonzero(out.terminated | out.truncated)
             last_infos = self._last_infos(rows)
-            self._answers.write_infos(out.env_info, self._info, rows, last_infos)
+            self._ended, self._ended_infos = rows, last_infos
+            self._answers.write_infos(out.env_info, self._info, self._due, rows, last_infos)
         except Mismatch as mismatch:
             raise self._broken(mismatch, "step()") from mismatch
         if self.holds:
@@ -180,8 +204,7 @@ class VectorBatch:
     def _ends(self, rows: np.ndarray, out: StepRow, infos: list[dict[str, Any]]) -> Ends:
         if self._mode is AutoresetMode.SAME_STEP:
             try:
-                observation = final_observation(self._info, self.spaces.observation, rows)
-                self._answers.check_finite(observation, "final_obs")
+                observation = self._answers.final(self._info, rows)
             except Mismatch as mismatch:
                 raise self._broken(mismatch, "step()") from mismatch
         else:
@@ -199,13 +222,17 @@ class VectorBatch:
 
     def _last_infos(self, rows: np.ndarray) -> list[dict[str, Any]]:
         """The last info dict of each ended episode."""
-        info = self._info
-        if self._mode is AutoresetMode.SAME_STEP and "final_info" in info:
-            found = info["final_info"]
-            last = info_rows(found, rows) if isinstance(found, dict) else [found[row] for row in rows]
-        else:
-            last = info_rows(info, rows)
-        unknown = {key for one in last for key in one} - self._seen_keys - {"final_obs", "final_info"}
+        info = {key: value for key, value in self._info.items() if key not in _FINAL_KEYS}
+        last = info_rows(info, rows)
+        found = self._info.get("final_info") if self._mode is AutoresetMode.SAME_STEP else None
+        if isinstance(found, dict):
+            last = info_rows(found, rows)
+        elif found is not None:
+            for index, row in enumerate(rows.tolist()):
+                if not isinstance(found[row], dict):
+                    raise Mismatch("final_info", repr(found[row])[:60], "the last info dict of each ended environment")
+                last[index] = found[row]
+        unknown = {key for one in last for key in one} - self._seen_keys
         if unknown:
             self._seen_keys |= unknown
             sentence = (
@@ -225,18 +252,26 @@ class VectorBatch:
             self.resetting[:] = False
 
     def _first_reset(self) -> Any:
-        """Seeds as the environment takes them: a list, an array, or one number."""
+        """Seeds as the environment takes them: a list, an array, or one number. What it raises for a number counts."""
         everyone = np.ones(len(self.env_ids), np.bool_)
         reset: Callable[..., Any] = self._env.reset  # Gymnasium's own types know one number only
+        if isinstance(self._env.unwrapped, SyncVectorEnv | AsyncVectorEnv):
+            self._seed_as = _seed_list
+            return self._guarded("reset()", partial(reset, seed=_seed_list(self._seeds, everyone)))
         for form in (_seed_list, _seed_array):
             try:
                 answer = reset(seed=form(self._seeds, everyone))
-            except (TypeError, ValueError, gymnasium.error.Error):
-                continue
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:
+                about_seeds = isinstance(error, TypeError | ValueError | gymnasium.error.Error) and "seed" in str(error)
+                if about_seeds or "Seed" in str(error):
+                    continue  # it takes them in another form
+                raise user_code_failed(error, f"{self._name}: reset()", self._status) from error
             self._seed_as = form
             return answer
         self._seed_as = _one_seed
-        return self._guarded("reset()", partial(self._env.reset, seed=self._seeds[0]))
+        return self._guarded("reset()", partial(reset, seed=self._seeds[0]))
 
     def _reset_masked(self, mask: np.ndarray, observation: Tree, seeds: Sequence[int] | None) -> None:
         """Resets the rows of a mask, and writes theirs only."""
@@ -250,8 +285,13 @@ class VectorBatch:
         try:
             first, _ = self._answers.of_reset(answer)
             self._answers.write(observation, first, None if mask.all() else mask)
+            self._note_masks(first)
         except Mismatch as mismatch:
             raise self._broken(mismatch, "reset()") from mismatch
+
+    def _note_masks(self, observation: Tree) -> None:
+        if isinstance(observation, dict) and ACTION_MASK in observation:
+            self._mask = np.array(observation[ACTION_MASK])
 
     def _autoreset_mode(self) -> AutoresetMode:
         mode = self._env.metadata.get("autoreset_mode")
@@ -288,6 +328,8 @@ class VectorBatch:
 
 
 _NO_ENDS = Ends()
+#: What SAME_STEP environments add where an episode ended; the rest of their info is the next episode's.
+_FINAL_KEYS = {"final_obs", "_final_obs", "final_info", "_final_info"}
 
 
 def _stacked(actions: Sequence[Tree]) -> Tree:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from headrace.envs.scalar import EnvInfoKeys, info_value
 from headrace.envs.spaces import Mismatch, null_value
 from headrace.types import Tree
 
-__all__ = ["VectorAnswers", "final_observation", "info_rows"]
+__all__ = ["VectorAnswers", "info_rows"]
 
 
 class VectorAnswers:
@@ -31,16 +31,15 @@ class VectorAnswers:
         self._declared = {key: (np.dtype(dtype), tuple(shape)) for key, (dtype, shape) in env_info_keys.items()}
         self._on_cast = on_cast
         self._space = observation
-        self._leaves = [
-            (path, leaf.dtype, (n, *leaf.shape)) for path, leaf in tree_paths(null_value(observation), "observation")
-        ]
+        self._nulls = null_value(observation)
+        self._leaves = list(_leaf_spaces(observation))
 
     def of_reset(self, answer: Any) -> tuple[Tree, dict[str, Any]]:
         """(observation, info) of `reset()`."""
         self.culprit = None
         if not isinstance(answer, tuple) or len(answer) != 2 or not isinstance(answer[1], dict):
             raise Mismatch("its answer", _described(answer), "(observation, info)")
-        return self._observation(answer[0]), answer[1]
+        return answer[0], answer[1]
 
     def of_step(self, answer: Any) -> tuple[Tree, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """(observation, reward, terminated, truncated, info) of `step()`."""
@@ -51,59 +50,116 @@ class VectorAnswers:
         reward = np.asarray(reward)
         if reward.shape != (self._n,) or reward.dtype.kind not in "fiub":
             raise Mismatch("reward", _described(reward), f"numbers [{self._n}]")
-        self.check_finite(reward, "reward")
         for name, ends in (("terminated", terminated), ("truncated", truncated)):
             if not isinstance(ends, np.ndarray) or ends.shape != (self._n,) or ends.dtype != np.bool_:
                 raise Mismatch(name, _described(ends), f"a numpy array of bool [{self._n}]")
-        return self._observation(observation), reward, terminated, truncated, info
+        return observation, reward, terminated, truncated, info
 
     def write(self, to: Tree, observation: Tree, mask: np.ndarray | None = None) -> None:
-        """Copies an observation, or the rows of a mask, into a tree of `[n, ...]`."""
-        for row, leaf in zip(tree_leaves(to), tree_leaves(observation), strict=True):
+        """Checks an observation and copies it, or the rows of a mask, into a tree of `[n, ...]`."""
+        came = _space_paths(self._space, observation, "observation")
+        for row, (path, leaf), (space, null) in zip(tree_leaves(to), came, self._leaves, strict=True):
+            self._check(leaf, path, space, null, (self._n, *null.shape))
             if mask is None:
                 row[...] = leaf
             else:
                 row[mask] = leaf[mask]
+            self.check_finite(row, path)  # as it is recorded: what is too large for float32 is infinite there
 
-    def write_infos(self, to: Tree, info: dict[str, Any], ended: np.ndarray, last: Sequence[dict[str, Any]]) -> None:
-        """Records the declared fields; those of ended rows from their last info dicts."""
+    def final(self, info: dict[str, Any], rows: np.ndarray) -> Tree:
+        """The observations before the resets, tree of `[k, ...]`, which SAME_STEP environments put into their info."""
+        self.culprit = None
+        if "final_obs" not in info:
+            keys = sorted(map(str, info))
+            raise Mismatch("info", f"the keys {keys}", "'final_obs' where an episode ended (autoreset mode SAME_STEP)")
+        found = []
+        for row in rows.tolist():
+            self.culprit = row
+            try:
+                value = _row_of(info["final_obs"], row, self._space)
+            except (IndexError, KeyError, TypeError):
+                came = _described(info["final_obs"])
+                raise Mismatch("final_obs", came, "the last observation of each ended environment") from None
+            for (path, leaf), (space, null) in zip(
+                _space_paths(self._space, value, "final_obs"), self._leaves, strict=True
+            ):
+                self._check(leaf, path, space, null, null.shape)
+            one = tree_map(lambda null, leaf: np.asarray(leaf, null.dtype), self._nulls, value)
+            for path, leaf in tree_paths(one, "final_obs"):
+                if leaf.dtype.kind == "f" and not np.isfinite(leaf).all():
+                    raise Mismatch(path, str(leaf[~np.isfinite(leaf)][0]), "finite numbers")
+            found.append(one)
+        self.culprit = None
+        return tree_map(lambda *leaves: np.stack(leaves), found[0], *found[1:])
+
+    def write_infos(
+        self, to: Tree, info: dict[str, Any], resetting: np.ndarray, ended: np.ndarray, last: Sequence[dict[str, Any]]
+    ) -> None:
+        """Records the declared fields: of ended rows from their last info dicts; of rows that reset what there is."""
         self.culprit = None
         for key, (dtype, shape) in self._declared.items():
-            if key not in info:
-                # Where everything ended at once, SAME_STEP has them in the last infos only.
-                if len(ended) < self._n:
+            asked = ~resetting
+            asked[ended] = False
+            if key in info:
+                present = info.get(f"_{key}")
+                absent = asked & ~present if isinstance(present, np.ndarray) else np.zeros(self._n, np.bool_)
+                if absent.any():
+                    self.culprit = int(np.flatnonzero(absent)[0])
                     raise self._missing(key, info)
-            else:
                 to[key][...] = info_value(info[key], key, dtype, (self._n, *shape))
+            elif asked.any():
+                raise self._missing(key, info)
+            else:
+                to[key][resetting] = 0
             for row, one in zip(ended, last, strict=True):
                 if key not in one:
                     self.culprit = int(row)
                     raise self._missing(key, one)
                 to[key][row] = info_value(one[key], key, dtype, shape)
+            self.check_finite(to[key], f"info[{key!r}]")
 
-    def check_finite(self, tree: Tree, path: str) -> None:
-        """Raises for NaN and infinity."""
-        for name, leaf in tree_paths(tree, path):
-            if leaf.dtype.kind == "f" and not np.isfinite(leaf).all():
-                place = tuple(np.argwhere(~np.isfinite(leaf))[0])
-                self.culprit = int(place[0])
-                raise Mismatch(name, str(leaf[place]), "finite numbers")
+    def check_finite(self, rows: np.ndarray, path: str) -> None:
+        """Raises for NaN and infinity in `[n, ...]`."""
+        if rows.dtype.kind == "f" and not _all_true(np.isfinite(rows), None):
+            place = tuple(np.argwhere(~np.isfinite(rows))[0])
+            self.culprit = int(place[0])
+            raise Mismatch(path, str(rows[place]), "finite numbers")
 
-    def _observation(self, observation: Tree) -> Tree:
-        came = list(_space_paths(self._space, observation, "observation"))
-        for (path, leaf), (_, dtype, shape) in zip(came, self._leaves, strict=True):
-            if not isinstance(leaf, np.ndarray) or leaf.shape != shape:
-                raise Mismatch(path, _described(leaf), f"a numpy array of {dtype} {list(shape)}")
-            if leaf.dtype != dtype:
-                if not (dtype == np.float32 and leaf.dtype == np.float64):
-                    raise Mismatch(path, _described(leaf), f"dtype {dtype}")
-                self._on_cast(path)
-            self.check_finite(leaf, path)
-        return observation
+    def _check(self, leaf: Any, path: str, space: spaces.Space[Any], null: np.ndarray, shape: tuple[int, ...]) -> None:
+        """Shape and dtype are the space's own; whole numbers of a Discrete space may be of any integer dtype."""
+        if not isinstance(leaf, np.ndarray | np.generic) or leaf.shape != shape:
+            raise Mismatch(path, _described(leaf), f"a numpy array of {null.dtype} {list(shape)}")
+        if isinstance(space, spaces.Discrete):
+            outside = (leaf < space.start) | (leaf >= space.start + space.n)
+            if leaf.dtype.kind not in "iu" or np.any(outside):
+                if shape and np.any(outside):
+                    self.culprit = int(np.flatnonzero(outside)[0])
+                came = _described(leaf) if leaf.dtype.kind not in "iu" else str(np.asarray(leaf)[outside].flat[0])
+                raise Mismatch(path, came, f"integers in [{space.start}, {space.start + space.n})")
+        elif leaf.dtype != null.dtype:
+            if not (null.dtype == np.float32 and leaf.dtype == np.float64):
+                raise Mismatch(path, _described(leaf), f"dtype {null.dtype}")
+            self._on_cast(path)
 
     def _missing(self, key: str, info: dict[str, Any]) -> Mismatch:
         keys = sorted(key for key in map(str, info) if not key.startswith("_"))
         return Mismatch(f"info[{key!r}]", f"the keys {keys}", "every key of env_info_keys at every step")
+
+
+_all_true = np.logical_and.reduce
+
+
+def _leaf_spaces(space: spaces.Space[Any]) -> Iterator[tuple[spaces.Space[Any], np.ndarray]]:
+    """The spaces of the leaves and their null values, in the order of the leaves."""
+    match space:
+        case spaces.Dict():
+            for child in space.spaces.values():
+                yield from _leaf_spaces(child)
+        case spaces.Tuple():
+            for child in space.spaces:
+                yield from _leaf_spaces(child)
+        case _:
+            yield space, null_value(space)
 
 
 def _space_paths(space: spaces.Space[Any], value: Any, path: str) -> Iterable[tuple[str, Any]]:
@@ -121,23 +177,6 @@ def _space_paths(space: spaces.Space[Any], value: Any, path: str) -> Iterable[tu
                 yield from _space_paths(child, value[index], f"{path}[{index}]")
         case _:
             yield path, value
-
-
-def final_observation(info: dict[str, Any], space: spaces.Space[Any], rows: np.ndarray) -> Tree:
-    """The observations before the resets, tree of `[k, ...]`, from what SAME_STEP environments put into their info."""
-    if "final_obs" not in info:
-        keys = sorted(map(str, info))
-        raise Mismatch(
-            "info", f"the keys {keys}", "'final_obs' where an episode ended, in the autoreset mode SAME_STEP"
-        )
-    nulls = null_value(space)
-
-    def one(row: int) -> Tree:
-        value = _row_of(info["final_obs"], int(row), space)
-        return tree_map(lambda null, leaf: np.asarray(leaf, null.dtype).reshape(null.shape), nulls, value)
-
-    observations = [one(row) for row in rows]
-    return tree_map(lambda *leaves: np.stack(leaves), observations[0], *observations[1:])
 
 
 def _row_of(values: Any, row: int, space: spaces.Space[Any]) -> Any:

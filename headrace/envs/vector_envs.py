@@ -28,7 +28,10 @@ class VectorEnvs:
 
     def __init__(self, factory: Callable[..., VectorEnv[Any, Any, Any]] | str) -> None:
         if isinstance(factory, str):
-            spec = gymnasium.spec(factory)
+            try:
+                spec = gymnasium.spec(factory)
+            except gymnasium.error.Error as error:
+                raise ValueError(f"{factory!r} is not a registered environment: {error}") from error
             if spec.vector_entry_point is None:
                 raise ValueError(
                     f"{factory} has no vector entry point; give a callable that returns a gymnasium.vector.VectorEnv, "
@@ -58,6 +61,7 @@ class VectorEnvs:
                 "VectorEnvs is for vector environments, single ones are passed as EnvCls themselves"
             )
         if env.num_envs != num_envs:
+            env.close()
             raise EnvContractError(
                 f"{self.name} returned {env.num_envs} environments, asked for num_envs={num_envs}; pass it on"
             )

@@ -265,7 +265,8 @@ class BaseSampler(ABC):
         """`env.name(*args)` of training environments, between batches: curricula, looking into a simulator.
 
         The method is looked for through the wrappers; an attribute that is not callable is returned. env_ids: which
-        environments, default all. Returns the answers in the order of `env_ids`. Workers answer by pickle.
+        environments, default all (a vector environment is called once, for all of its rows; a sequence of answers is
+        taken apart). Returns the answers in the order of `env_ids`. Workers answer by pickle.
         """
         self._require_open()
         own = [env_id for one in self._slices for env_id in one.env_ids]
@@ -273,6 +274,7 @@ class BaseSampler(ABC):
         unknown = sorted(set(wanted) - set(own))
         if unknown:
             raise ValueError(f"env_ids has {unknown}, this sampler has the environments {own[0]} to {own[-1]}")
+        self._settings.require_callable(self._slices, wanted)
         try:
             answers = self._call(name, args, wanted)
         except BaseException as error:

@@ -77,6 +77,13 @@ class SlotView:
 _NOBODY = np.empty(0, np.intp)
 
 
+def _either(rows: np.ndarray | None, others: np.ndarray | None) -> np.ndarray | None:
+    """The rows of either mask, in an array of its own."""
+    if others is None:
+        return rows
+    return others.copy() if rows is None else rows | others
+
+
 @dataclass
 class _Ended:
     """The episodes that ended in a batch so far, in (time, row) order."""
@@ -202,7 +209,7 @@ class CollectionLoop:
         idle = envs.waiting.copy() if envs.waiting.any() else None  # who does not take step t
         resetting, n_resets = envs.resetting, 0
         if resetting is not None:
-            slot.valid[0, resetting] = False
+            slot.valid[0, resetting] = slot.is_first[0, resetting] = False
             n_resets = int(resetting.sum())
         self.status.enter(phase)
         for t in range(n_rows):
@@ -219,12 +226,13 @@ class CollectionLoop:
             line[Status.PHASE], line[Status.STEP] = phase, t  # again: loops of several slices share the line
             line[Status.PROGRESS] += 1
             beginning = _NOBODY if resetting is None else np.flatnonzero(resetting)
+            silent = _either(idle, resetting) if self.episodes.objects is not None else None
             ends = envs.step(view.actions[t], view.step_rows[t], detail)
             for to, action in zip(view.prev_action_leaves[t + 1], view.action_leaves[t], strict=True):
                 to[...] = action
             view.prev_rewards[t + 1][...] = view.rewards[t]
             if self.episodes.objects is not None:
-                self._step_objects(tree_rows(slot.observation, t), view.actions[t], view.step_rows[t], idle)
+                self._step_objects(tree_rows(slot.observation, t), view.actions[t], view.step_rows[t], silent)
             if len(beginning):
                 self._start_episodes(view, t, beginning)
             if len(ends.rows):
@@ -324,9 +332,10 @@ class CollectionLoop:
                 self._observation, reward[t], np.zeros(n, np.bool_), np.zeros(n, np.bool_), self._env_info, floats
             )
             before = tree_map(np.copy, self._observation) if self.episodes.objects is not None else None
+            silent = _either(held, self.envs.resetting)
             actions, ends = self.envs.step_random(out)
             if self.episodes.objects is not None:
-                self._step_objects(before, actions, out, held)
+                self._step_objects(before, actions, out, silent)
             if len(ends.rows):
                 ended.add(t, ends, self.episodes)
         self.episodes.add(reward, np.full(n, n_rows), ended.times, ended.rows, ended.infos, ended.objects, offsets)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import pickle
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 from headrace.buffers.shared import Allocate, Arena, shared
-from headrace.errors import EnvContractError
+from headrace.errors import EnvContractError, headline
 from headrace.processes.affinity import Affinity, usable_cores
 from headrace.processes.group import WorkerGroup, choose_start_method
 from headrace.samplers.base import BaseSampler
@@ -92,6 +93,14 @@ class ParallelSamplerBase(BaseSampler):
     def _standing(self) -> None:
         """Waits until every worker stands at its first row."""
         self._workers.replies(self._settings.start_timeout)
+
+    def call_envs(self, name: str, *args: Any, env_ids: Sequence[int] | None = None) -> list[Any]:
+        """See `BaseSampler.call_envs`. Raises TypeError for arguments that cannot be pickled."""
+        try:
+            pickle.dumps(args)
+        except Exception as error:
+            raise TypeError(f"args of call_envs travel to workers by pickle: {headline(error)}") from error
+        return super().call_envs(name, *args, env_ids=env_ids)
 
     def _states(self) -> list[SliceState]:
         return [state for states in self._command("state") for state in states]

@@ -9,6 +9,7 @@ from typing import Any
 
 from headrace.envs.factory import EnvFactory
 from headrace.envs.scalar import EnvInfoKeys
+from headrace.envs.vector_envs import VectorEnvs
 from headrace.samplers.collector import CollectorConfig
 from headrace.samplers.layout import Layout, Slice, spread_like
 from headrace.samplers.snapshot import SamplerState
@@ -111,6 +112,12 @@ class SamplerSettings:
         """Rows of an evaluation at most."""
         n_eval = max(self.eval_n_envs, 1)
         return max(1, 100_000 if self.eval_max_steps is None else int(self.eval_max_steps) // n_eval)
+
+    def require_callable(self, slices: Sequence[Slice], env_ids: Sequence[int]) -> None:
+        """Raises ValueError for environments that cannot be called without others."""
+        whole = isinstance(self.factory.make, VectorEnvs)
+        if whole and any(0 < len({*one.env_ids} & {*env_ids}) < len(one.env_ids) for one in slices):
+            raise ValueError("env_ids: a vector environment is called for all of its rows at once; leave env_ids out")
 
     def content(self) -> dict[str, Any]:
         """What decides what is in a batch, besides the agent and the seed; not where and how fast it is collected."""
