@@ -167,8 +167,25 @@ def test_a_failing_agent_is_an_agent_error() -> None:
     assert caught.value.where.step == 3
 
 
+@pytest.mark.parametrize("cls", [SerialSampler, CpuSampler])
+def test_an_agent_that_cannot_value_the_row_behind_a_batch_is_an_agent_error(cls: type[BaseSampler]) -> None:
+    from headrace.errors import AgentFailed
+
+    sampler = sampler_of(cls, "none", "none", timeout=20.0, start_timeout=20.0)
+    sampler.initialize(AgentWithoutValue(), seed=0, bootstrap_value=True)
+    with pytest.raises(AgentFailed, match="NotReady: no value") as caught:
+        sampler.obtain_samples(0)
+    assert caught.value.where is not None
+    assert (caught.value.where.phase, caught.value.where.step) == ("choosing actions", 8)
+
+
 class NotReady(Exception):
     pass
+
+
+class AgentWithoutValue(CategoricalPgAgent):
+    def value(self, inputs, state):  # type: ignore[no-untyped-def]
+        raise NotReady("no value")
 
 
 class AgentThatFailsInWorkers(CategoricalPgAgent):

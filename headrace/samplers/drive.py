@@ -15,6 +15,7 @@ from headrace.buffers.samples import Slot, SlotSpec, build_slot
 from headrace.buffers.shared import Allocate, shared
 from headrace.processes.child import Channel
 from headrace.processes.handoff import Bell, Handoff
+from headrace.processes.status import Phase, Status
 from headrace.rng import Stream
 from headrace.samplers.board import Board, build_board
 from headrace.samplers.collector import Collector, SliceReport
@@ -27,7 +28,6 @@ from headrace.samplers.traj_info import Episodes
 if TYPE_CHECKING:
     from headrace.agents.base import Agent
     from headrace.agents.parameters import ParameterSlots
-    from headrace.processes.status import Status
     from headrace.samplers.actor import Actor
     from headrace.samplers.device_rows import DeviceBatch
 
@@ -82,6 +82,7 @@ class LocalStation:
 
         self._collector = collector
         self._agent = agent
+        self._status = status
         self._parameters = parameters
         self._n_rows = spec.batch.T
         config = collector.config
@@ -109,10 +110,12 @@ class LocalStation:
         for t in rows:
             actor.act(t)
             actor.record(t)
+        self._status.enter(Phase.ACTING, step=self._n_rows)
         actor.finish()
         report = self._collector.report()
         if report.overflow is not None:
             report.overflow.state = actor.overflow[0]
+        self._status.enter(Phase.WAITING)
         return [report]
 
     def prepare(self, batch_index: int) -> None:
