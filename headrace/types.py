@@ -138,7 +138,7 @@ class EnvBatch(Protocol):
 
     `resetting`: None, or, where environments need a step of their own to reset (Gymnasium's NEXT_STEP mode), a mask of
     the rows that do so in the next step: that step's action counts for nothing and its reward is 0. `holds`: whether
-    rows can be kept from moving while others step.
+    rows can stand while others step; `moves_while_held`: they can only by beginning anew afterwards.
     """
 
     env_ids: Sequence[int]
@@ -146,6 +146,7 @@ class EnvBatch(Protocol):
     waiting: np.ndarray
     resetting: np.ndarray | None
     holds: bool
+    moves_while_held: bool
     notes: list[tuple[int, str]]
 
     def reset(self, rows: Sequence[int] | None, observation: Tree) -> None:

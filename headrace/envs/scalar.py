@@ -53,6 +53,7 @@ class ScalarEnvs:
         self.waiting = np.zeros(len(envs), np.bool_)
         self.resetting: np.ndarray | None = None
         self.holds = True
+        self.moves_while_held = False
         #: (level, sentence) for the log, each to be said once: what was cast, what was left out.
         self.notes: list[tuple[int, str]] = []
         self._envs = list(envs)

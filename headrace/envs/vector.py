@@ -55,6 +55,7 @@ class VectorBatch:
         self._status = status
         self._mode = self._autoreset_mode()
         self.holds = self._mode is AutoresetMode.DISABLED
+        self.moves_while_held = True
         #: Rows whose next step is their reset; `resetting` is those of them that do not wait.
         self._due = np.zeros(n, np.bool_)
         self.resetting: np.ndarray | None = None

@@ -315,10 +315,10 @@ class CollectionLoop:
     def _decorrelate(self, counts: np.ndarray) -> None:
         """Steps environment b `counts[b]` times with random actions, and starts its row anew for the agent.
 
-        The last step is everybody's last: environments that move along while they should not yet can begin anew then.
+        Environments that move while they are held begin anew when their steps begin: these are the last of all.
         """
         n_rows, n = int(counts.max()), len(counts)
-        offsets = n_rows - counts
+        offsets = n_rows - counts if self.envs.moves_while_held else np.zeros(n, np.int64)
         reward = np.zeros((n_rows, n), np.float32)
         floats = [leaf for leaf in tree_leaves(self._observation) if leaf.dtype.kind == "f"]
         ended = _Ended()
@@ -326,7 +326,7 @@ class CollectionLoop:
         for t in range(n_rows):
             self.status.line[Status.STEP] = t
             self.status.line[Status.PROGRESS] += 1
-            held = t < offsets
+            held = (t < offsets) | (t >= offsets + counts)
             self.envs.hold(held, self._observation)
             out = StepRow(
                 self._observation, reward[t], np.zeros(n, np.bool_), np.zeros(n, np.bool_), self._env_info, floats
@@ -338,7 +338,9 @@ class CollectionLoop:
                 self._step_objects(before, actions, out, silent)
             if len(ends.rows):
                 ended.add(t, ends, self.episodes)
-        self.episodes.add(reward, np.full(n, n_rows), ended.times, ended.rows, ended.infos, ended.objects, offsets)
+        self.envs.hold(np.zeros(n, np.bool_), self._observation)
+        stepped = offsets + counts
+        self.episodes.add(reward, stepped, ended.times, ended.rows, ended.infos, ended.objects, offsets)
 
     def _null_inputs(self, rows: Any) -> None:
         """The given rows start an episode."""
