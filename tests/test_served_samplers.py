@@ -258,3 +258,29 @@ def test_the_batch_and_the_agent_are_on_the_gpu_by_default() -> None:
     agent = CategoricalPgAgent()
     with sampler_of(AlternatingSampler).initialize(agent, seed=0):
         assert agent.device.type == "cuda"
+
+
+def test_workers_that_were_just_told_to_begin_are_no_crowd(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether to look before sleeping is decided before they are woken: they are counted as ours already."""
+    from headrace.processes.group import WorkerGroup
+    from headrace.processes.handoff import Patience
+
+    happened: list[str] = []
+    decide, send = Patience.decide, WorkerGroup.send
+
+    def deciding(self: Patience) -> None:
+        happened.append("decide")
+        decide(self)
+
+    def sending(self: WorkerGroup, message: Any) -> None:
+        happened.append("send")
+        send(self, message)
+
+    with sampler_of(GpuSampler, eval_n_envs=2).initialize(CategoricalPgAgent(), seed=0) as sampler:
+        monkeypatch.setattr(Patience, "decide", deciding)
+        monkeypatch.setattr(WorkerGroup, "send", sending)
+        sampler.obtain_samples(0)
+        assert happened == ["decide", "send"]
+        happened.clear()
+        sampler.evaluate_agent(0)
+        assert happened[:2] == ["decide", "send"]

@@ -79,6 +79,10 @@ class ActionServer:
         self._patience = patience
         self._status = status
 
+    def look_around(self) -> None:
+        """Decides for how long to look before sleeping; while the workers sleep, or they would count as a crowd."""
+        self._patience.decide()
+
     def serve_actions(self, itr: int, version: int, first_step: int, n_rows: int) -> None:
         """Acts for `n_rows` rows of every group, whose workers have been told to collect a batch, and values the row
         behind them.
@@ -86,13 +90,11 @@ class ActionServer:
         first_step: the address of the batch's randomness.
         """
         self._agent.sample_mode(itr)
-        self._patience.decide()
         self._serve(self.groups, version, first_step, n_rows, finish=True)
 
     def begin_evaluation(self, itr: int) -> None:
         """Before the first rows of an evaluation: greedy, zero states."""
         self._agent.eval_mode(itr)
-        self._patience.decide()
         for group in self._evaluation:
             group.actor.restart()
 

@@ -113,6 +113,7 @@ class GpuSamplerBase(ParallelSamplerBase):
 
     def _collect(self, itr: int, version: int, batch_index: int) -> list[SliceReport]:
         server, T = self._serving, self.batch_spec.T
+        server.look_around()
         self._workers.send(("collect", itr, version, batch_index))
         server.serve_actions(itr, version, batch_index * T, T)
         reports = self._in_column_order(self._workers.replies())
@@ -122,6 +123,7 @@ class GpuSamplerBase(ParallelSamplerBase):
 
     def _evaluate(self, itr: int, version: int, evaluation_index: int) -> list[Episodes]:
         server = self._serving
+        server.look_around()
         self._command("begin_evaluation")
         server.begin_evaluation(itr)
         rows = partial(self._evaluate_rows, version, evaluation_index << 32)
