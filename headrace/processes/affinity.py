@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 
-__all__ = ["Affinity", "cores_shared_by", "pin", "usable_cores"]
+__all__ = ["Affinity", "cores_shared_by", "cpu_quota", "pin", "usable_cores"]
 
 _log = logging.getLogger("headrace.processes")
 
@@ -75,7 +75,8 @@ class Affinity:
 
 def usable_cores() -> int:
     """Cores this process may use: its affinity mask and the cgroup's CPU quota, not how many the machine has."""
-    return _within_quota(len(_allowed_cpus()))
+    cores, quota = len(_allowed_cpus()), cpu_quota()
+    return cores if quota is None else min(cores, quota)
 
 
 def cores_shared_by(affinity: Affinity, n_workers: int) -> int:
@@ -84,15 +85,16 @@ def cores_shared_by(affinity: Affinity, n_workers: int) -> int:
     cpus = set(_allowed_cpus() if own is None else own)
     for worker in range(n_workers):
         cpus.update(affinity.cpus_of(worker) or ())
-    return _within_quota(len(cpus))
+    return len(cpus)
 
 
-def _within_quota(cores: int) -> int:
+def cpu_quota() -> int | None:
+    """How many cores' worth of time the cgroup allows, rounded up; None without a limit."""
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
     except (OSError, ValueError):
-        return cores
-    return cores if quota == "max" else max(1, min(cores, math.ceil(int(quota) / int(period))))
+        return None
+    return None if quota == "max" else max(1, math.ceil(int(quota) / int(period)))
 
 
 def pin(cpus: Sequence[int]) -> None:

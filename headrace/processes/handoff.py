@@ -1,9 +1,9 @@
 """Handing rows back and forth between processes: counters in shared memory, and a bell for who sleeps.
 
 Each side counts up a number of its own and waits for the other's. A number is written by one process only and has cache
-lines of its own, so there is no lock and no token that could be lost or counted twice. Waiting is three things in turn:
-look at the number for as long as `Patience` allows (0.2 µs from one core to another), give the core away with
-`sched_yield` between looks, then sleep on the bell.
+lines of its own, so there is no lock and no token that could be lost or counted twice. Waiting is two things in turn:
+look at the number for as long as `Patience` allows, giving the core away with `sched_yield` after every look (half a
+microsecond where nobody wants it), then sleep on the bell.
 
 The bell is a pipe. A futex or a semaphore would do the waking as fast (measured on two idle cores, there and back: pipe
 67 µs, semaphore 83; on one core 11 and 8), but a pipe can be slept on together with the pipes and sentinels of the
@@ -22,7 +22,6 @@ import select
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from pathlib import Path
 from time import perf_counter_ns
 from typing import Any
 
@@ -31,8 +30,10 @@ import numpy as np
 __all__ = ["Bell", "Cell", "Handoff", "Patience", "make_cell"]
 
 _TICK_MS = 50  # a sleeper looks around this often, whatever happens
-_SPIN_NS = 500_000  # what looking costs at most before sleeping, where a core is free for it
-_LOOKS = 16  # at the counter, between two sched_yields
+_SPIN_NS = 500_000  # what looking costs at most before sleeping
+_SPIN_ALONE_NS = 5_000_000  # where every process has a core of its own
+
+_LOADAVG = "/proc/loadavg"
 
 #: A number in shared memory: index 0 of a view of int64.
 Cell = memoryview
@@ -63,34 +64,40 @@ def _fence() -> None:
 class Patience:
     """For how long it pays to look at a number before sleeping, in a cell that all sides read; one side decides.
 
-    A process that looks keeps a core from those that work: with fewer cores than processes there is none to spare, and
-    looking costs whole time slices.
+    Looking pays even where more processes take turns than there are cores: who looks hands its core on after each look,
+    and to be woken costs 20 to 70 µs (`docs/performance.md`). It does not pay beside other programs, which keep a core
+    that was handed to them for a whole time slice, nor where looking uses up a container's quota.
 
-    n_processes: that take turns here; cores: that they share.
+    n_processes: that take turns here; cores: that they share; quota: cores' worth of time they may use, None: no limit.
     """
 
-    def __init__(self, cell: Cell, n_processes: int, cores: int) -> None:
+    def __init__(self, cell: Cell, n_processes: int, cores: int, quota: int | None) -> None:
         self._cell = cell
-        self._spare = cores - n_processes
+        self._within_quota = quota is None or n_processes <= quota
+        self._spare = max(0, cores - n_processes)
+        self._spin_ns = _SPIN_NS if cores < n_processes else _SPIN_ALONE_NS
         self._share = cores / (os.cpu_count() or cores)
         self._crowded = 0
 
     def decide(self) -> None:
-        """Looks at what else runs; 20 µs, once a batch.
+        """Looks at what else runs; 30 µs, once a batch, while the other processes sleep.
 
         That is the kernel's count of running processes, for the whole machine. Three times in a row they must leave no
         core: one moment may show a worker that is about to sleep.
         """
         others = max(0, _running() - 1) * self._share
         self._crowded = self._crowded + 1 if self._spare < others else 0
-        patient = self._spare >= 0 and self._crowded < 3
-        self._cell[0] = _SPIN_NS if patient else 0
+        self._cell[0] = self._spin_ns if self._within_quota and self._crowded < 3 else 0
 
 
 def _running() -> int:
     """Processes that run or could run at this moment; 1, this one, where the system does not say."""
     try:
-        return int(Path("/proc/loadavg").read_text().split()[3].partition("/")[0])
+        fd = os.open(_LOADAVG, os.O_RDONLY)  # `Path.read_text` takes 100 µs more between two batches
+        try:
+            return int(os.read(fd, 100).split()[3].partition(b"/")[0])
+        finally:
+            os.close(fd)
     except (OSError, ValueError, IndexError):
         return 1
 
@@ -197,9 +204,8 @@ class Handoff:
             return False
         end = perf_counter_ns() + spin_ns
         while perf_counter_ns() < end:
-            for _ in range(_LOOKS):
-                if peer[0] >= number:
-                    return True
+            if peer[0] >= number:
+                return True
             os.sched_yield()  # also lets this process's other threads run
         return False
 
