@@ -13,6 +13,7 @@ For each sampler and number of workers, medians over the repeats (and quartiles)
     X*     the limit: gpu B / (B/W t_e + t_pi(B)); alternating B / max(B/W t_e, 2 t_pi(B/2)), and with W ≥ cores
            never more than C B / (B t_e + 2 t_pi(B/2)) on C cores
     X      the sampler, steps/s; eta: X / X*
+    X0     gpu, alternating: the least that processes of this layout can do, see `benchmarks/bare_pair.py`
 
 `--gap SECONDS` measures instead how long after the call of `obtain_samples` the first environment steps, with and
 without such a gap before it. `--device` is where the agent acts.
@@ -30,6 +31,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
+from bare_pair import BarePair
 from sampling import bare_step_seconds, collect_seconds, env_of, policy_seconds
 
 from headrace.agents.pg import CategoricalPgAgent
@@ -167,6 +169,7 @@ def main() -> None:
     probe.initialize(agents[0].spaces, seed=0)  # type: ignore[arg-type]
     probe.sample_mode(0)
     whole, half = policy_seconds(probe, args.B, 200), policy_seconds(probe, -(-args.B // 2), 200)
+    groups = {"gpu": 1, "alternating": 2}
     found: dict[tuple[str, int], list[tuple[float, ...]]] = {kind: [] for kind in kinds}
     for _ in range(args.repeats):
         for kind, sampler in zip(kinds, samplers, strict=True):
@@ -174,16 +177,23 @@ def main() -> None:
             t_e, t_pi, t_half = stepping[W].seconds(), whole(), half()
             bound = limit(name, args.B, W, t_e, t_pi, t_half)
             rate = args.batches * args.T * args.B / collect_seconds(sampler, args.batches)
-            found[kind].append((t_e * 1e6, t_pi * 1e6, t_half * 1e6, bound, rate, rate / bound))
+            bare = np.nan
+            if name in groups:  # made anew each time: its processes never sleep
+                pair = BarePair(env_of(args.env), args.B, W, groups[name], probe)
+                pair.steps_per_second(args.T)
+                bare = pair.steps_per_second(args.batches * args.T)
+                pair.close()
+            found[kind].append((t_e * 1e6, t_pi * 1e6, t_half * 1e6, bound, rate, rate / bound, bare, rate / bare))
     print(f"{args.env}, T={args.T}, B={args.B}, {usable_cores()} cores")
     for kind, sampler in zip(kinds, samplers, strict=True):
         name, W = kind
-        t_e, t_pi, t_half, bound, rate, eta = (statistics.median(column) for column in zip(*found[kind], strict=True))
-        etas = np.quantile([row[-1] for row in found[kind]], [0.25, 0.75])
+        t_e, t_pi, t_half, bound, rate, eta, bare, of_bare = np.median(found[kind], 0)
+        etas, of_bares = (np.quantile([row[i] for row in found[kind]], [0.25, 0.75]) for i in (5, 7))
         print(
             f"  {name:12} W={W}: X {rate:>8,.0f} of {bound:>8,.0f} steps/s, "
             f"eta {eta:.3f} ({etas[0]:.3f} … {etas[1]:.3f}); t_e {t_e:.2f}, t_pi {t_pi:.0f}, half {t_half:.0f} µs"
         )
+        print(f"      X0 {bare:,.0f}, X / X0 {of_bare:.3f} ({of_bares[0]:.3f} … {of_bares[1]:.3f})")
         print(f"      {sampler.timing()}")
         sampler.shutdown()
     for processes in stepping.values():
