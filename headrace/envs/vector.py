@@ -169,7 +169,6 @@ class VectorBatch:
         answer = self._guarded("step()", partial(self._env.step, actions))
         if timing is not None:
             timing.env_ns += perf_counter_ns() - begin
-        quiet = self._due | self.waiting
         try:
             observation, reward, terminated, truncated, self._info = self._answers.of_step(answer)
             self._answers.write(out.observation, observation)
@@ -177,26 +176,32 @@ class VectorBatch:
             out.reward[:] = reward
             out.terminated[:] = terminated
             out.truncated[:] = truncated
+            ended = terminated | truncated  # what the environment says, also of rows whose ends do not count
+            quiet = self._due | self.waiting
             if quiet.any():
-                out.reward[quiet], out.terminated[quiet], out.truncated[quiet] = 0.0, False, False
+                out.reward[quiet] = 0.0
+                out.terminated[quiet] = out.truncated[quiet] = False
+                (rows,) = np.greater(ended, quiet).nonzero()
+            else:
+                (rows,) = ended.nonzero()
             self._answers.check_finite(out.reward, "reward")
-            rows = np.flatnonzero(out.terminated | out.truncated)
-            last_infos = self._last_infos(rows)
+            last_infos = self._last_infos(rows) if self._info else [{} for _ in rows]
             self._ended, self._ended_infos = rows, last_infos
             self._answers.write_infos(out.env_info, self._info, self._due, rows, last_infos)
         except Mismatch as mismatch:
             raise self._broken(mismatch, "step()") from mismatch
         if self.holds:
             self._moved |= self.waiting
-        physically_ended = np.asarray(terminated) | np.asarray(truncated)
-        self._due[:] = physically_ended & ~self._due & (self._mode is AutoresetMode.NEXT_STEP)
-        if not len(rows) and not (self.holds and physically_ended.any()):
+        elif self._mode is AutoresetMode.NEXT_STEP:
+            np.greater(ended, self._due, out=self._due)  # ended, and not by the reset that was due
+        again = self.holds and ended.any()
+        if not len(rows) and not again:
             self._after_step(rows)
             return _NO_ENDS
         begin = perf_counter_ns()
         ends = self._ends(rows, out, last_infos)
-        if self.holds:
-            self._reset_masked(physically_ended, out.observation, None)
+        if again:
+            self._reset_masked(ended, out.observation, None)
         if timing is not None:
             timing.reset_ns += perf_counter_ns() - begin
         self._after_step(rows)
@@ -219,7 +224,7 @@ class VectorBatch:
             self._allowance[rows] -= 1
             self.waiting[stopped] = True
         if self.resetting is not None:
-            self.resetting[:] = self._due & ~self.waiting
+            np.greater(self._due, self.waiting, out=self.resetting)
 
     def _last_infos(self, rows: np.ndarray) -> list[dict[str, Any]]:
         """The last info dict of each ended episode."""

@@ -225,7 +225,7 @@ class CollectionLoop:
                 detail.acting_ns += perf_counter_ns() - row_begin
             line[Status.PHASE], line[Status.STEP] = phase, t  # again: loops of several slices share the line
             line[Status.PROGRESS] += 1
-            beginning = _NOBODY if resetting is None else np.flatnonzero(resetting)
+            beginning = _NOBODY if resetting is None else resetting.nonzero()[0]
             silent = _either(idle, resetting) if self.episodes.objects is not None else None
             ends = envs.step(view.actions[t], view.step_rows[t], detail)
             for to, action in zip(view.prev_action_leaves[t + 1], view.action_leaves[t], strict=True):
@@ -241,7 +241,7 @@ class CollectionLoop:
                 if may_wait:
                     self._pad(view, t, ends.rows[envs.waiting[ends.rows]], stepped)
                 if resetting is not None:
-                    n_resets += self._skip(view, t, np.flatnonzero(resetting))
+                    n_resets += self._skip(view, t, resetting.nonzero()[0])
             if may_wait and (idle is not None or envs.waiting.any()):
                 self._blank(view, t, idle)
                 idle = envs.waiting.copy()
