@@ -100,6 +100,13 @@ def limit(name: str, B: int, W: int, t_e: float, t_pi: float, t_half: float) -> 
     return min(B / (B / W * t_e + t_pi), conserving)
 
 
+def settle(sampler: BaseSampler) -> None:
+    """Until it has noticed that the processes measured before it no longer run."""
+    end = time.perf_counter() + 1.2
+    while time.perf_counter() < end:
+        collect_seconds(sampler, 1)
+
+
 class Clocked(gym.Wrapper[Any, Any, Any, Any]):
     """Says in its info when it stepped."""
 
@@ -176,6 +183,7 @@ def main() -> None:
             name, W = kind
             t_e, t_pi, t_half = stepping[W].seconds(), whole(), half()
             bound = limit(name, args.B, W, t_e, t_pi, t_half)
+            settle(sampler)
             rate = args.batches * args.T * args.B / collect_seconds(sampler, args.batches)
             bare = np.nan
             if name in groups:  # made anew each time: its processes never sleep

@@ -112,7 +112,10 @@ class Ends:
 
 @dataclass
 class Timing:
-    """Counters of one collection loop, nanoseconds. `detailed_rows` of the `rows` were taken apart into the others."""
+    """Counters of one collection loop, nanoseconds. `detailed_rows` of the `rows` were taken apart into the others.
+
+    turned_to_ns: when its process last turned to this loop, having stepped another one meanwhile; 0 where it has one.
+    """
 
     rows: int = 0
     steps: int = 0
@@ -122,11 +125,12 @@ class Timing:
     acting_ns: int = 0
     env_ns: int = 0
     reset_ns: int = 0
+    turned_to_ns: int = 0
 
     @property
     def due(self) -> bool:
-        """Whether the next row is one to take apart: one in 64."""
-        return self.rows % 64 == 0
+        """Whether the next row is one to take apart: one in 61, a prime, so it is not the same row of each batch."""
+        return self.rows % 61 == 0
 
 
 class EnvBatch(Protocol):

@@ -13,8 +13,6 @@ from contextlib import contextmanager
 from functools import partial
 from multiprocessing import get_context
 from multiprocessing.context import ForkProcess
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from unittest.mock import MagicMock, call
 
@@ -22,11 +20,11 @@ import numpy as np
 import pytest
 
 from headrace.errors import EnvFailed, WorkerCrashed, WorkerHung
-from headrace.processes import affinity, group as group_module, handoff
-from headrace.processes.affinity import Affinity, cores_shared_by, cpu_quota, usable_cores
+from headrace.processes import group as group_module, handoff
+from headrace.processes.affinity import usable_cores
 from headrace.processes.child import Channel
 from headrace.processes.group import Sentry, WorkerGroup
-from headrace.processes.handoff import Bell, Cell, Handoff, Patience, make_cell
+from headrace.processes.handoff import Bell, Cell, Handoff, make_cell
 from headrace.processes.status import Phase
 from tests.group_targets import nothing
 
@@ -605,124 +603,6 @@ def test_ringing_for_who_is_gone_is_no_error() -> None:
         os.write(write, b"!")
     Bell(shared_cells(1)[0], write_fd=write).ring()
     os.close(write)
-
-
-# ---- how long to look ----
-
-
-@pytest.fixture
-def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """How many cores there are, and how many processes run."""
-    here = SimpleNamespace(cores=8, running=1)
-    monkeypatch.setattr(handoff.os, "cpu_count", lambda: here.cores)
-    monkeypatch.setattr(handoff, "_running", lambda: here.running)
-    return here
-
-
-@pytest.mark.parametrize(
-    ("n_processes", "quota", "looks"), [(2, None, True), (9, None, True), (3, 3, True), (4, 3, False), (2, 1, False)]
-)
-def test_looking_is_for_all_but_who_would_use_up_a_quota(
-    n_processes: int, quota: int | None, looks: bool, machine: Any
-) -> None:
-    (cell,) = shared_cells(1)
-    patience = Patience(cell, n_processes, 2, quota)
-    for _ in range(4):
-        patience.decide()
-        assert (cell[0] > 0) == looks
-
-
-def test_with_no_core_to_spare_one_other_program_is_a_crowd(machine: Any) -> None:
-    (cell,) = shared_cells(1)
-    patience = Patience(cell, 12, 8, None)
-    assert decisions(machine, patience, cell, [1] * 3 + [2] * 4) == [True] * 5 + [False] * 2
-
-
-def decisions(machine: Any, patience: Patience, cell: Cell, crowds: Sequence[int]) -> list[bool]:
-    looks = []
-    for machine.running in crowds:
-        patience.decide()
-        looks.append(cell[0] > 0)
-    return looks
-
-
-def test_other_programs_take_the_cores_only_if_they_stay(machine: Any) -> None:
-    (cell,) = shared_cells(1)
-    patience = Patience(cell, 6, 8, None)  # two to spare
-    free, crowded = 1 + 2, 1 + 3
-    assert decisions(machine, patience, cell, [free] * 4 + [crowded] * 5) == [True] * 6 + [False] * 3
-    assert decisions(machine, patience, cell, [free]) == [True]
-    assert decisions(machine, patience, cell, [crowded, crowded, free] * 2 + [crowded] * 3) == [True] * 8 + [False]
-
-
-def test_other_programs_are_thought_to_be_spread_over_the_machine(machine: Any) -> None:
-    """Of 16 that run on 8 cores, 4 are on these two."""
-    (cell,) = shared_cells(1)
-    patience = Patience(cell, 1, 2, None)
-    assert decisions(machine, patience, cell, [1 + 4] * 4) == [True] * 4
-    assert decisions(machine, patience, cell, [1 + 5] * 4) == [True, True, False, False]
-
-
-def test_the_kernel_says_how_many_run() -> None:
-    begun = shared_cells(3)
-
-    def work(rank: int) -> None:
-        begun[rank][0] = 1
-        while True:
-            pass
-
-    with forked(*(partial(work, rank) for rank in range(3))):
-        for _ in range(30_000):
-            if all(cell[0] for cell in begun):
-                break
-            time.sleep(0.001)
-        assert handoff._running() >= 4
-
-
-def test_where_the_system_does_not_say_who_runs_nobody_else_does(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(handoff, "_LOADAVG", str(tmp_path / "loadavg"))
-    assert handoff._running() == 1
-    for words in ("", "0.1 0.2 0.3", "a b c d/e f"):
-        (tmp_path / "loadavg").write_text(words)
-        assert handoff._running() == 1
-    (tmp_path / "loadavg").write_text("0.1 0.2 0.3 7/500 1234")
-    assert handoff._running() == 7
-
-
-def test_who_has_a_core_of_its_own_looks_for_longer(machine: Any) -> None:
-    own, shared = shared_cells(2)
-    Patience(own, 2, 2, None).decide()
-    Patience(shared, 3, 2, None).decide()
-    assert own[0] > shared[0] > 0
-
-
-def test_cores_are_those_of_the_master_and_of_all_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    own = len(os.sched_getaffinity(0))
-    first = min(os.sched_getaffinity(0))
-    assert cores_shared_by(Affinity(), 3) == own
-    workers = ((101, 102), (102, 103), (104,))
-    assert cores_shared_by(Affinity(master_cpus=(100, 101), workers_cpus=workers), 3) == 5
-    assert cores_shared_by(Affinity(master_cpus=(100, 101), workers_cpus=workers), 2) == 4
-    assert cores_shared_by(Affinity(master_cpus=(100,), workers_cpus=((100,), (100,))), 2) == 1
-    assert cores_shared_by(Affinity(workers_cpus=workers), 3) == own + 4
-    assert cores_shared_by(Affinity(workers_cpus=((first,),)), 1) == own
-    assert cores_shared_by(Affinity(master_cpus=(100,)), 3) == 1
-    unpinned = Affinity(master_cpus=(100,), workers_cpus=workers, set_affinity=False)
-    assert cores_shared_by(unpinned, 3) == own
-
-
-@pytest.mark.parametrize(
-    ("words", "quota", "usable"),
-    [("250000 100000", 3, 3), ("50000 100000", 1, 1), ("max 100000", None, 4), ("", None, 4)],
-)
-def test_a_containers_quota_limits_what_is_usable(
-    words: str, quota: int | None, usable: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(affinity, "_allowed_cpus", lambda: [0, 1, 2, 3])
-    monkeypatch.setattr(affinity.Path, "read_text", lambda path: words)
-    assert (cpu_quota(), usable_cores()) == (quota, usable)
 
 
 # ---- a server's sleep ----

@@ -1,5 +1,6 @@
 """What is particular to samplers with an action server: who does what, where, and what it says about it."""
 
+import time
 from typing import Any
 
 import gymnasium as gym
@@ -25,6 +26,7 @@ from headrace.samplers import (
     SerialSampler,
 )
 from headrace.samplers.layout import slices_of, spread_like
+from headrace.types import Timing
 from tests.walk import Walk
 
 SERVED: list[type[GpuSamplerBase]] = [GpuSampler, AlternatingSampler, NoOverlapAlternatingSampler]
@@ -149,6 +151,22 @@ def test_the_server_tells_where_its_time_went(cls: type[GpuSamplerBase]) -> None
         assert sampler.timing().server_acting is None
 
 
+def test_a_loop_does_not_count_what_its_process_did_for_another_group() -> None:
+    timing = Timing()
+    with sampler_of(SerialSampler).initialize(CategoricalPgAgent(), seed=0) as sampler:
+        loop = sampler._station._collector._loop
+        loop.timing = timing
+        for t in loop.collect(sampler._station._collector._view, 1):
+            assert t == 0
+            time.sleep(0.5)
+            timing.turned_to_ns = time.perf_counter_ns()
+    assert timing.detailed_rows == 1
+    assert 0 < timing.acting_ns <= timing.row_ns < 0.4e9
+    with sampler_of(AlternatingSampler).initialize(CategoricalPgAgent(), seed=0) as sampler:
+        sampler.obtain_samples(0)
+        assert all(timing.turned_to_ns for timing in sampler._timings)
+
+
 def test_a_server_keeps_a_core_for_itself() -> None:
     cores = usable_cores()
     for cls, expected in (
@@ -260,27 +278,13 @@ def test_the_batch_and_the_agent_are_on_the_gpu_by_default() -> None:
         assert agent.device.type == "cuda"
 
 
-def test_workers_that_were_just_told_to_begin_are_no_crowd(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whether to look before sleeping is decided before they are woken: they are counted as ours already."""
-    from headrace.processes.group import WorkerGroup
-    from headrace.processes.handoff import Patience
+def test_other_programs_are_looked_for_before_each_batch_and_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+    from headrace.processes.patience import Patience
 
-    happened: list[str] = []
-    decide, send = Patience.decide, WorkerGroup.send
-
-    def deciding(self: Patience) -> None:
-        happened.append("decide")
-        decide(self)
-
-    def sending(self: WorkerGroup, message: Any) -> None:
-        happened.append("send")
-        send(self, message)
-
+    decisions: list[None] = []
+    monkeypatch.setattr(Patience, "decide", lambda self: decisions.append(None))
     with sampler_of(GpuSampler, eval_n_envs=2).initialize(CategoricalPgAgent(), seed=0) as sampler:
-        monkeypatch.setattr(Patience, "decide", deciding)
-        monkeypatch.setattr(WorkerGroup, "send", sending)
         sampler.obtain_samples(0)
-        assert happened == ["decide", "send"]
-        happened.clear()
+        assert len(decisions) == 1
         sampler.evaluate_agent(0)
-        assert happened[:2] == ["decide", "send"]
+        assert len(decisions) == 2

@@ -117,6 +117,11 @@ class WorkerGroup:
     def __len__(self) -> int:
         return len(self._lines)
 
+    @property
+    def pids(self) -> list[int]:
+        """Of the workers."""
+        return [process.pid for process in self._members.processes if process.pid is not None]
+
     def send(self, message: Any) -> None:
         """Sends the same command to every worker."""
         for rank in range(len(self)):

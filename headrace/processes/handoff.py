@@ -2,8 +2,8 @@
 
 Each side counts up a number of its own and waits for the other's. A number is written by one process only and has cache
 lines of its own, so there is no lock and no token that could be lost or counted twice. Waiting is two things in turn:
-look at the number for as long as `Patience` allows, giving the core away with `sched_yield` after every look (half a
-microsecond where nobody wants it), then sleep on the bell.
+look at the number for as long as `headrace.processes.patience` allows, giving the core away with `sched_yield` after
+every look (half a microsecond where nobody wants it), then sleep on the bell.
 
 The bell is a pipe. A futex or a semaphore would do the waking as fast (measured on two idle cores, there and back: pipe
 67 µs, semaphore 83; on one core 11 and 8), but a pipe can be slept on together with the pipes and sentinels of the
@@ -27,13 +27,9 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Bell", "Cell", "Handoff", "Patience", "make_cell"]
+__all__ = ["Bell", "Cell", "Handoff", "make_cell"]
 
 _TICK_MS = 50  # a sleeper looks around this often, whatever happens
-_SPIN_NS = 500_000  # what looking costs at most before sleeping
-_SPIN_ALONE_NS = 5_000_000  # where every process has a core of its own
-
-_LOADAVG = "/proc/loadavg"
 
 #: A number in shared memory: index 0 of a view of int64.
 Cell = memoryview
@@ -59,47 +55,6 @@ def _fence() -> None:
     if _WEAKLY_ORDERED:
         with _fence_lock:
             pass
-
-
-class Patience:
-    """For how long it pays to look at a number before sleeping, in a cell that all sides read; one side decides.
-
-    Looking pays even where more processes take turns than there are cores: who looks hands its core on after each look,
-    and to be woken costs 20 to 70 µs (`docs/performance.md`). It does not pay beside other programs, which keep a core
-    that was handed to them for a whole time slice, nor where looking uses up a container's quota.
-
-    n_processes: that take turns here; cores: that they share; quota: cores' worth of time they may use, None: no limit.
-    """
-
-    def __init__(self, cell: Cell, n_processes: int, cores: int, quota: int | None) -> None:
-        self._cell = cell
-        self._within_quota = quota is None or n_processes <= quota
-        self._spare = max(0, cores - n_processes)
-        self._spin_ns = _SPIN_NS if cores < n_processes else _SPIN_ALONE_NS
-        self._share = cores / (os.cpu_count() or cores)
-        self._crowded = 0
-
-    def decide(self) -> None:
-        """Looks at what else runs; 30 µs, once a batch, while the other processes sleep.
-
-        That is the kernel's count of running processes, for the whole machine. Three times in a row they must leave no
-        core: one moment may show a worker that is about to sleep.
-        """
-        others = max(0, _running() - 1) * self._share
-        self._crowded = self._crowded + 1 if self._spare < others else 0
-        self._cell[0] = self._spin_ns if self._within_quota and self._crowded < 3 else 0
-
-
-def _running() -> int:
-    """Processes that run or could run at this moment; 1, this one, where the system does not say."""
-    try:
-        fd = os.open(_LOADAVG, os.O_RDONLY)  # `Path.read_text` takes 100 µs more between two batches
-        try:
-            return int(os.read(fd, 100).split()[3].partition(b"/")[0])
-        finally:
-            os.close(fd)
-    except (OSError, ValueError, IndexError):
-        return 1
 
 
 class Bell:
@@ -141,8 +96,8 @@ class Handoff:
 
     own: the number this side counts up; peers: those it waits for; bell: where it sleeps; peer_bells: where those sleep
     that wait for it; companions: other numbers that these wait for together with `own`, so that only the last rings;
-    spin_ns: a cell with the nanoseconds to look before sleeping, see `Patience`. `late` counts sleeps that ended by the
-    tick although the number had moved and nobody rang: 0, or the protocol is broken.
+    spin_ns: a cell with the nanoseconds to look before sleeping, see `headrace.processes.patience`. `late` counts the
+    sleeps that ended by the tick although the number had moved and nobody rang: 0, or the protocol is broken.
     """
 
     def __init__(

@@ -9,7 +9,8 @@ from typing import ClassVar
 
 from headrace.agents.base import Agent
 from headrace.processes.group import Sentry
-from headrace.processes.handoff import Handoff, Patience
+from headrace.processes.handoff import Handoff
+from headrace.processes.patience import Patience
 from headrace.processes.status import Phase, Status
 from headrace.samplers.actor import Actor
 from headrace.samplers.collector import SliceReport
@@ -80,7 +81,7 @@ class ActionServer:
         self._status = status
 
     def look_around(self) -> None:
-        """Decides for how long to look before sleeping; while the workers sleep, or they would count as a crowd."""
+        """Decides for how long to look before sleeping."""
         self._patience.decide()
 
     def serve_actions(self, itr: int, version: int, first_step: int, n_rows: int) -> None:

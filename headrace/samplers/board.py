@@ -23,7 +23,7 @@ class Turns:
 @dataclass
 class Board:
     """train, evaluation: whose turn it is (not every slice takes part in evaluations); parked: who sleeps, per worker,
-    and the server last; spin_ns: see `Patience`.
+    and the server last; spin_ns: how long to look before sleeping.
     """
 
     slices: Sequence[Slice]

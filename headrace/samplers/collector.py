@@ -146,6 +146,11 @@ class Collector:
             self._eval_loop = self._new_loop(self._eval_envs, eval_spec, False)
 
     @property
+    def timing(self) -> Timing:
+        """Counters of its batches."""
+        return self._loop.timing
+
+    @property
     def evaluates(self) -> bool:
         """Whether it has evaluation environments."""
         return self._eval_envs is not None

@@ -9,6 +9,7 @@ import pickle
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from time import perf_counter_ns
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from headrace.buffers.samples import Slot, SlotSpec, build_slot
@@ -24,6 +25,7 @@ from headrace.samplers.layout import Slice
 from headrace.samplers.loop import SlotView, private_array
 from headrace.samplers.snapshot import SliceState
 from headrace.samplers.traj_info import Episodes
+from headrace.types import Timing
 
 if TYPE_CHECKING:
     from headrace.agents.base import Agent
@@ -207,8 +209,8 @@ class ServedStation:
 
     def collect(self, itr: int, version: int, batch_index: int) -> list[SliceReport]:
         """See `Station`."""
-        rows = [collector.batch() for collector in self._collectors]
-        drive_served(list(zip(rows, self._handoffs, strict=True)))
+        rows, timings = zip(*((collector.batch(), collector.timing) for collector in self._collectors), strict=True)
+        drive_served(list(zip(rows, self._handoffs, timings, strict=True)))
         return [collector.report() for collector in self._collectors]
 
     def prepare(self, batch_index: int) -> None:
@@ -223,7 +225,9 @@ class ServedStation:
 
     def evaluation(self, first_row: int, n_rows: int) -> list[EvalReport]:
         """Some rows of an evaluation; all of them, in step with slices elsewhere, even if every episode ended here."""
-        drive_served([(collector.evaluation(n_rows, until_idle=False), hands) for collector, hands in self._evaluating])
+        drive_served(
+            [(collector.evaluation(n_rows, until_idle=False), hands, Timing()) for collector, hands in self._evaluating]
+        )
         return [collector.evaluated(first_row, n_rows) for collector, _ in self._evaluating]
 
     def state(self) -> list[SliceState]:
@@ -231,20 +235,22 @@ class ServedStation:
         return [collector.state() for collector in self._collectors]
 
 
-def drive_served(loops: Sequence[tuple[Iterator[int], Handoff]]) -> None:
+def drive_served(loops: Sequence[tuple[Iterator[int], Handoff, Timing]]) -> None:
     """Drives one loop of each group in turn: while the server acts for one, the other steps. All have as many rows.
 
     The row behind the last one is handed over, too: the server then knows that nobody of a group steps any more.
     """
-    for rows, handoff in loops:
+    for rows, handoff, _ in loops:
         next(rows)
         handoff.post()
     running = list(loops)
     while running:
-        for rows, handoff in tuple(running):
+        for loop in tuple(running):
+            rows, handoff, timing = loop
+            timing.turned_to_ns = perf_counter_ns()
             handoff.wait_for(handoff.count)  # as many rows acted for as there were ready
             if next(rows, None) is None:
-                running.remove((rows, handoff))
+                running.remove(loop)
             handoff.post()
 
 

@@ -13,7 +13,8 @@ import torch
 from headrace.buffers.samples import Slot, SlotSpec
 from headrace.processes.affinity import cores_shared_by, cpu_quota
 from headrace.processes.group import Sentry, WorkerGroup
-from headrace.processes.handoff import Bell, Patience
+from headrace.processes.handoff import Bell
+from headrace.processes.patience import Patience
 from headrace.processes.status import Status
 from headrace.rng import Stream
 from headrace.samplers.action_server import ActionServer, ServedGroup
@@ -84,7 +85,8 @@ class GpuSamplerBase(ParallelSamplerBase):
         if self._settings.samples_device is not None:
             self._kept = device_batch(slot, self._agent, self._device)
         self._status = Status()
-        patience = Patience(board.spin_ns, n_workers + 1, cores_shared_by(self._affinity, n_workers), cpu_quota())
+        pids = [os.getpid(), *self._workers.pids]
+        patience = Patience(board.spin_ns, pids, cores_shared_by(self._affinity, n_workers), cpu_quota())
         stages = [_Stage(board.train, slot, spec, Stream.ACTION, [config.env_ids for config in configs], self._kept)]
         if eval_spec is not None and eval_slot is not None:
             eval_ids = [config.eval_env_ids for config in configs]

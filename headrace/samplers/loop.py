@@ -222,6 +222,7 @@ class CollectionLoop:
             row_begin = perf_counter_ns() if detail else 0
             yield t
             if detail:
+                row_begin = max(row_begin, detail.turned_to_ns)
                 detail.acting_ns += perf_counter_ns() - row_begin
             line[Status.PHASE], line[Status.STEP] = phase, t  # again: loops of several slices share the line
             line[Status.PROGRESS] += 1

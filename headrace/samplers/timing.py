@@ -1,4 +1,4 @@
-"""Where the time of sampling goes: whole batches always, one row in 64 in detail."""
+"""Where the time of sampling goes: whole batches always, one row in 61 in detail."""
 
 from __future__ import annotations
 

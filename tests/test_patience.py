@@ -1,0 +1,200 @@
+"""For how long the processes of a served sampler look before they sleep, and on how many cores they are."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import get_context
+from types import SimpleNamespace
+from typing import Any
+
+import psutil
+import pytest
+
+from headrace.processes import affinity, patience
+from headrace.processes.affinity import Affinity, cores_shared_by, cpu_quota, usable_cores
+from headrace.processes.patience import Patience
+
+CORES = 4
+
+
+class Machine:
+    """Four cores whose time passes when it is told to. busy: core-seconds used so far; own: by each process."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.busy = 1000.0
+        self.own = {1: 30.0, 2: 5.0, 3: 5.0, 4: 5.0, 5: 5.0}
+
+    def passes(self, seconds: float, foreign: float, **own: float) -> None:
+        """foreign: cores' worth that other programs use meanwhile; own: that of p1, p2, …"""
+        self.now += seconds
+        self.busy += seconds * (foreign + sum(own.values()))
+        for name, cores in own.items():
+            self.own[int(name[1:])] += cores * seconds
+
+    def process(self, pid: int) -> Any:
+        if pid not in self.own:
+            raise psutil.NoSuchProcess(pid)
+
+        def cpu_times() -> Any:
+            if pid not in self.own:
+                raise psutil.NoSuchProcess(pid)
+            return SimpleNamespace(user=self.own[pid] - 1, system=1.0)
+
+        return SimpleNamespace(cpu_times=cpu_times)
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    made = Machine()
+    monkeypatch.setattr(patience, "perf_counter", lambda: made.now)
+    monkeypatch.setattr(patience.os, "cpu_count", lambda: CORES)
+    monkeypatch.setattr(patience.psutil, "Process", made.process)
+    times = lambda: SimpleNamespace(user=made.busy - 5, nice=2.0, system=3.0)  # noqa: E731
+    monkeypatch.setattr(patience.psutil, "cpu_times", times)
+    return made
+
+
+def looks(cell: list[int], chooser: Patience) -> bool:
+    chooser.decide()
+    return cell[0] > 0
+
+
+@pytest.mark.parametrize(
+    ("n_processes", "quota", "expected"), [(2, None, True), (5, None, True), (3, 3, True), (4, 3, False), (2, 1, False)]
+)
+def test_looking_is_for_all_but_who_would_use_up_a_quota(
+    n_processes: int, quota: int | None, expected: bool, machine: Machine
+) -> None:
+    cell: Any = [0]
+    chooser = Patience(cell, range(1, n_processes + 1), CORES, quota)
+    assert (cell[0] > 0) == expected
+    machine.passes(1.0, foreign=0.0)
+    assert looks(cell, chooser) == expected
+
+
+def test_who_has_a_core_of_its_own_looks_for_longer(machine: Machine) -> None:
+    own: Any = [0]
+    shared: Any = [0]
+    Patience(own, [1, 2, 3, 4], CORES, None)
+    Patience(shared, [1, 2, 3, 4, 5], CORES, None)
+    assert own[0] > shared[0] > 0
+
+
+def test_other_programs_take_the_patience_while_they_run(machine: Machine) -> None:
+    cell: Any = [0]
+    chooser = Patience(cell, [1, 2, 3, 4, 5], CORES, None)  # no core to spare
+    machine.passes(1.0, foreign=0.3)
+    assert looks(cell, chooser)
+    machine.passes(1.0, foreign=1.0)
+    assert not looks(cell, chooser)
+    machine.passes(1.0, foreign=0.3)
+    assert looks(cell, chooser)
+
+
+def test_what_the_own_processes_use_is_no_crowd(machine: Machine) -> None:
+    cell: Any = [0]
+    chooser = Patience(cell, [1, 2, 3, 4, 5], CORES, None)
+    machine.passes(1.0, foreign=0.3, p1=1.0, p2=0.7, p3=0.7, p4=0.7, p5=0.6)
+    assert looks(cell, chooser)
+
+
+def test_cores_that_are_to_spare_are_for_others(machine: Machine) -> None:
+    cell: Any = [0]
+    chooser = Patience(cell, [1, 2], CORES, None)
+    machine.passes(1.0, foreign=2.0, p1=1.0, p2=1.0)
+    assert looks(cell, chooser)
+    machine.passes(1.0, foreign=3.0, p1=0.5, p2=0.5)
+    assert not looks(cell, chooser)
+
+
+def test_other_programs_are_thought_to_be_spread_over_the_machine(machine: Machine) -> None:
+    """Of 2 cores that others use of 4, 1 is of these two."""
+    cell: Any = [0]
+    chooser = Patience(cell, [1], CORES // 2, None)  # one to spare
+    machine.passes(1.0, foreign=2.0)
+    assert looks(cell, chooser)
+    machine.passes(1.0, foreign=3.5)
+    assert not looks(cell, chooser)
+
+
+def test_it_is_measured_over_half_a_second_at_least(machine: Machine) -> None:
+    cell: Any = [0]
+    chooser = Patience(cell, [1, 2, 3, 4, 5], CORES, None)
+    machine.passes(0.2, foreign=4.0)
+    assert looks(cell, chooser)
+    machine.passes(0.4, foreign=0.0)
+    assert not looks(cell, chooser)  # 0.8 core-seconds in 0.6 s
+
+
+def test_a_process_that_has_ended_is_left_to_who_waits_for_it(machine: Machine) -> None:
+    cell: Any = [0]
+    chooser = Patience(cell, [1, 2, 77], CORES, None)
+    del machine.own[2]
+    machine.passes(1.0, foreign=0.0)
+    chooser.decide()
+
+
+@contextmanager
+def busy_processes(n: int) -> Iterator[list[int]]:
+    def spin() -> None:
+        while True:
+            pass
+
+    processes = [get_context("fork").Process(target=spin, daemon=True) for _ in range(n)]
+    try:
+        for process in processes:
+            process.start()
+        yield [process.pid or 0 for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.join(10)
+
+
+def test_real_programs_are_measured_and_real_processes_of_ours_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "_PERIOD", 0.4)
+    n_cores = os.cpu_count() or 1
+    with busy_processes(n_cores + 2) as pids:
+        theirs: Any = [0]
+        ours: Any = [0]
+        crowded = Patience(theirs, [os.getpid()], n_cores, None)
+        among_us = Patience(ours, [os.getpid(), *pids], n_cores, None)
+        before = among_us._foreign_seconds(), crowded._foreign_seconds()
+        time.sleep(1.0)
+        used = among_us._foreign_seconds() - before[0], crowded._foreign_seconds() - before[1]
+        assert not looks(theirs, crowded)
+    assert used[1] - used[0] > 0.3 * n_cores
+
+
+# ---- cores ----
+
+
+def test_cores_are_those_of_the_master_and_of_all_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = len(os.sched_getaffinity(0))
+    first = min(os.sched_getaffinity(0))
+    assert cores_shared_by(Affinity(), 3) == own
+    workers = ((101, 102), (102, 103), (104,))
+    assert cores_shared_by(Affinity(master_cpus=(100, 101), workers_cpus=workers), 3) == 5
+    assert cores_shared_by(Affinity(master_cpus=(100, 101), workers_cpus=workers), 2) == 4
+    assert cores_shared_by(Affinity(master_cpus=(100,), workers_cpus=((100,), (100,))), 2) == 1
+    assert cores_shared_by(Affinity(workers_cpus=workers), 3) == own + 4
+    assert cores_shared_by(Affinity(workers_cpus=((first,),)), 1) == own
+    assert cores_shared_by(Affinity(master_cpus=(100,)), 3) == 1
+    unpinned = Affinity(master_cpus=(100,), workers_cpus=workers, set_affinity=False)
+    assert cores_shared_by(unpinned, 3) == own
+
+
+@pytest.mark.parametrize(
+    ("words", "quota", "usable"),
+    [("250000 100000", 3, 3), ("50000 100000", 1, 1), ("max 100000", None, 4), ("", None, 4)],
+)
+def test_a_containers_quota_limits_what_is_usable(
+    words: str, quota: int | None, usable: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(affinity, "_allowed_cpus", lambda: [0, 1, 2, 3])
+    monkeypatch.setattr(affinity.Path, "read_text", lambda path: words)
+    assert (cpu_quota(), usable_cores()) == (quota, usable)
