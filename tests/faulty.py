@@ -84,6 +84,11 @@ def do(fault: str, observation: Any = None, reward: float = 0.0) -> tuple[Any, A
             os._exit(3)
         case "SIGKILL":
             os.kill(os.getpid(), signal.SIGKILL)
+        case "SIGKILL beside a child":
+            if os.fork() == 0:  # which holds everything open that was, for as long as the test's timeouts
+                time.sleep(15)
+                os._exit(0)
+            os.kill(os.getpid(), signal.SIGKILL)
         case "SIGSEGV":
             ctypes.string_at(0)
         case "SIGSTOP":

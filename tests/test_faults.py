@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import time
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ import torch
 from headrace.agents.pg import CategoricalPgAgent
 from headrace.buffers.tree import tree_leaves
 from headrace.errors import EnvContractError, EnvFailed, SamplerClosed, SamplerError, WorkerCrashed, WorkerHung
-from headrace.samplers import BaseSampler, CpuSampler, SerialSampler
+from headrace.samplers import BaseSampler, CpuSampler, GpuSampler, SerialSampler
 from tests.faulty import BAD_ENV, SEED, FaultyEnv
 
 RAISES = ["raise", "raise unpicklable", "raise odd constructor", "SystemExit", "raise without stdout and stderr"]
@@ -152,6 +153,16 @@ def test_failures_read_the_same_under_other_start_methods(fault: str, start_meth
     where = caught.value.where
     assert where is not None
     assert (where.worker, where.env_id, where.step) == (1, BAD_ENV, 6)
+    sampler.shutdown()
+
+
+@pytest.mark.parametrize("cls", [CpuSampler, GpuSampler])
+def test_a_dead_worker_is_noticed_although_a_child_of_its_lives(cls: type[BaseSampler]) -> None:
+    sampler = sampler_of(cls, "SIGKILL beside a child", "step", timeout=30.0, start_timeout=30.0)
+    begin = time.monotonic()
+    with pytest.raises(WorkerCrashed, match="killed by SIGKILL"):
+        use(sampler)
+    assert time.monotonic() - begin < 14, "it was the child's end that was noticed"
     sampler.shutdown()
 
 

@@ -325,8 +325,9 @@ class Fences:
         self.seen: list[int] = []
         real = handoff._fence
 
-        def fence() -> None:
-            real()
+        def fence(lock: Any) -> None:
+            assert isinstance(lock, type(threading.Lock()))
+            real(lock)
             self.seen.append(cell[0])
 
         monkeypatch.setattr(handoff, "_fence", fence)
@@ -386,11 +387,9 @@ def test_what_was_written_before_a_number_is_seen_on_processors_that_reorder_too
 @pytest.mark.parametrize(("weakly", "exchanges"), [(False, 1), (True, 2)])
 def test_a_fence_is_an_atomic_exchange(monkeypatch: pytest.MonkeyPatch, weakly: bool, exchanges: int) -> None:
     """Interpreted code is too slow for a race to show that there is none."""
-    assert isinstance(handoff._fence_lock, type(threading.Lock()))
     lock = MagicMock()
     monkeypatch.setattr(handoff, "_WEAKLY_ORDERED", weakly)
-    monkeypatch.setattr(handoff, "_fence_lock", lock)
-    handoff._fence()
+    handoff._fence(lock)
     assert lock.mock_calls == [call.__enter__(), call.__exit__(None, None, None)] * exchanges
 
 

@@ -21,7 +21,7 @@ from headrace.agents.pg import CategoricalPgAgent
 from headrace.errors import SamplerError, WorkerCrashed
 from headrace.processes.affinity import Affinity, usable_cores
 from headrace.processes.group import WorkerGroup, choose_start_method
-from headrace.samplers import CpuSampler, SerialSampler, TrajInfo
+from headrace.samplers import CpuSampler, GpuSampler, SerialSampler, TrajInfo
 from headrace.samplers.worker import initialize_worker
 from tests.conftest import other_processes
 from tests.group_targets import echo, matmul, nothing
@@ -170,6 +170,27 @@ def test_a_start_that_fails_half_way_reaps_what_it_started() -> None:
             sampler.initialize(CategoricalPgAgent(), seed=0)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert other_processes() == set()
+
+
+@pytest.mark.parametrize("left", range(1, 32, 3))
+def test_running_out_of_descriptors_is_not_blamed_on_a_worker(left: int) -> None:
+    """At whatever moment it happens while a served sampler starts."""
+    gc.collect()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken = [os.open("/dev/null", os.O_RDONLY) for _ in range(60)]  # the limit is on numbers: no gaps below it
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(taken) + 1 + left, hard))
+    try:
+        sampler = GpuSampler(Walk, batch_T=4, batch_B=4, n_workers=4, start_method="fork")
+        with (
+            pytest.raises(SamplerError, match=r"Too many open files|no file descriptors left"),
+            sampler.initialize(CategoricalPgAgent(), seed=0),
+        ):
+            pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for fd in taken:
+            os.close(fd)
     assert other_processes() == set()
 
 

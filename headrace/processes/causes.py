@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import resource
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from headrace.errors import Where
+from headrace.errors import SamplerError, Where
 from headrace.processes.status import Phase
 
-__all__ = ["cause_of_death"]
+__all__ = ["NO_DESCRIPTORS", "cause_of_death", "enough_descriptors"]
+
+#: What the system says when this process, or the machine, has no file descriptors left.
+NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
 
 
 def cause_of_death(exitcode: int | None, where: Where) -> str:
@@ -29,3 +36,18 @@ def cause_of_death(exitcode: int | None, where: Where) -> str:
             'its code under `if __name__ == "__main__":` with start_method "spawn" and "forkserver"'
         )
     return f"worker {where.worker} left with exit code {exitcode}; the environment may have called exit()"
+
+
+@contextmanager
+def enough_descriptors(n_workers: int) -> Iterator[None]:
+    """Running out of file descriptors inside becomes an error that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_DESCRIPTORS:
+            raise
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        raise SamplerError(
+            f"no file descriptors left: the limit is {limit}, and {n_workers} workers take five each, besides what "
+            "this process has open; raise it (`ulimit -n`) or start fewer workers"
+        ) from error

@@ -30,7 +30,7 @@ import psutil
 
 from headrace.errors import SamplerError, WorkerCrashed, WorkerHung, headline
 from headrace.memory import anonymous_file
-from headrace.processes.causes import cause_of_death
+from headrace.processes.causes import NO_DESCRIPTORS, cause_of_death
 from headrace.processes.child import Failure, child_main
 from headrace.processes.status import LINE_BYTES, ProgressWatch, StatusBoard
 
@@ -156,7 +156,7 @@ class WorkerGroup:
             ready = connection.wait([*sources, *sentinels], min(_TICK, timeout / 4))
             self._take(
                 [sources[source] for source in ready if source in sources],
-                [sentinels[source] for source in ready if source in sentinels],
+                [sentinels[source] for source in ready if source in sentinels] if ready else self._ended(missing),
             )
             self._require_progress(watch, [rank for rank in missing if rank not in self._answers])
         answers, self._answers = self._answers, {}
@@ -173,6 +173,10 @@ class WorkerGroup:
         for rank in ended:
             if rank not in self._answers and not self._members.pipes[rank].poll(0):  # it may have reported before
                 self._raise_for(rank)
+
+    def _ended(self, ranks: Sequence[int]) -> list[int]:
+        """Those that have ended. A sentinel does not tell while a process that the worker forked holds it open, too."""
+        return [rank for rank in ranks if self._members.processes[rank].exitcode is not None]
 
     def _require_progress(self, watch: ProgressWatch, ranks: Sequence[int]) -> None:
         """Raises WorkerHung for one of `ranks` that has stood still for too long."""
@@ -267,7 +271,9 @@ class WorkerGroup:
         assert pid is not None
         try:
             reduction.send_handle(self._members.pipes[rank], fd, pid)
-        except OSError:
+        except OSError as error:
+            if error.errno in NO_DESCRIPTORS:
+                raise  # it duplicates the pipe's: this process has too many open, and the worker is well
             self._raise_for(rank)
 
 
@@ -305,7 +311,7 @@ class Sentry:
         talking = [self._pipes[fd] for fd in ready if fd in self._pipes]
         ended = [self._sentinels[fd] for fd in ready if fd in self._sentinels]
         group._take(talking, ())
-        for rank in ended:
+        for rank in ended if ready else group._ended(awaited):
             group._raise_for(rank)
         if not ready:
             if self._watch is None:

@@ -12,6 +12,7 @@ import torch
 
 from headrace.buffers.samples import Slot, SlotSpec
 from headrace.processes.affinity import cores_shared_by, cpu_quota
+from headrace.processes.causes import enough_descriptors
 from headrace.processes.group import Sentry, WorkerGroup
 from headrace.processes.handoff import Bell
 from headrace.processes.patience import Patience
@@ -72,7 +73,8 @@ class GpuSamplerBase(ParallelSamplerBase):
                 for worker in range(n_workers)
             ],
         )
-        self._send_bells(n_workers)
+        with enough_descriptors(n_workers):
+            self._send_bells(n_workers)
         self._standing()
         self._agent_init()
         return self._served(spec, eval_spec, configs)
@@ -160,8 +162,8 @@ class GpuSamplerBase(ParallelSamplerBase):
 
     def _send_bells(self, n_workers: int) -> None:
         """A pipe to wake each worker, and one to wake the server: hands out their ends, and keeps the others."""
-        read, write = Bell.pipe()
-        self._pipe_ends = (read, write)
+        self._pipe_ends = Bell.pipe()
+        write = self._pipe_ends[1]
         for rank in range(n_workers):
             worker_read, worker_write = Bell.pipe()
             self._pipe_ends += (worker_write,)

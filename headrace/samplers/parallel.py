@@ -11,6 +11,7 @@ from typing import Any
 from headrace.buffers.shared import Allocate, Arena, shared
 from headrace.errors import EnvContractError, headline
 from headrace.processes.affinity import Affinity, usable_cores
+from headrace.processes.causes import enough_descriptors
 from headrace.processes.group import WorkerGroup, choose_start_method
 from headrace.samplers.base import BaseSampler
 from headrace.samplers.collector import CollectorConfig
@@ -55,14 +56,15 @@ class ParallelSamplerBase(BaseSampler):
             tuple(config for config, one in zip(configs, self._slices, strict=True) if one.worker == worker)
             for worker in range(n_workers)
         ]
-        self._group = WorkerGroup(
-            sampling_process,
-            by_worker,
-            start_method=choose_start_method(self._settings.start_method),
-            prologue=partial(initialize_worker, affinity, not self.layout.served),
-            name=type(self).__name__,
-            timeout=self._settings.timeout,
-        )
+        with enough_descriptors(n_workers):
+            self._group = WorkerGroup(
+                sampling_process,
+                by_worker,
+                start_method=choose_start_method(self._settings.start_method),
+                prologue=partial(initialize_worker, affinity, not self.layout.served),
+                name=type(self).__name__,
+                timeout=self._settings.timeout,
+            )
         found: list[list[EnvSpaces]] = self._group.replies(self._settings.start_timeout)
         spaces = found[0][0]
         for config, other in zip(
@@ -81,14 +83,15 @@ class ParallelSamplerBase(BaseSampler):
         The memory is `_memory`, and nobody's local until the workers stand: the traceback of an error would keep it,
         and its descriptor, alive.
         """
-        self._arena, self._memory = shared(build)
-        try:
-            for rank, setup in enumerate(setups):
-                self._workers.send_to(rank, setup)
-            assert self._arena.fd is not None
-            self._workers.send_fd(self._arena.fd)
-        finally:
-            self._arena.close_fd()
+        with enough_descriptors(len(setups)):
+            self._arena, self._memory = shared(build)
+            try:
+                for rank, setup in enumerate(setups):
+                    self._workers.send_to(rank, setup)
+                assert self._arena.fd is not None
+                self._workers.send_fd(self._arena.fd)
+            finally:
+                self._arena.close_fd()
 
     def _standing(self) -> None:
         """Waits until every worker stands at its first row."""
