@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from headrace.agents.base import Agent
-from headrace.buffers.samples import Samples, Slot, SlotSpec
+from headrace.buffers.samples import Samples, SlotSpec
 from headrace.envs.scalar import EnvInfoKeys
 from headrace.errors import SamplerClosed, SamplerError
 from headrace.processes.affinity import Affinity
@@ -20,7 +20,7 @@ from headrace.samplers.collector import CollectorConfig, SliceReport
 from headrace.samplers.device_rows import DeviceBatch
 from headrace.samplers.layout import Layout, slices_of
 from headrace.samplers.settings import SamplerSettings
-from headrace.samplers.slots import assembled, slot_spec
+from headrace.samplers.slots import Slots, slot_spec
 from headrace.samplers.snapshot import SamplerState, SliceState
 from headrace.samplers.timing import TimingReport
 from headrace.samplers.traj_info import Episodes, TrajInfo, make_traj_infos
@@ -119,8 +119,7 @@ class BaseSampler(ABC):
         self._said: set[str] = set()
         self._timings: list[Timing] = []
         self._seconds = 0.0
-        self._slot: Slot | None = None
-        self._views: Samples | None = None
+        self._slots: Slots | None = None
         self._kept: DeviceBatch | None = None  # where samples_device says
 
     # ---- public ----
@@ -185,11 +184,12 @@ class BaseSampler(ABC):
             spaces = self._start(configs, placement)
             agent.initialize(spaces, seed=self.seed, global_B=int(world_size) * B, env_ids=env_ids)
             widths = tuple(len(config.env_ids) for config in configs)
-            self._slot = self._setup(
-                slot_spec(agent, spaces, self.batch_spec, widths, self._settings.env_info_keys, bootstrap_value),
-                configs,
-            )
-            self._views = Samples.of(self._slot)
+            spec = slot_spec(agent, spaces, self.batch_spec, widths, self._settings.env_info_keys, bootstrap_value)
+            self._slots = Slots(spec, 1)
+            try:
+                self._setup(spec, self._slots, configs)
+            finally:
+                self._slots.arena.close_fd()
             self._state = "open"
         except BaseException as error:
             raise self._abandon(error) from error.__cause__
@@ -207,9 +207,8 @@ class BaseSampler(ABC):
         try:
             reports = self._collect(itr, self._next_version(), self._n_batches)
             self._n_batches += 1
-            assert self._slot is not None
-            assert self._views is not None
-            samples = self._views.with_final(assembled(reports, self._slot))
+            assert self._slots is not None
+            samples = self._slots.samples(self._n_batches - 1, reports)
             samples = samples if self._kept is None else self._kept.samples(samples)
             traj_infos = self._traj_infos([report.episodes for report in reports])
         except BaseException as error:
@@ -298,7 +297,7 @@ class BaseSampler(ABC):
     def shutdown(self) -> None:
         """Closes environments and processes; raises what closing an environment raised. Safe to call twice."""
         was_open, self._state = self._state == "open", "closed"
-        self._slot = self._views = self._kept = None
+        self._slots = self._kept = None
         if was_open:
             try:
                 self._stop()
@@ -325,8 +324,8 @@ class BaseSampler(ABC):
         """Makes the environments of every slice; returns their spaces."""
 
     @abstractmethod
-    def _setup(self, spec: SlotSpec, configs: Sequence[CollectorConfig]) -> Slot:
-        """Makes the slot and gives it, with the agent, to every slice; returns when all stand at their first row."""
+    def _setup(self, spec: SlotSpec, slots: Slots, configs: Sequence[CollectorConfig]) -> None:
+        """Gives slots and agent to every slice; returns when all stand at their first row."""
 
     @abstractmethod
     def _collect(self, itr: int, version: int, batch_index: int) -> list[SliceReport]:
@@ -383,7 +382,7 @@ class BaseSampler(ABC):
         """Closes everything because of `error`, which is the cause of later refusals; returns what to raise."""
         if self._state != "closed":
             self._state, self._cause = "closed", error
-            self._slot = self._views = self._kept = None
+            self._slots = self._kept = None
             if isinstance(error, SamplerError) and error.__cause__ is None:
                 # It happened in another process. The frames it came through here would keep the batch alive, memory and
                 # descriptor, for as long as somebody keeps the error.

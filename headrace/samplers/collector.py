@@ -125,13 +125,13 @@ class Collector:
         """Those of every environment here."""
         return self._train_envs.spaces
 
-    def setup(self, spec: SlotSpec, view: SlotView, evaluation: tuple[SlotSpec, SlotView] | None) -> None:
-        """Takes its columns of a slot, and of that of evaluations if it has environments for them; resets and
+    def setup(self, spec: SlotSpec, views: Sequence[SlotView], evaluation: tuple[SlotSpec, SlotView] | None) -> None:
+        """Takes its columns of every slot, and of that of evaluations if it has environments for them; resets and
         decorrelates the environments, or goes on with saved ones.
         """
         config = self.config
         self._n_rows = spec.batch.T
-        self._view = view
+        self._views = views
         self._loop = self._new_loop(self._train_envs, spec, config.wait_reset)
         saved, self._saved = self._saved, []
         if saved:
@@ -155,8 +155,9 @@ class Collector:
         """Whether it has evaluation environments."""
         return self._eval_envs is not None
 
-    def batch(self) -> Iterator[int]:
-        """The rows of a batch."""
+    def batch(self, batch_index: int) -> Iterator[int]:
+        """The rows of a batch, which lies in the slots in turn."""
+        self._view = self._views[batch_index % len(self._views)]
         self._loop.revive()
         return self._loop.collect(self._view, self._n_rows)
 

@@ -15,6 +15,7 @@ from headrace.processes.causes import enough_descriptors
 from headrace.processes.group import WorkerGroup, choose_start_method
 from headrace.samplers.base import BaseSampler
 from headrace.samplers.collector import CollectorConfig
+from headrace.samplers.slots import Slots
 from headrace.samplers.snapshot import SliceState
 from headrace.samplers.worker import Setup, initialize_worker, sampling_process
 from headrace.types import EnvSpaces
@@ -77,8 +78,9 @@ class ParallelSamplerBase(BaseSampler):
                 )
         return spaces
 
-    def _share(self, build: Callable[[Allocate], Any], setups: Sequence[Setup]) -> None:
-        """Makes shared memory, sends each worker its setup and the memory's descriptor; `_standing` is to follow.
+    def _share(self, slots: Slots, build: Callable[[Allocate], Any], setups: Sequence[Setup]) -> None:
+        """Makes shared memory, sends each worker its setup and the descriptors of slots and memory; `_standing` is to
+        follow.
 
         The memory is `_memory`, and nobody's local until the workers stand: the traceback of an error would keep it,
         and its descriptor, alive.
@@ -88,8 +90,9 @@ class ParallelSamplerBase(BaseSampler):
             try:
                 for rank, setup in enumerate(setups):
                     self._workers.send_to(rank, setup)
-                assert self._arena.fd is not None
-                self._workers.send_fd(self._arena.fd)
+                for arena in (slots.arena, self._arena):
+                    assert arena.fd is not None
+                    self._workers.send_fd(arena.fd)
             finally:
                 self._arena.close_fd()
 
