@@ -175,7 +175,7 @@ def test_a_server_keeps_a_core_for_itself() -> None:
         (AlternatingSampler, max(1, cores - 1)),
     ):
         sampler = cls(Walk, batch_T=2, batch_B=16)
-        assert sampler._n_parts(Affinity()) == min(expected, 16)
+        assert sampler._n_workers(Affinity()) == min(expected, 16)
 
 
 def test_more_workers_than_columns_are_not_started() -> None:

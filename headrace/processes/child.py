@@ -25,6 +25,8 @@ from headrace.errors import (
     NotEnoughMemory,
     SamplerError,
     Where,
+    WorkerCrashed,
+    WorkerHung,
     headline,
     traceback_of,
 )
@@ -33,7 +35,10 @@ from headrace.processes.status import Status, StatusBoard
 __all__ = ["Channel", "Failure", "child_main"]
 
 
-_KINDS = {kind.__name__: kind for kind in (AgentFailed, EnvContractError, EnvFailed, NotEnoughMemory)}
+_KINDS = {
+    kind.__name__: kind
+    for kind in (AgentFailed, EnvContractError, EnvFailed, NotEnoughMemory, SamplerError, WorkerCrashed, WorkerHung)
+}
 
 
 @dataclass(frozen=True)
@@ -53,8 +58,10 @@ class Failure:
         return Failure(EnvFailed.__name__, f"the worker raised {headline(error)}", status.where(), traceback_of(error))
 
     def error(self, worker: int, pid: int | None) -> SamplerError:
-        """The exception to raise in the parent."""
+        """The exception to raise in the parent. What happened in a worker of this worker stays placed there."""
         here = self.where or Where()
+        if here.worker is not None:
+            worker, pid = here.worker, here.pid
         where = Where(worker, pid, here.env_id, here.phase, here.step)
         return _KINDS.get(self.kind, EnvFailed)(self.message, where, self.traceback_text)
 

@@ -120,6 +120,7 @@ class ActionServer:
         now = perf_counter_ns()
         for t in range(n_rows + 1):
             line[Status.PHASE], line[Status.STEP] = Phase.ACTING, t
+            line[Status.PROGRESS] += 1
             for group in groups:
                 before = now
                 group.come_in()

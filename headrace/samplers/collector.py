@@ -22,7 +22,7 @@ from headrace.samplers.snapshot import EnvState, Rehearsal, SliceState, dumped
 from headrace.samplers.traj_info import Episodes, TrajInfo
 from headrace.types import EnvBatch, EnvSpaces, Timing, Tree
 
-__all__ = ["Collector", "CollectorConfig", "SliceReport", "close_all", "make_collectors"]
+__all__ = ["Collector", "CollectorConfig", "Collectors", "SliceReport"]
 
 
 @dataclass(frozen=True)
@@ -68,26 +68,6 @@ class SliceReport:
     episodes: Episodes
     notes: list[tuple[int, str]]
     timing: Timing
-
-
-def make_collectors(configs: Sequence[CollectorConfig], status: Status) -> list[Collector]:
-    """One for each slice of this process; if one fails, those made before it are closed."""
-    collectors: list[Collector] = []
-    try:
-        for config in configs:
-            collectors.append(Collector(config, status))
-    except BaseException:
-        with suppress(SamplerError):
-            close_all(collectors)
-        raise
-    return collectors
-
-
-def close_all(collectors: Sequence[Collector]) -> None:
-    """Closes them; the first failure is raised after the last is closed."""
-    with ExitStack() as stack:
-        for collector in reversed(collectors):
-            stack.callback(collector.close)
 
 
 class Collector:
@@ -329,6 +309,37 @@ class Collector:
 
     def _new_loop(self, envs: EnvBatch, spec: SlotSpec, wait_reset: bool) -> CollectionLoop:
         return CollectionLoop(envs, spec, status=self._status, traj_info=self.config.traj_info, wait_reset=wait_reset)
+
+
+class Collectors:
+    """Those of one process, one for each of its slices; if one fails, those made before it are closed."""
+
+    def __init__(self, configs: Sequence[CollectorConfig], status: Status) -> None:
+        self.all: list[Collector] = []
+        try:
+            for config in configs:
+                self.all.append(Collector(config, status))
+        except BaseException:
+            with suppress(SamplerError):
+                self.close()
+            raise
+
+    @property
+    def spaces(self) -> list[EnvSpaces]:
+        """One for each slice."""
+        return [collector.spaces for collector in self.all]
+
+    def call(self, name: str, args: Sequence[Any], env_ids: Sequence[int]) -> dict[int, Any]:
+        """Calls training environments; answers by env id."""
+        return {
+            env_id: value for collector in self.all for env_id, value in collector.call(name, args, env_ids).items()
+        }
+
+    def close(self) -> None:
+        """Closes them; the first failure is raised after the last is closed."""
+        with ExitStack() as stack:
+            for collector in reversed(self.all):
+                stack.callback(collector.close)
 
 
 def _not_pickled(factory: EnvFactory, error: Exception) -> str:

@@ -6,11 +6,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-import cloudpickle
-
 from headrace.agents.parameters import ParameterSlots
 from headrace.buffers.samples import SlotSpec
-from headrace.errors import SamplerError, headline
 from headrace.samplers.collector import CollectorConfig, SliceReport
 from headrace.samplers.drive import LocalSetup, SlotMemory, local_memory
 from headrace.samplers.layout import Layout
@@ -33,7 +30,7 @@ class CpuSampler(ParallelSamplerBase):
     def _setup(self, spec: SlotSpec, slots: Slots, configs: Sequence[CollectorConfig]) -> None:
         agent, memory = self._pickled_agent(), SlotMemory(spec, len(slots.all))
         setups = [LocalSetup(index, memory, agent) for index in range(len(configs))]
-        self._share(slots, partial(local_memory, self._agent), setups)
+        self._share(slots, partial(local_memory, self._agent, 2), setups)
         self._standing()
 
     def _collect(self, itr: int, version: int, batch_index: int) -> list[SliceReport]:
@@ -47,17 +44,3 @@ class CpuSampler(ParallelSamplerBase):
         assert self._memory is not None
         self._memory.publish(self._agent, version)
         return [part for parts in self._command(name, itr, version, index) for part in parts]
-
-    def _pickled_agent(self) -> bytes:
-        device = self._agent.device
-        self._agent.to_device("cpu")  # where workers act: they are not to touch the learner's GPU
-        try:
-            agent_bytes: bytes = cloudpickle.dumps(self._agent)
-        except Exception as error:
-            raise SamplerError(
-                f"the agent cannot be pickled: {headline(error)}; it travels to the workers by cloudpickle, so keep "
-                "open files, locks and generators out of it"
-            ) from error
-        finally:
-            self._agent.to_device(device)
-        return agent_bytes

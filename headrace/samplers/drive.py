@@ -19,7 +19,7 @@ from headrace.processes.handoff import Bell, Handoff
 from headrace.processes.status import Phase, Status
 from headrace.rng import Stream
 from headrace.samplers.board import Board, build_board
-from headrace.samplers.collector import Collector, SliceReport
+from headrace.samplers.collector import Collector, Collectors, SliceReport
 from headrace.samplers.evaluation import EvalReport, evaluation_episodes, evaluation_spec
 from headrace.samplers.layout import Slice
 from headrace.samplers.loop import SlotView, private_array
@@ -155,11 +155,11 @@ class LocalStation:
             self._parameters.load(self._agent, version)
 
 
-def local_memory(agent: Agent, allocate: Allocate) -> ParameterSlots:
-    """What a sampler shares, besides slots, with workers that have an agent each; the same in every process."""
+def local_memory(agent: Agent, n_versions: int, allocate: Allocate) -> ParameterSlots:
+    """What a sampler shares, besides slots, with processes that have an agent each; the same in every process."""
     from headrace.agents.parameters import ParameterSlots  # loads torch
 
-    return ParameterSlots(agent, allocate)
+    return ParameterSlots(agent, allocate, n_versions)
 
 
 @dataclass(frozen=True)
@@ -184,14 +184,14 @@ class LocalSetup:
     slots: SlotMemory
     agent: bytes
 
-    def station(self, collectors: Sequence[Collector], channel: Channel) -> LocalStation:
+    def station(self, crew: Collectors, channel: Channel) -> LocalStation:
         """With the arenas whose descriptors come behind the command: slots, parameters."""
         agent: Agent = pickle.loads(self.agent)
         spec, slots = self.slots.spec, self.slots.attach(channel)
-        arena, parameters = shared(partial(local_memory, agent), channel.receive_fd())
+        arena, parameters = shared(partial(local_memory, agent, 2), channel.receive_fd())
         arena.close_fd()
         return LocalStation(
-            collectors[0],
+            crew.all[0],
             agent,
             spec,
             [slot.slice(spec, self.index) for slot in slots],
@@ -294,7 +294,7 @@ class ServedSetup:
     eval_spec: SlotSpec | None
     slices: tuple[Slice, ...]
 
-    def station(self, collectors: Sequence[Collector], channel: Channel) -> ServedStation:
+    def station(self, crew: Collectors, channel: Channel) -> ServedStation:
         """With the descriptors that come behind the command: slots, board, own bell, the server's bell."""
         spec, eval_spec, slices = self.slots.spec, self.eval_spec, self.slices
         batches = self.slots.attach(channel)
@@ -307,7 +307,7 @@ class ServedSetup:
         everybody = range(len(slices))
         evaluating = [index for index in everybody if eval_spec is not None and eval_spec.widths[index]]
         handoffs, eval_handoffs = [], []
-        for index, collector in zip(own, collectors, strict=True):
+        for index, collector in zip(own, crew.all, strict=True):
             evaluation = None
             if memory.eval_slot is not None and eval_spec is not None and index in evaluating:
                 view = SlotView(memory.eval_slot.slice(eval_spec, index), eval_spec.first_column(index))
@@ -318,4 +318,4 @@ class ServedSetup:
             views = [SlotView(slot.slice(spec, index), first_column) for slot in batches]
             collector.setup(spec, views, evaluation)
             handoffs.append(board.worker(board.train, board.members(index, everybody), index, bell, server))
-        return ServedStation(collectors, handoffs, eval_handoffs)
+        return ServedStation(crew.all, handoffs, eval_handoffs)

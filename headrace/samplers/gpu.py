@@ -16,7 +16,6 @@ from headrace.processes.causes import enough_descriptors
 from headrace.processes.group import Sentry, WorkerGroup
 from headrace.processes.handoff import Bell
 from headrace.processes.patience import Patience
-from headrace.processes.status import Status
 from headrace.rng import Stream
 from headrace.samplers.action_server import ActionServer, ServedGroup
 from headrace.samplers.actor import actor_for
@@ -86,7 +85,6 @@ class GpuSamplerBase(ParallelSamplerBase):
         n_workers = len(self._workers)
         if self._settings.samples_device is not None:
             self._kept = device_batch(slots.all[0], self._agent, self._device)
-        self._status = Status()
         pids = [os.getpid(), *self._workers.pids]
         patience = Patience(board.spin_ns, pids, cores_shared_by(self._affinity, n_workers), cpu_quota())
         env_ids = [config.env_ids for config in configs]

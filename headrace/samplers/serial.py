@@ -9,12 +9,11 @@ from typing import Any
 from headrace.buffers.samples import SlotSpec
 from headrace.errors import headline
 from headrace.processes.affinity import Affinity
-from headrace.processes.status import Status
 from headrace.samplers.base import BaseSampler
 from headrace.samplers.collector import Collector, CollectorConfig, SliceReport
 from headrace.samplers.device_rows import device_batch
 from headrace.samplers.drive import LocalStation
-from headrace.samplers.layout import Layout
+from headrace.samplers.layout import Layout, Slice, slices_of
 from headrace.samplers.slots import Slots
 from headrace.samplers.snapshot import SliceState
 from headrace.samplers.traj_info import Episodes
@@ -36,11 +35,10 @@ class SerialSampler(BaseSampler):
     _collector: Collector | None = None
     _station: LocalStation | None = None
 
-    def _n_parts(self, affinity: Affinity) -> int:
-        return 1
+    def _divided(self, env_ids: Sequence[int], affinity: Affinity) -> list[Slice]:
+        return slices_of(env_ids, 1, self.layout.groups)
 
     def _start(self, configs: Sequence[CollectorConfig], affinity: Affinity) -> EnvSpaces:
-        self._status = Status()
         self._collector = Collector(configs[0], self._status)
         return self._collector.spaces
 

@@ -23,8 +23,9 @@ __all__ = ["Slots", "slot_spec"]
 class Slots:
     """The shared memory that batches are written into in turn: batch number i into slot i mod n."""
 
-    def __init__(self, spec: SlotSpec, n: int) -> None:
-        self.arena, self.all = shared(partial(build_slots, spec, n))
+    def __init__(self, spec: SlotSpec, n: int, fd: int | None = None) -> None:
+        """fd: of the arena of another process, to attach to."""
+        self.arena, self.all = shared(partial(build_slots, spec, n), fd)
         self._views = [Samples.of(slot) for slot in self.all]
 
     def samples(self, batch_index: int, reports: Sequence[SliceReport]) -> Samples:
