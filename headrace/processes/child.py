@@ -57,12 +57,11 @@ class Failure:
             return Failure(type(error).__name__, error.message, error.where, error.traceback_text)
         return Failure(EnvFailed.__name__, f"the worker raised {headline(error)}", status.where(), traceback_of(error))
 
-    def error(self, worker: int, pid: int | None) -> SamplerError:
-        """The exception to raise in the parent. What happened in a worker of this worker stays placed there."""
+    def error(self, at: Where) -> SamplerError:
+        """The exception to raise in the parent. at: the process it comes from; a worker of that stays where it was."""
         here = self.where or Where()
-        if here.worker is not None:
-            worker, pid = here.worker, here.pid
-        where = Where(worker, pid, here.env_id, here.phase, here.step)
+        process = at if here.worker is None else here
+        where = Where(process.worker, process.pid, here.env_id, here.phase, here.step)
         return _KINDS.get(self.kind, EnvFailed)(self.message, where, self.traceback_text)
 
 

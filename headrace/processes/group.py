@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 import cloudpickle
 import psutil
 
-from headrace.errors import SamplerError, WorkerCrashed, WorkerHung, headline
+from headrace.errors import SamplerError, Where, WorkerCrashed, WorkerHung, headline
 from headrace.memory import anonymous_file
 from headrace.processes.causes import NO_DESCRIPTORS, cause_of_death
 from headrace.processes.child import Failure, child_main
@@ -62,7 +62,7 @@ class WorkerGroup:
         name: for process names.
         timeout: seconds without progress after which a worker counts as hung.
         status: this process's own line, which is marked while it waits: who waits for a living worker gets on.
-        noun: what a worker is in messages.
+        noun: what a worker is called; errors of others than workers are not placed in a worker.
     """
 
     def __init__(
@@ -218,8 +218,12 @@ class WorkerGroup:
         except (EOFError, OSError):  # a peer killed with data unread gives ECONNRESET, not EOF
             self._raise_for(rank)
         if isinstance(answer, Failure):
-            raise answer.error(rank, self._members.processes[rank].pid)
+            raise answer.error(self._where(rank))
         return answer
+
+    def _where(self, rank: int) -> Where:
+        worker = rank if self._noun == "worker" else None
+        return self._lines[rank].where(worker, self._members.processes[rank].pid)
 
     def _raise_for(self, rank: int) -> NoReturn:
         """Worker `rank` is gone: raises what it said last, or how it died."""
@@ -230,15 +234,17 @@ class WorkerGroup:
             while pipe.poll(0):
                 answer = pipe.recv()
                 if isinstance(answer, Failure):
-                    raise answer.error(rank, process.pid)
+                    raise answer.error(self._where(rank))
         except (EOFError, OSError):
             pass  # nothing more to read
-        where = self._lines[rank].where(rank, process.pid)
-        raise WorkerCrashed(cause_of_death(process.exitcode, where, self._noun), where, self._dumped(rank))
+        where = self._where(rank)
+        raise WorkerCrashed(
+            cause_of_death(process.exitcode, f"{self._noun} {rank}", where.phase), where, self._dumped(rank)
+        )
 
     def _raise_hung(self, rank: int, timeout: float) -> NoReturn:
         process = self._members.processes[rank]
-        where = self._lines[rank].where(rank, process.pid)
+        where = self._where(rank)
         stopped = process.pid is not None and psutil.Process(process.pid).status() == psutil.STATUS_STOPPED
         if not stopped:
             self._ask_for_stack(rank)

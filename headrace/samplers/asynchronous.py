@@ -176,7 +176,8 @@ class AsyncSamplerBase(ParallelSamplerBase):
     def _start(self, configs: Sequence[CollectorConfig], affinity: Affinity) -> EnvSpaces:
         plan = InnerPlan(self.SamplerCls, self._settings, tuple(self._slices), tuple(configs), affinity)
         own = Affinity(worker_torch_threads=affinity.worker_torch_threads)
-        return self._start_group(sampler_process, [plan], [configs], partial(initialize_worker, own, True))
+        prologue = partial(initialize_worker, own, True)
+        return self._start_group(sampler_process, [plan], [configs], prologue, noun="sampler process")
 
     def _setup(self, spec: SlotSpec, slots: Slots, configs: Sequence[CollectorConfig]) -> None:
         n_slots = len(slots.all)
