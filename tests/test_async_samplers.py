@@ -18,7 +18,8 @@ import torch
 
 from headrace.agents.base import Agent
 from headrace.agents.pg import CategoricalPgAgent, RecurrentCategoricalPgAgent
-from headrace.buffers.samples import Samples
+from headrace.buffers.samples import Samples, SlotSpec
+from headrace.buffers.shared import shared
 from headrace.buffers.tree import tree_leaves, tree_paths
 from headrace.errors import AgentFailed, EnvFailed, SamplerClosed, SamplerError, WorkerCrashed, WorkerHung
 from headrace.samplers import BaseSampler, SerialSampler
@@ -250,6 +251,76 @@ def test_views_of_a_synchronous_sampler_with_several_slots_stay_valid_for_as_man
         assert [differences(batch, copy) for batch, copy in zip(batches, kept, strict=True)] == [[], []]
         sampler.obtain_samples(3)
         assert differences(batches[0], kept[0]) != []
+
+
+class RewardSink:
+    """Keeps the sum of rewards of each batch, and how many episodes ended in it."""
+
+    N = 64
+
+    def open(self, spec: SlotSpec) -> int:
+        self.arena, self.kept = shared(self._build)
+        assert self.arena.fd is not None
+        return os.dup(self.arena.fd)
+
+    def attach(self, spec: SlotSpec, fd: int) -> Callable[[Samples], None]:
+        arena, kept = shared(self._build, fd)
+        arena.close_fd()
+
+        def append(samples: Samples) -> None:
+            place = int(kept[0, 0]) + 1
+            kept[place] = samples.env.reward.sum(), len(samples.final)
+            kept[0, 0] = place
+
+        return append
+
+    def __reduce__(self) -> Any:
+        return RewardSink, ()
+
+    def _build(self, allocate: Any) -> np.ndarray:
+        kept: np.ndarray = allocate((self.N, 2), np.dtype(np.float64))
+        return kept
+
+
+@pytest.mark.parametrize("cls", ASYNC)
+@pytest.mark.parametrize("start_method", ["fork", "forkserver"])
+def test_a_sink_gets_every_batch_before_the_learner_hears_of_it(cls: type[AsyncSamplerBase], start_method: str) -> None:
+    sink = RewardSink()
+    sampler = cls(Walk, n_workers=2, **{**SETTINGS, "start_method": start_method})
+    sampler.feed(sink)
+    with sampler.initialize(CategoricalPgAgent(), seed=0):
+        for itr in range(5):
+            samples, _ = sampler.obtain_samples(itr)
+            assert sink.kept[0, 0] >= itr + 1
+            assert sink.kept[itr + 1].tolist() == [float(samples.env.reward.sum()), len(samples.final)]
+        with pytest.raises(SamplerError, match="feed\\(\\) comes before initialize"):
+            sampler.feed(sink)
+    sink.arena.close_fd()
+    assert sink.kept[0, 0] == 6, "shutdown loses no batch"
+
+
+class BrokenSink(RewardSink):
+    def attach(self, spec: SlotSpec, fd: int) -> Callable[[Samples], None]:
+        super().attach(spec, fd)
+
+        def append(samples: Samples) -> None:
+            raise ValueError("the replay is full")
+
+        return append
+
+    def __reduce__(self) -> Any:
+        return BrokenSink, ()
+
+
+def test_a_sink_that_fails_is_an_error_in_the_learner() -> None:
+    sink = BrokenSink()
+    sampler = AsyncSerialSampler(Walk, **SETTINGS)
+    sampler.feed(sink)
+    sampler.initialize(CategoricalPgAgent(), seed=0)
+    with pytest.raises(SamplerError, match="the replay is full"):
+        sampler.obtain_samples(0)
+    sampler.shutdown()
+    sink.arena.close_fd()
 
 
 # ---- failures ----

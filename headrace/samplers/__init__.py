@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         AsyncNoOverlapAlternatingSampler as AsyncNoOverlapAlternatingSampler,
         AsyncSamplerBase as AsyncSamplerBase,
         AsyncSerialSampler as AsyncSerialSampler,
+        Sink as Sink,
     )
     from headrace.samplers.base import BaseSampler as BaseSampler
     from headrace.samplers.cpu import CpuSampler as CpuSampler
@@ -59,6 +60,7 @@ __getattr__, __dir__ = lazy_exports(
         "NoOverlapAlternatingSampler": "headrace.samplers.alternating",
         "ParallelSamplerBase": "headrace.samplers.parallel",
         "SerialSampler": "headrace.samplers.serial",
+        "Sink": "headrace.samplers.asynchronous",
         "TimingReport": "headrace.samplers.timing",
         "TrajInfo": "headrace.samplers.traj_info",
         "initialize_worker": "headrace.samplers.worker",

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
+
+import cloudpickle
 
 from headrace.agents.base import Agent
 from headrace.agents.parameters import ParameterSlots
-from headrace.buffers.samples import SlotSpec
+from headrace.buffers.samples import Samples, SlotSpec
 from headrace.buffers.shared import shared
+from headrace.errors import SamplerError
 from headrace.processes.affinity import Affinity
 from headrace.processes.child import Channel
 from headrace.processes.status import Status
@@ -43,8 +47,19 @@ __all__ = [
     "AsyncNoOverlapAlternatingSampler",
     "AsyncSamplerBase",
     "AsyncSerialSampler",
+    "Sink",
     "sampler_process",
 ]
+
+
+class Sink(Protocol):
+    """What takes every batch, in the sampler process, before the learner hears of it: a replay. It is pickled."""
+
+    def open(self, spec: SlotSpec) -> int:
+        """In the learner, once it is known what a batch holds: makes shared memory; its descriptor, to be closed."""
+
+    def attach(self, spec: SlotSpec, fd: int) -> Callable[[Samples], None]:
+        """In the sampler process: what to call with each batch. It owns the descriptor."""
 
 
 @dataclass(frozen=True)
@@ -102,37 +117,53 @@ class InnerSampler:
 
 @dataclass(frozen=True)
 class InnerSetup:
-    """How a sampler process is set up. agent: pickled; n_versions: of parameters, at a time."""
+    """How a sampler process is set up. agent, sink: pickled; n_versions: of parameters, at a time."""
 
     slots: SlotMemory
     agent: bytes
     n_versions: int
+    sink: bytes | None
 
     def station(self, crew: InnerSampler, channel: Channel) -> InnerStation:
-        """With the arenas whose descriptors come behind the command: slots, parameters."""
+        """With the memory whose descriptors come behind the command: slots, parameters, that of the sink."""
         agent: Agent = pickle.loads(self.agent)
+        append: Callable[[Samples], None] | None = None
         slots = Slots(self.slots.spec, self.slots.n_slots, channel.receive_fd())
         try:
             arena, parameters = shared(partial(local_memory, agent, self.n_versions), channel.receive_fd())
             arena.close_fd()
+            if self.sink is not None:
+                append = pickle.loads(self.sink).attach(self.slots.spec, channel.receive_fd())
             crew.setup(agent, self.slots.spec, slots)
         finally:
             slots.arena.close_fd()
-        return InnerStation(crew.sampler, agent, parameters)
+        return InnerStation(crew.sampler, agent, parameters, slots, append)
 
 
 class InnerStation:
     """The commands of a sampler process; each names the version of the parameters to act with."""
 
-    def __init__(self, sampler: BaseSampler, agent: Agent, parameters: ParameterSlots) -> None:
+    def __init__(
+        self,
+        sampler: BaseSampler,
+        agent: Agent,
+        parameters: ParameterSlots,
+        slots: Slots,
+        append: Callable[[Samples], None] | None,
+    ) -> None:
         self._sampler = sampler
         self._agent = agent
         self._parameters = parameters
+        self._slots = slots
+        self._append = append
 
     def collect(self, itr: int, version: int, batch_index: int) -> list[SliceReport]:
         """See `Station`."""
         self._parameters.load(self._agent, version)
-        return self._sampler._collect(itr, version, batch_index)
+        reports = self._sampler._collect(itr, version, batch_index)
+        if self._append is not None:
+            self._append(self._slots.samples(batch_index, reports))
+        return reports
 
     def prepare(self, batch_index: int) -> None:
         """See `Station`; the sampler's own workers do."""
@@ -163,10 +194,17 @@ class AsyncSamplerBase(ParallelSamplerBase):
 
     def _prepare(self) -> None:
         super()._prepare()
+        self._sink: Sink | None = None
         self._finished: deque[list[SliceReport]] = deque()  # batches that were collected and not asked for
         self._n_outstanding = 0  # batches that were commanded and not yet replied to
         self._next: int | None = None  # number of the next batch to command
         self._began = 0.0
+
+    def feed(self, sink: Sink) -> None:
+        """Before `initialize`: has the sampler process give `sink` every batch that it collects, in their order."""
+        if self._state != "new":
+            raise SamplerError("feed() comes before initialize(): the sampler process is told where to put its batches")
+        self._sink = sink
 
     def _divided(self, env_ids: Sequence[int], affinity: Affinity) -> list[Slice]:
         if not self.SamplerCls.layout.processes:
@@ -183,8 +221,15 @@ class AsyncSamplerBase(ParallelSamplerBase):
         n_slots = len(slots.all)
         # One version for each batch that may be commanded, one for an evaluation, and the one that is being written.
         n_versions = n_slots + 1
-        setup = InnerSetup(SlotMemory(spec, n_slots), self._pickled_agent(), n_versions)
+        sink = None if self._sink is None else cloudpickle.dumps(self._sink)
+        setup = InnerSetup(SlotMemory(spec, n_slots), self._pickled_agent(), n_versions, sink)
         self._share(slots, partial(local_memory, self._agent, n_versions), [setup])
+        if self._sink is not None:
+            fd = self._sink.open(spec)
+            try:
+                self._workers.send_fd(fd)
+            finally:
+                os.close(fd)
         self._standing()
 
     def _collect(self, itr: int, version: int, batch_index: int) -> list[SliceReport]:
