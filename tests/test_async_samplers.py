@@ -22,7 +22,7 @@ from headrace.buffers.samples import Samples, SlotSpec
 from headrace.buffers.shared import shared
 from headrace.buffers.tree import tree_leaves, tree_paths
 from headrace.errors import AgentFailed, EnvFailed, SamplerClosed, SamplerError, WorkerCrashed, WorkerHung
-from headrace.samplers import BaseSampler, SerialSampler
+from headrace.samplers import BaseSampler, GpuSampler, SerialSampler
 from headrace.samplers.asynchronous import (
     AsyncAlternatingSampler,
     AsyncCpuSampler,
@@ -251,6 +251,52 @@ def test_views_of_a_synchronous_sampler_with_several_slots_stay_valid_for_as_man
         assert [differences(batch, copy) for batch, copy in zip(batches, kept, strict=True)] == [[], []]
         sampler.obtain_samples(3)
         assert differences(batches[0], kept[0]) != []
+
+
+@pytest.mark.parametrize(
+    ("cls", "n_workers", "make"),
+    [
+        (AsyncGpuSampler, 2, CategoricalPgAgent),
+        (AsyncGpuSampler, 1, RecurrentCategoricalPgAgent),
+        (AsyncAlternatingSampler, 3, RecurrentCategoricalPgAgent),
+    ],
+)
+@pytest.mark.parametrize("n_devices", [2, 3])
+def test_several_devices_share_the_columns(
+    cls: type[BaseSampler], n_workers: int, make: Callable[[], Agent], n_devices: int
+) -> None:
+    ours = asynchronous(cls, make, 4, n_workers=n_workers, device=["cpu"] * n_devices)
+    theirs = with_lag(1, make, 4)
+    for mine, other in zip(ours, theirs, strict=True):
+        if isinstance(mine, list):
+            assert mine == other
+        else:
+            assert differences(mine[0], other[0]) == []
+            assert mine[1] == other[1]
+    with sampler_of(cls, n_workers=n_workers, device=["cpu"] * n_devices).initialize(make(), seed=0) as sampler:
+        assert len(sampler._workers) == n_devices
+        assert len(sampler.call_envs("np_random_seed")) == B
+
+
+def test_a_shard_that_dies_is_named() -> None:
+    sampler = sampler_of(AsyncGpuSampler, device=["cpu", "cpu"]).initialize(CategoricalPgAgent(), seed=0)
+    os.kill(sampler._workers.pids[1], signal.SIGKILL)
+    with pytest.raises(WorkerCrashed, match="sampler process 1 was killed by SIGKILL"):
+        sample_for_long(sampler, random.Random(0))
+    sampler.shutdown()
+
+
+def test_devices_are_checked() -> None:
+    with pytest.raises(ValueError, match="AsyncCpuSampler acts on one device"):
+        sampler_of(AsyncCpuSampler, device=["cpu", "cpu"])
+    with pytest.raises(ValueError, match="GpuSampler acts on one device"):
+        sampler_of(GpuSampler, device=["cpu", "cpu"])
+    with pytest.raises(ValueError, match="one entry at least"):
+        sampler_of(AsyncGpuSampler, device=[])
+    sampler = AsyncGpuSampler(Walk, device=["cpu", "cpu"], **SETTINGS)
+    sampler.feed(RewardSink())
+    with pytest.raises(SamplerError, match="fed by one sampler process"):
+        sampler.initialize(CategoricalPgAgent(), seed=0)
 
 
 class RewardSink:

@@ -6,7 +6,7 @@ import os
 import pickle
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from time import perf_counter
 from typing import Any, ClassVar, Protocol
@@ -27,7 +27,7 @@ from headrace.samplers.collector import CollectorConfig, SliceReport
 from headrace.samplers.cpu import CpuSampler
 from headrace.samplers.drive import SlotMemory, local_memory
 from headrace.samplers.gpu import GpuSampler
-from headrace.samplers.layout import Layout, Slice
+from headrace.samplers.layout import Layout, Slice, slices_of, spread
 from headrace.samplers.parallel import ParallelSamplerBase
 from headrace.samplers.serial import SerialSampler
 from headrace.samplers.settings import SamplerSettings
@@ -64,10 +64,14 @@ class Sink(Protocol):
 
 @dataclass(frozen=True)
 class InnerPlan:
-    """What a sampler process needs to make its sampler: the class, and what the one outside would give it."""
+    """What a sampler process needs to make its sampler: the class, and what the one outside would give it.
+
+    first_slice: of its slices, among all of the batch.
+    """
 
     cls: type[BaseSampler]
     settings: SamplerSettings
+    first_slice: int
     slices: tuple[Slice, ...]
     configs: tuple[CollectorConfig, ...]
     affinity: Affinity
@@ -86,6 +90,7 @@ class InnerSampler:
         self.sampler = plan.cls.of(plan.settings)
         self.sampler._status = status
         self.sampler._slices = list(plan.slices)
+        self.sampler._first_slice = plan.first_slice
         try:
             self._spaces = self.sampler._start(plan.configs, plan.affinity)
         except BaseException:
@@ -195,6 +200,7 @@ class AsyncSamplerBase(ParallelSamplerBase):
     def _prepare(self) -> None:
         super()._prepare()
         self._sink: Sink | None = None
+        self._shards: list[list[Slice]] = []
         self._finished: deque[list[SliceReport]] = deque()  # batches that were collected and not asked for
         self._n_outstanding = 0  # batches that were commanded and not yet replied to
         self._next: int | None = None  # number of the next batch to command
@@ -207,15 +213,51 @@ class AsyncSamplerBase(ParallelSamplerBase):
         self._sink = sink
 
     def _divided(self, env_ids: Sequence[int], affinity: Affinity) -> list[Slice]:
+        """One sampler process for each device, with columns of its own, side by side."""
         if not self.SamplerCls.layout.processes:
-            return SerialSampler.of(self._settings)._divided(env_ids, affinity)
-        return super()._divided(env_ids, affinity)
+            self._shards = [SerialSampler.of(self._settings)._divided(env_ids, affinity)]
+            return self._shards[0]
+        n_workers = self._n_workers(affinity)
+        n_shards = min(len(self._devices), len(env_ids))
+        shares = [max(1, len(own)) for own in spread(range(n_workers), n_shards)]
+        parts = spread(env_ids, n_shards)
+        self._shards = [
+            slices_of(part, min(share, len(part)), self.layout.groups)
+            for part, share in zip(parts, shares, strict=True)
+        ]
+        return [one for shard in self._shards for one in shard]
+
+    @property
+    def _devices(self) -> Sequence[Any]:
+        device = self._settings.device
+        return device if isinstance(device, tuple) else [device]
 
     def _start(self, configs: Sequence[CollectorConfig], affinity: Affinity) -> EnvSpaces:
-        plan = InnerPlan(self.SamplerCls, self._settings, tuple(self._slices), tuple(configs), affinity)
+        if self._sink is not None and len(self._shards) > 1:
+            raise SamplerError(
+                "a sink is fed by one sampler process; give one device, or append what obtain_samples gives"
+            )
+        plans: list[InnerPlan] = []
+        first = first_worker = 0
+        for shard, device in zip(self._shards, self._devices, strict=False):
+            stop, n_workers = first + len(shard), 1 + max(one.worker for one in shard)
+            cpus = affinity.workers_cpus and affinity.workers_cpus[first_worker : first_worker + n_workers]
+            plans.append(
+                InnerPlan(
+                    self.SamplerCls,
+                    replace(self._settings, device=device),
+                    first,
+                    tuple(shard),
+                    tuple(configs[first:stop]),
+                    replace(affinity, workers_cpus=cpus),
+                )
+            )
+            first, first_worker = stop, first_worker + n_workers
         own = Affinity(worker_torch_threads=affinity.worker_torch_threads)
         prologue = partial(initialize_worker, own, True)
-        return self._start_group(sampler_process, [plan], [configs], prologue, noun="sampler process")
+        return self._start_group(
+            sampler_process, plans, [plan.configs for plan in plans], prologue, noun="sampler process"
+        )
 
     def _setup(self, spec: SlotSpec, slots: Slots, configs: Sequence[CollectorConfig]) -> None:
         n_slots = len(slots.all)
@@ -223,7 +265,7 @@ class AsyncSamplerBase(ParallelSamplerBase):
         n_versions = n_slots + 1
         sink = None if self._sink is None else cloudpickle.dumps(self._sink)
         setup = InnerSetup(SlotMemory(spec, n_slots), self._pickled_agent(), n_versions, sink)
-        self._share(slots, partial(local_memory, self._agent, n_versions), [setup])
+        self._share(slots, partial(local_memory, self._agent, n_versions), [setup] * len(self._shards))
         if self._sink is not None:
             fd = self._sink.open(spec)
             try:
@@ -291,7 +333,10 @@ class AsyncCpuSampler(AsyncSamplerBase):
 
 
 class AsyncGpuSamplerBase(AsyncSamplerBase):
-    """Samplers with an action server, which serves in the sampler process, beside the learner."""
+    """Samplers with an action server, which serves in the sampler process, beside the learner.
+
+    device may be several, `["cuda:0", "cuda:1"]`: a sampler process for each, with its share of columns and workers.
+    """
 
     #: What runs there; see `sampler_process`.
     action_server_process = staticmethod(sampler_process)

@@ -130,6 +130,7 @@ class BaseSampler(Hooks):
     def _prepare(self) -> None:
         self.batch_spec = self._settings.batch_spec
         self._status = Status()
+        self._first_slice = 0  # of the batch's slices, where this sampler collects a part of it
         self._state = "new"  # new → open → closed
         self._cause: BaseException | None = None
         self._said: set[str] = set()

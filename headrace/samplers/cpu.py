@@ -29,7 +29,7 @@ class CpuSampler(ParallelSamplerBase):
 
     def _setup(self, spec: SlotSpec, slots: Slots, configs: Sequence[CollectorConfig]) -> None:
         agent, memory = self._pickled_agent(), SlotMemory(spec, len(slots.all))
-        setups = [LocalSetup(index, memory, agent) for index in range(len(configs))]
+        setups = [LocalSetup(self._first_slice + index, memory, agent) for index in range(len(configs))]
         self._share(slots, partial(local_memory, self._agent, 2), setups)
         self._standing()
 

@@ -287,9 +287,10 @@ def served_memory(eval_spec: SlotSpec | None, slices: Sequence[Slice], allocate:
 
 @dataclass(frozen=True)
 class ServedSetup:
-    """How a worker is set up that is served. worker: its number."""
+    """How a worker is set up that is served. worker: its number; first_slice: of `slices`, among all of the batch."""
 
     worker: int
+    first_slice: int
     slots: SlotMemory
     eval_spec: SlotSpec | None
     slices: tuple[Slice, ...]
@@ -314,8 +315,8 @@ class ServedSetup:
                 evaluation = eval_spec, view
                 hands = board.worker(board.evaluation, board.members(index, evaluating), index, bell, server)
                 eval_handoffs.append((collector, hands))
-            first_column = spec.first_column(index)
-            views = [SlotView(slot.slice(spec, index), first_column) for slot in batches]
+            place = self.first_slice + index
+            views = [SlotView(slot.slice(spec, place), spec.first_column(place)) for slot in batches]
             collector.setup(spec, views, evaluation)
             handoffs.append(board.worker(board.train, board.members(index, everybody), index, bell, server))
         return ServedStation(crew.all, handoffs, eval_handoffs)

@@ -37,13 +37,17 @@ __all__ = ["GpuSampler", "GpuSamplerBase"]
 
 @dataclass(frozen=True)
 class _Stage:
-    """Training or evaluation: its columns, slice by slice, and by which numbers they are handed over."""
+    """Training or evaluation: its columns, slice by slice, and by which numbers they are handed over.
+
+    first_slice: where in the slots our slices begin.
+    """
 
     turns: Turns
     slots: Sequence[Slot]
     spec: SlotSpec
     stream: Stream
     env_ids: Sequence[tuple[int, ...]]
+    first_slice: int = 0
     kept: DeviceBatch | None = None
 
 
@@ -68,7 +72,7 @@ class GpuSamplerBase(ParallelSamplerBase):
         eval_spec = evaluation_spec(spec, eval_widths) if any(eval_widths) else None
         memory = SlotMemory(spec.plain(), len(slots.all))
         plain_eval = None if eval_spec is None else eval_spec.plain()
-        setups = [ServedSetup(worker, memory, plain_eval, slices) for worker in range(n_workers)]
+        setups = [ServedSetup(worker, self._first_slice, memory, plain_eval, slices) for worker in range(n_workers)]
         self._share(slots, partial(served_memory, eval_spec, slices), setups)
         with enough_descriptors(n_workers):
             self._send_bells(n_workers)
@@ -88,7 +92,7 @@ class GpuSamplerBase(ParallelSamplerBase):
         pids = [os.getpid(), *self._workers.pids]
         patience = Patience(board.spin_ns, pids, cores_shared_by(self._affinity, n_workers), cpu_quota())
         env_ids = [config.env_ids for config in configs]
-        stages = [_Stage(board.train, slots.all, spec, Stream.ACTION, env_ids, self._kept)]
+        stages = [_Stage(board.train, slots.all, spec, Stream.ACTION, env_ids, self._first_slice, self._kept)]
         if eval_spec is not None and eval_slot is not None:
             eval_ids = [config.eval_env_ids for config in configs]
             stages.append(_Stage(board.evaluation, [eval_slot], eval_spec, Stream.EVAL_ACTION, eval_ids))
@@ -181,7 +185,7 @@ class GpuSamplerBase(ParallelSamplerBase):
             members = [index for index in own if stage.env_ids[index]]
             if not members:
                 continue
-            first, stop = own[0], own[-1] + 1
+            first, stop = stage.first_slice + own[0], stage.first_slice + own[-1] + 1
             columns = spec.first_column(first), spec.first_column(stop)
             actor = actor_for(
                 self._agent,

@@ -48,8 +48,11 @@ class SerialSampler(BaseSampler):
         device = self._settings.device or self._agent.device
         self._agent.to_device(device)
         self._kept = None if kept_on is None else device_batch(slots.all[0], self._agent, kept_on)
-        own = [slot.slice(spec, 0) for slot in slots.all]
-        self._station = LocalStation(self._collector, self._agent, spec, own, 0, self._status, kept=self._kept)
+        own = [slot.slice(spec, self._first_slice) for slot in slots.all]
+        first_column = spec.first_column(self._first_slice)
+        self._station = LocalStation(
+            self._collector, self._agent, spec, own, first_column, self._status, kept=self._kept
+        )
 
     def _collect(self, itr: int, version: int, batch_index: int) -> list[SliceReport]:
         assert self._station is not None

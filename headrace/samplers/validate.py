@@ -63,7 +63,18 @@ def checked_arguments(**arguments: Any) -> None:
 
 
 def checked_devices(name: str, layout: Layout, device: Any, samples_device: Any) -> tuple[Any, Any]:
-    """`device` and `samples_device` of the sampler `name` as torch devices, None where they are left to it."""
+    """`device` and `samples_device` of the sampler `name` as torch devices, None where they are left to it.
+
+    Several devices are a tuple.
+    """
+    if isinstance(device, list | tuple):
+        if not (layout.asynchronous and layout.served):
+            raise ValueError(
+                f"{name} acts on one device, got {device!r}; several are for asynchronous samplers with action servers"
+            )
+        if not device or samples_device is not None:
+            raise ValueError(f"device={device!r} needs one entry at least, and no samples_device")
+        return tuple(_device(one, "device") for one in device), None
     acting_on, kept_on = _device(device, "device"), _device(samples_device, "samples_device")
     in_workers = layout.processes and not layout.served
     if in_workers and (kept_on is not None or (acting_on is not None and acting_on.type != "cpu")):
