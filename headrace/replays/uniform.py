@@ -70,10 +70,9 @@ class UniformReplay:
         """
         index = self._drawn(n)
         for _ in range(_TRIES):
-            transitions, oldest = self._gather(index)
-            lost = (oldest < self._window.still_whole()).nonzero()[0]
+            transitions, oldest = self._gather(index, self._weights(index))
+            lost = (oldest < self._window.still_whole() * self.spec.batch.B).nonzero()[0]
             if not len(lost):
-                transitions.weights = torch.from_numpy(self._weights(index))
                 return transitions
             index[lost] = self._drawn(len(lost))
         raise RuntimeError(_OUTRUN)
