@@ -61,13 +61,13 @@ def sampling(size: int, n: int) -> None:
     samples = batch_of(batch, observation)
     while replay.n_appended < size:
         writer.append(samples)
-    indices = replay._drawn(n)
+    indices = replay._draw(n)
     replay.update_priorities(indices, torch.rand(n))
     weights = replay._weights(indices)
     rows, flat = torch.from_numpy(np.sort(indices) % replay.spec.size), torch.zeros(replay.spec.size, 4)
     times = in_turns(
         {
-            "tree: draw": lambda: replay._drawn(n),
+            "tree: draw": lambda: replay._draw(n),
             "tree: weights": lambda: replay._weights(indices),
             "gather": lambda: replay._gather(indices, weights),
             "sample, all of it": lambda: replay.sample(n),

@@ -76,6 +76,11 @@ class Window:
             self._assess(oldest, min(oldest + behind, begin), oldest, cursor)
         self.oldest, self.cursor = min(oldest, cursor), cursor
 
+    def holds(self, index: np.ndarray) -> np.ndarray:
+        """Which of these transitions, int64 `[N]`, row · B + column, can be sampled: bool `[N]`."""
+        held: np.ndarray = (index >= self.oldest * self.spec.batch.B) & self.ready.take(index % self.spec.size)
+        return held
+
     def still_whole(self) -> int:
         """The oldest row that was whole in everything read before this call."""
         fence(self._lock)
