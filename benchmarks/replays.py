@@ -61,7 +61,7 @@ def sampling(size: int, n: int) -> None:
     samples = batch_of(batch, observation)
     while replay.n_appended < size:
         writer.append(samples)
-    indices = replay._draw(n)
+    indices = replay.sample(n).indices
     replay.update_priorities(indices, torch.rand(n))
     weights = replay._weights(indices)
     rows, flat = torch.from_numpy(np.sort(indices) % replay.spec.size), torch.zeros(replay.spec.size, 4)

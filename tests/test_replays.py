@@ -165,6 +165,38 @@ def test_a_truncated_episode_without_room_for_its_final_observation_takes_what_i
     assert set(check(world, replay.sample(800), 1, 0.99)) == expected
 
 
+def test_steps_are_counted_though_all_rows_were_given_up() -> None:
+    """A writer dies after it has announced that the last row goes."""
+    writer, replay, sampler = made(World(4, longest=1), BatchSpec(1, 3), n_finals=3)
+    for _ in range(2):
+        writer.append(sampler.next())
+    samples = sampler.next()
+    samples.env.truncated[:], samples.env.terminated[:] = True, False
+    writer.append(samples)
+    dying = ReplayWriter(writer.spec, dataclasses.replace(writer.ring, totals=Fatal(writer.ring.totals)))
+    samples = sampler.next()
+    samples.env.truncated[:], samples.env.terminated[:] = True, False
+    with pytest.raises(Dies):
+        dying.append(samples)
+    assert writer.ring.oldest[0] == writer.ring.cursor[0] == 3
+    assert (len(replay), replay.n_appended) == (0, 9)
+    with pytest.raises(ReplayNotReady, match="9 steps were appended"):
+        replay.sample(1)
+
+
+def test_a_count_that_is_overwritten_while_it_is_read_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    writer, replay, sampler = made(World(8))
+    writer.append(sampler.next())
+
+    def overtake(lock: Any) -> None:
+        monkeypatch.undo()
+        for _ in range(5):
+            writer.append(sampler.next())
+
+    monkeypatch.setattr("headrace.replays.window.fence", overtake)
+    assert replay.n_appended == 90
+
+
 def test_more_truncated_episodes_in_a_batch_than_there_is_room_for() -> None:
     writer, replay, sampler = made(World(4, longest=1), n_finals=2)
     with pytest.raises(ValueError, match=r"episodes of one batch were truncated and there is room for n_finals=2"):

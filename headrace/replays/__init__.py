@@ -8,6 +8,7 @@ from headrace.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from headrace.replays.base import ReplayNotReady as ReplayNotReady, Transitions as Transitions
+    from headrace.replays.file import ReplayFile as ReplayFile
     from headrace.replays.make import make_replay as make_replay, replay_spec as replay_spec
     from headrace.replays.prioritized import PrioritizedReplay as PrioritizedReplay
     from headrace.replays.ring import (
@@ -22,6 +23,7 @@ __getattr__, __dir__ = lazy_exports(
     __name__,
     {
         "PrioritizedReplay": "headrace.replays.prioritized",
+        "ReplayFile": "headrace.replays.file",
         "ReplayNotReady": "headrace.replays.base",
         "ReplayRing": "headrace.replays.ring",
         "ReplaySpec": "headrace.replays.ring",

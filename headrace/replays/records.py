@@ -102,7 +102,8 @@ class Records:
             magic != _MAGIC
             or not 0 < head.n_rows <= min(self.most_rows, self.spec.n_rows)
             or head.n_finals > self.spec.n_finals
-            or head.stop > _MOST_ROWS
+            or not head.oldest <= head.first < _MOST_ROWS
+            or head.stop - head.oldest > self.spec.n_rows
             or left < _HEAD.size + _DIGEST + size
         ):
             raise Damaged

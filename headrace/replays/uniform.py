@@ -53,13 +53,9 @@ class UniformReplay:
     @property
     def n_appended(self) -> int:
         """Environment steps ever appended, without padding."""
-        ring = self.ring
         for _ in range(_TRIES):
-            cursor: int = ring.cursor[0]
-            if not cursor:
-                return 0
-            n_steps = int(ring.totals[(cursor - 1) % self.spec.n_rows, 0])
-            if self._window.still_whole() < cursor:
+            n_steps = self._window.n_appended()
+            if n_steps is not None:
                 return n_steps
         raise RuntimeError(_OUTRUN)
 
