@@ -280,6 +280,34 @@ def test_a_reader_that_is_outrun_says_so(monkeypatch: pytest.MonkeyPatch) -> Non
         replay.sample(2)
 
 
+def test_rows_are_announced_before_they_are_written_and_published_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a fence between, each time: processors may reorder otherwise."""
+    writer, _, sampler = made(World(8), BatchSpec(5, 3))
+    ring = writer.ring
+    for _ in range(4):
+        writer.append(sampler.next())
+    before, seen = ring.observation.copy(), []
+    monkeypatch.setattr(
+        "headrace.replays.ring.fence",
+        lambda lock: seen.append((ring.oldest[0], ring.cursor[0], np.array_equal(ring.observation, before))),
+    )
+    writer.append(sampler.next())
+    assert seen == [(6, 20, True), (6, 20, False)]
+    assert ring.cursor[0] == 25
+
+
+def test_the_announcement_is_looked_at_behind_a_fence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before rows are looked at, and after they have been copied."""
+    writer, replay, sampler = made(World(8))
+    writer.append(sampler.next())
+    calls: list[str] = []
+    real = replay._gather
+    monkeypatch.setattr("headrace.replays.window.fence", lambda lock: calls.append("fence"))
+    monkeypatch.setattr(replay, "_gather", lambda *args: (calls.append("gather"), real(*args))[1])
+    replay.sample(1)
+    assert calls == ["fence", "gather", "fence"]
+
+
 class Dies(Exception):
     pass
 

@@ -58,7 +58,7 @@ class PrioritizedReplay(UniformReplay):
         self._beta = float(value)
 
     def update_priorities(self, indices: Any, priorities: torch.Tensor) -> None:
-        """Gives transitions new priorities `[N]`, |δ| for example; those that have left the ring are passed over.
+        """Gives transitions new priorities `[N]`, `|δ|` for example; those that have left the ring are passed over.
 
         indices: those of `Transitions`. Raises ValueError unless all are numbers that are 0 or more.
         """
