@@ -18,7 +18,7 @@ PYTHON = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 PACKAGES = [
     "headrace",
     *(f"headrace.{name}" for name in ("agents", "agents.pg", "algos", "algos.pg", "buffers", "distributions", "envs")),
-    *(f"headrace.{name}" for name in ("models", "processes", "runners", "runners.logging", "samplers")),
+    *(f"headrace.{name}" for name in ("models", "processes", "replays", "runners", "runners.logging", "samplers")),
 ]
 ROWS = [
     [cell.strip() for cell in line.strip("|").split("|")]
