@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from headrace.buffers.samples import Samples
-from headrace.buffers.shared import measure, shared
+from headrace.buffers.shared import measure
 from headrace.errors import NotEnoughMemory
 from headrace.replays import (
     ReplayNotReady,
@@ -23,6 +23,7 @@ from headrace.replays import (
     make as make_module,
     make_replay,
     replay_spec,
+    shared_ring,
 )
 from headrace.types import BatchSpec, StepInputs
 from tests.replay_worlds import ACTION, Sampler, World, check, startable
@@ -47,14 +48,14 @@ def test_what_is_sampled_is_what_was_appended(mode: str, n_step: int, n_frames: 
     assert len(replay) == replay.n_appended == 0
     with pytest.raises(ReplayNotReady, match="0 steps were appended"):
         replay.sample(1)
-    for number in range(50 // T):
+    for number in range(40 // T):
         writer.append(sampler.next())
         expected = startable(world, sampler.rows, max(0, (number + 1) * T - 19), n_step)
         assert len(replay) == len(expected)
         assert replay.n_appended == sum(step is not None for row in sampler.rows for step in row)
         if expected:
-            assert set(check(world, replay.sample(5), n_step, 0.9)) <= expected
-    assert set(check(world, replay.sample(400), n_step, 0.9)) == expected
+            assert set(check(world, replay.sample(3), n_step, 0.9)) <= expected
+    assert set(check(world, replay.sample(300), n_step, 0.9)) == expected
 
 
 def test_every_transition_is_drawn_as_often() -> None:
@@ -380,9 +381,9 @@ def test_random_numbers_are_the_seeds_and_go_on_from_a_state() -> None:
 def test_a_replay_in_shared_memory_is_the_same_from_its_descriptor() -> None:
     world = World(1)
     spec = replay_spec(BATCH, world.example, ACTION, 60)
-    arena, ring = shared(lambda allocate: build_ring(spec, allocate))
+    arena, ring = shared_ring(spec)
     assert arena.fd is not None
-    arena2, ring2 = shared(lambda allocate: build_ring(spec, allocate), arena.fd)
+    arena2, ring2 = shared_ring(spec, arena.fd)
     sampler, replay = Sampler(world, BATCH), UniformReplay(spec, ring2)
     ReplayWriter(spec, ring).append(sampler.next())
     check(world, replay.sample(20), 1, 0.99)
@@ -431,6 +432,8 @@ def test_a_replay_that_does_not_fit_is_refused_before_it_is_made(monkeypatch: py
     stack = np.zeros((4, 84, 84), np.uint8)
     with pytest.raises(NotEnoughMemory, match=r"1,000,000 steps needs 27.95 GiB and 1.00 are free; make its"):
         make_replay(BatchSpec(10, 10), stack, ACTION, 1_000_000)
+    with pytest.raises(NotEnoughMemory, match="a replay of 1,000,000 steps"):
+        shared_ring(replay_spec(BatchSpec(10, 10), stack, ACTION, 1_000_000))
 
 
 def test_a_million_steps_of_pong_take_less_than_seven_and_a_half_gigabytes() -> None:
