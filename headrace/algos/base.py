@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import Any
 
 from headrace.agents.base import Agent
@@ -48,6 +49,18 @@ class Algo(ABC):
 
         Raises FloatingPointError if a loss is NaN or infinite; the parameters are then those of the last good update.
         """
+
+    def sink(self) -> Any:
+        """For algorithms that learn from a replay: what an asynchronous sampler is to `feed`, in place of the replay
+        that `optimize_agent` would append to. Called before `initialize`; None: it learns from the batches themselves.
+        """
+        return None
+
+    def save_contents(self, folder: Path) -> None:  # noqa: B027 (most have none)
+        """Beside a checkpoint: adds to the folder what is too large to be written anew each time, a replay."""
+
+    def load_contents(self, folder: Path, state: dict[str, Any]) -> None:  # noqa: B027
+        """The inverse of `save_contents`, after `initialize`, for the checkpoint with this `state_dict`."""
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:

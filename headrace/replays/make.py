@@ -14,7 +14,7 @@ from headrace.replays.ring import ReplayRing, ReplaySpec, ReplayWriter, build_ri
 from headrace.replays.uniform import UniformReplay
 from headrace.types import BatchSpec, Tree
 
-__all__ = ["make_replay", "replay_spec", "shared_ring"]
+__all__ = ["make_replay", "replay_over", "replay_spec", "shared_ring"]
 
 
 def replay_spec(
@@ -70,12 +70,27 @@ def make_replay(
     if allocate is None:
         _require_memory(spec)
     ring = build_ring(spec, allocate or np.zeros)
-    writer = ReplayWriter(spec, ring)
+    replay = replay_over(
+        spec, ring, prioritized=prioritized, n_step=n_step, discount=discount, seed=seed, alpha=alpha, beta=beta
+    )
+    return ReplayWriter(spec, ring), replay
+
+
+def replay_over(
+    spec: ReplaySpec,
+    ring: ReplayRing,
+    *,
+    prioritized: bool,
+    n_step: int,
+    discount: float,
+    seed: int,
+    alpha: float = 0.6,
+    beta: float = 0.4,
+) -> UniformReplay:
+    """A replay over a ring that somebody else fills. Arguments as in `UniformReplay` and `PrioritizedReplay`."""
     if prioritized:
-        return writer, PrioritizedReplay(
-            spec, ring, n_step=n_step, discount=discount, seed=seed, alpha=alpha, beta=beta
-        )
-    return writer, UniformReplay(spec, ring, n_step=n_step, discount=discount, seed=seed)
+        return PrioritizedReplay(spec, ring, n_step=n_step, discount=discount, seed=seed, alpha=alpha, beta=beta)
+    return UniformReplay(spec, ring, n_step=n_step, discount=discount, seed=seed)
 
 
 def _require_memory(spec: ReplaySpec) -> None:

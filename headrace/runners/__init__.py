@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from headrace.lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from headrace.runners.asynchronous import AsyncRl as AsyncRl, AsyncRlEval as AsyncRlEval
     from headrace.runners.base import Runner as Runner
     from headrace.runners.callbacks import Callback as Callback, EarlyStop as EarlyStop, StopAtReturn as StopAtReturn
     from headrace.runners.checkpoint import load_checkpoint as load_checkpoint, save_checkpoint as save_checkpoint
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
+        "AsyncRl": "headrace.runners.asynchronous",
+        "AsyncRlEval": "headrace.runners.asynchronous",
         "Callback": "headrace.runners.callbacks",
         "EarlyStop": "headrace.runners.callbacks",
         "MinibatchRl": "headrace.runners.minibatch",

@@ -150,10 +150,14 @@ class Runner(ABC):
     def _load_own_state(self, state: Mapping[str, Any]) -> None:
         """The inverse of `_own_state`."""
 
+    def _before_start(self) -> None:  # noqa: B027
+        """Before the sampler is initialized."""
+
     # ---- the loop ----
 
     def _train(self, before: Resumed | None) -> None:
         algo, agent, sampler = self.algo, self.agent, self.sampler
+        self._before_start()
         with sampler.initialize(
             agent,
             affinity=self._affinity,
@@ -283,6 +287,7 @@ class Runner(ABC):
                 )
         else:
             sampler = replace(self.sampler.state(environments=False), why_not="training was cut within a batch")
+        self.algo.save_contents(self._store.folder / "replay")  # first: the checkpoint says how much of it is its own
         self._store.save(self._state(), sampler)
         self._saved_itr, self._saved_episodes = self.counters.itr, bool(sampler.train)
         for callback in self._callbacks:
@@ -343,6 +348,8 @@ class Runner(ABC):
         """Everything as it was; the agent's model and the optimizer are built."""
         before.require_spaces(self.agent)
         self.agent.load_state_dict(before.state["agent"])
+        if self._store is not None:
+            self.algo.load_contents(self._store.folder / "replay", before.state["algo"])
         self.algo.load_state_dict(before.state["algo"])
         own = before.state["runner"]
         self.counters, self._logged = Counters(**own["counters"]), Counters(**own["logged"])
