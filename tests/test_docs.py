@@ -17,7 +17,10 @@ PAGES = [*sorted(ROOT.glob("*.md")), *SITE]
 PYTHON = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 PACKAGES = [
     "headrace",
-    *(f"headrace.{name}" for name in ("agents", "agents.pg", "algos", "algos.pg", "buffers", "distributions", "envs")),
+    *(
+        f"headrace.{name}"
+        for name in ("agents", "agents.dqn", "agents.pg", "algos", "algos.pg", "buffers", "distributions", "envs")
+    ),
     *(f"headrace.{name}" for name in ("models", "processes", "runners", "runners.logging", "samplers")),
 ]
 ROWS = [

@@ -56,6 +56,10 @@ class Actor:
         T = len(slot.reward)
         noise = torch.zeros((T + 1, len(env_ids), agent.noise_size))
         self._noise = noise.numpy()
+        self._n_uniforms = agent.noise_size
+        if agent.noise_has_env_id:
+            self._n_uniforms -= 1
+            self._noise[..., -1] = self._env_ids
         self._inputs = [tree_to_torch(slot.inputs(t, self._noise[t])) for t in range(T + 1)]
         self._actions = [tree_leaves(tree_rows(slot.action, t)) for t in range(T)]
         self._infos = [tree_leaves(tree_rows(slot.agent_info, t)) for t in range(T)]
@@ -90,9 +94,9 @@ class Actor:
 
     def draw(self, first_step: int) -> None:
         """Draws the noise of the batch that begins at `first_step`; `begin` does, unless it was done ahead."""
-        n_rows, _, size = self._noise.shape
+        n_rows, size = len(self._noise), self._n_uniforms
         if size:
-            self._noise[:-1] = uniforms(self._keys, first_step, n_rows - 1, size)
+            self._noise[:-1, :, :size] = uniforms(self._keys, first_step, n_rows - 1, size)
         self._drawn_for = first_step
 
     def act(self, t: int) -> None:
