@@ -32,6 +32,7 @@ class Stream(IntEnum):
     EVAL_ACTION = 5
     MINIBATCH = 6
     ENV_AGAIN = 7
+    REPLAY = 8
 
 
 def draw_seed() -> int:

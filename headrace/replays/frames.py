@@ -1,0 +1,108 @@
+"""Observations that stack frames, each frame stored once: how a stack is put together again, exactly or not at all.
+
+A stack slides: its older frames are the newer ones of the row before. At the start of an episode there is no row
+before; `gymnasium.wrappers.FrameStackObservation` repeats the first frame there, or puts zeros. Both are told from what
+is appended. Whatever else is found is refused.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from headrace.replays.rows import FOLLOWS, PADDED, ZEROS
+
+if TYPE_CHECKING:
+    from headrace.replays.ring import ReplayRing
+
+__all__ = ["check_joint", "check_slides", "padding", "stack_positions", "stacks"]
+
+_ADVICE = "use frames=0, which stores observations as they come"
+
+
+def stack_positions(flags: np.ndarray, index: np.ndarray, n_frames: int, B: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where the frames of the stacks at `index` lie.
+
+    flags: uint8 `[n_rows · B]`; index: int64 `[N]`, row · B + column. Returns (index of each frame, int64
+    `[N, n_frames]`, newest last; bool `[N, n_frames]`, where a zero frame stands instead).
+    """
+    frames = np.empty((len(index), n_frames), np.int64)
+    blank = np.zeros((len(index), n_frames), np.bool_)
+    frames[:, -1] = index
+    for older in range(n_frames - 2, -1, -1):
+        known = flags.take(index % len(flags))
+        follows = (known & FOLLOWS) != 0
+        blank[:, older] = (known & ZEROS) != 0  # a row with zeros before it follows none: it stays there
+        index = index - B * follows
+        frames[:, older] = index
+    return frames, blank
+
+
+def stacks(frames: np.ndarray, positions: np.ndarray, blank: np.ndarray) -> np.ndarray:
+    """Stacks `[N, n_frames, ...]` from frames `[size, ...]`; positions, blank: `[N, n_frames]`."""
+    found = np.take(frames, positions, axis=0)
+    if blank.any():
+        found[blank] = 0
+    return found
+
+
+def padding(observation: np.ndarray, is_first: np.ndarray, ended: np.ndarray) -> np.ndarray:
+    """What the stacks at the first rows of episodes hold before their first frames: flags `[T, B]`.
+
+    observation `[T, B, n_frames, ...]`; is_first bool `[T, B]`; ended bool `[T, B]`: the row before is the end of an
+    episode or padding, so that this is a true beginning. Where it is not, anything may be there.
+    """
+    flags = np.zeros(is_first.shape, np.uint8)
+    time, column = is_first.nonzero()
+    if not len(time):
+        return flags
+    stack = observation[time, column].reshape(len(time), observation.shape[2], -1)
+    older, newest = stack[:, :-1], stack[:, -1:]
+    repeated, zero = (older == newest).all(axis=(1, 2)), ~older.any(axis=(1, 2))
+    if not (repeated | zero | ~ended[time, column]).all():
+        raise ValueError(
+            "the first observation of an episode stacks other frames than its first one repeated, or zeros: either "
+            "the padding is of another kind, or a wrapper outside of the frame stack ends episodes of its own (put it "
+            f"inside); {_ADVICE}"
+        )
+    flags[time, column] = np.where(repeated, PADDED, np.where(zero, ZEROS, 0))
+    return flags
+
+
+def check_slides(observation: np.ndarray, follows: np.ndarray) -> None:
+    """Raises ValueError where the older frames of a row are not the newer ones of the row before.
+
+    observation `[T, B, n_frames, ...]`; follows bool `[T, B]`.
+    """
+    for t in range(1, len(observation)):
+        older, newer = _words(observation[t, :, :-1]), _words(observation[t - 1, :, 1:])
+        different = older != newer
+        if different.any() and different[follows[t]].any():
+            raise ValueError(f"row {t} of the batch does not stack the frames of the row before it; {_ADVICE}")
+
+
+def check_joint(ring: ReplayRing, first: int, observation: np.ndarray, follows: np.ndarray) -> None:
+    """The same for the first row of a batch, `[B, n_frames, ...]`, and the last row of the ring, number `first` − 1."""
+    B, n_frames = observation.shape[:2]
+    flags = ring.flags.reshape(-1)
+    index, blank = stack_positions(flags, (first - 1) * B + follows.nonzero()[0], n_frames, B)
+    position = index % len(flags)
+    expected = stacks(ring.observation.reshape(-1, *observation.shape[2:]), position, blank)[:, 1:]
+    # A row that follows none and is no beginning hides what was before it.
+    clear = (flags.take(position) & (FOLLOWS | PADDED | ZEROS)) != 0
+    clear = np.logical_and.accumulate(clear[:, ::-1], axis=1)[:, ::-1]
+    known = index[:, 1:] >= ring.oldest[0] * B
+    known[:, :-1] &= clear[:, 2:]
+    different = (expected != observation[follows, :-1]).any(axis=tuple(range(2, expected.ndim)))
+    if (different & known).any():
+        raise ValueError(
+            "the first row of the batch does not stack the frames of the last row before it: a batch is missing "
+            f"between the two (ReplayWriter.cut says so), or frames are not stacked, newest last; {_ADVICE}"
+        )
+
+
+def _words(rows: np.ndarray) -> np.ndarray:
+    """Bytes `[B, ...]` as `[B, m]` of the widest words that fit: comparing them takes an eighth of the time."""
+    flat = rows.reshape(len(rows), -1)
+    return flat if flat.shape[1] % 8 else flat.view(np.uint64)

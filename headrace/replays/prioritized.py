@@ -1,0 +1,118 @@
+"""Replay that samples transitions in proportion to their priorities."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from headrace.replays.ring import ReplayRing, ReplaySpec
+from headrace.replays.sum_tree import SumTree
+from headrace.replays.uniform import UniformReplay
+
+__all__ = ["PrioritizedReplay"]
+
+
+class PrioritizedReplay(UniformReplay):
+    """Proportional prioritized replay (Schaul et al., "Prioritized experience replay", 2016)::
+
+        P(i) = p_i^α / Σ_j p_j^α,   p_i = |δ_i| + ε,   w_i = (N · P(i))^−β / max_j w_j
+
+    (equations 1 and 2 of section 3.3; the maximum is over the sampled ones). New transitions have the largest priority
+    given so far, 1 at first. Draws are stratified, one from each n-th of the total.
+
+    alpha: 0 is uniform; beta: may be set at any time, 1 corrects the bias fully; eps: ε.
+    """
+
+    def __init__(
+        self,
+        spec: ReplaySpec,
+        ring: ReplayRing,
+        *,
+        n_step: int = 1,
+        discount: float = 0.99,
+        seed: int = 0,
+        alpha: float = 0.6,
+        beta: float = 0.4,
+        eps: float = 1e-6,
+    ) -> None:
+        if alpha < 0 or eps <= 0:
+            raise ValueError(f"alpha is {alpha} and eps {eps}; alpha must be 0 or more, eps more than 0")
+        super().__init__(spec, ring, n_step=n_step, discount=discount, seed=seed)
+        self.alpha = alpha
+        self.beta = beta
+        self.eps = eps
+        self._tree = SumTree(spec.size)
+        self._largest = 1.0  # of the values in the tree, p^α, ever given
+
+    @property
+    def beta(self) -> float:
+        """The exponent of the importance weights."""
+        return self._beta
+
+    @beta.setter
+    def beta(self, value: float) -> None:
+        if not value >= 0:
+            raise ValueError(f"beta is {value}; it must be 0 or more")
+        self._beta = float(value)
+
+    def update_priorities(self, indices: Any, priorities: torch.Tensor) -> None:
+        """Gives transitions new priorities `[N]`, |δ| for example; those that have left the ring are passed over.
+
+        indices: those of `Transitions`. Raises ValueError unless all are numbers that are 0 or more.
+        """
+        given = np.abs(np.asarray(priorities.detach().cpu() if isinstance(priorities, torch.Tensor) else priorities))
+        index = np.asarray(indices)
+        if given.shape != index.shape:
+            raise ValueError(f"{list(given.shape)} priorities for {list(index.shape)} transitions; give one for each")
+        if not np.isfinite(given).all():
+            raise ValueError("a priority is not a finite number; the loss it comes from has diverged")
+        self._window.update()
+        place = index % self.spec.size
+        # By its number, not its place: another transition may lie there now.
+        kept = (index >= self._window.oldest * self.spec.batch.B) & self._window.ready.take(place)
+        values = (given[kept].astype(np.float64) + self.eps) ** self.alpha
+        self._tree.set(place[kept], values)
+        self._largest = max(self._largest, float(values.max(initial=0.0)))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Random state, priorities (float64 `[size]`) and the rows they are of."""
+        self._window.update()
+        return {
+            **super().state_dict(),
+            "priorities": torch.from_numpy(self._tree.values.copy()),
+            "largest": self._largest,
+            "beta": self._beta,
+            "oldest": self._window.oldest,
+            "cursor": self._window.cursor,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`; rows that the ring has beyond those saved get the largest priority."""
+        saved = np.asarray(state["priorities"])
+        if saved.shape != (self.spec.size,):
+            raise ValueError(
+                f"the saved priorities are of {len(saved)} places and this replay has {self.spec.size}; make it of "
+                "the same size"
+            )
+        super().load_state_dict(state)
+        self._largest, self.beta = float(state["largest"]), state["beta"]
+        window = self._window
+        window.update()
+        index = self._index_of(np.arange(self.spec.size))
+        B = self.spec.batch.B
+        known = (index >= state["oldest"] * B) & (index < state["cursor"] * B) & (saved > 0)
+        self._tree.set_range(0, np.where(window.ready, np.where(known, saved, self._largest), 0.0))
+
+    def _draw(self, n: int) -> np.ndarray:
+        return self._index_of(self._tree.find((np.arange(n) + self._random.random(n)) / n))
+
+    def _weights(self, index: np.ndarray) -> np.ndarray:
+        values = self._tree.values.take(index % self.spec.size)
+        weights: np.ndarray = (values.min(initial=np.inf) / values) ** self._beta
+        return weights.astype(np.float32)
+
+    def _changed(self, start: int, stop: int) -> None:
+        ready, values = self._window.ready[start:stop], self._tree.values[start:stop]
+        self._tree.set_range(start, np.where(ready, np.where(values > 0, values, self._largest), 0.0))

@@ -1,0 +1,128 @@
+"""Replay that samples every transition with the same probability."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from headrace.replays.base import ReplayNotReady, Transitions
+from headrace.replays.gather import Gather
+from headrace.replays.ring import ReplayRing, ReplaySpec
+from headrace.replays.window import Window
+from headrace.rng import Stream
+
+__all__ = ["UniformReplay"]
+
+_TRIES = 1000
+
+
+class UniformReplay:
+    """The learner's side of a ring, which a `ReplayWriter` fills here or in another process.
+
+    n_step: steps of a transition at most; discount: γ per step; seed: of the draws.
+    """
+
+    def __init__(
+        self, spec: ReplaySpec, ring: ReplayRing, *, n_step: int = 1, discount: float = 0.99, seed: int = 0
+    ) -> None:
+        least = spec.batch.T + n_step + max(spec.frames, 1)
+        if n_step < 1:
+            raise ValueError(f"n_step is {n_step}; a transition has 1 step at least")
+        if spec.n_rows < least:
+            raise ValueError(
+                f"a replay of {spec.n_rows} rows of time has no room for batches of {spec.batch.T} rows and "
+                f"transitions of {n_step} steps; give it {least} rows or more, {least * spec.batch.B} steps"
+            )
+        self.spec = spec
+        self.ring = ring
+        self.n_step = n_step
+        self.discount = discount
+        self._window = Window(spec, ring, n_step, self._changed)
+        self._gather = Gather(spec, ring, n_step, discount)
+        self._random = np.random.Generator(
+            np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(int(Stream.REPLAY),)))
+        )
+
+    def __len__(self) -> int:
+        """The transitions that can be sampled now."""
+        self._window.update()
+        return self._window.count
+
+    @property
+    def n_appended(self) -> int:
+        """Environment steps ever appended, without padding."""
+        ring = self.ring
+        for _ in range(_TRIES):
+            cursor: int = ring.cursor[0]
+            if not cursor:
+                return 0
+            n_steps = int(ring.totals[(cursor - 1) % self.spec.n_rows, 0])
+            if self._window.still_whole() < cursor:
+                return n_steps
+        raise RuntimeError(_OUTRUN)
+
+    def sample(self, n: int) -> Transitions:
+        """`n` transitions, drawn with replacement, in memory of their own.
+
+        Raises ReplayNotReady while there is none.
+        """
+        index = self._drawn(n)
+        for _ in range(_TRIES):
+            transitions, oldest = self._gather(index)
+            lost = (oldest < self._window.still_whole()).nonzero()[0]
+            if not len(lost):
+                transitions.weights = torch.from_numpy(self._weights(index))
+                return transitions
+            index[lost] = self._drawn(len(lost))
+        raise RuntimeError(_OUTRUN)
+
+    def update_priorities(self, indices: Any, priorities: torch.Tensor) -> None:
+        """Does nothing here: every transition has the same."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What sampling needs to go on as if never interrupted, over the same contents of the ring."""
+        return {"random": self._random.bit_generator.state}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`, once the ring has its contents again."""
+        self._random.bit_generator.state = state["random"]
+
+    def _drawn(self, n: int) -> np.ndarray:
+        """Index int64 `[n]`, row · B + column, of transitions that can be sampled."""
+        self._window.update()
+        if not self._window.count:
+            raise ReplayNotReady(
+                f"nothing to sample: {self.n_appended} steps were appended, and a transition needs {self.n_step} and "
+                "the observation after them; collect more before learning"
+            )
+        return self._draw(n)
+
+    def _draw(self, n: int) -> np.ndarray:
+        window, B, size = self._window, self.spec.batch.B, self.spec.size
+        index = self._random.integers(window.oldest * B, window.cursor * B, n)
+        for _ in range(_TRIES):
+            refused = (~window.ready.take(index % size)).nonzero()[0]
+            if not len(refused):
+                return index
+            if window.count * 20 < (window.cursor - window.oldest) * B:
+                break
+            index[refused] = self._random.integers(window.oldest * B, window.cursor * B, len(refused))
+        # Hardly any can be: choose among those.
+        places = window.ready.nonzero()[0]
+        return self._index_of(places[self._random.integers(0, len(places), n)])
+
+    def _index_of(self, place: np.ndarray) -> np.ndarray:
+        """The index, row · B + column, of what lies at a place of the ring."""
+        lowest = (self._window.cursor - self.spec.n_rows) * self.spec.batch.B
+        return lowest + (place - lowest) % self.spec.size
+
+    def _weights(self, index: np.ndarray) -> np.ndarray:
+        return np.ones(len(index), np.float32)
+
+    def _changed(self, start: int, stop: int) -> None:
+        """Places start to stop − 1 of the window's `ready` were written."""
+
+
+_OUTRUN = "rows are overwritten faster than they are read; give the replay more rows, or have its writer wait"

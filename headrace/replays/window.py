@@ -1,0 +1,102 @@
+"""Which rows a reader may start a transition at: its own book, kept up with the writer's two numbers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import numpy as np
+
+from headrace.replays.ring import ReplayRing, ReplaySpec
+from headrace.replays.rows import FIRST, FOLLOWS, PADDED, TERMINATED, TRUNCATED, VALID, ZEROS, fence, row_slices
+
+__all__ = ["Window", "can_start"]
+
+
+def can_start(flags: np.ndarray, n_step: int, n_frames: int) -> np.ndarray:
+    """Where all that a transition needs is in these rows: bool `[R, B]`.
+
+    flags: uint8 `[R, B]`, successive rows. Ahead: the next n_step steps and the row after them, or an end of the
+    episode before. Behind: the step before, unless this is an episode's first; and, of stacked frames, those of the
+    first stack.
+    """
+    ends, follows = (flags & (TERMINATED | TRUNCATED)) != 0, (flags & FOLLOWS) != 0
+    valid = (flags & VALID) != 0
+    ahead = valid.copy()
+    for _ in range(n_step):
+        followed = np.zeros_like(ahead)
+        followed[:-1] = follows[1:] & ahead[1:]
+        ahead = valid & (ends | followed)
+    behind = np.ones_like(ahead)
+    beginning = (flags & (PADDED | ZEROS)) != 0
+    for _ in range(n_frames - 1):
+        behind = beginning | _continued(follows, behind)
+    startable: np.ndarray = ahead & behind & (((flags & FIRST) != 0) | _continued(follows, valid))
+    return startable
+
+
+def _continued(follows: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Which rows follow one that is known."""
+    continued = np.zeros_like(known)
+    continued[1:] = follows[1:] & known[:-1]
+    return continued
+
+
+class Window:
+    """Rows `oldest` to `cursor` − 1 as of the last `update`, and where in them transitions can start.
+
+    ready: bool `[n_rows · B]`, by place; count: how many are. changed(start, stop): called when places start to
+    stop − 1 of `ready` have been written.
+    """
+
+    def __init__(self, spec: ReplaySpec, ring: ReplayRing, n_step: int, changed: Callable[[int, int], None]) -> None:
+        self.spec = spec
+        self.ring = ring
+        self.n_step = n_step
+        self.ready = np.zeros(spec.size, np.bool_)
+        self.count = 0
+        self.oldest = 0
+        self.cursor = 0
+        self._changed = changed
+        self._lock = threading.Lock()
+
+    def update(self) -> None:
+        """Takes in what was appended and overwritten since."""
+        cursor: int = self.ring.cursor[0]
+        oldest = self.still_whole()
+        if (oldest, cursor) == (self.oldest, self.cursor):
+            return
+        gone = min(oldest, self.cursor)
+        self._write(self.oldest, np.zeros((gone - self.oldest, self.spec.batch.B), np.bool_))
+        behind = max(1, self.spec.frames - 1)
+        # New rows, and those that waited for what follows them; then those that have lost what was behind them.
+        begin = max(oldest, self.cursor - self.n_step)
+        self._assess(begin, cursor, oldest, cursor)
+        if oldest != self.oldest:
+            self._assess(oldest, min(oldest + behind, begin), oldest, cursor)
+        self.oldest, self.cursor = min(oldest, cursor), cursor
+
+    def still_whole(self) -> int:
+        """The oldest row that was whole in everything read before this call."""
+        fence(self._lock)
+        oldest: int = self.ring.oldest[0]
+        return oldest
+
+    def _assess(self, begin: int, end: int, oldest: int, cursor: int) -> None:
+        """Writes `ready` of rows begin to end − 1."""
+        if begin >= end:
+            return
+        first = max(oldest, begin - max(1, self.spec.frames - 1))
+        rows = np.arange(first, min(end + self.n_step, cursor)) % self.spec.n_rows
+        ready = can_start(self.ring.flags[rows], self.n_step, self.spec.frames)
+        self._write(begin, ready[begin - first : end - first])
+
+    def _write(self, first: int, ready: np.ndarray) -> None:
+        """ready: bool `[R, B]`, of rows first to first + R − 1."""
+        B = self.spec.batch.B
+        for here, there in row_slices(first, len(ready), self.spec.n_rows):
+            start, stop = there.start * B, there.stop * B
+            values = ready[here].reshape(-1)
+            self.count += int(np.count_nonzero(values)) - int(np.count_nonzero(self.ready[start:stop]))
+            self.ready[start:stop] = values
+            self._changed(start, stop)
