@@ -11,9 +11,9 @@ import gymnasium
 import torch
 
 from headrace.agents.base import Agent
-from headrace.cli.build import PlaceOptions, TrainOptions, evaluation_sampler, require_at_least
+from headrace.cli.build import PlaceOptions, TrainOptions, evaluation_sampler
 from headrace.cli.environments import factory_of, spaces_of
-from headrace.cli.errors import CommandFailed, UsageError
+from headrace.cli.errors import CommandFailed, UsageError, require_at_least
 from headrace.cli.options import Positional, parse_options, restored
 from headrace.cli.report import failed, summary_line
 from headrace.cli.video import Recorder, require_video
