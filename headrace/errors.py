@@ -35,6 +35,7 @@ __all__ = [
     "WorkerCrashed",
     "WorkerHung",
     "headline",
+    "shortened",
     "traceback_of",
 ]
 
@@ -126,6 +127,11 @@ def headline(error: BaseException) -> str:
     except Exception as broken:
         text = f"(its message could not be formatted: {type(broken).__name__})"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def shortened(error: BaseException) -> BaseException:
+    """Ctrl-C without the frames below the public call: a person who stops a program wants no page of traceback."""
+    return KeyboardInterrupt() if isinstance(error, KeyboardInterrupt) else error
 
 
 def traceback_of(error: BaseException) -> str:

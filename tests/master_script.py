@@ -7,7 +7,7 @@ import time
 import torch
 
 from headrace.agents.pg import CategoricalPgAgent
-from headrace.samplers import AlternatingSampler, CpuSampler, GpuSampler, SerialSampler
+from headrace.samplers import AlternatingSampler, AsyncCpuSampler, CpuSampler, GpuSampler, SerialSampler
 from tests.walk import Walk
 
 
@@ -33,7 +33,13 @@ class SlowStart(Walk):
 def main() -> None:
     stage, sampler_name, start_method = sys.argv[1:]
     torch.set_num_threads(1)
-    kinds = {"cpu": CpuSampler, "serial": SerialSampler, "gpu": GpuSampler, "alternating": AlternatingSampler}
+    kinds = {
+        "cpu": CpuSampler,
+        "serial": SerialSampler,
+        "gpu": GpuSampler,
+        "alternating": AlternatingSampler,
+        "async": AsyncCpuSampler,
+    }
     cls = kinds[sampler_name]
     sampler = cls(SlowStart, {"stage": stage}, batch_T=64, batch_B=4, n_workers=2, start_method=start_method)
     sampler.initialize(CategoricalPgAgent(), seed=0)

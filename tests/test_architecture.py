@@ -76,9 +76,16 @@ def test_these_rooms_load_without_torch(name: str) -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
 
 
+def test_the_writing_side_of_a_replay_loads_without_torch() -> None:
+    """So that a sampler's process, or who saves, needs none."""
+    code = "import sys, headrace.replays.ring, headrace.replays.file; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
+
+
 def test_importing_headrace_loads_nothing_heavy() -> None:
     code = (
         "import sys, headrace, headrace.samplers, headrace.agents, headrace.envs, headrace.runners, headrace.algos\n"
+        "import headrace.replays\n"
         "heavy = {'torch', 'numpy', 'gymnasium', 'matplotlib', 'tyro', 'tqdm'} & set(sys.modules)\n"
         "sys.exit(', '.join(sorted(heavy)) or 0)"
     )

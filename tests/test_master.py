@@ -103,13 +103,13 @@ def test_workers_of_other_start_methods_do_not_either(start_method: str) -> None
         assert gone(children)
 
 
-@pytest.mark.parametrize("sampler", ["gpu", "alternating"])
+@pytest.mark.parametrize("sampler", ["gpu", "alternating", "async"])
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_served_workers_do_not_outlive_their_server(sampler: str, how: signal.Signals) -> None:
     """Whether it acts or waits for them at that moment."""
     with started("sampling", sampler=sampler) as program:
         children = family(program)
-        assert len(children) == 2
+        assert len(children) == 2 + (sampler == "async")
         os.killpg(program.pid, how) if how == signal.SIGINT else program.kill()
         _, stderr = program.communicate(timeout=DEADLINE)
         assert program.returncode == -how
@@ -117,7 +117,7 @@ def test_served_workers_do_not_outlive_their_server(sampler: str, how: signal.Si
         assert gone(children)
 
 
-@pytest.mark.parametrize("sampler", ["cpu", "alternating"])
+@pytest.mark.parametrize("sampler", ["cpu", "alternating", "async"])
 def test_a_program_that_forgets_to_shut_down_ends_all_the_same(sampler: str) -> None:
     with started("forget", sampler=sampler) as program:
         children = family(program)

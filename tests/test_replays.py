@@ -1,12 +1,41 @@
 """Replay buffers: each number of a transition is the one that was appended, and nothing else is ever sampled."""
 
-import pytest
+import dataclasses
+import gc
+import pickle
+import weakref
+from typing import Any
 
-from headrace.replays import ReplayNotReady, make_replay
-from headrace.types import BatchSpec
+import numpy as np
+import pytest
+import torch
+
+from headrace.buffers.samples import Samples
+from headrace.buffers.shared import measure
+from headrace.errors import NotEnoughMemory
+from headrace.replays import (
+    ReplayNotReady,
+    ReplaySpec,
+    ReplayWriter,
+    Transitions,
+    UniformReplay,
+    build_ring,
+    make as make_module,
+    make_replay,
+    replay_spec,
+    shared_ring,
+)
+from headrace.types import BatchSpec, StepInputs
 from tests.replay_worlds import ACTION, Sampler, World, check, startable
 
 MODES = ["mid_batch", "wait", "next_step"]
+BATCH = BatchSpec(5, 3)
+
+
+def made(world: World, batch: BatchSpec = BATCH, n_rows: int = 19, **settings: Any) -> tuple[Any, Any, Sampler]:
+    """A writer, a replay of so many rows with room for every final observation, and a sampler."""
+    settings = {"n_finals": n_rows * batch.B, "frames": world.n_frames, **settings}
+    return *make_replay(batch, world.example, ACTION, n_rows * batch.B, **settings), Sampler(world, batch)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -15,22 +44,405 @@ MODES = ["mid_batch", "wait", "next_step"]
 @pytest.mark.parametrize("T", [1, 5])
 def test_what_is_sampled_is_what_was_appended(mode: str, n_step: int, n_frames: int, padding: str, T: int) -> None:
     world = World(3, mode, first_step=2, n_frames=n_frames, padding=padding)
-    batch = BatchSpec(T, 3)
-    sampler = Sampler(world, batch)
-    writer, replay = make_replay(
-        batch, world.example, ACTION, 3 * 23, n_step=n_step, discount=0.9, frames=n_frames, n_finals=69
-    )
+    writer, replay, sampler = made(world, BatchSpec(T, 3), n_step=n_step, discount=0.9)
     assert len(replay) == replay.n_appended == 0
     with pytest.raises(ReplayNotReady, match="0 steps were appended"):
         replay.sample(1)
-    for number in range(60 // T):
+    for number in range(40 // T):
         writer.append(sampler.next())
-        oldest = max(0, (number + 1) * T - 23)
-        expected = startable(world, sampler.rows, oldest, n_step)
+        expected = startable(world, sampler.rows, max(0, (number + 1) * T - 19), n_step)
         assert len(replay) == len(expected)
         assert replay.n_appended == sum(step is not None for row in sampler.rows for step in row)
         if expected:
-            found = set(check(world, replay.sample(20), n_step, 0.9))
-            assert found <= expected
-    found = set(check(world, replay.sample(700), n_step, 0.9))
-    assert found == expected
+            assert set(check(world, replay.sample(3), n_step, 0.9)) <= expected
+    assert set(check(world, replay.sample(300), n_step, 0.9)) == expected
+
+
+def test_every_transition_is_drawn_as_often() -> None:
+    world = World(1, longest=4)
+    writer, replay, sampler = made(world)
+    for _ in range(4):
+        writer.append(sampler.next())
+    counts = np.unique(replay.sample(20_000).indices, return_counts=True)[1]
+    assert len(counts) == len(replay)
+    expected = 20_000 / len(replay)
+    assert ((counts - expected) ** 2 / expected).sum() < 2 * len(replay)  # χ², mean len − 1
+
+
+def test_the_few_transitions_of_a_ring_full_of_padding_are_found() -> None:
+    """One column of 200 has steps that can be sampled."""
+    batch = BatchSpec(4, 200)
+    world = World(2, longest=50)
+    writer, replay, sampler = made(world, batch, 9)
+    samples = sampler.next()
+    samples.env.valid[:, 1:] = False
+    samples.env.terminated[:] = samples.env.truncated[:] = False
+    samples = samples.with_final(samples[:, :0].final)
+    writer.append(samples)
+    assert replay.n_appended == 4
+    counts = np.unique(replay.sample(3000).indices, return_counts=True)
+    assert counts[0].tolist() == [0, 200, 400]
+    assert counts[1].min() > 800
+
+
+def test_a_sample_is_torch_in_memory_of_its_own() -> None:
+    world = World(1)
+    writer, replay, sampler = made(world)
+    writer.append(sampler.next())
+    transitions = replay.sample(6)
+    before = pickle.dumps(transitions)
+    for _ in range(6):
+        writer.append(sampler.next())
+    assert pickle.dumps(transitions) == before
+    assert isinstance(transitions, Transitions)
+    assert isinstance(transitions.inputs, StepInputs)
+    assert transitions.inputs.noise is transitions.next_inputs.noise is None
+    shapes = {name: (value.dtype, tuple(value.shape)) for name, value in vars(transitions).items() if name in FIELDS}
+    assert shapes == FIELDS
+    for inputs in (transitions.inputs, transitions.next_inputs):
+        assert inputs.observation.dtype == torch.float32
+        assert inputs.observation.shape == (6, 3)
+        assert inputs.prev_action.dtype == torch.int64
+        assert inputs.prev_reward.dtype == torch.float32
+        assert inputs.is_first.dtype == torch.bool
+
+
+FIELDS = {
+    "return_": (torch.float32, (6,)),
+    "discount": (torch.float32, (6,)),
+    "weights": (torch.float32, (6,)),
+    "action": (torch.int64, (6,)),
+}
+
+
+def tree_samples(batch: BatchSpec) -> tuple[Any, Any, Samples]:
+    """Examples and a batch of Dict observations and Tuple actions."""
+    observation = {"image": np.zeros((2, 2), np.uint8), "x": (np.zeros(3, np.float32), np.zeros((), np.int64))}
+    action = (np.zeros((), np.int64), np.zeros(2, np.float32))
+    samples = Sampler(World(0, longest=100), batch).next()
+    count = np.arange(batch.size).reshape(batch.T, batch.B)
+    samples.env.observation = {
+        "image": torch.from_numpy(np.broadcast_to(count[..., None, None], (*count.shape, 2, 2)).astype(np.uint8)),
+        "x": (torch.from_numpy(count[..., None].repeat(3, 2).astype(np.float32)), torch.from_numpy(count)),
+    }
+    samples.agent.action = (torch.from_numpy(count + 1), torch.from_numpy(count[..., None].repeat(2, 2)).float())
+    return observation, action, samples
+
+
+def test_trees_of_observations_and_actions() -> None:
+    observation, action, samples = tree_samples(BATCH)
+    writer, replay = make_replay(BATCH, observation, action, 60)
+    writer.append(samples)
+    transitions = replay.sample(20)
+    index = torch.from_numpy(transitions.indices)
+    for inputs, where in ((transitions.inputs, index), (transitions.next_inputs, index + 3)):
+        assert torch.equal(inputs.observation["x"][1], where)
+        assert torch.equal(inputs.observation["x"][0], where[:, None].expand(-1, 3).float())
+        assert torch.equal(inputs.observation["image"], where[:, None, None].expand(-1, 2, 2).to(torch.uint8))
+    assert torch.equal(transitions.action[0], index + 1)
+    assert torch.equal(transitions.next_inputs.prev_action[1], index[:, None].expand(-1, 2).float())
+    first = transitions.inputs.is_first
+    assert torch.equal(transitions.inputs.prev_action[0], torch.where(first, 0, index - 2))
+    with pytest.raises(ValueError, match=r"samples.env.observation is float32 \[5, 3, 3\] and this replay was made"):
+        writer.append(Sampler(World(0), BATCH).next())
+
+
+def test_a_truncated_episode_without_room_for_its_final_observation_takes_what_is_older_along() -> None:
+    """Rather fewer transitions than never the last steps of episodes."""
+    world = World(4, longest=3)
+    writer, replay, sampler = made(world, n_rows=40, n_finals=10)
+    for _ in range(16):
+        writer.append(sampler.next())
+        cut = [
+            t
+            for t, row in enumerate(sampler.rows)
+            for c, e, k in row
+            if k + 1 == world.length(c, e) and world.end(c, e) == (False, True)
+        ]
+        oldest = max(len(sampler.rows) - 40, cut[-11] + 1 if len(cut) > 10 else 0)
+        expected = startable(world, sampler.rows, oldest, 1)
+        assert len(replay) == len(expected)
+    assert oldest > len(sampler.rows) - 40
+    assert set(check(world, replay.sample(800), 1, 0.99)) == expected
+
+
+def test_steps_are_counted_though_all_rows_were_given_up() -> None:
+    """A writer dies after it has announced that the last row goes."""
+    writer, replay, sampler = made(World(4, longest=1), BatchSpec(1, 3), n_finals=3)
+    for _ in range(2):
+        writer.append(sampler.next())
+    samples = sampler.next()
+    samples.env.truncated[:], samples.env.terminated[:] = True, False
+    writer.append(samples)
+    dying = ReplayWriter(writer.spec, dataclasses.replace(writer.ring, totals=Fatal(writer.ring.totals)))
+    samples = sampler.next()
+    samples.env.truncated[:], samples.env.terminated[:] = True, False
+    with pytest.raises(Dies):
+        dying.append(samples)
+    assert writer.ring.oldest[0] == writer.ring.cursor[0] == 3
+    assert (len(replay), replay.n_appended) == (0, 9)
+    with pytest.raises(ReplayNotReady, match="9 steps were appended"):
+        replay.sample(1)
+
+
+def test_a_count_that_is_overwritten_while_it_is_read_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    writer, replay, sampler = made(World(8))
+    writer.append(sampler.next())
+
+    def overtake(lock: Any) -> None:
+        monkeypatch.undo()
+        for _ in range(5):
+            writer.append(sampler.next())
+
+    monkeypatch.setattr("headrace.replays.window.fence", overtake)
+    assert replay.n_appended == 90
+
+
+def test_more_truncated_episodes_in_a_batch_than_there_is_room_for() -> None:
+    writer, replay, sampler = made(World(4, longest=1), n_finals=2)
+    with pytest.raises(ValueError, match=r"episodes of one batch were truncated and there is room for n_finals=2"):
+        writer.append(sampler.next())
+    assert (len(replay), replay.n_appended) == (0, 0)
+
+
+def test_final_observations_that_are_missing() -> None:
+    writer, replay, sampler = made(World(4, longest=2))
+    samples = sampler.next()
+    with pytest.raises(ValueError, match=r"samples.final has the last observation of 0; append batches as the sampler"):
+        writer.append(samples.with_final(samples[:, :0].final))
+    assert writer.ring.cursor[0] == writer.ring.oldest[0] == 0
+    writer.append(samples)
+    assert len(replay) > 0
+
+
+def test_a_sampler_that_begins_anew_does_not_continue_the_old_one() -> None:
+    """Its first row follows a row that did not end."""
+    world = World(5, longest=40)
+    writer, replay, sampler = made(world, n_step=2)
+    writer.append(sampler.next())
+    other = dataclasses.replace(world, seed=6)
+    again = Sampler(other, BATCH)
+    for c in range(3):
+        again._episode[c] = 100  # told apart
+    writer.append(again.next())
+    rows = sampler.rows + again.rows
+    expected = startable(world, sampler.rows, 0, 2) | {step for step in startable(other, again.rows, 0, 2)}
+    assert len(replay) == len(expected) < len(startable(world, rows, 0, 2)) + 6
+    starts = {world.place(observation.numpy()) for observation in replay.sample(300).inputs.observation}
+    assert starts == expected
+
+
+def test_after_a_cut_nothing_runs_on() -> None:
+    world = World(5, longest=40)
+    writer, replay, sampler = made(world, n_step=1)
+    writer.append(sampler.next())
+    sampler.next()  # lost
+    del sampler.rows[5:10]
+    writer.cut()
+    writer.append(sampler.next())
+    expected = startable(world, sampler.rows, 0, 1)
+    assert len(replay) == len(expected)
+    assert set(check(world, replay.sample(300), 1, 0.99)) == expected
+
+
+def test_what_is_overwritten_while_it_is_read_is_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(8)
+    writer, replay, sampler = made(world, n_step=2)
+    for _ in range(4):
+        writer.append(sampler.next())
+    real, calls = replay._gather, []
+
+    def overtaken(index: np.ndarray, weights: np.ndarray) -> Any:
+        found = real(index, weights)
+        if len(calls) < 2:
+            writer.append(sampler.next())
+        calls.append(index.copy())
+        return found
+
+    monkeypatch.setattr(replay, "_gather", overtaken)
+    transitions = replay.sample(60)
+    assert len(calls) == 3
+    oldest = writer.ring.oldest[0]
+    assert calls[0].min() // 3 < oldest
+    assert set(check(world, transitions, 2, 0.99)) <= startable(world, sampler.rows, oldest, 2)
+    # What was not lost is kept as it was drawn.
+    kept = calls[0] >= (oldest + 1) * 3
+    assert kept.any()
+    assert np.array_equal(transitions.indices[kept], calls[0][kept])
+
+
+def test_a_reader_that_is_outrun_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    writer, replay, sampler = made(World(8))
+    writer.append(sampler.next())
+    real = replay._gather
+    monkeypatch.setattr(replay, "_gather", lambda index, weights: (real(index, weights)[0], index * 0 - 3))
+    monkeypatch.setattr("headrace.replays.uniform._TRIES", 5)
+    with pytest.raises(RuntimeError, match="overwritten faster than they are read"):
+        replay.sample(2)
+
+
+def test_rows_are_announced_before_they_are_written_and_published_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a fence between, each time: processors may reorder otherwise."""
+    writer, _, sampler = made(World(8), BatchSpec(5, 3))
+    ring = writer.ring
+    for _ in range(4):
+        writer.append(sampler.next())
+    before, seen = ring.observation.copy(), []
+    monkeypatch.setattr(
+        "headrace.replays.ring.fence",
+        lambda lock: seen.append((ring.oldest[0], ring.cursor[0], np.array_equal(ring.observation, before))),
+    )
+    writer.append(sampler.next())
+    assert seen == [(6, 20, True), (6, 20, False)]
+    assert ring.cursor[0] == 25
+
+
+def test_the_announcement_is_looked_at_behind_a_fence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before rows are looked at, and after they have been copied."""
+    writer, replay, sampler = made(World(8))
+    writer.append(sampler.next())
+    calls: list[str] = []
+    real = replay._gather
+    monkeypatch.setattr("headrace.replays.window.fence", lambda lock: calls.append("fence"))
+    monkeypatch.setattr(replay, "_gather", lambda *args: (calls.append("gather"), real(*args))[1])
+    replay.sample(1)
+    assert calls == ["fence", "gather", "fence"]
+
+
+class Dies(Exception):
+    pass
+
+
+class Fatal:
+    """An array in which a write is the end."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self._array = array
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._array[index]
+
+    def __setitem__(self, index: Any, values: Any) -> None:
+        raise Dies
+
+
+@pytest.mark.parametrize("field", ["reward", "flags", "totals"])
+def test_a_writer_that_dies_in_mid_append_leaves_what_was_there(field: str) -> None:
+    world = World(9)
+    writer, replay, sampler = made(world)
+    for _ in range(5):
+        writer.append(sampler.next())
+    assert len(replay) == len(startable(world, sampler.rows, 6, 1))
+    n_appended = replay.n_appended
+    dying = ReplayWriter(writer.spec, dataclasses.replace(writer.ring, **{field: Fatal(getattr(writer.ring, field))}))
+    with pytest.raises(Dies):
+        dying.append(Sampler(dataclasses.replace(world, seed=1), BATCH).next())
+    expected = startable(world, sampler.rows, 11, 1)  # it had announced 5 rows
+    assert len(replay) == len(expected)
+    assert replay.n_appended == n_appended
+    assert set(check(world, replay.sample(300), 1, 0.99)) == expected
+    # The next one goes on where it had been.
+    successor = ReplayWriter(writer.spec, writer.ring)
+    for _ in range(7):
+        successor.append(sampler.next())
+        oldest = writer.ring.oldest[0]
+        assert oldest == len(sampler.rows) - 19
+        expected = startable(world, sampler.rows, oldest, 1)
+        assert len(replay) == len(expected)
+        assert set(check(world, replay.sample(20), 1, 0.99)) <= expected
+
+
+def test_a_successor_does_not_take_back_what_was_announced() -> None:
+    """Its batch may be refused, or come late; the rows are torn all the same."""
+    writer, _, sampler = made(World(9))
+    for _ in range(4):
+        writer.append(sampler.next())
+    dying = ReplayWriter(writer.spec, dataclasses.replace(writer.ring, totals=Fatal(writer.ring.totals)))
+    with pytest.raises(Dies):
+        dying.append(sampler.next())
+    oldest = writer.ring.oldest[0]
+    shorter = dataclasses.replace(writer.spec, batch=BatchSpec(1, 3))
+    ReplayWriter(shorter, writer.ring).append(Sampler(World(9), BatchSpec(1, 3)).next())
+    assert writer.ring.oldest[0] == oldest > 1
+
+
+def test_random_numbers_are_the_seeds_and_go_on_from_a_state() -> None:
+    world = World(1)
+    writer, replay, sampler = made(world, seed=4)
+    writer.append(sampler.next())
+    again, other = (UniformReplay(writer.spec, writer.ring, seed=seed) for seed in (4, 5))
+    draws = [each.sample(20).indices.tolist() for each in (replay, again, other)]
+    assert draws[0] == draws[1] != draws[2]
+    other.load_state_dict(replay.state_dict())
+    assert other.sample(20).indices.tolist() == replay.sample(20).indices.tolist()
+    replay.update_priorities(np.zeros(1), torch.ones(1))  # does nothing
+
+
+def test_a_replay_in_shared_memory_is_the_same_from_its_descriptor() -> None:
+    world = World(1)
+    spec = replay_spec(BATCH, world.example, ACTION, 60)
+    arena, ring = shared_ring(spec)
+    assert arena.fd is not None
+    arena2, ring2 = shared_ring(spec, arena.fd)
+    sampler, replay = Sampler(world, BATCH), UniformReplay(spec, ring2)
+    ReplayWriter(spec, ring).append(sampler.next())
+    check(world, replay.sample(20), 1, 0.99)
+    arena.close_fd()
+    arena2.fd = None
+
+
+def test_nothing_is_kept_of_a_batch() -> None:
+    writer, _, sampler = made(World(1))
+    samples = sampler.next().copy()
+    gone = weakref.ref(samples.env.observation)
+    writer.append(samples)
+    del samples
+    gc.collect()
+    assert gone() is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"n_rows": 5}, "a replay of 5 rows of time cannot take batches of 5; give it 6 rows or more, 18 steps"),
+        ({"n_finals": 0}, "n_finals is 0"),
+        ({"frames": -1}, "frames is -1"),
+        (
+            {"frames": 4},
+            r"frames=4 needs an observation of one uint8 array \[4, ...\] and got float32 \[3\]",
+        ),
+        ({"frames": 3}, r"and got float32 \[3\]"),
+    ],
+)
+def test_specs_that_cannot_be(settings: dict[str, Any], message: str) -> None:
+    given = {"batch": BATCH, "n_rows": 60, "observation": World().example, "action": ACTION, "n_finals": 3, **settings}
+    with pytest.raises(ValueError, match=message):
+        ReplaySpec(**given)
+
+
+def test_replays_that_cannot_be() -> None:
+    with pytest.raises(ValueError, match="no room for batches of 5 rows and transitions of 9 steps; give it 15 rows"):
+        made(World(), n_rows=14, n_step=9)
+    with pytest.raises(ValueError, match="n_step is 0"):
+        made(World(), n_step=0)
+
+
+def test_a_replay_that_does_not_fit_is_refused_before_it_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(make_module, "available_memory", lambda: 2**30)
+    stack = np.zeros((4, 84, 84), np.uint8)
+    with pytest.raises(NotEnoughMemory, match=r"1,000,000 steps needs 27.95 GiB and 1.00 are free; make its"):
+        make_replay(BatchSpec(10, 10), stack, ACTION, 1_000_000)
+    with pytest.raises(NotEnoughMemory, match="a replay of 1,000,000 steps"):
+        shared_ring(replay_spec(BatchSpec(10, 10), stack, ACTION, 1_000_000))
+
+
+def test_a_million_steps_of_pong_take_less_than_seven_and_a_half_gigabytes() -> None:
+    stack = np.zeros((4, 84, 84), np.uint8)
+    for batch in (BatchSpec(64, 64), BatchSpec(1, 1), BatchSpec(4, 32)):
+        spec = replay_spec(batch, stack, ACTION, 1_000_000, frames=4)
+        assert spec.size >= 1_000_000
+        nbytes = measure(lambda allocate, spec=spec: build_ring(spec, allocate))
+        per_step = 84 * 84 + 8 + 4 + 1 + 4  # frame, action, reward, flags, place of the final observation
+        expected = spec.size * per_step + spec.n_rows * 16 + spec.n_finals * (84 * 84 + 8)
+        assert expected <= nbytes < expected + 2000
+        assert nbytes < 7.5e9

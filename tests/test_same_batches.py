@@ -124,8 +124,8 @@ def test_every_cell_is_written_in_every_batch(cls: type[BaseSampler], reset_mode
     )
     agent = CategoricalPgAgent()
     with sampler.initialize(agent, seed=3, bootstrap_value=True, traj_info_kwargs={"discount": 0.9}):
-        assert sampler._slot is not None
-        for leaf in tree_leaves(sampler._slot):
+        assert sampler._slots is not None
+        for leaf in tree_leaves(sampler._slots.all[0]):
             leaf.view(np.uint8)[...] = 0xAB
         samples, _ = sampler.obtain_samples(0)
         for (path, leaf), (_, other) in zip(tree_paths(expected[0][0]), tree_paths(samples), strict=True):

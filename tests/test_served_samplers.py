@@ -156,7 +156,7 @@ def test_a_loop_does_not_count_what_its_process_did_for_another_group() -> None:
     with sampler_of(SerialSampler).initialize(CategoricalPgAgent(), seed=0) as sampler:
         loop = sampler._station._collector._loop
         loop.timing = timing
-        for t in loop.collect(sampler._station._collector._view, 1):
+        for t in loop.collect(sampler._station._collector._views[0], 1):
             assert t == 0
             time.sleep(0.5)
             timing.turned_to_ns = time.perf_counter_ns()
@@ -175,7 +175,7 @@ def test_a_server_keeps_a_core_for_itself() -> None:
         (AlternatingSampler, max(1, cores - 1)),
     ):
         sampler = cls(Walk, batch_T=2, batch_B=16)
-        assert sampler._n_parts(Affinity()) == min(expected, 16)
+        assert sampler._n_workers(Affinity()) == min(expected, 16)
 
 
 def test_more_workers_than_columns_are_not_started() -> None:
@@ -208,7 +208,7 @@ def test_every_cell_is_written_in_every_batch(cls: type[GpuSamplerBase], reset_m
         agent = RecurrentCategoricalPgAgent(model_kwargs={"hidden_size": 8})
         with sampler.initialize(agent, seed=3, bootstrap_value=True):
             if poison:
-                for leaf in tree_leaves(sampler._slot):
+                for leaf in tree_leaves(sampler._slots.all[0]):
                     leaf.view(np.uint8)[...] = 0xAB
             samples, _ = sampler.obtain_samples(0)
             return [(path, leaf.clone()) for path, leaf in tree_paths(samples)]
@@ -253,7 +253,7 @@ def test_kept_batches_are_in_memory_of_their_own() -> None:
     with sampler_of(GpuSampler, samples_device="cpu").initialize(CategoricalPgAgent(), seed=0) as sampler:
         samples, _ = sampler.obtain_samples(0)
         before = samples.env.reward.clone()
-        for leaf in tree_leaves(sampler._slot):
+        for leaf in tree_leaves(sampler._slots.all[0]):
             leaf.view(np.uint8)[...] = 0xAB  # what the next batch will do to the host's memory
         assert torch.equal(samples.env.reward, before)
         assert torch.isfinite(samples.env.observation).all()

@@ -19,7 +19,17 @@ from headrace.types import BatchSpec, StepInputs, StepRow, Tree
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["AgentSamples", "EnvSamples", "Final", "FinalRegion", "Samples", "Slot", "SlotSpec", "build_slot"]
+__all__ = [
+    "AgentSamples",
+    "EnvSamples",
+    "Final",
+    "FinalRegion",
+    "Samples",
+    "Slot",
+    "SlotSpec",
+    "build_slot",
+    "build_slots",
+]
 
 _BOOL, _FLOAT, _INT32, _INT64 = (np.dtype(name) for name in ("bool", "float32", "int32", "int64"))
 
@@ -165,6 +175,11 @@ def build_slot(spec: SlotSpec, allocate: Allocate) -> Slot:
             for capacity in (max(2 * width, T * width // 8) for width in spec.widths)
         ),
     )
+
+
+def build_slots(spec: SlotSpec, n: int, allocate: Allocate) -> list[Slot]:
+    """Several alike, one behind the other."""
+    return [build_slot(spec, allocate) for _ in range(n)]
 
 
 @dataclass

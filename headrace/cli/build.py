@@ -16,6 +16,13 @@ from headrace.cli.options import Json, Unprefixed
 from headrace.processes.affinity import usable_cores
 from headrace.runners.config import RunnerConfig
 from headrace.samplers.alternating import AlternatingSampler, NoOverlapAlternatingSampler
+from headrace.samplers.asynchronous import (
+    AsyncAlternatingSampler,
+    AsyncCpuSampler,
+    AsyncGpuSampler,
+    AsyncNoOverlapAlternatingSampler,
+    AsyncSerialSampler,
+)
 from headrace.samplers.base import BaseSampler
 from headrace.samplers.cpu import CpuSampler
 from headrace.samplers.gpu import GpuSampler
@@ -43,6 +50,11 @@ _SAMPLERS: dict[str, type[BaseSampler]] = {
     "gpu": GpuSampler,
     "alternating": AlternatingSampler,
     "alternating-no-overlap": NoOverlapAlternatingSampler,
+    "async-serial": AsyncSerialSampler,
+    "async-cpu": AsyncCpuSampler,
+    "async-gpu": AsyncGpuSampler,
+    "async-alternating": AsyncAlternatingSampler,
+    "async-alternating-no-overlap": AsyncNoOverlapAlternatingSampler,
 }
 
 
@@ -58,7 +70,8 @@ class PlaceOptions:
     sampler: str = "cpu"
     """serial (everything in this process), cpu (worker processes, an agent in each), gpu (worker processes, actions
     for all of them from this process), alternating (the same in two groups, one steps while the other gets its
-    actions) or alternating-no-overlap."""
+    actions) or alternating-no-overlap; each with async- before its name collects in a process of its own while
+    the agent learns from the batch before."""
     n_workers: int | None = None
     """Worker processes; if not given as many as usable cores, or one less where actions come from this process."""
     device: str | None = None

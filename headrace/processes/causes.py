@@ -8,7 +8,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from headrace.errors import SamplerError, Where
+from headrace.errors import SamplerError
 from headrace.processes.status import Phase
 
 __all__ = ["NO_DESCRIPTORS", "cause_of_death", "enough_descriptors"]
@@ -17,10 +17,10 @@ __all__ = ["NO_DESCRIPTORS", "cause_of_death", "enough_descriptors"]
 NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
 
 
-def cause_of_death(exitcode: int | None, where: Where) -> str:
-    """The sentence for a worker that left with this exit code (negative: a signal; None: it still runs)."""
+def cause_of_death(exitcode: int | None, who: str, phase: str | None) -> str:
+    """The sentence for `who` that left with this exit code in a phase (negative: a signal; None: it still runs)."""
     if exitcode is None:
-        return f"worker {where.worker} closed its pipe but still runs; its environment may have closed file descriptors"
+        return f"{who} closed its pipe but still runs; its environment may have closed file descriptors"
     if exitcode < 0:
         name = signal.Signals(-exitcode).name
         usual = {
@@ -29,13 +29,13 @@ def cause_of_death(exitcode: int | None, where: Where) -> str:
             "SIGBUS": "; often a full /dev/shm or a truncated memory-mapped file",
             "SIGABRT": "; an assertion in compiled code of the environment or its libraries",
         }.get(name, "")
-        return f"worker {where.worker} was killed by {name}{usual}"
-    if where.phase == Phase.STARTING.words:
+        return f"{who} was killed by {name}{usual}"
+    if phase == Phase.STARTING.words:
         return (
-            f"worker {where.worker} left with exit code {exitcode} while starting; a script that makes a sampler needs "
+            f"{who} left with exit code {exitcode} while starting; a script that makes a sampler needs "
             'its code under `if __name__ == "__main__":` with start_method "spawn" and "forkserver"'
         )
-    return f"worker {where.worker} left with exit code {exitcode}; the environment may have called exit()"
+    return f"{who} left with exit code {exitcode}; the environment may have called exit()"
 
 
 @contextmanager

@@ -25,6 +25,8 @@ from headrace.errors import (
     NotEnoughMemory,
     SamplerError,
     Where,
+    WorkerCrashed,
+    WorkerHung,
     headline,
     traceback_of,
 )
@@ -33,7 +35,10 @@ from headrace.processes.status import Status, StatusBoard
 __all__ = ["Channel", "Failure", "child_main"]
 
 
-_KINDS = {kind.__name__: kind for kind in (AgentFailed, EnvContractError, EnvFailed, NotEnoughMemory)}
+_KINDS = {
+    kind.__name__: kind
+    for kind in (AgentFailed, EnvContractError, EnvFailed, NotEnoughMemory, SamplerError, WorkerCrashed, WorkerHung)
+}
 
 
 @dataclass(frozen=True)
@@ -52,10 +57,11 @@ class Failure:
             return Failure(type(error).__name__, error.message, error.where, error.traceback_text)
         return Failure(EnvFailed.__name__, f"the worker raised {headline(error)}", status.where(), traceback_of(error))
 
-    def error(self, worker: int, pid: int | None) -> SamplerError:
-        """The exception to raise in the parent."""
+    def error(self, at: Where) -> SamplerError:
+        """The exception to raise in the parent. at: the process it comes from; a worker of that stays where it was."""
         here = self.where or Where()
-        where = Where(worker, pid, here.env_id, here.phase, here.step)
+        process = at if here.worker is None else here
+        where = Where(process.worker, process.pid, here.env_id, here.phase, here.step)
         return _KINDS.get(self.kind, EnvFailed)(self.message, where, self.traceback_text)
 
 

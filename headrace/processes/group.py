@@ -13,33 +13,28 @@ import multiprocessing
 import os
 import select
 import signal
-import socket
-import struct
 import sys
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from multiprocessing import connection, reduction, resource_tracker
-from multiprocessing.connection import Connection
 from typing import Any, NoReturn
 
 import cloudpickle
 import psutil
 
-from headrace.errors import SamplerError, WorkerCrashed, WorkerHung, headline
+from headrace.errors import SamplerError, Where, WorkerCrashed, WorkerHung, headline
 from headrace.memory import anonymous_file
 from headrace.processes.causes import NO_DESCRIPTORS, cause_of_death
 from headrace.processes.child import Failure, child_main
-from headrace.processes.status import LINE_BYTES, ProgressWatch, StatusBoard
+from headrace.processes.members import GONE, Members, set_deadline, sigint_blocked
+from headrace.processes.status import LINE_BYTES, ProgressWatch, Status, StatusBoard
 
 __all__ = ["Sentry", "WorkerGroup", "choose_start_method"]
 
 _log = logging.getLogger("headrace.processes")
 
 _TICK = 0.05  # seconds between looks at progress while waiting
-_GONE = 1.0  # seconds a process that was killed, or said goodbye, may take to disappear
 
 
 def choose_start_method(asked: str) -> str:
@@ -66,6 +61,8 @@ class WorkerGroup:
         prologue: called first thing in each child with its worker number (threads, affinity).
         name: for process names.
         timeout: seconds without progress after which a worker counts as hung.
+        status: this process's own line, which is marked while it waits: who waits for a living worker gets on.
+        noun: what a worker is called; errors of others than workers are not placed in a worker.
     """
 
     def __init__(
@@ -77,14 +74,18 @@ class WorkerGroup:
         prologue: Callable[[int], None],
         name: str,
         timeout: float,
+        status: Status | None = None,
+        noun: str = "worker",
     ) -> None:
         n = len(arguments)
         self._timeout = timeout
+        self._own_line = (Status() if status is None else status).line
+        self._noun = noun
         payloads = arguments if start_method == "fork" else [_pickled(argument) for argument in arguments]
         status_fd = anonymous_file(LINE_BYTES * n)
-        self._members = _Members(StatusBoard(status_fd, n))
+        self._members = Members(StatusBoard(status_fd, n))
         self._answers: dict[int, Any] = {}  # replies that were taken from their pipes already
-        self._end = weakref.finalize(self, _Members.kill, self._members)
+        self._end = weakref.finalize(self, Members.kill, self._members)
         self._lines = self._members.board.lines
         context: Any = multiprocessing.get_context(start_method)
         if start_method != "fork":
@@ -92,7 +93,7 @@ class WorkerGroup:
         try:
             for rank, payload in enumerate(payloads):
                 ours, theirs = context.Pipe()
-                _set_deadline(ours, timeout)
+                set_deadline(ours, timeout)
                 self._members.pipes.append(ours)
                 self._members.dumps.append(anonymous_file(0))
                 inherited = [pipe.fileno() for pipe in self._members.pipes] if start_method == "fork" else []
@@ -101,7 +102,7 @@ class WorkerGroup:
                     name=f"{name}-{rank}",
                     args=(target, payload, prologue, rank, n, theirs, inherited, os.getpid()),
                 )
-                with theirs, _sigint_blocked():
+                with theirs, sigint_blocked():
                     process.start()
                     self._members.processes.append(process)
                 self.send_fd_to(rank, status_fd)
@@ -154,6 +155,7 @@ class WorkerGroup:
             sources = {pipes[rank]: rank for rank in missing}
             sentinels = {processes[rank].sentinel: rank for rank in missing}
             ready = connection.wait([*sources, *sentinels], min(_TICK, timeout / 4))
+            self._own_line[Status.PROGRESS] += 1
             self._take(
                 [sources[source] for source in ready if source in sources],
                 [sentinels[source] for source in ready if source in sentinels] if ready else self._ended(missing),
@@ -192,7 +194,7 @@ class WorkerGroup:
         try:
             self.send(None)
             self.replies()
-            deadline = time.monotonic() + _GONE
+            deadline = time.monotonic() + GONE
             for process in self._members.processes:
                 process.join(max(0.0, deadline - time.monotonic()))
         except SamplerError as error:
@@ -216,32 +218,38 @@ class WorkerGroup:
         except (EOFError, OSError):  # a peer killed with data unread gives ECONNRESET, not EOF
             self._raise_for(rank)
         if isinstance(answer, Failure):
-            raise answer.error(rank, self._members.processes[rank].pid)
+            raise answer.error(self._where(rank))
         return answer
+
+    def _where(self, rank: int) -> Where:
+        worker = rank if self._noun == "worker" else None
+        return self._lines[rank].where(worker, self._members.processes[rank].pid)
 
     def _raise_for(self, rank: int) -> NoReturn:
         """Worker `rank` is gone: raises what it said last, or how it died."""
         process = self._members.processes[rank]
-        process.join(_GONE)
+        process.join(GONE)
         pipe = self._members.pipes[rank]
         try:
             while pipe.poll(0):
                 answer = pipe.recv()
                 if isinstance(answer, Failure):
-                    raise answer.error(rank, process.pid)
+                    raise answer.error(self._where(rank))
         except (EOFError, OSError):
             pass  # nothing more to read
-        where = self._lines[rank].where(rank, process.pid)
-        raise WorkerCrashed(cause_of_death(process.exitcode, where), where, self._dumped(rank))
+        where = self._where(rank)
+        raise WorkerCrashed(
+            cause_of_death(process.exitcode, f"{self._noun} {rank}", where.phase), where, self._dumped(rank)
+        )
 
     def _raise_hung(self, rank: int, timeout: float) -> NoReturn:
         process = self._members.processes[rank]
-        where = self._lines[rank].where(rank, process.pid)
+        where = self._where(rank)
         stopped = process.pid is not None and psutil.Process(process.pid).status() == psutil.STATUS_STOPPED
         if not stopped:
             self._ask_for_stack(rank)
         raise WorkerHung(
-            f"worker {rank} made no progress for {timeout:g} s"
+            f"{self._noun} {rank} made no progress for {timeout:g} s"
             + (" (it is stopped: SIGSTOP or a debugger)" if stopped else "")
             + "; a slower environment needs a larger `timeout` (construction and resets: `start_timeout`)",
             where,
@@ -308,6 +316,7 @@ class Sentry:
         """
         group = self._group
         ready = [fd for fd, _ in self._poll.poll(_TICK * 1e3)]
+        group._own_line[Status.PROGRESS] += 1
         talking = [self._pipes[fd] for fd in ready if fd in self._pipes]
         ended = [self._sentinels[fd] for fd in ready if fd in self._sentinels]
         group._take(talking, ())
@@ -320,46 +329,6 @@ class Sentry:
         return self._fd in ready
 
 
-@dataclass
-class _Members:
-    """The operating system's side of a group. Apart from it, so that a forgotten group can be cleaned up."""
-
-    board: StatusBoard
-    processes: list[multiprocessing.process.BaseProcess] = field(default_factory=list)
-    pipes: list[Connection] = field(default_factory=list)
-    dumps: list[int] = field(default_factory=list)
-    owner: int = field(default_factory=os.getpid)
-
-    def kill(self) -> None:
-        """Kills the processes, their children first, and closes the descriptors."""
-        if os.getpid() != self.owner:
-            return  # a forked child has a copy of this object, and no business with its siblings
-        with _sigint_blocked():
-            families = [_family(process.pid) for process in self.processes if process.pid is not None]
-            for family in families:
-                for member in family:
-                    _kill(member)
-            for process in self.processes:
-                process.join(_GONE)
-                if process.is_alive():
-                    _log.error("process %s (pid %s) did not end after SIGKILL", process.name, process.pid)
-                else:
-                    process.close()
-            for pipe in self.pipes:
-                pipe.close()
-            for dump in self.dumps:
-                os.close(dump)
-            self.board.close()
-
-
-def _set_deadline(pipe: Connection, seconds: float) -> None:
-    """Bounds every read and write on our end of a pipe: a worker may be stopped in the middle of a message."""
-    interval = struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
-    with socket.fromfd(pipe.fileno(), socket.AF_UNIX, socket.SOCK_STREAM) as end:
-        end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, interval)
-        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, interval)
-
-
 def _pickled(argument: Any) -> bytes:
     try:
         payload: bytes = cloudpickle.dumps(argument)
@@ -370,27 +339,3 @@ def _pickled(argument: Any) -> bytes:
             'that opens its resources itself, or use start_method="fork"'
         ) from error
     return payload
-
-
-@contextmanager
-def _sigint_blocked() -> Iterator[None]:
-    """A child starts with SIGINT blocked until its prologue ignores it, and Ctrl-C cannot interrupt a clean-up."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _family(pid: int) -> list[psutil.Process]:
-    """A process's descendants, then the process."""
-    try:
-        process = psutil.Process(pid)
-        return [*process.children(recursive=True), process]
-    except psutil.NoSuchProcess:
-        return []
-
-
-def _kill(process: psutil.Process) -> None:
-    with suppress(psutil.NoSuchProcess):  # it ended by itself
-        process.kill()

@@ -20,10 +20,10 @@ class ReplayNotReady(ValueError):
 class Transitions:
     """`N` sampled transitions of up to n steps, in memory of their own.
 
-    inputs: what the agent saw at t; action: tree of `[N, ...]`; return_: float32 `[N]`, Σ_{k<m} γ^k r_{t+k}, where m is
-    n, or less where the episode ended earlier; next_inputs: what it saw at t + m, or, where the episode was truncated,
-    its final observation; discount: float32 `[N]`, γ^m, 0 where the episode terminated (next_inputs are then those of
-    its last step); weights: float32 `[N]`, importance weights, at most 1; indices: for `update_priorities`.
+    inputs: what the agent saw at t; action: tree of `[N, ...]`; `return_`: float32 `[N]`, Σ_{k<m} γ^k r_{t+k}, where m
+    is n, or less where the episode ended earlier; next_inputs: what it saw at t + m, or, where the episode was
+    truncated, its final observation; discount: float32 `[N]`, γ^m, 0 where the episode terminated (next_inputs are then
+    those of its last step); weights: float32 `[N]`, importance weights, at most 1; indices: for `update_priorities`.
 
     The target is `return_ + discount · value(next_inputs)`.
     """

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 
@@ -16,6 +14,8 @@ from headrace.types import StepInputs, Tree
 
 __all__ = ["Gather"]
 
+_ENDS = TERMINATED | TRUNCATED
+
 
 class Gather:
     """Copies transitions out; n-step returns are summed here, from the rewards as they were appended::
@@ -27,8 +27,7 @@ class Gather:
     """
 
     def __init__(self, spec: ReplaySpec, ring: ReplayRing, n_step: int, discount: float) -> None:
-        self._spec = spec
-        self._n_step = n_step
+        self._B, self._size, self._frames = spec.batch.B, spec.size, spec.frames
         self._powers = discount ** np.arange(n_step + 1, dtype=np.float64)
 
         def by_place(leaf: np.ndarray) -> np.ndarray:
@@ -39,86 +38,73 @@ class Gather:
         self._reward, self._flags, self._final = (by_place(leaf) for leaf in (ring.reward, ring.flags, ring.final))
         self._final_observation = ring.final_observation
 
-    def __call__(self, index: np.ndarray) -> tuple[Transitions, np.ndarray]:
-        """The transitions that start at `index`, int64 `[N]`, row · B + column; and the oldest row each was read from.
+    def __call__(self, index: np.ndarray, weights: np.ndarray) -> tuple[Transitions, np.ndarray]:
+        """The transitions that start at `index`, int64 `[N]`, row · B + column; and the oldest index each was read at.
 
-        What was overwritten meanwhile is not noticed here. Weights are 1.
+        What was overwritten meanwhile is not noticed here.
         """
-        B, size = self._spec.batch.B, self._spec.size
-        is_first = (self._flags.take(index % size) & FIRST) != 0
-        return_, n_steps, last = self._forward(index)
-        flags = self._flags.take(last % size)
-        terminated = (flags & TERMINATED) != 0
-        truncated = ((flags & TRUNCATED) != 0) & ~terminated
+        place = index % self._size
+        begun = (self._flags.take(place) & FIRST) != 0
+        before = index - self._B * ~begun  # at a first row it is masked
+        return_, discount, last = self._forward(place, index)
+        last_place = last % self._size
+        ends = self._flags.take(last_place) & _ENDS
+        discount[(ends & TERMINATED) != 0] = 0
         observation, oldest = self._observations(index)
-        next_observation, _ = self._observations(np.where(terminated | truncated, last, last + B))
-        self._put_finals(next_observation, truncated.nonzero()[0], last % size)
-        before = (index - B) % size
-        inputs = StepInputs(
-            observation,
-            tree_map(lambda leaf: _masked(_taken(leaf, before), is_first), self._action),
-            _masked(self._reward.take(before), is_first),
-            is_first,
-        )
-        last = last % size
-        next_inputs = StepInputs(
-            next_observation,
-            tree_map(lambda leaf: _taken(leaf, last), self._action),
-            self._reward.take(last),
-            np.zeros_like(is_first),
-        )
+        next_observation, _ = self._observations(last + self._B * (ends == 0))
+        self._put_finals(next_observation, (ends == TRUNCATED).nonzero()[0], last_place)
+        before_place = before % self._size
+        prev_action, prev_reward = _taken(self._action, before_place), self._reward.take(before_place)
+        for leaf in (*tree_leaves(prev_action), prev_reward):
+            leaf[begun] = 0
+        inputs = StepInputs(observation, prev_action, prev_reward, begun)
+        last_action, last_reward = _taken(self._action, last_place), self._reward.take(last_place)
+        next_inputs = StepInputs(next_observation, last_action, last_reward, np.zeros_like(begun))
         transitions = Transitions(
             inputs=tree_to_torch(inputs),
-            action=tree_to_torch(tree_map(lambda leaf: _taken(leaf, index % size), self._action)),
-            return_=torch.from_numpy(return_.astype(np.float32)),
+            action=tree_to_torch(_taken(self._action, place)),
+            return_=torch.from_numpy(return_),
             next_inputs=tree_to_torch(next_inputs),
-            discount=torch.from_numpy(_masked(self._powers[n_steps], terminated).astype(np.float32)),
-            weights=torch.ones(len(index)),
+            discount=torch.from_numpy(discount),
+            weights=torch.from_numpy(weights),
             indices=index,
         )
-        return transitions, np.minimum(oldest, np.where(is_first, index, index - B)) // B
+        return transitions, np.minimum(oldest, before)
 
-    def _forward(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(float64 sums of rewards, numbers of steps m, index of the last step), each `[N]`."""
-        B, size = self._spec.batch.B, self._spec.size
-        return_, last = self._reward.take(index % size).astype(np.float64), index
-        n_steps = np.ones(len(index), np.int64)
-        goes_on = True
+    def _forward(self, place: np.ndarray, index: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(Σ γ^k r_{t+k}, γ^m, index of the last step), each `[N]`; the sum is taken in float64."""
+        reward, last = self._reward.take(place), index
+        if len(self._powers) == 2:
+            return reward, np.full(len(index), self._powers[1], np.float32), last
+        total, n_steps, goes_on = reward.astype(np.float64), np.ones(len(index), np.int64), np.True_
         for power in self._powers[1:-1]:
-            goes_on = goes_on & ((self._flags.take(last % size) & (TERMINATED | TRUNCATED)) == 0)
-            last = last + B * goes_on
-            return_ += np.where(goes_on, power * self._reward.take(last % size), 0.0)
+            goes_on = goes_on & ((self._flags.take(place) & _ENDS) == 0)
+            last = last + self._B * goes_on
+            place = last % self._size
+            total += goes_on * (power * self._reward.take(place))
             n_steps += goes_on
-        return return_, n_steps, last
+        return total.astype(np.float32), self._powers.take(n_steps).astype(np.float32), last
 
     def _observations(self, index: np.ndarray) -> tuple[Tree, np.ndarray]:
         """(Observations `[N, ...]`, index of the oldest row each was made of)."""
-        B, size = self._spec.batch.B, self._spec.size
-        if not self._spec.frames:
-            place = index % size
-            return tree_map(lambda leaf: _taken(leaf, place), self._observation), index
-        positions, blank = stack_positions(self._flags, index, self._spec.frames, B)
-        return stacks(self._observation, positions % size, blank), positions[:, 0]
+        if not self._frames:
+            return _taken(self._observation, index % self._size), index
+        positions, blank = stack_positions(self._flags, index, self._frames, self._B)
+        return stacks(self._observation, positions % self._size, blank), positions[:, 0]
 
-    def _put_finals(self, observation: Tree, rows: np.ndarray, last: np.ndarray) -> None:
-        """Puts the final observations of the episodes that end at the places `last` into these rows."""
+    def _put_finals(self, observation: Tree, rows: np.ndarray, last_place: np.ndarray) -> None:
+        """Puts the final observations of the episodes that end at `last_place` into these rows."""
         if not len(rows):
             return
-        slots = self._final.take(last[rows])
-        if self._spec.frames:
+        finals = _taken(self._final_observation, self._final.take(last_place[rows]))
+        if self._frames:
             observation[rows, :-1] = observation[rows, 1:]
-            observation[rows, -1] = _taken(self._final_observation, slots)
+            observation[rows, -1] = finals
             return
-        for to, finals in zip(tree_leaves(observation), tree_leaves(self._final_observation), strict=True):
-            to[rows] = _taken(finals, slots)
+        for to, values in zip(tree_leaves(observation), tree_leaves(finals), strict=True):
+            to[rows] = values
 
 
-def _taken(leaf: np.ndarray, place: np.ndarray) -> np.ndarray:
-    """`leaf[place]`, `[N, ...]`, faster."""
-    return np.take(leaf, place, axis=0)
-
-
-def _masked(values: np.ndarray, mask: np.ndarray) -> Any:
-    """Values `[N, ...]`, zero where the mask `[N]` is set; in place."""
-    values[mask] = 0
-    return values
+def _taken(tree: Tree, place: np.ndarray) -> Tree:
+    """The rows at `place` of every leaf; faster than indexing."""
+    return tree_map(lambda leaf: leaf.take(place, axis=0), tree)

@@ -58,7 +58,7 @@ class PrioritizedReplay(UniformReplay):
         self._beta = float(value)
 
     def update_priorities(self, indices: Any, priorities: torch.Tensor) -> None:
-        """Gives transitions new priorities `[N]`, |δ| for example; those that have left the ring are passed over.
+        """Gives transitions new priorities `[N]`, `|δ|` for example; those that have left the ring are passed over.
 
         indices: those of `Transitions`. Raises ValueError unless all are numbers that are 0 or more.
         """
@@ -69,11 +69,9 @@ class PrioritizedReplay(UniformReplay):
         if not np.isfinite(given).all():
             raise ValueError("a priority is not a finite number; the loss it comes from has diverged")
         self._window.update()
-        place = index % self.spec.size
-        # By its number, not its place: another transition may lie there now.
-        kept = (index >= self._window.oldest * self.spec.batch.B) & self._window.ready.take(place)
+        kept = self._window.holds(index)  # by number, not by place: another transition may lie there now
         values = (given[kept].astype(np.float64) + self.eps) ** self.alpha
-        self._tree.set(place[kept], values)
+        self._tree.set(index[kept] % self.spec.size, values)
         self._largest = max(self._largest, float(values.max(initial=0.0)))
 
     def state_dict(self) -> dict[str, Any]:

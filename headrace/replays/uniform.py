@@ -53,13 +53,9 @@ class UniformReplay:
     @property
     def n_appended(self) -> int:
         """Environment steps ever appended, without padding."""
-        ring = self.ring
         for _ in range(_TRIES):
-            cursor: int = ring.cursor[0]
-            if not cursor:
-                return 0
-            n_steps = int(ring.totals[(cursor - 1) % self.spec.n_rows, 0])
-            if self._window.still_whole() < cursor:
+            n_steps = self._window.n_appended()
+            if n_steps is not None:
                 return n_steps
         raise RuntimeError(_OUTRUN)
 
@@ -68,14 +64,16 @@ class UniformReplay:
 
         Raises ReplayNotReady while there is none.
         """
-        index = self._drawn(n)
+        self._look()
+        index = self._draw(n)
         for _ in range(_TRIES):
-            transitions, oldest = self._gather(index)
-            lost = (oldest < self._window.still_whole()).nonzero()[0]
-            if not len(lost):
-                transitions.weights = torch.from_numpy(self._weights(index))
+            transitions, oldest = self._gather(index, self._weights(index))
+            lost = oldest < self._window.still_whole() * self.spec.batch.B
+            if not lost.any():
                 return transitions
-            index[lost] = self._drawn(len(lost))
+            self._look()
+            lost |= ~self._window.holds(index)
+            index[lost] = self._draw(int(np.count_nonzero(lost)))
         raise RuntimeError(_OUTRUN)
 
     def update_priorities(self, indices: Any, priorities: torch.Tensor) -> None:
@@ -89,17 +87,17 @@ class UniformReplay:
         """The inverse of `state_dict`, once the ring has its contents again."""
         self._random.bit_generator.state = state["random"]
 
-    def _drawn(self, n: int) -> np.ndarray:
-        """Index int64 `[n]`, row · B + column, of transitions that can be sampled."""
+    def _look(self) -> None:
+        """Takes in what the writer did; raises ReplayNotReady if nothing can be sampled."""
         self._window.update()
         if not self._window.count:
             raise ReplayNotReady(
                 f"nothing to sample: {self.n_appended} steps were appended, and a transition needs {self.n_step} and "
                 "the observation after them; collect more before learning"
             )
-        return self._draw(n)
 
     def _draw(self, n: int) -> np.ndarray:
+        """Index int64 `[n]`, row · B + column, of transitions that can be sampled."""
         window, B, size = self._window, self.spec.batch.B, self.spec.size
         index = self._random.integers(window.oldest * B, window.cursor * B, n)
         for _ in range(_TRIES):
@@ -109,7 +107,7 @@ class UniformReplay:
             if window.count * 20 < (window.cursor - window.oldest) * B:
                 break
             index[refused] = self._random.integers(window.oldest * B, window.cursor * B, len(refused))
-        # Hardly any can be: choose among those.
+        # Hardly any can be: chosen among those.
         places = window.ready.nonzero()[0]
         return self._index_of(places[self._random.integers(0, len(places), n)])
 

@@ -76,6 +76,22 @@ class Window:
             self._assess(oldest, min(oldest + behind, begin), oldest, cursor)
         self.oldest, self.cursor = min(oldest, cursor), cursor
 
+    def holds(self, index: np.ndarray) -> np.ndarray:
+        """Which of these transitions, int64 `[N]`, row · B + column, can be sampled: bool `[N]`."""
+        held: np.ndarray = (index >= self.oldest * self.spec.batch.B) & self.ready.take(index % self.spec.size)
+        return held
+
+    def n_appended(self) -> int | None:
+        """Steps ever appended; None if that was overwritten while it was read."""
+        cursor: int = self.ring.cursor[0]
+        if not cursor:
+            return 0
+        n_steps = int(self.ring.totals[(cursor - 1) % self.spec.n_rows, 0])
+        fence(self._lock)
+        # Not `oldest`: rows may be given up without being overwritten, see `ReplaySpec`.
+        overwritten: int = self.ring.cursor[0] + self.spec.batch.T - self.spec.n_rows
+        return n_steps if overwritten < cursor else None
+
     def still_whole(self) -> int:
         """The oldest row that was whole in everything read before this call."""
         fence(self._lock)

@@ -17,6 +17,16 @@ if TYPE_CHECKING:
         AlternatingSamplerBase as AlternatingSamplerBase,
         NoOverlapAlternatingSampler as NoOverlapAlternatingSampler,
     )
+    from headrace.samplers.asynchronous import (
+        AsyncAlternatingSampler as AsyncAlternatingSampler,
+        AsyncAlternatingSamplerBase as AsyncAlternatingSamplerBase,
+        AsyncCpuSampler as AsyncCpuSampler,
+        AsyncGpuSampler as AsyncGpuSampler,
+        AsyncGpuSamplerBase as AsyncGpuSamplerBase,
+        AsyncNoOverlapAlternatingSampler as AsyncNoOverlapAlternatingSampler,
+        AsyncSamplerBase as AsyncSamplerBase,
+        AsyncSerialSampler as AsyncSerialSampler,
+    )
     from headrace.samplers.base import BaseSampler as BaseSampler
     from headrace.samplers.cpu import CpuSampler as CpuSampler
     from headrace.samplers.gpu import GpuSampler as GpuSampler, GpuSamplerBase as GpuSamplerBase
@@ -33,6 +43,14 @@ __getattr__, __dir__ = lazy_exports(
         "AlternatingActionServer": "headrace.samplers.action_server",
         "AlternatingSampler": "headrace.samplers.alternating",
         "AlternatingSamplerBase": "headrace.samplers.alternating",
+        "AsyncAlternatingSampler": "headrace.samplers.asynchronous",
+        "AsyncAlternatingSamplerBase": "headrace.samplers.asynchronous",
+        "AsyncCpuSampler": "headrace.samplers.asynchronous",
+        "AsyncGpuSampler": "headrace.samplers.asynchronous",
+        "AsyncGpuSamplerBase": "headrace.samplers.asynchronous",
+        "AsyncNoOverlapAlternatingSampler": "headrace.samplers.asynchronous",
+        "AsyncSamplerBase": "headrace.samplers.asynchronous",
+        "AsyncSerialSampler": "headrace.samplers.asynchronous",
         "BaseSampler": "headrace.samplers.base",
         "CpuSampler": "headrace.samplers.cpu",
         "GpuSampler": "headrace.samplers.gpu",

@@ -84,14 +84,14 @@ class ActionServer:
         """Decides for how long to look before sleeping."""
         self._patience.decide()
 
-    def serve_actions(self, itr: int, version: int, first_step: int, n_rows: int) -> None:
-        """Acts for `n_rows` rows of every group, whose workers have been told to collect a batch, and values the row
-        behind them.
-
-        first_step: the address of the batch's randomness.
+    def serve_actions(self, itr: int, version: int, batch_index: int, n_rows: int) -> None:
+        """Acts for the `n_rows` rows of batch number `batch_index` of every group, whose workers have been told to
+        collect it, and values the row behind them.
         """
         self._agent.sample_mode(itr)
-        self._serve(self.groups, version, first_step, n_rows, finish=True)
+        for group in self.groups:
+            group.actor.begin(version, batch_index * n_rows, batch_index % group.actor.n_slots)
+        self._serve(self.groups, n_rows, finish=True)
 
     def begin_evaluation(self, itr: int) -> None:
         """Before the first rows of an evaluation: greedy, zero states."""
@@ -101,25 +101,26 @@ class ActionServer:
 
     def serve_actions_evaluation(self, version: int, first_step: int, n_rows: int) -> None:
         """Acts for `n_rows` rows of an evaluation."""
-        self._serve(self._evaluation, version, first_step, n_rows, finish=False)
+        for group in self._evaluation:
+            group.actor.begin(version, first_step)
+        self._serve(self._evaluation, n_rows, finish=False)
 
     @property
     def late(self) -> int:
         """Rows whose news nobody rang for; see `Handoff`."""
         return sum(group.hands.late for group in (*self.groups, *self._evaluation))
 
-    def _serve(self, groups: Sequence[ServedGroup], version: int, first_step: int, n_rows: int, finish: bool) -> None:
+    def _serve(self, groups: Sequence[ServedGroup], n_rows: int, finish: bool) -> None:
         """Every group comes in n_rows + 1 times, and the last time nobody is let go to step.
 
         finish: the last time, value the row and close the batch.
         """
         timing, line = self.timing, self._status.line
-        for group in groups:
-            group.actor.begin(version, first_step)
         held: ServedGroup | None = None  # acted for, and not let go before the other group has come in
         now = perf_counter_ns()
         for t in range(n_rows + 1):
             line[Status.PHASE], line[Status.STEP] = Phase.ACTING, t
+            line[Status.PROGRESS] += 1
             for group in groups:
                 before = now
                 group.come_in()

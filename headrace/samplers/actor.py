@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,19 +24,40 @@ __all__ = ["Actor", "actor_for"]
 _BLOCK = 32
 
 
+class _Views(NamedTuple):
+    """A slot, with the views of every row made once. inputs: T + 1; actions, infos: the leaves of T rows."""
+
+    slot: Slot
+    inputs: list[StepInputs]
+    actions: list[list[np.ndarray]]
+    infos: list[list[np.ndarray]]
+
+    @staticmethod
+    def of(slot: Slot, noise: np.ndarray) -> _Views:
+        """With the noise `[T + 1, B, noise_size]` among the inputs."""
+        T = len(slot.reward)
+        return _Views(
+            slot,
+            [tree_to_torch(slot.inputs(t, noise[t])) for t in range(T + 1)],
+            [tree_leaves(tree_rows(slot.action, t)) for t in range(T)],
+            [tree_leaves(tree_rows(slot.agent_info, t)) for t in range(T)],
+        )
+
+
 class Actor:
     """Acts for some columns: reads rows of a slot, writes action, agent_info, bootstrap value and states.
 
     Holds the recurrent state of its rows, zeroed where `is_first`, and draws the noise of a batch at its start.
 
-    slot: the columns it acts for, of one or more worker slices; widths: of these slices; env_ids: of the columns, in
-    order and without gaps; device_rows: where the rows are copied for the agent; None: the agent reads the slot itself.
+    slots: of every slot that batches are written into in turn, the columns it acts for, of one or more worker slices;
+    widths: of these slices; env_ids: of the columns, in order and without gaps; device_rows: where the rows are copied
+    for the agent; None: the agent reads the slot itself.
     """
 
     def __init__(
         self,
         agent: Agent,
-        slot: Slot,
+        slots: Sequence[Slot],
         env_ids: Sequence[int],
         *,
         widths: Sequence[int],
@@ -48,21 +69,17 @@ class Actor:
     ) -> None:
         self._agent = agent
         self._status = status
-        self._slot = slot
         self._widths = widths
         self._env_ids = list(env_ids)
         self._keys = env_keys(seed, stream, env_ids)
         self._device_rows = device_rows
-        T = len(slot.reward)
-        noise = torch.zeros((T + 1, len(env_ids), agent.noise_size))
-        self._noise = noise.numpy()
+        self._noise = torch.zeros((len(slots[0].reward) + 1, len(env_ids), agent.noise_size)).numpy()
         self._n_uniforms = agent.noise_size
         if agent.noise_has_env_id:
             self._n_uniforms -= 1
             self._noise[..., -1] = self._env_ids
-        self._inputs = [tree_to_torch(slot.inputs(t, self._noise[t])) for t in range(T + 1)]
-        self._actions = [tree_leaves(tree_rows(slot.action, t)) for t in range(T)]
-        self._infos = [tree_leaves(tree_rows(slot.agent_info, t)) for t in range(T)]
+        self._views = [_Views.of(slot, self._noise) for slot in slots]
+        self._slot, self._inputs, self._actions, self._infos = self._views[0]
         self._state: Tree = agent.initial_state(len(env_ids))
         self._infer = self._in_blocks(int(env_ids[0]) % _BLOCK, len(env_ids)) if deterministic else _directly
         self._drawn_for: int | None = None
@@ -70,6 +87,11 @@ class Actor:
         self._final_states: list[Tree] = []
         #: For each slice the states of the last batch's ended episodes that did not fit into its final region, or None.
         self.overflow: list[Tree] = [None] * len(widths)
+
+    @property
+    def n_slots(self) -> int:
+        """How many slots batches are written into in turn."""
+        return len(self._views)
 
     def restart(self) -> None:
         """Zero state in every row."""
@@ -85,8 +107,9 @@ class Actor:
         states = [memory[env_id] for env_id in self._env_ids]
         self._state = tree_map(lambda now, *rows: torch.from_numpy(np.stack(rows)).to(now.device), self._state, *states)
 
-    def begin(self, version: int, first_step: int) -> None:
-        """Before row 0 of a batch: the noise of its steps, and the version of the parameters that act."""
+    def begin(self, version: int, first_step: int, slot: int = 0) -> None:
+        """Before row 0 of a batch: the noise of its steps, the version of the parameters that act, its slot."""
+        self._slot, self._inputs, self._actions, self._infos = self._views[slot]
         if self._drawn_for != first_step:
             self.draw(first_step)
         self._slot.version[:] = version
@@ -226,7 +249,7 @@ def _zeroed(state: Tree, is_first: torch.Tensor) -> Tree:
 
 def actor_for(
     agent: Agent,
-    slot: Slot,
+    slots: Sequence[Slot],
     env_ids: Sequence[int],
     widths: Sequence[int],
     config: CollectorConfig,
@@ -237,11 +260,11 @@ def actor_for(
     """An actor with the settings of a slice, for an agent that is on its device. See `Actor`."""
     device_rows = None
     if kept is not None or agent.device.type != "cpu":
-        row = tree_to_torch(slot.inputs(0, np.zeros((len(env_ids), agent.noise_size), np.float32)))
+        row = tree_to_torch(slots[0].inputs(0, np.zeros((len(env_ids), agent.noise_size), np.float32)))
         device_rows = DeviceRows(row, agent.device, kept)
     return Actor(
         agent,
-        slot,
+        slots,
         env_ids,
         widths=widths,
         seed=config.seed,

@@ -4,35 +4,35 @@ from __future__ import annotations
 
 import logging
 import traceback
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from time import perf_counter
 from types import TracebackType
 from typing import Any, Self
 
 from headrace.agents.base import Agent
-from headrace.buffers.samples import Samples, Slot, SlotSpec
+from headrace.buffers.samples import Samples
 from headrace.envs.scalar import EnvInfoKeys
-from headrace.errors import SamplerClosed, SamplerError
+from headrace.errors import SamplerClosed, SamplerError, shortened
 from headrace.processes.affinity import Affinity
+from headrace.processes.status import Status
 from headrace.rng import draw_seed
-from headrace.samplers.collector import CollectorConfig, SliceReport
 from headrace.samplers.device_rows import DeviceBatch
-from headrace.samplers.layout import Layout, slices_of
+from headrace.samplers.hooks import Hooks
+from headrace.samplers.layout import Layout
 from headrace.samplers.settings import SamplerSettings
-from headrace.samplers.slots import assembled, slot_spec
-from headrace.samplers.snapshot import SamplerState, SliceState
+from headrace.samplers.slots import Slots, slot_spec
+from headrace.samplers.snapshot import SamplerState
 from headrace.samplers.timing import TimingReport
 from headrace.samplers.traj_info import Episodes, TrajInfo, make_traj_infos
 from headrace.samplers.validate import checked_arguments
-from headrace.types import EnvSpaces, Timing, Tree
+from headrace.types import Timing, Tree
 
 __all__ = ["BaseSampler"]
 
 _log = logging.getLogger("headrace.samplers")
 
 
-class BaseSampler(ABC):
+class BaseSampler(Hooks):
     """Collects batches `[batch_T, batch_B]` with an agent. The same calls for every sampler::
 
         with sampler.initialize(agent, seed=0, bootstrap_value=True):
@@ -63,6 +63,8 @@ class BaseSampler(ABC):
             is one; else the CPU.
         samples_device: have batches as tensors there; what the agent sees and does is kept there row by row, so that
             nothing of it is sent a second time. Default: views of the sampler's memory.
+        n_slots: batches in memory, written in turn: views stay valid for as many calls. Default 1; asynchronous
+            samplers, which collect n_slots − 1 batches ahead: 2.
     """
 
     layout: Layout
@@ -89,6 +91,7 @@ class BaseSampler(ABC):
         deterministic: bool = False,
         device: Any = None,
         samples_device: Any = None,
+        n_slots: int | None = None,
     ) -> None:
         self._settings = SamplerSettings.checked(
             type(self).__name__,
@@ -112,15 +115,27 @@ class BaseSampler(ABC):
             deterministic=deterministic,
             device=device,
             samples_device=samples_device,
+            n_slots=n_slots,
         )
+        self._prepare()
+
+    @classmethod
+    def of(cls, settings: SamplerSettings) -> Self:
+        """A sampler with the settings of another."""
+        sampler = cls.__new__(cls)
+        sampler._settings = settings
+        sampler._prepare()
+        return sampler
+
+    def _prepare(self) -> None:
         self.batch_spec = self._settings.batch_spec
+        self._status = Status()
         self._state = "new"  # new → open → closed
         self._cause: BaseException | None = None
         self._said: set[str] = set()
         self._timings: list[Timing] = []
         self._seconds = 0.0
-        self._slot: Slot | None = None
-        self._views: Samples | None = None
+        self._slots: Slots | None = None
         self._kept: DeviceBatch | None = None  # where samples_device says
 
     # ---- public ----
@@ -173,7 +188,7 @@ class BaseSampler(ABC):
         env_ids = range(int(rank) * B, int(rank) * B + B)
         start.require(env_ids, self._settings.eval_n_envs)
         try:
-            self._slices = slices_of(env_ids, self._n_parts(placement), self.layout.groups)
+            self._slices = self._divided(env_ids, placement)
             configs = self._settings.configs(
                 self._slices,
                 int(rank),
@@ -185,11 +200,12 @@ class BaseSampler(ABC):
             spaces = self._start(configs, placement)
             agent.initialize(spaces, seed=self.seed, global_B=int(world_size) * B, env_ids=env_ids)
             widths = tuple(len(config.env_ids) for config in configs)
-            self._slot = self._setup(
-                slot_spec(agent, spaces, self.batch_spec, widths, self._settings.env_info_keys, bootstrap_value),
-                configs,
-            )
-            self._views = Samples.of(self._slot)
+            spec = slot_spec(agent, spaces, self.batch_spec, widths, self._settings.env_info_keys, bootstrap_value)
+            self._slots = Slots(spec, self._settings.n_slots)
+            try:
+                self._setup(spec, self._slots, configs)
+            finally:
+                self._slots.arena.close_fd()
             self._state = "open"
         except BaseException as error:
             raise self._abandon(error) from error.__cause__
@@ -207,9 +223,8 @@ class BaseSampler(ABC):
         try:
             reports = self._collect(itr, self._next_version(), self._n_batches)
             self._n_batches += 1
-            assert self._slot is not None
-            assert self._views is not None
-            samples = self._views.with_final(assembled(reports, self._slot))
+            assert self._slots is not None
+            samples = self._slots.samples(self._n_batches - 1, reports)
             samples = samples if self._kept is None else self._kept.samples(samples)
             traj_infos = self._traj_infos([report.episodes for report in reports])
         except BaseException as error:
@@ -258,7 +273,7 @@ class BaseSampler(ABC):
                 evaluation |= state.evaluation
                 memory |= state.memory
         return SamplerState(
-            self._n_batches, self._n_evaluations, self._version, self._incarnation, train, evaluation, memory, why_not
+            self._n_begun(), self._n_evaluations, self._version, self._incarnation, train, evaluation, memory, why_not
         )
 
     def call_envs(self, name: str, *args: Any, env_ids: Sequence[int] | None = None) -> list[Any]:
@@ -298,14 +313,14 @@ class BaseSampler(ABC):
     def shutdown(self) -> None:
         """Closes environments and processes; raises what closing an environment raised. Safe to call twice."""
         was_open, self._state = self._state == "open", "closed"
-        self._slot = self._views = self._kept = None
+        self._slots = self._kept = None
         if was_open:
             try:
                 self._stop()
             except BaseException as error:
                 self._cause = error
                 self._kill()
-                raise _shortened(error) from error.__cause__
+                raise shortened(error) from error.__cause__
 
     def __enter__(self) -> Self:
         if self._state == "new":
@@ -318,45 +333,11 @@ class BaseSampler(ABC):
         else:
             self._abandon(error)
 
-    # ---- what a layout implements ----
-
-    @abstractmethod
-    def _start(self, configs: Sequence[CollectorConfig], affinity: Affinity) -> EnvSpaces:
-        """Makes the environments of every slice; returns their spaces."""
-
-    @abstractmethod
-    def _setup(self, spec: SlotSpec, configs: Sequence[CollectorConfig]) -> Slot:
-        """Makes the slot and gives it, with the agent, to every slice; returns when all stand at their first row."""
-
-    @abstractmethod
-    def _collect(self, itr: int, version: int, batch_index: int) -> list[SliceReport]:
-        """Has every slice fill its columns of the slot; reports in the order of columns."""
-
-    @abstractmethod
-    def _evaluate(self, itr: int, version: int, evaluation_index: int) -> list[Episodes]:
-        """Has every slice evaluate."""
-
-    @abstractmethod
-    def _states(self) -> list[SliceState]:
-        """The state of every slice."""
-
-    @abstractmethod
-    def _stop(self) -> None:
-        """Closes everything in good order."""
-
-    @abstractmethod
-    def _kill(self) -> None:
-        """Closes everything at once, after an error; raises nothing of its own."""
-
-    @abstractmethod
-    def _call(self, name: str, args: Sequence[Any], env_ids: Sequence[int]) -> dict[int, Any]:
-        """Has every slice call its environments; answers by env id."""
-
-    @abstractmethod
-    def _n_parts(self, affinity: Affinity) -> int:
-        """Over how many processes each group of columns is spread."""
-
     # ---- shared ----
+
+    def _n_begun(self) -> int:
+        """How many batches were begun: the number of the next one."""
+        return self._n_batches
 
     def _traj_infos(self, parts: Sequence[Episodes]) -> list[TrajInfo]:
         return make_traj_infos(parts, self._settings.traj_info_cls, self._traj_info_kwargs)
@@ -383,15 +364,10 @@ class BaseSampler(ABC):
         """Closes everything because of `error`, which is the cause of later refusals; returns what to raise."""
         if self._state != "closed":
             self._state, self._cause = "closed", error
-            self._slot = self._views = self._kept = None
+            self._slots = self._kept = None
             if isinstance(error, SamplerError) and error.__cause__ is None:
                 # It happened in another process. The frames it came through here would keep the batch alive, memory and
                 # descriptor, for as long as somebody keeps the error.
                 traceback.clear_frames(error.__traceback__)
             self._kill()
-        return _shortened(error)
-
-
-def _shortened(error: BaseException) -> BaseException:
-    """Ctrl-C without the frames below the public call: a person who stops a program wants no page of traceback."""
-    return KeyboardInterrupt() if isinstance(error, KeyboardInterrupt) else error
+        return shortened(error)

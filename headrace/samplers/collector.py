@@ -22,7 +22,7 @@ from headrace.samplers.snapshot import EnvState, Rehearsal, SliceState, dumped
 from headrace.samplers.traj_info import Episodes, TrajInfo
 from headrace.types import EnvBatch, EnvSpaces, Timing, Tree
 
-__all__ = ["Collector", "CollectorConfig", "SliceReport", "close_all", "make_collectors"]
+__all__ = ["Collector", "CollectorConfig", "Collectors", "SliceReport"]
 
 
 @dataclass(frozen=True)
@@ -70,26 +70,6 @@ class SliceReport:
     timing: Timing
 
 
-def make_collectors(configs: Sequence[CollectorConfig], status: Status) -> list[Collector]:
-    """One for each slice of this process; if one fails, those made before it are closed."""
-    collectors: list[Collector] = []
-    try:
-        for config in configs:
-            collectors.append(Collector(config, status))
-    except BaseException:
-        with suppress(SamplerError):
-            close_all(collectors)
-        raise
-    return collectors
-
-
-def close_all(collectors: Sequence[Collector]) -> None:
-    """Closes them; the first failure is raised after the last is closed."""
-    with ExitStack() as stack:
-        for collector in reversed(collectors):
-            stack.callback(collector.close)
-
-
 class Collector:
     """Makes its environments at once; `setup` gives it its columns of a slot; then `batch` and `evaluation` collect.
 
@@ -125,13 +105,13 @@ class Collector:
         """Those of every environment here."""
         return self._train_envs.spaces
 
-    def setup(self, spec: SlotSpec, view: SlotView, evaluation: tuple[SlotSpec, SlotView] | None) -> None:
-        """Takes its columns of a slot, and of that of evaluations if it has environments for them; resets and
+    def setup(self, spec: SlotSpec, views: Sequence[SlotView], evaluation: tuple[SlotSpec, SlotView] | None) -> None:
+        """Takes its columns of every slot, and of that of evaluations if it has environments for them; resets and
         decorrelates the environments, or goes on with saved ones.
         """
         config = self.config
         self._n_rows = spec.batch.T
-        self._view = view
+        self._views = views
         self._loop = self._new_loop(self._train_envs, spec, config.wait_reset)
         saved, self._saved = self._saved, []
         if saved:
@@ -155,8 +135,9 @@ class Collector:
         """Whether it has evaluation environments."""
         return self._eval_envs is not None
 
-    def batch(self) -> Iterator[int]:
-        """The rows of a batch."""
+    def batch(self, batch_index: int) -> Iterator[int]:
+        """The rows of a batch, which lies in the slots in turn."""
+        self._view = self._views[batch_index % len(self._views)]
         self._loop.revive()
         return self._loop.collect(self._view, self._n_rows)
 
@@ -328,6 +309,37 @@ class Collector:
 
     def _new_loop(self, envs: EnvBatch, spec: SlotSpec, wait_reset: bool) -> CollectionLoop:
         return CollectionLoop(envs, spec, status=self._status, traj_info=self.config.traj_info, wait_reset=wait_reset)
+
+
+class Collectors:
+    """Those of one process, one for each of its slices; if one fails, those made before it are closed."""
+
+    def __init__(self, configs: Sequence[CollectorConfig], status: Status) -> None:
+        self.all: list[Collector] = []
+        try:
+            for config in configs:
+                self.all.append(Collector(config, status))
+        except BaseException:
+            with suppress(SamplerError):
+                self.close()
+            raise
+
+    @property
+    def spaces(self) -> list[EnvSpaces]:
+        """One for each slice."""
+        return [collector.spaces for collector in self.all]
+
+    def call(self, name: str, args: Sequence[Any], env_ids: Sequence[int]) -> dict[int, Any]:
+        """Calls training environments; answers by env id."""
+        return {
+            env_id: value for collector in self.all for env_id, value in collector.call(name, args, env_ids).items()
+        }
+
+    def close(self) -> None:
+        """Closes them; the first failure is raised after the last is closed."""
+        with ExitStack() as stack:
+            for collector in reversed(self.all):
+                stack.callback(collector.close)
 
 
 def _not_pickled(factory: EnvFactory, error: Exception) -> str:

@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-import cloudpickle
-
-from headrace.buffers.samples import Slot, SlotSpec
-from headrace.errors import SamplerError, headline
+from headrace.agents.parameters import ParameterSlots
+from headrace.buffers.samples import SlotSpec
 from headrace.samplers.collector import CollectorConfig, SliceReport
-from headrace.samplers.drive import LocalMemory, LocalSetup, local_memory
+from headrace.samplers.drive import LocalSetup, SlotMemory, local_memory
 from headrace.samplers.layout import Layout
 from headrace.samplers.parallel import ParallelSamplerBase
+from headrace.samplers.slots import Slots
 from headrace.samplers.traj_info import Episodes
 
 __all__ = ["CpuSampler"]
@@ -26,15 +25,13 @@ class CpuSampler(ParallelSamplerBase):
     """
 
     layout = Layout(processes=True)
-    _memory: LocalMemory | None = None
+    _memory: ParameterSlots | None = None
 
-    def _setup(self, spec: SlotSpec, configs: Sequence[CollectorConfig]) -> Slot:
-        agent = self._pickled_agent()
-        setups = [LocalSetup(index, spec, agent) for index in range(len(configs))]
-        self._share(partial(local_memory, spec, self._agent), setups)
+    def _setup(self, spec: SlotSpec, slots: Slots, configs: Sequence[CollectorConfig]) -> None:
+        agent, memory = self._pickled_agent(), SlotMemory(spec, len(slots.all))
+        setups = [LocalSetup(index, memory, agent) for index in range(len(configs))]
+        self._share(slots, partial(local_memory, self._agent, 2), setups)
         self._standing()
-        assert self._memory is not None
-        return self._memory.slot
 
     def _collect(self, itr: int, version: int, batch_index: int) -> list[SliceReport]:
         return self._act("collect", itr, version, batch_index)
@@ -45,19 +42,5 @@ class CpuSampler(ParallelSamplerBase):
     def _act(self, name: str, itr: int, version: int, index: int) -> list[Any]:
         """Publishes the agent's parameters as `version`, which the command tells workers to act with."""
         assert self._memory is not None
-        self._memory.parameters.publish(self._agent, version)
+        self._memory.publish(self._agent, version)
         return [part for parts in self._command(name, itr, version, index) for part in parts]
-
-    def _pickled_agent(self) -> bytes:
-        device = self._agent.device
-        self._agent.to_device("cpu")  # where workers act: they are not to touch the learner's GPU
-        try:
-            agent_bytes: bytes = cloudpickle.dumps(self._agent)
-        except Exception as error:
-            raise SamplerError(
-                f"the agent cannot be pickled: {headline(error)}; it travels to the workers by cloudpickle, so keep "
-                "open files, locks and generators out of it"
-            ) from error
-        finally:
-            self._agent.to_device(device)
-        return agent_bytes

@@ -12,14 +12,14 @@ from functools import partial
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from headrace.buffers.samples import Slot, SlotSpec, build_slot
+from headrace.buffers.samples import Slot, SlotSpec, build_slot, build_slots
 from headrace.buffers.shared import Allocate, shared
 from headrace.processes.child import Channel
 from headrace.processes.handoff import Bell, Handoff
 from headrace.processes.status import Phase, Status
 from headrace.rng import Stream
 from headrace.samplers.board import Board, build_board
-from headrace.samplers.collector import Collector, SliceReport
+from headrace.samplers.collector import Collector, Collectors, SliceReport
 from headrace.samplers.evaluation import EvalReport, evaluation_episodes, evaluation_spec
 from headrace.samplers.layout import Slice
 from headrace.samplers.loop import SlotView, private_array
@@ -39,6 +39,7 @@ __all__ = [
     "ServedMemory",
     "ServedSetup",
     "ServedStation",
+    "SlotMemory",
     "Station",
     "local_memory",
     "served_memory",
@@ -64,7 +65,7 @@ class Station(Protocol):
 class LocalStation:
     """One slice and an agent: `SerialSampler`'s work, or one `CpuSampler` worker's.
 
-    slot: this slice of it; parameters: where the agent's parameters come from, None: it is the learner's own agent;
+    slots: this slice of each; parameters: where the agent's parameters come from, None: it is the learner's own agent;
     kept: this slice of a batch that stays on the agent's device.
     """
 
@@ -73,7 +74,7 @@ class LocalStation:
         collector: Collector,
         agent: Agent,
         spec: SlotSpec,
-        slot: Slot,
+        slots: Sequence[Slot],
         first_column: int,
         status: Status,
         *,
@@ -92,23 +93,24 @@ class LocalStation:
         if config.eval_env_ids:
             eval_spec = evaluation_spec(spec, (len(config.eval_env_ids),))
             evaluation = eval_spec, SlotView(build_slot(eval_spec, private_array), 0)
-        collector.setup(spec, SlotView(slot, first_column), evaluation)
+        collector.setup(spec, [SlotView(slot, first_column) for slot in slots], evaluation)
+        self._n_slots = len(slots)
 
-        def actor(own: Slot, env_ids: Sequence[int], stream: Stream, batch: DeviceBatch | None) -> Actor:
+        def actor(own: Sequence[Slot], env_ids: Sequence[int], stream: Stream, batch: DeviceBatch | None) -> Actor:
             return actor_for(agent, own, env_ids, (len(env_ids),), config, stream, status, batch)
 
-        self._actor = actor(slot, config.env_ids, Stream.ACTION, kept)
+        self._actor = actor(slots, config.env_ids, Stream.ACTION, kept)
         if config.memory:
             self._actor.go_on(config.memory)
         if evaluation is not None:
-            self._eval_actor = actor(evaluation[1].slot, config.eval_env_ids, Stream.EVAL_ACTION, None)
+            self._eval_actor = actor([evaluation[1].slot], config.eval_env_ids, Stream.EVAL_ACTION, None)
 
     def collect(self, itr: int, version: int, batch_index: int) -> list[SliceReport]:
         """See `Station`."""
         self._load(version)
         self._agent.sample_mode(itr)
-        actor, rows = self._actor, self._collector.batch()
-        actor.begin(version, batch_index * self._n_rows)
+        actor, rows = self._actor, self._collector.batch(batch_index)
+        actor.begin(version, batch_index * self._n_rows, batch_index % self._n_slots)
         for t in rows:
             actor.act(t)
             actor.record(t)
@@ -153,18 +155,25 @@ class LocalStation:
             self._parameters.load(self._agent, version)
 
 
-class LocalMemory(NamedTuple):
-    """What a sampler shares with workers that have an agent each."""
-
-    slot: Slot
-    parameters: ParameterSlots
-
-
-def local_memory(spec: SlotSpec, agent: Agent, allocate: Allocate) -> LocalMemory:
-    """The same in every process."""
+def local_memory(agent: Agent, n_versions: int, allocate: Allocate) -> ParameterSlots:
+    """What a sampler shares, besides slots, with processes that have an agent each; the same in every process."""
     from headrace.agents.parameters import ParameterSlots  # loads torch
 
-    return LocalMemory(build_slot(spec, allocate), ParameterSlots(agent, allocate))
+    return ParameterSlots(agent, allocate, n_versions)
+
+
+@dataclass(frozen=True)
+class SlotMemory:
+    """The slots a batch is written into in turn: enough to attach to their arena."""
+
+    spec: SlotSpec
+    n_slots: int
+
+    def attach(self, channel: Channel) -> list[Slot]:
+        """With the arena whose descriptor comes next."""
+        arena, slots = shared(partial(build_slots, self.spec, self.n_slots), channel.receive_fd())
+        arena.close_fd()
+        return slots
 
 
 @dataclass(frozen=True)
@@ -172,18 +181,23 @@ class LocalSetup:
     """How a worker with an agent is set up. index: its slice; agent: pickled."""
 
     index: int
-    spec: SlotSpec
+    slots: SlotMemory
     agent: bytes
 
-    def station(self, collectors: Sequence[Collector], channel: Channel) -> LocalStation:
-        """With the arena whose descriptor comes behind the command."""
+    def station(self, crew: Collectors, channel: Channel) -> LocalStation:
+        """With the arenas whose descriptors come behind the command: slots, parameters."""
         agent: Agent = pickle.loads(self.agent)
-        arena, memory = shared(partial(local_memory, self.spec, agent), channel.receive_fd())
+        spec, slots = self.slots.spec, self.slots.attach(channel)
+        arena, parameters = shared(partial(local_memory, agent, 2), channel.receive_fd())
         arena.close_fd()
-        slot = memory.slot.slice(self.spec, self.index)
-        first_column = self.spec.first_column(self.index)
         return LocalStation(
-            collectors[0], agent, self.spec, slot, first_column, channel.status, parameters=memory.parameters
+            crew.all[0],
+            agent,
+            spec,
+            [slot.slice(spec, self.index) for slot in slots],
+            spec.first_column(self.index),
+            channel.status,
+            parameters=parameters,
         )
 
 
@@ -209,8 +223,12 @@ class ServedStation:
 
     def collect(self, itr: int, version: int, batch_index: int) -> list[SliceReport]:
         """See `Station`."""
-        rows, timings = zip(*((collector.batch(), collector.timing) for collector in self._collectors), strict=True)
-        drive_served(list(zip(rows, self._handoffs, timings, strict=True)))
+        drive_served(
+            [
+                (collector.batch(batch_index), hands, collector.timing)
+                for collector, hands in zip(self._collectors, self._handoffs, strict=True)
+            ]
+        )
         return [collector.report() for collector in self._collectors]
 
     def prepare(self, batch_index: int) -> None:
@@ -255,19 +273,16 @@ def drive_served(loops: Sequence[tuple[Iterator[int], Handoff, Timing]]) -> None
 
 
 class ServedMemory(NamedTuple):
-    """What a sampler shares with workers that it serves."""
+    """What a sampler shares, besides slots, with workers that it serves."""
 
-    slot: Slot
     eval_slot: Slot | None
     board: Board
 
 
-def served_memory(
-    spec: SlotSpec, eval_spec: SlotSpec | None, slices: Sequence[Slice], allocate: Allocate
-) -> ServedMemory:
+def served_memory(eval_spec: SlotSpec | None, slices: Sequence[Slice], allocate: Allocate) -> ServedMemory:
     """The same in every process."""
     eval_slot = None if eval_spec is None else build_slot(eval_spec, allocate)
-    return ServedMemory(build_slot(spec, allocate), eval_slot, build_board(slices, allocate))
+    return ServedMemory(eval_slot, build_board(slices, allocate))
 
 
 @dataclass(frozen=True)
@@ -275,14 +290,15 @@ class ServedSetup:
     """How a worker is set up that is served. worker: its number."""
 
     worker: int
-    spec: SlotSpec
+    slots: SlotMemory
     eval_spec: SlotSpec | None
     slices: tuple[Slice, ...]
 
-    def station(self, collectors: Sequence[Collector], channel: Channel) -> ServedStation:
-        """With the descriptors that come behind the command: arena, own bell, the server's bell."""
-        spec, eval_spec, slices = self.spec, self.eval_spec, self.slices
-        arena, memory = shared(partial(served_memory, spec, eval_spec, slices), channel.receive_fd())
+    def station(self, crew: Collectors, channel: Channel) -> ServedStation:
+        """With the descriptors that come behind the command: slots, board, own bell, the server's bell."""
+        spec, eval_spec, slices = self.slots.spec, self.eval_spec, self.slices
+        batches = self.slots.attach(channel)
+        arena, memory = shared(partial(served_memory, eval_spec, slices), channel.receive_fd())
         arena.close_fd()
         board = memory.board
         bell = Bell(board.parked[self.worker], read_fd=channel.receive_fd())
@@ -291,13 +307,15 @@ class ServedSetup:
         everybody = range(len(slices))
         evaluating = [index for index in everybody if eval_spec is not None and eval_spec.widths[index]]
         handoffs, eval_handoffs = [], []
-        for index, collector in zip(own, collectors, strict=True):
+        for index, collector in zip(own, crew.all, strict=True):
             evaluation = None
             if memory.eval_slot is not None and eval_spec is not None and index in evaluating:
                 view = SlotView(memory.eval_slot.slice(eval_spec, index), eval_spec.first_column(index))
                 evaluation = eval_spec, view
                 hands = board.worker(board.evaluation, board.members(index, evaluating), index, bell, server)
                 eval_handoffs.append((collector, hands))
-            collector.setup(spec, SlotView(memory.slot.slice(spec, index), spec.first_column(index)), evaluation)
+            first_column = spec.first_column(index)
+            views = [SlotView(slot.slice(spec, index), first_column) for slot in batches]
+            collector.setup(spec, views, evaluation)
             handoffs.append(board.worker(board.train, board.members(index, everybody), index, bell, server))
-        return ServedStation(collectors, handoffs, eval_handoffs)
+        return ServedStation(crew.all, handoffs, eval_handoffs)

@@ -16,18 +16,18 @@ from headrace.processes.causes import enough_descriptors
 from headrace.processes.group import Sentry, WorkerGroup
 from headrace.processes.handoff import Bell
 from headrace.processes.patience import Patience
-from headrace.processes.status import Status
 from headrace.rng import Stream
 from headrace.samplers.action_server import ActionServer, ServedGroup
 from headrace.samplers.actor import actor_for
 from headrace.samplers.board import Board, Turns
 from headrace.samplers.collector import CollectorConfig, SliceReport
 from headrace.samplers.device_rows import DeviceBatch, device_batch
-from headrace.samplers.drive import ServedMemory, ServedSetup, served_memory
+from headrace.samplers.drive import ServedMemory, ServedSetup, SlotMemory, served_memory
 from headrace.samplers.evaluation import EvalReport, evaluation_episodes, evaluation_spec
 from headrace.samplers.layout import Layout
 from headrace.samplers.parallel import ParallelSamplerBase
 from headrace.samplers.pinned import Pinned
+from headrace.samplers.slots import Slots
 from headrace.samplers.snapshot import SliceState
 from headrace.samplers.timing import TimingReport
 from headrace.samplers.traj_info import Episodes
@@ -40,7 +40,7 @@ class _Stage:
     """Training or evaluation: its columns, slice by slice, and by which numbers they are handed over."""
 
     turns: Turns
-    slot: Slot
+    slots: Sequence[Slot]
     spec: SlotSpec
     stream: Stream
     env_ids: Sequence[tuple[int, ...]]
@@ -62,37 +62,36 @@ class GpuSamplerBase(ParallelSamplerBase):
     _pipe_ends: tuple[int, ...] = ()
     _pinned: Pinned | None = None
 
-    def _setup(self, spec: SlotSpec, configs: Sequence[CollectorConfig]) -> Slot:
+    def _setup(self, spec: SlotSpec, slots: Slots, configs: Sequence[CollectorConfig]) -> None:
         slices, n_workers = tuple(self._slices), len(self._workers)
         eval_widths = tuple(len(config.eval_env_ids) for config in configs)
         eval_spec = evaluation_spec(spec, eval_widths) if any(eval_widths) else None
-        self._share(
-            partial(served_memory, spec, eval_spec, slices),
-            [
-                ServedSetup(worker, spec.plain(), None if eval_spec is None else eval_spec.plain(), slices)
-                for worker in range(n_workers)
-            ],
-        )
+        memory = SlotMemory(spec.plain(), len(slots.all))
+        plain_eval = None if eval_spec is None else eval_spec.plain()
+        setups = [ServedSetup(worker, memory, plain_eval, slices) for worker in range(n_workers)]
+        self._share(slots, partial(served_memory, eval_spec, slices), setups)
         with enough_descriptors(n_workers):
             self._send_bells(n_workers)
         self._standing()
-        self._agent_init()
-        return self._served(spec, eval_spec, configs)
+        self._agent_init(slots)
+        self._serve(spec, slots, eval_spec, configs)
 
-    def _served(self, spec: SlotSpec, eval_spec: SlotSpec | None, configs: Sequence[CollectorConfig]) -> Slot:
-        """Makes the server, now that all workers stand; returns the slot."""
+    def _serve(
+        self, spec: SlotSpec, slots: Slots, eval_spec: SlotSpec | None, configs: Sequence[CollectorConfig]
+    ) -> None:
+        """Makes the server, now that all workers stand."""
         assert self._memory is not None
-        slot, eval_slot, board = self._memory
+        eval_slot, board = self._memory
         n_workers = len(self._workers)
         if self._settings.samples_device is not None:
-            self._kept = device_batch(slot, self._agent, self._device)
-        self._status = Status()
+            self._kept = device_batch(slots.all[0], self._agent, self._device)
         pids = [os.getpid(), *self._workers.pids]
         patience = Patience(board.spin_ns, pids, cores_shared_by(self._affinity, n_workers), cpu_quota())
-        stages = [_Stage(board.train, slot, spec, Stream.ACTION, [config.env_ids for config in configs], self._kept)]
+        env_ids = [config.env_ids for config in configs]
+        stages = [_Stage(board.train, slots.all, spec, Stream.ACTION, env_ids, self._kept)]
         if eval_spec is not None and eval_slot is not None:
             eval_ids = [config.eval_env_ids for config in configs]
-            stages.append(_Stage(board.evaluation, eval_slot, eval_spec, Stream.EVAL_ACTION, eval_ids))
+            stages.append(_Stage(board.evaluation, [eval_slot], eval_spec, Stream.EVAL_ACTION, eval_ids))
         read, _, *writes = self._pipe_ends
         bells = [Bell(board.parked[rank], write_fd=write) for rank, write in enumerate(writes)]
         bells.append(Bell(board.parked[-1], read_fd=read))
@@ -102,9 +101,8 @@ class GpuSamplerBase(ParallelSamplerBase):
         for group in train if memory else ():
             group.actor.go_on(memory)
         self._server = self.ServerCls(self._agent, train, evaluation[0] if evaluation else (), patience, self._status)
-        return slot
 
-    def _agent_init(self) -> None:
+    def _agent_init(self, slots: Slots) -> None:
         """Puts the agent on its device, now that workers exist: a process that has used CUDA cannot be forked."""
         device = self._settings.device
         if device is None:
@@ -112,14 +110,13 @@ class GpuSamplerBase(ParallelSamplerBase):
         self._device: torch.device = device
         self._agent.to_device(device)
         if device.type == "cuda":
-            assert self._arena is not None
-            self._pinned = Pinned(self._arena)
+            self._pinned = Pinned(slots.arena)
 
     def _collect(self, itr: int, version: int, batch_index: int) -> list[SliceReport]:
         server, T = self._serving, self.batch_spec.T
         server.look_around()
         self._workers.send(("collect", itr, version, batch_index))
-        server.serve_actions(itr, version, batch_index * T, T)
+        server.serve_actions(itr, version, batch_index, T)
         reports = self._in_column_order(self._workers.replies())
         for group in server.groups:
             group.give_states(reports)
@@ -188,7 +185,7 @@ class GpuSamplerBase(ParallelSamplerBase):
             columns = spec.first_column(first), spec.first_column(stop)
             actor = actor_for(
                 self._agent,
-                stage.slot.slices(spec, first, stop),
+                [slot.slices(spec, first, stop) for slot in stage.slots],
                 [env_id for index in own for env_id in stage.env_ids[index]],
                 spec.widths[first:stop],
                 config,

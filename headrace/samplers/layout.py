@@ -11,12 +11,14 @@ __all__ = ["Layout", "Slice", "slices_of", "spread", "spread_like"]
 @dataclass(frozen=True)
 class Layout:
     """processes: the environments step in worker processes (else in this one); served: actions come from an action
-    server (else from an agent beside the environments); groups: of environments that are served in turn.
+    server (else from an agent beside the environments); groups: of environments that are served in turn;
+    asynchronous: all of it happens in a process of its own, ahead of the caller.
     """
 
     processes: bool
     served: bool = False
     groups: int = 1
+    asynchronous: bool = False
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,18 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+import cloudpickle
+
 from headrace.buffers.shared import Allocate, Arena, shared
-from headrace.errors import EnvContractError, headline
+from headrace.errors import EnvContractError, SamplerError, headline
 from headrace.processes.affinity import Affinity, usable_cores
 from headrace.processes.causes import enough_descriptors
+from headrace.processes.child import Channel
 from headrace.processes.group import WorkerGroup, choose_start_method
 from headrace.samplers.base import BaseSampler
 from headrace.samplers.collector import CollectorConfig
+from headrace.samplers.layout import Slice, slices_of
+from headrace.samplers.slots import Slots
 from headrace.samplers.snapshot import SliceState
 from headrace.samplers.worker import Setup, initialize_worker, sampling_process
 from headrace.types import EnvSpaces
@@ -36,15 +41,19 @@ class ParallelSamplerBase(BaseSampler):
         assert self._group is not None
         return self._group
 
-    def _n_parts(self, affinity: Affinity) -> int:
+    def _divided(self, env_ids: Sequence[int], affinity: Affinity) -> list[Slice]:
+        return slices_of(env_ids, self._n_workers(affinity), self.layout.groups)
+
+    def _n_workers(self, affinity: Affinity) -> int:
         pinned = None if affinity.workers_cpus is None else len(affinity.workers_cpus)
         wanted = self._settings.n_workers
         if pinned is not None and wanted is not None and pinned != wanted:
             raise ValueError(
                 f"affinity has workers_cpus for {pinned} workers and n_workers is {wanted}; make them agree"
             )
-        # An action server keeps a core busy.
-        asked = pinned or wanted or max(1, usable_cores() - self.layout.served)
+        # An action server keeps a core busy, and so does who learns beside an asynchronous sampler.
+        taken = self.layout.served + self.layout.asynchronous
+        asked = pinned or wanted or max(1, usable_cores() - taken)
         if asked > self.batch_spec.B:
             _log.info("%d workers for batch_B=%d: starting %d", asked, self.batch_spec.B, self.batch_spec.B)
         return min(asked, self.batch_spec.B)
@@ -56,29 +65,43 @@ class ParallelSamplerBase(BaseSampler):
             tuple(config for config, one in zip(configs, self._slices, strict=True) if one.worker == worker)
             for worker in range(n_workers)
         ]
-        with enough_descriptors(n_workers):
+        prologue = partial(initialize_worker, affinity, not self.layout.served)
+        return self._start_group(sampling_process, by_worker, by_worker, prologue)
+
+    def _start_group(
+        self,
+        target: Callable[[Channel, Any], None],
+        arguments: Sequence[Any],
+        configs: Sequence[Sequence[CollectorConfig]],
+        prologue: Callable[[int], None],
+        noun: str = "worker",
+    ) -> EnvSpaces:
+        """Starts a process for each argument, which answers with the spaces of each of its `configs`; returns them."""
+        with enough_descriptors(len(arguments)):
             self._group = WorkerGroup(
-                sampling_process,
-                by_worker,
+                target,
+                arguments,
                 start_method=choose_start_method(self._settings.start_method),
-                prologue=partial(initialize_worker, affinity, not self.layout.served),
+                prologue=prologue,
                 name=type(self).__name__,
                 timeout=self._settings.timeout,
+                status=self._status,
+                noun=noun,
             )
         found: list[list[EnvSpaces]] = self._group.replies(self._settings.start_timeout)
-        spaces = found[0][0]
-        for config, other in zip(
-            [config for own in by_worker for config in own], [one for own in found for one in own], strict=True
-        ):
-            if other != spaces:
-                raise EnvContractError(
-                    f"{config.factory.name}: env {config.env_ids[0]} has {other}, env {configs[0].env_ids[0]} has "
-                    f"{spaces}; one batch holds one kind"
-                )
+        first, spaces = configs[0][0], found[0][0]
+        for own, answers in zip(configs, found, strict=True):
+            for config, other in zip(own, answers, strict=True):
+                if other != spaces:
+                    raise EnvContractError(
+                        f"{config.factory.name}: env {config.env_ids[0]} has {other}, env {first.env_ids[0]} has "
+                        f"{spaces}; one batch holds one kind"
+                    )
         return spaces
 
-    def _share(self, build: Callable[[Allocate], Any], setups: Sequence[Setup]) -> None:
-        """Makes shared memory, sends each worker its setup and the memory's descriptor; `_standing` is to follow.
+    def _share(self, slots: Slots, build: Callable[[Allocate], Any], setups: Sequence[Setup]) -> None:
+        """Makes shared memory, sends each worker its setup and the descriptors of slots and memory; `_standing` is to
+        follow.
 
         The memory is `_memory`, and nobody's local until the workers stand: the traceback of an error would keep it,
         and its descriptor, alive.
@@ -88,14 +111,29 @@ class ParallelSamplerBase(BaseSampler):
             try:
                 for rank, setup in enumerate(setups):
                     self._workers.send_to(rank, setup)
-                assert self._arena.fd is not None
-                self._workers.send_fd(self._arena.fd)
+                for arena in (slots.arena, self._arena):
+                    assert arena.fd is not None
+                    self._workers.send_fd(arena.fd)
             finally:
                 self._arena.close_fd()
 
     def _standing(self) -> None:
         """Waits until every worker stands at its first row."""
         self._workers.replies(self._settings.start_timeout)
+
+    def _pickled_agent(self) -> bytes:
+        device = self._agent.device
+        self._agent.to_device("cpu")  # where workers act: they are not to touch the learner's GPU
+        try:
+            agent_bytes: bytes = cloudpickle.dumps(self._agent)
+        except Exception as error:
+            raise SamplerError(
+                f"the agent cannot be pickled: {headline(error)}; it travels to the workers by cloudpickle, so keep "
+                "open files, locks and generators out of it"
+            ) from error
+        finally:
+            self._agent.to_device(device)
+        return agent_bytes
 
     def call_envs(self, name: str, *args: Any, env_ids: Sequence[int] | None = None) -> list[Any]:
         """See `BaseSampler.call_envs`. Raises TypeError for arguments that cannot be pickled."""

@@ -6,16 +6,15 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from headrace.buffers.samples import Slot, SlotSpec, build_slot
-from headrace.buffers.shared import shared
+from headrace.buffers.samples import SlotSpec
 from headrace.errors import headline
 from headrace.processes.affinity import Affinity
-from headrace.processes.status import Status
 from headrace.samplers.base import BaseSampler
 from headrace.samplers.collector import Collector, CollectorConfig, SliceReport
 from headrace.samplers.device_rows import device_batch
 from headrace.samplers.drive import LocalStation
-from headrace.samplers.layout import Layout
+from headrace.samplers.layout import Layout, Slice, slices_of
+from headrace.samplers.slots import Slots
 from headrace.samplers.snapshot import SliceState
 from headrace.samplers.traj_info import Episodes
 from headrace.types import EnvSpaces
@@ -36,26 +35,21 @@ class SerialSampler(BaseSampler):
     _collector: Collector | None = None
     _station: LocalStation | None = None
 
-    def _n_parts(self, affinity: Affinity) -> int:
-        return 1
+    def _divided(self, env_ids: Sequence[int], affinity: Affinity) -> list[Slice]:
+        return slices_of(env_ids, 1, self.layout.groups)
 
     def _start(self, configs: Sequence[CollectorConfig], affinity: Affinity) -> EnvSpaces:
-        self._status = Status()
         self._collector = Collector(configs[0], self._status)
         return self._collector.spaces
 
-    def _setup(self, spec: SlotSpec, configs: Sequence[CollectorConfig]) -> Slot:
+    def _setup(self, spec: SlotSpec, slots: Slots, configs: Sequence[CollectorConfig]) -> None:
         assert self._collector is not None
-        arena, slot = shared(lambda allocate: build_slot(spec, allocate))
-        arena.close_fd()
         kept_on = self._settings.samples_device
         device = self._settings.device or self._agent.device
         self._agent.to_device(device)
-        self._kept = None if kept_on is None else device_batch(slot, self._agent, kept_on)
-        self._station = LocalStation(
-            self._collector, self._agent, spec, slot.slice(spec, 0), 0, self._status, kept=self._kept
-        )
-        return slot
+        self._kept = None if kept_on is None else device_batch(slots.all[0], self._agent, kept_on)
+        own = [slot.slice(spec, 0) for slot in slots.all]
+        self._station = LocalStation(self._collector, self._agent, spec, own, 0, self._status, kept=self._kept)
 
     def _collect(self, itr: int, version: int, batch_index: int) -> list[SliceReport]:
         assert self._station is not None

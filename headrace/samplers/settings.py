@@ -41,6 +41,7 @@ class SamplerSettings:
     deterministic: bool
     device: Any
     samples_device: Any
+    n_slots: int
 
     @staticmethod
     def checked(
@@ -66,6 +67,7 @@ class SamplerSettings:
         deterministic: bool,
         device: Any,
         samples_device: Any,
+        n_slots: int | None,
     ) -> SamplerSettings:
         """From what the sampler `name` was given; raises TypeError or ValueError that names the argument."""
         checked_arguments(
@@ -85,7 +87,11 @@ class SamplerSettings:
             timeout=timeout,
             start_timeout=start_timeout,
             deterministic=deterministic,
+            n_slots=n_slots,
         )
+        least = 1 + layout.asynchronous
+        if n_slots is not None and n_slots < least:
+            raise ValueError(f"{name} needs n_slots of at least {least}, got {n_slots!r}")
         acting_on, kept_on = checked_devices(name, layout, device, samples_device)
         return SamplerSettings(
             factory=EnvFactory.of(EnvCls, env_kwargs),
@@ -105,6 +111,7 @@ class SamplerSettings:
             deterministic=bool(deterministic),
             device=acting_on,
             samples_device=kept_on,
+            n_slots=least if n_slots is None else int(n_slots),
         )
 
     @property

@@ -3,19 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
 
 from headrace.agents.base import Agent
-from headrace.buffers.samples import Final, Slot, SlotSpec
+from headrace.buffers.samples import Final, Samples, Slot, SlotSpec, build_slots
+from headrace.buffers.shared import shared
 from headrace.buffers.tree import tree_map, tree_rows
 from headrace.envs.scalar import EnvInfoKeys
 from headrace.envs.spaces import null_value
 from headrace.samplers.collector import SliceReport
 from headrace.types import BatchSpec, EnvSpaces, StepInputs
 
-__all__ = ["assembled", "slot_spec"]
+__all__ = ["Slots", "slot_spec"]
+
+
+class Slots:
+    """The shared memory that batches are written into in turn: batch number i into slot i mod n."""
+
+    def __init__(self, spec: SlotSpec, n: int, fd: int | None = None) -> None:
+        """fd: of the arena of another process, to attach to."""
+        self.arena, self.all = shared(partial(build_slots, spec, n), fd)
+        self._views = [Samples.of(slot) for slot in self.all]
+
+    def samples(self, batch_index: int, reports: Sequence[SliceReport]) -> Samples:
+        """Views of a batch, with its final entries."""
+        place = batch_index % len(self.all)
+        return self._views[place].with_final(_assembled(reports, self.all[place]))
 
 
 def slot_spec(
@@ -60,7 +76,7 @@ def slot_spec(
     )
 
 
-def assembled(reports: Sequence[SliceReport], slot: Slot) -> Final:
+def _assembled(reports: Sequence[SliceReport], slot: Slot) -> Final:
     """The final entries of all slices as one tree of exactly N, in (time, column) order: the one small copy."""
     parts = []
     for report, region in zip(reports, slot.final, strict=True):

@@ -17,6 +17,7 @@ _AT_LEAST = {
     "batch_T": 1,
     "batch_B": 1,
     "n_workers": 1,
+    "n_slots": 1,
     "max_decorrelation_steps": 0,
     "eval_n_envs": 0,
     "eval_max_steps": 1,
@@ -26,7 +27,7 @@ _AT_LEAST = {
     "rank": 0,
     "world_size": 1,
 }
-_OPTIONAL = {"n_workers", "eval_max_steps", "eval_max_trajectories", "seed"}
+_OPTIONAL = {"n_workers", "n_slots", "eval_max_steps", "eval_max_trajectories", "seed"}
 _CHOICES = {"reset_mode": ("mid_batch", "wait"), "start_method": ("auto", "fork", "forkserver", "spawn")}
 
 
@@ -69,6 +70,11 @@ def checked_devices(name: str, layout: Layout, device: Any, samples_device: Any)
         raise ValueError(
             f"{name} acts in its workers, on the CPU: device={device!r} and samples_device={samples_device!r} are for "
             "samplers that act in this process, GpuSampler, AlternatingSampler and SerialSampler"
+        )
+    if layout.asynchronous and kept_on is not None:
+        raise ValueError(
+            f"{name} acts in a process of its own, samples_device={samples_device!r} is for samplers that act in this "
+            "one; send its batches there with samples' trees, or use a synchronous sampler"
         )
     if kept_on is not None and acting_on not in (None, kept_on):
         raise ValueError(

@@ -5,26 +5,41 @@ from __future__ import annotations
 import gc
 import logging
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 from headrace.processes.affinity import Affinity, pin
 from headrace.processes.child import Channel
-from headrace.samplers.collector import Collector, CollectorConfig, SliceReport, close_all, make_collectors
+from headrace.samplers.collector import CollectorConfig, Collectors, SliceReport
 from headrace.samplers.drive import Station
 from headrace.samplers.evaluation import EvalReport
 from headrace.samplers.traj_info import Episodes
+from headrace.types import EnvSpaces
 
-__all__ = ["Setup", "initialize_worker", "sampling_process"]
+__all__ = ["Crew", "Setup", "initialize_worker", "obey", "sampling_process"]
 
 _log = logging.getLogger("headrace.samplers")
 
 
-class Setup(Protocol):
-    """The second thing a worker is sent, once the agent is there and what a batch holds is known."""
+class Crew(Protocol):
+    """Environments of a process, before and after it is known what is done with them. spaces: of each slice."""
 
-    def station(self, collectors: list[Collector], channel: Channel) -> Station:
-        """What the worker does from then on."""
+    @property
+    def spaces(self) -> list[EnvSpaces]:
+        """One for each slice."""
+
+    def call(self, name: str, args: Sequence[Any], env_ids: Sequence[int]) -> dict[int, Any]:
+        """Calls training environments; answers by env id."""
+
+    def close(self) -> None:
+        """Closes everything; the first failure is raised after the last is closed."""
+
+
+class Setup(Protocol):
+    """The second thing a process is sent, once the agent is there and what a batch holds is known."""
+
+    def station(self, crew: Any, channel: Channel) -> Station:
+        """What the process does from then on with its `Crew`."""
 
 
 def initialize_worker(affinity: Affinity, loads_torch: bool, rank: int) -> None:
@@ -45,38 +60,40 @@ def initialize_worker(affinity: Affinity, loads_torch: bool, rank: int) -> None:
 
 
 def sampling_process(channel: Channel, configs: tuple[CollectorConfig, ...]) -> None:
-    """The life of a worker: environments, then what is done with them, then batches until told to leave.
+    """The life of a worker: environments, then what is done with them, then batches until told to leave."""
+    obey(channel, Collectors(configs, channel.status))
 
-    Commands and replies, in order::
 
-        (start)                                → the spaces, of each slice
-        Setup; descriptors                     → None, standing at the first row
-        a method of its station, arguments     → what that returns: list[SliceReport] for "collect" …
-        "call", name, args, env ids            → answers by env id
-        None                                   → None, environments closed
+def obey(channel: Channel, crew: Crew) -> None:
+    """Commands and replies, in order::
+
+    (start)                                → the spaces, of each slice
+    Setup; descriptors                     → None, standing at the first row
+    a method of its station, arguments     → what that returns: list[SliceReport] for "collect" …
+    "call", name, args, env ids            → answers by env id
+    None                                   → None, environments closed
     """
-    collectors = make_collectors(configs, channel.status)
     try:
-        channel.reply([collector.spaces for collector in collectors])
+        channel.reply(crew.spaces)
         setup: Setup = channel.receive()
         if setup is not None:
-            station = setup.station(collectors, channel)
+            station = setup.station(crew, channel)
             channel.reply(None)
             while (command := channel.receive()) is not None:
-                _obey(command, station, collectors, channel)
+                _carry_out(command, station, crew, channel)
     except BaseException as error:
         if not isinstance(error, EOFError):  # the parent is gone
             channel.fail(error)  # before closing, which may hang or fail for the same reason
-        close_all(collectors)
+        crew.close()
         return
-    close_all(collectors)
+    crew.close()
     channel.reply(None)
 
 
-def _obey(command: tuple[Any, ...], station: Station, collectors: list[Collector], channel: Channel) -> None:
+def _carry_out(command: tuple[Any, ...], station: Station, crew: Crew, channel: Channel) -> None:
     name, *arguments = command
     if name == "call":
-        channel.reply({env_id: value for one in collectors for env_id, value in one.call(*arguments).items()})
+        channel.reply(crew.call(*arguments))
         return
     answer = getattr(station, name)(*arguments)
     try:

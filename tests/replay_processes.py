@@ -1,0 +1,80 @@
+"""A process that appends to a ring as fast as it can. Importing this loads no torch."""
+
+import os
+import signal
+import sys
+from multiprocessing.reduction import DupFd
+from typing import Any
+
+import numpy as np
+
+from headrace.buffers.samples import AgentSamples, EnvSamples, Final, Samples
+from headrace.buffers.shared import shared
+from headrace.replays.ring import ReplayRing, ReplaySpec, ReplayWriter, build_ring
+from headrace.types import BatchSpec
+
+SPEC = ReplaySpec(BatchSpec(8, 4), 60, np.zeros(1500, np.int64), np.zeros((), np.int64), 40)
+LENGTH = 6  # of episodes; those of even number are truncated
+
+
+def attached(fd: int | None = None) -> tuple[Any, ReplayRing]:
+    return shared(lambda allocate: build_ring(SPEC, allocate), fd)
+
+
+def batch_from(first: int) -> Samples:
+    """Rows first, first + 1, …: every number is row · B + column, final observations are the negative of the last."""
+    T, B = SPEC.batch.T, SPEC.batch.B
+    row = np.arange(first, first + T)[:, None]
+    index = row * B + np.arange(B)
+    last = np.broadcast_to(row % LENGTH == LENGTH - 1, (T, B))
+    truncated, terminated = last & (row // LENGTH % 2 == 0), last & (row // LENGTH % 2 == 1)
+    time, column = last.nonzero()
+    width = SPEC.observation.shape
+    observation = np.repeat(index[..., None], width[0], axis=2)
+    is_first = np.broadcast_to(row % LENGTH == 0, (T, B))
+    reward = (index % 1000).astype(np.float32)
+    env: Any = (observation, is_first, reward, reward, terminated, truncated, np.ones((T, B), np.bool_), None, None)
+    agent: Any = (index, index, None, None, None, None, None)
+    end = index[time, column]
+    final: Any = (time, column, np.repeat(-end[:, None], width[0], axis=1), end, reward[time, column], None)
+    return Samples(AgentSamples(*agent), EnvSamples(*env), Final(*final))
+
+
+class Descriptor:
+    """A descriptor that travels with a process that is spawned."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def __reduce__(self) -> Any:
+        return _detached, (DupFd(self._fd),)
+
+
+def _detached(given: Any) -> int:
+    return int(given.detach())
+
+
+def append_for_ever(fd: int, without_torch: bool) -> None:
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(60)
+    _, ring = attached(fd)
+    writer = ReplayWriter(SPEC, ring)
+    if without_torch and "torch" in sys.modules:
+        os._exit(3)
+    while True:
+        writer.append(batch_from(ring.cursor[0]))
+
+
+def append_and_die(fd: int, after: int) -> None:
+    """Is killed in the middle of an append that follows `after` whole ones."""
+    _, ring = attached(fd)
+    writer = ReplayWriter(SPEC, ring)
+    for _ in range(after):
+        writer.append(batch_from(ring.cursor[0]))
+
+    class Fatal:
+        def __setitem__(self, index: Any, values: Any) -> None:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    ring.reward = Fatal()  # type: ignore[assignment]
+    writer.append(batch_from(ring.cursor[0]))

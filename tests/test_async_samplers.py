@@ -1,0 +1,444 @@
+"""Samplers in a process of their own: their batches, how far they are ahead, and how they fail."""
+
+import gc
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import psutil
+import pytest
+import torch
+
+from headrace.agents.base import Agent
+from headrace.agents.pg import CategoricalPgAgent, RecurrentCategoricalPgAgent
+from headrace.buffers.samples import Samples
+from headrace.buffers.tree import tree_leaves, tree_paths
+from headrace.errors import AgentFailed, EnvFailed, SamplerClosed, SamplerError, WorkerCrashed, WorkerHung
+from headrace.samplers import BaseSampler, SerialSampler
+from headrace.samplers.asynchronous import (
+    AsyncAlternatingSampler,
+    AsyncCpuSampler,
+    AsyncGpuSampler,
+    AsyncNoOverlapAlternatingSampler,
+    AsyncSamplerBase,
+    AsyncSerialSampler,
+)
+from tests.faulty import BAD_ENV, SEED, FaultyEnv
+from tests.walk import Walk
+
+ASYNC: list[type[AsyncSamplerBase]] = [
+    AsyncSerialSampler,
+    AsyncCpuSampler,
+    AsyncGpuSampler,
+    AsyncAlternatingSampler,
+    AsyncNoOverlapAlternatingSampler,
+]
+T, B = 12, 5
+SETTINGS: dict[str, Any] = {"batch_T": T, "batch_B": B, "eval_n_envs": 3, "deterministic": True, "start_method": "fork"}
+
+
+def sampler_of(cls: type[BaseSampler], **kwargs: Any) -> BaseSampler:
+    return cls(Walk, **{**SETTINGS, "n_workers": 2, **kwargs})
+
+
+def learn(agent: Agent) -> None:
+    """Changes what the agent does."""
+    with torch.no_grad():
+        for parameter in agent.parameters():
+            parameter.add_(0.05 * torch.sin(37 * parameter))
+
+
+def asynchronous(cls: type[BaseSampler], make: Callable[[], Agent], n_itr: int, **kwargs: Any) -> list[Any]:
+    """Batches with their statistics, the agent learning between them, and an evaluation after the third."""
+    found: list[Any] = []
+    agent = make()
+    with sampler_of(cls, **kwargs).initialize(agent, seed=5, bootstrap_value=True) as sampler:
+        for itr in range(n_itr):
+            samples, infos = sampler.obtain_samples(itr)
+            found.append((samples.copy(), [vars(info) for info in infos]))
+            learn(agent)
+            if itr == 2:
+                found.append([vars(info) for info in sampler.evaluate_agent(itr)])
+    return found
+
+
+def with_lag(lag: int, make: Callable[[], Agent], n_itr: int, **kwargs: Any) -> list[Any]:
+    """The same from a sampler in this process whose agent is always `lag` batches behind, but for evaluations."""
+    found: list[Any] = []
+    agent, ahead = make(), make()
+    with sampler_of(SerialSampler, **kwargs).initialize(agent, seed=5, bootstrap_value=True) as sampler:
+        ahead.initialize(agent.spaces, seed=5)  # type: ignore[arg-type]
+        versions = []
+        for itr in range(n_itr):
+            versions.append([tensor.clone() for tensor in ahead.acting_state()])
+            put(agent, versions[max(0, itr - lag)])
+            samples, infos = sampler.obtain_samples(itr)
+            found.append((samples.copy(), [vars(info) for info in infos]))
+            learn(ahead)
+            if itr == 2:
+                put(agent, ahead.acting_state())
+                found.append([vars(info) for info in sampler.evaluate_agent(itr)])
+    return found
+
+
+def put(agent: Agent, state: list[torch.Tensor]) -> None:
+    for to, value in zip(agent.acting_state(), state, strict=True):
+        to.copy_(value)
+
+
+def differences(ours: Samples, theirs: Samples) -> list[str]:
+    pairs = zip(tree_paths(ours), tree_paths(theirs), strict=True)
+    return [name for (name, mine), (_, other) in pairs if not torch.equal(mine, other) and "version" not in name]
+
+
+@pytest.mark.parametrize(
+    ("cls", "make", "reset_mode", "n_slots", "start_method"),
+    [
+        (AsyncSerialSampler, CategoricalPgAgent, "mid_batch", 2, "fork"),
+        (AsyncCpuSampler, RecurrentCategoricalPgAgent, "mid_batch", 2, "fork"),
+        (AsyncGpuSampler, CategoricalPgAgent, "wait", 2, "fork"),
+        (AsyncAlternatingSampler, RecurrentCategoricalPgAgent, "wait", 2, "fork"),
+        (AsyncNoOverlapAlternatingSampler, CategoricalPgAgent, "mid_batch", 2, "fork"),
+        (AsyncCpuSampler, CategoricalPgAgent, "mid_batch", 3, "fork"),
+        (AsyncAlternatingSampler, RecurrentCategoricalPgAgent, "mid_batch", 4, "fork"),
+        (AsyncGpuSampler, RecurrentCategoricalPgAgent, "mid_batch", 2, "forkserver"),
+        (AsyncCpuSampler, CategoricalPgAgent, "wait", 3, "spawn"),
+    ],
+)
+def test_the_batches_are_those_of_the_synchronous_twin_with_a_lag(
+    cls: type[BaseSampler], make: Callable[[], Agent], reset_mode: str, n_slots: int, start_method: str
+) -> None:
+    n_itr = 6
+    ours = asynchronous(cls, make, n_itr, reset_mode=reset_mode, n_slots=n_slots, start_method=start_method)
+    theirs = with_lag(n_slots - 1, make, n_itr, reset_mode=reset_mode)
+    assert len(ours) == len(theirs) == n_itr + 1
+    for mine, other in zip(ours, theirs, strict=True):
+        if isinstance(mine, list):
+            assert mine == other
+            assert len(mine) == 3
+        else:
+            assert differences(mine[0], other[0]) == []
+            assert mine[1] == other[1]
+    versions = [set(batch[0].agent.version.unique().tolist()) for batch in ours if isinstance(batch, tuple)]
+    numbers = [0, 1, 2, 4, 5, 6]  # 3 evaluated
+    assert versions == [{numbers[max(0, itr - n_slots + 1)]} for itr in range(n_itr)]
+
+
+class ItrShown(CategoricalPgAgent):
+    """Records the itr it was last told."""
+
+    def sample_mode(self, itr: int) -> None:
+        super().sample_mode(itr)
+        self._itr = itr
+
+    def step(self, inputs: Any, state: Any) -> Any:
+        step = super().step(inputs, state)
+        step.agent_info = {"itr": torch.full(inputs.is_first.shape, self._itr)}
+        return step
+
+
+@pytest.mark.parametrize("cls", [AsyncSerialSampler, AsyncCpuSampler, AsyncAlternatingSampler])
+def test_a_batch_is_told_the_itr_it_is_asked_for_with(cls: type[BaseSampler]) -> None:
+    with sampler_of(cls, n_slots=3).initialize(ItrShown(), seed=0) as sampler:
+        for itr in range(40, 46):
+            samples, _ = sampler.obtain_samples(itr)
+            assert samples.agent.agent_info["itr"].unique().tolist() == [itr]
+
+
+class Counted(Walk):
+    """Adds a byte to a file for each step."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self._path = path
+
+    def step(self, action: np.int64) -> Any:
+        with open(self._path, "ab") as file:
+            file.write(b".")
+        return super().step(action)
+
+
+def stands_still(path: Path) -> int:
+    """The size of the file once it does not grow any more."""
+    deadline, size, since = time.monotonic() + 20, -1, time.monotonic()
+    while time.monotonic() < deadline:
+        now = path.stat().st_size
+        if now != size:
+            size, since = now, time.monotonic()
+        elif time.monotonic() - since > 0.5:
+            return size
+        time.sleep(0.02)
+    raise AssertionError(f"still growing: {size}")
+
+
+@pytest.mark.parametrize("n_slots", [2, 4])
+def test_it_collects_as_far_ahead_as_there_are_slots_and_no_further(tmp_path: Path, n_slots: int) -> None:
+    path = tmp_path / "steps"
+    sampler = AsyncCpuSampler(
+        Counted, {"path": str(path)}, n_slots=n_slots, max_decorrelation_steps=0, **{**SETTINGS, "eval_n_envs": 0}
+    )
+    with sampler.initialize(CategoricalPgAgent(), seed=0):
+        for itr in range(3):
+            samples, _ = sampler.obtain_samples(itr)
+            kept = samples.copy()
+            assert stands_still(path) == (itr + n_slots) * T * B
+            assert differences(samples, kept) == [], "what the caller has was written again"
+
+
+def test_handing_a_batch_over_copies_nothing() -> None:
+    with sampler_of(AsyncCpuSampler).initialize(CategoricalPgAgent(), seed=0) as sampler:
+        assert sampler._slots is not None
+        places = [
+            {sampler.obtain_samples(itr)[0].env.observation.data_ptr() for itr in range(start, 8, 2)}
+            for start in (0, 1)
+        ]
+        own = [{leaf.ctypes.data for leaf in tree_leaves(slot.observation)} for slot in sampler._slots.all]
+        assert places[0] | places[1] == own[0] | own[1]
+
+
+def test_environments_are_called_between_batches_and_states_are_taken_there() -> None:
+    agent = CategoricalPgAgent()
+    sampler = sampler_of(AsyncCpuSampler).initialize(agent, seed=3, resumable=True)
+    with sampler:
+        first = [sampler.obtain_samples(itr)[0].copy() for itr in range(3)]
+        assert len(sampler.call_envs("np_random_seed")) == B
+        state = sampler.state()
+        assert state.batches == 4, "three were asked for, one more is collected"
+        assert not state.why_not
+        ahead = sampler.obtain_samples(3)[0].copy()
+        fifth = sampler.obtain_samples(4)[0].copy()
+    assert len(first) == 3
+    assert not torch.equal(ahead.env.reward, fifth.env.reward)
+    with sampler_of(AsyncCpuSampler).initialize(agent, seed=3, resume=state) as again:
+        assert differences(again.obtain_samples(4)[0], fifth) == []
+
+
+@pytest.mark.parametrize("cls", [AsyncSerialSampler, AsyncAlternatingSampler])
+def test_timing_counts_from_the_first_command(cls: type[BaseSampler]) -> None:
+    with sampler_of(cls).initialize(CategoricalPgAgent(), seed=0) as sampler:
+        assert sampler.timing().steps == 0
+        sampler.obtain_samples(0)
+        time.sleep(0.3)
+        sampler.obtain_samples(1)
+        report = sampler.timing()
+    assert report.steps >= 2 * T * B
+    assert report.seconds > 0.3
+    assert report.idle > 0
+
+
+def test_wrong_settings_are_said_at_once() -> None:
+    with pytest.raises(ValueError, match="AsyncCpuSampler needs n_slots of at least 2, got 1"):
+        sampler_of(AsyncCpuSampler, n_slots=1)
+    with pytest.raises(ValueError, match="samples_device"):
+        sampler_of(AsyncGpuSampler, samples_device="cpu")
+    with pytest.raises(TypeError, match="n_slots must be a whole number"):
+        sampler_of(SerialSampler, n_slots=1.5)
+
+
+def test_views_of_a_synchronous_sampler_with_several_slots_stay_valid_for_as_many_calls() -> None:
+    with sampler_of(SerialSampler, n_slots=3).initialize(CategoricalPgAgent(), seed=0) as sampler:
+        batches = [sampler.obtain_samples(itr)[0] for itr in range(2)]
+        kept = [batch.copy() for batch in batches]
+        sampler.obtain_samples(2)
+        assert [differences(batch, copy) for batch, copy in zip(batches, kept, strict=True)] == [[], []]
+        sampler.obtain_samples(3)
+        assert differences(batches[0], kept[0]) != []
+
+
+# ---- failures ----
+
+
+def inner_workers(sampler: BaseSampler) -> list[psutil.Process]:
+    """The sampler process first, then its workers."""
+    processes = sampler._workers._members.processes
+    process = psutil.Process(processes[0].pid)
+    return [process, *process.children(recursive=True)]
+
+
+def all_gone(processes: list[psutil.Process], seconds: float = 3.0) -> bool:
+    """A killed orphan is reaped by whoever adopts it."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in processes):
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def faulty(cls: type[BaseSampler], fault: str, phase: str, timeout: float = 20.0) -> BaseSampler:
+    return cls(
+        FaultyEnv,
+        {"fault": fault, "phase": phase},
+        batch_T=8,
+        batch_B=4,
+        n_workers=2,
+        max_decorrelation_steps=0,
+        eval_n_envs=4,
+        timeout=timeout,
+        start_timeout=20.0,
+        start_method="fork",
+    )
+
+
+def use(sampler: BaseSampler) -> None:
+    sampler.initialize(CategoricalPgAgent(), seed=SEED)
+    for itr in range(3):
+        sampler.obtain_samples(itr)
+        sampler.evaluate_agent(itr)
+
+
+@pytest.mark.parametrize("cls", ASYNC)
+@pytest.mark.parametrize(
+    ("fault", "phase", "kind"),
+    [("raise", "step", EnvFailed), ("raise", "reset", EnvFailed), ("raise", "evaluation", EnvFailed)],
+)
+def test_a_failing_environment_is_named_across_two_processes(
+    cls: type[BaseSampler], fault: str, phase: str, kind: type[SamplerError]
+) -> None:
+    sampler = faulty(cls, fault, phase)
+    with pytest.raises(kind, match="the simulator is unhappy") as caught:
+        use(sampler)
+    where = caught.value.where
+    assert where is not None
+    assert where.env_id == BAD_ENV
+    if cls is AsyncCpuSampler:
+        assert where.worker == 1, "the worker's number, not that of the sampler process"
+    if phase == "step":
+        assert where.step == 6
+    assert "faulty.py" in caught.value.traceback_text
+    with pytest.raises(SamplerClosed):
+        sampler.obtain_samples(9)
+    sampler.shutdown()
+
+
+@pytest.mark.parametrize("cls", [AsyncCpuSampler, AsyncGpuSampler])
+@pytest.mark.parametrize(("fault", "words"), [("SIGKILL", "killed by SIGKILL"), ("_exit", "exit code 3")])
+def test_a_worker_that_dies_is_named(cls: type[BaseSampler], fault: str, words: str) -> None:
+    sampler = faulty(cls, fault, "step")
+    with pytest.raises(WorkerCrashed, match=words) as caught:
+        use(sampler)
+    assert caught.value.where is not None
+    assert (caught.value.where.worker, caught.value.where.env_id) == (1, BAD_ENV)
+    sampler.shutdown()
+
+
+@pytest.mark.parametrize("cls", ASYNC)
+@pytest.mark.parametrize("fault", ["python loop", "SIGSTOP"])
+def test_a_worker_that_hangs_is_named(cls: type[BaseSampler], fault: str) -> None:
+    sampler = faulty(cls, fault, "step", timeout=0.8)
+    with pytest.raises(WorkerHung, match=r"made no progress for 0\.8 s") as caught:
+        use(sampler)
+    assert caught.value.where is not None
+    assert caught.value.where.env_id == BAD_ENV
+    sampler.shutdown()
+
+
+def test_slow_environments_are_not_taken_for_a_sampler_process_that_hangs() -> None:
+    """A batch takes four times the timeout, a row a fifth of it."""
+    for cls in (AsyncSerialSampler, AsyncCpuSampler, AsyncGpuSampler):
+        sampler = cls(Slow, batch_T=16, batch_B=2, n_workers=2, timeout=0.4, max_decorrelation_steps=0)
+        with sampler.initialize(CategoricalPgAgent(), seed=0):
+            sampler.obtain_samples(0)
+
+
+class Slow(Walk):
+    def step(self, action: np.int64) -> Any:
+        time.sleep(0.04)
+        return super().step(action)
+
+
+class FailsWhenTold(CategoricalPgAgent):
+    def step(self, inputs: Any, state: Any) -> Any:
+        if self.model.training is False and inputs.prev_reward.abs().sum() > 0:
+            raise RuntimeError("the agent is tired")
+        return super().step(inputs, state)
+
+
+@pytest.mark.parametrize("cls", ASYNC)
+def test_an_agent_that_fails_there_is_an_agent_error(cls: type[BaseSampler]) -> None:
+    sampler = sampler_of(cls)
+    sampler.initialize(FailsWhenTold(), seed=0)
+    with pytest.raises(AgentFailed, match="the agent is tired"):
+        sampler.obtain_samples(0)
+    sampler.shutdown()
+
+
+def sample_for_long(sampler: BaseSampler, rng: random.Random) -> None:
+    deadline, itr = time.monotonic() + 20, 0
+    while time.monotonic() < deadline:
+        sampler.obtain_samples(itr)
+        itr += 1
+        if rng.random() < 0.2:
+            sampler.evaluate_agent(itr)
+
+
+@pytest.mark.parametrize("cls", ASYNC)
+@pytest.mark.parametrize("n_kills", [3, pytest.param(10, marks=pytest.mark.slow)])
+def test_kills_at_random_moments_name_the_dead_and_leave_nothing(cls: type[BaseSampler], n_kills: int) -> None:
+    gc.collect()
+    before = len(os.listdir("/proc/self/fd"))
+    for seed in range(n_kills):
+        rng = random.Random(seed)
+        sampler = cls(Walk, batch_T=rng.choice([2, 16]), batch_B=5, n_workers=2, eval_n_envs=2, start_method="fork")
+        sampler.initialize(CategoricalPgAgent(), seed=seed)
+        processes = inner_workers(sampler)
+        victim = rng.randrange(len(processes))
+        assassin = threading.Timer(rng.random() * 0.1, processes[victim].kill)
+        assassin.start()
+        with pytest.raises(WorkerCrashed, match="killed by SIGKILL") as caught:
+            sample_for_long(sampler, rng)
+        assassin.join(10)
+        assert ("sampler process" in str(caught.value)) == (victim == 0)
+        assert all_gone(processes)
+        sampler.shutdown()
+        del caught, sampler
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_sampler_process_that_is_stopped_hangs() -> None:
+    sampler = sampler_of(AsyncCpuSampler, timeout=0.8)
+    sampler.initialize(CategoricalPgAgent(), seed=0)
+    sampler.obtain_samples(0)
+    processes = inner_workers(sampler)
+    processes[0].send_signal(signal.SIGSTOP)
+    with pytest.raises(WorkerHung, match=r"sampler process 0 made no progress for 0\.8 s \(it is stopped"):
+        sample_for_long(sampler, random.Random(0))
+    assert all_gone(processes)
+    sampler.shutdown()
+
+
+def test_a_forgotten_sampler_takes_its_processes_with_it() -> None:
+    sampler = sampler_of(AsyncGpuSampler).initialize(CategoricalPgAgent(), seed=0)
+    processes = inner_workers(sampler)
+    assert len(processes) == 3
+    del sampler
+    gc.collect()
+    assert all_gone(processes)
+
+
+class ClosesLoudly(gym.Wrapper[Any, Any, Any, Any]):
+    def __init__(self, path: str) -> None:
+        super().__init__(Walk())
+        self._path = path
+
+    def close(self) -> None:
+        with open(self._path, "ab") as file:
+            file.write(b"x")
+        super().close()
+
+
+@pytest.mark.parametrize("cls", ASYNC)
+def test_shutdown_closes_every_environment(cls: type[BaseSampler], tmp_path: Path) -> None:
+    path = tmp_path / "closed"
+    sampler = cls(ClosesLoudly, {"path": str(path)}, batch_T=4, batch_B=5, n_workers=2, eval_n_envs=2)
+    with sampler.initialize(CategoricalPgAgent(), seed=0):
+        sampler.obtain_samples(0)
+    assert path.stat().st_size == 7
