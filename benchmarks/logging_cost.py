@@ -77,7 +77,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         runner = MinibatchRl(
             algo_for(options),
-            agent_for(spaces, options.model),
+            agent_for(spaces, options),
             training_sampler(options),
             options.runner,
             affinity=Affinity(master_torch_threads=1),

@@ -55,7 +55,7 @@ def options_of(args: argparse.Namespace, seed: int) -> TrainOptions:
 
 
 def train_headrace(options: TrainOptions, args: argparse.Namespace) -> Result:
-    agent = agent_for(spaces_of(factory_of(options.env, {})), options.model)
+    agent = agent_for(spaces_of(factory_of(options.env, {})), options)
     runner = MinibatchRl(
         algo_for(options),
         agent,

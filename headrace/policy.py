@@ -36,15 +36,17 @@ class Policy:
         agent: initialized.
         greedy: the most probable actions; else they are drawn.
         seed: of the draws; None draws one.
+        itr: batches the agent was trained for, which exploration may depend on.
     """
 
-    def __init__(self, agent: Agent, greedy: bool = True, seed: int | None = None) -> None:
+    def __init__(self, agent: Agent, greedy: bool = True, seed: int | None = None, itr: int = 0) -> None:
         if agent.spaces is None:
             raise ValueError(
                 "the agent has no model yet; load_agent() gives it one, or agent.initialize(spaces, seed=0)"
             )
         self.agent = agent
         self.spaces = agent.spaces
+        self.itr = itr
         self._greedy = greedy
         self._keys = env_keys(draw_seed() if seed is None else seed, Stream.EVAL_ACTION, (0,))
         self._steps = 0
@@ -81,7 +83,7 @@ class Policy:
             torch.from_numpy(uniforms(self._keys, self._steps, 1, self.agent.noise_size)[0]),
         )
         # Each time, because others may use the agent meanwhile.
-        (self.agent.eval_mode if self._greedy else self.agent.sample_mode)(0)
+        (self.agent.eval_mode if self._greedy else self.agent.sample_mode)(self.itr)
         with torch.inference_mode():
             step = self.agent.step(inputs, self._state)
         self._state, self._prev_action = step.state, step.action
@@ -106,7 +108,7 @@ def load_agent(path: str | Path, agent: Agent | None = None, greedy: bool = True
     else:
         state = load_checkpoint(path)
     try:
-        about, weights = state["about"], state["agent"]
+        about, weights, itr = state["about"], state["agent"], int(state["itr"])
         spaces = spaces_of(about)
         why_not = str(about["why_not"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -128,7 +130,7 @@ def load_agent(path: str | Path, agent: Agent | None = None, greedy: bool = True
             f"the weights in {path} are not of this {type(agent).__name__} ({' '.join(headline(error).split())}); give "
             "one made with the same arguments: load_agent(path, agent=...)"
         ) from error
-    return Policy(agent, greedy, seed)
+    return Policy(agent, greedy, seed, itr)
 
 
 def _one_row(leaf: np.ndarray) -> np.ndarray:

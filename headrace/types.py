@@ -58,8 +58,9 @@ class StepInputs:
     """All an agent is given to choose the actions of `n` rows.
 
     observation: tree of `[n, ...]`; prev_action: tree of `[n, ...]` and prev_reward `[n]`, zero where `is_first`;
-    is_first: bool `[n]`, the row follows a reset; noise: float32 `[n, agent.noise_size]`, uniforms inside (0, 1), or
-    None in a training forward. The training forward takes the same fields with leading dimensions `[T, B]` or `[B]`.
+    is_first: bool `[n]`, the row follows a reset; noise: float32 `[n, agent.noise_size]`, uniforms inside (0, 1) (the
+    last one the row's env id where `agent.noise_has_env_id`), or None in a training forward. The training forward takes
+    the same fields with leading dimensions `[T, B]` or `[B]`.
     """
 
     observation: Tree

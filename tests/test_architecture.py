@@ -27,7 +27,7 @@ ALLOWED = {
     "agents": BASE | {"buffers", "distributions", "models"},
     "samplers": BASE | {"agents", "buffers", "envs", "processes"},
     "replays": BASE | {"buffers"},
-    "algos": BASE | {"agents", "buffers", "models", "replays"},
+    "algos": BASE | {"agents", "buffers", "envs", "models", "replays"},  # of envs: what of a space lies in a batch
     "runners": BASE | {"agents", "algos", "buffers", "envs", "processes", "samplers"},
     "policy": BASE | {"agents", "buffers", "envs", "runners"},
     "cli": BASE | {"agents", "algos", "buffers", "envs", "models", "policy", "processes", "runners", "samplers"},

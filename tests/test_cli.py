@@ -59,7 +59,7 @@ def test_training_leaves_a_checkpoint_a_log_and_a_picture(tmp_path: Path) -> Non
         ([], 2, "give a command"),
         (["trian"], 2, "unknown command 'trian'; did you mean 'train'?"),
         (["train", "--algo", "pppo"], 2, "unknown algo 'pppo'; did you mean 'ppo'?"),
-        (["train", "--algo", "x"], 2, "unknown algo 'x'; there is a2c, ppo"),
+        (["train", "--algo", "x"], 2, "unknown algo 'x'; there is a2c, categorical-dqn, dqn, impala, ppo"),
         (["train", "--sampler", "cpuu"], 2, "unknown sampler 'cpuu'; did you mean 'cpu'?"),
         (["train", "--sampler", "alternate"], 2, "unknown sampler 'alternate'; did you mean 'alternating'?"),
         (["train", "--sampler", "cpu", "--device", "cuda:0"], 2, "CpuSampler acts in its workers, on the CPU"),

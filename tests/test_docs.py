@@ -17,8 +17,9 @@ PAGES = [*sorted(ROOT.glob("*.md")), *SITE]
 PYTHON = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 PACKAGES = [
     "headrace",
-    *(f"headrace.{name}" for name in ("agents", "agents.pg", "algos", "algos.pg", "buffers", "distributions", "envs")),
-    *(f"headrace.{name}" for name in ("models", "processes", "replays", "runners", "runners.logging", "samplers")),
+    *(f"headrace.{name}" for name in ("agents", "agents.dqn", "agents.pg", "algos", "algos.dqn", "algos.pg")),
+    *(f"headrace.{name}" for name in ("buffers", "distributions", "envs", "models", "processes", "replays")),
+    *(f"headrace.{name}" for name in ("runners", "runners.logging", "samplers")),
 ]
 ROWS = [
     [cell.strip() for cell in line.strip("|").split("|")]

@@ -32,8 +32,10 @@ class Agent(ABC):
     Agents are pickled (cloudpickle) to reach workers.
     """
 
-    #: Uniforms per row and step that `step` uses.
+    #: Numbers of `inputs.noise` per row and step that `step` uses: uniforms.
     noise_size: int = 0
+    #: Whether the last of them is no uniform, but the env id of the row, for exploration per environment.
+    noise_has_env_id: bool = False
     #: Built by `initialize`.
     model: torch.nn.Module
     spaces: EnvSpaces | None = None

@@ -23,7 +23,7 @@ from headrace.agents.base import Agent
 from headrace.buffers.samples import Samples
 from headrace.buffers.tree import tree_rows
 
-__all__ = ["discounted_returns", "final_values", "generalized_advantages", "next_values"]
+__all__ = ["discounted_returns", "final_values", "generalized_advantages", "next_values", "v_trace"]
 
 
 def next_values(
@@ -91,6 +91,49 @@ def generalized_advantages(
     return advantage, returns if valid is None else returns.masked_fill(~valid, 0.0)
 
 
+def v_trace(
+    reward: torch.Tensor,
+    value: torch.Tensor,
+    log_ratio: torch.Tensor,
+    terminated: torch.Tensor,
+    truncated: torch.Tensor,
+    bootstrap_value: torch.Tensor,
+    final_value: torch.Tensor,
+    discount: float,
+    v_lambda: float = 1.0,
+    rho_clip: float = 1.0,
+    c_clip: float = 1.0,
+    valid: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """V-trace advantages and value targets v_t, both `[T, B]`, for actions of another policy::
+
+        ρ_t = min(ρ̄, π(a_t|x_t) / μ(a_t|x_t)),    c_t = λ · min(c̄, π(a_t|x_t) / μ(a_t|x_t))
+        δ_t = ρ_t (r_t + γ V'_{t+1} − V_t)
+        v_t = V_t + δ_t + γ c_t (v_{t+1} − V_{t+1})    (the last term 0 where the episode ended at t, and for t = T − 1)
+        A_t = ρ_t (r_t + γ v'_{t+1} − V_t)             (v' is v where V' is V, and V' elsewhere)
+
+    Espeholt et al., "IMPALA: scalable distributed deep-RL with importance weighted actor-learner architectures", 2018:
+    equation 1 with remarks 1 and 2, and the policy gradient of section 4.2.
+
+    value: V of the policy π that learns; log_ratio `[T, B]`: log π(a|x) − log μ(a|x), where μ acted; rho_clip: ρ̄, which
+    fixes whose values are learned; c_clip: c̄, which limits how far they travel back; others as in
+    `generalized_advantages`.
+    """
+    if valid is not None:
+        log_ratio = log_ratio.masked_fill(~valid, 0.0)
+    ratio = log_ratio.exp()
+    rho = ratio.clamp(max=rho_clip)
+    ended = terminated | truncated
+    following = next_values(value, terminated, truncated, bootstrap_value, final_value)
+    delta = rho * (reward + discount * following - value)
+    target = value + _accumulated(delta, discount * v_lambda * ratio.clamp(max=c_clip), ended, valid)
+    following = next_values(target, terminated, truncated, bootstrap_value, final_value)
+    advantage = rho * (reward + discount * following - value)
+    if valid is None:
+        return advantage, target
+    return advantage.masked_fill(~valid, 0.0), target.masked_fill(~valid, 0.0)
+
+
 def final_values(agent: Agent, samples: Samples) -> torch.Tensor:
     """V(final observation) at the (time, column) of every truncated end, 0 elsewhere: float `[T, B]`, no gradient.
 
@@ -106,8 +149,10 @@ def final_values(agent: Agent, samples: Samples) -> torch.Tensor:
     return values
 
 
-def _accumulated(terms: torch.Tensor, decay: float, ended: torch.Tensor, valid: torch.Tensor | None) -> torch.Tensor:
-    """y_t = x_t + decay · y_{t+1}, the sum cut after ends; x `[T, B]` is overwritten with y.
+def _accumulated(
+    terms: torch.Tensor, decay: float | torch.Tensor, ended: torch.Tensor, valid: torch.Tensor | None
+) -> torch.Tensor:
+    """y_t = x_t + decay_t · y_{t+1}, the sum cut after ends; x `[T, B]` is overwritten with y.
 
     Padding is zeroed before the sum: NaN · 0 would still be NaN one row up.
     """

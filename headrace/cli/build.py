@@ -5,20 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
-
-from gymnasium import spaces as gym_spaces
 
 from headrace.agents.base import Agent
-from headrace.agents.pg import (
-    CategoricalPgAgent,
-    GaussianPgAgent,
-    RecurrentCategoricalPgAgent,
-    RecurrentGaussianPgAgent,
-)
 from headrace.algos.base import Algo
-from headrace.algos.pg import A2C, PPO, A2CConfig, PPOConfig
-from headrace.cli.errors import UsageError, unknown
+from headrace.algos.dqn import DQN, CategoricalDQN, CategoricalDQNConfig, DQNConfig
+from headrace.algos.pg import A2C, IMPALA, PPO, A2CConfig, IMPALAConfig, PPOConfig
+from headrace.cli.agents import ActingOptions, ModelOptions, pg_agent, q_agent
+from headrace.cli.errors import unknown
 from headrace.cli.options import Json, Unprefixed
 from headrace.processes.affinity import usable_cores
 from headrace.runners.config import RunnerConfig
@@ -38,18 +31,19 @@ from headrace.types import EnvSpaces
 
 __all__ = [
     "ALGOS",
-    "ModelOptions",
+    "Q_ALGOS",
     "PlaceOptions",
     "TrainOptions",
     "agent_for",
     "algo_for",
     "evaluation_sampler",
-    "require_at_least",
     "training_sampler",
 ]
 
 #: Names of the algorithms; each has its settings in `TrainOptions` under its name.
-ALGOS = ("a2c", "ppo")
+ALGOS = ("a2c", "categorical-dqn", "dqn", "impala", "ppo")
+#: Those that learn action values.
+Q_ALGOS = ("categorical-dqn", "dqn")
 _SAMPLERS: dict[str, type[BaseSampler]] = {
     "serial": SerialSampler,
     "cpu": CpuSampler,
@@ -92,28 +86,6 @@ class PlaceOptions:
         return _SAMPLERS[self.sampler]
 
 
-@dataclass(frozen=True, kw_only=True)
-class ModelOptions:
-    """The agent's network. Its kind follows from the spaces: images go through convolutions, Box actions come from a
-    Gaussian, others from a softmax.
-    """
-
-    hidden_sizes: tuple[int, ...] | None = None
-    """Widths of the tanh layers; 64 64 if not given, none over images. Not with --recurrent."""
-    separate_value: bool = False
-    """Give the value layers of its own. Not with --recurrent."""
-    normalize_observation: bool = False
-    """Feed the network observations minus their running mean, divided by their running deviation."""
-    recurrent: Literal["lstm", "gru"] | None = None
-    """Give the agent a memory over each episode."""
-    memory_size: int = 64
-    """Width of the memory."""
-    state_dependent_std: bool = False
-    """For Box actions: the network gives deviations too; else they are parameters, the same everywhere."""
-    init_log_std: float = 0.0
-    """For Box actions: where the logarithm of the deviation begins; 0 is half the range of the action."""
-
-
 @dataclass(kw_only=True)
 class TrainOptions(PlaceOptions):
     """Trains an agent in a Gymnasium environment, then evaluates it greedily.
@@ -122,7 +94,7 @@ class TrainOptions(PlaceOptions):
     """
 
     algo: str = "ppo"
-    """ppo or a2c."""
+    """ppo, a2c, impala, dqn or categorical-dqn; the last two for Discrete actions only."""
     batch_T: int = 32
     """Time steps of a batch."""
     batch_B: int = 64
@@ -133,6 +105,8 @@ class TrainOptions(PlaceOptions):
     """How long to train, and how often to log and save."""
     model: Unprefixed[ModelOptions] = field(default_factory=ModelOptions)
     """The agent's network."""
+    acting: Unprefixed[ActingOptions] = field(default_factory=ActingOptions)
+    """How agents of dqn and categorical-dqn explore, and what returns categorical-dqn tells apart."""
     eval_episodes: int = 100
     """Episodes of the final evaluation."""
     log_dir: Path | None = None
@@ -152,11 +126,34 @@ class TrainOptions(PlaceOptions):
     """Settings of ppo."""
     a2c: A2CConfig = field(default_factory=A2CConfig)
     """Settings of a2c."""
+    impala: IMPALAConfig = field(default_factory=IMPALAConfig)
+    """Settings of impala."""
+    dqn: DQNConfig = field(default_factory=DQNConfig)
+    """Settings of dqn."""
+    categorical_dqn: CategoricalDQNConfig = field(default_factory=CategoricalDQNConfig)
+    """Settings of categorical-dqn."""
 
 
 def algo_for(options: TrainOptions) -> Algo:
     """The algorithm, not initialized yet."""
-    return PPO(options.ppo) if options.algo == "ppo" else A2C(options.a2c)
+    match options.algo:
+        case "a2c":
+            return A2C(options.a2c)
+        case "impala":
+            return IMPALA(options.impala)
+        case "dqn":
+            return DQN(options.dqn)
+        case "categorical-dqn":
+            return CategoricalDQN(options.categorical_dqn)
+    return PPO(options.ppo)
+
+
+def agent_for(spaces: EnvSpaces, options: TrainOptions) -> Agent:
+    """An agent for the algorithm and these spaces, not initialized yet; raises UsageError as `pg_agent` does."""
+    if options.algo in Q_ALGOS:
+        n_itr = options.acting.eps_steps / (options.batch_T * options.batch_B)
+        return q_agent(spaces, options.algo == "categorical-dqn", options.model, options.acting, math.ceil(n_itr))
+    return pg_agent(spaces, options.model)
 
 
 def training_sampler(options: TrainOptions) -> BaseSampler:
@@ -169,36 +166,6 @@ def training_sampler(options: TrainOptions) -> BaseSampler:
         n_workers=options.n_workers,
         device=options.device,
     )
-
-
-def agent_for(spaces: EnvSpaces, model: ModelOptions) -> Agent:
-    """An agent for these spaces, not initialized yet; raises UsageError where there is none, or options contradict."""
-    require_at_least(1, "memory-size", model.memory_size)
-    if model.recurrent is not None and (model.hidden_sizes is not None or model.separate_value):
-        raise UsageError("--hidden-sizes and --separate-value are not for --recurrent; its width is --memory-size")
-
-    def new() -> Agent:
-        continuous = isinstance(spaces.action, gym_spaces.Box)
-        kwargs: dict[str, Any] = {"normalize_observation": model.normalize_observation}
-        if model.recurrent is None:
-            kwargs |= {"hidden_sizes": model.hidden_sizes, "separate_value": model.separate_value}
-        else:
-            kwargs |= {"cell": model.recurrent, "hidden_size": model.memory_size}
-        if continuous:
-            gaussian = GaussianPgAgent if model.recurrent is None else RecurrentGaussianPgAgent
-            return gaussian(
-                model_kwargs=kwargs,
-                state_dependent_std=model.state_dependent_std,
-                init_log_std=model.init_log_std,
-            )
-        categorical = CategoricalPgAgent if model.recurrent is None else RecurrentCategoricalPgAgent
-        return categorical(model_kwargs=kwargs)
-
-    try:
-        new().initialize(spaces, seed=0)  # on trial: what does not fit is said before anything starts
-    except (TypeError, ValueError) as error:
-        raise UsageError(str(error)) from error
-    return new()
 
 
 def evaluation_sampler(place: PlaceOptions, episodes: int, at_once: int) -> BaseSampler:
@@ -215,9 +182,3 @@ def evaluation_sampler(place: PlaceOptions, episodes: int, at_once: int) -> Base
         eval_n_envs=math.ceil(episodes / rounds),
         eval_max_trajectories=episodes,
     )
-
-
-def require_at_least(least: int, option: str, value: int) -> None:
-    """Raises UsageError, naming the option, for less."""
-    if value < least:
-        raise UsageError(f"--{option} must be at least {least}, got {value}")

@@ -7,9 +7,13 @@ from typing import Any, Literal
 
 from gymnasium import spaces as gym_spaces
 
+from headrace.algos.dqn.categorical import CategoricalDQNConfig
+from headrace.algos.dqn.dqn import DQNConfig
 from headrace.algos.pg.a2c import A2CConfig
+from headrace.algos.pg.impala import IMPALAConfig
 from headrace.algos.pg.ppo import PPOConfig
-from headrace.cli.build import ModelOptions, TrainOptions
+from headrace.cli.agents import ActingOptions, ModelOptions
+from headrace.cli.build import Q_ALGOS, TrainOptions
 from headrace.models.conv import is_image
 from headrace.runners.config import RunnerConfig
 from headrace.types import EnvSpaces
@@ -18,6 +22,17 @@ __all__ = ["defaults_for"]
 
 Kind = Literal["discrete", "continuous", "images"]
 
+_RAINBOW: dict[str, Any] = {
+    "batch_size": 32,
+    "replay_ratio": 8.0,
+    "replay_size": 200_000,
+    "min_steps_learn": 20_000,
+    "n_step": 3,
+    "target_update_interval": 2_000,
+    "learning_rate": 6.25e-5,
+    "linear_lr_schedule": False,
+    "adam_eps": 1.5e-4,
+}
 _NORMALIZED = ModelOptions(separate_value=True, normalize_observation=True)
 
 #: By algorithm and kind of environment.
@@ -81,6 +96,68 @@ _DEFAULTS: dict[tuple[str, Kind], TrainOptions] = {
         runner=RunnerConfig(n_steps=10_000_000, seed=0, log_interval_steps=50_000),
         a2c=A2CConfig(learning_rate=7e-4, value_loss_coeff=0.5),
     ),
+    ("impala", "discrete"): TrainOptions(
+        algo="impala",
+        batch_T=8,
+        batch_B=32,
+        runner=RunnerConfig(n_steps=500_000, seed=0, log_interval_steps=25_000),
+    ),
+    ("impala", "continuous"): TrainOptions(
+        algo="impala",
+        batch_T=8,
+        batch_B=32,
+        runner=RunnerConfig(n_steps=1_000_000, seed=0, log_interval_steps=50_000),
+        model=_NORMALIZED,
+        impala=IMPALAConfig(
+            gae_lambda=0.95,
+            learning_rate=7e-4,
+            entropy_loss_coeff=0.0,
+            value_loss_coeff=0.5,
+            normalize_reward=True,
+        ),
+    ),
+    # Espeholt et al., "IMPALA", 2018, table G.1, with Adam.
+    ("impala", "images"): TrainOptions(
+        algo="impala",
+        batch_T=20,
+        batch_B=32,
+        runner=RunnerConfig(n_steps=10_000_000, seed=0, log_interval_steps=50_000),
+        impala=IMPALAConfig(learning_rate=6e-4, value_loss_coeff=0.5, clip_grad_norm=40.0, normalize_advantage=False),
+    ),
+    # Small batches, because an update may follow each; one process, because small batches are not worth several.
+    ("dqn", "discrete"): TrainOptions(
+        algo="dqn",
+        sampler="serial",
+        batch_T=8,
+        batch_B=8,
+        runner=RunnerConfig(n_steps=100_000, seed=0, log_interval_steps=5_000),
+    ),
+    # Rewards of ±1 a step, discounted with 0.99, add up to ±100 at most.
+    ("categorical-dqn", "discrete"): TrainOptions(
+        algo="categorical-dqn",
+        sampler="serial",
+        batch_T=8,
+        batch_B=8,
+        runner=RunnerConfig(n_steps=100_000, seed=0, log_interval_steps=5_000),
+        acting=ActingOptions(V_min=-100.0, V_max=100.0, n_atoms=101),
+    ),
+    # Hessel et al., "Rainbow", 2018, table 1, without its noisy networks.
+    ("dqn", "images"): TrainOptions(
+        algo="dqn",
+        batch_T=4,
+        batch_B=16,
+        runner=RunnerConfig(n_steps=10_000_000, seed=0, log_interval_steps=50_000),
+        acting=ActingOptions(eps_final=0.01, eps_steps=250_000, eps_eval=0.001),
+        dqn=DQNConfig(**_RAINBOW, delta_clip=1.0),
+    ),
+    ("categorical-dqn", "images"): TrainOptions(
+        algo="categorical-dqn",
+        batch_T=4,
+        batch_B=16,
+        runner=RunnerConfig(n_steps=10_000_000, seed=0, log_interval_steps=50_000),
+        acting=ActingOptions(eps_final=0.01, eps_steps=250_000, eps_eval=0.001),
+        categorical_dqn=CategoricalDQNConfig(**_RAINBOW),
+    ),
 }
 
 
@@ -99,6 +176,14 @@ _MEASURED: dict[tuple[str, str], TrainOptions] = {
             value_loss_coeff=0.5,
             normalize_reward=True,
         ),
+    ),
+    ("categorical-dqn", "Acrobot-v1"): TrainOptions(
+        algo="categorical-dqn",
+        sampler="serial",
+        batch_T=8,
+        batch_B=8,
+        runner=RunnerConfig(n_steps=100_000, seed=0, log_interval_steps=5_000),
+        acting=ActingOptions(V_min=-100.0, V_max=0.0),
     ),
     ("ppo", "LunarLander-v3"): TrainOptions(
         batch_T=256,
@@ -146,8 +231,10 @@ def defaults_for(algo: str, env: str, spaces: EnvSpaces, recurrent: Literal["lst
     algo: one of `ALGOS`; env: as the command line names it; recurrent: whether the agent has a memory, and which.
     """
     kind = _kind_of(spaces)
+    if algo in Q_ALGOS and kind == "continuous":
+        kind = "discrete"  # an agent that acts in a Box will be missed, and said to be
     options = _MEASURED.get((algo, env)) or _DEFAULTS[algo, kind]
-    if recurrent is None:
+    if recurrent is None or algo in Q_ALGOS:
         return options
     options = _WITH_MEMORY.get((algo, kind), options)
     # Whole columns make a minibatch, and the model with a memory has one body.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["CommandFailed", "UsageError", "unknown"]
+__all__ = ["CommandFailed", "UsageError", "require_at_least", "unknown"]
 
 
 class CommandFailed(Exception):
@@ -27,3 +27,9 @@ def unknown(what: str, name: str, known: Iterable[str], listing: str = "") -> Us
     if near:
         return UsageError(f"unknown {what} {name!r}; did you mean {near[0]!r}?")
     return UsageError(f"unknown {what} {name!r}; " + (listing or f"there is {', '.join(names)}"))
+
+
+def require_at_least(least: int, option: str, value: int) -> None:
+    """Raises UsageError, naming the option, for less."""
+    if value < least:
+        raise UsageError(f"--{option} must be at least {least}, got {value}")

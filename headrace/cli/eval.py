@@ -11,9 +11,9 @@ import gymnasium
 import torch
 
 from headrace.agents.base import Agent
-from headrace.cli.build import PlaceOptions, TrainOptions, evaluation_sampler, require_at_least
+from headrace.cli.build import PlaceOptions, TrainOptions, evaluation_sampler
 from headrace.cli.environments import factory_of, spaces_of
-from headrace.cli.errors import CommandFailed, UsageError
+from headrace.cli.errors import CommandFailed, UsageError, require_at_least
 from headrace.cli.options import Positional, parse_options, restored
 from headrace.cli.report import failed, summary_line
 from headrace.cli.video import Recorder, require_video
@@ -54,7 +54,8 @@ class _Sampling(Agent):
 
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
-        self.model, self.spaces, self.noise_size = agent.model, agent.spaces, agent.noise_size
+        self.model, self.spaces = agent.model, agent.spaces
+        self.noise_size, self.noise_has_env_id = agent.noise_size, agent.noise_has_env_id
 
     def build_model(self, spaces: EnvSpaces) -> torch.nn.Module:
         return self._agent.build_model(spaces)
@@ -94,7 +95,8 @@ def run(args: Sequence[str]) -> int:
     if options.video is not None:
         require_video(_rendering(options))
     spaces = spaces_of(factory_of(options.env, options.env_kwargs))
-    agent = load_agent(options.checkpoint).agent
+    policy = load_agent(options.checkpoint)
+    agent = policy.agent
     if agent.spaces != spaces:
         raise CommandFailed(
             f"the agent of {options.checkpoint} is for {agent.spaces}, {options.env} has {spaces}; give the --env it "
@@ -108,10 +110,10 @@ def run(args: Sequence[str]) -> int:
         raise UsageError(str(error)) from error
     try:
         with evaluation.initialize(agent, seed=options.seed):
-            episodes = evaluation.evaluate_agent(0)
+            episodes = evaluation.evaluate_agent(policy.itr)
         print(summary_line(episodes))
         if options.video is not None:
-            _record(agent, options, options.video)
+            _record(agent, policy.itr, options, options.video)
     except SamplerError as error:
         raise failed(error, Path()) from error
     return 0
@@ -144,7 +146,7 @@ def _rendering(options: EvalOptions) -> EnvFactory:
     return factory_of(options.env, {**options.env_kwargs, "render_mode": "rgb_array"})
 
 
-def _record(agent: Agent, options: EvalOptions, folder: Path) -> None:
+def _record(agent: Agent, itr: int, options: EvalOptions, folder: Path) -> None:
     """Runs episodes in an environment that draws itself, and prints where their videos are."""
     rendering = _rendering(options)
 
@@ -163,6 +165,6 @@ def _record(agent: Agent, options: EvalOptions, folder: Path) -> None:
         eval_max_trajectories=options.video_episodes,
     )
     with sampler.initialize(agent, seed=options.seed):
-        episodes = sampler.evaluate_agent(0)
+        episodes = sampler.evaluate_agent(itr)
     for number, episode in enumerate(episodes):
         print(f"  video           {folder / f'episode-{number}.mp4'} (return {episode.Return:.1f})")

@@ -19,12 +19,11 @@ from headrace.cli.build import (
     agent_for,
     algo_for,
     evaluation_sampler,
-    require_at_least,
     training_sampler,
 )
 from headrace.cli.defaults import defaults_for
 from headrace.cli.environments import factory_of, spaces_of
-from headrace.cli.errors import CommandFailed, UsageError, unknown
+from headrace.cli.errors import CommandFailed, UsageError, require_at_least, unknown
 from headrace.cli.options import parse_options, restored
 from headrace.cli.report import failed, summary_line
 from headrace.errors import SamplerError
@@ -65,7 +64,7 @@ def run(args: Sequence[str]) -> int:
     """Trains and evaluates as the options say; prints what came of it; returns the exit status."""
     options, spaces = _options(args)
     log_dir = _log_dir(options)
-    agent = agent_for(spaces, options.model)
+    agent = agent_for(spaces, options)
     config, command = _config(options), [*_PROG.split(), *args]
     resuming = options.resume is not None
     try:

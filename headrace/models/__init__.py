@@ -11,14 +11,17 @@ if TYPE_CHECKING:
     from headrace.models.features import Features as Features
     from headrace.models.mlp import ActorCritic as ActorCritic
     from headrace.models.norm import RunningNorm as RunningNorm
+    from headrace.models.q import DuelingHead as DuelingHead, QNetwork as QNetwork
     from headrace.models.rnn import RecurrentActorCritic as RecurrentActorCritic
 
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
         "ActorCritic": "headrace.models.mlp",
+        "DuelingHead": "headrace.models.q",
         "Features": "headrace.models.features",
         "NatureCnn": "headrace.models.conv",
+        "QNetwork": "headrace.models.q",
         "RecurrentActorCritic": "headrace.models.rnn",
         "RunningNorm": "headrace.models.norm",
     },

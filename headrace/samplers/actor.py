@@ -74,6 +74,10 @@ class Actor:
         self._keys = env_keys(seed, stream, env_ids)
         self._device_rows = device_rows
         self._noise = torch.zeros((len(slots[0].reward) + 1, len(env_ids), agent.noise_size)).numpy()
+        self._n_uniforms = agent.noise_size
+        if agent.noise_has_env_id:
+            self._n_uniforms -= 1
+            self._noise[..., -1] = self._env_ids
         self._views = [_Views.of(slot, self._noise) for slot in slots]
         self._slot, self._inputs, self._actions, self._infos = self._views[0]
         self._state: Tree = agent.initial_state(len(env_ids))
@@ -113,9 +117,9 @@ class Actor:
 
     def draw(self, first_step: int) -> None:
         """Draws the noise of the batch that begins at `first_step`; `begin` does, unless it was done ahead."""
-        n_rows, _, size = self._noise.shape
+        n_rows, size = len(self._noise), self._n_uniforms
         if size:
-            self._noise[:-1] = uniforms(self._keys, first_step, n_rows - 1, size)
+            self._noise[:-1, :, :size] = uniforms(self._keys, first_step, n_rows - 1, size)
         self._drawn_for = first_step
 
     def act(self, t: int) -> None:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from gymnasium import spaces as gym_spaces
 
 from headrace.agents.base import Agent
+from headrace.agents.masks import has_mask, seen_spaces, without_mask
 from headrace.agents.pg.policies import Distribution, Policy
 from headrace.buffers.tree import tree_rows
 from headrace.models.features import Features
@@ -53,17 +53,8 @@ class PgAgent(Agent):
         policy = self._policy
         policy.build(spaces.action, type(self).__name__)
         self.noise_size = policy.noise_size
-        observation = spaces.observation
-        if isinstance(observation, gym_spaces.Dict) and ACTION_MASK in observation.spaces:
-            shape = observation[ACTION_MASK].shape
-            if policy.mask_size is None or shape != (policy.mask_size,):
-                raise TypeError(
-                    f"the observation's {ACTION_MASK!r} has shape {shape}, actions {spaces.action} take "
-                    + (f"({policy.mask_size},)" if policy.mask_size is not None else "no mask; rename that key")
-                )
-            self._masks = True
-            observation = gym_spaces.Dict(_without_mask(observation.spaces))
-        seen = EnvSpaces(observation, spaces.action)
+        self._masks = has_mask(spaces, policy.mask_size)
+        seen = seen_spaces(spaces) if self._masks else spaces
         model: torch.nn.Module = self._model_cls(seen, n_outputs=policy.n_outputs, **self._model_kwargs)
         policy.prepare(model)
         return model
@@ -103,7 +94,7 @@ class PgAgent(Agent):
     def update_statistics(self, observation: Tree) -> None:
         """Takes observations `[N, ...]` into every `Features(..., normalize=True)` of the model."""
         if self._masks:
-            observation = _without_mask(observation)
+            observation = without_mask(observation)
         for module in self.model.modules():
             if isinstance(module, Features) and module.normalizes:
                 module.update(observation)
@@ -111,7 +102,7 @@ class PgAgent(Agent):
     def _forward(self, inputs: StepInputs, state: Tree) -> tuple[PgInfo, Tree]:
         observation, mask = inputs.observation, None
         if self._masks:
-            observation, mask = _without_mask(observation), observation[ACTION_MASK]
+            observation, mask = without_mask(observation), observation[ACTION_MASK]
         if self._recurrent:
             if state is None:
                 dims = inputs.is_first.shape
@@ -122,7 +113,3 @@ class PgAgent(Agent):
         else:
             outputs, value = self.model(observation, inputs.prev_action, inputs.prev_reward)
         return PgInfo(self._policy.dist(self.model, outputs, mask), value), state
-
-
-def _without_mask(parts: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: part for key, part in parts.items() if key != ACTION_MASK}

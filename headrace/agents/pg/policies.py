@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
+from headrace.agents.masks import masked
 from headrace.distributions.bernoulli import Bernoulli
 from headrace.distributions.categorical import Categorical
 from headrace.distributions.gaussian import Gaussian
@@ -73,12 +74,12 @@ class DiscretePolicy(Policy):
     def dist(self, model: torch.nn.Module, outputs: torch.Tensor, mask: torch.Tensor | None) -> Distribution:
         """See `Policy`."""
         if self._one:
-            return Categorical(outputs if mask is None else _masked(outputs, mask))
+            return Categorical(outputs if mask is None else masked(outputs, mask))
         if self._coins:
             return Bernoulli(outputs)
         parts = torch.split(outputs, self._sizes, dim=-1)
         if mask is not None:
-            parts = tuple(map(_masked, parts, torch.split(mask, self._sizes, dim=-1)))
+            parts = tuple(map(masked, parts, torch.split(mask, self._sizes, dim=-1)))
         return MultiCategorical(tuple(map(Categorical, parts)))
 
 
@@ -136,9 +137,3 @@ class GaussianPolicy(Policy):
             middle, half = self._middle.to(outputs.device), self._half.to(outputs.device)
             mean, log_std = middle + half * mean, log_std + half.log()
         return Gaussian(mean, log_std)
-
-
-def _masked(logits: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """−∞ where the mask is 0; rows that allow nothing (padding) stay as they are."""
-    allowed = mask != 0
-    return logits.masked_fill(~allowed & allowed.any(dim=-1, keepdim=True), -torch.inf)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from headrace.algos.pg.base import Losses, PgBatch, PgConfig, PolicyGradientAlgo, mean_of
+from headrace.algos.pg.base import Losses, PgBatch, PgConfig, PolicyGradientAlgo
 
 __all__ = ["A2C", "A2CConfig"]
 
@@ -36,11 +36,5 @@ class A2C(PolicyGradientAlgo):
         yield batch
 
     def losses(self, itr: int, part: PgBatch) -> Losses:
-        """Policy gradient, half the squared error of the value, entropy."""
-        dist, value = self.forward(part)
-        return Losses(
-            policy=-mean_of(dist.log_prob(part.action) * part.advantage, part.valid),
-            value=0.5 * mean_of((value - part.returns).square(), part.valid),
-            entropy=mean_of(dist.entropy(), part.valid),
-            info={},
-        )
+        """See `PolicyGradientAlgo.actor_critic_losses`."""
+        return self.actor_critic_losses(part)

@@ -13,15 +13,16 @@ import torch
 
 from headrace.agents.base import Agent
 from headrace.algos.base import Algo, OptInfo
+from headrace.algos.checks import not_finite, require
 from headrace.algos.flat import FlatParameters
 from headrace.algos.returns import final_values, generalized_advantages
 from headrace.algos.reward_scaling import RewardScaling
 from headrace.buffers.samples import Samples
-from headrace.buffers.tree import tree_map, tree_paths, tree_rows
+from headrace.buffers.tree import tree_map, tree_rows
 from headrace.rng import Stream
 from headrace.types import BatchSpec, StepInputs, Tree
 
-__all__ = ["Losses", "PgBatch", "PgConfig", "PolicyGradientAlgo", "mean_of", "require"]
+__all__ = ["Losses", "PgBatch", "PgConfig", "PolicyGradientAlgo", "mean_of"]
 
 
 @dataclass
@@ -130,6 +131,31 @@ class PolicyGradientAlgo(Algo):
         opt_info["explainedVariance"] = _explained_variance(batch)
         return opt_info
 
+    def advantages(
+        self, samples: Samples, reward: torch.Tensor, valid: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Advantages, and what values are to become, both `[T, B]`; by generalized advantage estimation.
+
+        reward `[T, B]`: scaled; valid: bool `[T, B]`, None where all rows are.
+        """
+        env, agent = samples.env, samples.agent
+        if agent.bootstrap_value is None:
+            raise ValueError(
+                f"{type(self).__name__} needs the value of the row after a batch, and this batch has none; "
+                "call sampler.initialize(agent, bootstrap_value=True)"
+            )
+        return generalized_advantages(
+            reward,
+            agent.agent_info.value,
+            env.terminated,
+            env.truncated,
+            agent.bootstrap_value,
+            final_values(self._agent, samples),
+            self.discount,
+            self.config.gae_lambda,
+            valid,
+        )
+
     @abstractmethod
     def parts(self, itr: int, batch: PgBatch) -> Iterator[PgBatch]:
         """What each update learns from: the whole batch, or minibatches of it."""
@@ -151,6 +177,16 @@ class PolicyGradientAlgo(Algo):
         if self._reward_scaling is not None:
             self._reward_scaling.load_state_dict(state["reward_scaling"])
 
+    def actor_critic_losses(self, part: PgBatch) -> Losses:
+        """The policy gradient `−mean(log π(a|s) · A)`, half the squared error of the value, entropy."""
+        dist, value = self.forward(part)
+        return Losses(
+            policy=-mean_of(dist.log_prob(part.action) * part.advantage, part.valid),
+            value=0.5 * mean_of((value - part.returns).square(), part.valid),
+            entropy=mean_of(dist.entropy(), part.valid),
+            info={},
+        )
+
     def forward(self, part: PgBatch) -> tuple[Any, torch.Tensor]:
         """The agent's distribution and value now, for the rows of a part."""
         outputs = self._agent(part.inputs, part.state)
@@ -168,28 +204,13 @@ class PolicyGradientAlgo(Algo):
     def _process(self, samples: Samples) -> PgBatch:
         """Advantages and returns; then, for feed-forward agents, the valid rows side by side."""
         env, agent = samples.env, samples.agent
-        if agent.bootstrap_value is None:
-            raise ValueError(
-                f"{type(self).__name__} needs the value of the row after a batch, and this batch has none; "
-                "call sampler.initialize(agent, bootstrap_value=True)"
-            )
         all_valid = bool(env.valid.all())
         valid = None if all_valid else env.valid
         with torch.no_grad():
             reward = env.reward
             if self._reward_scaling is not None:
                 reward = self._reward_scaling(reward, env.done, valid)
-            advantage, returns = generalized_advantages(
-                reward,
-                agent.agent_info.value,
-                env.terminated,
-                env.truncated,
-                agent.bootstrap_value,
-                final_values(self._agent, samples),
-                self.discount,
-                self.config.gae_lambda,
-                valid,
-            )
+            advantage, returns = self.advantages(samples, reward, valid)
             if self.config.normalize_advantage:
                 real = advantage if valid is None else advantage[valid]
                 advantage = (advantage - real.mean()) / (real.std(correction=0) + 1e-6)
@@ -228,29 +249,11 @@ class PolicyGradientAlgo(Algo):
         }
         info = dict(zip(scalars, torch.stack([scalar.detach() for scalar in scalars.values()]).tolist(), strict=True))
         if not (math.isfinite(info["loss"]) and math.isfinite(info["gradNorm"])):
-            raise self._not_finite(itr, number, part, info)
+            where = f"itr {itr}, update {number}"
+            raise not_finite(type(self).__name__, where, info, part, self._agent.model)
         self._optimizer.step()
         info["perplexity"] = math.exp(min(info["entropy"], 700.0))  # of many bits it is no float any more
         return info
-
-    def _not_finite(self, itr: int, number: int, part: PgBatch, info: OptInfo) -> FloatingPointError:
-        """The error for a loss that is NaN or infinite, with the tensors it comes from."""
-        bad = [f"{name}={value}" for name, value in info.items() if not math.isfinite(value)]
-        sources = [
-            f"batch{path}"
-            for path, leaf in tree_paths(part)
-            if leaf.is_floating_point() and not bool(leaf.isfinite().all())
-        ]
-        sources += [
-            f"parameter {name}"
-            for name, parameter in self._agent.model.named_parameters()
-            if not bool(parameter.isfinite().all())
-        ]
-        where = f"not finite: {', '.join(sources)}" if sources else "the batch and the parameters are finite"
-        return FloatingPointError(
-            f"{type(self).__name__}: {', '.join(bad)} in itr {itr}, update {number} ({where}); the step was not taken. "
-            "Lower learning_rate, scale the rewards, or look for huge observations"
-        )
 
 
 def _valid_rows(tree: Tree, valid: torch.Tensor) -> Tree:
@@ -271,9 +274,3 @@ def _explained_variance(batch: PgBatch) -> float:
         returns, value = returns[batch.valid], value[batch.valid]
     variance = float(returns.var(correction=0))
     return 1.0 - float((returns - value).var(correction=0)) / variance if variance > 0 else math.nan
-
-
-def require(name: str, value: float, low: float, high: float) -> None:
-    """Raises ValueError unless low ≤ value ≤ high."""
-    if not low <= value <= high:
-        raise ValueError(f"{name} must be between {low:g} and {high:g}, got {value!r}")

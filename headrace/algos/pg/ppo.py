@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from headrace.algos.pg.base import Losses, PgBatch, PgConfig, PolicyGradientAlgo, mean_of, require
+from headrace.algos.checks import require
+from headrace.algos.pg.base import Losses, PgBatch, PgConfig, PolicyGradientAlgo, mean_of
 from headrace.buffers.tree import tree_rows
 
 __all__ = ["PPO", "PPOConfig"]

@@ -1,0 +1,165 @@
+"""`DqnAgent`: ε-greedy by the values of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from gymnasium import spaces as gym_spaces
+
+from headrace.agents.base import Agent
+from headrace.agents.dqn.exploration import EpsilonSchedule
+from headrace.agents.masks import has_mask, masked, seen_spaces, without_mask
+from headrace.distributions.epsilon_greedy import EpsilonGreedy
+from headrace.models.features import Features
+from headrace.models.q import QNetwork
+from headrace.types import ACTION_MASK, AgentStep, EnvSpaces, StepInputs, Tree
+
+__all__ = ["DqnAgent", "DqnInfo"]
+
+
+@dataclass
+class DqnInfo:
+    """What a DQN agent records, and what its training forward returns.
+
+    q: the values of all actions, float `[..., n_actions]`, −∞ for masked ones.
+    """
+
+    q: torch.Tensor
+
+
+class DqnAgent(Agent):
+    """Takes the Discrete action of the highest value, or, with probability ε, any; feed-forward.
+
+    Mnih et al., "Human-level control through deep reinforcement learning", Nature 2015. ε is a function of the number
+    of the batch (`EpsilonSchedule`), known before workers start, so every sampler explores alike; in evaluations it is
+    `eps_eval`. An observation space Dict with the key "action_mask" (one entry per action) masks actions: those with 0
+    are never taken, nor do they count in targets. The model does not see the mask.
+
+    Args:
+        ModelCls: called as `ModelCls(spaces, n_outputs=..., **model_kwargs)`; a module that takes `(observation,
+            prev_action, prev_reward)` over any leading dims and returns values `[..., n_outputs]`.
+        model_kwargs: of `QNetwork` for example `{"dueling": True}`.
+        eps_init: ε of the first batches.
+        eps_final: ε of the last ones.
+        eps_final_min: gives every environment a final ε of its own, from `eps_final` to this.
+        eps_itr_min, eps_itr_max: batches between which ε falls linearly.
+        eps_eval: ε in evaluations.
+    """
+
+    noise_size = 2
+
+    def __init__(
+        self,
+        ModelCls: Any = QNetwork,
+        model_kwargs: Mapping[str, Any] | None = None,
+        *,
+        eps_init: float = 1.0,
+        eps_final: float = 0.01,
+        eps_final_min: float | None = None,
+        eps_itr_min: int = 0,
+        eps_itr_max: int = 1000,
+        eps_eval: float = 0.0,
+    ) -> None:
+        if not 0.0 <= eps_eval <= 1.0:
+            raise ValueError(f"eps_eval must be between 0 and 1, got {eps_eval!r}")
+        self.schedule = EpsilonSchedule(
+            eps_init=eps_init,
+            eps_final=eps_final,
+            eps_final_min=eps_final_min,
+            eps_itr_min=eps_itr_min,
+            eps_itr_max=eps_itr_max,
+        )
+        self.eps_eval = float(eps_eval)
+        self._model_cls = ModelCls
+        self._model_kwargs = dict(model_kwargs or {})
+        self._masks = False
+        self._n_envs = 1
+        if eps_final_min is not None:
+            self.noise_size, self.noise_has_env_id = 3, True
+        self._epsilon: float | torch.Tensor = self.eps_eval
+
+    def initialize(self, spaces: EnvSpaces, *, seed: int, global_B: int = 1, env_ids: Sequence[int] = (0,)) -> None:
+        """See `Agent`."""
+        super().initialize(spaces, seed=seed, global_B=global_B, env_ids=env_ids)
+        self._n_envs = global_B
+
+    def build_model(self, spaces: EnvSpaces) -> torch.nn.Module:
+        """The network; raises TypeError for action spaces other than Discrete, and masks that do not fit them."""
+        action = spaces.action
+        if not isinstance(action, gym_spaces.Discrete):
+            raise TypeError(
+                f"{type(self).__name__} acts in Discrete action spaces, the environment has {action}; take a "
+                "CategoricalPgAgent for MultiDiscrete and MultiBinary actions, a GaussianPgAgent for Box actions"
+            )
+        self._masks = has_mask(spaces, int(action.n))
+        return self._network(seen_spaces(spaces) if self._masks else spaces, int(action.n))
+
+    def settings(self) -> dict[str, Any]:
+        """See `Agent`."""
+        return {
+            "ModelCls": self._model_cls,
+            "model_kwargs": self._model_kwargs,
+            **asdict(self.schedule),
+            "eps_eval": self.eps_eval,
+        }
+
+    def sample_mode(self, itr: int) -> None:
+        """Explores with the ε of batch `itr`."""
+        super().sample_mode(itr)
+        epsilon = self.schedule.at(itr, self._n_envs)
+        self._epsilon = torch.from_numpy(epsilon).to(self.device) if epsilon.ndim else float(epsilon)
+
+    def eval_mode(self, itr: int) -> None:
+        """Acts greedily, but for `eps_eval`."""
+        super().eval_mode(itr)
+        self._epsilon = self.eps_eval
+
+    def __call__(self, inputs: StepInputs, state: Tree = None) -> DqnInfo:
+        """The values of all actions, with gradients."""
+        return DqnInfo(self._forward(inputs)[0])
+
+    def step(self, inputs: StepInputs, state: Tree) -> AgentStep:
+        """Actions `[n]` with a `DqnInfo`."""
+        info, noise = DqnInfo(self._forward(inputs)[0]), inputs.noise
+        epsilon = self._epsilon if isinstance(self._epsilon, float) else _of_rows(self._epsilon, noise[..., 2])
+        return AgentStep(EpsilonGreedy(info.q).sample(noise, epsilon), info)
+
+    def value(self, inputs: StepInputs, state: Tree) -> torch.Tensor:
+        """The value of the best action of `n` rows."""
+        return self._forward(inputs)[0].max(dim=-1).values
+
+    def update_statistics(self, observation: Tree) -> None:
+        """Takes observations `[N, ...]` into every `Features(..., normalize=True)` of the model."""
+        if self._masks:
+            observation = without_mask(observation)
+        for module in self.model.modules():
+            if isinstance(module, Features) and module.normalizes:
+                module.update(observation)
+
+    def _network(self, spaces: EnvSpaces, n_actions: int) -> torch.nn.Module:
+        network: torch.nn.Module = self._model_cls(spaces, n_outputs=n_actions, **self._model_kwargs)
+        return network
+
+    def _values(self, outputs: torch.Tensor) -> torch.Tensor:
+        """Values `[..., n_actions]` from what the network returned."""
+        return outputs
+
+    def _forward(self, inputs: StepInputs) -> tuple[torch.Tensor, torch.Tensor]:
+        """Values, −∞ where masked, and what the network returned."""
+        observation = inputs.observation
+        if self._masks:
+            outputs = self.model(without_mask(observation), inputs.prev_action, inputs.prev_reward)
+            return masked(self._values(outputs), observation[ACTION_MASK]), outputs
+        outputs = self.model(observation, inputs.prev_action, inputs.prev_reward)
+        return self._values(outputs), outputs
+
+
+def _of_rows(epsilon: torch.Tensor, env_ids: torch.Tensor) -> torch.Tensor:
+    """The ε of each row `[n]`, from that of all environments and the float32 ids of those of the rows.
+
+    An agent in environments it was not initialized for (`load_agent`) begins again with the first ε.
+    """
+    return epsilon[env_ids.long() % len(epsilon)]

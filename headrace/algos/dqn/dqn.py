@@ -1,0 +1,59 @@
+"""DQN: action values by temporal differences."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional
+
+from headrace.algos.checks import require
+from headrace.algos.dqn.base import QLearningAlgo, QLearningConfig, TransitionLosses
+from headrace.replays.base import Transitions
+
+__all__ = ["DQN", "DQNConfig"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DQNConfig(QLearningConfig):
+    """The settings of `DQN`."""
+
+    delta_clip: float | None = 1.0
+    """Errors beyond this count linearly (Huber's loss), not squared; None: all are squared."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.delta_clip is not None:
+            require("delta_clip", self.delta_clip, 0.0, math.inf)
+
+
+class DQN(QLearningAlgo):
+    """`δ = return + discount · Q_target(s', a*) − Q(s, a)`, and Huber's loss of it; |δ| is the priority.
+
+    Mnih et al., "Human-level control through deep reinforcement learning", Nature 2015; a* is the target's best action,
+    or, for double DQN, the learning network's (van Hasselt et al., "Deep reinforcement learning with double
+    Q-learning", 2016, equation 4).
+    """
+
+    config: DQNConfig
+
+    def __init__(self, config: DQNConfig | None = None) -> None:
+        super().__init__(DQNConfig() if config is None else config)
+
+    def losses(self, transitions: Transitions) -> TransitionLosses:
+        """See `QLearningAlgo`."""
+        with torch.no_grad():
+            next_q = self._target(transitions.next_inputs).q
+            best = self.best_next(next_q, transitions)
+            value = next_q.gather(-1, best[:, None])[:, 0]
+            target = transitions.return_ + transitions.discount * value
+        q = self._agent(transitions.inputs).q.gather(-1, transitions.action.long()[:, None])[:, 0]
+        error = (target - q).detach().abs()
+        return TransitionLosses(self._penalty(q, target), error, {"tdAbsErr": error.mean(), "q": q.detach().mean()})
+
+    def _penalty(self, q: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """½δ², linear beyond `delta_clip`, `[N]`."""
+        if self.config.delta_clip is None:
+            return 0.5 * (target - q).square()
+        return functional.huber_loss(q, target, reduction="none", delta=self.config.delta_clip)

@@ -1,0 +1,91 @@
+"""IMPALA, an actor-critic that corrects for batches an older policy collected."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from headrace.algos.checks import require
+from headrace.algos.pg.base import Losses, PgBatch, PgConfig, PolicyGradientAlgo
+from headrace.algos.returns import final_values, v_trace
+from headrace.buffers.samples import Samples
+from headrace.buffers.tree import tree_rows
+from headrace.types import StepInputs
+
+__all__ = ["IMPALA", "IMPALAConfig"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class IMPALAConfig(PgConfig):
+    """The settings of `IMPALA`."""
+
+    gae_lambda: float = 1.0
+    """λ of V-trace; 1: corrections travel back as far as the clipped ratios let them, 0: one-step differences."""
+    rho_clip: float = 1.0
+    """ρ̄: what the ratios in temporal differences and policy gradient are cut at."""
+    c_clip: float = 1.0
+    """c̄: what the ratios along which corrections travel back are cut at."""
+    learning_rate: float = 3e-3
+    """Adam's step size; at the start, if there is a schedule."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("rho_clip", "c_clip"):
+            require(name, getattr(self, name), 0.0, math.inf)
+
+
+class IMPALA(PolicyGradientAlgo):
+    """One gradient step per batch, on V-trace advantages and targets.
+
+    Espeholt et al., "IMPALA: scalable distributed deep-RL with importance weighted actor-learner architectures", 2018.
+    The policy that acted is taken from the distributions recorded in the batch; values are those of the parameters that
+    learn, also of the row after the batch. Where both are the same this is A2C.
+    """
+
+    bootstrap_value = False
+    config: IMPALAConfig
+
+    def __init__(self, config: IMPALAConfig | None = None) -> None:
+        super().__init__(IMPALAConfig() if config is None else config)
+
+    def advantages(
+        self, samples: Samples, reward: torch.Tensor, valid: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `PolicyGradientAlgo`; by V-trace."""
+        env, acted = samples.env, samples.agent
+        inputs = StepInputs(env.observation, acted.prev_action, env.prev_reward, env.is_first)
+        now = self._agent(inputs, None if acted.first_state is None else tree_rows(acted.first_state, 0))
+        return v_trace(
+            reward,
+            now.value,
+            now.dist.log_prob(acted.action) - acted.agent_info.dist.log_prob(acted.action),
+            env.terminated,
+            env.truncated,
+            self._bootstrap_value(samples),
+            final_values(self._agent, samples),
+            self.discount,
+            self.config.gae_lambda,
+            self.config.rho_clip,
+            self.config.c_clip,
+            valid,
+        )
+
+    def parts(self, itr: int, batch: PgBatch) -> Iterator[PgBatch]:
+        """The whole batch, once."""
+        yield batch
+
+    def losses(self, itr: int, part: PgBatch) -> Losses:
+        """See `PolicyGradientAlgo.actor_critic_losses`."""
+        return self.actor_critic_losses(part)
+
+    def _bootstrap_value(self, samples: Samples) -> torch.Tensor:
+        """V of the row after the batch, `[1, B]`, read where the episode goes on."""
+        env, acted = samples.env, samples.agent
+        goes_on = torch.zeros_like(env.is_first[:1])
+        inputs = StepInputs(env.last_observation, tree_rows(acted.action, slice(-1, None)), env.reward[-1:], goes_on)
+        row = tree_rows(inputs, 0)
+        state = None if acted.last_state is None else tree_rows(acted.last_state, 0)
+        return self._agent.value(row, state)[None]

@@ -1,0 +1,95 @@
+"""Networks for action values and for distributions of returns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from headrace.models.features import Features
+from headrace.models.mlp import TanhBody
+from headrace.types import EnvSpaces, Tree
+
+__all__ = ["DuelingHead", "QNetwork"]
+
+
+class DuelingHead(torch.nn.Module):
+    """`Q(s, a) = V(s) + A(s, a) − mean over actions of A(s, ·)`, V and A with layers of their own.
+
+    Float32 `[..., sizes[0]]` to `[..., n_actions · n_atoms]`, the atoms of an action side by side; each atom is a sum
+    of its own. Wang et al., "Dueling network architectures for deep reinforcement learning", 2016, equation 9.
+
+    Args:
+        sizes: of the features and of the hidden layers, for V and A alike.
+        n_actions: actions.
+        n_atoms: outputs for each action; 1: its value.
+    """
+
+    def __init__(self, sizes: Sequence[int], n_actions: int, n_atoms: int = 1) -> None:
+        super().__init__()
+        self.value = TanhBody([*sizes, n_atoms])
+        self.advantage = TanhBody([*sizes, n_actions * n_atoms])
+        self._shape = (n_actions, n_atoms)
+
+    def in_numpy(self, features: torch.Tensor) -> np.ndarray | None:
+        """The outputs, if these few rows are to be computed in NumPy."""
+        advantage = self.advantage.in_numpy(features)
+        if advantage is None:
+            return None
+        value = self.value.in_numpy(features)
+        assert value is not None  # its products are no larger
+        shaped = advantage.reshape(*advantage.shape[:-1], *self._shape)
+        shaped += value[..., None, :] - shaped.mean(axis=-2, keepdims=True)
+        return advantage
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """See the class."""
+        outputs = self.advantage.forward(features)
+        advantage = outputs.reshape(*outputs.shape[:-1], *self._shape)
+        value = self.value.forward(features).unsqueeze(-2)
+        return (value + advantage - advantage.mean(dim=-2, keepdim=True)).reshape(outputs.shape)
+
+
+class QNetwork(torch.nn.Module):
+    """A value for every action, from any observation; the default model of DQN agents.
+
+    Takes `(observation, prev_action, prev_reward)` with any leading dims and returns values `[..., n_outputs]`, or,
+    with `n_atoms`, unnormalised log-probabilities of returns `[..., n_outputs, n_atoms]`; it does not look at the
+    previous action and reward.
+
+    Args:
+        spaces: of one environment.
+        n_outputs: actions.
+        n_atoms: atoms of the distribution of returns of each action; None: its value.
+        hidden_sizes: tanh layers over the features (`Features`); default two of 64, none over images.
+        dueling: see `DuelingHead`.
+        normalize_observation: see `Features`.
+    """
+
+    def __init__(
+        self,
+        spaces: EnvSpaces,
+        n_outputs: int,
+        n_atoms: int | None = None,
+        hidden_sizes: Sequence[int] | None = None,
+        dueling: bool = False,
+        normalize_observation: bool = False,
+    ) -> None:
+        super().__init__()
+        self.features = Features(spaces.observation, normalize_observation)
+        if hidden_sizes is None:
+            hidden_sizes = () if self.features.has_images else (64, 64)
+        sizes = [self.features.size, *hidden_sizes]
+        per_action = 1 if n_atoms is None else n_atoms
+        self.head: DuelingHead | TanhBody = (
+            DuelingHead(sizes, n_outputs, per_action) if dueling else TanhBody([*sizes, n_outputs * per_action])
+        )
+        self._shape = None if n_atoms is None else (n_outputs, n_atoms)
+
+    def forward(self, observation: Tree, prev_action: Tree, prev_reward: torch.Tensor) -> torch.Tensor:
+        """See the class."""
+        features = self.features.forward(observation)
+        quick = self.head.in_numpy(features)
+        outputs = self.head.forward(features) if quick is None else torch.from_numpy(quick)
+        return outputs if self._shape is None else outputs.reshape(*outputs.shape[:-1], *self._shape)
