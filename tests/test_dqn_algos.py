@@ -2,6 +2,7 @@
 
 import copy
 import math
+import shutil
 from dataclasses import FrozenInstanceError
 from pathlib import Path
 from typing import Any
@@ -479,18 +480,28 @@ def test_a_saved_algorithm_goes_on_as_if_never_stopped(name: str, tmp_path: Path
             assert again._n_updates == algo._n_updates
 
 
-def test_a_run_goes_on_with_a_new_replay(tmp_path: Path) -> None:
+@pytest.mark.parametrize("prioritized", [False, True])
+@pytest.mark.parametrize("contents", [True, False])
+def test_a_run_goes_on_with_its_replay(tmp_path: Path, prioritized: bool, contents: bool) -> None:
+    """Bit for bit; where the replay is lost, with a new one."""
+
     def runner(n_steps: int, **options: Any) -> MinibatchRl:
         config = RunnerConfig(n_steps=n_steps, seed=0, log_interval_steps=256)
-        return MinibatchRl(ALGOS["dqn"](), DqnAgent(), sampler_of(), config, logger=Logger(), **options)
+        algo = ALGOS["dqn"](linear_lr_schedule=False, pri_beta_final=0.4, prioritized_replay=prioritized)
+        return MinibatchRl(algo, DqnAgent(), sampler_of(), config, logger=Logger(), **options)
 
+    undisturbed = runner(1024)
+    undisturbed.train()
     runner(512, log_dir=tmp_path).train()
     assert load_checkpoint(tmp_path / "checkpoint.pt")["algo"]["n_updates"] == 8 * 16
+    if not contents:
+        shutil.rmtree(tmp_path / "replay")
     longer = runner(1024, resume_from=tmp_path)
     longer.train()
     assert isinstance(longer.algo, QLearningAlgo)
     assert longer.algo._n_updates == 16 * 16
-    assert longer.algo._replay.n_appended == 512
+    assert longer.algo._replay.n_appended == (1024 if contents else 512)
+    assert equal(weights(longer.agent), weights(undisturbed.agent)) == contents
 
 
 def test_evaluations_in_between_change_nothing() -> None:

@@ -144,8 +144,17 @@ def test_the_serial_sampler_reports_failures_in_the_same_words(fault: str, phase
             sampler.evaluate_agent(0)
 
 
-@pytest.mark.parametrize("start_method", ["forkserver", "spawn"])
-@pytest.mark.parametrize("fault", ["raise unpicklable", "SIGKILL", "python loop"])
+@pytest.mark.parametrize(
+    ("fault", "start_method"),
+    [
+        ("raise unpicklable", "forkserver"),
+        ("SIGKILL", "spawn"),
+        ("python loop", "forkserver"),
+        pytest.param("raise unpicklable", "spawn", marks=pytest.mark.slow),
+        pytest.param("SIGKILL", "forkserver", marks=pytest.mark.slow),
+        pytest.param("python loop", "spawn", marks=pytest.mark.slow),
+    ],
+)
 def test_failures_read_the_same_under_other_start_methods(fault: str, start_method: str) -> None:
     sampler = sampler_of(CpuSampler, fault, "step", start_method=start_method, timeout=2.0, start_timeout=30.0)
     with pytest.raises(SamplerError) as caught:

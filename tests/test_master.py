@@ -55,7 +55,7 @@ CTRL_C = [
         method,
         stage,
         id=f"{method}-{stage}",
-        marks=[pytest.mark.slow] if method != "fork" and stage in ("idle", "shutdown") else [],
+        marks=[pytest.mark.slow] if method != "fork" and (method, stage) != ("forkserver", "sampling") else [],
     )
     for method in ("fork", "forkserver", "spawn")
     for stage in STAGES

@@ -69,8 +69,15 @@ def reference(request: pytest.FixtureRequest) -> tuple[str, Run]:
     return request.param, result
 
 
-@pytest.mark.parametrize("start_method", ["fork", "forkserver", "spawn"])
-@pytest.mark.parametrize("n_workers", [1, 2, 3, 4])
+@pytest.mark.parametrize(
+    ("n_workers", "start_method"),
+    [
+        pytest.param(n_workers, method, marks=[] if quick else [pytest.mark.slow])
+        for n_workers in (1, 2, 3, 4)
+        for method in ("fork", "forkserver", "spawn")
+        for quick in [method == "fork" or n_workers == 2]
+    ],
+)
 def test_deterministic_batches_are_equal_bit_for_bit(
     reference: tuple[str, Run], n_workers: int, start_method: str
 ) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import math
 from abc import abstractmethod
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -20,8 +22,11 @@ from headrace.buffers.samples import Samples
 from headrace.buffers.tree import tree_map
 from headrace.envs.spaces import null_value
 from headrace.replays.base import Transitions
-from headrace.replays.make import make_replay
+from headrace.replays.file import ReplayFile
+from headrace.replays.make import replay_over, replay_spec, shared_ring
 from headrace.replays.prioritized import PrioritizedReplay
+from headrace.replays.ring import ReplayWriter
+from headrace.replays.sink import ReplaySink
 from headrace.types import BatchSpec, Tree
 
 __all__ = ["QLearningAlgo", "QLearningConfig", "TransitionLosses"]
@@ -107,6 +112,12 @@ class QLearningAlgo(Algo):
     def __init__(self, config: QLearningConfig) -> None:
         self.config = config
         self.discount = config.discount
+        self._sink: ReplaySink | None = None
+
+    def sink(self) -> ReplaySink:
+        """See `Algo.sink`: the replay is then a ring that the sampler process fills."""
+        self._sink = ReplaySink(self.config.replay_size, frames=self.config.frames)
+        return self._sink
 
     def initialize(self, agent: Agent, n_itr: int, batch_spec: BatchSpec, seed: int = 0) -> None:
         """See `Algo`.
@@ -128,29 +139,40 @@ class QLearningAlgo(Algo):
         self._optimizer = torch.optim.Adam(
             [self._flat.vector], lr=config.learning_rate, eps=config.adam_eps, fused=True
         )
-        self._writer, self._replay = make_replay(
-            batch_spec,
-            null_value(spaces.observation),
-            null_value(spaces.action),
-            config.replay_size,
+        self._writer: ReplayWriter | None = None
+        if self._sink is not None:
+            self._spec, self._ring = self._sink.spec, self._sink.ring
+        else:
+            examples = null_value(spaces.observation), null_value(spaces.action)
+            self._spec = replay_spec(batch_spec, *examples, config.replay_size, frames=config.frames)
+            arena, self._ring = shared_ring(self._spec)
+            arena.close_fd()
+            self._writer = ReplayWriter(self._spec, self._ring)
+        self._replay = replay_over(
+            self._spec,
+            self._ring,
             prioritized=config.prioritized_replay,
             n_step=config.n_step,
             discount=config.discount,
             seed=seed,
-            frames=config.frames,
             alpha=config.pri_alpha,
             beta=config.pri_beta_init,
         )
-        self._n_steps = 0  # collected since learning began
+        self._file: ReplayFile | None = None
+        self._n_collected = 0
+        self._n_steps = 0  # of these, since learning began
         self._n_updates = 0
 
     def optimize_agent(self, itr: int, samples: Samples) -> OptInfo:
         """See `Algo`. Empty until `min_steps_learn` steps are in the replay."""
         replay, infos = self._replay, []
-        before = replay.n_appended
-        self._writer.append(samples)
-        if replay.n_appended >= self.config.min_steps_learn and len(replay):
-            self._n_steps += replay.n_appended - before
+        if self._writer is not None:
+            self._writer.append(samples)
+        # Counted here and not in the ring, which a sampler process may be ahead in.
+        n_steps = int(samples.env.valid.sum())
+        self._n_collected += n_steps
+        if self._n_collected >= self.config.min_steps_learn and len(replay):
+            self._n_steps += n_steps
             self._schedule(itr)
             self._agent.train_mode(itr)
             infos = [self._update(itr) for _ in range(self._due())]
@@ -168,15 +190,31 @@ class QLearningAlgo(Algo):
             "target": self._target.state_dict(),
             "replay": self._replay.state_dict(),
             "n_steps": self._n_steps,
+            "n_rows": int(self._ring.cursor[0]),
             "n_updates": self._n_updates,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`. Learning goes on once `min_steps_learn` new steps are in the replay."""
+        """The inverse of `state_dict`. Without the contents of the replay (`load_contents`), learning goes on once
+        `min_steps_learn` new steps are in it.
+        """
         self._optimizer.load_state_dict(state["optimizer"])
         self._target.load_state_dict(state["target"])
         self._replay.load_state_dict(state["replay"])
         self._n_steps, self._n_updates = state["n_steps"], state["n_updates"]
+
+    def save_contents(self, folder: Path) -> None:
+        """See `Algo.save_contents`: what was appended to the replay since the last time."""
+        if self._file is None:
+            self._file = ReplayFile(folder, self._spec)
+        self._file.save(self._ring)
+
+    def load_contents(self, folder: Path, state: dict[str, Any]) -> None:
+        """See `Algo.load_contents`. A folder without a replay leaves it empty."""
+        self._file = ReplayFile(folder, self._spec)
+        with suppress(FileNotFoundError):
+            self._file.load(self._ring, until=state["n_rows"])
+        self._n_collected = self._replay.n_appended
 
     def best_next(self, values: torch.Tensor, transitions: Transitions) -> torch.Tensor:
         """The action after each transition, int64 `[N]`, by the target's values `[N, n_actions]` or, for double DQN, by
