@@ -28,6 +28,7 @@ from headrace.cli.options import parse_options, restored
 from headrace.cli.report import failed, summary_line
 from headrace.errors import SamplerError
 from headrace.processes.affinity import Affinity
+from headrace.runners.asynchronous import AsyncRl
 from headrace.runners.base import Runner
 from headrace.runners.callbacks import Callback
 from headrace.runners.logging.console import ConsoleLogger
@@ -37,6 +38,7 @@ from headrace.runners.logging.tensorboard import TensorBoardLogger
 from headrace.runners.logging.wandb import WandbLogger
 from headrace.runners.minibatch import MinibatchRl
 from headrace.runners.run_folder import RunFolder
+from headrace.samplers.asynchronous import AsyncSamplerBase
 from headrace.samplers.traj_info import TrajInfo
 from headrace.types import EnvSpaces
 
@@ -68,7 +70,8 @@ def run(args: Sequence[str]) -> int:
     config, command = _config(options), [*_PROG.split(), *args]
     resuming = options.resume is not None
     try:
-        runner = MinibatchRl(
+        asynchronous = issubclass(options.sampler_class, AsyncSamplerBase)
+        runner = (AsyncRl if asynchronous else MinibatchRl)(
             algo_for(options),
             agent,
             training_sampler(options),

@@ -39,7 +39,12 @@ class Members:
         if os.getpid() != self.owner:
             return  # a forked child has a copy of this object, and no business with its siblings
         with sigint_blocked():
-            families = [_family(process.pid) for process in self.processes if process.pid is not None]
+            # Only of those that live: the number of one that ended may be somebody else's by now.
+            families = [
+                _family(process.pid)
+                for process in self.processes
+                if process.pid is not None and process.exitcode is None
+            ]
             for family in families:
                 for member in family:
                     _kill(member)
