@@ -221,8 +221,9 @@ def test_a_categorical_loss_is_the_cross_entropy_and_its_priority_the_divergence
         algo.initialize(agent, n_itr=4, batch_spec=sampler.batch_spec)
         algo._writer.append(sampler.obtain_samples(0)[0])
     with torch.no_grad():
+        torch.manual_seed(0)
         for parameter in agent.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
+            parameter.add_(torch.randn_like(parameter))
     transitions = algo._replay.sample(16)
     losses = algo.losses(transitions)
     target, now = algo._target.distributions(transitions.next_inputs), agent.distributions(transitions.inputs)

@@ -19,8 +19,9 @@ __all__ = ["DQN", "DQNConfig"]
 class DQNConfig(QLearningConfig):
     """The settings of `DQN`."""
 
-    delta_clip: float | None = 1.0
-    """Errors beyond this count linearly (Huber's loss), not squared; None: all are squared."""
+    delta_clip: float | None = None
+    """Errors beyond this count linearly (Huber's loss), not squared; None: all are squared. Usual where rewards are cut
+    to ±1 and rare: 1."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -29,7 +30,7 @@ class DQNConfig(QLearningConfig):
 
 
 class DQN(QLearningAlgo):
-    """`δ = return + discount · Q_target(s', a*) − Q(s, a)`, and Huber's loss of it; |δ| is the priority.
+    """`δ = return + discount · Q_target(s', a*) − Q(s, a)`, and its square or Huber's loss; its size is the priority.
 
     Mnih et al., "Human-level control through deep reinforcement learning", Nature 2015; a* is the target's best action,
     or, for double DQN, the learning network's (van Hasselt et al., "Deep reinforcement learning with double
