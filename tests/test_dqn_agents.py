@@ -15,7 +15,15 @@ from headrace.buffers.samples import Samples
 from headrace.buffers.tree import tree_paths
 from headrace.distributions import EpsilonGreedy
 from headrace.models import DuelingHead, QNetwork
-from headrace.samplers import AlternatingSampler, BaseSampler, CpuSampler, GpuSampler, SerialSampler
+from headrace.samplers import (
+    AlternatingSampler,
+    AsyncCpuSampler,
+    AsyncGpuSampler,
+    BaseSampler,
+    CpuSampler,
+    GpuSampler,
+    SerialSampler,
+)
 from headrace.types import EnvSpaces, StepInputs
 from tests.environments import SEED
 from tests.tasks import Masked, Varied, close
@@ -167,7 +175,7 @@ def test_rows_explore_as_much_as_their_environments(route: str) -> None:
 # ---- in samplers ----
 
 
-def batches(cls: type[BaseSampler], make: Any, **options: Any) -> list[Samples]:
+def batches(cls: type[BaseSampler], make: Any, learns: bool = True, **options: Any) -> list[Samples]:
     agent = make()
     sampler = cls(Walk, batch_T=20, batch_B=7, eval_n_envs=2, deterministic=True, **options)
     collected = []
@@ -175,7 +183,7 @@ def batches(cls: type[BaseSampler], make: Any, **options: Any) -> list[Samples]:
         for itr in range(3):
             collected.append(sampler.obtain_samples(itr)[0].copy())
             with torch.no_grad():
-                for parameter in agent.parameters():
+                for parameter in agent.parameters() if learns else ():
                     wave = torch.sin(torch.arange(parameter.numel()) + float(itr)).reshape(parameter.shape)
                     parameter.add_(0.05 * wave)
             sampler.evaluate_agent(itr)  # greedy in between, with environments of other numbers
@@ -197,6 +205,19 @@ def test_all_samplers_explore_alike_with_an_epsilon_per_environment(make: Any) -
     explored = (last.action != last.agent_info.q.argmax(dim=-1)).float().mean(dim=0)
     assert explored[0] > explored[-1], "environment 0 explores most"
     assert explored[-1] < 0.1
+
+
+@pytest.mark.parametrize("cls", [AsyncCpuSampler, AsyncGpuSampler])
+def test_samplers_beside_the_learner_explore_alike_too(cls: type[BaseSampler]) -> None:
+    """With parameters that do not change: they act with those of a batch before."""
+
+    def new() -> DqnAgent:
+        return DqnAgent(eps_init=0.9, eps_final=0.8, eps_final_min=0.01, eps_itr_max=2)
+
+    expected = batches(SerialSampler, new, learns=False)
+    for samples, others in zip(expected, batches(cls, new, learns=False, n_workers=2), strict=True):
+        assert torch.equal(samples.agent.action, others.agent.action)
+        assert torch.equal(samples.env.observation, others.env.observation)
 
 
 def test_the_rank_shifts_the_epsilons() -> None:

@@ -279,8 +279,8 @@ def test_nothing_follows_a_termination_and_the_final_observation_a_truncation(
 ) -> None:
     """γ = 1/2: after a truncation 1 + 8/2, after a termination 1."""
     agent = DqnAgent(ModelCls=FourValues)
-    algo = ALGOS["dqn"](discount=0.5, n_step=n_step, learning_rate=0.05, target_update_interval=5)
-    run(algo, agent, 120, env=lambda: Steps(cut), reset_mode=reset_mode)
+    algo = ALGOS["dqn"](discount=0.5, n_step=n_step, learning_rate=0.1, target_update_interval=5)
+    run(algo, agent, 80, env=lambda: Steps(cut), reset_mode=reset_mode)
     found = agent.model.q.detach()
     np.testing.assert_allclose(found[:3].numpy(), np.array(values)[:, None].repeat(2, axis=1), atol=0.05)
     assert found[3].tolist() == [8.0, 8.0], "nobody acts after the end"

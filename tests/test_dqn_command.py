@@ -104,3 +104,16 @@ def test_what_does_not_fit_is_one_line(
 
 def test_options_default_to_the_settings_of_the_classes() -> None:
     assert algo_for(TrainOptions(algo="dqn")).config == TrainOptions().dqn
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    ("algo", "env", "least"),
+    [("dqn", "CartPole-v1", 475.0), ("categorical-dqn", "Acrobot-v1", -100.0), ("impala", "CartPole-v1", 475.0)],
+)
+def test_the_settings_it_starts_from_are_enough(
+    algo: str, env: str, least: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "--algo", algo, "--env", env, "--log-dir", str(tmp_path), "--sampler", "serial"]) == 0
+    assert float(capsys.readouterr().out.split()[2]) >= least

@@ -193,3 +193,16 @@ def test_gaussian_agents_learn_by_it() -> None:
             algo.optimize_agent(itr, samples)
             returns.append(np.mean([info.Return for info in traj_infos]))
     assert np.mean(returns[-5:]) > np.mean(returns[:5]) + 1.0
+
+
+def test_it_learns_to_balance_a_pole() -> None:
+    agent, algo, n_itr = CategoricalPgAgent(), IMPALA(), 300
+    returns = []
+    with SerialSampler("CartPole-v1", batch_T=8, batch_B=32).initialize(agent, seed=0) as sampler:
+        algo.initialize(agent, n_itr=n_itr, batch_spec=sampler.batch_spec)
+        for itr in range(n_itr):
+            samples, traj_infos = sampler.obtain_samples(itr)
+            algo.optimize_agent(itr, samples)
+            returns += [info.Return for info in traj_infos]
+    assert np.mean(returns[:50]) < 40
+    assert np.mean(returns[-50:]) > 100

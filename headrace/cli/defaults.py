@@ -130,7 +130,7 @@ _DEFAULTS: dict[tuple[str, Kind], TrainOptions] = {
         sampler="serial",
         batch_T=8,
         batch_B=8,
-        runner=RunnerConfig(n_steps=100_000, seed=0, log_interval_steps=5_000),
+        runner=RunnerConfig(n_steps=150_000, seed=0, log_interval_steps=5_000),
     ),
     # Rewards of ±1 a step, discounted with 0.99, add up to ±100 at most.
     ("categorical-dqn", "discrete"): TrainOptions(
