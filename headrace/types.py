@@ -115,7 +115,7 @@ class Ends:
 class Timing:
     """Counters of one collection loop, nanoseconds. `detailed_rows` of the `rows` were taken apart into the others.
 
-    turned_to_ns: when its process last turned to this loop, having stepped another one meanwhile; 0 where it has one.
+    turned_to_ns: when a process that steps several loops last turned to this one; 0 where an agent drives it.
     """
 
     rows: int = 0

@@ -239,6 +239,8 @@ def test_wrong_settings_are_said_at_once() -> None:
         sampler_of(AsyncCpuSampler, n_slots=1)
     with pytest.raises(ValueError, match="samples_device"):
         sampler_of(AsyncGpuSampler, samples_device="cpu")
+    with pytest.raises(ValueError, match="samples_device keeps one batch"):
+        sampler_of(SerialSampler, n_slots=2, samples_device="cpu")
     with pytest.raises(TypeError, match="n_slots must be a whole number"):
         sampler_of(SerialSampler, n_slots=1.5)
 

@@ -19,6 +19,7 @@ from unittest.mock import MagicMock, call
 import numpy as np
 import pytest
 
+from headrace import memory
 from headrace.errors import EnvFailed, WorkerCrashed, WorkerHung
 from headrace.processes import group as group_module, handoff
 from headrace.processes.affinity import usable_cores
@@ -323,14 +324,14 @@ class Fences:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, cell: Cell) -> None:
         self.seen: list[int] = []
-        real = handoff._fence
+        real = handoff.fence
 
         def fence(lock: Any) -> None:
             assert isinstance(lock, type(threading.Lock()))
             real(lock)
             self.seen.append(cell[0])
 
-        monkeypatch.setattr(handoff, "_fence", fence)
+        monkeypatch.setattr(handoff, "fence", fence)
 
 
 def test_a_number_that_moves_while_the_flag_goes_up_is_not_slept_through(
@@ -371,7 +372,7 @@ def test_what_was_written_before_a_number_is_seen_on_processors_that_reorder_too
     pipes: Any, monkeypatch: pytest.MonkeyPatch, weakly: bool
 ) -> None:
     own, peer, parked, spin = shared_cells(4)
-    monkeypatch.setattr(handoff, "_WEAKLY_ORDERED", weakly)
+    monkeypatch.setattr(handoff, "WEAKLY_ORDERED", weakly)
     hands = Handoff(own, [peer], Bell(parked, read_fd=pipes()[0]), [], spin_ns=spin)
     with monkeypatch.context() as patch:
         number = Fences(patch, own)
@@ -388,8 +389,8 @@ def test_what_was_written_before_a_number_is_seen_on_processors_that_reorder_too
 def test_a_fence_is_an_atomic_exchange(monkeypatch: pytest.MonkeyPatch, weakly: bool, exchanges: int) -> None:
     """Interpreted code is too slow for a race to show that there is none."""
     lock = MagicMock()
-    monkeypatch.setattr(handoff, "_WEAKLY_ORDERED", weakly)
-    handoff._fence(lock)
+    monkeypatch.setattr(memory, "WEAKLY_ORDERED", weakly)
+    memory.fence(lock)
     assert lock.mock_calls == [call.__enter__(), call.__exit__(None, None, None)] * exchanges
 
 

@@ -17,7 +17,6 @@ number first, then looks at the flag. With a full fence between the two on eithe
 from __future__ import annotations
 
 import os
-import platform
 import select
 import threading
 from collections.abc import Callable, Sequence
@@ -27,6 +26,8 @@ from typing import Any
 
 import numpy as np
 
+from headrace.memory import WEAKLY_ORDERED, fence
+
 __all__ = ["Bell", "Cell", "Handoff", "make_cell"]
 
 _TICK_MS = 50  # a sleeper looks around this often, whatever happens
@@ -34,26 +35,10 @@ _TICK_MS = 50  # a sleeper looks around this often, whatever happens
 #: A number in shared memory: index 0 of a view of int64.
 Cell = memoryview
 
-#: Where stores may pass each other, and loads; on x86 only a store may pass a load behind it.
-_WEAKLY_ORDERED = platform.machine().lower() not in ("x86_64", "amd64", "i386", "i686")
-
 
 def make_cell(allocate: Callable[[tuple[int, ...], np.dtype[Any]], np.ndarray]) -> Cell:
     """A number on two cache lines of its own (the processor fetches them in pairs)."""
     return allocate((16,), np.dtype(np.int64)).data
-
-
-def _fence(lock: threading.Lock) -> None:
-    """No load behind it comes before a store ahead of it; 60 ns. lock: any that nobody holds.
-
-    A lock is an atomic exchange, which is a full fence on x86. Elsewhere taking it acquires and leaving it releases,
-    and only a release followed by an acquire keeps the order of store and load: hence twice.
-    """
-    with lock:
-        pass
-    if _WEAKLY_ORDERED:
-        with lock:
-            pass
 
 
 class Bell:
@@ -125,10 +110,10 @@ class Handoff:
 
     def post(self) -> int:
         """Counts up; everything written before is seen by who sees the number. Returns it. 0.3 µs, ringing 3 more."""
-        if _WEAKLY_ORDERED:
-            _fence(self._lock)
+        if WEAKLY_ORDERED:
+            fence(self._lock)
         self._own[0] = number = self._own[0] + 1
-        _fence(self._lock)
+        fence(self._lock)
         for bell in self._peer_bells:
             if bell.parked[0] and all(other[0] >= number for other in self._companions):
                 bell.ring()
@@ -149,8 +134,8 @@ class Handoff:
             while peer[0] < number:
                 if not self._saw(peer, number):
                     self._sleep_until(number, sleep)
-        if _WEAKLY_ORDERED:
-            _fence(self._lock)
+        if WEAKLY_ORDERED:
+            fence(self._lock)
 
     def _saw(self, peer: Cell, number: int) -> bool:
         """Looks for as long as patience lasts."""
@@ -169,7 +154,7 @@ class Handoff:
         try:
             while True:
                 bell.parked[0] = 1
-                _fence(self._lock)
+                fence(self._lock)
                 awaited = self.lagging(number)
                 if not awaited:
                     return

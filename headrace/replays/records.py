@@ -15,8 +15,9 @@ from typing import BinaryIO
 import numpy as np
 
 from headrace.buffers.tree import tree_leaves, tree_paths
+from headrace.memory import fence
 from headrace.replays.ring import ReplayRing, ReplaySpec
-from headrace.replays.rows import TERMINATED, TRUNCATED, fence
+from headrace.replays.rows import TERMINATED, TRUNCATED
 from headrace.types import Tree
 
 __all__ = ["Damaged", "Head", "Records"]

@@ -20,8 +20,9 @@ import numpy as np
 from headrace.buffers.samples import Samples
 from headrace.buffers.shared import Allocate
 from headrace.buffers.tree import allocate_like, tree_copy_into, tree_leaves, tree_map, tree_paths, tree_rows
+from headrace.memory import fence
 from headrace.replays.frames import check_joint, check_slides, padding
-from headrace.replays.rows import FIRST, FOLLOWS, TERMINATED, TRUNCATED, VALID, fence, row_slices
+from headrace.replays.rows import FIRST, FOLLOWS, TERMINATED, TRUNCATED, VALID, row_slices
 from headrace.types import BatchSpec, Tree
 
 __all__ = ["ReplayRing", "ReplaySpec", "ReplayWriter", "build_ring"]

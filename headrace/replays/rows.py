@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 
 __all__ = [
@@ -13,7 +12,6 @@ __all__ = [
     "TRUNCATED",
     "VALID",
     "ZEROS",
-    "fence",
     "row_slices",
 ]
 
@@ -33,15 +31,3 @@ def row_slices(first: int, count: int, n_rows: int) -> Iterator[tuple[slice, sli
     yield slice(0, head), slice(at, at + head)
     if head < count:
         yield slice(head, count), slice(0, count - head)
-
-
-def fence(lock: threading.Lock) -> None:
-    """No load or store behind it comes before one ahead of it; 0.1 µs. lock: any that nobody holds.
-
-    Copies need it on every processor: large ones use stores that may pass others. A lock is an atomic exchange, a full
-    fence on x86; elsewhere only a release followed by an acquire is one, hence twice.
-    """
-    with lock:
-        pass
-    with lock:
-        pass

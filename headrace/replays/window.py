@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+from headrace.memory import fence
 from headrace.replays.ring import ReplayRing, ReplaySpec
-from headrace.replays.rows import FIRST, FOLLOWS, PADDED, TERMINATED, TRUNCATED, VALID, ZEROS, fence, row_slices
+from headrace.replays.rows import FIRST, FOLLOWS, PADDED, TERMINATED, TRUNCATED, VALID, ZEROS, row_slices
 
 __all__ = ["Window", "can_start"]
 

@@ -93,6 +93,8 @@ class SamplerSettings:
         if n_slots is not None and n_slots < least:
             raise ValueError(f"{name} needs n_slots of at least {least}, got {n_slots!r}")
         acting_on, kept_on = checked_devices(name, layout, device, samples_device)
+        if kept_on is not None and (n_slots or 1) > 1:
+            raise ValueError(f"n_slots={n_slots!r} is for batches in host memory; samples_device keeps one batch")
         return SamplerSettings(
             factory=EnvFactory.of(EnvCls, env_kwargs),
             eval_factory=EnvFactory.of(EnvCls, env_kwargs if eval_env_kwargs is None else eval_env_kwargs),
