@@ -391,7 +391,9 @@ def all_gone(processes: list[psutil.Process], seconds: float = 3.0) -> bool:
     return False
 
 
-def faulty(cls: type[BaseSampler], fault: str, phase: str, timeout: float = 20.0) -> BaseSampler:
+def faulty(
+    cls: type[BaseSampler], fault: str, phase: str, timeout: float = 20.0, n_slots: int | None = None
+) -> BaseSampler:
     return cls(
         FaultyEnv,
         {"fault": fault, "phase": phase},
@@ -403,6 +405,7 @@ def faulty(cls: type[BaseSampler], fault: str, phase: str, timeout: float = 20.0
         timeout=timeout,
         start_timeout=20.0,
         start_method="fork",
+        n_slots=n_slots,
     )
 
 
@@ -561,3 +564,12 @@ def test_shutdown_closes_every_environment(cls: type[BaseSampler], tmp_path: Pat
     with sampler.initialize(CategoricalPgAgent(), seed=0):
         sampler.obtain_samples(0)
     assert path.stat().st_size == 7
+
+
+@pytest.mark.parametrize("n_slots", [2, 3])
+def test_a_failing_close_is_raised_by_shutdown_behind_the_batches_ahead(n_slots: int) -> None:
+    sampler = faulty(AsyncCpuSampler, "raise", "close", n_slots=n_slots)
+    sampler.initialize(CategoricalPgAgent(), seed=SEED)
+    sampler.obtain_samples(0)
+    with pytest.raises(EnvFailed, match="the simulator is unhappy"):
+        sampler.shutdown()
