@@ -78,7 +78,7 @@ def filled(ring: ReplayRing, child: BaseProcess, rows: int) -> None:
         time.sleep(0.001)
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_another_process_appends_while_this_one_samples(method: str, ring: tuple[int, ReplayRing]) -> None:
     fd, own = ring
     both = replays(own)
