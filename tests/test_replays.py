@@ -198,6 +198,45 @@ def test_a_count_that_is_overwritten_while_it_is_read_is_read_again(monkeypatch:
     assert replay.n_appended == 90
 
 
+@pytest.mark.parametrize("looks", [1, 2, 3, 4, 5])
+def test_a_reader_that_a_lap_of_the_writer_comes_between_looks_again(
+    looks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(8)
+    writer, replay, sampler = made(world)
+    writer.append(sampler.next())
+    left = [looks]
+
+    def overtake(lock: Any) -> None:
+        left[0] -= 1
+        if not left[0]:
+            for _ in range(5):
+                writer.append(sampler.next())
+
+    monkeypatch.setattr("headrace.replays.window.fence", overtake)
+    sampled = set(check(world, replay.sample(60), 1, 0.99))
+    assert sampled <= startable(world, sampler.rows, writer.ring.oldest[0], 1)
+
+
+def test_a_reader_of_rows_that_are_gone_by_then_looks_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The writer came round before their flags were read, and the batch that lies there by then is one of padding."""
+    world = World(8)
+    writer, replay, sampler = made(world)
+    writer.append(sampler.next())
+    real = writer.ring.flags
+
+    class Overtaken:
+        def __getitem__(self, rows: Any) -> Any:
+            monkeypatch.undo()
+            for _ in range(5):
+                writer.append(sampler.next())
+            return np.zeros_like(real[rows])
+
+    monkeypatch.setattr(replay._window, "ring", dataclasses.replace(writer.ring, flags=Overtaken()))
+    sampled = set(check(world, replay.sample(60), 1, 0.99))
+    assert sampled <= startable(world, sampler.rows, writer.ring.oldest[0], 1)
+
+
 def test_more_truncated_episodes_in_a_batch_than_there_is_room_for() -> None:
     writer, replay, sampler = made(World(4, longest=1), n_finals=2)
     with pytest.raises(ValueError, match=r"episodes of one batch were truncated and there is room for n_finals=2"):
@@ -306,7 +345,7 @@ def test_the_announcement_is_looked_at_behind_a_fence(monkeypatch: pytest.Monkey
     monkeypatch.setattr("headrace.replays.window.fence", lambda lock: calls.append("fence"))
     monkeypatch.setattr(replay, "_gather", lambda *args: (calls.append("gather"), real(*args))[1])
     replay.sample(1)
-    assert calls == ["fence", "gather", "fence"]
+    assert calls == ["fence", "fence", "gather", "fence"]
 
 
 class Dies(Exception):

@@ -90,6 +90,8 @@ class UniformReplay:
     def _look(self) -> None:
         """Takes in what the writer did; raises ReplayNotReady if nothing can be sampled."""
         self._window.update()
+        while not self._window.count and self._window.still_whole() > self._window.oldest:
+            self._window.update()  # what was looked at was gone by then, and there is other
         if not self._window.count:
             raise ReplayNotReady(
                 f"nothing to sample: {self.n_appended} steps were appended, and a transition needs {self.n_step} and "

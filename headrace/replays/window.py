@@ -63,8 +63,7 @@ class Window:
 
     def update(self) -> None:
         """Takes in what was appended and overwritten since."""
-        cursor: int = self.ring.cursor[0]
-        oldest = self.still_whole()
+        oldest, cursor = self._whole()
         if (oldest, cursor) == (self.oldest, self.cursor):
             return
         gone = min(oldest, self.cursor)
@@ -75,7 +74,7 @@ class Window:
         self._assess(begin, cursor, oldest, cursor)
         if oldest != self.oldest:
             self._assess(oldest, min(oldest + behind, begin), oldest, cursor)
-        self.oldest, self.cursor = min(oldest, cursor), cursor
+        self.oldest, self.cursor = oldest, cursor
 
     def holds(self, index: np.ndarray) -> np.ndarray:
         """Which of these transitions, int64 `[N]`, row · B + column, can be sampled: bool `[N]`."""
@@ -98,6 +97,16 @@ class Window:
         fence(self._lock)
         oldest: int = self.ring.oldest[0]
         return oldest
+
+    def _whole(self) -> tuple[int, int]:
+        """`oldest` and `cursor` of one moment: between two looks the writer may go round the whole ring."""
+        cursor: int = self.ring.cursor[0]
+        while True:
+            oldest, before = self.still_whole(), cursor
+            fence(self._lock)
+            cursor = self.ring.cursor[0]
+            if cursor == before:
+                return oldest, cursor
 
     def _assess(self, begin: int, end: int, oldest: int, cursor: int) -> None:
         """Writes `ready` of rows begin to end − 1."""
