@@ -14,8 +14,8 @@ from headrace.buffers.tree import tree_copy_into, tree_leaves, tree_map, tree_pa
 from headrace.errors import AgentFailed, SamplerError, headline, traceback_of
 from headrace.processes.status import Status
 from headrace.rng import Stream, env_keys, uniforms
-from headrace.samplers.collector import CollectorConfig
 from headrace.samplers.device_rows import DeviceBatch, DeviceRows
+from headrace.samplers.slice_envs import CollectorConfig
 from headrace.types import AgentStep, StepInputs, Tree
 
 __all__ = ["Actor", "actor_for"]

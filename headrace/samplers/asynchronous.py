@@ -23,7 +23,7 @@ from headrace.processes.child import Channel
 from headrace.processes.status import Status
 from headrace.samplers.alternating import AlternatingSampler, NoOverlapAlternatingSampler
 from headrace.samplers.base import BaseSampler
-from headrace.samplers.collector import CollectorConfig, SliceReport
+from headrace.samplers.collector import SliceReport
 from headrace.samplers.cpu import CpuSampler
 from headrace.samplers.drive import SlotMemory, local_memory
 from headrace.samplers.gpu import GpuSampler
@@ -31,6 +31,7 @@ from headrace.samplers.layout import Layout, Slice, slices_of, spread
 from headrace.samplers.parallel import ParallelSamplerBase
 from headrace.samplers.serial import SerialSampler
 from headrace.samplers.settings import SamplerSettings
+from headrace.samplers.slice_envs import CollectorConfig
 from headrace.samplers.slots import Slots
 from headrace.samplers.snapshot import SliceState
 from headrace.samplers.timing import TimingReport

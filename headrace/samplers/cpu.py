@@ -8,10 +8,11 @@ from typing import Any
 
 from headrace.agents.parameters import ParameterSlots
 from headrace.buffers.samples import SlotSpec
-from headrace.samplers.collector import CollectorConfig, SliceReport
+from headrace.samplers.collector import SliceReport
 from headrace.samplers.drive import LocalSetup, SlotMemory, local_memory
 from headrace.samplers.layout import Layout
 from headrace.samplers.parallel import ParallelSamplerBase
+from headrace.samplers.slice_envs import CollectorConfig
 from headrace.samplers.slots import Slots
 from headrace.samplers.traj_info import Episodes
 

@@ -20,6 +20,7 @@ from headrace.processes.status import Phase, Status
 from headrace.rng import Stream
 from headrace.samplers.board import Board, build_board
 from headrace.samplers.collector import Collector, Collectors, SliceReport
+from headrace.samplers.eval_collector import EvalCollector
 from headrace.samplers.evaluation import EvalReport, evaluation_episodes, evaluation_spec
 from headrace.samplers.layout import Slice
 from headrace.samplers.loop import SlotView, private_array
@@ -30,7 +31,6 @@ from headrace.types import Timing
 if TYPE_CHECKING:
     from headrace.agents.base import Agent
     from headrace.agents.parameters import ParameterSlots
-    from headrace.samplers.actor import Actor
     from headrace.samplers.device_rows import DeviceBatch
 
 __all__ = [
@@ -88,26 +88,20 @@ class LocalStation:
         self._status = status
         self._parameters = parameters
         self._n_rows = spec.batch.T
-        config = collector.config
-        evaluation = None
-        if config.eval_env_ids:
-            eval_spec = evaluation_spec(spec, (len(config.eval_env_ids),))
-            evaluation = eval_spec, SlotView(build_slot(eval_spec, private_array), 0)
-        collector.setup(spec, [SlotView(slot, first_column) for slot in slots], evaluation)
+        collector.setup(spec, [SlotView(slot, first_column) for slot in slots])
         self._n_slots = len(slots)
-
-        def actor(own: Sequence[Slot], env_ids: Sequence[int], stream: Stream, batch: DeviceBatch | None) -> Actor:
-            return actor_for(agent, own, env_ids, (len(env_ids),), config, stream, status, batch)
-
-        self._actor = actor(slots, config.env_ids, Stream.ACTION, kept)
+        config = collector.config
+        widths = (len(config.env_ids),)
+        self._actor = actor_for(agent, slots, config.env_ids, widths, config, Stream.ACTION, status, kept)
         if config.memory:
             self._actor.go_on(config.memory)
-        if evaluation is not None:
-            self._eval_actor = actor([evaluation[1].slot], config.eval_env_ids, Stream.EVAL_ACTION, None)
+        evaluation = collector.evaluation
+        self._evaluation = None if evaluation is None else LocalEvaluation(evaluation, agent, spec, status, parameters)
 
     def collect(self, itr: int, version: int, batch_index: int) -> list[SliceReport]:
         """See `Station`."""
-        self._load(version)
+        if self._parameters is not None:
+            self._parameters.load(self._agent, version)
         self._agent.sample_mode(itr)
         actor, rows = self._actor, self._collector.batch(batch_index)
         actor.begin(version, batch_index * self._n_rows, batch_index % self._n_slots)
@@ -128,31 +122,53 @@ class LocalStation:
         self._actor.draw(batch_index * self._n_rows)
 
     def evaluate(self, itr: int, version: int, evaluation_index: int) -> list[Episodes]:
-        """Runs each evaluation environment for its number of episodes, greedily; unfinished ones come last."""
-        collector = self._collector
-        if not collector.evaluates:
-            return []
-        self._load(version)
-        self._agent.eval_mode(itr)
-        actor = self._eval_actor
-        collector.begin_evaluation()
-        actor.restart()
-
-        def collect(first_row: int, n_rows: int) -> list[EvalReport]:
-            actor.begin(version, (evaluation_index << 32) + first_row)
-            for t in collector.evaluation(n_rows, until_idle=True):
-                actor.act(t)
-            return [collector.evaluated(first_row, n_rows)]
-
-        return evaluation_episodes(collect, collector.config.eval_max_T)
+        """See `LocalEvaluation`."""
+        return [] if self._evaluation is None else self._evaluation.evaluate(itr, version, evaluation_index)
 
     def state(self) -> list[SliceState]:
         """See `Station`."""
         return [replace(self._collector.state(), memory=self._actor.memory())]
 
-    def _load(self, version: int) -> None:
+
+class LocalEvaluation:
+    """The evaluation environments of one slice and an agent. parameters: as of `LocalStation`."""
+
+    def __init__(
+        self,
+        collector: EvalCollector,
+        agent: Agent,
+        spec: SlotSpec,
+        status: Status,
+        parameters: ParameterSlots | None,
+    ) -> None:
+        from headrace.samplers.actor import actor_for
+
+        self._collector = collector
+        self._agent = agent
+        self._parameters = parameters
+        config = collector.config
+        widths = (len(config.eval_env_ids),)
+        eval_spec = evaluation_spec(spec, widths)
+        slot = build_slot(eval_spec, private_array)
+        collector.setup(eval_spec, SlotView(slot, 0))
+        self._actor = actor_for(agent, [slot], config.eval_env_ids, widths, config, Stream.EVAL_ACTION, status, None)
+
+    def evaluate(self, itr: int, version: int, evaluation_index: int) -> list[Episodes]:
+        """Runs each evaluation environment for its number of episodes, greedily; unfinished ones come last."""
+        collector, actor = self._collector, self._actor
         if self._parameters is not None:
             self._parameters.load(self._agent, version)
+        self._agent.eval_mode(itr)
+        collector.begin()
+        actor.restart()
+
+        def collect(first_row: int, n_rows: int) -> list[EvalReport]:
+            actor.begin(version, (evaluation_index << 32) + first_row)
+            for t in collector.rows(n_rows, until_idle=True):
+                actor.act(t)
+            return [collector.report(first_row, n_rows)]
+
+        return evaluation_episodes(collect, collector.config.eval_max_T)
 
 
 def local_memory(agent: Agent, n_versions: int, allocate: Allocate) -> ParameterSlots:
@@ -215,7 +231,7 @@ class ServedStation:
         self,
         collectors: Sequence[Collector],
         handoffs: Sequence[Handoff],
-        evaluating: Sequence[tuple[Collector, Handoff]],
+        evaluating: Sequence[tuple[EvalCollector, Handoff]],
     ) -> None:
         self._collectors = collectors
         self._handoffs = handoffs
@@ -239,14 +255,14 @@ class ServedStation:
     def begin_evaluation(self) -> None:
         """Before the first rows of an evaluation."""
         for collector, _ in self._evaluating:
-            collector.begin_evaluation()
+            collector.begin()
 
     def evaluation(self, first_row: int, n_rows: int) -> list[EvalReport]:
         """Some rows of an evaluation; all of them, in step with slices elsewhere, even if every episode ended here."""
         drive_served(
-            [(collector.evaluation(n_rows, until_idle=False), hands, Timing()) for collector, hands in self._evaluating]
+            [(collector.rows(n_rows, until_idle=False), hands, Timing()) for collector, hands in self._evaluating]
         )
-        return [collector.evaluated(first_row, n_rows) for collector, _ in self._evaluating]
+        return [collector.report(first_row, n_rows) for collector, _ in self._evaluating]
 
     def state(self) -> list[SliceState]:
         """See `Station`."""
@@ -309,14 +325,13 @@ class ServedSetup:
         evaluating = [index for index in everybody if eval_spec is not None and eval_spec.widths[index]]
         handoffs, eval_handoffs = [], []
         for index, collector in zip(own, crew.all, strict=True):
-            evaluation = None
-            if memory.eval_slot is not None and eval_spec is not None and index in evaluating:
+            if memory.eval_slot is not None and eval_spec is not None and collector.evaluation is not None:
                 view = SlotView(memory.eval_slot.slice(eval_spec, index), eval_spec.first_column(index))
-                evaluation = eval_spec, view
+                collector.evaluation.setup(eval_spec, view)
                 hands = board.worker(board.evaluation, board.members(index, evaluating), index, bell, server)
-                eval_handoffs.append((collector, hands))
+                eval_handoffs.append((collector.evaluation, hands))
             place = self.first_slice + index
             views = [SlotView(slot.slice(spec, place), spec.first_column(place)) for slot in batches]
-            collector.setup(spec, views, evaluation)
+            collector.setup(spec, views)
             handoffs.append(board.worker(board.train, board.members(index, everybody), index, bell, server))
         return ServedStation(crew.all, handoffs, eval_handoffs)

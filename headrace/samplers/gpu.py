@@ -20,13 +20,14 @@ from headrace.rng import Stream
 from headrace.samplers.action_server import ActionServer, ServedGroup
 from headrace.samplers.actor import actor_for
 from headrace.samplers.board import Board, Turns
-from headrace.samplers.collector import CollectorConfig, SliceReport
+from headrace.samplers.collector import SliceReport
 from headrace.samplers.device_rows import DeviceBatch, device_batch
 from headrace.samplers.drive import ServedMemory, ServedSetup, SlotMemory, served_memory
 from headrace.samplers.evaluation import EvalReport, evaluation_episodes, evaluation_spec
 from headrace.samplers.layout import Layout
 from headrace.samplers.parallel import ParallelSamplerBase
 from headrace.samplers.pinned import Pinned
+from headrace.samplers.slice_envs import CollectorConfig
 from headrace.samplers.slots import Slots
 from headrace.samplers.snapshot import SliceState
 from headrace.samplers.timing import TimingReport

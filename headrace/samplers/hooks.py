@@ -8,8 +8,9 @@ from typing import Any
 
 from headrace.buffers.samples import SlotSpec
 from headrace.processes.affinity import Affinity
-from headrace.samplers.collector import CollectorConfig, SliceReport
+from headrace.samplers.collector import SliceReport
 from headrace.samplers.layout import Slice
+from headrace.samplers.slice_envs import CollectorConfig
 from headrace.samplers.slots import Slots
 from headrace.samplers.snapshot import SliceState
 from headrace.samplers.traj_info import Episodes

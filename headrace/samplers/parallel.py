@@ -17,8 +17,8 @@ from headrace.processes.causes import enough_descriptors
 from headrace.processes.child import Channel
 from headrace.processes.group import WorkerGroup, choose_start_method
 from headrace.samplers.base import BaseSampler
-from headrace.samplers.collector import CollectorConfig
 from headrace.samplers.layout import Slice, slices_of
+from headrace.samplers.slice_envs import CollectorConfig
 from headrace.samplers.slots import Slots
 from headrace.samplers.snapshot import SliceState
 from headrace.samplers.worker import Setup, initialize_worker, sampling_process

@@ -10,10 +10,11 @@ from headrace.buffers.samples import SlotSpec
 from headrace.errors import headline
 from headrace.processes.affinity import Affinity
 from headrace.samplers.base import BaseSampler
-from headrace.samplers.collector import Collector, CollectorConfig, SliceReport
+from headrace.samplers.collector import Collector, SliceReport
 from headrace.samplers.device_rows import device_batch
 from headrace.samplers.drive import LocalStation
 from headrace.samplers.layout import Layout, Slice, slices_of
+from headrace.samplers.slice_envs import CollectorConfig
 from headrace.samplers.slots import Slots
 from headrace.samplers.snapshot import SliceState
 from headrace.samplers.traj_info import Episodes

@@ -10,8 +10,8 @@ from typing import Any
 from headrace.envs.factory import EnvFactory
 from headrace.envs.scalar import EnvInfoKeys
 from headrace.envs.vector_envs import VectorEnvs
-from headrace.samplers.collector import CollectorConfig
 from headrace.samplers.layout import Layout, Slice, spread_like
+from headrace.samplers.slice_envs import CollectorConfig
 from headrace.samplers.snapshot import SamplerState
 from headrace.samplers.traj_info import TrajInfo
 from headrace.samplers.validate import checked_arguments, checked_devices

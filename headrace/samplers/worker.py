@@ -10,9 +10,10 @@ from typing import Any, Protocol
 
 from headrace.processes.affinity import Affinity, pin
 from headrace.processes.child import Channel
-from headrace.samplers.collector import CollectorConfig, Collectors, SliceReport
+from headrace.samplers.collector import Collectors, SliceReport
 from headrace.samplers.drive import Station
 from headrace.samplers.evaluation import EvalReport
+from headrace.samplers.slice_envs import CollectorConfig
 from headrace.samplers.traj_info import Episodes
 from headrace.types import EnvSpaces
 

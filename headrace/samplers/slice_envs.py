@@ -1,0 +1,133 @@
+"""The environments of one slice: what they are made from, and the making."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from headrace.envs.factory import EnvFactory, close_quietly, make_envs, user_code_failed
+from headrace.envs.pickling import loads
+from headrace.envs.scalar import EnvInfoKeys, ScalarEnvs
+from headrace.envs.vector import VectorBatch
+from headrace.envs.vector_envs import VectorEnvs
+from headrace.errors import EnvContractError
+from headrace.processes.status import Phase, Status
+from headrace.rng import Stream, env_seeds
+from headrace.samplers.snapshot import EnvState
+from headrace.samplers.traj_info import TrajInfo
+from headrace.types import Tree
+
+__all__ = ["CollectorConfig", "Envs", "eval_envs", "train_envs"]
+
+Envs = ScalarEnvs | VectorBatch
+
+
+@dataclass(frozen=True)
+class CollectorConfig:
+    """What a slice of environments needs to know before its first step; travels to workers by cloudpickle.
+
+    env_ids, eval_env_ids: global numbers of this slice's environments (evaluation's are counted on their own);
+    eval_episodes: episodes each evaluation environment starts; eval_max_T: rows of an evaluation at most;
+    wait_reset: environments that end wait for the end of the batch; incarnation: see `env_seeds`; resumable: `state()`
+    will be asked for; saved, eval_saved: pickled `EnvState`s by env id, to go on from instead of new environments;
+    memory: the recurrent states of their rows by env id, for who acts.
+    """
+
+    factory: EnvFactory
+    env_ids: tuple[int, ...]
+    seed: int
+    traj_info: tuple[type[TrajInfo], Mapping[str, Any]]
+    wait_reset: bool
+    max_decorrelation_steps: int
+    env_info_keys: EnvInfoKeys
+    deterministic: bool
+    eval_factory: EnvFactory
+    eval_env_ids: tuple[int, ...]
+    eval_episodes: int
+    eval_max_T: int
+    incarnation: int = 0
+    resumable: bool = False
+    saved: Mapping[int, bytes] = field(default_factory=dict)
+    eval_saved: Mapping[int, bytes] = field(default_factory=dict)
+    memory: Mapping[int, Tree] = field(default_factory=dict)
+
+
+def train_envs(config: CollectorConfig, status: Status) -> tuple[Envs, list[EnvState]]:
+    """The training environments, and the states they go on from, none if they are new."""
+    saved = _unpickled(config.factory, config.env_ids, config.saved, status)
+    return _made(config, config.factory, config.env_ids, None, config.env_info_keys, saved, status), saved
+
+
+def eval_envs(config: CollectorConfig, status: Status) -> Envs:
+    """The evaluation environments, at least one."""
+    saved = _unpickled(config.eval_factory, config.eval_env_ids, config.eval_saved, status)
+    return _made(config, config.eval_factory, config.eval_env_ids, Stream.EVAL_ENV, {}, saved, status)
+
+
+def _made(
+    config: CollectorConfig,
+    factory: EnvFactory,
+    env_ids: tuple[int, ...],
+    stream: Stream | None,
+    env_info_keys: EnvInfoKeys,
+    saved: Sequence[EnvState],
+    status: Status,
+) -> Envs:
+    new_seeds = [env_seeds(config.seed, env_id, stream, config.incarnation) for env_id in env_ids]
+    if isinstance(factory.make, VectorEnvs):
+        return _made_as_one(config, factory.make, factory, env_ids, new_seeds, env_info_keys, status)
+    seeds: Sequence[tuple[int | None, int | None]] = new_seeds
+    if saved:
+        envs, seeds = [state.env for state in saved], [(state.seed, None) for state in saved]
+    else:
+        envs = make_envs(factory, env_ids, status)
+    try:
+        return ScalarEnvs(envs, env_ids, seeds, name=factory.name, status=status, env_info_keys=env_info_keys)
+    except BaseException:
+        close_quietly(envs)
+        raise
+
+
+def _made_as_one(
+    config: CollectorConfig,
+    vector_envs: VectorEnvs,
+    factory: EnvFactory,
+    env_ids: tuple[int, ...],
+    seeds: Sequence[tuple[int, int]],
+    env_info_keys: EnvInfoKeys,
+    status: Status,
+) -> VectorBatch:
+    status.enter(Phase.CONSTRUCTING, env_ids[0])
+    try:
+        env = vector_envs.make(len(env_ids), factory.kwargs)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        raise user_code_failed(error, f"{factory.name}: the constructor", status) from error
+    try:
+        batch = VectorBatch(env, env_ids, seeds, name=factory.name, status=status, env_info_keys=env_info_keys)
+        if config.wait_reset and not batch.holds:
+            raise EnvContractError(
+                f"{factory.name} resets its environments by itself, so they cannot wait for the end of a batch: "
+                'reset_mode="wait" needs a vector environment with AutoresetMode.DISABLED; use "mid_batch"',
+                status.where(),
+            )
+    except BaseException:
+        env.close()
+        raise
+    return batch
+
+
+def _unpickled(
+    factory: EnvFactory, env_ids: tuple[int, ...], saved: Mapping[int, bytes], status: Status
+) -> list[EnvState]:
+    states: list[EnvState] = []
+    for env_id in env_ids if saved else ():
+        status.enter(Phase.CONSTRUCTING, env_id)
+        try:
+            states.append(loads(saved[env_id]))
+        except Exception as error:
+            close_quietly([state.env for state in states])
+            raise user_code_failed(error, f"{factory.name}: unpickling the saved environment", status) from error
+    return states
