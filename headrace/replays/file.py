@@ -105,7 +105,7 @@ class ReplayFile:
                     break  # what was taken of it is saved again, as a record of its own
                 segment.stop, segment.size = stop, end
             self._keep(segment)
-        if segment.torn or (until is not None and cursor < until):
+        if segment.torn if until is None else cursor < until:  # torn behind what is wanted, nothing is missing
             ring.cut[0] = cursor
         self._saved = self._segments[-1].stop if self._segments else 0
         ring.oldest[0] = max(begin, oldest)
