@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import time
 from multiprocessing.reduction import DupFd
 from typing import Any
 
@@ -54,7 +55,8 @@ def _detached(given: Any) -> int:
     return int(given.detach())
 
 
-def append_for_ever(fd: int, without_torch: bool) -> None:
+def append_for_ever(fd: int, without_torch: bool, pause: float = 0.0) -> None:
+    """pause: seconds between batches, without which a writer with a core of its own outruns a reader that has none."""
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(60)
     _, ring = attached(fd)
@@ -63,6 +65,7 @@ def append_for_ever(fd: int, without_torch: bool) -> None:
         os._exit(3)
     while True:
         writer.append(batch_from(ring.cursor[0]))
+        time.sleep(pause)
 
 
 def append_and_die(fd: int, after: int) -> None:
