@@ -56,7 +56,7 @@ def _detached(given: Any) -> int:
 
 
 def append_for_ever(fd: int, without_torch: bool, pause: float = 0.0) -> None:
-    """pause: seconds between batches, without which a writer with a core of its own outruns a reader that has none."""
+    """pause: seconds between batches; without, it may go round the ring faster than a reader without a core copies."""
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(60)
     _, ring = attached(fd)

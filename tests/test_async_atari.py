@@ -1,8 +1,6 @@
 """Atari games beside the learner: what is counted, what the replay holds of stacked frames, what is left."""
 
 import math
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,6 +27,7 @@ from headrace.samplers import (
     BaseSampler,
     SerialSampler,
 )
+from tests.test_examples import FOLDER, ran
 
 slow = pytest.mark.slow
 T, B = 8, 6
@@ -185,19 +184,8 @@ def test_stacks_from_the_replay_are_those_a_synchronous_sampler_records(cls: typ
 @pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["cpu", "gpu", "alternating", "serial"])
 def test_the_example_trains_and_goes_on(sampler: str, tmp_path: Path) -> None:
-    script = Path(__file__).parent.parent / "examples" / "atari_dqn_async.py"
-
     def run(*arguments: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-W", "error", str(script), "--sampler", sampler, *arguments],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=100,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout + done.stderr
+        return ran(FOLDER / "atari_dqn_async.py", tmp_path, "--sampler", sampler, *arguments)
 
     assert "loss" in run("--n-steps", "1600", "--log-dir", "pong")
     again = run("--n-steps", "1984", "--resume", "pong")

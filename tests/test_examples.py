@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
+FOLDER = Path(__file__).parent.parent / "examples"
+EXAMPLES = sorted(FOLDER.glob("*.py"))
 
 
 def test_there_are_examples_and_each_can_be_read_in_one_go() -> None:
@@ -15,16 +16,21 @@ def test_there_are_examples_and_each_can_be_read_in_one_go() -> None:
         assert len(path.read_text().splitlines()) < 100, path
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
-def test_it_runs(path: Path, tmp_path: Path) -> None:
+def ran(path: Path, cwd: Path, *arguments: str) -> str:
+    """Runs a script, whose warnings are errors; returns what it printed."""
     done = subprocess.run(
-        [sys.executable, "-W", "error", str(path)],
-        cwd=tmp_path,
+        [sys.executable, "-W", "error", str(path), *arguments],
+        cwd=cwd,
         capture_output=True,
         text=True,
         timeout=100,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_it_runs(path: Path, tmp_path: Path) -> None:
+    assert ran(path, tmp_path)
     assert list(tmp_path.iterdir()) == []

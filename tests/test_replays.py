@@ -284,30 +284,44 @@ def test_after_a_cut_nothing_runs_on() -> None:
     assert set(check(world, replay.sample(300), 1, 0.99)) == expected
 
 
-def test_what_is_overwritten_while_it_is_read_is_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("prioritized", [False, True])
+def test_what_is_overwritten_while_it_is_read_is_drawn_again(
+    prioritized: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And nothing else: what was copied before stays, though it may be overwritten while others are copied."""
     world = World(8)
-    writer, replay, sampler = made(world, n_step=2)
+    writer, replay, sampler = made(world, n_step=2, prioritized=prioritized)
     for _ in range(4):
         writer.append(sampler.next())
-    real, calls = replay._gather, []
+    first = replay.sample(20)
+    replay.update_priorities(first.indices, torch.linspace(0.1, 3.0, 20))
+    real = replay._gather
+    calls: list[np.ndarray] = []
+    oldest: list[int] = []
+    whole: set[Any] = set()  # at any moment
 
     def overtaken(index: np.ndarray, weights: np.ndarray) -> Any:
         found = real(index, weights)
-        if len(calls) < 2:
-            writer.append(sampler.next())
         calls.append(index.copy())
+        whole.update(startable(world, sampler.rows, writer.ring.oldest[0], 2))
+        if len(calls) < 3:
+            writer.append(sampler.next())
+        oldest.append(writer.ring.oldest[0])
         return found
 
     monkeypatch.setattr(replay, "_gather", overtaken)
     transitions = replay.sample(60)
+    assert set(check(world, transitions, 2, 0.99)) <= whole
     assert len(calls) == 3
-    oldest = writer.ring.oldest[0]
-    assert calls[0].min() // 3 < oldest
-    assert set(check(world, transitions, 2, 0.99)) <= startable(world, sampler.rows, oldest, 2)
-    # What was not lost is kept as it was drawn.
-    kept = calls[0] >= (oldest + 1) * 3
+    assert 60 == len(calls[0]) > len(calls[1]) > len(calls[2])
+    kept = calls[0] >= (oldest[0] + 1) * 3  # the row before an index is read, too
     assert kept.any()
     assert np.array_equal(transitions.indices[kept], calls[0][kept])
+    held = replay._window.holds(transitions.indices)
+    expected = replay._priorities(transitions.indices[held]) ** -0.4
+    ratio = transitions.weights.numpy()[held] / expected
+    assert np.allclose(ratio, ratio[0])
+    assert transitions.weights.max() == 1
 
 
 def test_a_reader_that_is_outrun_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -84,7 +84,7 @@ def test_another_process_appends_while_this_one_samples(method: str, ring: tuple
     both = replays(own)
     # A spawned process has no torch to begin with: the writer's side needs none.
     place = Descriptor(fd) if method == "spawn" else fd
-    with process(method, append_for_ever, place, method == "spawn", 0.002) as child:
+    with process(method, append_for_ever, place, method == "spawn", 0.0005) as child:
         filled(own, child, 120)
         seen: set[int] = set()
         deadline = time.monotonic() + 50

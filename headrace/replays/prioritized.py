@@ -106,9 +106,11 @@ class PrioritizedReplay(UniformReplay):
     def _draw(self, n: int) -> np.ndarray:
         return self._index_of(self._tree.find((np.arange(n) + self._random.random(n)) / n))
 
-    def _weights(self, index: np.ndarray) -> np.ndarray:
-        values = self._tree.values.take(index % self.spec.size)
-        weights: np.ndarray = (values.min(initial=np.inf) / values) ** self._beta
+    def _priorities(self, index: np.ndarray) -> np.ndarray:
+        return self._tree.values.take(index % self.spec.size)
+
+    def _weights(self, priorities: np.ndarray) -> np.ndarray:
+        weights: np.ndarray = (priorities.min(initial=np.inf) / priorities) ** self._beta
         return weights.astype(np.float32)
 
     def _changed(self, start: int, stop: int) -> None:

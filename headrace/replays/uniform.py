@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from headrace.buffers.tree import tree_leaves
 from headrace.replays.base import ReplayNotReady, Transitions
 from headrace.replays.gather import Gather
 from headrace.replays.ring import ReplayRing, ReplaySpec
@@ -66,15 +67,12 @@ class UniformReplay:
         """
         self._look()
         index = self._draw(n)
-        for _ in range(_TRIES):
-            transitions, oldest = self._gather(index, self._weights(index))
-            lost = oldest < self._window.still_whole() * self.spec.batch.B
-            if not lost.any():
-                return transitions
-            self._look()
-            lost |= ~self._window.holds(index)
-            index[lost] = self._draw(int(np.count_nonzero(lost)))
-        raise RuntimeError(_OUTRUN)
+        priorities = self._priorities(index)
+        transitions, oldest = self._gather(index, self._weights(priorities))
+        lost = self._lost(oldest)
+        if len(lost):
+            self._replace(lost, transitions, priorities)
+        return transitions
 
     def update_priorities(self, indices: Any, priorities: torch.Tensor) -> None:
         """Does nothing here: every transition has the same."""
@@ -118,8 +116,39 @@ class UniformReplay:
         lowest = (self._window.cursor - self.spec.n_rows) * self.spec.batch.B
         return lowest + (place - lowest) % self.spec.size
 
-    def _weights(self, index: np.ndarray) -> np.ndarray:
+    def _lost(self, oldest: np.ndarray) -> np.ndarray:
+        """Which of the transitions just gathered may be torn: positions. oldest: as `Gather` gives it."""
+        lost: np.ndarray = (oldest < self._window.still_whole() * self.spec.batch.B).nonzero()[0]
+        return lost
+
+    def _replace(self, lost: np.ndarray, transitions: Transitions, priorities: np.ndarray) -> None:
+        """Draws others where transitions were overwritten while they were copied. The rest is copied and stays: so each
+        try is about fewer, and shorter, and a reader that had no core for a while catches up.
+
+        priorities: as drawn, `[N]`.
+        """
+        for _ in range(_TRIES):
+            self._look()
+            index = self._draw(len(lost))
+            priorities[lost] = self._priorities(index)
+            others, oldest = self._gather(index, self._weights(priorities[lost]))
+            torn = self._lost(oldest)  # at once: what follows takes time, too
+            whole = np.setdiff1d(np.arange(len(lost)), torn)
+            for to, values in zip(tree_leaves(transitions), tree_leaves(others), strict=True):
+                np.asarray(to)[lost[whole]] = np.asarray(values)[whole]
+            lost = lost[torn]
+            if not len(lost):
+                transitions.weights = torch.from_numpy(self._weights(priorities))  # relative to all of them
+                return
+        raise RuntimeError(_OUTRUN)
+
+    def _priorities(self, index: np.ndarray) -> np.ndarray:
+        """What transitions that can be sampled are drawn in proportion to."""
         return np.ones(len(index), np.float32)
+
+    def _weights(self, priorities: np.ndarray) -> np.ndarray:
+        """Importance weights, float32 `[N]`."""
+        return priorities
 
     def _changed(self, start: int, stop: int) -> None:
         """Places start to stop − 1 of the window's `ready` were written."""
