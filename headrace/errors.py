@@ -55,7 +55,7 @@ class Where:
 
     def __str__(self) -> str:
         parts = [
-            f"worker {self.worker}" if self.worker is not None else "this process",
+            f"worker {self.worker}" if self.worker is not None else "this process" if self.pid is None else "",
             f"pid {self.pid}" if self.pid is not None else "",
             f"env {self.env_id}" if self.env_id is not None else "",
             self.phase or "",

@@ -62,7 +62,8 @@ class WorkerGroup:
         name: for process names.
         timeout: seconds without progress after which a worker counts as hung.
         status: this process's own line, which is marked while it waits: who waits for a living worker gets on.
-        noun: what a worker is called; errors of others than workers are not placed in a worker.
+        names: what each process is called, default "worker 0", "worker 1", …; an error of one with a name of its own is
+            not placed in a worker.
     """
 
     def __init__(
@@ -75,18 +76,21 @@ class WorkerGroup:
         name: str,
         timeout: float,
         status: Status | None = None,
-        noun: str = "worker",
+        names: Sequence[str] | None = None,
     ) -> None:
         n = len(arguments)
         self._timeout = timeout
         self._own_line = (Status() if status is None else status).line
-        self._noun = noun
+        self._names = names
         payloads = arguments if start_method == "fork" else [_pickled(argument) for argument in arguments]
         status_fd = anonymous_file(LINE_BYTES * n)
         self._members = Members(StatusBoard(status_fd, n))
         self._answers: dict[int, Any] = {}  # replies that were taken from their pipes already
         self._end = weakref.finalize(self, Members.kill, self._members)
         self._lines = self._members.board.lines
+        self._poll = select.poll()  # on the pipe and the end of everybody whose answer is not taken yet
+        self._pipes: dict[int, int] = {}  # descriptors that are looked at, and whose they are
+        self._ends: dict[int, int] = {}
         context: Any = multiprocessing.get_context(start_method)
         if start_method != "fork":
             resource_tracker.ensure_running()  # Python's own helper; its first start would unblock SIGINT below
@@ -105,6 +109,7 @@ class WorkerGroup:
                 with theirs, sigint_blocked():
                     process.start()
                     self._members.processes.append(process)
+                self._listen(rank)
                 self.send_fd_to(rank, status_fd)
                 self.send_fd_to(rank, self._members.dumps[rank])
         except BaseException as error:
@@ -123,9 +128,9 @@ class WorkerGroup:
         """Of the workers."""
         return [process.pid for process in self._members.processes if process.pid is not None]
 
-    def send(self, message: Any) -> None:
-        """Sends the same command to every worker."""
-        for rank in range(len(self)):
+    def send(self, message: Any, ranks: Sequence[int] | None = None) -> None:
+        """Sends the same command to every worker, or to some."""
+        for rank in range(len(self)) if ranks is None else ranks:
             self.send_to(rank, message)
 
     def send_to(self, rank: int, message: Any) -> None:
@@ -142,27 +147,32 @@ class WorkerGroup:
         for rank in range(len(self)):
             self.send_fd_to(rank, fd)
 
-    def replies(self, timeout: float | None = None) -> list[Any]:
-        """One reply from every worker, in their order.
+    def replies(self, timeout: float | None = None, ranks: Sequence[int] | None = None) -> list[Any]:
+        """One reply from every worker, or from some, in their order.
 
-        Raises what a worker reports, `WorkerCrashed` when one dies, `WorkerHung` when one makes no progress for
-        `timeout` seconds (default: the group's). A reply of a living worker is never lost by looking.
+        Raises what a worker reports, `WorkerCrashed` when one dies, whether asked or not, `WorkerHung` when one of
+        those asked makes no progress for `timeout` seconds (default: the group's). A reply of a living worker is never
+        lost by looking.
         """
-        timeout = self._timeout if timeout is None else timeout
-        pipes, processes = self._members.pipes, self._members.processes
-        watch = ProgressWatch(self._lines, timeout)
-        while missing := [rank for rank in range(len(self)) if rank not in self._answers]:
-            sources = {pipes[rank]: rank for rank in missing}
-            sentinels = {processes[rank].sentinel: rank for rank in missing}
-            ready = connection.wait([*sources, *sentinels], min(_TICK, timeout / 4))
-            self._own_line[Status.PROGRESS] += 1
-            self._take(
-                [sources[source] for source in ready if source in sources],
-                [sentinels[source] for source in ready if source in sentinels] if ready else self._ended(missing),
-            )
-            self._require_progress(watch, [rank for rank in missing if rank not in self._answers])
-        answers, self._answers = self._answers, {}
-        return [answers[rank] for rank in range(len(self))]
+        asked = range(len(self)) if ranks is None else ranks
+        watch = self.watch(timeout)
+        while any(rank not in self._answers for rank in asked):
+            self._look(min(_TICK, watch.timeout / 4))
+            self._require_progress(watch, [rank for rank in asked if rank not in self._answers])
+        for rank in asked:
+            self._listen(rank)
+        return [self._answers.pop(rank) for rank in asked]
+
+    def answered(self, rank: int, watch: ProgressWatch) -> bool:
+        """Whether the reply of one worker is there already; raises as `replies` does."""
+        if rank not in self._answers:
+            self._look(0.0)
+            self._require_progress(watch, [rank])
+        return rank in self._answers
+
+    def watch(self, timeout: float | None = None) -> ProgressWatch:
+        """Sees who makes no progress for `timeout` seconds (default: the group's), from now on."""
+        return ProgressWatch(self._lines, self._timeout if timeout is None else timeout)
 
     def sentry(self, fd: int) -> Sentry:
         """What a server sleeps on while it waits for workers to ring `fd`; see there."""
@@ -172,9 +182,33 @@ class WorkerGroup:
         """Takes replies from readable pipes; raises for a worker that failed, or ended without a word."""
         for rank in talking:
             self._answers[rank] = self._receive(rank)
+            self._turn_away(rank)
         for rank in ended:
             if rank not in self._answers and not self._members.pipes[rank].poll(0):  # it may have reported before
                 self._raise_for(rank)
+
+    def _look(self, seconds: float) -> None:
+        """Waits for so long for somebody to reply or to end, and takes what came."""
+        ready = [fd for fd, _ in self._poll.poll(seconds * 1e3)]
+        self._own_line[Status.PROGRESS] += 1
+        self._take(
+            [self._pipes[fd] for fd in ready if fd in self._pipes],
+            [self._ends[fd] for fd in ready if fd in self._ends] if ready else self._ended([*self._ends.values()]),
+        )
+
+    def _listen(self, rank: int) -> None:
+        """Looks at one's pipe and end from now on."""
+        pipe, end = self._members.pipes[rank].fileno(), self._members.processes[rank].sentinel
+        self._pipes[pipe] = self._ends[end] = rank
+        self._poll.register(pipe, select.POLLIN)
+        self._poll.register(end, select.POLLIN)
+
+    def _turn_away(self, rank: int) -> None:
+        """One's answer is here: the next is not to be looked at before this one is taken."""
+        pipe, end = self._members.pipes[rank].fileno(), self._members.processes[rank].sentinel
+        del self._pipes[pipe], self._ends[end]
+        self._poll.unregister(pipe)
+        self._poll.unregister(end)
 
     def _ended(self, ranks: Sequence[int]) -> list[int]:
         """Those that have ended. A sentinel does not tell while a process that the worker forked holds it open, too."""
@@ -222,8 +256,11 @@ class WorkerGroup:
         return answer
 
     def _where(self, rank: int) -> Where:
-        worker = rank if self._noun == "worker" else None
+        worker = rank if self._names is None else None
         return self._lines[rank].where(worker, self._members.processes[rank].pid)
+
+    def _name(self, rank: int) -> str:
+        return f"worker {rank}" if self._names is None else self._names[rank]
 
     def _raise_for(self, rank: int) -> NoReturn:
         """Worker `rank` is gone: raises what it said last, or how it died."""
@@ -238,9 +275,7 @@ class WorkerGroup:
         except (EOFError, OSError):
             pass  # nothing more to read
         where = self._where(rank)
-        raise WorkerCrashed(
-            cause_of_death(process.exitcode, f"{self._noun} {rank}", where.phase), where, self._dumped(rank)
-        )
+        raise WorkerCrashed(cause_of_death(process.exitcode, self._name(rank), where.phase), where, self._dumped(rank))
 
     def _raise_hung(self, rank: int, timeout: float) -> NoReturn:
         process = self._members.processes[rank]
@@ -249,7 +284,7 @@ class WorkerGroup:
         if not stopped:
             self._ask_for_stack(rank)
         raise WorkerHung(
-            f"{self._noun} {rank} made no progress for {timeout:g} s"
+            f"{self._name(rank)} made no progress for {timeout:g} s"
             + (" (it is stopped: SIGSTOP or a debugger)" if stopped else "")
             + "; a slower environment needs a larger `timeout` (construction and resets: `start_timeout`)",
             where,

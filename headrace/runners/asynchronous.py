@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+from dataclasses import replace
+from time import perf_counter
+
 from headrace.algos.base import Algo
 from headrace.runners.minibatch import MinibatchRl, MinibatchRlEval
+from headrace.runners.row import Row
 from headrace.samplers.asynchronous import AsyncSamplerBase
 from headrace.samplers.base import BaseSampler
 
@@ -23,14 +28,54 @@ class AsyncRl(MinibatchRl):
 
 
 class AsyncRlEval(MinibatchRlEval):
-    """`MinibatchRlEval` in the same way; evaluations take place between two batches."""
+    """`MinibatchRlEval` in the same way. Evaluations take place between two batches.
+
+    Unless the sampler has `eval_process=True`: then the agent of a row is evaluated beside training, and the row, about
+    the `Iteration` it names, is written when the evaluation ends. The next row and the next checkpoint wait for it. If
+    training fails meanwhile, that row is missing.
+    """
+
+    _waiting: Row | None = None  # for the episodes of its evaluation
 
     def _before_start(self) -> None:
-        feed(self.sampler, self.algo)
+        self._async = feed(self.sampler, self.algo)
+
+    def _log(self) -> None:
+        if not self._async.evaluates_beside:
+            super()._log()
+            return
+        self._settle()
+        begin = perf_counter()
+        with self._at_work():
+            self._async.begin_evaluation(self.counters.itr)
+            row = Row.of(self.counters, self._opt_infos)
+            if self._store is not None:  # the agent may be another by the time it is known how good this one is
+                row = replace(row, agent=(deepcopy(self._state()), self._async.state(environments=False)))
+            self._waiting = row
+        self._eval_seconds += perf_counter() - begin
+
+    def _iterate(self) -> None:
+        super()._iterate()
+        self._look(wait=False)
+
+    def _settle(self) -> None:
+        self._look(wait=True)
+
+    def _look(self, wait: bool) -> None:
+        """Writes the row that waits, if its evaluation has ended or is to be waited for."""
+        if self._waiting is None:
+            return
+        begin = perf_counter()
+        with self._at_work():
+            infos = self._async.evaluation(wait)
+        self._eval_seconds += perf_counter() - begin
+        if infos is not None:
+            row, self._waiting = self._waiting, None
+            self._write(row, infos, self._evaluated(infos))
 
 
-def feed(sampler: BaseSampler, algo: Algo) -> None:
-    """Has the sampler process fill the algorithm's replay, if it has one.
+def feed(sampler: BaseSampler, algo: Algo) -> AsyncSamplerBase:
+    """Has the sampler process fill the algorithm's replay, if it has one; returns the sampler.
 
     Raises TypeError for a sampler that does not collect in a process of its own.
     """
@@ -42,3 +87,4 @@ def feed(sampler: BaseSampler, algo: Algo) -> None:
     sink = algo.sink()
     if sink is not None:
         sampler.feed(sink)
+    return sampler

@@ -25,8 +25,8 @@ from headrace.runners.description import described
 from headrace.runners.logging.console import ConsoleLogger
 from headrace.runners.logging.csv_file import CsvLogger
 from headrace.runners.logging.logger import Logger, Loggers
-from headrace.runners.logging.summary import statistics
 from headrace.runners.resume import Resumed, folder_of, resumed
+from headrace.runners.row import Row
 from headrace.runners.settings import settings_of
 from headrace.runners.store import CheckpointStore
 from headrace.samplers.base import BaseSampler
@@ -93,7 +93,7 @@ class Runner(ABC):
         self._callbacks = tuple(callbacks)
         self._stopping = False
         self._between = True  # the sampler stands between batches, and nothing of a batch is half learned
-        self._saved_itr = -1
+        self._saved = (-1, -1)  # batches and rows of the newest checkpoint
         self._saved_episodes = False
         self._why_not = ""  # as the log was told last
         self._logged = Counters()
@@ -153,6 +153,9 @@ class Runner(ABC):
     def _before_start(self) -> None:  # noqa: B027
         """Before the sampler is initialized."""
 
+    def _settle(self) -> None:  # noqa: B027
+        """Writes a row that waits for its episodes."""
+
     # ---- the loop ----
 
     def _train(self, before: Resumed | None) -> None:
@@ -177,14 +180,17 @@ class Runner(ABC):
             if before is not None:
                 self._logger.message(before.sentence)
             try:
-                if self._log_at_start and not self.counters.rows and not self.counters.itr:
+                if self._row_is_due():
                     self._log()
                 while not self._finished():
                     self._iterate()
-                    if self.counters.itr % self._log_itrs == 0:
-                        self._log()
+                    # Before the row: a run that goes on from here begins with it, and an evaluation may take its time.
                     if self.counters.itr % self._save_itrs == 0 and not self._finished():
+                        self._settle()
                         self._save_or_warn("training goes on without")
+                    if self._row_is_due():
+                        self._log()
+                self._settle()
             except BaseException:
                 self._save_or_warn("training ends without")
                 raise
@@ -194,9 +200,16 @@ class Runner(ABC):
             finally:
                 if self._logged.itr != self.counters.itr or not self.counters.rows:
                     self._log()
+                    self._settle()
 
     def _finished(self) -> bool:
         return self._stopping or self.counters.itr >= self.n_itr
+
+    def _row_is_due(self) -> bool:
+        itr = self.counters.itr
+        if not itr:
+            return self._log_at_start and not self.counters.rows
+        return itr % self._log_itrs == 0 and self._logged.itr != itr
 
     @contextmanager
     def _at_work(self) -> Iterator[None]:
@@ -230,42 +243,30 @@ class Runner(ABC):
 
     def _log(self) -> None:
         """One row: counters, then statistics of episodes and of the optimizer."""
-        now, then = self.counters, self._logged
+        row = Row.of(self.counters, self._opt_infos)
         with self._at_work():
-            infos, columns = self._episodes(now.itr)
-        seconds = now.sample_seconds + now.optimize_seconds - then.sample_seconds - then.optimize_seconds
-        row: dict[str, float] = {
-            "Iteration": now.itr,
-            "CumTime": perf_counter() - self._began,
-            "CumSteps": now.steps,
-            "StepsPerSecond": (now.steps - then.steps) / seconds if seconds else 0.0,
-            "CumSampleTime": now.sample_seconds,
-            "CumOptimizeTime": now.optimize_seconds,
-            "CumCompletedTrajs": now.trajs,
-            "NewCompletedTrajs": now.trajs - then.trajs,
-            **columns,
-        }
-        for name in _logged_fields(infos):
-            row |= statistics(name, [vars(info)[name] for info in infos])
-        for name, values in self._opt_infos.items():
-            row |= statistics(name, values)
-            values.clear()
-        self._last_infos = list(infos)
-        self._logger.row(row)
-        now.rows += 1
-        self._logged = replace(now)
-        self._note_return(row.get("ReturnAverage", math.nan))
-        for callback in self._callbacks:
-            callback.on_eval(self, infos, row)
+            infos, columns = self._episodes(self.counters.itr)
+        self._write(row, infos, columns)
 
-    def _note_return(self, mean_return: float) -> None:
+    def _write(self, row: Row, infos: Sequence[TrajInfo], own: Mapping[str, float]) -> None:
+        """Logs a row, now that its episodes are there. own: columns of this runner."""
+        columns = row.columns(self._logged, perf_counter() - self._began, infos, own)
+        self._last_infos = list(infos)
+        self._logger.row(columns)
+        self.counters.rows += 1
+        self._logged = row.counters
+        self._note_return(columns.get("ReturnAverage", math.nan), row)
+        for callback in self._callbacks:
+            callback.on_eval(self, infos, columns)
+
+    def _note_return(self, mean_return: float, row: Row) -> None:
         """The best agent so far has a checkpoint of its own."""
         counters = self.counters
         if mean_return > counters.best_return:
             counters.best_return, counters.rows_since_best = mean_return, 0
-            if self._store is not None and counters.itr:
+            if self._store is not None and row.counters.itr:
                 try:
-                    self._store.save_best(self._state(), self.sampler.state(environments=False))
+                    self._store.save_best(*row.agent or (self._state(), self.sampler.state(environments=False)))
                 except OSError as error:
                     _log.warning("%s", error.strerror)
         elif not math.isnan(mean_return):
@@ -275,7 +276,7 @@ class Runner(ABC):
 
     def _save(self) -> None:
         """A checkpoint of everything as it is now, unless there is one already."""
-        if self._store is None or self._saved_itr == self.counters.itr:
+        if self._store is None or self._saved == (self.counters.itr, self.counters.rows):
             return
         if self._between:
             with self._at_work():
@@ -289,7 +290,7 @@ class Runner(ABC):
             sampler = replace(self.sampler.state(environments=False), why_not="training was cut within a batch")
         self.algo.save_contents(self._store.folder / "replay")  # first: the checkpoint says how much of it is its own
         self._store.save(self._state(), sampler)
-        self._saved_itr, self._saved_episodes = self.counters.itr, bool(sampler.train)
+        self._saved, self._saved_episodes = (self.counters.itr, self.counters.rows), bool(sampler.train)
         for callback in self._callbacks:
             callback.on_checkpoint(self, self._store.newest)
 
@@ -357,12 +358,13 @@ class Runner(ABC):
             self._opt_infos[name] = list(values)
         self._began -= own["seconds"]
         self._load_own_state(own["own"])
-        self._saved_itr, self._saved_episodes = self.counters.itr, bool(before.sampler.train)
+        self._saved = self.counters.itr, self.counters.rows
+        self._saved_episodes = bool(before.sampler.train)
         self._why_not = before.sampler.why_not
 
     def _interrupted(self) -> str:
         text = f"interrupted after {self.counters.steps:,} of {self.n_itr * self.sampler.batch_spec.size:,} steps"
-        if self._store is None or self._saved_itr < 0:
+        if self._store is None or self._saved[0] < 0:
             return text
         if not self._saved_episodes:
             text += " (a resumed run begins new episodes)"
@@ -386,10 +388,3 @@ class Runner(ABC):
             pin(affinity.master_cpus)
         if affinity.master_torch_threads is not None:
             torch.set_num_threads(affinity.master_torch_threads)
-
-
-def _logged_fields(infos: Sequence[TrajInfo]) -> list[str]:
-    """The names of the fields to log: CamelCase ones that hold a number."""
-    if not infos:
-        return []
-    return [name for name, value in vars(infos[0]).items() if name[0].isupper() and isinstance(value, int | float)]

@@ -79,7 +79,8 @@ class MinibatchRl(Runner):
 class MinibatchRlEval(Runner):
     """Evaluates before the first batch and at every row of the log, and logs those episodes.
 
-    The sampler needs `eval_n_envs`. Time of evaluation counts in `CumTime`, not in `StepsPerSecond`.
+    The sampler needs `eval_n_envs`. Time that training waits for evaluation counts in `CumTime` and `CumEvalTime`, not
+    in `StepsPerSecond`.
     """
 
     _log_at_start = True
@@ -93,8 +94,12 @@ class MinibatchRlEval(Runner):
         begin = perf_counter()
         infos = self.sampler.evaluate_agent(itr)
         self._eval_seconds += perf_counter() - begin
+        return infos, self._evaluated(infos)
+
+    def _evaluated(self, infos: Sequence[TrajInfo]) -> dict[str, float]:
+        """Takes the episodes of an evaluation; returns the columns that are about it."""
         self._eval_return = _mean_return(infos)
-        return infos, {
+        return {
             "StepsInEval": sum(info.Length for info in infos),
             "TrajsInEval": len(infos),
             "CumEvalTime": self._eval_seconds,

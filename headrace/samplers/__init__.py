@@ -26,11 +26,11 @@ if TYPE_CHECKING:
         AsyncNoOverlapAlternatingSampler as AsyncNoOverlapAlternatingSampler,
         AsyncSamplerBase as AsyncSamplerBase,
         AsyncSerialSampler as AsyncSerialSampler,
-        Sink as Sink,
     )
     from headrace.samplers.base import BaseSampler as BaseSampler
     from headrace.samplers.cpu import CpuSampler as CpuSampler
     from headrace.samplers.gpu import GpuSampler as GpuSampler, GpuSamplerBase as GpuSamplerBase
+    from headrace.samplers.inner import Sink as Sink
     from headrace.samplers.parallel import ParallelSamplerBase as ParallelSamplerBase
     from headrace.samplers.serial import SerialSampler as SerialSampler
     from headrace.samplers.timing import TimingReport as TimingReport
@@ -60,7 +60,7 @@ __getattr__, __dir__ = lazy_exports(
         "NoOverlapAlternatingSampler": "headrace.samplers.alternating",
         "ParallelSamplerBase": "headrace.samplers.parallel",
         "SerialSampler": "headrace.samplers.serial",
-        "Sink": "headrace.samplers.asynchronous",
+        "Sink": "headrace.samplers.inner",
         "TimingReport": "headrace.samplers.timing",
         "TrajInfo": "headrace.samplers.traj_info",
         "initialize_worker": "headrace.samplers.worker",

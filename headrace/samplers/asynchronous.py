@@ -3,40 +3,37 @@
 from __future__ import annotations
 
 import os
-import pickle
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from time import perf_counter
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import cloudpickle
 
-from headrace.agents.base import Agent
-from headrace.agents.parameters import ParameterSlots
-from headrace.buffers.samples import Samples, SlotSpec
-from headrace.buffers.shared import shared
+from headrace.buffers.samples import SlotSpec
 from headrace.errors import SamplerError
 from headrace.processes.affinity import Affinity
-from headrace.processes.child import Channel
-from headrace.processes.status import Status
+from headrace.processes.status import ProgressWatch
 from headrace.samplers.alternating import AlternatingSampler, NoOverlapAlternatingSampler
 from headrace.samplers.base import BaseSampler
 from headrace.samplers.collector import SliceReport
 from headrace.samplers.cpu import CpuSampler
-from headrace.samplers.drive import SlotMemory, local_memory
+from headrace.samplers.drive import SlotMemory
+from headrace.samplers.evaluator import EvaluatorPlan, EvaluatorSetup
 from headrace.samplers.gpu import GpuSampler
+from headrace.samplers.inner import AsyncMemory, InnerPlan, InnerSetup, Plan, Sink, async_memory, sampler_process
 from headrace.samplers.layout import Layout, Slice, slices_of, spread
 from headrace.samplers.parallel import ParallelSamplerBase
 from headrace.samplers.serial import SerialSampler
-from headrace.samplers.settings import SamplerSettings
 from headrace.samplers.slice_envs import CollectorConfig
 from headrace.samplers.slots import Slots
 from headrace.samplers.snapshot import SliceState
 from headrace.samplers.timing import TimingReport
-from headrace.samplers.traj_info import Episodes
-from headrace.samplers.worker import initialize_worker, obey
+from headrace.samplers.traj_info import Episodes, TrajInfo
+from headrace.samplers.validate import checked_arguments
+from headrace.samplers.worker import Setup, initialize_worker
 from headrace.types import EnvSpaces
 
 __all__ = [
@@ -48,140 +45,7 @@ __all__ = [
     "AsyncNoOverlapAlternatingSampler",
     "AsyncSamplerBase",
     "AsyncSerialSampler",
-    "Sink",
-    "sampler_process",
 ]
-
-
-class Sink(Protocol):
-    """What takes every batch, in the sampler process, before the learner hears of it: a replay. It is pickled."""
-
-    def open(self, spec: SlotSpec) -> int:
-        """In the learner, once it is known what a batch holds: makes shared memory; its descriptor, to be closed."""
-
-    def attach(self, spec: SlotSpec, fd: int) -> Callable[[Samples], None]:
-        """In the sampler process: what to call with each batch. It owns the descriptor."""
-
-
-@dataclass(frozen=True)
-class InnerPlan:
-    """What a sampler process needs to make its sampler: the class, and what the one outside would give it.
-
-    first_slice: of its slices, among all of the batch.
-    """
-
-    cls: type[BaseSampler]
-    settings: SamplerSettings
-    first_slice: int
-    slices: tuple[Slice, ...]
-    configs: tuple[CollectorConfig, ...]
-    affinity: Affinity
-
-
-def sampler_process(channel: Channel, plan: InnerPlan) -> None:
-    """The life of a sampler process: a sampler, then batches ahead of the learner until told to leave."""
-    obey(channel, InnerSampler(plan, channel.status))
-
-
-class InnerSampler:
-    """A sampler inside a process of its own, whose environments exist; `station` makes it collect."""
-
-    def __init__(self, plan: InnerPlan, status: Status) -> None:
-        self._configs = plan.configs
-        self.sampler = plan.cls.of(plan.settings)
-        self.sampler._status = status
-        self.sampler._slices = list(plan.slices)
-        self.sampler._first_slice = plan.first_slice
-        try:
-            self._spaces = self.sampler._start(plan.configs, plan.affinity)
-        except BaseException:
-            self.sampler._kill()
-            raise
-
-    @property
-    def spaces(self) -> list[EnvSpaces]:
-        """One for each slice."""
-        return [self._spaces] * len(self._configs)
-
-    def setup(self, agent: Agent, spec: SlotSpec, slots: Slots) -> None:
-        """Gives the sampler its agent and the slots."""
-        self.sampler._agent = agent
-        self.sampler._setup(spec, slots, self._configs)
-
-    def call(self, name: str, args: Sequence[Any], env_ids: Sequence[int]) -> dict[int, Any]:
-        """Calls training environments; answers by env id."""
-        return self.sampler._call(name, args, env_ids)
-
-    def close(self) -> None:
-        """Closes the environments, with their processes."""
-        try:
-            self.sampler._stop()
-        except BaseException:
-            self.sampler._kill()
-            raise
-
-
-@dataclass(frozen=True)
-class InnerSetup:
-    """How a sampler process is set up. agent, sink: pickled; n_versions: of parameters, at a time."""
-
-    slots: SlotMemory
-    agent: bytes
-    n_versions: int
-    sink: bytes | None
-
-    def station(self, crew: InnerSampler, channel: Channel) -> InnerStation:
-        """With the memory whose descriptors come behind the command: slots, parameters, that of the sink."""
-        agent: Agent = pickle.loads(self.agent)
-        append: Callable[[Samples], None] | None = None
-        slots = Slots(self.slots.spec, self.slots.n_slots, channel.receive_fd())
-        try:
-            arena, parameters = shared(partial(local_memory, agent, self.n_versions), channel.receive_fd())
-            arena.close_fd()
-            if self.sink is not None:
-                append = pickle.loads(self.sink).attach(self.slots.spec, channel.receive_fd())
-            crew.setup(agent, self.slots.spec, slots)
-        finally:
-            slots.arena.close_fd()
-        return InnerStation(crew.sampler, agent, parameters, slots, append)
-
-
-class InnerStation:
-    """The commands of a sampler process; each names the version of the parameters to act with."""
-
-    def __init__(
-        self,
-        sampler: BaseSampler,
-        agent: Agent,
-        parameters: ParameterSlots,
-        slots: Slots,
-        append: Callable[[Samples], None] | None,
-    ) -> None:
-        self._sampler = sampler
-        self._agent = agent
-        self._parameters = parameters
-        self._slots = slots
-        self._append = append
-
-    def collect(self, itr: int, version: int, batch_index: int) -> list[SliceReport]:
-        """See `Station`."""
-        self._parameters.load(self._agent, version)
-        reports = self._sampler._collect(itr, version, batch_index)
-        if self._append is not None:
-            self._append(self._slots.samples(batch_index, reports))
-        return reports
-
-    def prepare(self, batch_index: int) -> None:
-        """See `Station`; the sampler's own workers do."""
-
-    def evaluate(self, itr: int, version: int, evaluation_index: int) -> list[Episodes]:
-        """See `BaseSampler.evaluate_agent`."""
-        self._parameters.load(self._agent, version)
-        return self._sampler._evaluate(itr, version, evaluation_index)
-
-    def state(self) -> list[SliceState]:
-        """See `Station`."""
-        return self._sampler._states()
 
 
 class AsyncSamplerBase(ParallelSamplerBase):
@@ -193,7 +57,10 @@ class AsyncSamplerBase(ParallelSamplerBase):
     first call's batches with those of the first call), `samples.agent.version` records it, and a run is reproducible.
     A batch that is commanded ahead is told the itr it will be asked for with: one more for each batch.
 
-    Evaluations, `state()` and `call_envs()` take place between batches, after those that were commanded.
+    Evaluations, `state()` and `call_envs()` take place between batches, after those that were commanded. With
+    `eval_process=True` a process of its own has the evaluation environments and an agent: `begin_evaluation` sends it
+    the parameters and returns, batches go on, `evaluation` has the episodes. They are those that `evaluate_agent` would
+    have had at this place.
     """
 
     SamplerCls: ClassVar[type[BaseSampler]]
@@ -204,6 +71,8 @@ class AsyncSamplerBase(ParallelSamplerBase):
         self._shards: list[list[Slice]] = []
         self._finished: deque[list[SliceReport]] = deque()  # batches that were collected and not asked for
         self._n_outstanding = 0  # batches that were commanded and not yet replied to
+        self._samplers: Sequence[int] = ()  # ranks of the sampler processes; behind them may be one that evaluates
+        self._evaluating: ProgressWatch | None = None  # of the evaluation that was begun and not taken
         self._next: int | None = None  # number of the next batch to command
         self._began = 0.0
 
@@ -238,39 +107,51 @@ class AsyncSamplerBase(ParallelSamplerBase):
             raise SamplerError(
                 "a sink is fed by one sampler process; give one device, or append what obtain_samples gives"
             )
-        plans: list[InnerPlan] = []
+        plans: list[Plan] = []
+        answering: list[Sequence[CollectorConfig]] = []
         first = first_worker = 0
         for shard, device in zip(self._shards, self._devices, strict=False):
             stop, n_workers = first + len(shard), 1 + max(one.worker for one in shard)
             cpus = affinity.workers_cpus and affinity.workers_cpus[first_worker : first_worker + n_workers]
+            answering.append([self._inner_config(config) for config in configs[first:stop]])
             plans.append(
                 InnerPlan(
                     self.SamplerCls,
                     replace(self._settings, device=device),
                     first,
                     tuple(shard),
-                    tuple(configs[first:stop]),
+                    tuple(answering[-1]),
                     replace(affinity, workers_cpus=cpus),
                 )
             )
             first, first_worker = stop, first_worker + n_workers
+        self._samplers = range(len(plans))
+        names = [f"sampler process {rank}" for rank in self._samplers]
+        if self.evaluates_beside:
+            plans.append(EvaluatorPlan.of(configs))
+            answering.append(())  # it compares its spaces with the agent's
+            names.append("evaluation process")
         own = Affinity(worker_torch_threads=affinity.worker_torch_threads)
-        prologue = partial(initialize_worker, own, True)
-        return self._start_group(
-            sampler_process, plans, [plan.configs for plan in plans], prologue, noun="sampler process"
-        )
+        return self._start_group(sampler_process, plans, answering, partial(initialize_worker, own, True), names)
+
+    def _inner_config(self, config: CollectorConfig) -> CollectorConfig:
+        return replace(config, eval_env_ids=(), eval_saved={}) if self.evaluates_beside else config
 
     def _setup(self, spec: SlotSpec, slots: Slots, configs: Sequence[CollectorConfig]) -> None:
         n_slots = len(slots.all)
         # One version for each batch that may be commanded, one for an evaluation, and the one that is being written.
         n_versions = n_slots + 1
         sink = None if self._sink is None else cloudpickle.dumps(self._sink)
-        setup = InnerSetup(SlotMemory(spec, n_slots), self._pickled_agent(), n_versions, sink)
-        self._share(slots, partial(local_memory, self._agent, n_versions), [setup] * len(self._shards))
+        agent, evaluates = self._pickled_agent(), self.evaluates_beside
+        inner = InnerSetup(SlotMemory(spec, n_slots), agent, n_versions, evaluates, sink)
+        setups: list[Setup] = [inner] * len(self._samplers)
+        if evaluates:
+            setups.append(EvaluatorSetup(spec, agent, n_versions, self._devices[0], self.layout.served))
+        self._share(slots, partial(async_memory, self._agent, n_versions, evaluates), setups)
         if self._sink is not None:
             fd = self._sink.open(spec)
             try:
-                self._workers.send_fd(fd)
+                self._workers.send_fd_to(0, fd)  # a sink is fed by one sampler process
             finally:
                 os.close(fd)
         self._standing()
@@ -280,7 +161,7 @@ class AsyncSamplerBase(ParallelSamplerBase):
             self._next, self._began = batch_index, perf_counter()
         self._publish(version)
         while self._next < batch_index + self._settings.n_slots:
-            self._workers.send(("collect", itr + self._next - batch_index, version, self._next))
+            self._workers.send(("collect", itr + self._next - batch_index, version, self._next), self._samplers)
             self._next += 1
             self._n_outstanding += 1
         if not self._finished:
@@ -288,34 +169,113 @@ class AsyncSamplerBase(ParallelSamplerBase):
         return self._finished.popleft()
 
     def _evaluate(self, itr: int, version: int, evaluation_index: int) -> list[Episodes]:
+        if self.evaluates_beside:
+            self._have_evaluated(itr, version, evaluation_index)
+            return self._evaluated()
         self._publish(version)
         return [part for parts in self._command("evaluate", itr, version, evaluation_index) for part in parts]
 
+    # ---- evaluation beside training ----
+
+    @property
+    def evaluates_beside(self) -> bool:
+        """Whether evaluation has a process of its own."""
+        return self._settings.eval_process and self._settings.eval_n_envs > 0
+
+    def begin_evaluation(self, itr: int) -> None:
+        """Has the agent as it is now evaluated beside training; `evaluation` is to be called before the next one.
+
+        Needs `eval_process=True` and evaluation environments.
+        """
+        self._require_open()
+        if not self.evaluates_beside:
+            raise SamplerError(
+                "begin_evaluation() needs a process for it; give the sampler eval_process and eval_n_envs"
+            )
+        if self._evaluating is not None:
+            raise SamplerError("an evaluation was begun before; take its episodes with evaluation() first")
+        checked_arguments(itr=itr)
+        try:
+            self._have_evaluated(itr, self._next_version(), self._n_evaluations)
+        except BaseException as error:
+            raise self._abandon(error) from error.__cause__
+        self._n_evaluations += 1
+
+    def evaluation(self, wait: bool = True) -> list[TrajInfo] | None:
+        """The episodes of the evaluation that was begun, as `evaluate_agent` gives them; None while it lasts, if not to
+        wait for it. Raises SamplerError if none was begun, and what ended it.
+        """
+        self._require_open()
+        if self._evaluating is None:
+            raise SamplerError("evaluation() has nothing to wait for; call begin_evaluation(itr) first")
+        try:
+            if not wait and not self._workers.answered(self._evaluator, self._evaluating):
+                return None
+            return self._traj_infos(self._evaluated())
+        except BaseException as error:
+            raise self._abandon(error) from error.__cause__
+
+    @property
+    def _evaluator(self) -> int:
+        """Its rank."""
+        return len(self._samplers)
+
+    def _have_evaluated(self, itr: int, version: int, evaluation_index: int) -> None:
+        assert self._shared.evaluation is not None
+        self._shared.evaluation.publish(self._agent, version)
+        self._workers.send_to(self._evaluator, ("evaluate", itr, version, evaluation_index))
+        self._evaluating = self._workers.watch()
+
+    def _evaluated(self) -> list[Episodes]:
+        self._evaluating = None
+        episodes: list[Episodes] = self._workers.replies(ranks=[self._evaluator])[0]
+        return episodes
+
+    # ---- between batches ----
+
+    def _states(self) -> list[SliceState]:
+        states = super()._states()
+        if self.evaluates_beside:
+            if self._evaluating is not None:
+                return [SliceState(why_not="an evaluation was going on")]
+            self._workers.send_to(self._evaluator, ("state",))
+            states += self._workers.replies(ranks=[self._evaluator])[0]
+        return states
+
     def _command(self, name: str, *arguments: Any) -> list[Any]:
-        """Has the sampler process do something after the batches it was told to collect; returns its answer."""
-        self._workers.send((name, *arguments))
+        """Has the sampler processes do something after the batches they were told to collect; returns their answers."""
+        self._workers.send((name, *arguments), self._samplers)
         while self._n_outstanding:
             self._take_one()
-        return self._workers.replies()
+        return self._workers.replies(ranks=self._samplers)
 
     def _take_one(self) -> None:
-        self._finished.append([report for reports in self._workers.replies() for report in reports])
+        answers = self._workers.replies(ranks=self._samplers)
+        self._servers = [timing for *_, timing in answers if timing is not None]
+        self._finished.append([report for *reports, _ in answers for report in reports])
         self._n_outstanding -= 1
 
+    @property
+    def _shared(self) -> AsyncMemory:
+        assert isinstance(self._memory, AsyncMemory)
+        return self._memory
+
     def _publish(self, version: int) -> None:
-        assert isinstance(self._memory, ParameterSlots)
-        self._memory.publish(self._agent, version)
+        self._shared.parameters.publish(self._agent, version)
 
     def _n_begun(self) -> int:
         return self._n_batches if self._next is None else self._next
 
     def timing(self) -> TimingReport:
         """Where the time went since the first batch was commanded, the learner's included."""
-        return TimingReport.of(self._timings, perf_counter() - self._began if self._began else 0.0)
+        report = TimingReport.of(self._timings, perf_counter() - self._began if self._began else 0.0)
+        return report.with_servers(self._servers)
 
     def _stop(self) -> None:
         while self._n_outstanding:  # the reply to the farewell comes behind theirs
             self._take_one()
+        if self._evaluating is not None:
+            self._evaluated()
         super()._stop()
 
 

@@ -22,7 +22,7 @@ from headrace.samplers.layout import Layout
 from headrace.samplers.settings import SamplerSettings
 from headrace.samplers.slots import Slots, slot_spec
 from headrace.samplers.snapshot import SamplerState
-from headrace.samplers.timing import TimingReport
+from headrace.samplers.timing import ServerTiming, TimingReport
 from headrace.samplers.traj_info import Episodes, TrajInfo, make_traj_infos
 from headrace.samplers.validate import checked_arguments
 from headrace.types import Timing, Tree
@@ -65,6 +65,7 @@ class BaseSampler(Hooks):
             nothing of it is sent a second time. Default: views of the sampler's memory.
         n_slots: batches in memory, written in turn: views stay valid for as many calls. Default 1; asynchronous
             samplers, which collect n_slots − 1 batches ahead: 2.
+        eval_process: evaluate in a process of its own, beside training; for asynchronous samplers.
     """
 
     layout: Layout
@@ -92,6 +93,7 @@ class BaseSampler(Hooks):
         device: Any = None,
         samples_device: Any = None,
         n_slots: int | None = None,
+        eval_process: bool = False,
     ) -> None:
         self._settings = SamplerSettings.checked(
             type(self).__name__,
@@ -116,6 +118,7 @@ class BaseSampler(Hooks):
             device=device,
             samples_device=samples_device,
             n_slots=n_slots,
+            eval_process=eval_process,
         )
         self._prepare()
 
@@ -135,6 +138,7 @@ class BaseSampler(Hooks):
         self._cause: BaseException | None = None
         self._said: set[str] = set()
         self._timings: list[Timing] = []
+        self._servers: list[ServerTiming] = []  # of the action servers, if there are any
         self._seconds = 0.0
         self._slots: Slots | None = None
         self._kept: DeviceBatch | None = None  # where samples_device says
@@ -308,8 +312,8 @@ class BaseSampler(Hooks):
         return self._settings.content()
 
     def timing(self) -> TimingReport:
-        """Where the time of `obtain_samples` went so far."""
-        return TimingReport.of(self._timings, self._seconds)
+        """Where the time of `obtain_samples` went so far, an action server's too."""
+        return TimingReport.of(self._timings, self._seconds).with_servers(self._servers)
 
     def shutdown(self) -> None:
         """Closes environments and processes; raises what closing an environment raised. Safe to call twice."""

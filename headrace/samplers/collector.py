@@ -8,14 +8,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from headrace.buffers.samples import FinalRegion, SlotSpec
-from headrace.envs.factory import EnvFactory
 from headrace.envs.scalar import ScalarEnvs
-from headrace.errors import SamplerError, headline
+from headrace.errors import SamplerError
 from headrace.processes.status import Phase, Status
 from headrace.samplers.eval_collector import EvalCollector, require_alike
 from headrace.samplers.loop import CollectionLoop, SlotView
 from headrace.samplers.slice_envs import CollectorConfig, train_envs
-from headrace.samplers.snapshot import EnvState, Rehearsal, SliceState, dumped
+from headrace.samplers.snapshot import EnvState, Rehearsal, SliceState, dumped, not_pickled
 from headrace.samplers.traj_info import Episodes
 from headrace.types import EnvSpaces, Timing, Tree
 
@@ -127,7 +126,7 @@ class Collector:
                 {} if self.evaluation is None else self.evaluation.state(),
             )
         except Exception as error:
-            self._why_not = _not_pickled(self.config.factory, error)
+            self._why_not = not_pickled(self.config.factory, error)
             return SliceState(why_not=self._why_not)
         finally:
             self._status.enter(Phase.WAITING)
@@ -141,7 +140,7 @@ class Collector:
         try:
             self._rehearsal = Rehearsal(self._envs, observation, self.config.factory.name, self._status)
         except Exception as error:
-            self._why_not = _not_pickled(self.config.factory, error)
+            self._why_not = not_pickled(self.config.factory, error)
         self._status.enter(Phase.WAITING)
 
     def _notes(self) -> list[tuple[int, str]]:
@@ -189,7 +188,3 @@ class Collectors:
         with ExitStack() as stack:
             for collector in reversed(self.all):
                 stack.callback(collector.close)
-
-
-def _not_pickled(factory: EnvFactory, error: Exception) -> str:
-    return f"{factory.name} cannot be pickled ({headline(error)})".split("\n")[0]

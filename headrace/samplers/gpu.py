@@ -30,10 +30,16 @@ from headrace.samplers.pinned import Pinned
 from headrace.samplers.slice_envs import CollectorConfig
 from headrace.samplers.slots import Slots
 from headrace.samplers.snapshot import SliceState
-from headrace.samplers.timing import TimingReport
 from headrace.samplers.traj_info import Episodes
 
-__all__ = ["GpuSampler", "GpuSamplerBase"]
+__all__ = ["GpuSampler", "GpuSamplerBase", "serving_device"]
+
+
+def serving_device(device: torch.device | None) -> torch.device:
+    """Where a server acts: `device`, by default the first GPU if there is one."""
+    if device is not None:
+        return device
+    return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
 
 
 @dataclass(frozen=True)
@@ -106,15 +112,13 @@ class GpuSamplerBase(ParallelSamplerBase):
         for group in train if memory else ():
             group.actor.go_on(memory)
         self._server = self.ServerCls(self._agent, train, evaluation[0] if evaluation else (), patience, self._status)
+        self._servers = [self._server.timing]
 
     def _agent_init(self, slots: Slots) -> None:
         """Puts the agent on its device, now that workers exist: a process that has used CUDA cannot be forked."""
-        device = self._settings.device
-        if device is None:
-            device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-        self._device: torch.device = device
-        self._agent.to_device(device)
-        if device.type == "cuda":
+        self._device = serving_device(self._settings.device)
+        self._agent.to_device(self._device)
+        if self._device.type == "cuda":
             self._pinned = Pinned(slots.arena)
 
     def _collect(self, itr: int, version: int, batch_index: int) -> list[SliceReport]:
@@ -143,10 +147,6 @@ class GpuSamplerBase(ParallelSamplerBase):
     def _states(self) -> list[SliceState]:
         own = [SliceState(memory=group.actor.memory()) for group in self._serving.groups]
         return [*super()._states(), *own]
-
-    def timing(self) -> TimingReport:
-        """Where the time of `obtain_samples` went so far, the server's too."""
-        return super().timing().with_server(self._server.timing if self._server is not None else None)
 
     def _let_go(self) -> WorkerGroup | None:
         pinned, self._pinned, self._server = self._pinned, None, None

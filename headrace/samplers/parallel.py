@@ -74,7 +74,7 @@ class ParallelSamplerBase(BaseSampler):
         arguments: Sequence[Any],
         configs: Sequence[Sequence[CollectorConfig]],
         prologue: Callable[[int], None],
-        noun: str = "worker",
+        names: Sequence[str] | None = None,
     ) -> EnvSpaces:
         """Starts a process for each argument, which answers with the spaces of each of its `configs`; returns them."""
         with enough_descriptors(len(arguments)):
@@ -86,7 +86,7 @@ class ParallelSamplerBase(BaseSampler):
                 name=type(self).__name__,
                 timeout=self._settings.timeout,
                 status=self._status,
-                noun=noun,
+                names=names,
             )
         found: list[list[EnvSpaces]] = self._group.replies(self._settings.start_timeout)
         first, spaces = configs[0][0], found[0][0]

@@ -42,6 +42,7 @@ class SamplerSettings:
     device: Any
     samples_device: Any
     n_slots: int
+    eval_process: bool
 
     @staticmethod
     def checked(
@@ -68,6 +69,7 @@ class SamplerSettings:
         device: Any,
         samples_device: Any,
         n_slots: int | None,
+        eval_process: bool,
     ) -> SamplerSettings:
         """From what the sampler `name` was given; raises TypeError or ValueError that names the argument."""
         checked_arguments(
@@ -88,7 +90,10 @@ class SamplerSettings:
             start_timeout=start_timeout,
             deterministic=deterministic,
             n_slots=n_slots,
+            eval_process=eval_process,
         )
+        if eval_process and not layout.asynchronous:
+            raise ValueError(f"{name} evaluates in its own processes; eval_process=True is for asynchronous samplers")
         least = 1 + layout.asynchronous
         if n_slots is not None and n_slots < least:
             raise ValueError(f"{name} needs n_slots of at least {least}, got {n_slots!r}")
@@ -114,6 +119,7 @@ class SamplerSettings:
             device=acting_on,
             samples_device=kept_on,
             n_slots=least if n_slots is None else int(n_slots),
+            eval_process=bool(eval_process),
         )
 
     @property

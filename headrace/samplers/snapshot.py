@@ -10,7 +10,7 @@ import gymnasium
 import numpy as np
 
 from headrace.buffers.tree import tree_leaves, tree_map, tree_rows
-from headrace.envs.factory import close_quietly
+from headrace.envs.factory import EnvFactory, close_quietly
 from headrace.envs.pickling import dumps, loads
 from headrace.envs.scalar import ScalarEnvs
 from headrace.errors import headline
@@ -18,7 +18,7 @@ from headrace.processes.status import Phase, Status
 from headrace.samplers.loop import SlotView
 from headrace.types import StepRow, Tree
 
-__all__ = ["EnvState", "Rehearsal", "SamplerState", "SliceState"]
+__all__ = ["EnvState", "Rehearsal", "SamplerState", "SliceState", "dumped", "not_pickled"]
 
 #: Environments of a slice whose copies are tried.
 _REHEARSED = 8
@@ -158,3 +158,8 @@ def dumped(env_ids: Sequence[int], states: Sequence[EnvState], status: Status) -
         status.enter(Phase.SAVING, env_id)
         found[env_id] = dumps(state)
     return found
+
+
+def not_pickled(factory: EnvFactory, error: Exception) -> str:
+    """The sentence for environments that cannot be saved."""
+    return f"{factory.name} cannot be pickled ({headline(error)})".split("\n")[0]

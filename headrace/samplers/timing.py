@@ -61,12 +61,13 @@ class TimingReport:
             idle=max(0.0, 1.0 - busy / seconds) if seconds else 0.0,
         )
 
-    def with_server(self, timing: ServerTiming | None) -> TimingReport:
-        """The same, with what an action server counted."""
-        if timing is None or not self.seconds:
+    def with_servers(self, timings: Sequence[ServerTiming]) -> TimingReport:
+        """The same, with what action servers counted: the mean of several."""
+        if not timings or not self.seconds:
             return self
-        acting, waiting = (ns * 1e-9 / self.seconds for ns in (timing.acting_ns, timing.waiting_ns))
-        return replace(self, server_acting=acting, server_waiting=waiting)
+        whole = self.seconds * len(timings) * 1e9
+        acting, waiting = sum(one.acting_ns for one in timings), sum(one.waiting_ns for one in timings)
+        return replace(self, server_acting=acting / whole, server_waiting=waiting / whole)
 
     def __str__(self) -> str:
         server = ""

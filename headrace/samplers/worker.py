@@ -11,7 +11,6 @@ from typing import Any, Protocol
 from headrace.processes.affinity import Affinity, pin
 from headrace.processes.child import Channel
 from headrace.samplers.collector import Collectors, SliceReport
-from headrace.samplers.drive import Station
 from headrace.samplers.evaluation import EvalReport
 from headrace.samplers.slice_envs import CollectorConfig
 from headrace.samplers.traj_info import Episodes
@@ -39,8 +38,8 @@ class Crew(Protocol):
 class Setup(Protocol):
     """The second thing a process is sent, once the agent is there and what a batch holds is known."""
 
-    def station(self, crew: Any, channel: Channel) -> Station:
-        """What the process does from then on with its `Crew`."""
+    def station(self, crew: Any, channel: Channel) -> object:
+        """What the process does from then on with its `Crew`: the methods are the commands, as of a `Station`."""
 
 
 def initialize_worker(affinity: Affinity, loads_torch: bool, rank: int) -> None:
@@ -91,7 +90,7 @@ def obey(channel: Channel, crew: Crew) -> None:
     channel.reply(None)
 
 
-def _carry_out(command: tuple[Any, ...], station: Station, crew: Crew, channel: Channel) -> None:
+def _carry_out(command: tuple[Any, ...], station: Any, crew: Crew, channel: Channel) -> None:
     name, *arguments = command
     if name == "call":
         channel.reply(crew.call(*arguments))
