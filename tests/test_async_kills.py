@@ -43,12 +43,19 @@ GONE = 3.0  # seconds in which everything is gone after the learner was killed, 
 DEADLINE = 40
 
 
-def train_for_ever(cls: type[BaseSampler], algo: str, outcome: Path) -> None:
+def train_for_ever(cls: type[BaseSampler], algo: str, eval_process: bool, outcome: Path) -> None:
     """In a process of its own. Leaves what it was told of its end, and what it still had then."""
     torch.set_num_threads(1)
     # An evaluation after every fourth batch, and long enough to be killed in.
     sampler = cls(
-        "CartPole-v1", batch_T=8, batch_B=4, n_workers=2, eval_n_envs=2, eval_max_steps=60, start_method="fork"
+        "CartPole-v1",
+        batch_T=8,
+        batch_B=4,
+        n_workers=2,
+        eval_n_envs=2,
+        eval_max_steps=60,
+        eval_process=eval_process,
+        start_method="fork",
     )
     config = RunnerConfig(n_steps=10**8, seed=0, log_interval_steps=4 * 32)
     learner: tuple[Any, Any] = (PPO(PPOConfig(epochs=2)), CategoricalPgAgent())
@@ -64,11 +71,25 @@ def train_for_ever(cls: type[BaseSampler], algo: str, outcome: Path) -> None:
 
 
 def family(learner: psutil.Process) -> list[psutil.Process]:
-    """A process, its sampler process, and the workers of that in their order; none once it is gone."""
+    """A process and its descendants; none once it is gone."""
     try:
-        return [learner, *sorted(learner.children(recursive=True), key=lambda one: (one.create_time(), one.pid))]
+        return [learner, *learner.children(recursive=True)]
     except psutil.NoSuchProcess:
         return []
+
+
+def member(learner: psutil.Process, role: str, number: int) -> psutil.Process | None:
+    """One of the family, if it is there (yet): the learner, its children in their order, or a child of its first."""
+    with suppress(psutil.NoSuchProcess, IndexError):
+        if role == "learner":
+            return learner
+        own = in_order(learner)
+        return in_order(own[0])[number] if role == "worker" else own[role == "evaluation process"]
+    return None
+
+
+def in_order(parent: psutil.Process) -> list[psutil.Process]:
+    return sorted(parent.children(), key=lambda one: (one.create_time(), one.pid))
 
 
 def living(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
@@ -109,18 +130,21 @@ def until(condition: Callable[[], Any], seconds: float) -> bool:
 def kill_one(cls: type[BaseSampler], role: str, rng: random.Random, outcome: Path) -> None:
     """Begins a training, kills one of its processes, and looks at what is left."""
     algo, number = rng.choice(["dqn", "ppo"]), rng.randrange(2)
+    eval_process = role == "evaluation process" or rng.random() < 0.5
     # From the first moment of the victim: half of them while everything starts, half in the run.
     moment = rng.uniform(0.0, 0.1) if rng.random() < 0.5 else rng.uniform(0.1, 1.5)
     about = f"{cls.__name__}, {algo}, {role} {number} after {moment:.3f} s"
-    place = {"learner": 0, "sampler process": 1, "worker": 2 + number}[role]
     own = shared_memory([os.getpid()])
-    process = multiprocessing.get_context("fork").Process(target=train_for_ever, args=(cls, algo, outcome))
+    process = multiprocessing.get_context("fork").Process(
+        target=train_for_ever, args=(cls, algo, eval_process, outcome)
+    )
     process.start()
     learner, processes = psutil.Process(process.pid), []
     try:
-        assert until(lambda: len(family(learner)) > place, DEADLINE), about
+        assert until(lambda: member(learner, role, number), DEADLINE), about
         time.sleep(moment)
-        victim = family(learner)[place]
+        victim = member(learner, role, number)
+        assert victim is not None, about
         memory = shared_memory(one.pid for one in family(learner)) - own
         assert memory or role == "learner", about
         processes = family(learner)
@@ -135,7 +159,7 @@ def kill_one(cls: type[BaseSampler], role: str, rng: random.Random, outcome: Pat
     if role != "learner":
         told = json.loads(outcome.read_text())
         assert told["kind"] == "WorkerCrashed", (about, told)
-        name = f"worker {number}" if role == "worker" else "sampler process 0"
+        name = {"worker": f"worker {number}", "sampler process": "sampler process 0"}.get(role, role)
         assert re.search(rf"\b{name}\b.* killed by SIGKILL", told["message"]), (about, told)
         assert told["left"] == 0, (about, told)
     process.close()
@@ -157,6 +181,6 @@ def end_of(process: BaseProcess, role: str, processes: list[psutil.Process], abo
 @pytest.mark.parametrize("n_kills", [1, pytest.param(10, marks=pytest.mark.slow)])
 def test_a_training_of_which_a_process_is_killed(cls: type[BaseSampler], n_kills: int, tmp_path: Path) -> None:
     rng = random.Random(f"{cls.__name__} {n_kills}")
-    roles = ["learner", "sampler process", "worker"][: 2 if cls is AsyncSerialSampler else 3]
+    roles = ["learner", "sampler process", "evaluation process", "worker"][: 3 if cls is AsyncSerialSampler else 4]
     for number, role in enumerate(rng.sample(roles * 5, n_kills)):
         kill_one(cls, role, rng, tmp_path / f"outcome-{number}")

@@ -177,6 +177,11 @@ class AsyncSamplerBase(ParallelSamplerBase):
 
     # ---- evaluation beside training ----
 
+    def evaluate_agent(self, itr: int) -> list[TrajInfo]:
+        """See `BaseSampler.evaluate_agent`."""
+        self._require_none_begun()
+        return super().evaluate_agent(itr)
+
     @property
     def evaluates_beside(self) -> bool:
         """Whether evaluation has a process of its own."""
@@ -192,8 +197,7 @@ class AsyncSamplerBase(ParallelSamplerBase):
             raise SamplerError(
                 "begin_evaluation() needs a process for it; give the sampler eval_process and eval_n_envs"
             )
-        if self._evaluating is not None:
-            raise SamplerError("an evaluation was begun before; take its episodes with evaluation() first")
+        self._require_none_begun()
         checked_arguments(itr=itr)
         try:
             self._have_evaluated(itr, self._next_version(), self._n_evaluations)
@@ -214,6 +218,10 @@ class AsyncSamplerBase(ParallelSamplerBase):
             return self._traj_infos(self._evaluated())
         except BaseException as error:
             raise self._abandon(error) from error.__cause__
+
+    def _require_none_begun(self) -> None:
+        if self._evaluating is not None:
+            raise SamplerError("an evaluation was begun before; take its episodes with evaluation() first")
 
     @property
     def _evaluator(self) -> int:

@@ -1,0 +1,419 @@
+"""Evaluation in a process of its own: the same episodes, beside training, and failures that are told."""
+
+import csv
+import gc
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import psutil
+import pytest
+import torch
+
+from headrace.agents.base import Agent
+from headrace.agents.pg import CategoricalPgAgent, RecurrentCategoricalPgAgent
+from headrace.algos.pg import PPO
+from headrace.errors import EnvContractError, EnvFailed, SamplerClosed, SamplerError, WorkerCrashed, WorkerHung
+from headrace.runners import AsyncRlEval, Callback, RunnerConfig, StopAtReturn, load_checkpoint
+from headrace.runners.logging.logger import Logger
+from headrace.samplers import AsyncCpuSampler, AsyncGpuSampler, AsyncSamplerBase, AsyncSerialSampler, SerialSampler
+from tests.faulty import BAD_ENV, SEED, FaultyEnv
+from tests.test_async_samplers import ASYNC, all_gone, differences, learn
+from tests.walk import Walk
+
+SETTINGS: dict[str, Any] = {
+    "batch_T": 8,
+    "batch_B": 4,
+    "n_workers": 2,
+    "eval_n_envs": 3,
+    "deterministic": True,
+    "start_method": "fork",
+}
+
+
+def sampler_of(cls: type[AsyncSamplerBase], EnvCls: Any = Walk, *, beside: bool = True, **kwargs: Any) -> Any:
+    return cls(EnvCls, **{**SETTINGS, "eval_process": beside, **kwargs})
+
+
+def evaluator_of(sampler: Any) -> psutil.Process:
+    return psutil.Process(sampler._workers.pids[-1])
+
+
+def processes_of(sampler: Any) -> list[psutil.Process]:
+    own = [psutil.Process(pid) for pid in sampler._workers.pids]
+    return [*own, *(child for process in own for child in process.children(recursive=True))]
+
+
+def run(cls: type[AsyncSamplerBase], make: Callable[[], Agent], beside: bool, **kwargs: Any) -> tuple[Any, Any]:
+    """Batches of an agent that learns, and evaluations: all of them taken at the end of the batch after."""
+    agent, batches, evaluations = make(), [], []
+    with sampler_of(cls, beside=beside, **kwargs).initialize(agent, seed=5) as sampler:
+        for itr in range(6):
+            samples, _ = sampler.obtain_samples(itr)
+            batches.append(samples.copy())
+            begun = itr in (0, 2, 3)
+            if begun and not beside:
+                evaluations.append(sampler.evaluate_agent(itr))
+            elif begun:
+                sampler.begin_evaluation(itr)
+            learn(agent)
+            if begun and beside:
+                evaluations.append(sampler.evaluation())
+        evaluations.append(sampler.evaluate_agent(6))
+    return batches, [[vars(info) for info in infos] for infos in evaluations]
+
+
+@pytest.mark.parametrize(
+    ("cls", "make", "start_method"),
+    [
+        (AsyncSerialSampler, CategoricalPgAgent, "fork"),
+        (AsyncCpuSampler, RecurrentCategoricalPgAgent, "fork"),
+        (AsyncCpuSampler, CategoricalPgAgent, "spawn"),
+        *(pytest.param(cls, RecurrentCategoricalPgAgent, "fork", marks=pytest.mark.slow) for cls in ASYNC),
+        *(pytest.param(cls, CategoricalPgAgent, "forkserver", marks=pytest.mark.slow) for cls in ASYNC),
+    ],
+)
+def test_batches_and_episodes_are_those_of_evaluations_between_batches(
+    cls: type[AsyncSamplerBase], make: Callable[[], Agent], start_method: str
+) -> None:
+    settings = {"start_method": start_method, "eval_max_trajectories": 6, "max_decorrelation_steps": 20}
+    ours, theirs = (run(cls, make, beside, **settings) for beside in (True, False))
+    assert [differences(mine, other) for mine, other in zip(ours[0], theirs[0], strict=True)] == [[]] * 6
+    assert ours[1] == theirs[1]
+    assert [len(infos) for infos in ours[1]] == [6] * 4
+
+
+def test_it_acts_with_the_parameters_of_the_moment_it_was_begun() -> None:
+    """However late the process comes to it, and however often others were published meanwhile."""
+    agent = CategoricalPgAgent()
+    with sampler_of(AsyncSerialSampler, n_slots=2).initialize(agent, seed=1) as sampler:
+        sampler.obtain_samples(0)
+        evaluator = evaluator_of(sampler)
+        evaluator.suspend()
+        sampler.begin_evaluation(0)
+        for itr in range(1, 8):
+            learn(agent)
+            sampler.obtain_samples(itr)
+        assert sampler.evaluation(wait=False) is None
+        evaluator.resume()
+        ours = [vars(info) for info in sampler.evaluation()]
+    agent = CategoricalPgAgent()
+    with sampler_of(AsyncSerialSampler, beside=False).initialize(agent, seed=1) as sampler:
+        sampler.obtain_samples(0)
+        assert ours == [vars(info) for info in sampler.evaluate_agent(0)]
+        learn(agent)
+        assert ours != [vars(info) for info in sampler.evaluate_agent(1)]
+
+
+class Gated(Walk):
+    """With a path, every step waits until that file is there."""
+
+    def __init__(self, gate: str = "") -> None:
+        super().__init__()
+        self._gate = gate
+
+    def step(self, action: np.int64) -> Any:
+        while self._gate and not os.path.exists(self._gate):
+            time.sleep(0.005)
+        return super().step(action)
+
+
+def test_batches_go_on_while_an_evaluation_lasts(tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    sampler = sampler_of(AsyncCpuSampler, Gated, eval_env_kwargs={"gate": str(gate)})
+    with sampler.initialize(CategoricalPgAgent(), seed=0):
+        sampler.begin_evaluation(0)
+        for itr in range(5):
+            sampler.obtain_samples(itr)
+            assert sampler.evaluation(wait=False) is None
+        gate.touch()
+        assert len(sampler.evaluation()) == 3
+
+
+def taken(sampler: Any, wait: bool) -> Any:
+    deadline = time.monotonic() + 20
+    while (infos := sampler.evaluation(wait)) is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    return infos
+
+
+def test_an_evaluation_is_looked_at_without_waiting() -> None:
+    with sampler_of(AsyncCpuSampler).initialize(CategoricalPgAgent(), seed=0) as sampler:
+        sampler.begin_evaluation(0)
+        assert len(taken(sampler, wait=False)) == 3
+        with pytest.raises(SamplerError, match="call begin_evaluation"):
+            sampler.evaluation(wait=False)
+        sampler.obtain_samples(0)
+
+
+def test_what_cannot_be_is_said() -> None:
+    with pytest.raises(ValueError, match="SerialSampler evaluates in its own processes; eval_process=True is for"):
+        SerialSampler(Walk, batch_T=2, batch_B=2, eval_process=True)
+    with pytest.raises(TypeError, match="eval_process must be True or False, got int 1"):
+        sampler_of(AsyncCpuSampler, eval_process=1)
+    for settings in ({"beside": False}, {"eval_n_envs": 0}):
+        with sampler_of(AsyncSerialSampler, **settings).initialize(CategoricalPgAgent(), seed=0) as sampler:
+            with pytest.raises(SamplerError, match="give the sampler eval_process and eval_n_envs"):
+                sampler.begin_evaluation(0)
+            assert not sampler.evaluates_beside
+    with sampler_of(AsyncSerialSampler).initialize(CategoricalPgAgent(), seed=0) as sampler:
+        with pytest.raises(SamplerError, match=r"call begin_evaluation\(itr\) first"):
+            sampler.evaluation()
+        with pytest.raises(TypeError, match="itr must be a whole number"):
+            sampler.begin_evaluation("0")
+        sampler.begin_evaluation(0)
+        with pytest.raises(SamplerError, match="take its episodes with evaluation"):
+            sampler.begin_evaluation(1)
+        with pytest.raises(SamplerError, match="take its episodes with evaluation"):
+            sampler.evaluate_agent(1)
+        assert len(sampler.evaluation()) == 3, "it is there as if nothing had been said"
+
+
+class Wider(Walk):
+    """Other spaces where it is told so."""
+
+    def __init__(self, wide: bool = False) -> None:
+        super().__init__()
+        if wide:
+            self.action_space = gym.spaces.Discrete(7)
+
+
+def test_other_spaces_than_those_of_training_are_refused() -> None:
+    sampler = sampler_of(AsyncCpuSampler, Wider, eval_env_kwargs={"wide": True})
+    with pytest.raises(EnvContractError, match=r"evaluation environments have .* eval_env_kwargs give the same"):
+        sampler.initialize(CategoricalPgAgent(), seed=0)
+
+
+def faulty(fault: str, **kwargs: Any) -> Any:
+    return sampler_of(AsyncCpuSampler, FaultyEnv, env_kwargs={"fault": fault, "phase": "evaluation"}, **kwargs)
+
+
+@pytest.mark.parametrize("taken", ["evaluation", "obtain_samples"])
+def test_a_failing_environment_is_named(taken: str) -> None:
+    """By whoever looks next: `evaluation`, or a batch that is waited for."""
+    sampler = faulty("raise").initialize(CategoricalPgAgent(), seed=SEED)
+    sampler.begin_evaluation(0)
+    with pytest.raises(EnvFailed, match="the simulator is unhappy") as caught:
+        sampler.evaluation() if taken == "evaluation" else sample_for_long(sampler)
+    where = caught.value.where
+    assert where is not None
+    assert (where.worker, where.env_id) == (None, BAD_ENV)
+    assert "this process" not in str(caught.value)
+    assert f"pid {where.pid}" in str(caught.value)
+    with pytest.raises(SamplerClosed):
+        sampler.evaluation()
+    sampler.shutdown()
+
+
+def sample_for_long(sampler: Any) -> None:
+    deadline, itr = time.monotonic() + 20, 0
+    while time.monotonic() < deadline:
+        sampler.obtain_samples(itr)
+        itr += 1
+
+
+@pytest.mark.parametrize("evaluating", [True, False])
+def test_a_process_that_dies_is_named_by_the_next_batch(evaluating: bool) -> None:
+    sampler = sampler_of(AsyncCpuSampler).initialize(CategoricalPgAgent(), seed=0)
+    sampler.obtain_samples(0)
+    processes = processes_of(sampler)
+    if evaluating:
+        sampler.begin_evaluation(0)
+    evaluator_of(sampler).send_signal(signal.SIGKILL)
+    with pytest.raises(WorkerCrashed, match="evaluation process was killed by SIGKILL"):
+        sample_for_long(sampler)
+    assert all_gone(processes)
+    sampler.shutdown()
+
+
+@pytest.mark.parametrize("wait", [True, False])
+def test_a_process_that_hangs_is_named(wait: bool) -> None:
+    sampler = faulty("python loop", timeout=0.8).initialize(CategoricalPgAgent(), seed=SEED)
+    sampler.begin_evaluation(0)
+    with pytest.raises(WorkerHung, match=r"evaluation process made no progress for 0\.8 s") as caught:
+        taken(sampler, wait)
+    assert caught.value.where is not None
+    assert caught.value.where.env_id == BAD_ENV
+    sampler.shutdown()
+
+
+def test_shutdown_waits_for_an_evaluation_and_leaves_nothing() -> None:
+    gc.collect()
+    before = len(os.listdir("/proc/self/fd"))
+    sampler = sampler_of(AsyncCpuSampler).initialize(CategoricalPgAgent(), seed=0)
+    processes = processes_of(sampler)
+    assert len(processes) == 4
+    sampler.obtain_samples(0)
+    sampler.begin_evaluation(0)
+    sampler.shutdown()
+    assert all_gone(processes)
+    del sampler
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_its_environments_are_part_of_the_state() -> None:
+    agent = CategoricalPgAgent()
+    with sampler_of(AsyncCpuSampler).initialize(agent, seed=3, resumable=True) as sampler:
+        sampler.obtain_samples(0)
+        sampler.evaluate_agent(0)
+        state = sampler.state()
+        assert not state.why_not
+        assert sorted(state.evaluation) == [0, 1, 2]
+        expected = [vars(info) for info in sampler.evaluate_agent(1)]
+        sampler.begin_evaluation(2)
+        assert sampler.state().why_not == "an evaluation was going on"
+        sampler.evaluation()
+        assert not sampler.state().why_not
+    for beside in (True, False):
+        other = sampler_of(AsyncCpuSampler, beside=beside)
+        with other.initialize(agent, seed=3, resume=state) as again:
+            assert [vars(info) for info in again.evaluate_agent(1)] == expected
+
+
+def test_environments_that_cannot_be_saved_are_said() -> None:
+    class Evaluation(Walk):
+        def __init__(self, keeps: bool = False) -> None:
+            super().__init__()
+            self._lock = threading.Lock() if keeps else None
+
+    sampler = sampler_of(AsyncSerialSampler, Evaluation, eval_env_kwargs={"keeps": True})
+    with sampler.initialize(CategoricalPgAgent(), seed=3, resumable=True):
+        sampler.obtain_samples(0)
+        assert "cannot be pickled" in sampler.state().why_not
+        sampler.evaluate_agent(0)
+
+
+def test_timing_has_the_share_of_servers_in_other_processes() -> None:
+    for cls, devices in ((AsyncGpuSampler, None), (AsyncGpuSampler, ["cpu", "cpu"]), (AsyncSerialSampler, None)):
+        with sampler_of(cls, device=devices).initialize(CategoricalPgAgent(), seed=0) as sampler:
+            for itr in range(4):
+                sampler.obtain_samples(itr)
+            report = sampler.timing()
+        if cls is AsyncSerialSampler:
+            assert report.server_acting is None
+        else:
+            assert 0 < report.server_acting < 1
+            assert 0 < report.server_waiting < 1
+
+
+# ---- runners ----
+
+
+def runner(beside: bool, n_steps: int = 32 * 12, log: int = 32 * 3, save: int = 32 * 2, **options: Any) -> AsyncRlEval:
+    config = RunnerConfig(n_steps=n_steps, seed=0, log_interval_steps=log, checkpoint_interval_steps=save)
+    sampler = sampler_of(AsyncCpuSampler, beside=beside)
+    return AsyncRlEval(PPO(), CategoricalPgAgent(), sampler, config, logger=Logger(), **options)
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    """Those of the log, without what depends on the clock."""
+    with (folder / "progress.csv").open(newline="") as file:
+        return [
+            {name: value for name, value in row.items() if "Time" not in name and name != "StepsPerSecond"}
+            for row in csv.DictReader(file)
+        ]
+
+
+def same(ours: Any, theirs: Any) -> bool:
+    """Of nested dicts and lists with tensors in them."""
+    if isinstance(ours, torch.Tensor):
+        return torch.equal(ours, theirs)
+    if isinstance(ours, dict):
+        return ours.keys() == theirs.keys() and all(same(value, theirs[name]) for name, value in ours.items())
+    if isinstance(ours, list | tuple):
+        return len(ours) == len(theirs) and all(map(same, ours, theirs))
+    return bool(ours == theirs) or (isinstance(ours, float) and math.isnan(ours) and math.isnan(theirs))
+
+
+def test_rows_best_agent_and_end_are_those_of_a_run_that_waits_for_evaluations(tmp_path: Path) -> None:
+    for beside in (True, False):
+        runner(beside, n_steps=32 * 13, log_dir=tmp_path / str(beside)).train()
+    ours, theirs = tmp_path / "True", tmp_path / "False"
+    assert rows(ours) == rows(theirs)
+    assert [row["Iteration"] for row in rows(ours)] == ["0", "3", "6", "9", "12", "13"]
+    for name in ("checkpoint.pt", "best.pt"):
+        mine, other = load_checkpoint(ours / name), load_checkpoint(theirs / name)
+        assert mine["itr"] == other["itr"]
+        assert same(mine["agent"], other["agent"])
+        assert same(mine["algo"], other["algo"])
+
+
+def test_training_goes_on_while_an_evaluation_lasts_and_waits_with_the_next(tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+
+    class Opens(Callback):
+        """Opens the gate after some batches; hears when rows come."""
+
+        def __init__(self) -> None:
+            self.heard: list[tuple[int, int]] = []
+
+        def on_optimize(self, runner: Any, itr: int, opt_info: Any) -> None:
+            if itr == 1:
+                gate.touch()
+
+        def on_eval(self, runner: Any, episodes: Any, row: Any) -> None:
+            self.heard.append((row["Iteration"], runner.counters.itr))
+
+    opens = Opens()
+    sampler = sampler_of(AsyncCpuSampler, Gated, eval_env_kwargs={"gate": str(gate)})
+    config = RunnerConfig(n_steps=32 * 6, seed=0, log_interval_steps=32 * 3)
+    AsyncRlEval(PPO(), CategoricalPgAgent(), sampler, config, logger=Logger(), callbacks=[opens]).train()
+    assert [row for row, _ in opens.heard] == [0, 3, 6]
+    assert opens.heard[0][1] >= 2, "the first row's evaluation lasted that long"
+
+
+def test_a_return_that_was_asked_for_ends_training_when_it_is_known() -> None:
+    run = runner(True, n_steps=10**6, callbacks=[StopAtReturn(-1e9)])
+    run.train()
+    assert run.counters.rows >= 1
+    assert run.counters.itr < 10
+
+
+class Stopped(Exception):
+    pass
+
+
+class StopsAfter(Callback):
+    """Raises when checkpoint number `n` has been written."""
+
+    def __init__(self, n: int) -> None:
+        self._left = n
+
+    def on_checkpoint(self, runner: Any, path: Path) -> None:
+        self._left -= 1
+        if not self._left:
+            raise Stopped
+
+
+@pytest.mark.parametrize("n", [1, 3, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 4))])
+def test_a_run_that_went_on_from_a_checkpoint_ends_like_one_that_was_not_cut(tmp_path: Path, n: int) -> None:
+    """Checkpoints come before the row of the same batch: 2, 4, 6 with a row, 8."""
+    runner(True, log_dir=tmp_path / "whole").train()
+    with pytest.raises(Stopped):
+        runner(True, log_dir=tmp_path / "cut", callbacks=[StopsAfter(n)]).train()
+    # What an error leaves is newer than the checkpoint it came in; a kill would leave that.
+    assert load_checkpoint(tmp_path / "cut" / "checkpoint.pt")["itr"] == 2 * n
+    runner(True, resume_from=tmp_path / "cut").train()
+    ours, theirs = rows(tmp_path / "cut"), rows(tmp_path / "whole")
+    assert [row["Iteration"] for row in ours] == [row["Iteration"] for row in theirs]
+    # Batches that were collected ahead are gone, so what comes after differs; what is before does not.
+    known = [row for row in theirs if int(row["Iteration"]) <= 2 * n]
+    assert ours[: len(known)] == known
+
+
+def test_an_environment_that_fails_ends_training_with_its_error(tmp_path: Path) -> None:
+    config = RunnerConfig(n_steps=1e6, seed=SEED, log_interval_steps=96)
+    before = psutil.Process().children(recursive=True)
+    run = AsyncRlEval(PPO(), CategoricalPgAgent(), faulty("raise"), config, logger=Logger(), log_dir=tmp_path)
+    with pytest.raises(EnvFailed, match="the simulator is unhappy"):
+        run.train()
+    assert set(psutil.Process().children(recursive=True)) <= set(before)
