@@ -37,6 +37,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--n-steps", type=int, default=1_152)
     parser.add_argument("--replay-size", type=int, default=10_000)
     parser.add_argument("--eval-steps", type=int, default=200, help="of an evaluation, of both games together, at most")
+    parser.add_argument("--eval-process", action="store_true", help="evaluate beside training; wants a core more")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--log-dir")
     parser.add_argument("--resume", help="the folder of a run to go on with; other arguments as they were")
@@ -55,6 +56,7 @@ def main() -> None:
         eval_n_envs=2,
         eval_env_kwargs={**game, "clip_rewards": False},  # the game's own score, over all lives
         eval_max_steps=args.eval_steps,
+        eval_process=args.eval_process,
     )
     # Environment 0 explores with 0.1 in the end, the last one hardly.
     agent = DqnAgent(
@@ -81,7 +83,8 @@ def main() -> None:
             frames=4,
         )
     )
-    config = RunnerConfig(n_steps=args.n_steps, seed=args.seed, log_interval_steps=max(640, args.n_steps // 200))
+    every = max(640, min(args.n_steps // 10, 50_000))
+    config = RunnerConfig(n_steps=args.n_steps, seed=args.seed, log_interval_steps=every)
     AsyncRlEval(algo, agent, sampler, config, log_dir=args.log_dir, resume_from=args.resume).train()
 
 

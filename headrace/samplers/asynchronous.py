@@ -16,6 +16,7 @@ from headrace.buffers.samples import SlotSpec
 from headrace.errors import SamplerError
 from headrace.processes.affinity import Affinity
 from headrace.processes.status import ProgressWatch
+from headrace.samplers.action_server import ActionServer, AlternatingActionServer, NoOverlapAlternatingActionServer
 from headrace.samplers.alternating import AlternatingSampler, NoOverlapAlternatingSampler
 from headrace.samplers.base import BaseSampler
 from headrace.samplers.collector import SliceReport
@@ -37,11 +38,14 @@ from headrace.samplers.worker import Setup, initialize_worker
 from headrace.types import EnvSpaces
 
 __all__ = [
+    "AsyncActionServer",
+    "AsyncAlternatingActionServer",
     "AsyncAlternatingSampler",
     "AsyncAlternatingSamplerBase",
     "AsyncCpuSampler",
     "AsyncGpuSampler",
     "AsyncGpuSamplerBase",
+    "AsyncNoOverlapAlternatingActionServer",
     "AsyncNoOverlapAlternatingSampler",
     "AsyncSamplerBase",
     "AsyncSerialSampler",
@@ -299,6 +303,12 @@ class AsyncCpuSampler(AsyncSamplerBase):
 
     SamplerCls = CpuSampler
     layout = Layout(processes=True, asynchronous=True)
+
+
+#: A server is the same one whoever waits for its batches; these are rlpyt's names for it in a sampler process.
+AsyncActionServer = ActionServer
+AsyncAlternatingActionServer = AlternatingActionServer
+AsyncNoOverlapAlternatingActionServer = NoOverlapAlternatingActionServer
 
 
 class AsyncGpuSamplerBase(AsyncSamplerBase):
