@@ -63,12 +63,12 @@ def sampling(size: int, n: int) -> None:
         writer.append(samples)
     indices = replay.sample(n).indices
     replay.update_priorities(indices, torch.rand(n))
-    weights = replay._weights(indices)
+    weights = replay._weights(replay._priorities(indices))
     rows, flat = torch.from_numpy(np.sort(indices) % replay.spec.size), torch.zeros(replay.spec.size, 4)
     times = in_turns(
         {
             "tree: draw": lambda: replay._draw(n),
-            "tree: weights": lambda: replay._weights(indices),
+            "tree: weights": lambda: replay._weights(replay._priorities(indices)),
             "gather": lambda: replay._gather(indices, weights),
             "sample, all of it": lambda: replay.sample(n),
             "update_priorities": lambda: replay.update_priorities(indices, torch.ones(n)),
