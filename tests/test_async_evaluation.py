@@ -2,6 +2,7 @@
 
 import csv
 import gc
+import logging
 import math
 import os
 import signal
@@ -175,6 +176,30 @@ def test_what_cannot_be_is_said() -> None:
         with pytest.raises(SamplerError, match="take its episodes with evaluation"):
             sampler.evaluate_agent(1)
         assert len(sampler.evaluation()) == 3, "it is there as if nothing had been said"
+
+
+class Casts(Walk):
+    """Gives float64 where it is told so."""
+
+    def __init__(self, wide: bool = False) -> None:
+        super().__init__()
+        self._wide = wide
+
+    def step(self, action: np.int64) -> Any:
+        observation, *rest = super().step(action)
+        return observation.astype(np.float64) if self._wide else observation, *rest
+
+
+def test_what_its_environments_have_for_the_log_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    sampler = sampler_of(AsyncSerialSampler, Casts, eval_env_kwargs={"wide": True})
+    with sampler.initialize(CategoricalPgAgent(), seed=0), caplog.at_level(logging.WARNING, "headrace"):
+        sampler.obtain_samples(0)
+        assert not caplog.records
+        sampler.evaluate_agent(0)
+        sampler.evaluate_agent(1)
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 1
+    assert "observations arrive as float64" in said[0]
 
 
 class Wider(Walk):

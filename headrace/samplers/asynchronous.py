@@ -240,8 +240,9 @@ class AsyncSamplerBase(ParallelSamplerBase):
 
     def _evaluated(self) -> list[Episodes]:
         self._evaluating = None
-        episodes: list[Episodes] = self._workers.replies(ranks=[self._evaluator])[0]
-        return episodes
+        answer: list[Any] = self._workers.replies(ranks=[self._evaluator])[0]
+        self._say(answer[-1])
+        return answer[:-1]
 
     # ---- between batches ----
 

@@ -25,6 +25,8 @@ from headrace.types import EnvSpaces
 
 __all__ = ["Evaluator", "EvaluatorPlan", "EvaluatorSetup", "EvaluatorStation"]
 
+Notes = list[tuple[int, str]]
+
 
 @dataclass(frozen=True)
 class EvaluatorPlan:
@@ -99,11 +101,11 @@ class EvaluatorStation:
         self._evaluation = evaluation
         self._status = status
 
-    def evaluate(self, itr: int, version: int, evaluation_index: int) -> list[Episodes]:
-        """See `LocalEvaluation`."""
+    def evaluate(self, itr: int, version: int, evaluation_index: int) -> list[Episodes | Notes]:
+        """See `LocalEvaluation`; the last of the answer is what the environments have for the log."""
         episodes = self._evaluation.evaluate(itr, version, evaluation_index)
         self._status.enter(Phase.WAITING)
-        return episodes
+        return [*episodes, self._collector.notes()]
 
     def state(self) -> list[SliceState]:
         """The pickled evaluation environments, or why there are none."""
