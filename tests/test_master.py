@@ -83,7 +83,7 @@ def test_ctrl_c_in_a_serial_sampler_is_few_words_too() -> None:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_workers_do_not_outlive_a_killed_program(stage: str, how: signal.Signals) -> None:
     with started(stage) as program:
         children = family(program)
@@ -94,7 +94,7 @@ def test_workers_do_not_outlive_a_killed_program(stage: str, how: signal.Signals
         assert gone(children)
 
 
-@pytest.mark.parametrize("start_method", ["forkserver", "spawn"])
+@pytest.mark.parametrize("start_method", ["forkserver", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_workers_of_other_start_methods_do_not_either(start_method: str) -> None:
     with started("sampling", start_method=start_method) as program:
         children = family(program)
@@ -104,7 +104,7 @@ def test_workers_of_other_start_methods_do_not_either(start_method: str) -> None
 
 
 @pytest.mark.parametrize("sampler", ["gpu", "alternating", "async"])
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("how", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGKILL])
 def test_served_workers_do_not_outlive_their_server(sampler: str, how: signal.Signals) -> None:
     """Whether it acts or waits for them at that moment."""
     with started("sampling", sampler=sampler) as program:
