@@ -76,7 +76,7 @@ def run(cls: type[AsyncSamplerBase], make: Callable[[], Agent], beside: bool, **
     [
         (AsyncSerialSampler, CategoricalPgAgent, "fork"),
         (AsyncCpuSampler, RecurrentCategoricalPgAgent, "fork"),
-        (AsyncCpuSampler, CategoricalPgAgent, "spawn"),
+        pytest.param(AsyncCpuSampler, CategoricalPgAgent, "spawn", marks=pytest.mark.slow),
         *(pytest.param(cls, RecurrentCategoricalPgAgent, "fork", marks=pytest.mark.slow) for cls in ASYNC),
         *(pytest.param(cls, CategoricalPgAgent, "forkserver", marks=pytest.mark.slow) for cls in ASYNC),
     ],
@@ -370,6 +370,54 @@ def test_rows_best_agent_and_end_are_those_of_a_run_that_waits_for_evaluations(t
         assert mine["itr"] == other["itr"]
         assert same(mine["agent"], other["agent"])
         assert same(mine["algo"], other["algo"])
+
+
+class Peaks(Walk):
+    """With a peak, every step takes its time, and only episode number `peak` pays."""
+
+    def __init__(self, peak: int = 0) -> None:
+        super().__init__()
+        self._peak, self._resets = peak, 0
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
+        self._resets += 1
+        return super().reset(seed=seed)
+
+    def step(self, action: np.int64) -> Any:
+        observation, reward, *rest = super().step(action)
+        if self._peak:
+            time.sleep(0.02)
+            reward = float(self._resets == self._peak)
+        return observation, reward, *rest
+
+
+def test_checkpoints_wait_for_the_row_and_the_best_agent_is_the_one_that_was_evaluated(tmp_path: Path) -> None:
+    """The second evaluation, of itr 3, is the best one, and lasts for longer than what is learned meanwhile."""
+
+    class Hears(Callback):
+        def __init__(self) -> None:
+            self.checkpoints: list[tuple[int, int]] = []
+            self.learned: dict[int, list[torch.Tensor]] = {}
+
+        def on_optimize(self, runner: Any, itr: int, opt_info: Any) -> None:
+            self.learned[itr + 1] = [tensor.clone() for tensor in runner.agent.acting_state()]
+
+        def on_checkpoint(self, runner: Any, path: Path) -> None:
+            self.checkpoints.append((runner.counters.itr, runner.counters.rows))
+
+    hears = Hears()
+    sampler = sampler_of(AsyncCpuSampler, Peaks, eval_env_kwargs={"peak": 2})
+    config = RunnerConfig(n_steps=32 * 7, seed=0, log_interval_steps=32 * 3, checkpoint_interval_steps=32 * 5)
+    run = AsyncRlEval(
+        PPO(), CategoricalPgAgent(), sampler, config, logger=Logger(), callbacks=[hears], log_dir=tmp_path
+    )
+    run.train()
+    assert hears.checkpoints == [(5, 2), (7, 3)], "rows of 0 and 3, then of 6"
+    assert load_checkpoint(tmp_path / "checkpoint-previous.pt")["environments"].get("file")
+    best = load_checkpoint(tmp_path / "best.pt")
+    assert best["itr"] == 3
+    saved = list(best["agent"]["model"].values())
+    assert [torch.equal(*pair) for pair in zip(saved, hears.learned[3], strict=True)] == [True] * len(saved)
 
 
 def test_training_goes_on_while_an_evaluation_lasts_and_waits_with_the_next(tmp_path: Path) -> None:

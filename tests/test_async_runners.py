@@ -44,8 +44,15 @@ def runner(n_steps: int, cls: type[BaseSampler] = AsyncCpuSampler, algo: Any = N
     return AsyncRl(algo or dqn(), DqnAgent(), cls(Walk, **SETTINGS), config, logger=Logger(), **options)
 
 
-@pytest.mark.parametrize("cls", [AsyncSerialSampler, AsyncCpuSampler, AsyncGpuSampler, AsyncAlternatingSampler])
-@pytest.mark.parametrize("start_method", ["fork", "forkserver"])
+@pytest.mark.parametrize(
+    ("cls", "start_method"),
+    [
+        *((cls, "fork") for cls in (AsyncSerialSampler, AsyncCpuSampler, AsyncGpuSampler, AsyncAlternatingSampler)),
+        (AsyncCpuSampler, "forkserver"),
+        pytest.param(AsyncGpuSampler, "forkserver", marks=pytest.mark.slow),
+        pytest.param(AsyncAlternatingSampler, "forkserver", marks=pytest.mark.slow),
+    ],
+)
 def test_a_sampler_process_fills_the_ring_as_the_learner_would(cls: Any, start_method: str) -> None:
     sink = ReplaySink(1000)
     sampler = cls(Walk, **{**SETTINGS, "start_method": start_method})

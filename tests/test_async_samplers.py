@@ -110,7 +110,7 @@ def differences(ours: Samples, theirs: Samples) -> list[str]:
         (AsyncCpuSampler, CategoricalPgAgent, "mid_batch", 3, "fork"),
         (AsyncAlternatingSampler, RecurrentCategoricalPgAgent, "mid_batch", 4, "fork"),
         (AsyncGpuSampler, RecurrentCategoricalPgAgent, "mid_batch", 2, "forkserver"),
-        (AsyncCpuSampler, CategoricalPgAgent, "wait", 3, "spawn"),
+        pytest.param(AsyncCpuSampler, CategoricalPgAgent, "wait", 3, "spawn", marks=pytest.mark.slow),
     ],
 )
 def test_the_batches_are_those_of_the_synchronous_twin_with_a_lag(
@@ -331,7 +331,7 @@ class RewardSink:
 
 
 @pytest.mark.parametrize("cls", ASYNC)
-@pytest.mark.parametrize("start_method", ["fork", "forkserver"])
+@pytest.mark.parametrize("start_method", ["fork", pytest.param("forkserver", marks=pytest.mark.slow)])
 def test_a_sink_gets_every_batch_before_the_learner_hears_of_it(cls: type[AsyncSamplerBase], start_method: str) -> None:
     sink = RewardSink()
     sampler = cls(Walk, n_workers=2, **{**SETTINGS, "start_method": start_method})

@@ -1,5 +1,6 @@
 """Callbacks: what they hear, in which order, and how they end training."""
 
+import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,22 @@ def train(callbacks: Sequence[Callback], log_dir: Path | None = None, n_itr: int
     )
     runner.train()
     return runner
+
+
+def test_a_run_that_is_stopped_by_a_row_has_it_in_its_checkpoint(tmp_path: Path) -> None:
+    """The checkpoint of the same batch was written before the row."""
+
+    class Stops(Callback):
+        def on_eval(self, runner: Runner, episodes: Sequence[TrajInfo], row: Mapping[str, float]) -> None:
+            if row["Iteration"]:
+                runner.stop()
+
+    train([Stops()], tmp_path, n_itr=10)
+    counters = load_checkpoint(tmp_path / "checkpoint.pt")["runner"]["counters"]
+    with (tmp_path / "progress.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert counters["rows"] == len(rows)
+    assert float(rows[-1]["Iteration"]) == counters["itr"] == 2
 
 
 def test_they_hear_everything_in_its_order(tmp_path: Path) -> None:

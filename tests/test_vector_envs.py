@@ -893,7 +893,7 @@ def pongs(mode: str, n_workers: int) -> Run:
     return run(CpuSampler, VectorEnvs(AtariVectorEnv), env_kwargs, n=5, n_workers=n_workers, **options)
 
 
-@pytest.mark.parametrize("mode", ["NEXT_STEP", "SAME_STEP"])
+@pytest.mark.parametrize("mode", ["NEXT_STEP", pytest.param("SAME_STEP", marks=pytest.mark.slow)])
 def test_ataris_of_two_workers_are_those_of_one(mode: str) -> None:
     """They take a seed each."""
     one, two = pongs(mode, 1), pongs(mode, 2)
