@@ -452,7 +452,7 @@ def test_a_worker_that_dies_is_named(cls: type[BaseSampler], fault: str, words: 
 
 
 @pytest.mark.parametrize("cls", ASYNC)
-@pytest.mark.parametrize("fault", ["python loop", "SIGSTOP"])
+@pytest.mark.parametrize("fault", ["python loop", pytest.param("SIGSTOP", marks=pytest.mark.slow)])
 def test_a_worker_that_hangs_is_named(cls: type[BaseSampler], fault: str) -> None:
     sampler = faulty(cls, fault, "step", timeout=0.8)
     with pytest.raises(WorkerHung, match=r"made no progress for 0\.8 s") as caught:

@@ -49,8 +49,10 @@ from tests.test_faults import (
 from tests.walk import Walk
 
 SERVED: list[type[BaseSampler]] = [GpuSampler, AlternatingSampler]
+#: One of each kind; what the others do in an evaluation is tested by test-all.
+QUICK = {"raise", "SIGKILL", "python loop"}
 CASES = [
-    (fault, phase)
+    pytest.param(fault, phase, marks=[pytest.mark.slow] if phase == "evaluation" and fault not in QUICK else [])
     for fault in FAULTS
     for phase in ("constructor", "step", "evaluation")
     if makes_sense(fault, phase) and not (fault in HANGS and phase == "constructor")
