@@ -247,10 +247,10 @@ class AsyncSamplerBase(ParallelSamplerBase):
     # ---- between batches ----
 
     def _states(self) -> list[SliceState]:
+        if self._evaluating is not None:
+            return [SliceState(why_not="an evaluation was going on")]
         states = super()._states()
         if self.evaluates_beside:
-            if self._evaluating is not None:
-                return [SliceState(why_not="an evaluation was going on")]
             self._workers.send_to(self._evaluator, ("state",))
             states += self._workers.replies(ranks=[self._evaluator])[0]
         return states
