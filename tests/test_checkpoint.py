@@ -1,6 +1,7 @@
 """Checkpoint files against a hostile world: bits, lengths, strangers, malice, full disks, crashes, two writers."""
 
 import builtins
+import errno
 import fcntl
 import functools
 import importlib
@@ -15,6 +16,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import threading
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -295,7 +297,7 @@ def crashes(folder: Path, itr: int, operation: int) -> None:
 
     def before(event: str, *_: Any) -> None:
         nonlocal count
-        if event in ("open", "os.rename", "os.remove", "os.mkdir", "os.truncate", "sync"):
+        if event in ("open", "os.link", "os.rename", "os.remove", "os.mkdir", "os.truncate", "sync"):
             count += 1
             if count == operation:
                 os._exit(7)
@@ -333,7 +335,8 @@ def test_a_crash_at_any_moment_of_a_save_leaves_the_old_or_the_new(saves: int, t
             if saves == 0 and not (folder / "checkpoint.pt").exists():
                 seen.add(0)
             else:
-                state = store.load()[1]
+                path, state = store.load()
+                assert path == store.newest, "it always has its name"
                 assert torch.equal(state["weights"], torch.full((4000,), float(state["itr"])))
                 assert store.sampler_state(state).train == {0: b"environment %d" % state["itr"]}
                 seen.add(state["itr"])
@@ -437,6 +440,49 @@ def test_where_no_key_can_be_kept_environments_are_left_out(tmp_path: Path, monk
 def test_a_file_that_is_not_there_is_not_found(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         load_checkpoint(tmp_path / "nothing.pt")
+
+
+def test_who_reads_the_checkpoint_while_it_is_saved_finds_it(tmp_path: Path) -> None:
+    store, found = store_of(tmp_path, 0), set()
+    saved = threading.Event()
+
+    def saves() -> None:
+        for itr in range(1, 60):
+            save(store, itr)
+        saved.set()
+
+    saver = threading.Thread(target=saves)
+    saver.start()
+    while not saved.is_set():
+        found.add(load_checkpoint(store.newest)["itr"])
+        if not saver.is_alive():
+            break
+    saver.join(DEADLINE)
+    assert saved.is_set()
+    assert len(found) > 5
+
+
+def test_without_hard_links_the_checkpoint_before_is_kept_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(*_: Any) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuses)
+    store = store_of(tmp_path, 1)
+    save(store, 2)
+    save(store, 3)
+    assert [load_checkpoint(path)["itr"] for path in (store.newest, store.previous)] == [3, 2]
+
+
+def test_a_save_that_was_killed_between_its_renames_leaves_nothing_behind_in_the_next(tmp_path: Path) -> None:
+    store = store_of(tmp_path, 1)
+    save(store, 2)
+    store.previous.unlink()
+    os.link(store.newest, store.previous)  # as the kill leaves them: two names of one file
+    save(store, 3)
+    assert [load_checkpoint(path)["itr"] for path in (store.newest, store.previous)] == [3, 2]
+    assert not list(tmp_path.glob("*.tmp"))
 
 
 def test_a_damaged_checkpoint_never_takes_the_place_of_a_whole_one(tmp_path: Path) -> None:

@@ -104,8 +104,7 @@ def train(cls: type[BaseSampler], folder: Path, notes: Path, dies_at: int, seed:
     torch.set_num_threads(1)
     if dies_at:
         os.fsync = dies_writing(folder / "replay", dies_at, random.Random(seed))
-    there = (folder / "checkpoint.pt").exists() or (folder / "checkpoint-previous.pt").exists()
-    place = {"resume_from": folder} if there else {"log_dir": folder}
+    place = {"resume_from": folder} if (folder / "checkpoint.pt").exists() else {"log_dir": folder}
     runner(cls, callbacks=[Notes(notes)], **place).train()
 
 
@@ -132,13 +131,6 @@ def dies_writing(folder: Path, at: int, rng: random.Random) -> Callable[[int], N
 def told(path: Path) -> dict[str, int]:
     found: dict[str, int] = json.loads(path.read_text())
     return found
-
-
-def newest(folder: Path) -> dict[str, Any]:
-    for name in ("checkpoint.pt", "checkpoint-previous.pt"):  # a kill may fall between two renames
-        if (folder / name).exists():
-            return load_checkpoint(folder / name)
-    raise AssertionError(f"{folder} holds no checkpoint")
 
 
 def contents(folder: Path, copy: Path, state: dict[str, Any]) -> ReplayRing:
@@ -221,7 +213,7 @@ def killed_and_resumed(cls: type[BaseSampler], n_kills: int, writing: bool, tmp_
             assert new in ([0] if cls is SerialSampler else [BATCH.size, 2 * BATCH.size])
             if before is not None:
                 assert_same_rows(before, held(notes))
-        state = newest(folder)
+        state = load_checkpoint(folder / "checkpoint.pt")
         saved = max(saved, noted.get("saved", 0))
         assert state["itr"] >= max(saved, expected)
         assert noted.get("done", 0) - state["itr"] <= INTERVAL
@@ -244,7 +236,7 @@ def test_a_run_that_is_killed_ends_as_if_it_had_not_been(n_kills: int, writing: 
     undisturbed = runner(SerialSampler, log_dir=tmp_path / "one")
     undisturbed.train()
     folder = killed_and_resumed(SerialSampler, n_kills, writing, tmp_path)
-    states = [newest(run) for run in (tmp_path / "one", folder)]
+    states = [load_checkpoint(run / "checkpoint.pt") for run in (tmp_path / "one", folder)]
     for part in ("agent", "algo"):
         assert_equal(*(state[part] for state in states))
     rings = [contents(run, tmp_path / f"copy of {run.name}", states[0]) for run in (tmp_path / "one", folder)]

@@ -243,10 +243,8 @@ def noted(log_dir: Path) -> int:
 
 
 def newest(log_dir: Path) -> int:
-    for name in ("checkpoint.pt", "checkpoint-previous.pt"):  # a kill may fall between two renames
-        if (log_dir / name).exists():
-            return int(load_checkpoint(log_dir / name)["itr"])
-    return 0
+    path = log_dir / "checkpoint.pt"
+    return int(load_checkpoint(path)["itr"]) if path.exists() else 0
 
 
 # ---- where environments are not there ----

@@ -70,7 +70,7 @@ class CheckpointStore:
         try:
             save_checkpoint(temporary, {**state, "sampler": _plain(sampler), "environments": about})
             if self._newest_is_whole and self.newest.exists():
-                os.replace(self.newest, self.previous)
+                self._keep_newest()
             os.replace(temporary, self.newest)
             sync_directory(self.folder)
         except OSError as error:
@@ -120,6 +120,18 @@ class CheckpointStore:
         except (OSError, CheckpointError) as error:
             return replace(sampler, why_not=str(error))
         return replace(sampler, train=train, evaluation=evaluation, memory=memory)
+
+    def _keep_newest(self) -> None:
+        """Gives the newest the name of the one before as well, so that it never is without its own."""
+        second = self.folder / "checkpoint-previous.tmp"
+        second.unlink(missing_ok=True)
+        try:
+            os.link(self.newest, second)
+        except OSError:  # a file system without hard links: for a moment only the previous one has a name
+            os.replace(self.newest, self.previous)
+            return
+        os.replace(second, self.previous)
+        second.unlink(missing_ok=True)  # two names of one file are both left by a rename: a kill left them so
 
     def _save_environments(self, sampler: SamplerState) -> dict[str, str]:
         """Writes them, if there are any; returns what the checkpoint must know."""
