@@ -1,7 +1,7 @@
 """Sampling beside learning against sampling and learning in turn, interleaved in one run.
 
     python benchmarks/asynchronous.py --sampler cpu --W 1
-    python benchmarks/asynchronous.py --sampler serial --share 0.5
+    python benchmarks/asynchronous.py --sampler serial --share 0.5 --slots 3
 
 The "optimizer" computes for as long as the synchronous sampler takes for a batch, times --share. Printed, medians over
 the repeats (and quartiles):
@@ -67,13 +67,15 @@ def main() -> None:
     parser.add_argument("--B", type=int, default=64)
     parser.add_argument("--W", type=int, default=1)
     parser.add_argument("--share", type=float, default=1.0)
+    parser.add_argument("--slots", type=int, default=2, help="n_slots of the asynchronous one")
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--batches", type=int, default=10, help="per repeat")
     args = parser.parse_args()
     torch.set_num_threads(1)
     options: dict[str, Any] = {"batch_T": args.T, "batch_B": args.B, "n_workers": args.W}
     samplers = [
-        cls(env_of(args.env), **options).initialize(CategoricalPgAgent(), seed=0) for cls in PAIRS[args.sampler]
+        cls(env_of(args.env), **options, n_slots=n_slots).initialize(CategoricalPgAgent(), seed=0)
+        for cls, n_slots in zip(PAIRS[args.sampler], (None, args.slots), strict=True)
     ]
     for sampler in samplers:
         collect_seconds(sampler, 5)
@@ -92,7 +94,7 @@ def main() -> None:
         limit = min(steps / t_batch, steps / t_opt)
         rows.append((sync, alongside, alongside / sync, alongside / limit, statistics.median(hand_over)))
     low, middle, high = np.quantile(rows, [0.25, 0.5, 0.75], axis=0)
-    print(f"{args.sampler}, W={args.W}, T={args.T}, B={args.B}, optimizer {args.share:g} x a batch")
+    print(f"{args.sampler}, W={args.W}, T={args.T}, B={args.B}, {args.slots} slots, optimizer {args.share:g} x a batch")
     print(f"  sync {middle[0]:,.0f}, async {middle[1]:,.0f} steps/s")
     print(f"  ratio {middle[2]:.2f} ({low[2]:.2f} … {high[2]:.2f})")
     print(f"  of the limit {middle[3]:.2f} ({low[3]:.2f} … {high[3]:.2f})")

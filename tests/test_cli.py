@@ -178,7 +178,9 @@ def test_an_environment_that_raises_is_one_line_and_a_file(tmp_path: Path, capsy
     [
         (signal.SIGINT, True, 130, "headrace: interrupted after "),  # as a terminal does
         (signal.SIGTERM, False, 143, "stopped by SIGTERM; checkpoint: "),
-        (signal.SIGTERM, True, 143, "stopped by SIGTERM; checkpoint: "),  # as service managers do
+        pytest.param(  # as service managers do
+            signal.SIGTERM, True, 143, "stopped by SIGTERM; checkpoint: ", marks=pytest.mark.slow
+        ),
     ],
     ids=["ctrl-c", "sigterm", "sigterm-to-all"],
 )

@@ -39,6 +39,8 @@ def makes_sense(fault: str, phase: str) -> bool:
 
 
 CASES = [(fault, phase) for fault in FAULTS for phase in PHASES if makes_sense(fault, phase)]
+#: Each costs its timeout: every way to hang, and every phase to hang in, are here; all pairs are tested by test-all.
+QUICK_HANGS = [*((fault, "step") for fault in HANGS), *(("python loop", phase) for phase in PHASES)]
 
 
 def sampler_of(cls: type[BaseSampler], fault: str, phase: str, **kwargs: object) -> BaseSampler:
@@ -82,7 +84,13 @@ def descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
-@pytest.mark.parametrize(("fault", "phase"), CASES)
+@pytest.mark.parametrize(
+    ("fault", "phase"),
+    [
+        pytest.param(*case, marks=[] if case[0] not in HANGS or case in QUICK_HANGS else [pytest.mark.slow])
+        for case in CASES
+    ],
+)
 def test_a_failing_environment_is_a_readable_error_and_leaves_nothing(fault: str, phase: str, reference: bytes) -> None:
     before = descriptors()
     sampler = sampler_of(CpuSampler, fault, phase)
@@ -149,7 +157,7 @@ def test_the_serial_sampler_reports_failures_in_the_same_words(fault: str, phase
     [
         ("raise unpicklable", "forkserver"),
         ("SIGKILL", "spawn"),
-        ("python loop", "forkserver"),
+        pytest.param("python loop", "forkserver", marks=pytest.mark.slow),
         pytest.param("raise unpicklable", "spawn", marks=pytest.mark.slow),
         pytest.param("SIGKILL", "forkserver", marks=pytest.mark.slow),
         pytest.param("python loop", "spawn", marks=pytest.mark.slow),

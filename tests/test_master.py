@@ -103,7 +103,7 @@ def test_workers_of_other_start_methods_do_not_either(start_method: str) -> None
         assert gone(children)
 
 
-@pytest.mark.parametrize("sampler", ["gpu", "alternating", "async"])
+@pytest.mark.parametrize("sampler", ["gpu", "async", pytest.param("alternating", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("how", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGKILL])
 def test_served_workers_do_not_outlive_their_server(sampler: str, how: signal.Signals) -> None:
     """Whether it acts or waits for them at that moment."""
@@ -117,7 +117,7 @@ def test_served_workers_do_not_outlive_their_server(sampler: str, how: signal.Si
         assert gone(children)
 
 
-@pytest.mark.parametrize("sampler", ["cpu", "alternating", "async"])
+@pytest.mark.parametrize("sampler", ["cpu", "async", pytest.param("alternating", marks=pytest.mark.slow)])
 def test_a_program_that_forgets_to_shut_down_ends_all_the_same(sampler: str) -> None:
     with started("forget", sampler=sampler) as program:
         children = family(program)

@@ -75,7 +75,7 @@ def reference(request: pytest.FixtureRequest) -> tuple[str, Run]:
         pytest.param(n_workers, method, marks=[] if quick else [pytest.mark.slow])
         for n_workers in (1, 2, 3, 4)
         for method in ("fork", "forkserver", "spawn")
-        for quick in [method == "fork" or n_workers == 2]
+        for quick in [method == "fork" or (method, n_workers) in (("spawn", 2), ("forkserver", 3))]
     ],
 )
 def test_deterministic_batches_are_equal_bit_for_bit(

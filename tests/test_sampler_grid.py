@@ -148,8 +148,15 @@ def test_the_pairs_are_all_there() -> None:
     assert len(ALWAYS) < 50
 
 
-@pytest.mark.parametrize("start_method", ["forkserver", "spawn"])
-@pytest.mark.parametrize("cls", [GpuSampler, AlternatingSampler])
+@pytest.mark.parametrize(
+    ("cls", "start_method"),
+    [
+        (GpuSampler, "spawn"),
+        (AlternatingSampler, "forkserver"),
+        pytest.param(GpuSampler, "forkserver", marks=pytest.mark.slow),
+        pytest.param(AlternatingSampler, "spawn", marks=pytest.mark.slow),
+    ],
+)
 def test_start_methods_change_nothing(cls: type[BaseSampler], start_method: str) -> None:
     setting = ("LSTM", "discrete", "mid_batch", 5)
     assert_same(reference(*setting), run(cls, *setting, n_workers=2, start_method=start_method))

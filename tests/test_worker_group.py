@@ -95,7 +95,7 @@ def test_under_fork_nothing_needs_to_be_picklable() -> None:
         sampler.obtain_samples(0)
 
 
-@pytest.mark.parametrize("start_method", ["forkserver", "spawn"])
+@pytest.mark.parametrize("start_method", ["spawn", pytest.param("forkserver", marks=pytest.mark.slow)])
 def test_an_id_registered_only_here_works_in_workers(start_method: str) -> None:
     import gymnasium
 
