@@ -271,8 +271,10 @@ class FourValues(torch.nn.Module):
         return observation @ self.q
 
 
-@pytest.mark.parametrize("n_step", [1, 2, 5])
-@pytest.mark.parametrize("reset_mode", ["mid_batch", "wait"])
+@pytest.mark.parametrize(
+    ("n_step", "reset_mode"),
+    [(1, "mid_batch"), (2, "wait"), (5, "mid_batch"), pytest.param(5, "wait", marks=pytest.mark.slow)],
+)
 @pytest.mark.parametrize(("cut", "values"), [(False, [1.75, 1.5, 1.0]), (True, [2.75, 3.5, 5.0])])
 def test_nothing_follows_a_termination_and_the_final_observation_a_truncation(
     cut: bool, values: list[float], n_step: int, reset_mode: str

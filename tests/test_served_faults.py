@@ -8,6 +8,7 @@ import random
 import signal
 import threading
 import time
+from functools import cache
 from typing import Any
 
 import pytest
@@ -49,10 +50,13 @@ from tests.test_faults import (
 from tests.walk import Walk
 
 SERVED: list[type[BaseSampler]] = [GpuSampler, AlternatingSampler]
-#: One of each kind; what the others do in an evaluation is tested by test-all.
-QUICK = {"raise", "SIGKILL", "python loop"}
+#: One of each kind; what the others do in an evaluation, and under the server of two groups, is tested by test-all.
+QUICK = {"raise", "SIGKILL", "python loop", "shape"}
 CASES = [
-    pytest.param(fault, phase, marks=[pytest.mark.slow] if phase == "evaluation" and fault not in QUICK else [])
+    pytest.param(
+        cls, fault, phase, marks=[] if fault in QUICK or (cls, phase) == (GpuSampler, "step") else [pytest.mark.slow]
+    )
+    for cls in SERVED
     for fault in FAULTS
     for phase in ("constructor", "step", "evaluation")
     if makes_sense(fault, phase) and not (fault in HANGS and phase == "constructor")
@@ -63,16 +67,16 @@ def worker_of(sampler: BaseSampler, env_id: int) -> int:
     return next(one.worker for one in sampler._slices if env_id in one.env_ids)
 
 
-@pytest.fixture(scope="module", params=SERVED)
-def reference(request: pytest.FixtureRequest) -> tuple[type[BaseSampler], bytes]:
-    return request.param, batch_bytes(request.param)
+@cache
+def well(cls: type[BaseSampler]) -> bytes:
+    return batch_bytes(cls)
 
 
-@pytest.mark.parametrize(("fault", "phase"), CASES)
+@pytest.mark.parametrize(("cls", "fault", "phase"), CASES)
 def test_a_failing_environment_is_a_readable_error_and_leaves_nothing(
-    fault: str, phase: str, reference: tuple[type[BaseSampler], bytes]
+    cls: type[BaseSampler], fault: str, phase: str
 ) -> None:
-    cls, expected_batch = reference
+    expected_batch = well(cls)
     gc.collect()  # what an earlier test left in cycles is not ours to count
     before = descriptors()
     sampler = sampler_of(cls, fault, phase)
@@ -135,7 +139,12 @@ def test_an_agent_that_fails_in_the_server_is_an_agent_error(cls: type[BaseSampl
     assert descriptors() == before
 
 
-PARALLEL: list[type[ParallelSamplerBase]] = [CpuSampler, GpuSampler, AlternatingSampler, NoOverlapAlternatingSampler]
+PARALLEL = [
+    CpuSampler,
+    pytest.param(GpuSampler, marks=pytest.mark.slow),
+    AlternatingSampler,
+    pytest.param(NoOverlapAlternatingSampler, marks=pytest.mark.slow),
+]
 
 
 class Assassin:
