@@ -9,7 +9,8 @@ import torch
 from headrace.agents.pg import CategoricalPgAgent
 from headrace.buffers.samples import Samples
 from headrace.buffers.tree import tree_leaves, tree_paths
-from headrace.samplers import BaseSampler, CpuSampler, SerialSampler, TrajInfo
+from headrace.samplers import AsyncCpuSampler, BaseSampler, CpuSampler, SerialSampler, TrajInfo
+from headrace.types import EnvSpaces
 from tests.walk import Walk
 
 BATCHES = 4
@@ -150,3 +151,46 @@ def test_two_samplers_at_once_do_not_disturb_each_other() -> None:
             samples, _ = sampler.obtain_samples(0)
             for (path, leaf), (_, other) in zip(tree_paths(alone), tree_paths(samples), strict=True):
                 assert torch.equal(leaf, other), path
+
+
+# ---- what a model has besides parameters ----
+
+
+class Warmed(torch.nn.Module):
+    """Weights that two layers share, a temperature that no checkpoint holds, and a state that is no tensor."""
+
+    def __init__(self, spaces: EnvSpaces, n_outputs: int) -> None:
+        super().__init__()
+        self.first, self.second = torch.nn.Linear(3, 3), torch.nn.Linear(3, 3)
+        self.second.weight = self.first.weight
+        self.heads = torch.nn.Linear(3, n_outputs + 1)
+        self.register_buffer("temperature", torch.ones(()), persistent=False)
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"day": 3}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        assert state == {"day": 3}
+
+    def forward(self, observation: Any, prev_action: Any, prev_reward: Any) -> Any:
+        out = self.heads(torch.tanh(self.second(torch.tanh(self.first(observation.float())))))
+        return out[..., :-1] / self.temperature, out[..., -1]
+
+
+@pytest.mark.parametrize(("cls", "lag"), [(CpuSampler, 0), (AsyncCpuSampler, 1)])
+def test_workers_act_with_everything_that_decides_in_the_model(cls: type[BaseSampler], lag: int) -> None:
+    found = []
+    for one, later, options in ((SerialSampler, lag, {}), (cls, 0, {"n_workers": 2})):
+        agent = CategoricalPgAgent(ModelCls=Warmed)
+        sampler = one(Walk, batch_T=6, batch_B=4, deterministic=True, **options)
+        with sampler.initialize(agent, seed=3):
+            batches = []
+            for itr in range(4):
+                agent.model.temperature.fill_(3.0 ** max(itr - later, 0))
+                batches.append(sampler.obtain_samples(itr)[0].copy())
+            found.append(batches)
+    for mine, theirs in zip(*found, strict=True):
+        for (path, leaf), (_, other) in zip(
+            tree_paths(mine.agent.agent_info), tree_paths(theirs.agent.agent_info), strict=True
+        ):
+            assert torch.equal(leaf, other), path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -102,8 +103,11 @@ class Agent(ABC):
         """
 
     def acting_state(self) -> list[torch.Tensor]:
-        """The tensors that decide actions (parameters and buffers), as they live in the model, in a fixed order."""
-        return list(self.model.state_dict().values())
+        """The tensors that decide actions (parameters and buffers), as they live in the model, in a fixed order.
+
+        Not those of the model's `state_dict()`: a buffer that is not saved decides as well.
+        """
+        return [tensor.detach() for tensor in chain(self.model.parameters(), self.model.buffers())]
 
     def to_device(self, device: torch.device | str) -> None:
         """Moves the model."""
