@@ -5,6 +5,7 @@
     SamplerError                  a sampler ended; the message says who, where and what to do
     ├── EnvFailed                 an environment's own code raised
     ├── AgentFailed               an agent's own code raised
+    ├── SinkFailed                what takes the batches of an asynchronous sampler raised
     ├── EnvContractError          an environment answered with something Gymnasium does not allow
     ├── WorkerCrashed             a worker process died: a signal, or an exit code
     ├── WorkerHung                a worker process made no progress for `timeout` seconds
@@ -31,6 +32,7 @@ __all__ = [
     "NotEnoughMemory",
     "SamplerClosed",
     "SamplerError",
+    "SinkFailed",
     "Where",
     "WorkerCrashed",
     "WorkerHung",
@@ -94,6 +96,10 @@ class EnvFailed(SamplerError):
 
 class AgentFailed(SamplerError):
     """An agent raised while it was choosing actions."""
+
+
+class SinkFailed(SamplerError):
+    """What a sampler process gives its batches to raised: a replay, for what it cannot store."""
 
 
 class EnvContractError(SamplerError):

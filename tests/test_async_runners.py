@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import psutil
 import pytest
@@ -28,6 +29,7 @@ from headrace.samplers import (
     AsyncSerialSampler,
     BaseSampler,
     CpuSampler,
+    SerialSampler,
 )
 from tests.walk import Walk
 
@@ -134,6 +136,53 @@ def test_a_run_goes_on_with_its_replay(tmp_path: Path, cls: type[BaseSampler]) -
     assert isinstance(longer.algo, DQN)
     assert longer.algo._replay.n_appended >= 960
     assert longer.counters.steps == 960
+
+
+class Counts(gym.Env[Any, Any]):
+    """Observations are four stacked frames, each the number of a step; episodes last 30 to 45 of them."""
+
+    observation_space = gym.spaces.Box(0, 255, (4, 1), np.uint8)
+    action_space = gym.spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        self._n, self._limit = 0, int(self.np_random.integers(30, 45))
+        return self._stack(), {}
+
+    def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        self._n += 1
+        return self._stack(), 1.0, self._n == self._limit, False, {}
+
+    def _stack(self) -> np.ndarray:
+        return np.maximum(0, np.arange(self._n - 3, self._n + 1)).astype(np.uint8)[:, None]
+
+
+@pytest.mark.parametrize("frames", [0, 4])
+@pytest.mark.parametrize(
+    ("Runner", "cls", "n_slots"),
+    [
+        (MinibatchRl, SerialSampler, 1),
+        (MinibatchRl, AsyncSerialSampler, 2),
+        (MinibatchRl, AsyncSerialSampler, 5),
+        (AsyncRl, AsyncSerialSampler, 3),
+    ],
+)
+def test_no_transition_crosses_what_a_resumed_run_left_out(
+    tmp_path: Path, Runner: type[MinibatchRl], cls: type[BaseSampler], n_slots: int, frames: int
+) -> None:
+    """What was collected ahead when the checkpoint was written is in no replay that the learner fills."""
+    for n_steps, options in ((160, {"log_dir": tmp_path}), (320, {"resume_from": tmp_path})):
+        sampler = cls(Counts, batch_T=4, batch_B=4, n_slots=n_slots, max_decorrelation_steps=3)
+        config = RunnerConfig(n_steps=n_steps, seed=0, log_interval_steps=160)
+        algo = dqn(replay_size=4096, frames=frames, n_step=2)
+        Runner(algo, DqnAgent(), sampler, config, logger=Logger(), **options).train()
+    transitions = algo._replay.sample(4000)
+    went_on = transitions.discount > 0
+    assert went_on.sum() > 2000
+    moved = transitions.next_inputs.observation[:, -1, 0].int() - transitions.inputs.observation[:, -1, 0].int()
+    assert (moved[went_on] == 2).all()
+    n_ahead = 0 if Runner is MinibatchRl else 2 * (n_slots - 1) * 16
+    assert algo._replay.n_appended == 320 + n_ahead
 
 
 def train_for_ever(folder: Path) -> None:

@@ -21,7 +21,7 @@ from headrace.agents.pg import CategoricalPgAgent, RecurrentCategoricalPgAgent
 from headrace.buffers.samples import Samples, SlotSpec
 from headrace.buffers.shared import shared
 from headrace.buffers.tree import tree_leaves, tree_paths
-from headrace.errors import AgentFailed, EnvFailed, SamplerClosed, SamplerError, WorkerCrashed, WorkerHung
+from headrace.errors import AgentFailed, EnvFailed, SamplerClosed, SamplerError, SinkFailed, WorkerCrashed, WorkerHung
 from headrace.samplers import BaseSampler, GpuSampler, SerialSampler
 from headrace.samplers.asynchronous import (
     AsyncAlternatingSampler,
@@ -347,26 +347,43 @@ def test_a_sink_gets_every_batch_before_the_learner_hears_of_it(cls: type[AsyncS
     assert sink.kept[0, 0] == 6, "shutdown loses no batch"
 
 
+def batches(sampler: BaseSampler, n: int) -> None:
+    if sampler._state == "new":
+        sampler.initialize(CategoricalPgAgent(), seed=0)
+    for itr in range(n):
+        sampler.obtain_samples(itr)
+
+
 class BrokenSink(RewardSink):
+    def __init__(self, when: str = "append") -> None:
+        self.when = when
+
     def attach(self, spec: SlotSpec, fd: int) -> Callable[[Samples], None]:
         super().attach(spec, fd)
 
         def append(samples: Samples) -> None:
             raise ValueError("the replay is full")
 
+        if self.when == "attach":
+            append(Samples)
         return append
 
     def __reduce__(self) -> Any:
-        return BrokenSink, ()
+        return BrokenSink, (self.when,)
 
 
-def test_a_sink_that_fails_is_an_error_in_the_learner() -> None:
-    sink = BrokenSink()
-    sampler = AsyncSerialSampler(Walk, **SETTINGS)
+@pytest.mark.parametrize("cls", [AsyncSerialSampler, AsyncCpuSampler])
+@pytest.mark.parametrize("when", ["attach", "append"])
+def test_a_sink_that_fails_is_an_error_in_the_learner(cls: type[AsyncSamplerBase], when: str) -> None:
+    sink = BrokenSink(when)
+    sampler = cls(Walk, **SETTINGS)
     sampler.feed(sink)
-    sampler.initialize(CategoricalPgAgent(), seed=0)
-    with pytest.raises(SamplerError, match="the replay is full"):
-        sampler.obtain_samples(0)
+    with pytest.raises(SinkFailed, match="raised ValueError: the replay is full") as caught:
+        batches(sampler, 1)
+    assert caught.value.where is not None
+    assert caught.value.where.env_id is None
+    assert caught.value.where.phase == "giving a batch to its sink"
+    assert "in append" in caught.value.traceback_text
     sampler.shutdown()
     sink.arena.close_fd()
 
@@ -438,6 +455,19 @@ def test_a_failing_environment_is_named_across_two_processes(
     with pytest.raises(SamplerClosed):
         sampler.obtain_samples(9)
     sampler.shutdown()
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_dies_with_nothing_to_do_is_said_to_wait(rank: int) -> None:
+    """Not to construct the environment, which was over long before."""
+    sampler = AsyncCpuSampler(Walk, **SETTINGS, eval_process=True)
+    batches(sampler, 1)
+    time.sleep(0.2)  # until the next batch is collected
+    psutil.Process(sampler._workers.pids[rank]).kill()
+    with pytest.raises(WorkerCrashed) as caught:
+        batches(sampler, 3)
+    assert caught.value.where is not None
+    assert (caught.value.where.phase, caught.value.where.env_id) == ("waiting for a command", None)
 
 
 @pytest.mark.parametrize("cls", [AsyncCpuSampler, AsyncGpuSampler])

@@ -316,6 +316,20 @@ def test_rewards_are_divided_by_the_deviation_of_returns_so_far(discount: float,
         assert torch.equal(reward.nan_to_num(), kept.nan_to_num()), "the batch stays raw"
 
 
+def test_returns_begin_at_zero_where_batches_are_missing() -> None:
+    reward, going = torch.full((5, 2), 3.0), torch.zeros(5, 2, dtype=torch.bool)
+    going_on, cut, new = RewardScaling(0.9), RewardScaling(0.9), RewardScaling(0.9)
+    for scaling in (going_on, cut):
+        scaling(reward, going, None)
+        scaling.load_state_dict(
+            {**scaling.state_dict(), **{name: new.state_dict()[name] for name in ("count", "mean", "var")}}
+        )
+    cut.cut()
+    scaled = new(reward, going, None)
+    assert torch.equal(cut(reward, going, None), scaled)
+    assert not torch.equal(going_on(reward, going, None), scaled)
+
+
 def test_a_saved_scale_gives_the_same_next_batch() -> None:
     scaling, other, fresh = (RewardScaling(0.9) for _ in range(3))
     scaling(*batch(20, 4, 0, padding=False))

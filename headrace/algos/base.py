@@ -62,6 +62,9 @@ class Algo(ABC):
     def load_contents(self, folder: Path, state: dict[str, Any]) -> None:  # noqa: B027
         """The inverse of `save_contents`, after `initialize`, for the checkpoint with this `state_dict`."""
 
+    def cut(self) -> None:  # noqa: B027
+        """The next batch does not continue the one before: some in between were lost, or every episode begins anew."""
+
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` needs to go on as if never interrupted: tensors and plain values only."""

@@ -48,6 +48,10 @@ class RewardScaling:
         self._mean += share * delta
         self._count += n
 
+    def cut(self) -> None:
+        """The next batch does not continue the one before: its returns begin at 0."""
+        self._running = None
+
     def state_dict(self) -> dict[str, Any]:
         """The statistics and the running returns."""
         return {"count": self._count, "mean": self._mean, "var": self._var, "running": self._running}

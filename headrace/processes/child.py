@@ -24,20 +24,30 @@ from headrace.errors import (
     EnvFailed,
     NotEnoughMemory,
     SamplerError,
+    SinkFailed,
     Where,
     WorkerCrashed,
     WorkerHung,
     headline,
     traceback_of,
 )
-from headrace.processes.status import Status, StatusBoard
+from headrace.processes.status import Phase, Status, StatusBoard
 
 __all__ = ["Channel", "Failure", "child_main"]
 
 
 _KINDS = {
     kind.__name__: kind
-    for kind in (AgentFailed, EnvContractError, EnvFailed, NotEnoughMemory, SamplerError, WorkerCrashed, WorkerHung)
+    for kind in (
+        AgentFailed,
+        EnvContractError,
+        EnvFailed,
+        NotEnoughMemory,
+        SamplerError,
+        SinkFailed,
+        WorkerCrashed,
+        WorkerHung,
+    )
 }
 
 
@@ -144,6 +154,7 @@ def _opened(pipe: Connection, rank: int, n_workers: int) -> Channel:
     os.close(status_fd)
     faulthandler.enable(dump_fd, all_threads=True)
     faulthandler.register(signal.SIGUSR1, dump_fd, all_threads=True, chain=False)
+    board.lines[rank].enter(Phase.STARTING)
     return Channel(pipe, board.lines[rank])
 
 

@@ -32,6 +32,8 @@ class Phase(IntEnum):
     CALLING = 8
     CLOSING = 9
     SAVING = 10
+    COLLECTING = 11
+    STORING = 12
 
     @property
     def words(self) -> str:
@@ -51,6 +53,18 @@ _WORDS = {
     Phase.CALLING: "in call_envs",
     Phase.CLOSING: "closing",
     Phase.SAVING: "saving the environment's state",
+    Phase.COLLECTING: "having a batch collected",
+    Phase.STORING: "giving a batch to its sink",
+}
+
+
+_TIMELESS = {
+    Phase.STARTING,
+    Phase.CONSTRUCTING,
+    Phase.WAITING,
+    Phase.CLOSING,
+    Phase.COLLECTING,
+    Phase.STORING,
 }
 
 
@@ -82,7 +96,7 @@ class Status:
     def where(self, worker: int | None = None, pid: int | None = None) -> Where:
         """The place named by the line, as errors carry it."""
         phase, env_id = Phase(self.line[Status.PHASE]), self.line[Status.ENV]
-        timeless = phase in (Phase.STARTING, Phase.CONSTRUCTING, Phase.WAITING, Phase.CLOSING)
+        timeless = phase in _TIMELESS
         return Where(
             worker=worker,
             pid=pid,

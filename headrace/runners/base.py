@@ -352,6 +352,8 @@ class Runner(ABC):
         if self._store is not None:
             self.algo.load_contents(self._store.folder / "replay", before.state["algo"])
         self.algo.load_state_dict(before.state["algo"])
+        if before.sampler.ahead or not before.sampler.train:
+            self.algo.cut()
         own = before.state["runner"]
         self.counters, self._logged = Counters(**own["counters"]), Counters(**own["logged"])
         for name, values in own["opt_infos"].items():

@@ -179,4 +179,5 @@ def _plain(sampler: SamplerState) -> dict[str, int]:
         "evaluations": sampler.evaluations,
         "version": sampler.version,
         "incarnation": sampler.incarnation,
+        "ahead": sampler.ahead,
     }

@@ -109,7 +109,8 @@ class AsyncSamplerBase(ParallelSamplerBase):
     def _start(self, configs: Sequence[CollectorConfig], affinity: Affinity) -> EnvSpaces:
         if self._sink is not None and len(self._shards) > 1:
             raise SamplerError(
-                "a sink is fed by one sampler process; give one device, or append what obtain_samples gives"
+                "a sink is fed by one sampler process; give one device, or have the learner append the batches it gets "
+                "(MinibatchRl does)"
             )
         plans: list[Plan] = []
         answering: list[Sequence[CollectorConfig]] = []

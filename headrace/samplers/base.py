@@ -63,8 +63,8 @@ class BaseSampler(Hooks):
             is one; else the CPU.
         samples_device: have batches as tensors there; what the agent sees and does is kept there row by row, so that
             nothing of it is sent a second time. Default: views of the sampler's memory.
-        n_slots: batches in memory, written in turn: views stay valid for as many calls. Default 1; asynchronous
-            samplers, which collect n_slots − 1 batches ahead: 2.
+        n_slots: batches in memory, written in turn: views stay valid for as many calls; default 1. Asynchronous
+            samplers collect n_slots − 1 batches ahead, and views are valid until the next call; default 2.
         eval_process: evaluate in a process of its own, beside training; for asynchronous samplers.
     """
 
@@ -278,7 +278,15 @@ class BaseSampler(Hooks):
                 evaluation |= state.evaluation
                 memory |= state.memory
         return SamplerState(
-            self._n_begun(), self._n_evaluations, self._version, self._incarnation, train, evaluation, memory, why_not
+            batches=self._n_begun(),
+            evaluations=self._n_evaluations,
+            version=self._version,
+            incarnation=self._incarnation,
+            ahead=self._n_begun() - self._n_batches,
+            train=train,
+            evaluation=evaluation,
+            memory=memory,
+            why_not=why_not,
         )
 
     def call_envs(self, name: str, *args: Any, env_ids: Sequence[int] | None = None) -> list[Any]:

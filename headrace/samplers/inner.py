@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, Protocol
@@ -12,9 +13,10 @@ from headrace.agents.base import Agent
 from headrace.agents.parameters import ParameterSlots
 from headrace.buffers.samples import Samples, SlotSpec
 from headrace.buffers.shared import Allocate, shared
+from headrace.errors import SamplerError, SinkFailed, headline, traceback_of
 from headrace.processes.affinity import Affinity
 from headrace.processes.child import Channel
-from headrace.processes.status import Status
+from headrace.processes.status import Phase, Status
 from headrace.samplers.base import BaseSampler
 from headrace.samplers.collector import SliceReport
 from headrace.samplers.drive import SlotMemory
@@ -57,6 +59,20 @@ class Plan(Protocol):
 def sampler_process(channel: Channel, plan: Plan) -> None:
     """The life of a sampler process: a sampler, then batches ahead of the learner until told to leave."""
     obey(channel, plan.crew(channel.status))
+
+
+@contextmanager
+def storing(status: Status) -> Iterator[None]:
+    """Around what a sink does in a sampler process: what it raises is no failure of an environment."""
+    status.enter(Phase.STORING)
+    try:
+        yield
+    except SamplerError:
+        raise
+    except Exception as error:
+        raise SinkFailed(
+            f"the sink of the batches raised {headline(error)}", status.where(), traceback_of(error)
+        ) from error
 
 
 class Sink(Protocol):
@@ -146,11 +162,12 @@ class InnerSetup:
             arena, memory = shared(build, channel.receive_fd())
             arena.close_fd()
             if self.sink is not None:
-                append = pickle.loads(self.sink).attach(self.slots.spec, channel.receive_fd())
+                with storing(channel.status):
+                    append = pickle.loads(self.sink).attach(self.slots.spec, channel.receive_fd())
             crew.setup(agent, self.slots.spec, slots)
         finally:
             slots.arena.close_fd()
-        return InnerStation(crew.sampler, agent, memory.parameters, slots, append)
+        return InnerStation(crew.sampler, agent, memory.parameters, slots, append, channel.status)
 
 
 class InnerStation:
@@ -163,19 +180,24 @@ class InnerStation:
         parameters: ParameterSlots,
         slots: Slots,
         append: Callable[[Samples], None] | None,
+        status: Status,
     ) -> None:
         self._sampler = sampler
         self._agent = agent
         self._parameters = parameters
         self._slots = slots
         self._append = append
+        self._status = status
 
     def collect(self, itr: int, version: int, batch_index: int) -> list[SliceReport | ServerTiming | None]:
         """See `Station`; the last of the answer is the action server's."""
+        self._status.enter(Phase.COLLECTING)
         self._parameters.load(self._agent, version)
         reports = self._sampler._collect(itr, version, batch_index)
         if self._append is not None:
-            self._append(self._slots.samples(batch_index, reports))
+            with storing(self._status):
+                self._append(self._slots.samples(batch_index, reports))
+        self._status.enter(Phase.WAITING)
         return [*reports, next(iter(self._sampler._servers), None)]
 
     def prepare(self, batch_index: int) -> None:

@@ -55,15 +55,17 @@ class SamplerState:
     """Where a sampler stands between two batches: what `initialize(resume=...)` goes on from.
 
     batches, evaluations, version: how many there were, the addresses of randomness; incarnation: how often the
-    environments were begun anew; train, evaluation: pickled `EnvState`s by env id, and memory: the recurrent states of
-    their rows (trees of arrays, None if feed-forward), so that any number of workers of any sampler can take them over;
-    empty where they could not be had, `why_not` says why.
+    environments were begun anew; ahead: of the batches, those that were collected and not given to anybody, so that the
+    next one does not continue what was given last; train, evaluation: pickled `EnvState`s by env id, and memory: the
+    recurrent states of their rows (trees of arrays, None if feed-forward), so that any number of workers of any sampler
+    can take them over; empty where they could not be had, `why_not` says why.
     """
 
     batches: int
     evaluations: int
     version: int
     incarnation: int
+    ahead: int = 0
     train: Mapping[int, bytes] = field(default_factory=dict, repr=False)
     evaluation: Mapping[int, bytes] = field(default_factory=dict, repr=False)
     memory: Mapping[int, Tree] = field(default_factory=dict, repr=False)

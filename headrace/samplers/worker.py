@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from headrace.processes.affinity import Affinity, pin
 from headrace.processes.child import Channel
+from headrace.processes.status import Phase
 from headrace.samplers.collector import Collectors, SliceReport
 from headrace.samplers.evaluation import EvalReport
 from headrace.samplers.slice_envs import CollectorConfig
@@ -74,10 +75,12 @@ def obey(channel: Channel, crew: Crew) -> None:
     None                                   → None, environments closed
     """
     try:
+        channel.status.enter(Phase.WAITING)
         channel.reply(crew.spaces)
         setup: Setup = channel.receive()
         if setup is not None:
             station = setup.station(crew, channel)
+            channel.status.enter(Phase.WAITING)
             channel.reply(None)
             while (command := channel.receive()) is not None:
                 _carry_out(command, station, crew, channel)

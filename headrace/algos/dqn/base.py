@@ -203,6 +203,11 @@ class QLearningAlgo(Algo):
         self._replay.load_state_dict(state["replay"])
         self._n_steps, self._n_updates = state["n_steps"], state["n_updates"]
 
+    def cut(self) -> None:
+        """See `Algo.cut`. What a sampler process fills has all of its batches."""
+        if self._writer is not None:
+            self._writer.cut()
+
     def save_contents(self, folder: Path) -> None:
         """See `Algo.save_contents`: what was appended to the replay since the last time."""
         if self._file is None:

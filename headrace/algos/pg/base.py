@@ -177,6 +177,11 @@ class PolicyGradientAlgo(Algo):
         if self._reward_scaling is not None:
             self._reward_scaling.load_state_dict(state["reward_scaling"])
 
+    def cut(self) -> None:
+        """See `Algo.cut`."""
+        if self._reward_scaling is not None:
+            self._reward_scaling.cut()
+
     def actor_critic_losses(self, part: PgBatch) -> Losses:
         """The policy gradient `−mean(log π(a|s) · A)`, half the squared error of the value, entropy."""
         dist, value = self.forward(part)
