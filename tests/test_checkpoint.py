@@ -211,7 +211,9 @@ def store_of(folder: Path, itr: int, weights: int = 4000) -> CheckpointStore:
 
 def save(store: CheckpointStore, itr: int, weights: int = 4000) -> None:
     environments = {0: b"environment %d" % itr}
-    store.save({"itr": itr, "weights": torch.full((weights,), float(itr))}, SamplerState(itr, 0, itr, 0, environments))
+    store.save(
+        {"itr": itr, "weights": torch.full((weights,), float(itr))}, SamplerState(itr, 0, itr, 0, train=environments)
+    )
 
 
 def test_a_disk_that_is_full_at_any_size_keeps_what_was_there(tmp_path: Path) -> None:
