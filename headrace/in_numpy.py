@@ -38,7 +38,7 @@ class NumpyViews:
     def __init__(self, module: torch.nn.Module, names: Sequence[str]) -> None:
         self.module, self._names = module, tuple(names)
         self._owners: list[dict[str, Any]] = []
-        self._at = [0] * len(self._names)
+        self._at = [-1]  # nowhere: an empty tensor is at 0
         self._views: list[np.ndarray] = []
 
     def __reduce__(self) -> tuple[Any, ...]:

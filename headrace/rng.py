@@ -33,6 +33,7 @@ class Stream(IntEnum):
     MINIBATCH = 6
     ENV_AGAIN = 7
     REPLAY = 8
+    LEARNING = 9
 
 
 def draw_seed() -> int:

@@ -109,6 +109,7 @@ SPACES: dict[str, spaces.Space[Any]] = {
     "multi-binary": spaces.MultiBinary(4),
     "multi-binary matrix": spaces.MultiBinary((2, 3)),
     "dict": spaces.Dict({"position": spaces.Box(-1, 1, (2,), np.float32), "gear": spaces.Discrete(4, start=1)}),
+    "dict with an empty part": spaces.Dict({"none": spaces.Box(-1, 1, (0,), np.float32), "gear": spaces.Discrete(4)}),
     "tuple": spaces.Tuple((spaces.MultiBinary(2), spaces.Box(-1, 1, (2,), np.float32))),
     "nested": spaces.Dict(
         {

@@ -8,13 +8,16 @@ import pytest
 import torch
 from gymnasium import spaces
 
+from headrace.agents.dqn import CategoricalDqnAgent, DqnAgent
 from headrace.agents.pg import CategoricalPgAgent
 from headrace.distributions import Categorical
-from headrace.models import ActorCritic
+from headrace.errors import AgentFailed
+from headrace.models import ActorCritic, QNetwork
 from headrace.rng import Stream, env_keys, uniforms
-from headrace.samplers import SerialSampler
+from headrace.samplers import BaseSampler, CpuSampler, SerialSampler
 from headrace.types import EnvSpaces, StepInputs
 from tests.environments import SEED, SPACES, Stochastic
+from tests.walk import Walk
 
 SPACE = EnvSpaces(spaces.Box(-1, 1, (4,), np.float32), spaces.Discrete(3))
 
@@ -277,6 +280,61 @@ def test_a_model_of_ones_own() -> None:
     inputs = inputs_of(3)
     inputs.prev_reward, inputs.prev_action = torch.arange(3.0), torch.ones(3)
     assert agent.value(inputs, None).tolist() == [1, 2, 3]
+
+
+class Misfit(ActorCritic):
+    """Answers that are almost right."""
+
+    def __init__(self, spaces: EnvSpaces, n_outputs: int, how: str) -> None:
+        super().__init__(spaces, n_outputs + {"wide": 1, "narrow": -1}.get(how, 0))
+        self.how = how
+
+    def forward(self, *inputs: Any) -> Any:
+        outputs, value = super().forward(*inputs)
+        if self.how == "raises":
+            raise KeyError("oops")
+        return outputs, value[..., None] if self.how == "column" else value
+
+
+class MisfitQ(QNetwork):
+    def __init__(self, spaces: EnvSpaces, n_outputs: int, how: str, **kwargs: Any) -> None:
+        super().__init__(spaces, n_outputs + {"wide": 1, "narrow": -1}[how], **kwargs)
+
+
+@pytest.mark.parametrize("cls", [SerialSampler, CpuSampler])
+@pytest.mark.parametrize(
+    ("make", "how", "says"),
+    [
+        (
+            CategoricalPgAgent,
+            "wide",
+            r"Misfit returned outputs \[1, 4\] and values \[1\]; expected outputs \[\.\.\., 3\]",
+        ),
+        (CategoricalPgAgent, "narrow", r"returned outputs \[1, 2\]"),
+        (CategoricalPgAgent, "column", r"values \[1, 1\]; .* and one value a row"),
+        (CategoricalPgAgent, "raises", "step raised KeyError: 'oops'"),
+        (DqnAgent, "wide", r"MisfitQ returned \[1, 4\]; expected \[\.\.\., 3\]"),
+        (DqnAgent, "narrow", r"MisfitQ returned \[1, 2\]"),
+        (CategoricalDqnAgent, "wide", r"MisfitQ returned \[1, 4, 51\]; expected \[\.\.\., 3, 51\]"),
+    ],
+)
+def test_a_model_that_does_not_fit_is_an_agent_error_before_the_first_batch(
+    cls: type[BaseSampler], make: Any, how: str, says: str
+) -> None:
+    agent = make(ModelCls=Misfit if make is CategoricalPgAgent else MisfitQ, model_kwargs={"how": how})
+    with pytest.raises(AgentFailed, match=says) as caught:
+        cls(Walk, batch_T=4, batch_B=2, n_workers=1).initialize(agent, seed=0)
+    assert "in _forward" in caught.value.traceback_text
+
+
+def test_a_model_without_sizes_is_refused() -> None:
+    class Lazy(torch.nn.Module):
+        def __init__(self, spaces: EnvSpaces, n_outputs: int) -> None:
+            super().__init__()
+            self.layer = torch.nn.LazyLinear(n_outputs)
+
+    with pytest.raises(TypeError, match=r"layer\.weight of Lazy has no size before its first input"):
+        agent_of(ModelCls=Lazy)
 
 
 def test_the_default_model_is_as_wide_as_asked_and_starts_near_the_uniform_policy() -> None:

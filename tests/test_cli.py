@@ -64,6 +64,12 @@ def test_training_leaves_a_checkpoint_a_log_and_a_picture(tmp_path: Path) -> Non
         (["train", "--sampler", "alternate"], 2, "unknown sampler 'alternate'; did you mean 'alternating'?"),
         (["train", "--sampler", "cpu", "--device", "cuda:0"], 2, "CpuSampler acts in its workers, on the CPU"),
         (["train", "--sampler", "gpu", "--device", "cuda-0"], 2, "device must be a torch device such as 'cuda:0'"),
+        (["train", "--env", "tests.walk:Wark"], 2, "environment 'tests.walk:Wark'; did you mean 'tests.walk:Walk'?"),
+        (
+            ["train", "--env", "tests.walk:zebra"],
+            2,
+            "environment 'tests.walk:zebra'; tests.walk has no zebra, nor registers it",
+        ),
         (["train", "--env", "CartPol-v1"], 2, "unknown environment 'CartPol-v1'; did you mean 'CartPole-v1'?"),
         (["train", "--env", "not an id"], 2, "pprint_registry()"),
         (["train", "--env", "nowhere:Env-v0"], 1, "No module named 'nowhere'"),

@@ -135,6 +135,17 @@ def test_numbers_of_boxes_are_normalized_each_and_nothing_else() -> None:
             assert torch.equal(after[:, columns], before[:, columns])
 
 
+def test_a_part_without_numbers_is_nothing_to_normalize() -> None:
+    space = spaces.Dict({"empty": spaces.Box(-1, 1, (0,)), "box": BOX})
+    features = Features(space, normalize=True)
+    space.seed(0)
+    rows = tree_map(lambda *leaves: torch.from_numpy(np.stack(leaves)), *(space.sample() for _ in range(50)))
+    features.update(rows)
+    with torch.inference_mode():  # in NumPy
+        assert features(tree_map(lambda leaf: leaf[:2], rows)).shape == (2, _size(BOX))
+    assert abs(float(features(rows).mean())) < 1e-4
+
+
 def _size(space: spaces.Space[Any]) -> int:
     return int(space.n) if isinstance(space, spaces.Discrete) else math.prod(space.shape or ())
 

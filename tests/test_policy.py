@@ -97,6 +97,37 @@ def _leaves(tree: Any) -> list[torch.Tensor]:
     return tree_leaves(tree)
 
 
+class Answers(Walk):
+    """Walk, with other actions."""
+
+    def __init__(self, action_space: spaces.Space[Any]) -> None:
+        super().__init__()
+        self.action_space = action_space
+
+    def step(self, action: Any) -> Any:
+        assert self.action_space.contains(action), repr(action)
+        return super().step(np.int64(1))
+
+
+@pytest.mark.parametrize(
+    ("space", "make"),
+    [
+        (spaces.MultiDiscrete([3, 2], dtype=np.int32), CategoricalPgAgent),
+        (spaces.MultiDiscrete([3, 2], dtype=np.int32, start=np.array([1, 4], np.int32)), CategoricalPgAgent),
+        (spaces.MultiBinary(3), CategoricalPgAgent),
+        (spaces.Box(-1, 1, (2,), np.float16), GaussianPgAgent),
+        (spaces.Box(-1, 1, (2,), np.float64), GaussianPgAgent),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_actions_are_in_their_space_in_training_and_after(space: spaces.Space[Any], make: Any) -> None:
+    agent = make()
+    with SerialSampler(Answers, {"action_space": space}, batch_T=8, batch_B=2).initialize(agent, seed=0) as sampler:
+        sampler.obtain_samples(0)
+    action = Policy(agent, greedy=False, seed=0)(np.zeros(3, np.float32))
+    assert space.contains(action), repr(action)
+
+
 def test_drawn_actions_come_from_the_seed(tmp_path: Path) -> None:
     path = trained(tmp_path, CategoricalPgAgent())
 

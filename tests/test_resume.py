@@ -20,9 +20,11 @@ import torch
 from headrace.agents.pg import CategoricalPgAgent, GaussianPgAgent, RecurrentCategoricalPgAgent
 from headrace.algos.pg import A2C, PPO, PPOConfig
 from headrace.errors import CheckpointError
+from headrace.models import ActorCritic
 from headrace.runners import Callback, MinibatchRl, MinibatchRlEval, Runner, RunnerConfig, load_checkpoint
 from headrace.runners.logging import Logger
 from headrace.samplers import BaseSampler, CpuSampler, SerialSampler, TrajInfo
+from headrace.types import EnvSpaces
 from tests.walk import Walk
 
 DEADLINE = 60
@@ -245,6 +247,43 @@ def noted(log_dir: Path) -> int:
 def newest(log_dir: Path) -> int:
     path = log_dir / "checkpoint.pt"
     return int(load_checkpoint(path)["itr"]) if path.exists() else 0
+
+
+class Forgetful(ActorCritic):
+    """Draws numbers of its own while it learns."""
+
+    def __init__(self, spaces: EnvSpaces, n_outputs: int) -> None:
+        super().__init__(spaces, n_outputs, hidden_sizes=(16, 16))
+        self.drop = torch.nn.Dropout(0.5)
+
+    def forward(self, observation: Any, prev_action: Any, prev_reward: Any) -> Any:
+        return super().forward(self.drop(observation.float()), prev_action, prev_reward)
+
+
+def test_what_a_model_draws_while_it_learns_comes_from_the_seed(tmp_path: Path) -> None:
+    """Whoever used torch's generator before, and after a resume too; its state stays as it was."""
+
+    def learned(seed: int, *stops: int) -> list[torch.Tensor]:
+        folder = tmp_path / f"{seed}-{len(stops)}"
+        for n_itr in stops:
+            torch.manual_seed(n_itr)
+            before = torch.random.get_rng_state()
+            place: dict[str, Any] = {"resume_from" if (folder / "checkpoint.pt").exists() else "log_dir": folder}
+            agent = CategoricalPgAgent(ModelCls=Forgetful)
+            MinibatchRl(
+                PPO(PPOConfig(epochs=2, linear_lr_schedule=False)),
+                agent,
+                SerialSampler(Walk, batch_T=8, batch_B=4),
+                RunnerConfig(n_steps=32 * n_itr, seed=seed, log_interval_steps=32),
+                logger=Logger(),
+                **place,
+            ).train()
+            assert torch.equal(torch.random.get_rng_state(), before)
+        return list(agent.parameters())
+
+    straight, stopped, other = learned(0, 4), learned(0, 2, 4), learned(1, 4)
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(straight, stopped, strict=True))
+    assert not all(torch.equal(mine, theirs) for mine, theirs in zip(straight, other, strict=True))
 
 
 # ---- where environments are not there ----

@@ -215,6 +215,20 @@ def test_a_script_without_a_main_guard_is_told_so(tmp_path: Path) -> None:
     assert 'needs its code under `if __name__ == "__main__":`' in done.stderr
 
 
+def test_a_program_on_standard_input_is_told_that_it_is_no_file() -> None:
+    program = (
+        "from headrace.agents.pg import CategoricalPgAgent\n"
+        "from headrace.samplers import CpuSampler\n"
+        "if __name__ == '__main__':\n"
+        "    sampler = CpuSampler('CartPole-v1', batch_T=4, batch_B=2, n_workers=1, start_method='spawn')\n"
+        "    sampler.initialize(CategoricalPgAgent(), seed=0)\n"
+    )
+    done = subprocess.run([sys.executable, "-"], input=program, check=False, timeout=60, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "<stdin> is no file: put the program into one" in done.stderr
+    assert "env 0" not in done.stderr
+
+
 # ---- where workers run ----
 
 

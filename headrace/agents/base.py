@@ -57,9 +57,16 @@ class Agent(ABC):
             n_threads = torch.get_num_threads()
             torch.set_num_threads(1)
             try:
-                self.model = self.build_model(spaces)
+                model = self.build_model(spaces)
             finally:
                 torch.set_num_threads(n_threads)
+        for name, tensor in chain(model.named_parameters(), model.named_buffers()):
+            if torch.nn.parameter.is_lazy(tensor):
+                raise TypeError(
+                    f"{name} of {type(model).__name__} has no size before its first input; workers need the size "
+                    "before, so name it: Linear(in_features, …) in place of LazyLinear(…)"
+                )
+        self.model = model
         self.spaces = spaces
 
     @abstractmethod
@@ -116,7 +123,8 @@ class Agent(ABC):
     @property
     def device(self) -> torch.device:
         """Where the model is."""
-        return next((tensor.device for tensor in self.acting_state()), torch.device("cpu"))
+        tensors = chain(self.model.parameters(), self.model.buffers())
+        return next((tensor.device for tensor in tensors), torch.device("cpu"))
 
     def parameters(self) -> Iterator[torch.nn.Parameter]:
         """What an optimizer updates."""

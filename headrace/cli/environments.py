@@ -29,7 +29,9 @@ def factory_of(env: str, env_kwargs: Mapping[str, Any]) -> EnvFactory:
     except ValueError as error:
         if isinstance(error.__cause__, ImportError):
             raise CommandFailed(str(error)) from error
-        raise unknown("environment", env, _names_like(env), _LISTING) from error
+        module, _, name = env.rpartition(":")
+        listing = f"{module} has no {name}, nor registers it" if module in sys.modules else _LISTING
+        raise unknown("environment", env, _names_like(env), listing) from error
     except Exception as error:  # the user's module is run by importing it
         raise CommandFailed(f"--env {env} could not be imported: {headline(error)}") from error
 

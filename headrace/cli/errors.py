@@ -23,9 +23,11 @@ class UsageError(CommandFailed):
 def unknown(what: str, name: str, known: Iterable[str], listing: str = "") -> UsageError:
     """`name` is not a `what`: says the nearest of those known, else all of them, or `listing`: how to see them."""
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    # Without the module before an id: it is the same in all, which would make all of them near.
+    bare = {one.rpartition(":")[2]: one for one in names}
+    near = difflib.get_close_matches(name.rpartition(":")[2], bare, n=1, cutoff=0.5)
     if near:
-        return UsageError(f"unknown {what} {name!r}; did you mean {near[0]!r}?")
+        return UsageError(f"unknown {what} {name!r}; did you mean {bare[near[0]]!r}?")
     return UsageError(f"unknown {what} {name!r}; " + (listing or f"there is {', '.join(names)}"))
 
 

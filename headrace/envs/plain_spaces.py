@@ -61,7 +61,7 @@ def space_of(plain: dict[str, Any]) -> spaces.Space[Any]:
 def _array(values: np.ndarray) -> np.ndarray:
     """The bytes of an array, uint8 `[n]`; of the one value if all are the same, as bounds of images are."""
     flat = np.ascontiguousarray(values).reshape(-1)
-    raw = flat.view(np.uint8).reshape(len(flat), -1)
+    raw = flat.view(np.uint8).reshape(len(flat), flat.itemsize)
     return raw[0].copy() if len(raw) and (raw == raw[0]).all() else raw.reshape(-1).copy()
 
 

@@ -52,7 +52,7 @@ class RunningNorm(torch.nn.Module):
         Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances", 1979.
         """
         n = len(rows)
-        if not n:
+        if not rows.numel():
             return
         rows = rows.double()
         mean, var = rows.mean(dim=0), rows.var(dim=0, correction=0)

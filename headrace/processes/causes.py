@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import os
 import resource
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -31,6 +33,12 @@ def cause_of_death(exitcode: int | None, who: str, phase: str | None) -> str:
         }.get(name, "")
         return f"{who} was killed by {name}{usual}"
     if phase == Phase.STARTING.words:
+        program = getattr(sys.modules["__main__"], "__file__", None)
+        if program is not None and not os.path.exists(program):
+            return (
+                f'{who} left with exit code {exitcode} while starting; with start_method "spawn" and "forkserver" it '
+                f'reads the program again, and {program} is no file: put the program into one, or take "fork"'
+            )
         return (
             f"{who} left with exit code {exitcode} while starting; a script that makes a sampler needs "
             'its code under `if __name__ == "__main__":` with start_method "spawn" and "forkserver"'

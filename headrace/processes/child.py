@@ -31,7 +31,7 @@ from headrace.errors import (
     headline,
     traceback_of,
 )
-from headrace.processes.status import Phase, Status, StatusBoard
+from headrace.processes.status import Status, StatusBoard
 
 __all__ = ["Channel", "Failure", "child_main"]
 
@@ -154,7 +154,6 @@ def _opened(pipe: Connection, rank: int, n_workers: int) -> Channel:
     os.close(status_fd)
     faulthandler.enable(dump_fd, all_threads=True)
     faulthandler.register(signal.SIGUSR1, dump_fd, all_threads=True, chain=False)
-    board.lines[rank].enter(Phase.STARTING)
     return Channel(pipe, board.lines[rank])
 
 

@@ -28,7 +28,7 @@ from headrace.memory import anonymous_file
 from headrace.processes.causes import NO_DESCRIPTORS, cause_of_death
 from headrace.processes.child import Failure, child_main
 from headrace.processes.members import GONE, Members, set_deadline, sigint_blocked
-from headrace.processes.status import LINE_BYTES, ProgressWatch, Status, StatusBoard
+from headrace.processes.status import LINE_BYTES, Phase, ProgressWatch, Status, StatusBoard
 
 __all__ = ["Sentry", "WorkerGroup", "choose_start_method"]
 
@@ -88,6 +88,8 @@ class WorkerGroup:
         self._answers: dict[int, Any] = {}  # replies that were taken from their pipes already
         self._end = weakref.finalize(self, Members.kill, self._members)
         self._lines = self._members.board.lines
+        for line in self._lines:  # before anybody is there to say so
+            line.enter(Phase.STARTING)
         self._poll = select.poll()  # on the pipe and the end of everybody whose answer is not taken yet
         self._pipes: dict[int, int] = {}  # descriptors that are looked at, and whose they are
         self._ends: dict[int, int] = {}

@@ -27,6 +27,7 @@ from headrace.runners.logging.csv_file import CsvLogger
 from headrace.runners.logging.logger import Logger, Loggers
 from headrace.runners.resume import Resumed, folder_of, resumed
 from headrace.runners.row import Row
+from headrace.runners.seeding import torch_seeded
 from headrace.runners.settings import settings_of
 from headrace.runners.store import CheckpointStore
 from headrace.samplers.base import BaseSampler
@@ -229,7 +230,8 @@ class Runner(ABC):
             for callback in self._callbacks:
                 callback.on_batch(self, itr, samples, traj_infos)
             heard = perf_counter()
-            opt_info = self.algo.optimize_agent(itr, samples)
+            with torch_seeded(self.seed, itr, self.agent.device):
+                opt_info = self.algo.optimize_agent(itr, samples)
             counters.sample_seconds += collected - begin
             counters.optimize_seconds += perf_counter() - heard
             counters.itr, counters.steps = itr + 1, counters.steps + steps

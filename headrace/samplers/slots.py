@@ -14,6 +14,7 @@ from headrace.buffers.shared import shared
 from headrace.buffers.tree import tree_map, tree_rows
 from headrace.envs.scalar import EnvInfoKeys
 from headrace.envs.spaces import null_value
+from headrace.errors import AgentFailed, headline, traceback_of
 from headrace.samplers.collector import SliceReport
 from headrace.types import BatchSpec, EnvSpaces, StepInputs
 
@@ -42,7 +43,7 @@ def slot_spec(
     env_info_keys: EnvInfoKeys,
     bootstrap_value: bool,
 ) -> SlotSpec:
-    """What the batch holds; the agent's part from one step on null inputs."""
+    """What the batch holds; the agent's part from one step on null inputs, whose errors are AgentFailed."""
     observation, action = null_value(spaces.observation), null_value(spaces.action)
 
     def one_row(leaf: np.ndarray) -> torch.Tensor:
@@ -57,8 +58,13 @@ def slot_spec(
         one_row(np.full(agent.noise_size, 0.5, np.float32)),
     )
     agent.sample_mode(0)
-    with torch.inference_mode():
-        step = agent.step(inputs, state)
+    try:
+        with torch.inference_mode():
+            step = agent.step(inputs, state)
+    except Exception as error:
+        raise AgentFailed(
+            f"{type(agent).__name__}.step raised {headline(error)}", traceback_text=traceback_of(error)
+        ) from error
 
     def example(leaf: torch.Tensor) -> np.ndarray:
         return leaf[0].numpy(force=True)

@@ -93,6 +93,10 @@ class CategoricalDqnAgent(DqnAgent):
         network.register_buffer("atoms", torch.linspace(self.V_min, self.V_max, self.n_atoms))
         return network
 
+    def _answer_shape(self) -> list[int]:
+        """What the network returns for a row."""
+        return [self._n_actions, self.n_atoms]
+
     def _values(self, outputs: torch.Tensor) -> torch.Tensor:
         """The means of the distributions."""
         return mean_of_atoms(outputs, self.atoms)

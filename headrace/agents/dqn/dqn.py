@@ -76,6 +76,7 @@ class DqnAgent(Agent):
         self._model_cls = ModelCls
         self._model_kwargs = dict(model_kwargs or {})
         self._masks = False
+        self._fits = False  # whether the network was seen to answer in the right shape
         self._n_envs = 1
         if eps_final_min is not None:
             self.noise_size, self.noise_has_env_id = 3, True
@@ -94,8 +95,9 @@ class DqnAgent(Agent):
                 f"{type(self).__name__} acts in Discrete action spaces, the environment has {action}; take a "
                 "CategoricalPgAgent for MultiDiscrete and MultiBinary actions, a GaussianPgAgent for Box actions"
             )
-        self._masks = has_mask(spaces, int(action.n))
-        return self._network(seen_spaces(spaces) if self._masks else spaces, int(action.n))
+        self._n_actions = int(action.n)
+        self._masks = has_mask(spaces, self._n_actions)
+        return self._network(seen_spaces(spaces) if self._masks else spaces, self._n_actions)
 
     def settings(self) -> dict[str, Any]:
         """See `Agent`."""
@@ -143,6 +145,10 @@ class DqnAgent(Agent):
         network: torch.nn.Module = self._model_cls(spaces, n_outputs=n_actions, **self._model_kwargs)
         return network
 
+    def _answer_shape(self) -> list[int]:
+        """What the network returns for a row."""
+        return [self._n_actions]
+
     def _values(self, outputs: torch.Tensor) -> torch.Tensor:
         """Values `[..., n_actions]` from what the network returned."""
         return outputs
@@ -150,11 +156,21 @@ class DqnAgent(Agent):
     def _forward(self, inputs: StepInputs) -> tuple[torch.Tensor, torch.Tensor]:
         """Values, −∞ where masked, and what the network returned."""
         observation = inputs.observation
-        if self._masks:
-            outputs = self.model(without_mask(observation), inputs.prev_action, inputs.prev_reward)
-            return masked(self._values(outputs), observation[ACTION_MASK]), outputs
-        outputs = self.model(observation, inputs.prev_action, inputs.prev_reward)
-        return self._values(outputs), outputs
+        seen = without_mask(observation) if self._masks else observation
+        outputs = self.model(seen, inputs.prev_action, inputs.prev_reward)
+        if not self._fits:
+            self._require_fit(outputs)
+        values = self._values(outputs)
+        return masked(values, observation[ACTION_MASK]) if self._masks else values, outputs
+
+    def _require_fit(self, outputs: torch.Tensor) -> None:
+        """Once, with the first answer of the network: the best of too many values is an action that does not exist."""
+        expected = self._answer_shape()
+        if list(outputs.shape[-len(expected) :]) != expected:
+            raise ValueError(
+                f"{type(self.model).__name__} returned {list(outputs.shape)}; expected [..., {str(expected)[1:]}"
+            )
+        self._fits = True
 
 
 def _of_rows(epsilon: torch.Tensor, env_ids: torch.Tensor) -> torch.Tensor:

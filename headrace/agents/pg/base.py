@@ -47,6 +47,7 @@ class PgAgent(Agent):
         self._recurrent = recurrent
         self._masks = False
         self._greedy = False
+        self._fits = False  # whether the model was seen to answer in the right shapes
 
     def build_model(self, spaces: EnvSpaces) -> torch.nn.Module:
         """The policy and value network; raises TypeError for action spaces and masks this agent cannot use."""
@@ -112,4 +113,16 @@ class PgAgent(Agent):
             )
         else:
             outputs, value = self.model(observation, inputs.prev_action, inputs.prev_reward)
+        if not self._fits:
+            self._require_fit(outputs, value)
         return PgInfo(self._policy.dist(self.model, outputs, mask), value), state
+
+    def _require_fit(self, outputs: torch.Tensor, value: torch.Tensor) -> None:
+        """Once, with the first answer of the model: other shapes would be drawn from, or broadcast, without a word."""
+        n_outputs = self._policy.n_outputs
+        if outputs.shape[-1] != n_outputs or outputs.shape[:-1] != value.shape:
+            raise ValueError(
+                f"{type(self.model).__name__} returned outputs {list(outputs.shape)} and values {list(value.shape)}; "
+                f"expected outputs [..., {n_outputs}], and one value a row, [...]"
+            )
+        self._fits = True

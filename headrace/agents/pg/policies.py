@@ -112,8 +112,9 @@ class GaussianPolicy(Policy):
         self._d = space.shape[0]
         # A number that can only have one value has no scale: it is left to the environment's clipping.
         # Bounds beyond a million are no range to act in, they say that there is none.
-        bounded = (space.low > -_NO_BOUND) & (space.high < _NO_BOUND) & (space.low < space.high)
-        low, high = (np.where(bounded, *ends).astype(np.float64) for ends in ((space.low, -1.0), (space.high, 1.0)))
+        low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+        bounded = (low > -_NO_BOUND) & (high < _NO_BOUND) & (low < high)
+        low, high = np.where(bounded, low, -1.0), np.where(bounded, high, 1.0)
         middle, half = 0.5 * (low + high), 0.5 * (high - low)
         self._middle, self._half = (torch.from_numpy(values.astype(np.float32)) for values in (middle, half))
         self._in_units = bool((middle == 0).all() and (half == 1).all())
