@@ -19,6 +19,17 @@ def torch_seeded(seed: int | None, itr: int, device: torch.device) -> Iterator[N
     outside they are as they were. device: the agent's.
     """
     assert seed is not None
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(int(np.random.SeedSequence(seed, spawn_key=(int(Stream.LEARNING), itr)).generate_state(1)[0]))
+    # Not by `torch.manual_seed`: it looks after every kind of device, which takes 0.2 ms.
+    generators = [torch.default_generator]
+    if device.type == "cuda":
+        index = torch.cuda.current_device() if device.index is None else device.index
+        generators.append(torch.cuda.default_generators[index])
+    before = [generator.get_state() for generator in generators]
+    drawn = np.random.SeedSequence(seed, spawn_key=(int(Stream.LEARNING), itr)).generate_state(1)
+    try:
+        for generator in generators:
+            generator.manual_seed(int(drawn[0]))
         yield
+    finally:
+        for generator, state in zip(generators, before, strict=True):
+            generator.set_state(state)
