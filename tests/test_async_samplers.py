@@ -462,7 +462,7 @@ def test_a_process_that_dies_with_nothing_to_do_is_said_to_wait(rank: int) -> No
     """Not to construct the environment, which was over long before."""
     sampler = AsyncCpuSampler(Walk, **SETTINGS, eval_process=True)
     batches(sampler, 1)
-    time.sleep(0.2)  # until the next batch is collected
+    assert sampler._workers._members.pipes[0].poll(20), "the next batch is collected"
     psutil.Process(sampler._workers.pids[rank]).kill()
     with pytest.raises(WorkerCrashed) as caught:
         batches(sampler, 3)

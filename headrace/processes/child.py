@@ -18,37 +18,14 @@ from multiprocessing import reduction
 from multiprocessing.connection import Connection
 from typing import Any
 
-from headrace.errors import (
-    AgentFailed,
-    EnvContractError,
-    EnvFailed,
-    NotEnoughMemory,
-    SamplerError,
-    SinkFailed,
-    Where,
-    WorkerCrashed,
-    WorkerHung,
-    headline,
-    traceback_of,
-)
+from headrace.errors import EnvFailed, SamplerError, Where, headline, traceback_of
 from headrace.processes.status import Status, StatusBoard
 
 __all__ = ["Channel", "Failure", "child_main"]
 
 
-_KINDS = {
-    kind.__name__: kind
-    for kind in (
-        AgentFailed,
-        EnvContractError,
-        EnvFailed,
-        NotEnoughMemory,
-        SamplerError,
-        SinkFailed,
-        WorkerCrashed,
-        WorkerHung,
-    )
-}
+#: What a worker may report, by name, besides SamplerError itself.
+_KINDS = {kind.__name__: kind for kind in SamplerError.__subclasses__()}
 
 
 @dataclass(frozen=True)
@@ -72,7 +49,7 @@ class Failure:
         here = self.where or Where()
         process = at if here.worker is None else here
         where = Where(process.worker, process.pid, here.env_id, here.phase, here.step)
-        return _KINDS.get(self.kind, EnvFailed)(self.message, where, self.traceback_text)
+        return _KINDS.get(self.kind, SamplerError)(self.message, where, self.traceback_text)
 
 
 class Channel:
