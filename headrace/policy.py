@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from headrace.agents.base import Agent
-from headrace.buffers.tree import tree_leaves, tree_map, tree_to_torch
+from headrace.buffers.tree import tree_copy_into, tree_leaves, tree_map, tree_to_torch
 from headrace.envs.spaces import Mismatch, action_decoder, null_value, observation_writer
 from headrace.errors import CheckpointError, headline
 from headrace.rng import Stream, draw_seed, env_keys, uniforms
@@ -53,6 +53,7 @@ class Policy:
         self._write = observation_writer(self.spaces.observation, lambda: None, "observation")
         self._decode = action_decoder(self.spaces.action)
         self._observation = tree_map(_one_row, null_value(self.spaces.observation))
+        self._action = tree_map(_one_row, null_value(self.spaces.action))
         self._floats = [leaf for leaf in tree_leaves(self._observation) if leaf.dtype.kind == "f"]
         self.reset()
 
@@ -88,7 +89,9 @@ class Policy:
             step = self.agent.step(inputs, self._state)
         self._state, self._prev_action = step.state, step.action
         self._is_first, self._steps = False, self._steps + 1
-        (action,) = self._decode(tree_map(lambda leaf: leaf.numpy(force=True), step.action))
+        # By way of an array of the space's dtype, as in samplers.
+        tree_copy_into(self._action, tree_map(lambda leaf: leaf.numpy(force=True), step.action))
+        (action,) = self._decode(self._action)
         return action
 
 

@@ -199,12 +199,12 @@ def vector_action_decoder(space: spaces.Space[Any]) -> Callable[[Tree], Tree]:
             return lambda actions: (actions + start).astype(dtype)
         case spaces.MultiDiscrete():
             offset = np.asarray(space.start, space.dtype)
-            return lambda actions: (actions + offset).astype(space.dtype, copy=False)
+            return lambda actions: actions + offset
         case spaces.Box():
             low, high = space.low, space.high
-            return lambda actions: np.clip(actions, low, high).astype(space.dtype, copy=False)
+            return lambda actions: np.clip(actions, low, high)
         case spaces.MultiBinary():
-            return lambda actions: actions.astype(space.dtype)
+            return lambda actions: actions.copy()
     raise _refused(space)
 
 
