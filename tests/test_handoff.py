@@ -740,8 +740,8 @@ def test_a_worker_that_stands_still_hangs_only_if_it_is_awaited(pipes: Any) -> N
 
 
 def test_a_worker_that_gets_on_is_waited_for_longer_than_the_timeout(pipes: Any) -> None:
-    with watched(pipes, timeout=1.0) as (group, sentry, _):
-        deadline = time.monotonic() + 2.5
+    with watched(pipes, timeout=2.0) as (group, sentry, _):
+        deadline = time.monotonic() + 3.0
         while time.monotonic() < deadline:
             group.send_to(0, "step")
             assert not sentry.sleep([0])

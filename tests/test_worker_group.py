@@ -23,8 +23,8 @@ from headrace.processes.affinity import Affinity, usable_cores
 from headrace.processes.group import WorkerGroup, choose_start_method
 from headrace.samplers import CpuSampler, GpuSampler, SerialSampler, TrajInfo
 from headrace.samplers.worker import initialize_worker
-from tests.conftest import other_processes
 from tests.group_targets import echo, matmul, nothing
+from tests.leftovers import descriptors, other_processes
 from tests.walk import Walk
 
 METHODS = ["fork", "forkserver", "spawn"]
@@ -145,25 +145,26 @@ def test_starting_and_stopping_leaves_no_descriptor_and_no_thread() -> None:
             sampler.obtain_samples(0)
 
     cycle()
-    before = len(os.listdir("/proc/self/fd")), threading.active_count()
+    before, threads = descriptors(), set(threading.enumerate())
     for _ in range(30):
         cycle()
-    assert (len(os.listdir("/proc/self/fd")), threading.active_count()) == before
+    assert descriptors() <= before
+    assert set(threading.enumerate()) <= threads
 
 
 def test_many_workers_need_few_descriptors() -> None:
     """Four per worker (command pipe, dump, the two of Python's process object) and a few for all, not one per array."""
-    gc.collect()  # what earlier tests left
-    before = len(os.listdir("/proc/self/fd"))
+    before = descriptors()
     sampler = CpuSampler(Walk, batch_T=4, batch_B=8, n_workers=8, start_method="fork")
     with sampler.initialize(CategoricalPgAgent(), seed=0):
         sampler.obtain_samples(0)
-        assert len(os.listdir("/proc/self/fd")) - before <= 4 * 8 + 4
+        assert len(descriptors() - before) <= 4 * 8 + 4
 
 
 def test_a_start_that_fails_half_way_reaps_what_it_started() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 20, hard))
+    highest = max(fd for fd, _ in descriptors())  # the limit is on numbers
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 20, hard))
     try:
         sampler = CpuSampler(Walk, batch_T=4, batch_B=30, n_workers=30, start_method="fork")
         with pytest.raises(WorkerCrashed, match=r"could not be started.*Too many open files"):
