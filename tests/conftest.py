@@ -1,29 +1,13 @@
 """What every test leaves behind is checked: no process, no thread, no name in /dev/shm."""
 
-import multiprocessing
-import threading
 from collections.abc import Iterator
-from pathlib import Path
 
-import psutil
 import pytest
 import torch
 
+from tests.leftovers import Leftovers
+
 torch.set_num_threads(1)  # two cores, and workers besides
-
-
-def other_processes() -> set[int]:
-    """Descendants of this process, but for the fork server and the resource tracker, which Python keeps."""
-    found = set()
-    for child in psutil.Process().children(recursive=True):
-        try:
-            command = " ".join(child.cmdline())
-        except psutil.Error:
-            continue
-        own_server = "multiprocessing.forkserver" in command and child.ppid() == psutil.Process().pid
-        if not own_server and "multiprocessing.resource_tracker" not in command:
-            found.add(child.pid)
-    return found
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -36,11 +20,9 @@ def state_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def leaves_nothing() -> Iterator[None]:
-    """Fails a test that leaves a process, a thread or shared memory with a name."""
-    shm = set(Path("/dev/shm").iterdir())
-    threads = set(threading.enumerate())
+    """Fails a test that leaves a process, a thread or shared memory with a name, and ends what it left: a leak is one
+    failure, and not that of every test behind it.
+    """
+    before = Leftovers()
     yield
-    multiprocessing.active_children()  # reaps
-    assert other_processes() == set()
-    assert set(threading.enumerate()) <= threads
-    assert set(Path("/dev/shm").iterdir()) <= shm
+    assert before.new() == []

@@ -85,8 +85,8 @@ def do(fault: str, observation: Any = None, reward: float = 0.0) -> tuple[Any, A
         case "SIGKILL":
             os.kill(os.getpid(), signal.SIGKILL)
         case "SIGKILL beside a child":
-            if os.fork() == 0:  # which holds everything open that was, for as long as the test's timeouts
-                time.sleep(15)
+            if os.fork() == 0:  # which holds everything open that was, for longer than any test may take
+                time.sleep(1000)
                 os._exit(0)
             os.kill(os.getpid(), signal.SIGKILL)
         case "SIGSEGV":

@@ -21,13 +21,13 @@ class SlowStart(Walk):
         super().__init__()
         if stage == "start":
             reached("start")
-            time.sleep(60)
+            time.sleep(1000)
         self._stage = stage
 
     def close(self) -> None:
         if self._stage == "shutdown":
             reached("shutdown")
-            time.sleep(60)
+            time.sleep(1000)
 
 
 def main() -> None:
@@ -46,7 +46,7 @@ def main() -> None:
     sampler.obtain_samples(0)
     if stage == "idle":
         reached("idle")
-        time.sleep(60)
+        time.sleep(1000)
     if stage == "forget":
         reached("forget")
         return  # without shutdown()

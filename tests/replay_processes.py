@@ -58,7 +58,7 @@ def _detached(given: Any) -> int:
 def append_for_ever(fd: int, without_torch: bool, pause: float = 0.0) -> None:
     """pause: seconds between batches; without, it may go round the ring faster than a reader without a core copies."""
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.alarm(60)
+    signal.alarm(200)
     _, ring = attached(fd)
     writer = ReplayWriter(SPEC, ring)
     if without_torch and "torch" in sys.modules:

@@ -7,7 +7,7 @@ import random
 import re
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -31,6 +31,7 @@ from headrace.samplers import (
     AsyncSerialSampler,
     BaseSampler,
 )
+from tests.leftovers import DEADLINE, until
 
 ASYNC: list[type[BaseSampler]] = [
     AsyncSerialSampler,
@@ -39,8 +40,6 @@ ASYNC: list[type[BaseSampler]] = [
     AsyncAlternatingSampler,
     AsyncNoOverlapAlternatingSampler,
 ]
-GONE = 3.0  # seconds in which everything is gone after the learner was killed, as is promised
-DEADLINE = 40
 
 
 def train_for_ever(cls: type[BaseSampler], algo: str, eval_process: bool, outcome: Path) -> None:
@@ -118,15 +117,6 @@ def shared_memory(pids: Iterable[int]) -> set[int]:
     return found
 
 
-def until(condition: Callable[[], Any], seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.005)
-    return True
-
-
 def kill_one(cls: type[BaseSampler], role: str, rng: random.Random, outcome: Path) -> None:
     """Begins a training, kills one of its processes, and looks at what is left."""
     algo, number = rng.choice(["dqn", "ppo"]), rng.randrange(2)
@@ -141,7 +131,7 @@ def kill_one(cls: type[BaseSampler], role: str, rng: random.Random, outcome: Pat
     process.start()
     learner, processes = psutil.Process(process.pid), []
     try:
-        assert until(lambda: member(learner, role, number), DEADLINE), about
+        assert until(lambda: member(learner, role, number)), about
         time.sleep(moment)
         victim = member(learner, role, number)
         assert victim is not None, about
@@ -168,13 +158,13 @@ def kill_one(cls: type[BaseSampler], role: str, rng: random.Random, outcome: Pat
 def end_of(process: BaseProcess, role: str, processes: list[psutil.Process], about: str) -> None:
     """Whoever lost its learner is gone soon; a learner that lost another says so and has nobody left."""
     if role == "learner":
-        assert until(lambda: not living(processes), GONE), (about, living(processes))
+        assert until(lambda: not living(processes)), (about, living(processes))
         process.join(DEADLINE)
         assert process.exitcode == -signal.SIGKILL, about
     else:
         process.join(DEADLINE)
         assert process.exitcode == 1, about
-        assert until(lambda: not living(processes), GONE), (about, living(processes))
+        assert until(lambda: not living(processes)), (about, living(processes))
 
 
 @pytest.mark.parametrize("cls", ASYNC)

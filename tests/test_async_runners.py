@@ -31,6 +31,7 @@ from headrace.samplers import (
     CpuSampler,
     SerialSampler,
 )
+from tests.leftovers import DEADLINE, all_gone, until
 from tests.walk import Walk
 
 SETTINGS: dict[str, Any] = {"batch_T": 8, "batch_B": 6, "n_workers": 2, "start_method": "fork"}
@@ -194,17 +195,13 @@ def train_for_ever(folder: Path) -> None:
 def test_a_run_that_is_killed_goes_on_from_its_last_checkpoint(tmp_path: Path, seed: int) -> None:
     process = multiprocessing.get_context("fork").Process(target=train_for_ever, args=(tmp_path,))
     process.start()
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "checkpoint.pt").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    assert until((tmp_path / "checkpoint.pt").exists)
     time.sleep(np.random.default_rng(seed).uniform(0.2, 1.0))
     family = psutil.Process(process.pid).children(recursive=True)
     assert process.pid is not None
     os.kill(process.pid, signal.SIGKILL)
-    process.join(10)
-    _, alive = psutil.wait_procs(family, timeout=5)
-    assert [one for one in alive if one.status() != psutil.STATUS_ZOMBIE] == []
+    process.join(DEADLINE)
+    assert all_gone(family)
     checkpoint = load_checkpoint(tmp_path / "checkpoint.pt")
     steps = checkpoint["runner"]["counters"]["steps"]
     longer = runner(steps + 480, resume_from=tmp_path)

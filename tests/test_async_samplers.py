@@ -32,6 +32,7 @@ from headrace.samplers.asynchronous import (
     AsyncSerialSampler,
 )
 from tests.faulty import BAD_ENV, SEED, FaultyEnv
+from tests.leftovers import DEADLINE, all_gone, descriptors
 from tests.walk import Walk
 
 ASYNC: list[type[AsyncSamplerBase]] = [
@@ -168,7 +169,7 @@ class Counted(Walk):
 
 def stands_still(path: Path) -> int:
     """The size of the file once it does not grow any more."""
-    deadline, size, since = time.monotonic() + 20, -1, time.monotonic()
+    deadline, size, since = time.monotonic() + DEADLINE, -1, time.monotonic()
     while time.monotonic() < deadline:
         now = path.stat().st_size
         if now != size:
@@ -230,7 +231,7 @@ def test_timing_counts_from_the_first_command(cls: type[BaseSampler]) -> None:
         sampler.obtain_samples(1)
         report = sampler.timing()
     assert report.steps >= 2 * T * B
-    assert report.seconds > 0.3
+    assert report.seconds > 0.3  # as long as it slept
     assert report.idle > 0
 
 
@@ -398,18 +399,8 @@ def inner_workers(sampler: BaseSampler) -> list[psutil.Process]:
     return [process, *process.children(recursive=True)]
 
 
-def all_gone(processes: list[psutil.Process], seconds: float = 3.0) -> bool:
-    """A killed orphan is reaped by whoever adopts it."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in processes):
-            return True
-        time.sleep(0.01)
-    return False
-
-
 def faulty(
-    cls: type[BaseSampler], fault: str, phase: str, timeout: float = 20.0, n_slots: int | None = None
+    cls: type[BaseSampler], fault: str, phase: str, timeout: float = DEADLINE, n_slots: int | None = None
 ) -> BaseSampler:
     return cls(
         FaultyEnv,
@@ -420,7 +411,7 @@ def faulty(
         max_decorrelation_steps=0,
         eval_n_envs=4,
         timeout=timeout,
-        start_timeout=20.0,
+        start_timeout=DEADLINE,
         start_method="fork",
         n_slots=n_slots,
     )
@@ -484,8 +475,8 @@ def test_a_worker_that_dies_is_named(cls: type[BaseSampler], fault: str, words: 
 @pytest.mark.parametrize("cls", ASYNC)
 @pytest.mark.parametrize("fault", ["python loop", pytest.param("SIGSTOP", marks=pytest.mark.slow)])
 def test_a_worker_that_hangs_is_named(cls: type[BaseSampler], fault: str) -> None:
-    sampler = faulty(cls, fault, "step", timeout=0.8)
-    with pytest.raises(WorkerHung, match=r"made no progress for 0\.8 s") as caught:
+    sampler = faulty(cls, fault, "step", timeout=1.5)
+    with pytest.raises(WorkerHung, match=r"made no progress for 1\.5 s") as caught:
         use(sampler)
     assert caught.value.where is not None
     assert caught.value.where.env_id == BAD_ENV
@@ -493,16 +484,16 @@ def test_a_worker_that_hangs_is_named(cls: type[BaseSampler], fault: str) -> Non
 
 
 def test_slow_environments_are_not_taken_for_a_sampler_process_that_hangs() -> None:
-    """A batch takes four times the timeout, a row a fifth of it."""
+    """A batch takes longer than the timeout, a row an eighth of it."""
     for cls in (AsyncSerialSampler, AsyncCpuSampler, AsyncGpuSampler):
-        sampler = cls(Slow, batch_T=16, batch_B=2, n_workers=2, timeout=0.4, max_decorrelation_steps=0)
+        sampler = cls(Slow, batch_T=16, batch_B=2, n_workers=1, timeout=1.0, max_decorrelation_steps=0)
         with sampler.initialize(CategoricalPgAgent(), seed=0):
             sampler.obtain_samples(0)
 
 
 class Slow(Walk):
     def step(self, action: np.int64) -> Any:
-        time.sleep(0.04)
+        time.sleep(0.06)
         return super().step(action)
 
 
@@ -523,7 +514,7 @@ def test_an_agent_that_fails_there_is_an_agent_error(cls: type[BaseSampler]) -> 
 
 
 def sample_for_long(sampler: BaseSampler, rng: random.Random) -> None:
-    deadline, itr = time.monotonic() + 20, 0
+    deadline, itr = time.monotonic() + DEADLINE, 0
     while time.monotonic() < deadline:
         sampler.obtain_samples(itr)
         itr += 1
@@ -534,8 +525,7 @@ def sample_for_long(sampler: BaseSampler, rng: random.Random) -> None:
 @pytest.mark.parametrize("cls", ASYNC)
 @pytest.mark.parametrize("n_kills", [3, pytest.param(10, marks=pytest.mark.slow)])
 def test_kills_at_random_moments_name_the_dead_and_leave_nothing(cls: type[BaseSampler], n_kills: int) -> None:
-    gc.collect()
-    before = len(os.listdir("/proc/self/fd"))
+    before = descriptors()
     for seed in range(n_kills):
         rng = random.Random(seed)
         sampler = cls(Walk, batch_T=rng.choice([2, 16]), batch_B=5, n_workers=2, eval_n_envs=2, start_method="fork")
@@ -551,17 +541,16 @@ def test_kills_at_random_moments_name_the_dead_and_leave_nothing(cls: type[BaseS
         assert all_gone(processes)
         sampler.shutdown()
         del caught, sampler
-    gc.collect()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert descriptors() <= before
 
 
 def test_a_sampler_process_that_is_stopped_hangs() -> None:
-    sampler = sampler_of(AsyncCpuSampler, timeout=0.8)
+    sampler = sampler_of(AsyncCpuSampler, timeout=1.5)
     sampler.initialize(CategoricalPgAgent(), seed=0)
     sampler.obtain_samples(0)
     processes = inner_workers(sampler)
     processes[0].send_signal(signal.SIGSTOP)
-    with pytest.raises(WorkerHung, match=r"sampler process 0 made no progress for 0\.8 s \(it is stopped"):
+    with pytest.raises(WorkerHung, match=r"sampler process 0 made no progress for 1\.5 s \(it is stopped"):
         sample_for_long(sampler, random.Random(0))
     assert all_gone(processes)
     sampler.shutdown()

@@ -16,9 +16,9 @@ from headrace.agents.pg import CategoricalPgAgent
 from headrace.buffers.tree import tree_paths
 from headrace.envs import EnvFactory, check_env, make_atari
 from headrace.samplers import BaseSampler, CpuSampler, SerialSampler
+from tests.leftovers import DEADLINE
 
 BREAKOUT = "ALE/Breakout-v5"
-DEADLINE = 60
 KEYS = {"score": ("float32", ()), "lives": ("int32", ())}
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from headrace.cli.main import main
+from tests.leftovers import DEADLINE
 
-DEADLINE = 60
 PROGRAM = "import sys; sys.path.remove(''); from headrace.cli.main import main; raise SystemExit(main())"
 MODULE = """
 import gymnasium

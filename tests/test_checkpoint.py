@@ -38,9 +38,8 @@ from headrace.runners.logging import Logger
 from headrace.runners.store import CheckpointStore
 from headrace.samplers import SerialSampler
 from headrace.samplers.snapshot import SamplerState
+from tests.leftovers import DEADLINE
 from tests.walk import Walk
-
-DEADLINE = 30
 
 
 @pytest.fixture(scope="module")

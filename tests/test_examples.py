@@ -2,15 +2,14 @@
 
 import subprocess
 import sys
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from tests.leftovers import DEADLINE
+
 FOLDER = Path(__file__).parent.parent / "examples"
 EXAMPLES = sorted(FOLDER.glob("*.py"))
-#: The folder an example runs in, which it must leave empty, and what it prints.
-Output = tuple[Path, Future[str]]
 
 
 def test_there_are_examples_and_each_can_be_read_in_one_go() -> None:
@@ -26,24 +25,14 @@ def ran(path: Path, cwd: Path, *arguments: str) -> str:
         cwd=cwd,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=DEADLINE,
         check=False,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
 
 
-@pytest.fixture(scope="module")
-def outputs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[Path, Output]:
-    """What the examples did whose tests were selected; two run at a time, since most of it is loading torch."""
-    selected = [one.callspec.params["path"] for one in request.session.items if test_it_runs.__name__ in one.name]
-    folders = {path: tmp_path_factory.mktemp(path.stem) for path in selected}
-    with ThreadPoolExecutor(2) as pool:
-        return {path: (folder, pool.submit(ran, path, folder)) for path, folder in folders.items()}
-
-
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
-def test_it_runs(path: Path, outputs: dict[Path, Output]) -> None:
-    folder, output = outputs[path]
-    assert output.result()
-    assert list(folder.iterdir()) == []
+def test_it_runs(path: Path, tmp_path: Path) -> None:
+    assert ran(path, tmp_path)
+    assert list(tmp_path.iterdir()) == []

@@ -20,10 +20,10 @@ from headrace.envs.legacy_gym import converted_space
 from headrace.errors import EnvContractError, EnvFailed
 from headrace.samplers import BaseSampler, CpuSampler, SerialSampler, TrajInfo
 from tests import legacy
+from tests.leftovers import DEADLINE
 from tests.legacy import LIMIT, LookAlike, NewWalk, OldWalk, Parallel, Scripted, gym
 
 Batches = list[tuple[Samples, list[TrajInfo]]]
-DEADLINE = 60
 ZERO = np.zeros(2, np.float32)
 
 

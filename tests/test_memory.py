@@ -21,8 +21,8 @@ from headrace.errors import NotEnoughMemory, SamplerClosed, SamplerError
 from headrace.memory import anonymous_file, available_memory
 from headrace.samplers import BaseSampler, CpuSampler, SerialSampler
 from headrace.types import BatchSpec
-from tests.conftest import other_processes
 from tests.environments import EpisodeStep
+from tests.leftovers import descriptors, other_processes
 
 MIB = 2**20
 
@@ -43,11 +43,6 @@ SPEC = SlotSpec(
 
 def build_odd(allocate: Allocate) -> list[np.ndarray]:
     return [allocate(shape, np.dtype(dtype)) for shape, dtype in ODD]
-
-
-def descriptors() -> int:
-    gc.collect()
-    return psutil.Process().num_fds()
 
 
 @contextmanager
@@ -157,7 +152,7 @@ def test_memory_lives_as_long_as_an_array_and_has_no_name() -> None:
     array[:] = 9
     assert array.sum() == 9 * MIB
     del array
-    assert descriptors() == before
+    assert descriptors() <= before
 
 
 @pytest.mark.parametrize("cls", [SerialSampler, CpuSampler])
@@ -174,7 +169,7 @@ def test_samplers_leak_no_descriptor_and_no_name(cls: type[BaseSampler]) -> None
     before = descriptors()
     for _ in range(3):
         round_trip()
-    assert descriptors() == before
+    assert descriptors() <= before
 
 
 def test_too_much_memory_is_refused_with_what_is_needed_and_free_before_anything_is_reserved() -> None:
@@ -186,7 +181,7 @@ def test_too_much_memory_is_refused_with_what_is_needed_and_free_before_anything
     said_free = float(words.split(" are free")[0].split("memory and ")[1].removesuffix(" GiB").removesuffix(" MiB"))
     assert said_free > 0
     assert "batch_T or batch_B smaller" in words
-    assert descriptors() == before
+    assert descriptors() <= before
     assert available_memory() > free / 2
     assert isinstance(caught.value, MemoryError)
     assert isinstance(caught.value, SamplerError)
@@ -208,7 +203,7 @@ def test_a_batch_that_does_not_fit_is_refused_and_the_sampler_is_closed(cls: typ
     assert isinstance(caught.value.__cause__, NotEnoughMemory)
     assert other_processes() == set()
     del sampler, caught
-    assert descriptors() == before
+    assert descriptors() <= before
 
 
 def test_memory_the_system_refuses_is_said_so_and_leaves_no_descriptor() -> None:
@@ -218,7 +213,7 @@ def test_memory_the_system_refuses_is_said_so_and_leaves_no_descriptor() -> None
         anonymous_file(2 * MIB)
     assert "refused 2.0 MiB" in str(caught.value)
     assert isinstance(caught.value.__cause__, OSError)
-    assert descriptors() == before
+    assert descriptors() <= before
 
 
 def test_memory_that_cannot_be_mapped_is_said_so_and_leaves_no_descriptor() -> None:
@@ -228,7 +223,7 @@ def test_memory_that_cannot_be_mapped_is_said_so_and_leaves_no_descriptor() -> N
         error = caught(lambda: Arena(64 * MIB))
     assert isinstance(error, NotEnoughMemory)
     del error
-    assert descriptors() == before
+    assert descriptors() <= before
 
 
 def caught(call: Any) -> Exception | None:

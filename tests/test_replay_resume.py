@@ -24,6 +24,7 @@ from headrace.runners import AsyncRl, Callback, MinibatchRl, Runner, RunnerConfi
 from headrace.runners.logging.logger import Logger
 from headrace.samplers import AsyncAlternatingSampler, AsyncCpuSampler, AsyncSerialSampler, BaseSampler, SerialSampler
 from headrace.types import BatchSpec
+from tests.leftovers import DEADLINE
 from tests.test_resume import assert_equal
 
 BATCH = BatchSpec(8, 4)
@@ -31,7 +32,6 @@ N_ITR, INTERVAL = 50, 2  # batches; of a run, and between its checkpoints
 REPLAY_SIZE = 800  # half of a run
 N_STEP = 3
 SPEC = replay_spec(BATCH, np.zeros(2, np.float32), np.zeros((), np.int64), REPLAY_SIZE)
-DEADLINE = 60
 ARRAYS = ["observation", "action", "reward", "flags", "final", "totals", "final_observation", "final_row"]
 KILLS = [2, pytest.param(5, marks=pytest.mark.slow)]
 _SEGMENT = re.compile(r"rows-[0-9]+\.bin")

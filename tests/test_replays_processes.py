@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from headrace.replays import PrioritizedReplay, ReplayRing, ReplayWriter, UniformReplay
+from tests.leftovers import DEADLINE
 from tests.replay_processes import LENGTH, SPEC, Descriptor, append_and_die, append_for_ever, attached, batch_from
 
 B = SPEC.batch.B
@@ -71,7 +72,7 @@ def replays(ring: ReplayRing) -> list[UniformReplay]:
 
 def filled(ring: ReplayRing, child: BaseProcess, rows: int) -> None:
     """Waits until so many have been appended."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + DEADLINE
     while ring.cursor[0] < rows:
         assert time.monotonic() < deadline
         assert child.is_alive(), child.exitcode
@@ -87,7 +88,7 @@ def test_another_process_appends_while_this_one_samples(method: str, ring: tuple
     with process(method, append_for_ever, place, method == "spawn", 0.0005) as child:
         filled(own, child, 120)
         seen: set[int] = set()
-        deadline = time.monotonic() + 50
+        deadline = time.monotonic() + DEADLINE
         while len(seen) < 500 or max(seen) - min(seen) < 2000:
             assert child.is_alive(), child.exitcode
             assert time.monotonic() < deadline, len(seen)
@@ -103,7 +104,7 @@ def test_a_writer_killed_in_mid_append_leaves_what_was_there(after: int, ring: t
     fd, own = ring
     both = replays(own)
     with process("fork", append_and_die, fd, after) as child:
-        child.join(30)
+        child.join(DEADLINE)
         assert child.exitcode == -signal.SIGKILL
     T = SPEC.batch.T
     assert own.cursor[0] == after * T

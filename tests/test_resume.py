@@ -25,9 +25,9 @@ from headrace.runners import Callback, MinibatchRl, MinibatchRlEval, Runner, Run
 from headrace.runners.logging import Logger
 from headrace.samplers import BaseSampler, CpuSampler, SerialSampler, TrajInfo
 from headrace.types import EnvSpaces
+from tests.leftovers import DEADLINE
 from tests.walk import Walk
 
-DEADLINE = 60
 #: Columns that say how long something took.
 TIMES = {"CumTime", "StepsPerSecond", "CumSampleTime", "CumOptimizeTime", "CumEvalTime"}
 

@@ -34,10 +34,10 @@ from headrace.runners import (
 from headrace.runners.logging import ConsoleLogger, CsvLogger, Logger, plot_learning_curve, statistics
 from headrace.samplers import BaseSampler, CpuSampler, SerialSampler
 from headrace.types import BatchSpec
+from tests.leftovers import DEADLINE
 from tests.walk import Walk
 
 ROOT = Path(__file__).parent.parent
-DEADLINE = 30
 QUIET = Logger()
 
 

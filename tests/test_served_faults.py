@@ -2,7 +2,6 @@
 own failures; then random signals at random moments, for every parallel sampler.
 """
 
-import gc
 import os
 import random
 import signal
@@ -33,6 +32,7 @@ from headrace.samplers import (
 )
 from headrace.samplers.parallel import ParallelSamplerBase
 from tests.faulty import BAD_ENV, SEED
+from tests.leftovers import DEADLINE, descriptors
 from tests.test_faults import (
     DIES,
     FAULTS,
@@ -42,7 +42,6 @@ from tests.test_faults import (
     WORDS,
     AgentThatFailsInWorkers,
     batch_bytes,
-    descriptors,
     makes_sense,
     sampler_of,
     use,
@@ -77,7 +76,6 @@ def test_a_failing_environment_is_a_readable_error_and_leaves_nothing(
     cls: type[BaseSampler], fault: str, phase: str
 ) -> None:
     expected_batch = well(cls)
-    gc.collect()  # what an earlier test left in cycles is not ours to count
     before = descriptors()
     sampler = sampler_of(cls, fault, phase)
     with pytest.raises(SamplerError) as caught:
@@ -105,7 +103,7 @@ def test_a_failing_environment_is_a_readable_error_and_leaves_nothing(
     assert closed.value.__cause__ is error
     sampler.shutdown()
     sampler.shutdown()
-    assert descriptors() == before
+    assert descriptors() <= before
     assert batch_bytes(cls) == expected_batch
 
 
@@ -120,9 +118,8 @@ def test_a_failing_close_is_raised_by_shutdown(cls: type[BaseSampler]) -> None:
 
 @pytest.mark.parametrize("cls", [*SERVED, NoOverlapAlternatingSampler])
 def test_an_agent_that_fails_in_the_server_is_an_agent_error(cls: type[BaseSampler]) -> None:
-    gc.collect()  # what an earlier test left in cycles is not ours to count
     before = descriptors()
-    sampler = sampler_of(cls, "none", "none", timeout=20.0, start_timeout=20.0)
+    sampler = sampler_of(cls, "none", "none")
     sampler.initialize(AgentThatFailsInWorkers(), seed=SEED)
     with pytest.raises(AgentFailed, match="NotReady: the agent is not ready") as caught:
         sampler.obtain_samples(0)
@@ -135,8 +132,7 @@ def test_an_agent_that_fails_in_the_server_is_an_agent_error(cls: type[BaseSampl
         sampler.obtain_samples(1)
     sampler.shutdown()
     del sampler, caught, where  # the agent's own frames, for a debugger, show it the rows it failed at
-    gc.collect()
-    assert descriptors() == before
+    assert descriptors() <= before
 
 
 PARALLEL = [
@@ -188,7 +184,7 @@ def struck(cls: type[ParallelSamplerBase], what: int, seed: int, **options: Any)
 
 
 def sample_for_long(sampler: BaseSampler, rng: random.Random) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + DEADLINE
     itr = 0
     while time.monotonic() < deadline:
         sampler.obtain_samples(itr)
@@ -201,7 +197,6 @@ def sample_for_long(sampler: BaseSampler, rng: random.Random) -> None:
 
 @pytest.mark.parametrize("cls", PARALLEL)
 def test_fifty_kills_at_random_moments_end_in_fifty_errors(cls: type[ParallelSamplerBase]) -> None:
-    gc.collect()  # what an earlier test left in cycles is not ours to count
     before = descriptors()
     for seed in range(13):
         error, rank = struck(cls, signal.SIGKILL, seed)
@@ -210,7 +205,7 @@ def test_fifty_kills_at_random_moments_end_in_fifty_errors(cls: type[ParallelSam
         assert error.where is not None
         assert error.where.worker == rank
         del error
-    assert descriptors() == before
+    assert descriptors() <= before
     sampler = cls(Walk, batch_T=8, batch_B=4, n_workers=2)
     with sampler.initialize(CategoricalPgAgent(), seed=0):
         assert torch.all(sampler.obtain_samples(0)[0].env.valid)
@@ -219,7 +214,7 @@ def test_fifty_kills_at_random_moments_end_in_fifty_errors(cls: type[ParallelSam
 @pytest.mark.parametrize("cls", PARALLEL)
 def test_a_worker_that_is_stopped_at_a_random_moment_hangs(cls: type[ParallelSamplerBase]) -> None:
     for seed in (100, 101):
-        error, rank = struck(cls, signal.SIGSTOP, seed, timeout=0.5)
+        error, rank = struck(cls, signal.SIGSTOP, seed, timeout=1.0)
         assert type(error) is WorkerHung
         assert "SIGSTOP" in str(error)
         assert error.where is not None

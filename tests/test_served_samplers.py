@@ -158,10 +158,10 @@ def test_a_loop_does_not_count_what_its_process_did_for_another_group() -> None:
         loop.timing = timing
         for t in loop.collect(sampler._station._collector._views[0], 1):
             assert t == 0
-            time.sleep(0.5)
+            time.sleep(1.0)
             timing.turned_to_ns = time.perf_counter_ns()
     assert timing.detailed_rows == 1
-    assert 0 < timing.acting_ns <= timing.row_ns < 0.4e9
+    assert 0 < timing.acting_ns <= timing.row_ns < 0.9e9
     with sampler_of(AlternatingSampler).initialize(CategoricalPgAgent(), seed=0) as sampler:
         sampler.obtain_samples(0)
         assert all(timing.turned_to_ns for timing in sampler._timings)

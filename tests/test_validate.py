@@ -13,8 +13,8 @@ from gymnasium import spaces
 from headrace import Affinity
 from headrace.agents.pg import CategoricalPgAgent
 from headrace.samplers import BaseSampler, CpuSampler, SerialSampler, TrajInfo
-from tests.conftest import other_processes
 from tests.environments import SEED, EpisodeStep
+from tests.leftovers import other_processes
 
 SAMPLERS = pytest.mark.parametrize("cls", [SerialSampler, CpuSampler])
 NAN, INF = float("nan"), float("inf")

@@ -1,13 +1,16 @@
 """Worker processes by themselves: starting, talking, dying, and what they leave behind."""
 
-import gc
+import itertools
 import os
 import random
+import re
 import resource
 import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,13 +21,13 @@ import pytest
 import torch
 
 from headrace.agents.pg import CategoricalPgAgent
-from headrace.errors import SamplerError, WorkerCrashed
+from headrace.errors import SamplerClosed, SamplerError, WorkerCrashed
 from headrace.processes.affinity import Affinity, usable_cores
 from headrace.processes.group import WorkerGroup, choose_start_method
 from headrace.samplers import CpuSampler, GpuSampler, SerialSampler, TrajInfo
 from headrace.samplers.worker import initialize_worker
-from tests.conftest import other_processes
 from tests.group_targets import echo, matmul, nothing
+from tests.leftovers import descriptors, other_processes
 from tests.walk import Walk
 
 METHODS = ["fork", "forkserver", "spawn"]
@@ -145,53 +148,66 @@ def test_starting_and_stopping_leaves_no_descriptor_and_no_thread() -> None:
             sampler.obtain_samples(0)
 
     cycle()
-    before = len(os.listdir("/proc/self/fd")), threading.active_count()
+    before, threads = descriptors(), set(threading.enumerate())
     for _ in range(30):
         cycle()
-    assert (len(os.listdir("/proc/self/fd")), threading.active_count()) == before
+    assert descriptors() <= before
+    assert set(threading.enumerate()) <= threads
 
 
 def test_many_workers_need_few_descriptors() -> None:
     """Four per worker (command pipe, dump, the two of Python's process object) and a few for all, not one per array."""
-    gc.collect()  # what earlier tests left
-    before = len(os.listdir("/proc/self/fd"))
+    before = descriptors()
     sampler = CpuSampler(Walk, batch_T=4, batch_B=8, n_workers=8, start_method="fork")
     with sampler.initialize(CategoricalPgAgent(), seed=0):
         sampler.obtain_samples(0)
-        assert len(os.listdir("/proc/self/fd")) - before <= 4 * 8 + 4
+        assert len(descriptors() - before) <= 4 * 8 + 4
 
 
-def test_a_start_that_fails_half_way_reaps_what_it_started() -> None:
+@contextmanager
+def descriptors_left(n: int) -> Iterator[None]:
+    """Only so many more can be opened. The limit is on their numbers, so there must be no gaps below it."""
+    highest = max(fd for fd, _ in descriptors())
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 20, hard))
+    taken = [os.open("/dev/null", os.O_RDONLY)]
+    while taken[-1] <= highest:
+        taken.append(os.open("/dev/null", os.O_RDONLY))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (taken[-1] + 1 + n, hard))
     try:
-        sampler = CpuSampler(Walk, batch_T=4, batch_B=30, n_workers=30, start_method="fork")
-        with pytest.raises(WorkerCrashed, match=r"could not be started.*Too many open files"):
-            sampler.initialize(CategoricalPgAgent(), seed=0)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    assert other_processes() == set()
-
-
-@pytest.mark.parametrize("left", range(1, 32, 3))
-def test_running_out_of_descriptors_is_not_blamed_on_a_worker(left: int) -> None:
-    """At whatever moment it happens while a served sampler starts."""
-    gc.collect()
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    taken = [os.open("/dev/null", os.O_RDONLY) for _ in range(60)]  # the limit is on numbers: no gaps below it
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(taken) + 1 + left, hard))
-    try:
-        sampler = GpuSampler(Walk, batch_T=4, batch_B=4, n_workers=4, start_method="fork")
-        with (
-            pytest.raises(SamplerError, match=r"Too many open files|no file descriptors left"),
-            sampler.initialize(CategoricalPgAgent(), seed=0),
-        ):
-            pass
+        yield
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         for fd in taken:
             os.close(fd)
+
+
+def test_a_start_that_fails_half_way_reaps_what_it_started() -> None:
+    sampler = CpuSampler(Walk, batch_T=4, batch_B=30, n_workers=30, start_method="fork")
+    with (
+        descriptors_left(20),
+        pytest.raises(WorkerCrashed, match=r"could not be started.*Too many open files"),
+    ):
+        sampler.initialize(CategoricalPgAgent(), seed=0)
     assert other_processes() == set()
+
+
+def test_running_out_of_descriptors_is_not_blamed_on_a_worker() -> None:
+    """At whatever moment it happens while a served sampler starts."""
+
+    def refusal(left: int) -> str:
+        sampler = GpuSampler(Walk, batch_T=4, batch_B=4, n_workers=4, start_method="fork")
+        with descriptors_left(left), suppress(SamplerError):
+            with sampler.initialize(CategoricalPgAgent(), seed=0):
+                return ""
+        assert other_processes() == set()
+        with pytest.raises(SamplerClosed) as closed:
+            sampler.obtain_samples(0)
+        return str(closed.value.__cause__)
+
+    refusals = list(itertools.takewhile(bool, map(refusal, range(1, 200, 3))))
+    assert len(refusals) > 6
+    for text in refusals:
+        assert re.search("Too many open files|no file descriptors left", text)
 
 
 def test_a_forgotten_sampler_is_cleaned_up() -> None:

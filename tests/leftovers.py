@@ -1,0 +1,149 @@
+"""What a test may leave behind: processes, threads, names of shared memory, descriptors; and waiting for their end."""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from multiprocessing import forkserver, resource_tracker
+from pathlib import Path
+
+import psutil
+
+__all__ = ["DEADLINE", "Leftovers", "all_gone", "descriptors", "other_processes", "until"]
+
+#: Seconds for what takes one, or none, on a machine that has no other work. It costs nothing where all is well.
+DEADLINE = 180.0
+_GRACE = 10.0  # seconds for what is on its way out when a test ends
+_SHARED_MEMORY = Path("/dev/shm")
+
+
+def until(condition: Callable[[], object], seconds: float = DEADLINE) -> bool:
+    """Waits for a condition; False if it does not come."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.005)
+    return True
+
+
+def all_gone(processes: Iterable[psutil.Process], seconds: float = DEADLINE) -> bool:
+    """Waits for the end of processes, which somebody else may have to reap; those that stay are killed."""
+    alive = [*processes]
+
+    def ended() -> bool:
+        alive[:] = [process for process in alive if _lives(process)]
+        return not alive
+
+    if until(ended, seconds):
+        return True
+    _kill(alive)
+    return False
+
+
+def other_processes() -> set[int]:
+    """Descendants of this process, but for the fork server and the resource tracker, which Python keeps."""
+    return {process.pid for process in _family()}
+
+
+def descriptors() -> set[tuple[int, str]]:
+    """The open descriptors of this process, each with what it is of, without what Python keeps for its helpers.
+
+    What was left in cycles is let go before. Compare with `<=`: what an earlier test left may close meanwhile.
+    """
+    gc.collect()
+    python = {
+        getattr(resource_tracker._resource_tracker, "_fd", None),
+        getattr(forkserver._forkserver, "_forkserver_alive_fd", None),
+    }
+    found = set()
+    for name in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):  # the one of the listing itself
+            target = os.readlink(f"/proc/self/fd/{name}")
+            if int(name) not in python and target != "/dev/urandom":
+                found.add((int(name), target))
+    return found
+
+
+@dataclass
+class Leftovers:
+    """What is there now; `new` is what has come since and stays."""
+
+    processes: set[int] = field(default_factory=lambda: other_processes())
+    threads: set[threading.Thread] = field(default_factory=lambda: set(threading.enumerate()))
+    names: set[Path] = field(default_factory=lambda: set(_SHARED_MEMORY.iterdir()))
+
+    def new(self) -> list[str]:
+        """In words, after what is on its way out had time to go; processes and names are then removed."""
+        until(lambda: not any(self._found()), _GRACE)
+        processes, threads, names = self._found()
+        words = [_described(process) for process in processes]
+        words += [f"thread {thread.name}" for thread in threads]
+        words += [str(name) for name in names]
+        _kill(processes)
+        for name in names:
+            name.unlink(missing_ok=True)
+        return words
+
+    def _found(self) -> tuple[list[psutil.Process], list[threading.Thread], list[Path]]:
+        multiprocessing.active_children()  # reaps
+        processes = [process for process in _family() if process.pid not in self.processes]
+        threads = [thread for thread in threading.enumerate() if thread not in self.threads]
+        names = [name for name in _SHARED_MEMORY.iterdir() if name not in self.names]
+        return processes, threads, [name for name in names if not _is_of_others(name)] if names else []
+
+
+def _family() -> list[psutil.Process]:
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if not _is_pythons_own(child):
+                found.append(child)
+    return found
+
+
+def _is_pythons_own(child: psutil.Process) -> bool:
+    try:
+        command = " ".join(child.cmdline())
+    except psutil.Error:
+        return False
+    own_server = "multiprocessing.forkserver" in command and child.ppid() == os.getpid()
+    return own_server or "multiprocessing.resource_tracker" in command
+
+
+def _is_of_others(name: Path) -> bool:
+    """Whether a name in shared memory is in use by a program that has nothing to do with this one, or gone already."""
+    own = {os.getpid(), *other_processes()}
+    for pid in psutil.pids():
+        if pid in own:
+            continue
+        with suppress(OSError):
+            if str(name) in Path(f"/proc/{pid}/maps").read_text():
+                return True
+    return not name.exists()
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _described(process: psutil.Process) -> str:
+    with suppress(psutil.Error):
+        return f"process {process.pid}: {process.name()} ({process.status()}) {' '.join(process.cmdline())}"
+    return f"process {process.pid}"
+
+
+def _kill(processes: Iterable[psutil.Process]) -> None:
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    multiprocessing.active_children()
