@@ -19,10 +19,7 @@ def info_value(came: Any, key: str, dtype: np.dtype[Any], shape: tuple[int, ...]
     """A declared info field as its dtype; raises Mismatch unless shape and kind fit and no whole number is cut."""
     expected = f"{dtype} {list(shape)}"
     path = f"info[{key!r}]"
-    try:
-        value = unmasked(came, path)
-    except ValueError:  # lists of different lengths
-        raise Mismatch(path, f"{type(came).__name__} {came!r}"[:80], expected) from None
+    value = unmasked(came, path, expected)
     fits = value.dtype.kind in _KIND_ORDER and max(_KIND_ORDER.find(value.dtype.kind), 1) <= max(
         _KIND_ORDER.find("i" if dtype.kind == "u" else dtype.kind), 1
     )

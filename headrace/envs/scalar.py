@@ -327,10 +327,7 @@ def _timed(step: Callable[[Any], Any], timing: Timing) -> Callable[[Any], Any]:
 
 def _reward(came: Any) -> float:
     """A reward that is no plain Python number within float32: a NumPy scalar, a 0-d array, or a Mismatch."""
-    try:
-        value = unmasked(came, "reward")
-    except ValueError:  # lists of different lengths
-        value = np.empty(0)
+    value = unmasked(came, "reward", "one number")
     if value.shape != () or value.dtype.kind not in "fiub":
         raise Mismatch("reward", f"{type(came).__name__} {value.dtype} {list(value.shape)}", "one number")
     if not abs(float(value)) <= _FLOAT32_MAX:

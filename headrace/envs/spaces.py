@@ -20,6 +20,7 @@ __all__ = [
     "ObservationWriter",
     "action_decoder",
     "array_in",
+    "described",
     "encoded_action",
     "null_value",
     "observation_writer",
@@ -33,7 +34,7 @@ ObservationWriter = Callable[[Tree, int, Any], None]
 
 
 class Mismatch(Exception):
-    """What an environment or an agent answered is not what was agreed on; who knows them makes an error for users of it.
+    """What an environment or an agent answered is not what was agreed on; who knows which one makes an error of it.
 
     row: of the batch row, where one is to blame.
     """
@@ -91,10 +92,10 @@ def _array_writer(space: spaces.Space[Any], on_cast: Callable[[], None], path: s
 
     def explain(array: np.ndarray) -> None:
         if array.shape != shape:
-            raise Mismatch(path, _describe(array), f"shape {list(shape)}")
+            raise Mismatch(path, described(array), f"shape {list(shape)}")
         if array.dtype != dtype:
             if not (may_cast and array.dtype == np.float64):
-                raise Mismatch(path, _describe(array), f"dtype {dtype}")
+                raise Mismatch(path, described(array), f"dtype {dtype}")
             on_cast()
 
     def write(to: np.ndarray, b: int, observation: Any) -> None:
@@ -111,16 +112,23 @@ def _array_writer(space: spaces.Space[Any], on_cast: Callable[[], None], path: s
 def array_in(value: Any, path: str, expected: str) -> np.ndarray:
     """The plain array in a subclass of it, in a NumPy scalar, or in an object that acts like one (LazyFrames).
 
-    Such an object has an `__array__`, and a `dtype` of NumPy's; raises Mismatch for anything else, and for masked arrays.
+    Such an object has an `__array__`, and a `dtype` of NumPy's. Raises Mismatch for others, and for masked arrays.
     """
     if not isinstance(value, np.ndarray | np.generic) and not isinstance(getattr(value, "dtype", None), np.dtype):
-        raise Mismatch(path, _describe(value), expected)
-    return unmasked(value, path)
+        raise Mismatch(path, described(value), expected)
+    return unmasked(value, path, expected)
 
 
-def unmasked(value: Any, path: str) -> np.ndarray:
-    """`numpy.asarray(value)`, which would take what is under a mask for numbers: raises Mismatch for masked arrays."""
-    array = np.asanyarray(value)
+def unmasked(value: Any, path: str, expected: str) -> np.ndarray:
+    """`numpy.asarray(value)`; raises Mismatch for lists of different lengths, and for masked arrays: that would take
+    what is under the mask for numbers.
+    """
+    try:
+        array = np.asanyarray(value)
+    except ValueError:
+        if not isinstance(value, list | tuple):  # then it comes from its own `__array__`
+            raise
+        raise Mismatch(path, described(value), expected) from None
     if isinstance(array, np.ma.MaskedArray):
         came = f"a masked array of {array.dtype} {list(array.shape)}"
         raise Mismatch(path, came, "an array without a mask: array.filled(value) says what stands where it is masked")
@@ -134,9 +142,9 @@ def _discrete_writer(space: spaces.Discrete, path: str) -> ObservationWriter:
         try:
             value = index(observation)  # a plain int, whatever the class of the observation says of its order
         except TypeError:
-            raise Mismatch(path, _describe(observation), f"an integer in [{low}, {high})") from None
+            raise Mismatch(path, described(observation), f"an integer in [{low}, {high})") from None
         if not low <= value < high or isinstance(observation, np.ma.MaskedArray):
-            raise Mismatch(path, _describe(observation), f"an integer in [{low}, {high})")
+            raise Mismatch(path, described(observation), f"an integer in [{low}, {high})")
         to[b] = value
 
     return write
@@ -147,7 +155,7 @@ def _dict_writer(space: spaces.Dict, on_cast: Callable[[], None], path: str) -> 
 
     def write(to: dict[str, Tree], b: int, observation: Any) -> None:
         if not isinstance(observation, dict) or observation.keys() != writers.keys():
-            raise Mismatch(path, _describe(observation), f"a dict with the keys {sorted(writers)}")
+            raise Mismatch(path, described(observation), f"a dict with the keys {sorted(writers)}")
         for key, writer in writers.items():
             writer(to[key], b, observation[key])
 
@@ -159,14 +167,14 @@ def _tuple_writer(space: spaces.Tuple[Any], on_cast: Callable[[], None], path: s
 
     def write(to: tuple[Tree, ...], b: int, observation: Any) -> None:
         if not isinstance(observation, tuple) or len(observation) != len(writers):
-            raise Mismatch(path, _describe(observation), f"a tuple of {len(writers)}")
+            raise Mismatch(path, described(observation), f"a tuple of {len(writers)}")
         for row, writer, value in zip(to, writers, observation, strict=True):
             writer(row, b, value)
 
     return write
 
 
-def _describe(value: Any) -> str:
+def described(value: Any) -> str:
     """What came, in words: never the whole value, it may be an image."""
     if isinstance(value, np.ndarray | np.generic):
         return f"{value.dtype} {list(value.shape)}"

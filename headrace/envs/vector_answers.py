@@ -48,10 +48,11 @@ class VectorAnswers:
         if not isinstance(answer, tuple) or len(answer) != 5 or not isinstance(answer[4], dict):
             raise Mismatch("its answer", _described(answer), "(observation, reward, terminated, truncated, info)")
         observation, reward, terminated, truncated, info = answer
-        reward = unmasked(reward, "reward")
+        reward = unmasked(reward, "reward", f"numbers [{self._n}]")
         if reward.shape != (self._n,) or reward.dtype.kind not in "fiub":
             raise Mismatch("reward", _described(reward), f"numbers [{self._n}]")
-        return observation, reward, self._truth_values(terminated, "terminated"), self._truth_values(truncated, "truncated"), info
+        ends = self._truth_values(terminated, "terminated"), self._truth_values(truncated, "truncated")
+        return observation, reward, *ends, info
 
     def _truth_values(self, came: Any, path: str) -> np.ndarray:
         expected = f"a numpy array of bool [{self._n}]"
@@ -86,8 +87,8 @@ class VectorAnswers:
                 came = _described(info["final_obs"])
                 raise Mismatch("final_obs", came, "the last observation of each ended environment") from None
             one = tree_map(np.empty_like, self._nulls)
-            came = _space_paths(self._space, value, "final_obs")
-            for to, (path, leaf), (space, null) in zip(tree_leaves(one), came, self._leaves, strict=True):
+            leaves = _space_paths(self._space, value, "final_obs")
+            for to, (path, leaf), (space, null) in zip(tree_leaves(one), leaves, self._leaves, strict=True):
                 to[...] = self._checked(leaf, path, space, null, null.shape)
                 if to.dtype.kind == "f" and not np.isfinite(to).all():
                     raise Mismatch(path, str(to[~np.isfinite(to)][0]), "finite numbers")

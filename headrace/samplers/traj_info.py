@@ -36,8 +36,8 @@ class TrajInfo:
     ) -> None:
         """Called for each step of the episode, only in subclasses that override it (it costs a call per step).
 
-        observation and action are those of the row at t, the rest is what `env.step` returned: copies, which it may keep
-        and change (objects in env_info that are no containers or arrays are the environment's own).
+        observation and action are those of the row at t, the rest is what `env.step` returned: copies, to keep and to
+        change. Of env_info containers and arrays are copied; other objects in it are the environment's own.
         """
 
 
