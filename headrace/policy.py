@@ -9,9 +9,10 @@ import numpy as np
 import torch
 
 from headrace.agents.base import Agent
-from headrace.buffers.tree import tree_copy_into, tree_leaves, tree_map, tree_to_torch
+from headrace.buffers.tree import tree_leaves, tree_map, tree_to_torch
+from headrace.envs.agent_answers import action_writer
 from headrace.envs.spaces import Mismatch, action_decoder, null_value, observation_writer
-from headrace.errors import CheckpointError, headline
+from headrace.errors import AgentFailed, CheckpointError, headline
 from headrace.rng import Stream, draw_seed, env_keys, uniforms
 from headrace.runners.checkpoint import load_checkpoint
 from headrace.runners.description import agent_of, spaces_of
@@ -51,6 +52,7 @@ class Policy:
         self._keys = env_keys(draw_seed() if seed is None else seed, Stream.EVAL_ACTION, (0,))
         self._steps = 0
         self._write = observation_writer(self.spaces.observation, lambda: None, "observation")
+        self._write_action = action_writer(self.spaces.action)
         self._decode = action_decoder(self.spaces.action)
         self._observation = tree_map(_one_row, null_value(self.spaces.observation))
         self._action = tree_map(_one_row, null_value(self.spaces.action))
@@ -61,13 +63,13 @@ class Policy:
         """Call it where an episode begins: forgets the one before."""
         self._is_first = True
         self._prev_action: Tree = tree_to_torch(tree_map(_one_row, null_value(self.spaces.action)))
-        self._state = self.agent.initial_state(1)
+        self._state = tree_map(torch.clone, self.agent.initial_state(1))
 
     def __call__(self, observation: Any, prev_reward: float = 0.0) -> Any:
         """The action for an observation.
 
         prev_reward: of the step before, which some models with memory look at; it counts for nothing at the start of an
-        episode. Raises ValueError for what is no observation of the space.
+        episode. Raises ValueError for what is no observation of the space, AgentFailed for what is no action.
         """
         try:
             self._write(self._observation, 0, observation)
@@ -87,10 +89,18 @@ class Policy:
         (self.agent.eval_mode if self._greedy else self.agent.sample_mode)(self.itr)
         with torch.inference_mode():
             step = self.agent.step(inputs, self._state)
-        self._state, self._prev_action = step.state, step.action
-        self._is_first, self._steps = False, self._steps + 1
         # By way of an array of the space's dtype, as in samplers.
-        tree_copy_into(self._action, tree_map(lambda leaf: leaf.numpy(force=True), step.action))
+        try:
+            self._write_action(self._action, step.action)
+        except Mismatch as wrong:
+            raise AgentFailed(
+                f"{type(self.agent).__name__}.step() returned {wrong.path} = {wrong.came}, expected {wrong.expected}; "
+                "correct the agent"
+            ) from None
+        # Copies: the agent may use its tensors again, for others too.
+        self._state = tree_map(torch.clone, step.state)
+        self._prev_action = tree_to_torch(tree_map(np.copy, self._action))
+        self._is_first, self._steps = False, self._steps + 1
         (action,) = self._decode(self._action)
         return action
 

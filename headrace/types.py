@@ -143,7 +143,8 @@ class EnvBatch(Protocol):
 
     `resetting`: None, or, where environments need a step of their own to reset (Gymnasium's NEXT_STEP mode), a mask of
     the rows that do so in the next step: that step's action counts for nothing and its reward is 0. `holds`: whether
-    rows can stand while others step; `moves_while_held`: they can only by beginning anew afterwards.
+    rows can stand while others step; `moves_while_held`: they can only by beginning anew afterwards. `keeps_infos`: set
+    by who asks for `infos`. Nothing that is written or returned shares memory with what an environment has.
     """
 
     env_ids: Sequence[int]
@@ -152,6 +153,7 @@ class EnvBatch(Protocol):
     resetting: np.ndarray | None
     holds: bool
     moves_while_held: bool
+    keeps_infos: bool
     notes: list[tuple[int, str]]
 
     def reset(self, rows: Sequence[int] | None, observation: Tree) -> None:
@@ -181,7 +183,7 @@ class EnvBatch(Protocol):
         """Sets how many times each row may still reset itself in `step`; None: always."""
 
     def infos(self) -> Sequence[dict[str, Any]]:
-        """The info dicts of the last step, one per row."""
+        """Copies of the info dicts of the last step, one per row, made right after it; only if `keeps_infos`."""
 
     def call(self, rows: Sequence[int], name: str, args: Sequence[Any]) -> list[Any]:
         """`env.name(*args)` of the environments of these rows; of a vector environment once, for all of them."""

@@ -126,8 +126,8 @@ class Slot:
         floats = [leaf for leaf in (*tree_leaves(observation), *tree_leaves(env_info)) if leaf.dtype.kind == "f"]
         return StepRow(observation, self.reward[t], self.terminated[t], self.truncated[t], env_info, floats)
 
-    def inputs(self, t: int, noise: Tree) -> StepInputs:
-        """What the agent sees in row t (0 to T): views of this slot, and the given noise."""
+    def inputs(self, t: Any, noise: Tree) -> StepInputs:
+        """What the agent sees in row t (0 to T), or in some rows: views of this slot, and the given noise."""
         return StepInputs(
             tree_rows(self.observation, t),
             tree_rows(self.prev_action, t),

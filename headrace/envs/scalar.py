@@ -11,19 +11,21 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from headrace.buffers.tree import tree_leaves, tree_paths, tree_rows
+from headrace.buffers.tree import tree_leaves, tree_map, tree_paths, tree_rows
 from headrace.envs.factory import user_code_failed
-from headrace.envs.spaces import Mismatch, action_decoder, encoded_action, observation_writer, random_action
+from headrace.envs.infos import info_copy, info_value
+from headrace.envs.spaces import Mismatch, action_decoder, encoded_action, observation_writer, random_action, unmasked
 from headrace.errors import EnvContractError, SamplerError
 from headrace.processes.status import Phase, Status
 from headrace.types import Ends, EnvSpaces, StepRow, Timing, Tree
 
-__all__ = ["EnvInfoKeys", "ScalarEnvs", "info_value"]
+__all__ = ["EnvInfoKeys", "ScalarEnvs"]
 
 #: The info fields to record: `{name: (dtype, shape)}`.
 EnvInfoKeys = Mapping[str, tuple[Any, tuple[int, ...]]]
 
-_NUMBERS = (float, int)  # np.float64 is a float
+#: Classes of rewards that compare as numbers do; a subclass of float may compare as it likes.
+_NUMBERS = frozenset((float, int, np.float64))
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 _all_true = np.logical_and.reduce  # what `array.all()` calls after two more frames
 
@@ -54,6 +56,7 @@ class ScalarEnvs:
         self.resetting: np.ndarray | None = None
         self.holds = True
         self.moves_while_held = False
+        self.keeps_infos = False
         #: (level, sentence) for the log, each to be said once: what was cast, what was left out.
         self.notes: list[tuple[int, str]] = []
         self._envs = list(envs)
@@ -68,7 +71,7 @@ class ScalarEnvs:
         self._allowance: list[int] | None = None
         self._steps = [env.step for env in envs]
         self._rewards: list[Any] = [0.0] * len(envs)
-        self._infos: list[dict[str, Any]] = [{}] * len(envs)
+        self._infos: list[Any] = [{}] * len(envs)
         self._decode = action_decoder(self.spaces.action)
         self._write = observation_writer(self.spaces.observation, self._note_cast, "observation")
         for env, env_id, (_, space_seed) in zip(envs, env_ids, seeds, strict=True):
@@ -98,7 +101,7 @@ class ScalarEnvs:
         return self._envs[row], self._seeds[row]
 
     def infos(self) -> Sequence[dict[str, Any]]:
-        """The info dicts of the last step, one per row."""
+        """See `EnvBatch.infos`."""
         return self._infos
 
     def reset(self, rows: Sequence[int] | None, observation: Tree) -> None:
@@ -113,24 +116,25 @@ class ScalarEnvs:
     def step(self, actions: Tree, out: StepRow, timing: Timing | None = None) -> Ends:
         """Steps every row that is not waiting; see `EnvBatch.step`."""
         steps = self._steps if timing is None else [_timed(step, timing) for step in self._steps]
-        ended = self._step_rows(self._decode(actions), steps, out)
+        ended, last_infos = self._step_rows(self._decode(actions), steps, out)
         if not ended:
             return _NO_ENDS
         begin = perf_counter_ns()
-        ends = self._end(ended, out)
+        ends = self._end(ended, last_infos, out)
         if timing is not None:
             timing.reset_ns += perf_counter_ns() - begin
         return ends
 
     def step_random(self, out: StepRow) -> tuple[Sequence[Any], Ends]:
         """Steps every row that is not waiting with a random action; see `EnvBatch.step_random`."""
-        actions = [
-            None if waits else random_action(space, tree_rows(out.observation, row))
+        recorded = [
+            None if waits else encoded_action(self.spaces.action, random_action(space, tree_rows(out.observation, row)))
             for row, (space, waits) in enumerate(zip(self._own_action_spaces, self.waiting, strict=True))
         ]
-        recorded = [None if action is None else encoded_action(self.spaces.action, action) for action in actions]
-        ended = self._step_rows(actions, self._steps, out)
-        return recorded, self._end(ended, out) if ended else _NO_ENDS
+        # From the recorded ones, as in `step`: a space may sample into an array that it uses again.
+        actions = [None if one is None else self._decode(tree_map(_alone, one))[0] for one in recorded]
+        ended, last_infos = self._step_rows(actions, self._steps, out)
+        return recorded, self._end(ended, last_infos, out) if ended else _NO_ENDS
 
     def call(self, rows: Sequence[int], name: str, args: Sequence[Any]) -> list[Any]:
         """`env.name(*args)` of each, looked for through its wrappers; what is not callable is returned."""
@@ -161,10 +165,16 @@ class ScalarEnvs:
         if failure is not None:
             raise failure
 
-    def _step_rows(self, actions: Sequence[Any], steps: Sequence[Any], out: StepRow) -> list[int]:
-        """Steps and records the rows that are not waiting; returns those that ended, not yet reset."""
+    def _step_rows(
+        self, actions: Sequence[Any], steps: Sequence[Any], out: StepRow
+    ) -> tuple[list[int], list[dict[str, Any]]]:
+        """Steps and records the rows that are not waiting; returns those that ended, not yet reset, and their infos.
+
+        What an environment returned is copied before the next one steps: they may share it.
+        """
         observation, write = out.observation, self._write
         rewards, infos, line, env_cell = self._rewards, self._infos, self._status.line, Status.ENV
+        env_info, takes_infos = out.env_info, bool(self._declared or self.keeps_infos)
         rows: Sequence[int] = range(len(steps))
         env_ids: Sequence[int] = self.env_ids
         if self._some_wait:
@@ -173,16 +183,19 @@ class ScalarEnvs:
             rows = np.flatnonzero(~self.waiting).tolist()
             env_ids, steps, actions = ([values[row] for row in rows] for values in (env_ids, steps, actions))
         ended: list[int] = []
+        last_infos: list[dict[str, Any]] = []
         try:
             for row, env_id, step, action in zip(rows, env_ids, steps, actions, strict=True):
                 line[env_cell] = env_id
-                next_observation, reward, terminated, truncated, infos[row] = step(action)
+                next_observation, reward, terminated, truncated, info = step(action)
                 write(observation, row, next_observation)
                 # In Python, a step at a time: NumPy calls that run once a row cost several times their time here,
                 # because the policy between two rows turns their code out of the caches.
-                if not isinstance(reward, _NUMBERS) or not -_FLOAT32_MAX <= reward <= _FLOAT32_MAX:
+                if type(reward) not in _NUMBERS or not -_FLOAT32_MAX <= reward <= _FLOAT32_MAX:
                     reward = _reward(reward)
                 rewards[row] = reward
+                if takes_infos:
+                    self._take_info(row, info, env_info)
                 if terminated is not False or truncated is not False:
                     if _boolean(terminated, "terminated"):
                         out.terminated[row] = True
@@ -190,20 +203,19 @@ class ScalarEnvs:
                         out.truncated[row] = True
                     if terminated or truncated:
                         ended.append(row)
+                        last_infos.append(self._last_info(info))
             out.reward[:] = rewards
-            if self._declared:
-                self._record_infos(rows, out.env_info)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
             raise self._explained(error, "step()") from error
         self._check_finite(out.observation, out.env_info, out.floats, "step()")
-        return ended
+        return ended, last_infos
 
-    def _end(self, ended: list[int], out: StepRow) -> Ends:
+    def _end(self, ended: list[int], last_infos: list[dict[str, Any]], out: StepRow) -> Ends:
         """Notes the episodes that ended, then resets them where the allowance says so."""
         rows = np.array(ended)
-        ends = Ends(rows, tree_rows(out.observation, rows), [self._last_info(row) for row in ended])
+        ends = Ends(rows, tree_rows(out.observation, rows), last_infos)
         stopped = []
         for row in ended:
             if self._allowance is None:
@@ -231,22 +243,20 @@ class ScalarEnvs:
         except BaseException as error:
             raise self._explained(error, "reset()") from error
 
-    def _record_infos(self, rows: Sequence[int], env_info: dict[str, np.ndarray]) -> None:
-        for row in rows:
-            info = self._infos[row]
-            self._status.line[Status.ENV] = self.env_ids[row]
-            for key, (dtype, shape) in self._declared.items():
-                if not isinstance(info, dict) or key not in info:
-                    came = f"the keys {sorted(map(str, info))}" if isinstance(info, dict) else type(info).__name__
-                    raise Mismatch(f"info[{key!r}]", came, "every key of env_info_keys at every step")
-                env_info[key][row] = info_value(info[key], key, dtype, shape)
-        self._status.line[Status.ENV] = -1
+    def _take_info(self, row: int, info: Any, env_info: dict[str, np.ndarray]) -> None:
+        """Records the declared fields, and keeps a copy of the whole for `infos`."""
+        for key, (dtype, shape) in self._declared.items():
+            if not isinstance(info, dict) or key not in info:
+                came = f"the keys {sorted(map(str, info))}" if isinstance(info, dict) else type(info).__name__
+                raise Mismatch(f"info[{key!r}]", came, "every key of env_info_keys at every step")
+            env_info[key][row] = info_value(info[key], key, dtype, shape)
+        if self.keeps_infos:
+            self._infos[row] = info_copy(info)
 
-    def _last_info(self, row: int) -> dict[str, Any]:
-        info = self._infos[row]
+    def _last_info(self, info: Any) -> dict[str, Any]:
+        """A copy of the last info dict of an episode."""
         if not isinstance(info, dict):
-            self._status.line[Status.ENV] = self.env_ids[row]
-            raise self._explained(Mismatch("info", type(info).__name__, "a dict"), "step()")
+            raise Mismatch("info", type(info).__name__, "a dict")
         if not info.keys() <= self._seen_keys:
             unknown = sorted(map(str, info.keys() - self._seen_keys))
             self._seen_keys.update(info.keys())
@@ -255,7 +265,8 @@ class ScalarEnvs:
                 "(declare them with env_info_keys; the last info of an episode is in its TrajInfo.info)"
             )
             self.notes.append((logging.INFO, sentence))
-        return info
+        copied: dict[str, Any] = info_copy(info)
+        return copied
 
     def _explained(self, error: BaseException, call: str) -> SamplerError:
         """What went wrong in an environment, as one of our errors."""
@@ -314,39 +325,18 @@ def _timed(step: Callable[[Any], Any], timing: Timing) -> Callable[[Any], Any]:
     return timed
 
 
-_KIND_ORDER = "buif"  # what may be recorded as what: truth values as numbers, whole numbers as floats
-
-
-def info_value(came: Any, key: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.ndarray:
-    """A declared info field as its dtype; raises Mismatch unless shape and kind fit and no whole number is cut."""
-    expected = f"{dtype} {list(shape)}"
-    try:
-        value = np.asarray(came)
-    except ValueError:  # lists of different lengths
-        raise Mismatch(f"info[{key!r}]", f"{type(came).__name__} {came!r}"[:80], expected) from None
-    fits = value.dtype.kind in _KIND_ORDER and max(_KIND_ORDER.find(value.dtype.kind), 1) <= max(
-        _KIND_ORDER.find("i" if dtype.kind == "u" else dtype.kind), 1
-    )
-    if value.shape != shape or not (fits or value.dtype == dtype):
-        raise Mismatch(f"info[{key!r}]", f"{value.dtype} {list(value.shape)}", expected)
-    with np.errstate(over="ignore", invalid="ignore"):
-        cast = value.astype(dtype)
-    if dtype.kind in "bui" and (cast != value).any():
-        raise Mismatch(f"info[{key!r}]", str(came), f"{expected}, and this does not fit")
-    return cast
-
-
 def _reward(came: Any) -> float:
     """A reward that is no plain Python number within float32: a NumPy scalar, a 0-d array, or a Mismatch."""
-    try:
-        value = np.asarray(came)
-    except ValueError:  # lists of different lengths
-        value = np.empty(0)
+    value = unmasked(came, "reward", "one number")
     if value.shape != () or value.dtype.kind not in "fiub":
         raise Mismatch("reward", f"{type(came).__name__} {value.dtype} {list(value.shape)}", "one number")
     if not abs(float(value)) <= _FLOAT32_MAX:
         raise Mismatch("reward", str(float(value)), "a finite float32")
     return float(value)
+
+
+def _alone(leaf: np.ndarray) -> np.ndarray:
+    return leaf[None]
 
 
 def _boolean(value: Any, field: str) -> bool:

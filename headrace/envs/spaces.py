@@ -6,6 +6,7 @@ Box, Discrete (with `start`), MultiDiscrete (with `start`), MultiBinary, and Dic
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,13 @@ __all__ = [
     "Mismatch",
     "ObservationWriter",
     "action_decoder",
+    "array_in",
+    "described",
     "encoded_action",
     "null_value",
     "observation_writer",
     "random_action",
+    "unmasked",
     "vector_action_decoder",
 ]
 
@@ -30,11 +34,14 @@ ObservationWriter = Callable[[Tree, int, Any], None]
 
 
 class Mismatch(Exception):
-    """An observation is not what its space says; `EnvBatch` turns it into an `EnvContractError` with env and step."""
+    """What an environment or an agent answered is not what was agreed on; who knows which one makes an error of it.
 
-    def __init__(self, path: str, came: str, expected: str) -> None:
-        super().__init__(path, came, expected)
-        self.path, self.came, self.expected = path, came, expected
+    row: of the batch row, where one is to blame.
+    """
+
+    def __init__(self, path: str, came: str, expected: str, row: int | None = None) -> None:
+        super().__init__(path, came, expected, row)
+        self.path, self.came, self.expected, self.row = path, came, expected, row
 
 
 def null_value(space: spaces.Space[Any]) -> Tree:
@@ -81,27 +88,51 @@ def _array_writer(space: spaces.Space[Any], on_cast: Callable[[], None], path: s
     assert shape is not None  # Box, MultiDiscrete and MultiBinary have both
     assert dtype is not None
     may_cast = dtype == np.float32
+    expected = f"a numpy array of {dtype} {list(shape)}"
 
-    def explain(observation: Any) -> None:
-        came = _describe(observation)
-        if not isinstance(observation, np.ndarray) and not (shape == () and isinstance(observation, np.generic)):
-            raise Mismatch(path, came, f"a numpy array of {dtype} {list(shape)}")
-        if observation.shape != shape:
-            raise Mismatch(path, came, f"shape {list(shape)}")
-        if observation.dtype != dtype:
-            if not (may_cast and observation.dtype == np.float64):
-                raise Mismatch(path, came, f"dtype {dtype}")
+    def explain(array: np.ndarray) -> None:
+        if array.shape != shape:
+            raise Mismatch(path, described(array), f"shape {list(shape)}")
+        if array.dtype != dtype:
+            if not (may_cast and array.dtype == np.float64):
+                raise Mismatch(path, described(array), f"dtype {dtype}")
             on_cast()
 
     def write(to: np.ndarray, b: int, observation: Any) -> None:
-        try:
-            if observation.shape != shape or observation.dtype is not dtype:
-                explain(observation)
-        except AttributeError:  # a list, a number, None: nothing with a shape
+        # Only of a plain array shape and dtype can be believed.
+        if type(observation) is not np.ndarray:
+            observation = array_in(observation, path, expected)
+        if observation.shape != shape or observation.dtype is not dtype:
             explain(observation)
         to[b] = observation
 
     return write
+
+
+def array_in(value: Any, path: str, expected: str) -> np.ndarray:
+    """The plain array in a subclass of it, in a NumPy scalar, or in an object that acts like one (LazyFrames).
+
+    Such an object has an `__array__`, and a `dtype` of NumPy's. Raises Mismatch for others, and for masked arrays.
+    """
+    if not isinstance(value, np.ndarray | np.generic) and not isinstance(getattr(value, "dtype", None), np.dtype):
+        raise Mismatch(path, described(value), expected)
+    return unmasked(value, path, expected)
+
+
+def unmasked(value: Any, path: str, expected: str) -> np.ndarray:
+    """`numpy.asarray(value)`; raises Mismatch for lists of different lengths, and for masked arrays: that would take
+    what is under the mask for numbers.
+    """
+    try:
+        array = np.asanyarray(value)
+    except ValueError:
+        if not isinstance(value, list | tuple):  # then it comes from its own `__array__`
+            raise
+        raise Mismatch(path, described(value), expected) from None
+    if isinstance(array, np.ma.MaskedArray):
+        came = f"a masked array of {array.dtype} {list(array.shape)}"
+        raise Mismatch(path, came, "an array without a mask: array.filled(value) says what stands where it is masked")
+    return np.asarray(array)
 
 
 def _discrete_writer(space: spaces.Discrete, path: str) -> ObservationWriter:
@@ -109,11 +140,11 @@ def _discrete_writer(space: spaces.Discrete, path: str) -> ObservationWriter:
 
     def write(to: np.ndarray, b: int, observation: Any) -> None:
         try:
-            value = observation.__index__()
-        except (AttributeError, TypeError):
-            raise Mismatch(path, _describe(observation), f"an integer in [{low}, {high})") from None
-        if not low <= value < high:
-            raise Mismatch(path, _describe(observation), f"an integer in [{low}, {high})")
+            value = index(observation)  # a plain int, whatever the class of the observation says of its order
+        except TypeError:
+            raise Mismatch(path, described(observation), f"an integer in [{low}, {high})") from None
+        if not low <= value < high or isinstance(observation, np.ma.MaskedArray):
+            raise Mismatch(path, described(observation), f"an integer in [{low}, {high})")
         to[b] = value
 
     return write
@@ -124,7 +155,7 @@ def _dict_writer(space: spaces.Dict, on_cast: Callable[[], None], path: str) -> 
 
     def write(to: dict[str, Tree], b: int, observation: Any) -> None:
         if not isinstance(observation, dict) or observation.keys() != writers.keys():
-            raise Mismatch(path, _describe(observation), f"a dict with the keys {sorted(writers)}")
+            raise Mismatch(path, described(observation), f"a dict with the keys {sorted(writers)}")
         for key, writer in writers.items():
             writer(to[key], b, observation[key])
 
@@ -136,14 +167,14 @@ def _tuple_writer(space: spaces.Tuple[Any], on_cast: Callable[[], None], path: s
 
     def write(to: tuple[Tree, ...], b: int, observation: Any) -> None:
         if not isinstance(observation, tuple) or len(observation) != len(writers):
-            raise Mismatch(path, _describe(observation), f"a tuple of {len(writers)}")
+            raise Mismatch(path, described(observation), f"a tuple of {len(writers)}")
         for row, writer, value in zip(to, writers, observation, strict=True):
             writer(row, b, value)
 
     return write
 
 
-def _describe(value: Any) -> str:
+def described(value: Any) -> str:
     """What came, in words: never the whole value, it may be an image."""
     if isinstance(value, np.ndarray | np.generic):
         return f"{value.dtype} {list(value.shape)}"
@@ -154,10 +185,10 @@ def _describe(value: Any) -> str:
 
 
 def action_decoder(space: spaces.Space[Any]) -> Callable[[Tree], Sequence[Any]]:
-    """The function that turns recorded actions, a tree of `[n, ...]`, into `n` actions for environments.
+    """The function that turns recorded actions, a tree of `[n, ...]`, into `n` actions for environments: copies.
 
     Recorded discrete actions are indices from 0, so `start` is added; recorded Box actions are the agent's own, so
-    the environment gets a clipped copy.
+    the environment gets them clipped.
     """
     match space:
         case spaces.Dict():
@@ -175,6 +206,8 @@ def action_decoder(space: spaces.Space[Any]) -> Callable[[Tree], Sequence[Any]]:
                 return list(zip(*(child(column) for child, column in zip(children, actions, strict=True)), strict=True))
 
             return decode_tuple
+        case spaces.Discrete() if space.start == 0 and space.dtype == np.int64:
+            return list  # scalars are copies
     decode = vector_action_decoder(space)
     if isinstance(space, spaces.Box) and space.shape == ():
         # Rows of a vector would be scalars, and the space holds 0-d arrays.
@@ -184,7 +217,7 @@ def action_decoder(space: spaces.Space[Any]) -> Callable[[Tree], Sequence[Any]]:
 
 
 def vector_action_decoder(space: spaces.Space[Any]) -> Callable[[Tree], Tree]:
-    """The same for a vector environment: one tree of `[n, ...]`."""
+    """The same for a vector environment: one tree of `[n, ...]`, in memory of its own."""
     match space:
         case spaces.Dict():
             decoders = {key: vector_action_decoder(child) for key, child in space.spaces.items()}
@@ -195,7 +228,7 @@ def vector_action_decoder(space: spaces.Space[Any]) -> Callable[[Tree], Tree]:
         case spaces.Discrete():
             start, dtype = int(space.start), space.dtype
             if start == 0 and dtype == np.int64:
-                return lambda actions: actions
+                return lambda actions: actions.copy()
             return lambda actions: (actions + start).astype(dtype)
         case spaces.MultiDiscrete():
             offset = np.asarray(space.start, space.dtype)
@@ -209,7 +242,7 @@ def vector_action_decoder(space: spaces.Space[Any]) -> Callable[[Tree], Tree]:
 
 
 def encoded_action(space: spaces.Space[Any], action: Any) -> Tree:
-    """An environment's action as it is recorded: the inverse of `action_decoder`, for one action."""
+    """An environment's action as it is recorded: the inverse of `action_decoder`, for one action. A copy."""
     match space:
         case spaces.Dict():
             return {key: encoded_action(child, action[key]) for key, child in space.spaces.items()}
@@ -217,7 +250,7 @@ def encoded_action(space: spaces.Space[Any], action: Any) -> Tree:
             return tuple(encoded_action(child, value) for child, value in zip(space.spaces, action, strict=True))
         case spaces.Discrete() | spaces.MultiDiscrete():
             return np.asarray(action - space.start)
-    return np.asarray(action)
+    return np.array(action)
 
 
 def random_action(space: spaces.Space[Any], observation: Tree) -> Any:

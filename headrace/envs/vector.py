@@ -15,6 +15,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 
 from headrace.buffers.tree import tree_copy_into, tree_map, tree_rows
 from headrace.envs.factory import user_code_failed
+from headrace.envs.infos import info_copy
 from headrace.envs.scalar import EnvInfoKeys
 from headrace.envs.spaces import Mismatch, encoded_action, random_action, vector_action_decoder
 from headrace.envs.vector_answers import VectorAnswers, info_rows
@@ -56,6 +57,7 @@ class VectorBatch:
         self._mode = self._autoreset_mode()
         self.holds = self._mode is AutoresetMode.DISABLED
         self.moves_while_held = True
+        self.keeps_infos = False
         #: Rows whose next step is their reset; `resetting` is those of them that do not wait.
         self._due = np.zeros(n, np.bool_)
         self.resetting: np.ndarray | None = None
@@ -95,10 +97,10 @@ class VectorBatch:
         self._allowance = None if resets is None else np.full(len(self.env_ids), resets)
 
     def infos(self) -> Sequence[dict[str, Any]]:
-        """The info dicts of the last step, one per row."""
+        """See `EnvBatch.infos`."""
         found = info_rows(self._info, range(len(self.env_ids)))
         for row, info in zip(self._ended, self._ended_infos, strict=True):
-            found[row] = info
+            found[row] = info_copy(info)
         return found
 
     def reset(self, rows: Sequence[int] | None, observation: Tree) -> None:
@@ -187,6 +189,8 @@ class VectorBatch:
             self._answers.check_finite(out.reward, "reward")
             last_infos = self._last_infos(rows) if self._info else [{} for _ in rows]
             self._ended, self._ended_infos = rows, last_infos
+            if self.keeps_infos:
+                self._info = info_copy(self._info)
             self._answers.write_infos(out.env_info, self._info, self._due, rows, last_infos)
         except Mismatch as mismatch:
             raise self._broken(mismatch, "step()") from mismatch
@@ -227,7 +231,7 @@ class VectorBatch:
             np.greater(self._due, self.waiting, out=self.resetting)
 
     def _last_infos(self, rows: np.ndarray) -> list[dict[str, Any]]:
-        """The last info dict of each ended episode."""
+        """Copies of the last info dict of each ended episode."""
         info = {key: value for key, value in self._info.items() if key not in _FINAL_KEYS}
         last = info_rows(info, rows)
         found = self._info.get("final_info") if self._mode is AutoresetMode.SAME_STEP else None
@@ -246,7 +250,7 @@ class VectorBatch:
                 "(declare them with env_info_keys; the last info of an episode is in its TrajInfo.info)"
             )
             self.notes.append((logging.INFO, sentence))
-        return last
+        return [info_copy(one) for one in last]
 
     def _reset_all(self, observation: Tree) -> None:
         answer = self._guarded("reset()", self._env.reset) if self._started else self._first_reset()

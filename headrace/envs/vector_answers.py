@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from headrace.buffers.tree import tree_leaves, tree_map, tree_paths
-from headrace.envs.scalar import EnvInfoKeys, info_value
-from headrace.envs.spaces import Mismatch, null_value
+from headrace.buffers.tree import tree_leaves, tree_map
+from headrace.envs.infos import info_value
+from headrace.envs.scalar import EnvInfoKeys
+from headrace.envs.spaces import Mismatch, array_in, null_value, unmasked
 from headrace.types import Tree
 
 __all__ = ["VectorAnswers", "info_rows"]
@@ -47,19 +48,24 @@ class VectorAnswers:
         if not isinstance(answer, tuple) or len(answer) != 5 or not isinstance(answer[4], dict):
             raise Mismatch("its answer", _described(answer), "(observation, reward, terminated, truncated, info)")
         observation, reward, terminated, truncated, info = answer
-        reward = np.asarray(reward)
+        reward = unmasked(reward, "reward", f"numbers [{self._n}]")
         if reward.shape != (self._n,) or reward.dtype.kind not in "fiub":
             raise Mismatch("reward", _described(reward), f"numbers [{self._n}]")
-        for name, ends in (("terminated", terminated), ("truncated", truncated)):
-            if not isinstance(ends, np.ndarray) or ends.shape != (self._n,) or ends.dtype != np.bool_:
-                raise Mismatch(name, _described(ends), f"a numpy array of bool [{self._n}]")
-        return observation, reward, terminated, truncated, info
+        ends = self._truth_values(terminated, "terminated"), self._truth_values(truncated, "truncated")
+        return observation, reward, *ends, info
+
+    def _truth_values(self, came: Any, path: str) -> np.ndarray:
+        expected = f"a numpy array of bool [{self._n}]"
+        ends = array_in(came, path, expected)
+        if ends.shape != (self._n,) or ends.dtype != np.bool_:
+            raise Mismatch(path, _described(ends), expected)
+        return ends
 
     def write(self, to: Tree, observation: Tree, mask: np.ndarray | None = None) -> None:
         """Checks an observation and copies it, or the rows of a mask, into a tree of `[n, ...]`."""
         came = _space_paths(self._space, observation, "observation")
         for row, (path, leaf), (space, null) in zip(tree_leaves(to), came, self._leaves, strict=True):
-            self._check(leaf, path, space, null, (self._n, *null.shape))
+            leaf = self._checked(leaf, path, space, null, (self._n, *null.shape))
             if mask is None:
                 row[...] = leaf
             else:
@@ -80,14 +86,12 @@ class VectorAnswers:
             except (IndexError, KeyError, TypeError):
                 came = _described(info["final_obs"])
                 raise Mismatch("final_obs", came, "the last observation of each ended environment") from None
-            for (path, leaf), (space, null) in zip(
-                _space_paths(self._space, value, "final_obs"), self._leaves, strict=True
-            ):
-                self._check(leaf, path, space, null, null.shape)
-            one = tree_map(lambda null, leaf: np.asarray(leaf, null.dtype), self._nulls, value)
-            for path, leaf in tree_paths(one, "final_obs"):
-                if leaf.dtype.kind == "f" and not np.isfinite(leaf).all():
-                    raise Mismatch(path, str(leaf[~np.isfinite(leaf)][0]), "finite numbers")
+            one = tree_map(np.empty_like, self._nulls)
+            leaves = _space_paths(self._space, value, "final_obs")
+            for to, (path, leaf), (space, null) in zip(tree_leaves(one), leaves, self._leaves, strict=True):
+                to[...] = self._checked(leaf, path, space, null, null.shape)
+                if to.dtype.kind == "f" and not np.isfinite(to).all():
+                    raise Mismatch(path, str(to[~np.isfinite(to)][0]), "finite numbers")
             found.append(one)
         self.culprit = None
         return tree_map(lambda *leaves: np.stack(leaves), found[0], *found[1:])
@@ -102,7 +106,9 @@ class VectorAnswers:
             asked[ended] = False
             if key in info:
                 present = info.get(f"_{key}")
-                absent = asked & ~present if isinstance(present, np.ndarray) else np.zeros(self._n, np.bool_)
+                absent = np.zeros(self._n, np.bool_)
+                if isinstance(present, np.ndarray):
+                    absent = asked & ~self._truth_values(present, f"info['_{key}']")
                 if absent.any():
                     self.culprit = int(np.flatnonzero(absent)[0])
                     raise self._missing(key, info)
@@ -125,21 +131,26 @@ class VectorAnswers:
             self.culprit = int(place[0])
             raise Mismatch(path, str(rows[place]), "finite numbers")
 
-    def _check(self, leaf: Any, path: str, space: spaces.Space[Any], null: np.ndarray, shape: tuple[int, ...]) -> None:
+    def _checked(
+        self, came: Any, path: str, space: spaces.Space[Any], null: np.ndarray, shape: tuple[int, ...]
+    ) -> np.ndarray:
         """Shape and dtype are the space's own; whole numbers of a Discrete space may be of any integer dtype."""
-        if not isinstance(leaf, np.ndarray | np.generic) or leaf.shape != shape:
-            raise Mismatch(path, _described(leaf), f"a numpy array of {null.dtype} {list(shape)}")
+        expected = f"a numpy array of {null.dtype} {list(shape)}"
+        leaf = array_in(came, path, expected)
+        if leaf.shape != shape:
+            raise Mismatch(path, _described(leaf), expected)
         if isinstance(space, spaces.Discrete):
             outside = (leaf < space.start) | (leaf >= space.start + space.n)
             if leaf.dtype.kind not in "iu" or np.any(outside):
                 if shape and np.any(outside):
                     self.culprit = int(np.flatnonzero(outside)[0])
-                came = _described(leaf) if leaf.dtype.kind not in "iu" else str(np.asarray(leaf)[outside].flat[0])
+                came = _described(leaf) if leaf.dtype.kind not in "iu" else str(leaf[outside].flat[0])
                 raise Mismatch(path, came, f"integers in [{space.start}, {space.start + space.n})")
         elif leaf.dtype != null.dtype:
             if not (null.dtype == np.float32 and leaf.dtype == np.float64):
                 raise Mismatch(path, _described(leaf), f"dtype {null.dtype}")
             self._on_cast(path)
+        return leaf
 
     def _missing(self, key: str, info: dict[str, Any]) -> Mismatch:
         keys = sorted(key for key in map(str, info) if not key.startswith("_"))

@@ -137,6 +137,8 @@ class ActionServer:
                     held = group
                 if t < n_rows:
                     group.actor.record(t)
+                    if len(groups) > 1:
+                        group.actor.own_state()  # the agent acts for the others next
                 elif finish:
                     group.actor.finish()
                 before, now = now, perf_counter_ns()

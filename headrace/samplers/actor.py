@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +12,8 @@ import torch
 from headrace.agents.base import Agent
 from headrace.buffers.samples import Slot
 from headrace.buffers.tree import tree_copy_into, tree_leaves, tree_map, tree_paths, tree_rows, tree_to_torch
+from headrace.envs.agent_answers import action_writer, answer_writer
+from headrace.envs.spaces import Mismatch, described
 from headrace.errors import AgentFailed, SamplerError, headline, traceback_of
 from headrace.processes.status import Status
 from headrace.rng import Stream, env_keys, uniforms
@@ -25,29 +28,39 @@ _BLOCK = 32
 
 
 class _Views(NamedTuple):
-    """A slot, with the views of every row made once. inputs: T + 1; actions, infos: the leaves of T rows."""
+    """A slot, with the views of every row made once. inputs: of T + 1 rows; actions, infos: of T rows.
+
+    whole: the inputs of all rows at once, with whom those of single rows share their version counters.
+    """
 
     slot: Slot
+    whole: StepInputs
     inputs: list[StepInputs]
-    actions: list[list[np.ndarray]]
-    infos: list[list[np.ndarray]]
+    actions: list[Tree]
+    infos: list[Tree]
 
     @staticmethod
     def of(slot: Slot, noise: np.ndarray) -> _Views:
         """With the noise `[T + 1, B, noise_size]` among the inputs."""
         T = len(slot.reward)
+        with torch.inference_mode(False):  # tensors made under it count no versions
+            whole = tree_to_torch(slot.inputs(slice(None), noise))
+            inputs = [tree_rows(whole, t) for t in range(T + 1)]
         return _Views(
             slot,
-            [tree_to_torch(slot.inputs(t, noise[t])) for t in range(T + 1)],
-            [tree_leaves(tree_rows(slot.action, t)) for t in range(T)],
-            [tree_leaves(tree_rows(slot.agent_info, t)) for t in range(T)],
+            whole,
+            inputs,
+            [tree_rows(slot.action, t) for t in range(T)],
+            [tree_rows(slot.agent_info, t) for t in range(T)],
         )
 
 
 class Actor:
     """Acts for some columns: reads rows of a slot, writes action, agent_info, bootstrap value and states.
 
-    Holds the recurrent state of its rows, zeroed where `is_first`, and draws the noise of a batch at its start.
+    Holds the recurrent state of its rows, zeroed where `is_first`, and draws the noise of a batch at its start. Checks
+    what the agent answers before it counts: what does not fit is `AgentFailed`, and so is an agent that writes into its
+    inputs.
 
     slots: of every slot that batches are written into in turn, the columns it acts for, of one or more worker slices;
     widths: of these slices; env_ids: of the columns, in order and without gaps; device_rows: where the rows are copied
@@ -79,8 +92,14 @@ class Actor:
             self._n_uniforms -= 1
             self._noise[..., -1] = self._env_ids
         self._views = [_Views.of(slot, self._noise) for slot in slots]
-        self._slot, self._inputs, self._actions, self._infos = self._views[0]
-        self._state: Tree = agent.initial_state(len(env_ids))
+        assert agent.spaces is not None  # the sampler has initialized it
+        self._write_action = action_writer(agent.spaces.action)
+        self._write_info = answer_writer(slots[0].agent_info, "agent_info")
+        self._write_state = answer_writer(slots[0].first_state, "state")
+        self._write_value = answer_writer(slots[0].reward, "value")
+        self._state_rows: Tree = tree_map(np.empty_like, tree_rows(slots[0].first_state, 0))
+        self._enter_slot(0)
+        self.restart()
         self._infer = self._in_blocks(int(env_ids[0]) % _BLOCK, len(env_ids)) if deterministic else _directly
         self._drawn_for: int | None = None
         self._final_rows: list[np.ndarray] = []
@@ -96,6 +115,11 @@ class Actor:
     def restart(self) -> None:
         """Zero state in every row."""
         self._state = self._agent.initial_state(len(self._keys))
+        self.own_state()
+
+    def own_state(self) -> None:
+        """Copies the recurrent states, before the agent does anything else: their tensors may be ones it uses again."""
+        self._state = tree_map(torch.clone, self._state)
 
     def memory(self) -> dict[int, Tree]:
         """The recurrent states of its rows by env id, trees of arrays; None if feed-forward."""
@@ -109,7 +133,7 @@ class Actor:
 
     def begin(self, version: int, first_step: int, slot: int = 0) -> None:
         """Before row 0 of a batch: the noise of its steps, the version of the parameters that act, its slot."""
-        self._slot, self._inputs, self._actions, self._infos = self._views[slot]
+        self._enter_slot(slot)
         if self._drawn_for != first_step:
             self.draw(first_step)
         self._slot.version[:] = version
@@ -124,44 +148,70 @@ class Actor:
 
     def act(self, t: int) -> None:
         """Chooses the actions of row t and writes them; `record` is to follow before the next row."""
-        inputs = self._inputs[t] if self._device_rows is None else self._device_rows.load(t, self._inputs[t])
+        inputs = self._load(t)
         if self._state is not None:
             self._enter_row(t, inputs.is_first)
+        step: AgentStep = self._ask(self._agent.step, "step()", inputs, self._state)
         try:
-            with torch.inference_mode():
-                step: AgentStep = self._infer(self._agent.step, inputs, self._state)
-        except Exception as error:
-            raise self._failed(error, "step()") from error
+            if not isinstance(step, AgentStep):
+                raise Mismatch("its answer", described(step), "an AgentStep")
+            self._write_action(self._actions[t], step.action)
+        except Mismatch as mismatch:
+            raise self._misfit(mismatch, "step()") from None
         self._state = step.state
-        if t == 0:
-            self._check(step)
-        for to, value in zip(self._actions[t], tree_leaves(step.action), strict=True):
-            to[...] = value.numpy(force=True)
         self._step = step
 
     def record(self, t: int) -> None:
         """Writes what the agent gave with the actions of row t. Nobody waits for it, so it is apart from `act`."""
-        if self._device_rows is not None and self._device_rows.keeps:
-            self._device_rows.record(t, self._step)
-            return
-        for to, value in zip(self._infos[t], tree_leaves(self._step.agent_info), strict=True):
-            to[...] = value.numpy(force=True)
+        try:
+            if self._device_rows is not None and self._device_rows.keeps:
+                self._device_rows.record(t, self._step)
+            else:
+                self._write_info(self._infos[t], self._step.agent_info)
+        except Mismatch as mismatch:
+            raise self._misfit(mismatch, "step()") from None
 
     def finish(self) -> None:
         """After the last row: the value of row T, and the state to go on with."""
         slot, T = self._slot, len(self._noise) - 1
-        inputs = self._inputs[T] if self._device_rows is None else self._device_rows.load(T, self._inputs[T])
+        inputs = self._load(T)
+        self._write_states(tree_rows(slot.last_state, 0), self._state)
         if self._state is not None:
-            tree_copy_into(tree_rows(slot.last_state, 0), tree_map(_numpy, self._state))
             self._enter_row(T, inputs.is_first)
             self._write_final_states()
+        state = self._state
+        self.own_state()  # `value` may write into the one it is given
         if slot.bootstrap_value is not None:
+            value: torch.Tensor = self._ask(self._agent.value, "value()", inputs, state)
             try:
-                with torch.inference_mode():
-                    value: torch.Tensor = self._infer(self._agent.value, inputs, self._state)
-                slot.bootstrap_value[0] = value.numpy(force=True)
-            except Exception as error:
-                raise self._failed(error, "value()") from error
+                self._write_value(slot.bootstrap_value[0], value)
+            except Mismatch as mismatch:
+                raise self._misfit(mismatch, "value()") from None
+
+    def _enter_slot(self, index: int) -> None:
+        self._slot, whole, self._inputs, self._actions, self._infos = self._views[index]
+        self._whole = whole if self._device_rows is None else self._device_rows.whole
+        self._watched = tree_leaves(self._whole)
+        self._versions = _versions(self._watched)
+
+    def _load(self, t: int) -> StepInputs:
+        """What the agent is given for row t."""
+        if self._device_rows is None:
+            return self._inputs[t]
+        inputs = self._device_rows.load(t, self._inputs[t])
+        self._versions = _versions(self._watched)
+        return inputs
+
+    def _ask(self, call: Callable[..., Any], name: str, inputs: StepInputs, state: Tree) -> Any:
+        """What a method of the agent answers, which may not write into its inputs: they are the batch itself."""
+        try:
+            with torch.inference_mode():
+                answer = self._infer(call, inputs, state)
+        except Exception as error:
+            raise self._failed(error, name) from error
+        if _versions(self._watched) != self._versions:
+            raise self._overwritten(name)
+        return answer
 
     def _enter_row(self, t: int, is_first: torch.Tensor) -> None:
         """Keeps the state of episodes that ended in step t − 1 for their V(final); zeroes it where row t `is_first`.
@@ -172,11 +222,11 @@ class Actor:
         rows = np.flatnonzero(slot.terminated[t - 1] | slot.truncated[t - 1]) if t else ()
         if len(rows):
             self._final_rows.append(np.asarray(rows))
-            self._final_states.append(tree_map(_numpy, tree_rows(self._state, torch.from_numpy(rows))))
+            self._final_states.append(tree_rows(self._states(), rows))
         if slot.is_first[t].any():
             self._state = _zeroed(self._state, is_first)
         if t == 0:
-            tree_copy_into(tree_rows(slot.first_state, 0), tree_map(_numpy, self._state))
+            self._write_states(tree_rows(slot.first_state, 0), self._state)
 
     def _write_final_states(self) -> None:
         """Into the final regions of the slices, whose entries are in the same order: that of (time, row)."""
@@ -194,18 +244,36 @@ class Actor:
                 self.overflow[index] = tree_rows(own, slice(fits, None))
             first += width
 
-    def _check(self, step: AgentStep) -> None:
-        """Once a batch: the answer has the leaves and shapes its buffers were made for. Assignment would broadcast."""
-        expected = [leaf.shape for leaf in (*self._actions[0], *self._infos[0])]
-        came = [*tree_paths(step.action, "action"), *tree_paths(step.agent_info, "agent_info")]
-        if [tuple(leaf.shape) for _, leaf in came] != expected:
-            raise AgentFailed(
-                f"{type(self._agent).__name__}.step() returned "
-                f"{', '.join(f'{path} {list(leaf.shape)}' for path, leaf in came)}; "
-                f"expected the shapes {', '.join(str(list(shape)) for shape in expected)}: one entry per row of its "
-                "inputs, the same leaves at every step",
-                self._status.where(),
-            )
+    def _states(self) -> Tree:
+        """The recurrent states as arrays, valid until the next call."""
+        self._write_states(self._state_rows, self._state)
+        return self._state_rows
+
+    def _write_states(self, to: Tree, state: Tree) -> None:
+        try:
+            self._write_state(to, state)
+        except Mismatch as mismatch:
+            raise self._misfit(mismatch, "step()") from None
+
+    def _misfit(self, mismatch: Mismatch, call: str) -> SamplerError:
+        where = self._status.where()
+        if mismatch.row is not None:
+            where = replace(where, env_id=self._env_ids[mismatch.row])
+        return AgentFailed(
+            f"{type(self._agent).__name__}.{call} returned {mismatch.path} = {mismatch.came}, expected "
+            f"{mismatch.expected}; correct the agent",
+            where,
+        )
+
+    def _overwritten(self, call: str) -> SamplerError:
+        now = zip(tree_paths(self._whole, "inputs"), self._versions, strict=True)
+        names = [path for (path, leaf), version in now if leaf._version != version]
+        return AgentFailed(
+            f"{type(self._agent).__name__}.{call} wrote into {' and '.join(names)}, which is the memory of the batch: "
+            "what is recorded would no longer be what it was given; compute something new in its place "
+            "(x = x - mean, not x -= mean or x.sub_(mean))",
+            self._status.where(),
+        )
 
     def _failed(self, error: Exception, call: str) -> SamplerError:
         return AgentFailed(
@@ -228,7 +296,8 @@ class Actor:
         def infer(call: Callable[..., Any], inputs: StepInputs, state: Tree) -> Any:
             inputs, state = tree_map(padded, inputs), tree_map(padded, state)
             blocks = [slice(k * _BLOCK, (k + 1) * _BLOCK) for k in range(n_blocks)]
-            parts = [call(tree_rows(inputs, block), tree_rows(state, block)) for block in blocks]
+            # A copy of each: an agent may answer with the same tensors again.
+            parts = [tree_map(torch.clone, call(tree_rows(inputs, block), tree_rows(state, block))) for block in blocks]
             return tree_map(lambda *leaves: torch.cat(leaves)[offset : offset + n], parts[0], *parts[1:])
 
         return infer
@@ -236,6 +305,11 @@ class Actor:
 
 def _directly(call: Callable[..., Any], inputs: StepInputs, state: Tree) -> Any:
     return call(inputs, state)
+
+
+def _versions(tensors: Sequence[torch.Tensor]) -> list[int]:
+    """How often each was written by torch, whichever view of it was."""
+    return [tensor._version for tensor in tensors]
 
 
 def _numpy(tensor: torch.Tensor) -> np.ndarray:

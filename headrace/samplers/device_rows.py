@@ -11,6 +11,8 @@ import torch
 from headrace.agents.base import Agent
 from headrace.buffers.samples import AgentSamples, EnvSamples, Samples, Slot
 from headrace.buffers.tree import tree_leaves, tree_map, tree_rows
+from headrace.envs.agent_answers import AS_AT_FIRST, AnswerWriter, answer_writer
+from headrace.envs.spaces import Mismatch
 from headrace.types import AgentStep, StepInputs, Tree
 
 __all__ = ["DeviceBatch", "DeviceRows", "device_batch"]
@@ -88,13 +90,21 @@ class DeviceRows:
             self._rows = [tree_rows(batch.inputs, t) for t in range(n_rows)]
             self._leaves = [tree_leaves(row) for row in self._rows]
             n_steps = n_rows - 1
-            self._actions = [tree_leaves(tree_rows(batch.action, t)) for t in range(n_steps)]
-            self._infos = [tree_leaves(tree_rows(batch.agent_info, t)) for t in range(n_steps)]
+            self._actions = [tree_rows(batch.action, t) for t in range(n_steps)]
+            self._infos = [tree_rows(batch.agent_info, t) for t in range(n_steps)]
+            self._write_action = answer_writer(batch.action, "action", _tensor_writer)
+            self._write_info = answer_writer(batch.agent_info, "agent_info", _tensor_writer)
 
     @property
     def keeps(self) -> bool:
         """Whether rows are kept, and `record` is to be called."""
         return self._batch is not None
+
+    @property
+    def whole(self) -> StepInputs:
+        """All of the memory that rows are loaded into."""
+        whole: StepInputs = self._row if self._batch is None else self._batch.inputs
+        return whole
 
     def load(self, t: int, inputs: StepInputs) -> StepInputs:
         """Row t on the device."""
@@ -105,11 +115,18 @@ class DeviceRows:
         return loaded
 
     def record(self, t: int, step: AgentStep) -> None:
-        """Keeps what an agent did in row t."""
-        for to, value in zip(self._actions[t], tree_leaves(step.action), strict=True):
-            to.copy_(value)
-        for to, value in zip(self._infos[t], tree_leaves(step.agent_info), strict=True):
-            to.copy_(value)
+        """Keeps what an agent did in row t; raises Mismatch for what does not fit."""
+        self._write_action(self._actions[t], step.action)
+        self._write_info(self._infos[t], step.agent_info)
+
+
+def _tensor_writer(example: torch.Tensor, path: str) -> AnswerWriter:
+    def write(to: torch.Tensor, value: torch.Tensor) -> None:
+        if value.shape != to.shape or not torch.can_cast(value.dtype, to.dtype):
+            raise Mismatch(path, f"{value.dtype} {list(value.shape)}", f"{AS_AT_FIRST}, {to.dtype} {list(to.shape)}")
+        to.copy_(value)
+
+    return write
 
 
 def _sent(tree: Tree, device: torch.device) -> Any:

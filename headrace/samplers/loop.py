@@ -77,6 +77,11 @@ class SlotView:
 _NOBODY = np.empty(0, np.intp)
 
 
+def _copy(leaf: Any) -> Any:
+    """An array, or a scalar, which `numpy.copy` would make an array of."""
+    return leaf.copy()
+
+
 def _either(rows: np.ndarray | None, others: np.ndarray | None) -> np.ndarray | None:
     """The rows of either mask, in an array of its own."""
     if others is None:
@@ -131,6 +136,7 @@ class CollectionLoop:
         self.status = status
         self.timing = Timing()
         self.episodes = EpisodeColumns(envs.env_ids, *traj_info, gap=int(envs.resetting is not None))
+        envs.keeps_infos = self.episodes.objects is not None
         self._wait_reset = wait_reset
         self._observation = null_rows(spec.observation, n)
         self._is_first = np.ones(n, np.bool_)
@@ -299,14 +305,14 @@ class CollectionLoop:
                 leaf[idle] = 0
 
     def _step_objects(self, observation: Tree, action: Tree, row: StepRow, idle: np.ndarray | None) -> None:
-        """Calls the overridden `TrajInfo.step` of each environment that took this step."""
+        """Calls the overridden `TrajInfo.step` of each environment that took this step, with copies it may keep."""
         objects, infos = self.episodes.objects, self.envs.infos()
         assert objects is not None
         for index, traj_info in enumerate(objects):
             if idle is None or not idle[index]:
                 traj_info.step(
-                    tree_map(lambda leaf, index=index: leaf[index], observation),
-                    tree_map(lambda leaf, index=index: leaf[index], action),
+                    tree_map(_copy, tree_rows(observation, index)),
+                    tree_map(_copy, tree_rows(action, index)),
                     float(row.reward[index]),
                     bool(row.terminated[index]),
                     bool(row.truncated[index]),

@@ -19,7 +19,7 @@ class TrajInfo:
 
     Length: steps; Return: sum of rewards; DiscountedReturn: sum of discount^t · reward; NonzeroRewards: how many;
     env_id: global number of the environment; finished: False for an evaluation episode cut by `eval_max_steps`;
-    info: the last info dict of the episode; discount: from `traj_info_kwargs`.
+    info: a copy of the last info dict of the episode; discount: from `traj_info_kwargs`.
     """
 
     Length: int = 0
@@ -36,7 +36,8 @@ class TrajInfo:
     ) -> None:
         """Called for each step of the episode, only in subclasses that override it (it costs a call per step).
 
-        observation and action are the row's arrays at t, valid during the call; the rest is what `env.step` returned.
+        observation and action are those of the row at t, the rest is what `env.step` returned: copies, to keep and to
+        change. Of env_info containers and arrays are copied; other objects in it are the environment's own.
         """
 
 

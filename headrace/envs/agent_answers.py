@@ -1,0 +1,173 @@
+"""What agents answer, checked against the arrays of a batch before it is written there: nothing is broadcast or cut."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import isfinite
+from typing import Any, NamedTuple
+
+import numpy as np
+from gymnasium import spaces
+
+from headrace.envs.spaces import Mismatch, described, null_value
+from headrace.types import Tree
+
+__all__ = ["AS_AT_FIRST", "AnswerWriter", "action_writer", "answer_writer"]
+
+#: Writes a tree of tensors `[n, ...]` into a tree of arrays; raises Mismatch where one does not fit.
+AnswerWriter = Callable[[Tree, Tree], None]
+
+AS_AT_FIRST = "one entry for each row of its inputs, as at first"
+
+#: The kinds of dtypes that each kind holds without loss; whole numbers must fit besides.
+_HELD_BY = {"b": "b", "i": "iub", "u": "iub", "f": "fiub"}
+
+
+def answer_writer(example: Tree, path: str, of_leaf: Callable[[Any, str], AnswerWriter] | None = None) -> AnswerWriter:
+    """The writer of trees like `example`. of_leaf: makes that of a leaf and its path; None: of arrays, any numbers.
+
+    Trees are taken apart by the names of their parts: two dicts with the same keys may have them in another order.
+    """
+    of_leaf = of_leaf or _array_writer
+    fields = getattr(type(example), "__dataclass_fields__", None)
+    if example is None:
+        return _nothing_writer(path)
+    if isinstance(example, dict):
+        keyed = {key: answer_writer(part, f"{path}[{key!r}]", of_leaf) for key, part in example.items()}
+        return _dict_writer(keyed, path)
+    if isinstance(example, tuple):
+        return _tuple_writer([answer_writer(part, f"{path}[{i}]", of_leaf) for i, part in enumerate(example)], path)
+    if fields is not None:
+        named = [(name, answer_writer(getattr(example, name), f"{path}.{name}", of_leaf)) for name in fields]
+        return _fields_writer(type(example), named, path)
+    return of_leaf(example, path)
+
+
+def action_writer(space: spaces.Space[Any]) -> AnswerWriter:
+    """The writer of actions as they are recorded: whole numbers within their range, finite ones in a Box."""
+    return answer_writer(_tree_of(space), "action", _action_writer)
+
+
+def _tree_of(space: spaces.Space[Any]) -> Tree:
+    match space:
+        case spaces.Dict():
+            return {key: _tree_of(child) for key, child in space.spaces.items()}
+        case spaces.Tuple():
+            return tuple(_tree_of(child) for child in space.spaces)
+    return space
+
+
+def _nothing_writer(path: str) -> AnswerWriter:
+    def write(to: Tree, value: Tree) -> None:
+        if value is not None:
+            raise Mismatch(path, described(value), "None, as at first")
+
+    return write
+
+
+def _dict_writer(parts: dict[Any, AnswerWriter], path: str) -> AnswerWriter:
+    def write(to: Tree, value: Tree) -> None:
+        if not isinstance(value, dict) or value.keys() != parts.keys():
+            raise Mismatch(path, described(value), f"a dict with the keys {sorted(map(str, parts))}")
+        for key, part in parts.items():
+            part(to[key], value[key])
+
+    return write
+
+
+def _tuple_writer(parts: list[AnswerWriter], path: str) -> AnswerWriter:
+    def write(to: Tree, value: Tree) -> None:
+        if not isinstance(value, tuple) or len(value) != len(parts):
+            raise Mismatch(path, described(value), f"a tuple of {len(parts)}")
+        for part, own, came in zip(parts, to, value, strict=True):
+            part(own, came)
+
+    return write
+
+
+def _fields_writer(cls: type, parts: list[tuple[str, AnswerWriter]], path: str) -> AnswerWriter:
+    def write(to: Tree, value: Tree) -> None:
+        if type(value) is not cls:
+            raise Mismatch(path, described(value), f"a {cls.__name__}, as at first")
+        for name, part in parts:
+            part(getattr(to, name), getattr(value, name))
+
+    return write
+
+
+class _Values(NamedTuple):
+    """Which numbers are right. each: for every number of an array; quickly: True only if all of an array are."""
+
+    words: str
+    each: Callable[[np.ndarray], np.ndarray] | None = None
+    quickly: Callable[[np.ndarray], bool] | None = None
+
+
+def _leaf_writer(dtype: np.dtype[Any], path: str, values: _Values) -> AnswerWriter:
+    kinds = _HELD_BY[dtype.kind]
+    words, each, quickly = values
+
+    def refuse(to: np.ndarray, came: str, row: int | None = None) -> Mismatch:
+        return Mismatch(path, came, f"{words}, {dtype} {list(to.shape)}", row)
+
+    def require(right: np.ndarray, to: np.ndarray, array: np.ndarray) -> None:
+        if not right.all():
+            place = tuple(np.argwhere(~right)[0])
+            raise refuse(to, str(array[place]), int(place[0]))
+
+    def write(to: np.ndarray, value: Any) -> None:
+        try:
+            array = value.numpy(force=True)
+        except Exception:
+            came, expected = f"a {type(value).__name__}", f"a tensor of a dtype that NumPy has: {words}"
+            raise Mismatch(path, came, f"{expected}, {dtype} {list(to.shape)}") from None
+        if array.shape != to.shape or (array.dtype is not dtype and array.dtype.kind not in kinds):
+            raise refuse(to, described(array))
+        to[...] = array
+        if array.dtype is not dtype and dtype.kind in "iu":
+            require(to == array, to, array)
+        if each is not None and (quickly is None or not quickly(to)):
+            require(each(to), to, array)
+
+    return write
+
+
+def _surely_finite(array: np.ndarray) -> bool:
+    """Whether all are finite and none is very large: one call, where `isfinite` and `all` are two."""
+    return isfinite(np.vdot(array, array))
+
+
+def _array_writer(example: np.ndarray, path: str) -> AnswerWriter:
+    return _leaf_writer(example.dtype, path, _Values(AS_AT_FIRST))
+
+
+def _action_writer(space: spaces.Space[Any], path: str) -> AnswerWriter:
+    return _leaf_writer(null_value(space).dtype, path, _action_values(space))
+
+
+def _action_values(space: spaces.Space[Any]) -> _Values:
+    match space:
+        case spaces.Discrete():
+            n = int(space.n)
+
+            def all_indices(array: np.ndarray) -> bool:
+                values: list[int] = (
+                    array.tolist()
+                )  # of few numbers, Python's own minimum is faster than two calls of NumPy
+                lowest, highest = min(values), max(values)
+                return 0 <= lowest and highest < n
+
+            after = f" ({space.start} is added for the environment)" if space.start else ""
+            return _Values(f"indices in [0, {n}){after}", lambda array: (array >= 0) & (array < n), all_indices)
+        case spaces.MultiDiscrete():
+            nvec = space.nvec
+            after = f" ({space.start} is added for the environment)" if space.start.any() else ""
+            words = f"indices below {' '.join(str(nvec).split())}{after}"
+            return _Values(words, lambda array: (array >= 0) & (array < nvec))
+        case spaces.MultiBinary():
+            return _Values("zeros and ones", lambda array: (array == 0) | (array == 1))
+        case spaces.Box() if space.dtype.kind == "f":
+            return _Values("finite numbers", np.isfinite, _surely_finite)
+        case spaces.Box():
+            return _Values("whole numbers")
+    raise AssertionError(space)  # `null_value` refused it

@@ -1,0 +1,75 @@
+"""Info dicts of environments: copies of them, and the fields of them that are recorded."""
+
+from __future__ import annotations
+
+import copy
+from collections import deque
+from typing import Any
+
+import numpy as np
+
+from headrace.envs.spaces import Mismatch, unmasked
+
+__all__ = ["info_copy", "info_value"]
+
+_KIND_ORDER = "buif"  # what may be recorded as what: truth values as numbers, whole numbers as floats
+
+
+def info_value(came: Any, key: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.ndarray:
+    """A declared info field as its dtype; raises Mismatch unless shape and kind fit and no whole number is cut."""
+    expected = f"{dtype} {list(shape)}"
+    path = f"info[{key!r}]"
+    value = unmasked(came, path, expected)
+    fits = value.dtype.kind in _KIND_ORDER and max(_KIND_ORDER.find(value.dtype.kind), 1) <= max(
+        _KIND_ORDER.find("i" if dtype.kind == "u" else dtype.kind), 1
+    )
+    if value.shape != shape or not (fits or value.dtype == dtype):
+        raise Mismatch(path, f"{value.dtype} {list(value.shape)}", expected)
+    with np.errstate(over="ignore", invalid="ignore"):
+        cast = value.astype(dtype)
+    if dtype.kind in "bui" and (cast != value).any():
+        raise Mismatch(path, str(came), f"{expected}, and this does not fit")
+    return cast
+
+
+def info_copy(value: Any) -> Any:
+    """An info dict as it is now: containers and arrays are copied at every depth, other objects stay the same ones.
+
+    To copy a simulator, a window or a lock would have effects of its own.
+    """
+    return _copied(value, {})
+
+
+def _copied(value: Any, made: dict[int, Any]) -> Any:
+    """made: the copies so far by the id of what they were made of: it may be in there twice, or in itself."""
+    if id(value) in made:
+        return made[id(value)]
+    new: Any
+    match value:
+        case dict():
+            new = made[id(value)] = copy.copy(value)
+            for key, part in value.items():
+                new[key] = _copied(part, made)
+        case list() | deque():
+            new = made[id(value)] = copy.copy(value)
+            for index, part in enumerate(value):
+                new[index] = _copied(part, made)
+        case tuple():
+            parts = [_copied(part, made) for part in value]
+            if all(map(_is, parts, value)):
+                return value
+            new = made[id(value)] = tuple.__new__(type(value), parts)  # a named tuple, too
+        case np.ndarray():
+            new = made[id(value)] = value.copy()
+            if value.dtype == np.object_ and value.ndim:
+                for place in np.ndindex(value.shape):
+                    new[place] = _copied(value[place], made)
+        case set() | bytearray():
+            new = made[id(value)] = copy.copy(value)
+        case _:
+            return value
+    return new
+
+
+def _is(first: Any, second: Any) -> bool:
+    return first is second
