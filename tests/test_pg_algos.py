@@ -15,11 +15,15 @@ from headrace.agents.base import Agent
 from headrace.agents.pg import CategoricalPgAgent, PgInfo
 from headrace.algos.pg import A2C, PPO, A2CConfig, PgConfig, PolicyGradientAlgo, PPOConfig
 from headrace.algos.pg.base import PgBatch
+from headrace.algos.returns import final_values, generalized_advantages
 from headrace.buffers.samples import Samples
 from headrace.buffers.tree import tree_leaves
+from headrace.cli.build import agent_for, algo_for
+from headrace.cli.defaults import defaults_for
 from headrace.distributions import Categorical
 from headrace.samplers import SerialSampler
 from headrace.types import AgentStep, BatchSpec, EnvSpaces, StepInputs
+from tests.grid import large_rewards
 
 ALGOS = [A2C, PPO]
 N_ITR = 50
@@ -319,6 +323,73 @@ def test_the_loss_is_the_weighted_sum_of_its_parts() -> None:
     expected = info["policyLoss"] + 0.3 * info["valueLoss"] - 0.2 * info["entropy"]
     assert info["loss"] == pytest.approx(expected, rel=1e-5)
     assert info["perplexity"] == pytest.approx(math.exp(info["entropy"]))
+
+
+# ---- how good the values are ----
+
+
+@pytest.mark.parametrize("make", [CategoricalPgAgent, GruAgent], ids=["feed-forward", "recurrent"])
+@pytest.mark.parametrize("reset_mode", ["mid_batch", "wait"])
+@pytest.mark.parametrize("cls", ALGOS)
+def test_the_log_says_how_well_recorded_values_foretell_returns(
+    cls: type[PolicyGradientAlgo], reset_mode: str, make: Callable[[], Agent]
+) -> None:
+    agent, samples = one_batch(reset_mode, make())
+    env, acted = samples.env, samples.agent
+    assert samples.env.truncated.any()
+    acted.agent_info.value[~env.valid] = 1e6
+    value, ends = acted.agent_info.value, (env.terminated, env.truncated, acted.bootstrap_value)
+    algo = ready(cls({A2C: A2CConfig, PPO: PPOConfig}[cls](normalize_reward=False, learning_rate=0.1)), agent, samples)
+    _, returns = generalized_advantages(
+        env.reward, value, *ends, final_values(agent, samples), 0.99, algo.config.gae_lambda, env.valid
+    )
+    found = algo.optimize_agent(0, samples)  # a large step: values are others afterwards
+    R, V = returns[env.valid].double().numpy(), value[env.valid].double().numpy()
+    assert found["explainedVariance"] == pytest.approx(1 - np.var(R - V) / np.var(R), abs=1e-4)
+    assert found["valueRMSE"] == pytest.approx(np.sqrt(np.mean((R - V) ** 2)), rel=1e-4)
+
+
+@pytest.mark.parametrize("normalize_reward", [False, True])
+def test_errors_of_values_are_in_the_rewards_of_the_environment(normalize_reward: bool) -> None:
+    agent, samples = one_batch(agent=CategoricalPgAgent(ModelCls=Tabular))
+    samples.agent.agent_info.value.zero_()
+    samples.agent.bootstrap_value.zero_()
+    with torch.no_grad():
+        agent.model.v.zero_()
+    samples.env.reward *= 50.0
+    algo = ready(A2C(A2CConfig(discount=0.0, normalize_reward=normalize_reward)), agent, samples)
+    expected = float(samples.env.reward.square().mean().sqrt())  # of values of 0, where nothing follows
+    assert algo.optimize_agent(0, samples)["valueRMSE"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_returns_that_are_all_equal_have_no_variance_to_explain() -> None:
+    agent, samples = one_batch()
+    samples.env.reward[:] = 0.1
+    algo = ready(A2C(A2CConfig(discount=0.0, normalize_reward=False)), agent, samples)
+    found = algo.optimize_agent(0, samples)  # they are advantage + value, and not equal in the last digit
+    assert math.isnan(found["explainedVariance"])
+    assert math.isfinite(found["valueRMSE"])
+
+
+@pytest.mark.parametrize("algo_name", ["ppo", "a2c", "impala"])
+def test_defaults_learn_values_of_large_rewards(algo_name: str) -> None:
+    """A value that lags behind returns of 10 leaves an explained variance of 0, whatever the policy does."""
+    world = large_rewards()
+    spaces = EnvSpaces(world.observation_space, world.action_space)
+    options = defaults_for(algo_name, "tests.grid:large_rewards", spaces, None)
+    agent, algo = agent_for(spaces, options), algo_for(options)
+    sampler = SerialSampler(
+        large_rewards, batch_T=options.batch_T, batch_B=options.batch_B, eval_n_envs=64, eval_max_trajectories=64
+    )
+    n_itr = 20_480 // (options.batch_T * options.batch_B)
+    with sampler.initialize(agent, seed=0, bootstrap_value=True):
+        algo.initialize(agent, n_itr=n_itr, batch_spec=sampler.batch_spec, seed=0)
+        for itr in range(n_itr):
+            opt_info = algo.optimize_agent(itr, sampler.obtain_samples(itr)[0])
+        returns = [info.Return for info in sampler.evaluate_agent(n_itr)]
+    assert np.mean(returns) > 6.0  # the shortest ways: 6.8
+    assert opt_info["explainedVariance"] > 0.5
+    assert opt_info["valueRMSE"] < 2.0
 
 
 class Modes(CategoricalPgAgent):

@@ -64,8 +64,8 @@ def trained(folder: Path, *options: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (["--env", "FrozenLake-v1"], (False, 4, 1e-3, False)),
-        (["--env", f"{__name__}:Bits"], (False, 4, 1e-3, False)),
+        (["--env", "FrozenLake-v1"], (False, 4, 1e-3, True)),
+        (["--env", f"{__name__}:Bits"], (False, 4, 1e-3, True)),
         ([*CONTINUOUS], (True, 32, 3e-4, True)),
         ([*CONTINUOUS, "--recurrent", "lstm"], (True, 4, 3e-4, True)),
         (["--env", f"{__name__}:Pictures"], (False, 4, 2.5e-4, False)),
@@ -92,7 +92,7 @@ def test_defaults_suit_the_environment(
 @pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1", f"{__name__}:Pictures"])
 def test_a2c_has_defaults_too(env: str, tmp_path: Path) -> None:
     config = trained(tmp_path, "--algo", "a2c", "--env", env)
-    assert config["a2c"]["normalize_reward"] == (env == "Pendulum-v1")
+    assert config["a2c"]["normalize_reward"] == (env != f"{__name__}:Pictures")
 
 
 def test_the_agent_is_the_one_asked_for(tmp_path: Path) -> None:

@@ -23,6 +23,11 @@ class RewardScaling:
         self._count, self._mean, self._var = 0, 0.0, 1.0
         self._running: torch.Tensor | None = None
 
+    @property
+    def deviation(self) -> float:
+        """What rewards are divided by: the unit of scaled returns, in the environment's rewards."""
+        return float((self._var + 1e-8) ** 0.5)
+
     def __call__(self, reward: torch.Tensor, ended: torch.Tensor, valid: torch.Tensor | None) -> torch.Tensor:
         """Scaled rewards `[T, B]`, from rewards, ends of episodes and validity (None: all valid) `[T, B]`."""
         reward = reward if valid is None else reward.masked_fill(~valid, 0.0)
@@ -34,7 +39,7 @@ class RewardScaling:
             running = returns[t] * goes_on[t]
         self._running = running
         self._update((returns if valid is None else returns[valid]).double())
-        scaled: torch.Tensor = (reward / (self._var + 1e-8) ** 0.5).clamp(-self._clip, self._clip)
+        scaled: torch.Tensor = (reward / self.deviation).clamp(-self._clip, self._clip)
         return scaled
 
     def _update(self, returns: torch.Tensor) -> None:

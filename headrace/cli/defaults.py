@@ -33,17 +33,19 @@ _RAINBOW: dict[str, Any] = {
     "linear_lr_schedule": False,
     "adam_eps": 1.5e-4,
 }
+_SEPARATE = ModelOptions(separate_value=True)
 _NORMALIZED = ModelOptions(separate_value=True, normalize_observation=True)
 
 #: By algorithm and kind of environment.
 _DEFAULTS: dict[tuple[str, Kind], TrainOptions] = {
     # Enough to solve CartPole-v1.
-    ("ppo", "discrete"): TrainOptions(),
+    ("ppo", "discrete"): TrainOptions(model=_SEPARATE),
     ("a2c", "discrete"): TrainOptions(
         algo="a2c",
         batch_T=8,
         batch_B=32,
         runner=RunnerConfig(n_steps=500_000, seed=0, log_interval_steps=25_000),
+        model=_SEPARATE,
     ),
     # Engstrom et al., "Implementation matters in deep policy gradients", 2020: with Box actions normalization of
     # observations and rewards matters as much as the algorithm.
@@ -56,8 +58,6 @@ _DEFAULTS: dict[tuple[str, Kind], TrainOptions] = {
             learning_rate=3e-4,
             minibatches=32,
             entropy_loss_coeff=0.0,
-            value_loss_coeff=0.5,
-            normalize_reward=True,
         ),
     ),
     ("a2c", "continuous"): TrainOptions(
@@ -70,11 +70,10 @@ _DEFAULTS: dict[tuple[str, Kind], TrainOptions] = {
             gae_lambda=0.95,
             learning_rate=7e-4,
             entropy_loss_coeff=0.0,
-            value_loss_coeff=0.5,
-            normalize_reward=True,
         ),
     ),
-    # Schulman et al., "Proximal policy optimization algorithms", 2017, table 5 (3 epochs there).
+    # Schulman et al., "Proximal policy optimization algorithms", 2017, table 5 (3 epochs there). Rewards are not
+    # scaled here and for the other images: those of `make_atari` are −1, 0 and 1 already.
     ("ppo", "images"): TrainOptions(
         batch_T=128,
         batch_B=8,
@@ -85,7 +84,7 @@ _DEFAULTS: dict[tuple[str, Kind], TrainOptions] = {
             minibatches=4,
             ratio_clip=0.1,
             linear_clip_schedule=True,
-            value_loss_coeff=0.5,
+            normalize_reward=False,
         ),
     ),
     # Mnih et al., "Asynchronous methods for deep reinforcement learning", 2016, with one learner.
@@ -94,13 +93,14 @@ _DEFAULTS: dict[tuple[str, Kind], TrainOptions] = {
         batch_T=5,
         batch_B=16,
         runner=RunnerConfig(n_steps=10_000_000, seed=0, log_interval_steps=50_000),
-        a2c=A2CConfig(learning_rate=7e-4, value_loss_coeff=0.5),
+        a2c=A2CConfig(learning_rate=7e-4, normalize_reward=False),
     ),
     ("impala", "discrete"): TrainOptions(
         algo="impala",
         batch_T=8,
         batch_B=32,
         runner=RunnerConfig(n_steps=500_000, seed=0, log_interval_steps=25_000),
+        model=_SEPARATE,
     ),
     ("impala", "continuous"): TrainOptions(
         algo="impala",
@@ -112,8 +112,6 @@ _DEFAULTS: dict[tuple[str, Kind], TrainOptions] = {
             gae_lambda=0.95,
             learning_rate=7e-4,
             entropy_loss_coeff=0.0,
-            value_loss_coeff=0.5,
-            normalize_reward=True,
         ),
     ),
     # Espeholt et al., "IMPALA", 2018, table G.1, with Adam.
@@ -122,7 +120,7 @@ _DEFAULTS: dict[tuple[str, Kind], TrainOptions] = {
         batch_T=20,
         batch_B=32,
         runner=RunnerConfig(n_steps=10_000_000, seed=0, log_interval_steps=50_000),
-        impala=IMPALAConfig(learning_rate=6e-4, value_loss_coeff=0.5, clip_grad_norm=40.0, normalize_advantage=False),
+        impala=IMPALAConfig(learning_rate=6e-4, clip_grad_norm=40.0, normalize_advantage=False, normalize_reward=False),
     ),
     # Small batches, because an update may follow each; one process, because small batches are not worth several.
     ("dqn", "discrete"): TrainOptions(
@@ -173,8 +171,6 @@ _MEASURED: dict[tuple[str, str], TrainOptions] = {
             epochs=4,
             minibatches=8,
             entropy_loss_coeff=0.0,
-            value_loss_coeff=0.5,
-            normalize_reward=True,
         ),
     ),
     ("categorical-dqn", "Acrobot-v1"): TrainOptions(
@@ -189,38 +185,34 @@ _MEASURED: dict[tuple[str, str], TrainOptions] = {
         batch_T=256,
         batch_B=16,
         runner=RunnerConfig(n_steps=1_000_000, seed=0, log_interval_steps=50_000),
-        model=ModelOptions(separate_value=True),
+        model=_SEPARATE,
         ppo=PPOConfig(
             discount=0.999,
             gae_lambda=0.98,
             epochs=4,
             minibatches=32,
-            value_loss_coeff=0.5,
-            normalize_reward=True,
         ),
     ),
     ("ppo", "Pendulum-v1"): TrainOptions(
         batch_T=256,
         batch_B=4,
         runner=RunnerConfig(n_steps=150_000, seed=0, log_interval_steps=10_000),
-        model=ModelOptions(separate_value=True),
+        model=_SEPARATE,
         ppo=PPOConfig(
             discount=0.9,
             minibatches=16,
             entropy_loss_coeff=0.0,
-            value_loss_coeff=0.5,
-            normalize_reward=True,
         ),
     ),
 }
 
 
-#: Where an agent with a memory does better with other settings; see docs/results.md. Policy and value share it, so
-#: returns must be of the size of advantages for both to learn, and what it remembers are differences of small numbers.
+#: Where an agent with a memory does better with other settings; see docs/results.md. What it is to remember
+#: are differences of small numbers.
 _WITH_MEMORY: dict[tuple[str, Kind], TrainOptions] = {
     ("ppo", "discrete"): TrainOptions(
         model=ModelOptions(normalize_observation=True),
-        ppo=PPOConfig(epochs=5, value_loss_coeff=0.5, normalize_reward=True),
+        ppo=PPOConfig(epochs=5),
     ),
 }
 

@@ -67,17 +67,17 @@ class PgConfig:
     """Let the learning rate fall linearly to 0 at the end of training."""
     adam_eps: float = 1e-5
     """Adam's ε."""
-    value_loss_coeff: float = 0.02
-    """Weight of the value loss. Small, because returns are large numbers beside normalized advantages, and the default
-    model has one body for both; usual with separate bodies or rewards scaled to returns of about 1: 0.5."""
+    value_loss_coeff: float = 0.5
+    """Weight of the value loss."""
     entropy_loss_coeff: float = 0.01
     """Weight of the entropy bonus."""
     clip_grad_norm: float = 0.5
     """The gradient is scaled down to this norm."""
     normalize_advantage: bool = True
     """Give the advantages of a batch mean 0 and standard deviation 1."""
-    normalize_reward: bool = False
-    """Learn from rewards divided by the running standard deviation of discounted returns (see `RewardScaling`)."""
+    normalize_reward: bool = True
+    """Learn from rewards divided by the running standard deviation of discounted returns (see `RewardScaling`).
+    Without, large returns drown the policy's gradient in the value's, and the value is long in reaching them."""
 
     def __post_init__(self) -> None:
         for name in ("discount", "gae_lambda"):
@@ -92,6 +92,16 @@ class PolicyGradientAlgo(Algo):
     Works with agents whose training forward returns `dist` and `value`, and that record both as their `agent_info`.
     Feed-forward agents learn from the valid rows in any order; recurrent ones (`initial_state` is not None) from whole
     columns.
+
+    Two numbers of `optimize_agent` tell how well the values V that were recorded while the batch was collected, hence
+    before it was learned from, foretell the returns R they are to become (λ-returns, or V-trace's targets), over valid
+    rows:
+
+    - `explainedVariance`: 1 − Var(R − V) / Var(R); 1: exactly but for a constant, 0: no better than a constant, below
+      0: worse. NaN where all R are equal.
+    - `valueRMSE`: √mean((R − V)²), in the environment's rewards, also with `normalize_reward`.
+
+    Where R hardly varies, explained variance compares small errors with smaller differences: read valueRMSE there.
     """
 
     bootstrap_value = True
@@ -128,8 +138,8 @@ class PolicyGradientAlgo(Algo):
         observation = batch.inputs.observation  # valid rows side by side already, but for recurrent agents
         agent.update_statistics(observation if batch.state is None else _valid_rows(observation, samples.env.valid))
         opt_info = {name: math.fsum(info[name] for info in infos) / len(infos) for name in infos[0]}
-        opt_info["explainedVariance"] = _explained_variance(batch)
-        return opt_info
+        scaling = self._reward_scaling
+        return opt_info | _value_fit(batch, 1.0 if scaling is None else scaling.deviation)
 
     def advantages(
         self, samples: Samples, reward: torch.Tensor, valid: torch.Tensor | None
@@ -272,10 +282,15 @@ def mean_of(rows: torch.Tensor, valid: torch.Tensor | None) -> torch.Tensor:
     return rows.mean() if valid is None else rows[valid].mean()
 
 
-def _explained_variance(batch: PgBatch) -> float:
-    """1 − Var(R − V) / Var(R) over valid rows: 1 where values foretell returns, 0 where a constant does as well."""
+def _value_fit(batch: PgBatch, unit: float) -> OptInfo:
+    """How well values foretell what they are to become, over valid rows; see `PolicyGradientAlgo`.
+
+    unit: what the batch's returns are measured in, in the environment's rewards.
+    """
     returns, value = batch.returns, batch.value
     if batch.valid is not None:
         returns, value = returns[batch.valid], value[batch.valid]
-    variance = float(returns.var(correction=0))
-    return 1.0 - float((returns - value).var(correction=0)) / variance if variance > 0 else math.nan
+    error = returns - value
+    variance, rounding = float(returns.var(correction=0)), torch.finfo(returns.dtype).eps * float(returns.abs().max())
+    explained = 1.0 - float(error.var(correction=0)) / variance if variance > rounding**2 else math.nan
+    return {"explainedVariance": explained, "valueRMSE": unit * float(error.square().mean().sqrt())}
