@@ -70,7 +70,13 @@ def main() -> None:
     torch.set_num_threads(1)
     env_cls = {"holds": Holds, "starts": Starts}[what]
     sampler = KINDS[kind](
-        env_cls, {"where": where}, batch_T=4, batch_B=2, n_workers=2, max_decorrelation_steps=0, start_method=start_method
+        env_cls,
+        {"where": where},
+        batch_T=4,
+        batch_B=2,
+        n_workers=2,
+        max_decorrelation_steps=0,
+        start_method=start_method,
     )
 
     def begin() -> None:

@@ -5,12 +5,14 @@ This module loads neither torch nor an environment.
 
 from __future__ import annotations
 
+import errno
 import faulthandler
 import os
 import pickle
 import select
 import signal
 import threading
+import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from headrace.errors import EnvFailed, SamplerError, Where, headline, traceback_of
+from headrace.memory import keep_to_itself
 from headrace.processes import descendants
 from headrace.processes.lifeline import hold_on
 from headrace.processes.status import Status, StatusBoard
@@ -60,6 +63,8 @@ class Channel:
     def __init__(self, pipe: Connection, status: Status) -> None:
         self._pipe = pipe
         self.status = status
+        self._pid = os.getpid()
+        self._forking: tuple[Where | None, str] = None, ""  # where the last fork was
 
     def receive(self) -> Any:
         """The next command; None means close and leave. Raises EOFError when the parent is gone.
@@ -67,22 +72,58 @@ class Channel:
         The one wait without a deadline: a worker has nothing to do until it is told, and its watch ends it when the
         parent dies.
         """
+        self._require_owner()
         return self._pipe.recv()
 
     def receive_fd(self) -> int:
         """A descriptor sent with `WorkerGroup.send_fd`."""
-        return reduction.recv_handle(self._pipe)
+        try:
+            return reduction.recv_handle(self._pipe)
+        except RuntimeError as error:  # the kernel had no number for it, and left it out
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE)) from error
 
     def reply(self, message: Any) -> None:
         """Answers a command. Raises what pickling raises, with nothing sent."""
-        self._pipe.send_bytes(pickle.dumps(message, pickle.HIGHEST_PROTOCOL))
+        self._require_owner()
+        self._send(message)
 
     def fail(self, error: BaseException) -> None:
         """Reports the error that ends this worker; the parent may be gone already."""
+        self._require_owner()
         try:
-            self.reply(Failure.of(error, self.status))
+            self._send(Failure.of(error, self.status))
         except OSError:
             os._exit(1)
+
+    def fork(self) -> None:
+        """Before this worker forks: notes where that is, for `_require_owner`."""
+        if os.getpid() == self._pid:
+            self._forking = self.status.where(), "".join(traceback.format_stack(limit=4)[:-1])
+
+    def split(self) -> None:
+        """In the process that was forked. It may be one that an environment has work for. If it comes back from the
+        environment instead, it must do no harm: what it shares with others becomes its own, and its status line gives
+        way under the next step.
+        """
+        self.status.line.release()
+        keep_to_itself()
+
+    def _require_owner(self) -> None:
+        """Says what happened, and leaves, where the environment came back in a process that it forked."""
+        if os.getpid() == self._pid:
+            return
+        where, stack = self._forking
+        message = (
+            "the environment forked its worker (os.fork) and came back in both processes: there would be two of it and "
+            "one batch; end the forked process with os._exit(), or start a program with subprocess"
+        )
+        try:
+            self._send(Failure(EnvFailed.__name__, message, where, stack))
+        finally:
+            os._exit(1)
+
+    def _send(self, message: Any) -> None:
+        self._pipe.send_bytes(pickle.dumps(message, pickle.HIGHEST_PROTOCOL))
 
 
 @dataclass(frozen=True)
@@ -120,6 +161,7 @@ def child_main(
         with suppress(EOFError):  # the parent closed the pipe: it is gone, or it has what it wanted
             channel = _opened(pipe, start)
             _watch_parent(pipe.fileno(), start.parent_pid)
+            os.register_at_fork(before=channel.fork, after_in_child=channel.split)
             try:
                 prologue(start.rank)
                 argument = pickle.loads(payload) if isinstance(payload, bytes) else payload

@@ -23,6 +23,7 @@ from headrace.samplers.collector import SliceReport
 from headrace.samplers.cpu import CpuSampler
 from headrace.samplers.drive import SlotMemory
 from headrace.samplers.evaluator import EvaluatorPlan, EvaluatorSetup
+from headrace.samplers.exclusive import exclusive
 from headrace.samplers.gpu import GpuSampler
 from headrace.samplers.inner import AsyncMemory, InnerPlan, InnerSetup, Plan, Sink, async_memory, sampler_process
 from headrace.samplers.layout import Layout, Slice, slices_of, spread
@@ -182,6 +183,7 @@ class AsyncSamplerBase(ParallelSamplerBase):
 
     # ---- evaluation beside training ----
 
+    @exclusive
     def evaluate_agent(self, itr: int) -> list[TrajInfo]:
         """See `BaseSampler.evaluate_agent`."""
         self._require_none_begun()
@@ -192,6 +194,7 @@ class AsyncSamplerBase(ParallelSamplerBase):
         """Whether evaluation has a process of its own."""
         return self._settings.eval_process and self._settings.eval_n_envs > 0
 
+    @exclusive
     def begin_evaluation(self, itr: int) -> None:
         """Has the agent as it is now evaluated beside training; `evaluation` is to be called before the next one.
 
@@ -210,6 +213,7 @@ class AsyncSamplerBase(ParallelSamplerBase):
             raise self._abandon(error) from error.__cause__
         self._n_evaluations += 1
 
+    @exclusive
     def evaluation(self, wait: bool = True) -> list[TrajInfo] | None:
         """The episodes of the evaluation that was begun, as `evaluate_agent` gives them; None while it lasts, if not to
         wait for it. Raises SamplerError if none was begun, and what ended it.

@@ -17,6 +17,7 @@ from headrace.processes.affinity import Affinity
 from headrace.processes.status import Status
 from headrace.rng import draw_seed
 from headrace.samplers.device_rows import DeviceBatch
+from headrace.samplers.exclusive import Owner, exclusive
 from headrace.samplers.hooks import Hooks
 from headrace.samplers.layout import Layout
 from headrace.samplers.settings import SamplerSettings
@@ -133,6 +134,7 @@ class BaseSampler(Hooks):
     def _prepare(self) -> None:
         self.batch_spec = self._settings.batch_spec
         self._status = Status()
+        self._owner = Owner()
         self._first_slice = 0  # of the batch's slices, where this sampler collects a part of it
         self._state = "new"  # new → open → closed
         self._cause: BaseException | None = None
@@ -145,6 +147,7 @@ class BaseSampler(Hooks):
 
     # ---- public ----
 
+    @exclusive
     def initialize(
         self,
         agent: Agent,
@@ -216,6 +219,7 @@ class BaseSampler(Hooks):
             raise self._abandon(error) from error.__cause__
         return self
 
+    @exclusive
     def obtain_samples(self, itr: int) -> tuple[Samples, list[TrajInfo]]:
         """One batch by the agent as it is now, and the episodes that ended in it, in the order (end time, env id).
 
@@ -239,6 +243,7 @@ class BaseSampler(Hooks):
         self._seconds += perf_counter() - begin
         return samples, traj_infos
 
+    @exclusive
     def evaluate_agent(self, itr: int) -> list[TrajInfo]:
         """Greedy episodes of the agent as it is now, in the order (end time, env id).
 
@@ -256,6 +261,7 @@ class BaseSampler(Hooks):
         except BaseException as error:
             raise self._abandon(error) from error.__cause__
 
+    @exclusive
     def state(self, environments: bool = True) -> SamplerState:
         """Where the sampler stands, between batches, for `initialize(resume=...)`.
 
@@ -289,6 +295,7 @@ class BaseSampler(Hooks):
             why_not=why_not,
         )
 
+    @exclusive
     def call_envs(self, name: str, *args: Any, env_ids: Sequence[int] | None = None) -> list[Any]:
         """`env.name(*args)` of training environments, between batches: curricula, looking into a simulator.
 
@@ -323,6 +330,7 @@ class BaseSampler(Hooks):
         """Where the time of `obtain_samples` went so far, an action server's too."""
         return TimingReport.of(self._timings, self._seconds).with_servers(self._servers)
 
+    @exclusive
     def shutdown(self) -> None:
         """Closes environments and processes; raises what closing an environment raised. Safe to call twice."""
         was_open, self._state = self._state == "open", "closed"
