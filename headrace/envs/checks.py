@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,6 +15,7 @@ from headrace.envs.check_stages import CheckJob, Event, Findings, checking_proce
 from headrace.envs.clauses import Violation
 from headrace.envs.factory import EnvFactory
 from headrace.errors import EnvFailed, WorkerCrashed, WorkerHung, headline
+from headrace.processes.affinity import set_torch_threads
 from headrace.processes.group import WorkerGroup, choose_start_method
 from headrace.processes.status import Phase
 
@@ -98,10 +98,8 @@ def check_env(
 
 
 def _one_thread(rank: int) -> None:
-    """A pool of threads does not survive a fork: an environment that uses torch would wait for it for ever."""
-    torch = sys.modules.get("torch")
-    if torch is not None:
-        torch.set_num_threads(1)
+    """For environments that use torch."""
+    set_torch_threads(1)
 
 
 def _unpicklable(factory: EnvFactory) -> list[Violation]:

@@ -35,7 +35,7 @@ from headrace.samplers.snapshot import SliceState
 from headrace.samplers.timing import TimingReport
 from headrace.samplers.traj_info import Episodes, TrajInfo
 from headrace.samplers.validate import checked_arguments
-from headrace.samplers.worker import Setup, initialize_worker
+from headrace.samplers.worker import Setup, initialize_worker, process_seeds
 from headrace.types import EnvSpaces
 
 __all__ = [
@@ -131,14 +131,16 @@ class AsyncSamplerBase(ParallelSamplerBase):
                 )
             )
             first, first_worker = stop, first_worker + n_workers
+        seeds = [process_seeds(own[0], "sampler process", own[0].env_ids[0]) for own in answering]
         self._samplers = range(len(plans))
         names = [f"sampler process {rank}" for rank in self._samplers]
         if self.evaluates_beside:
             plans.append(EvaluatorPlan.of(configs))
             answering.append(())  # it compares its spaces with the agent's
             names.append("evaluation process")
+            seeds.append(process_seeds(configs[0], "evaluation process", configs[0].env_ids[0]))
         own = Affinity(worker_torch_threads=affinity.worker_torch_threads)
-        return self._start_group(sampler_process, plans, answering, partial(initialize_worker, own, True), names)
+        return self._start_group(sampler_process, plans, answering, partial(initialize_worker, own, True, seeds), names)
 
     def _inner_config(self, config: CollectorConfig) -> CollectorConfig:
         return replace(config, eval_env_ids=(), eval_saved={}) if self.evaluates_beside else config

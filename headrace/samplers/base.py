@@ -67,6 +67,8 @@ class BaseSampler(Hooks):
         n_slots: batches in memory, written in turn: views stay valid for as many calls; default 1. Asynchronous
             samplers collect n_slots − 1 batches ahead, and views are valid until the next call; default 2.
         eval_process: evaluate in a process of its own, beside training; for asynchronous samplers.
+        isolate_rng: give each environment global generators of its own (NumPy's, Python's, torch's), by seed and env
+            id, so that batches are alike for any number of workers though it draws from them; 45 µs a step.
     """
 
     layout: Layout
@@ -95,6 +97,7 @@ class BaseSampler(Hooks):
         samples_device: Any = None,
         n_slots: int | None = None,
         eval_process: bool = False,
+        isolate_rng: bool = False,
     ) -> None:
         self._settings = SamplerSettings.checked(
             type(self).__name__,
@@ -120,6 +123,7 @@ class BaseSampler(Hooks):
             samples_device=samples_device,
             n_slots=n_slots,
             eval_process=eval_process,
+            isolate_rng=isolate_rng,
         )
         self._prepare()
 

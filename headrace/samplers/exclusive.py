@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import wraps
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
@@ -46,6 +47,8 @@ class Owner:
 class _Owned(Protocol):
     _owner: Owner
 
+    def _around(self) -> AbstractContextManager[None]: ...
+
 
 _Self = TypeVar("_Self", bound=_Owned)
 
@@ -56,10 +59,11 @@ def exclusive(
     """For a public method of a sampler: `Owner` decides whether it may be called. 0.6 µs."""
 
     @wraps(method)
-    def entered(self: _Self, *args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Answer:
+    def entered(self: _Self, /, *args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Answer:
         self._owner.enter(method.__name__)
         try:
-            return method(self, *args, **kwargs)
+            with self._around():
+                return method(self, *args, **kwargs)
         finally:
             self._owner.leave()
 
