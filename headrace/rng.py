@@ -15,7 +15,10 @@ from enum import IntEnum
 
 import numpy as np
 
-__all__ = ["Stream", "draw_seed", "env_keys", "env_seeds", "uniforms"]
+__all__ = ["GeneratorSeeds", "Stream", "draw_seed", "env_keys", "env_seeds", "generator_seeds", "uniforms"]
+
+#: For the global generators of NumPy, Python and torch, 32 bits each.
+GeneratorSeeds = tuple[int, int, int]
 
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 _MIX1 = np.uint64(0xBF58476D1CE4E5B9)
@@ -34,6 +37,9 @@ class Stream(IntEnum):
     ENV_AGAIN = 7
     REPLAY = 8
     LEARNING = 9
+    PROCESS = 10
+    ENV_GLOBAL = 11
+    EVAL_ENV_GLOBAL = 12
 
 
 def draw_seed() -> int:
@@ -52,6 +58,14 @@ def env_seeds(seed: int, env_id: int, stream: Stream | None = None, incarnation:
         spawn_key = (int(Stream.ENV_AGAIN if stream is None else stream), env_id, incarnation)
     env_seed, space_seed = np.random.SeedSequence(seed, spawn_key=spawn_key).generate_state(2)
     return int(env_seed) & 0x7FFFFFFF, int(space_seed) & 0x7FFFFFFF
+
+
+def generator_seeds(seed: int, stream: Stream, *address: int) -> GeneratorSeeds:
+    """Those of a process, or of one environment; see `headrace.envs.global_rng`."""
+    numpy_seed, python_seed, torch_seed = np.random.SeedSequence(
+        seed, spawn_key=(int(stream), *address)
+    ).generate_state(3)
+    return int(numpy_seed), int(python_seed), int(torch_seed)
 
 
 def env_keys(seed: int, stream: Stream, env_ids: Sequence[int]) -> np.ndarray:

@@ -76,7 +76,7 @@ def do(fault: str, observation: Any = None, reward: float = 0.0) -> tuple[Any, A
             raise OddConstructor(1, 2, third=3)
         case "SystemExit":
             raise SystemExit("the simulator left")
-        case "raise without stdout and stderr":
+        case "raise mutely":
             os.close(1)
             os.close(2)
             raise ValueError("the simulator is mute")
@@ -89,6 +89,8 @@ def do(fault: str, observation: Any = None, reward: float = 0.0) -> tuple[Any, A
                 time.sleep(1000)
                 os._exit(0)
             os.kill(os.getpid(), signal.SIGKILL)
+        case "fork":
+            os.fork()  # and both come back
         case "SIGSEGV":
             ctypes.string_at(0)
         case "SIGSTOP":

@@ -73,7 +73,7 @@ def test_a_worker_forked_after_a_threaded_matrix_product_does_not_hang() -> None
     torch.set_num_threads(2)
     try:
         torch.ones(700, 700) @ torch.ones(700, 700)
-        group = group_of(matmul, [700], prologue=partial(initialize_worker, Affinity(), True))
+        group = group_of(matmul, [700], prologue=partial(initialize_worker, Affinity(), True, [(1, 2, 3)]))
         group.send(0)
         assert group.replies() == [pytest.approx(700.0**3)]
         group.stop()

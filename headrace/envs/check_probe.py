@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import random
-import sys
 import traceback
 from collections.abc import Callable
 from typing import Any
 
 import gymnasium
-import numpy as np
 
 from headrace.envs.clauses import Violation
 from headrace.envs.spaces import Mismatch
 from headrace.errors import EnvContractError, SamplerError, headline
 from headrace.processes.status import Phase, Status
 
-__all__ = ["GlobalRandomness", "Probe", "headline_at", "violation_of"]
+__all__ = ["Probe", "headline_at", "violation_of"]
 
 
 class Probe(gymnasium.Wrapper[Any, Any, Any, Any]):
@@ -92,25 +89,3 @@ def headline_at(error: BaseException) -> str:
     """The headline of an exception, and where it was raised."""
     frames = traceback.extract_tb(error.__traceback__)
     return headline(error) + (f" (in {frames[-1].name}, {frames[-1].filename}:{frames[-1].lineno})" if frames else "")
-
-
-class GlobalRandomness:
-    """Notices when somebody draws from, or seeds, the generators that belong to the whole program."""
-
-    def __init__(self) -> None:
-        self._states = _states()
-
-    def touched(self) -> list[str]:
-        """The generators that changed since the last call."""
-        states, before = _states(), self._states
-        self._states = states
-        return [name for name, state in states.items() if name in before and state != before[name]]
-
-
-def _states() -> dict[str, Any]:
-    name, keys, *position = np.random.get_state(legacy=True)
-    states = {"numpy.random": (name, np.asarray(keys).tobytes(), *position), "random": random.getstate()}
-    torch = sys.modules.get("torch")
-    if torch is not None:
-        states["torch"] = torch.get_rng_state().numpy().tobytes()
-    return states

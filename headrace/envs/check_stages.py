@@ -16,9 +16,10 @@ import psutil
 from gymnasium import spaces
 
 from headrace.buffers.tree import allocate_like, tree_leaves, tree_paths, tree_rows
-from headrace.envs.check_probe import GlobalRandomness, Probe, headline_at, violation_of
+from headrace.envs.check_probe import Probe, headline_at, violation_of
 from headrace.envs.clauses import Violation
 from headrace.envs.factory import EnvFactory, close_quietly
+from headrace.envs.global_rng import GlobalRandomness
 from headrace.envs.scalar import ScalarEnvs
 from headrace.envs.spaces import action_decoder, null_value
 from headrace.errors import EnvContractError, SamplerError, headline

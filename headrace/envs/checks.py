@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,7 +14,8 @@ import gymnasium
 from headrace.envs.check_stages import CheckJob, Event, Findings, checking_process
 from headrace.envs.clauses import Violation
 from headrace.envs.factory import EnvFactory
-from headrace.errors import WorkerCrashed, WorkerHung, headline
+from headrace.errors import EnvFailed, WorkerCrashed, WorkerHung, headline
+from headrace.processes.affinity import set_torch_threads
 from headrace.processes.group import WorkerGroup, choose_start_method
 from headrace.processes.status import Phase
 
@@ -90,7 +90,7 @@ def check_env(
                 group.send(stage)
                 found += [violation for violation in _merged(group.replies()) if violation.clause not in known]
         group.stop()
-    except (WorkerCrashed, WorkerHung) as error:
+    except (EnvFailed, WorkerCrashed, WorkerHung) as error:
         found.append(_fatal(error, timeout))
     finally:
         group.kill()
@@ -98,10 +98,8 @@ def check_env(
 
 
 def _one_thread(rank: int) -> None:
-    """A pool of threads does not survive a fork: an environment that uses torch would wait for it for ever."""
-    torch = sys.modules.get("torch")
-    if torch is not None:
-        torch.set_num_threads(1)
+    """For environments that use torch."""
+    set_torch_threads(1)
 
 
 def _unpicklable(factory: EnvFactory) -> list[Violation]:
@@ -144,7 +142,7 @@ _CALLS = {
 }
 
 
-def _fatal(error: WorkerCrashed | WorkerHung, timeout: float) -> Violation:
+def _fatal(error: EnvFailed | WorkerCrashed | WorkerHung, timeout: float) -> Violation:
     """The violation for a process that died, or answers no more."""
     where = error.where
     phase = where.phase if where is not None and where.phase is not None else ""

@@ -28,7 +28,7 @@ CLAUSES = {
     "continues": "make a new generator only when reset() is given a seed; super().reset(seed=seed) does so",
     "reseeding": "have reset(seed=...) forget all that went before, or keep such state out of the environment",
     "independence": "keep state in the object: no class attribute, no module variable that changes",
-    "global-rng": "use self.np_random; the global generators belong to the program",
+    "global-rng": "use self.np_random; or give samplers isolate_rng=True, which costs time",
     "close": "free everything in close(), and let a second call do nothing",
     "hang": "correct the environment, or give a slower one a larger timeout",
     "crash": "correct the environment: os._exit(), signals and faults in compiled code end the worker that steps it",

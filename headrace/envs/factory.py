@@ -10,6 +10,7 @@ from typing import Any
 
 import gymnasium
 
+from headrace.envs.global_rng import Isolation, isolated
 from headrace.envs.legacy_gym import LegacyGym, LegacySpec, is_legacy
 from headrace.envs.vector_envs import VectorEnvs
 from headrace.errors import EnvContractError, EnvFailed, SamplerError, headline, traceback_of
@@ -27,13 +28,15 @@ _NAMESPACES = {"ALE": ("ale_py", "atari")}
 class EnvFactory:
     """Makes one environment; travels to workers by cloudpickle.
 
-    make: an `EnvSpec`, one of old gym, a callable returning an `Env`, or `VectorEnvs`; kwargs: its arguments. Ids are
+    make: an `EnvSpec`, one of old gym, a callable returning an `Env`, or `VectorEnvs`; kwargs: its arguments;
+    isolation: of what environments draw from global generators, None where they share them. Ids are
     resolved to specs where the user registered them, so an id known only there works in workers under every start
     method.
     """
 
     make: gymnasium.envs.registration.EnvSpec | LegacySpec | VectorEnvs | Callable[..., Any]
     kwargs: Mapping[str, Any] = field(default_factory=dict)
+    isolation: Isolation | None = None
 
     @staticmethod
     def of(env_cls: Any, env_kwargs: Mapping[str, Any] | None, argument: str = "EnvCls") -> EnvFactory:
@@ -75,6 +78,10 @@ class EnvFactory:
                     "set it in the environment's constructor"
                 )
         return env
+
+    def made_for(self, env_id: int) -> gymnasium.Env[Any, Any]:
+        """The environment of a number."""
+        return self() if self.isolation is None else isolated(self, self.isolation.seeds(env_id))
 
     def made(self) -> gymnasium.Env[Any, Any]:
         """A new environment whose spaces were not looked at; one of old gym comes adapted."""
@@ -124,7 +131,7 @@ def make_envs(factory: EnvFactory, env_ids: Sequence[int], status: Status) -> li
     for env_id in env_ids:
         status.enter(Phase.CONSTRUCTING, env_id)
         try:
-            envs.append(factory())
+            envs.append(factory.made_for(env_id))
         except BaseException as error:
             close_quietly(envs)
             if isinstance(error, KeyboardInterrupt):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,9 @@ from typing import Any
 
 import psutil
 
-__all__ = ["Affinity", "cores_shared_by", "cpu_quota", "pin", "usable_cores"]
+from headrace.processes.late_import import LateImport
+
+__all__ = ["Affinity", "cores_shared_by", "cpu_quota", "pin", "set_torch_threads", "usable_cores"]
 
 _log = logging.getLogger("headrace.processes")
 
@@ -107,6 +110,21 @@ def pin(cpus: Sequence[int]) -> None:
         process.cpu_affinity(list(cpus))
     except (OSError, ValueError) as error:
         _log.warning("could not pin process %d to CPUs %s (%s); running unpinned", process.pid, list(cpus), error)
+
+
+def set_torch_threads(n_threads: int) -> None:
+    """Threads of torch's operations in this process, which has just been forked or started, whenever it loads torch.
+
+    A pool of threads does not survive a fork: the first large matrix product would wait for it for ever.
+    """
+
+    def limit() -> None:
+        sys.modules["torch"].set_num_threads(n_threads)
+
+    if "torch" in sys.modules:
+        limit()
+    else:
+        LateImport("torch", limit)
 
 
 def _allowed_cpus() -> list[int]:

@@ -5,12 +5,14 @@ This module loads neither torch nor an environment.
 
 from __future__ import annotations
 
+import errno
 import faulthandler
 import os
 import pickle
 import select
 import signal
 import threading
+import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,9 +21,12 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from headrace.errors import EnvFailed, SamplerError, Where, headline, traceback_of
+from headrace.memory import keep_to_itself
+from headrace.processes import descendants
+from headrace.processes.lifeline import hold_on
 from headrace.processes.status import Status, StatusBoard
 
-__all__ = ["Channel", "Failure", "child_main"]
+__all__ = ["Channel", "Failure", "Start", "child_main"]
 
 
 #: What a worker may report, by name, besides SamplerError itself.
@@ -58,6 +63,8 @@ class Channel:
     def __init__(self, pipe: Connection, status: Status) -> None:
         self._pipe = pipe
         self.status = status
+        self._pid = os.getpid()
+        self._forking: tuple[Where | None, str] = None, ""  # where the last fork was
 
     def receive(self) -> Any:
         """The next command; None means close and leave. Raises EOFError when the parent is gone.
@@ -65,56 +72,106 @@ class Channel:
         The one wait without a deadline: a worker has nothing to do until it is told, and its watch ends it when the
         parent dies.
         """
+        self._require_owner()
         return self._pipe.recv()
 
     def receive_fd(self) -> int:
         """A descriptor sent with `WorkerGroup.send_fd`."""
-        return reduction.recv_handle(self._pipe)
+        try:
+            return reduction.recv_handle(self._pipe)
+        except RuntimeError as error:  # the kernel had no number for it, and left it out
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE)) from error
 
     def reply(self, message: Any) -> None:
         """Answers a command. Raises what pickling raises, with nothing sent."""
-        self._pipe.send_bytes(pickle.dumps(message, pickle.HIGHEST_PROTOCOL))
+        self._require_owner()
+        self._send(message)
 
     def fail(self, error: BaseException) -> None:
         """Reports the error that ends this worker; the parent may be gone already."""
+        self._require_owner()
         try:
-            self.reply(Failure.of(error, self.status))
+            self._send(Failure.of(error, self.status))
         except OSError:
             os._exit(1)
+
+    def fork(self) -> None:
+        """Before this worker forks: notes where that is, for `_require_owner`."""
+        if os.getpid() == self._pid:
+            self._forking = self.status.where(), "".join(traceback.format_stack(limit=4)[:-1])
+
+    def split(self) -> None:
+        """In the process that was forked. It may be one that an environment has work for. If it comes back from the
+        environment instead, it must do no harm: what it shares with others becomes its own, and its status line gives
+        way under the next step.
+        """
+        self.status.line.release()
+        keep_to_itself()
+
+    def _require_owner(self) -> None:
+        """Says what happened, and leaves, where the environment came back in a process that it forked."""
+        if os.getpid() == self._pid:
+            return
+        where, stack = self._forking
+        message = (
+            "the environment forked its worker (os.fork) and came back in both processes: there would be two of it and "
+            "one batch; end the forked process with os._exit(), or start a program with subprocess"
+        )
+        try:
+            self._send(Failure(EnvFailed.__name__, message, where, stack))
+        finally:
+            os._exit(1)
+
+    def _send(self, message: Any) -> None:
+        self._pipe.send_bytes(pickle.dumps(message, pickle.HIGHEST_PROTOCOL))
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a worker is told by who starts it.
+
+    rank: its number among n_workers; parent_pid: of who starts it; tied: a lifeline is handed over; inherited:
+    descriptors of the parent that a fork brought along and that must not be held open here: while a sibling holds the
+    parent's end of a pipe, the parent's death does not close it.
+    """
+
+    rank: int
+    n_workers: int
+    parent_pid: int
+    tied: bool
+    inherited: Sequence[int]
 
 
 def child_main(
     target: Callable[[Channel, Any], None],
     payload: Any,
     prologue: Callable[[int], None],
-    rank: int,
-    n_workers: int,
     pipe: Connection,
-    inherited: Sequence[int],
-    parent_pid: int,
+    start: Start,
 ) -> None:
-    """The first function of every worker.
-
-    target: runs the worker; payload: its argument, pickled unless forked; inherited: descriptors of the parent that a
-    fork brought along and that must not be held open here: while a sibling holds the parent's end of a pipe, the
-    parent's death does not close it.
-    """
+    """The first function of every worker. target: runs the worker; payload: its argument, pickled unless forked."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _go_on)
+    signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # the log of a group in the background may go to a terminal
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    for fd in inherited:
+    for fd in start.inherited:
         os.close(fd)
-    with suppress(EOFError):  # the parent closed the pipe: it is gone, or it has what it wanted
-        channel = _opened(pipe, rank, n_workers)
-        _watch_parent(pipe.fileno(), parent_pid)
-        try:
-            prologue(rank)
-            argument = pickle.loads(payload) if isinstance(payload, bytes) else payload
-            target(channel, argument)
-        except EOFError:
-            raise
-        except BaseException as error:
-            channel.fail(error)
+    descendants.lead()
+    try:
+        with suppress(EOFError):  # the parent closed the pipe: it is gone, or it has what it wanted
+            channel = _opened(pipe, start)
+            _watch_parent(pipe.fileno(), start.parent_pid)
+            os.register_at_fork(before=channel.fork, after_in_child=channel.split)
+            try:
+                prologue(start.rank)
+                argument = pickle.loads(payload) if isinstance(payload, bytes) else payload
+                target(channel, argument)
+            except EOFError:
+                raise
+            except BaseException as error:
+                channel.fail(error)
+    finally:
+        descendants.end()
 
 
 def _go_on(signum: int, frame: object) -> None:
@@ -124,22 +181,26 @@ def _go_on(signum: int, frame: object) -> None:
     """
 
 
-def _opened(pipe: Connection, rank: int, n_workers: int) -> Channel:
-    """Takes the descriptors the group sends first: the status board, and the file for the stack of a dying process."""
+def _opened(pipe: Connection, start: Start) -> Channel:
+    """Takes the descriptors the group sends first: its lifeline, the status board, and the file for the stack of a
+    dying process.
+    """
+    if start.tied:
+        hold_on(reduction.recv_handle(pipe))
     status_fd, dump_fd = reduction.recv_handle(pipe), reduction.recv_handle(pipe)
-    board = StatusBoard(status_fd, n_workers)
+    board = StatusBoard(status_fd, start.n_workers)
     os.close(status_fd)
     faulthandler.enable(dump_fd, all_threads=True)
     faulthandler.register(signal.SIGUSR1, dump_fd, all_threads=True, chain=False)
-    return Channel(pipe, board.lines[rank])
+    return Channel(pipe, board.lines[start.rank])
 
 
 def _watch_parent(pipe_fd: int, parent_pid: int) -> None:
-    """Ends this process when its parent is gone, whatever it is doing.
+    """Ends this process, and what its environments started, when its parent is gone.
 
-    The pipe hangs up when the parent's end closes. A process the parent forked meanwhile may hold that end open, so
-    the parent's pid is looked at once a second too. (PR_SET_PDEATHSIG is no way: it fires when the *thread* that
-    started the child ends.)
+    The lifeline does it at once, and whatever this process is doing, where the system has one. But a process that the
+    parent forked meanwhile may hold the other end open, of the lifeline as of the pipe: so the parent's pid is looked
+    at once a second.
     """
     watch_pid = os.getppid() == parent_pid  # not so under a fork server
     hang_up = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
@@ -150,6 +211,6 @@ def _watch_parent(pipe_fd: int, parent_pid: int) -> None:
         while True:
             events = poll.poll(1000)
             if any(event & hang_up for _, event in events) or (watch_pid and os.getppid() != parent_pid):
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.killpg(os.getpgrp(), signal.SIGKILL)
 
     threading.Thread(target=watch, name="headrace-parent-watch", daemon=True).start()

@@ -26,7 +26,8 @@ import psutil
 from headrace.errors import SamplerError, Where, WorkerCrashed, WorkerHung, headline
 from headrace.memory import anonymous_file
 from headrace.processes.causes import NO_DESCRIPTORS, cause_of_death
-from headrace.processes.child import Failure, child_main
+from headrace.processes.child import Failure, Start, child_main
+from headrace.processes.lifeline import Lifeline
 from headrace.processes.members import GONE, Members, set_deadline, sigint_blocked
 from headrace.processes.status import LINE_BYTES, Phase, ProgressWatch, Status, StatusBoard
 
@@ -84,7 +85,7 @@ class WorkerGroup:
         self._names = names
         payloads = arguments if start_method == "fork" else [_pickled(argument) for argument in arguments]
         status_fd = anonymous_file(LINE_BYTES * n)
-        self._members = Members(StatusBoard(status_fd, n))
+        self._members = Members(StatusBoard(status_fd, n), Lifeline.make())
         self._answers: dict[int, Any] = {}  # replies that were taken from their pipes already
         self._end = weakref.finalize(self, Members.kill, self._members)
         self._lines = self._members.board.lines
@@ -96,22 +97,28 @@ class WorkerGroup:
         context: Any = multiprocessing.get_context(start_method)
         if start_method != "fork":
             resource_tracker.ensure_running()  # Python's own helper; its first start would unblock SIGINT below
+        lifeline = self._members.lifeline
         try:
             for rank, payload in enumerate(payloads):
                 ours, theirs = context.Pipe()
                 set_deadline(ours, timeout)
                 self._members.pipes.append(ours)
                 self._members.dumps.append(anonymous_file(0))
-                inherited = [pipe.fileno() for pipe in self._members.pipes] if start_method == "fork" else []
+                inherited = [pipe.fileno() for pipe in self._members.pipes] + (lifeline.fds if lifeline else [])
+                start = Start(rank, n, os.getpid(), lifeline is not None, inherited if start_method == "fork" else [])
                 process = context.Process(
-                    target=child_main,
-                    name=f"{name}-{rank}",
-                    args=(target, payload, prologue, rank, n, theirs, inherited, os.getpid()),
+                    target=child_main, name=f"{name}-{rank}", args=(target, payload, prologue, theirs, start)
                 )
                 with theirs, sigint_blocked():
                     process.start()
-                    self._members.processes.append(process)
+                    self._members.add(process)
                 self._listen(rank)
+                if lifeline is not None:
+                    tie = lifeline.tie(self._pid(rank))
+                    try:
+                        self.send_fd_to(rank, tie)
+                    finally:
+                        os.close(tie)
                 self.send_fd_to(rank, status_fd)
                 self.send_fd_to(rank, self._members.dumps[rank])
         except BaseException as error:
@@ -121,6 +128,8 @@ class WorkerGroup:
             raise
         finally:
             os.close(status_fd)
+        if lifeline is not None:
+            lifeline.complete()
 
     def __len__(self) -> int:
         return len(self._lines)
@@ -129,6 +138,11 @@ class WorkerGroup:
     def pids(self) -> list[int]:
         """Of the workers."""
         return [process.pid for process in self._members.processes if process.pid is not None]
+
+    def _pid(self, rank: int) -> int:
+        pid = self._members.processes[rank].pid
+        assert pid is not None
+        return pid
 
     def send(self, message: Any, ranks: Sequence[int] | None = None) -> None:
         """Sends the same command to every worker, or to some."""
@@ -312,10 +326,8 @@ class WorkerGroup:
 
     def send_fd_to(self, rank: int, fd: int) -> None:
         """Hands one worker a descriptor."""
-        pid = self._members.processes[rank].pid
-        assert pid is not None
         try:
-            reduction.send_handle(self._members.pipes[rank], fd, pid)
+            reduction.send_handle(self._members.pipes[rank], fd, self._pid(rank))
         except OSError as error:
             if error.errno in NO_DESCRIPTORS:
                 raise  # it duplicates the pipe's: this process has too many open, and the worker is well

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing.process
 import os
 import signal
 import socket
@@ -12,9 +11,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 
 import psutil
 
+from headrace.processes.lifeline import Lifeline
 from headrace.processes.status import StatusBoard
 
 __all__ = ["GONE", "Members", "set_deadline", "sigint_blocked"]
@@ -26,39 +27,73 @@ GONE = 1.0  # seconds a process that was killed, or said goodbye, may take to di
 
 @dataclass
 class Members:
-    """The operating system's side of a group. Apart from it, so that a forgotten group can be cleaned up."""
+    """The operating system's side of a group. Apart from it, so that a forgotten group can be cleaned up.
+
+    handles: of the processes, which know a number that was given to somebody else; lifeline: what ends them when this
+    process ends, None where the system has none.
+    """
 
     board: StatusBoard
-    processes: list[multiprocessing.process.BaseProcess] = field(default_factory=list)
+    lifeline: Lifeline | None
+    processes: list[BaseProcess] = field(default_factory=list)
+    handles: list[psutil.Process | None] = field(default_factory=list)
     pipes: list[Connection] = field(default_factory=list)
     dumps: list[int] = field(default_factory=list)
     owner: int = field(default_factory=os.getpid)
 
+    def add(self, process: BaseProcess) -> None:
+        """Takes a process that was started."""
+        self.processes.append(process)
+        self.handles.append(None)
+        with suppress(psutil.Error):  # it has ended, and somebody else waited for it
+            self.handles[-1] = psutil.Process(process.pid)
+
+    def ended(self, rank: int) -> bool:
+        """Whether a process is gone.
+
+        Its exit code alone does not say: where the program ignores SIGCHLD, or waits for all of its children, that goes
+        to the program, or to nobody.
+        """
+        if self.processes[rank].exitcode is not None:
+            return True
+        handle = self.handles[rank]
+        return handle is None or not handle.is_running()
+
     def kill(self) -> None:
-        """Kills the processes, their children first, and closes the descriptors."""
+        """Kills the processes, with all that descends from them, and closes the descriptors."""
         if os.getpid() != self.owner:
             return  # a forked child has a copy of this object, and no business with its siblings
         with sigint_blocked():
-            # Only of those that live: the number of one that ended may be somebody else's by now.
-            families = [
-                _family(process.pid)
-                for process in self.processes
-                if process.pid is not None and process.exitcode is None
-            ]
+            for dump in self.dumps:  # first: where no descriptor is left, nobody can be looked for
+                os.close(dump)
+            families = [_family(handle) for handle in self.handles if handle is not None]
             for family in families:
                 for member in family:
                     _kill(member)
-            for process in self.processes:
+            for rank, process in enumerate(self.processes):
                 process.join(GONE)
-                if process.is_alive():
-                    _log.error("process %s (pid %s) did not end after SIGKILL", process.name, process.pid)
-                else:
+                self._kill_group(rank)
+                if process.exitcode is not None:
                     process.close()
+                elif not self.ended(rank):
+                    _log.error("process %s (pid %s) did not end after SIGKILL", process.name, process.pid)
             for pipe in self.pipes:
                 pipe.close()
-            for dump in self.dumps:
-                os.close(dump)
+            if self.lifeline is not None:
+                self.lifeline.close()
             self.board.close()
+
+    def _kill_group(self, rank: int) -> None:
+        """Kills what a process that has ended left behind: programs that its environments started.
+
+        The number of a group is not given away before its last member has ended. So a process of that number is either
+        the one we know, or a new one, and then nobody of the group was left.
+        """
+        pid, handle = self.processes[rank].pid, self.handles[rank]
+        if pid is None or (psutil.pid_exists(pid) and not (handle is not None and handle.is_running())):
+            return
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(pid, signal.SIGKILL)
 
 
 def set_deadline(pipe: Connection, seconds: float) -> None:
@@ -79,15 +114,14 @@ def sigint_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _family(pid: int) -> list[psutil.Process]:
+def _family(process: psutil.Process) -> list[psutil.Process]:
     """A process's descendants, then the process."""
     try:
-        process = psutil.Process(pid)
         return [*process.children(recursive=True), process]
-    except psutil.NoSuchProcess:
-        return []
+    except (psutil.Error, OSError):  # it ended; or there is no descriptor left to look with
+        return [process]
 
 
 def _kill(process: psutil.Process) -> None:
-    with suppress(psutil.NoSuchProcess):  # it ended by itself
+    with suppress(psutil.Error):  # it ended by itself
         process.kill()

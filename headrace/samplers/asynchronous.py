@@ -23,6 +23,7 @@ from headrace.samplers.collector import SliceReport
 from headrace.samplers.cpu import CpuSampler
 from headrace.samplers.drive import SlotMemory
 from headrace.samplers.evaluator import EvaluatorPlan, EvaluatorSetup
+from headrace.samplers.exclusive import exclusive
 from headrace.samplers.gpu import GpuSampler
 from headrace.samplers.inner import AsyncMemory, InnerPlan, InnerSetup, Plan, Sink, async_memory, sampler_process
 from headrace.samplers.layout import Layout, Slice, slices_of, spread
@@ -34,7 +35,7 @@ from headrace.samplers.snapshot import SliceState
 from headrace.samplers.timing import TimingReport
 from headrace.samplers.traj_info import Episodes, TrajInfo
 from headrace.samplers.validate import checked_arguments
-from headrace.samplers.worker import Setup, initialize_worker
+from headrace.samplers.worker import Setup, initialize_worker, process_seeds
 from headrace.types import EnvSpaces
 
 __all__ = [
@@ -130,14 +131,16 @@ class AsyncSamplerBase(ParallelSamplerBase):
                 )
             )
             first, first_worker = stop, first_worker + n_workers
+        seeds = [process_seeds(own[0], "sampler process", own[0].env_ids[0]) for own in answering]
         self._samplers = range(len(plans))
         names = [f"sampler process {rank}" for rank in self._samplers]
         if self.evaluates_beside:
             plans.append(EvaluatorPlan.of(configs))
             answering.append(())  # it compares its spaces with the agent's
             names.append("evaluation process")
+            seeds.append(process_seeds(configs[0], "evaluation process", configs[0].env_ids[0]))
         own = Affinity(worker_torch_threads=affinity.worker_torch_threads)
-        return self._start_group(sampler_process, plans, answering, partial(initialize_worker, own, True), names)
+        return self._start_group(sampler_process, plans, answering, partial(initialize_worker, own, True, seeds), names)
 
     def _inner_config(self, config: CollectorConfig) -> CollectorConfig:
         return replace(config, eval_env_ids=(), eval_saved={}) if self.evaluates_beside else config
@@ -182,6 +185,7 @@ class AsyncSamplerBase(ParallelSamplerBase):
 
     # ---- evaluation beside training ----
 
+    @exclusive
     def evaluate_agent(self, itr: int) -> list[TrajInfo]:
         """See `BaseSampler.evaluate_agent`."""
         self._require_none_begun()
@@ -192,6 +196,7 @@ class AsyncSamplerBase(ParallelSamplerBase):
         """Whether evaluation has a process of its own."""
         return self._settings.eval_process and self._settings.eval_n_envs > 0
 
+    @exclusive
     def begin_evaluation(self, itr: int) -> None:
         """Has the agent as it is now evaluated beside training; `evaluation` is to be called before the next one.
 
@@ -210,6 +215,7 @@ class AsyncSamplerBase(ParallelSamplerBase):
             raise self._abandon(error) from error.__cause__
         self._n_evaluations += 1
 
+    @exclusive
     def evaluation(self, wait: bool = True) -> list[TrajInfo] | None:
         """The episodes of the evaluation that was begun, as `evaluate_agent` gives them; None while it lasts, if not to
         wait for it. Raises SamplerError if none was begun, and what ended it.

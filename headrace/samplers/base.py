@@ -17,6 +17,7 @@ from headrace.processes.affinity import Affinity
 from headrace.processes.status import Status
 from headrace.rng import draw_seed
 from headrace.samplers.device_rows import DeviceBatch
+from headrace.samplers.exclusive import Owner, exclusive
 from headrace.samplers.hooks import Hooks
 from headrace.samplers.layout import Layout
 from headrace.samplers.settings import SamplerSettings
@@ -66,6 +67,8 @@ class BaseSampler(Hooks):
         n_slots: batches in memory, written in turn: views stay valid for as many calls; default 1. Asynchronous
             samplers collect n_slots − 1 batches ahead, and views are valid until the next call; default 2.
         eval_process: evaluate in a process of its own, beside training; for asynchronous samplers.
+        isolate_rng: give each environment global generators of its own (NumPy's, Python's, torch's), by seed and env
+            id, so that batches are alike for any number of workers though it draws from them; 45 µs a step.
     """
 
     layout: Layout
@@ -94,6 +97,7 @@ class BaseSampler(Hooks):
         samples_device: Any = None,
         n_slots: int | None = None,
         eval_process: bool = False,
+        isolate_rng: bool = False,
     ) -> None:
         self._settings = SamplerSettings.checked(
             type(self).__name__,
@@ -119,6 +123,7 @@ class BaseSampler(Hooks):
             samples_device=samples_device,
             n_slots=n_slots,
             eval_process=eval_process,
+            isolate_rng=isolate_rng,
         )
         self._prepare()
 
@@ -133,6 +138,7 @@ class BaseSampler(Hooks):
     def _prepare(self) -> None:
         self.batch_spec = self._settings.batch_spec
         self._status = Status()
+        self._owner = Owner()
         self._first_slice = 0  # of the batch's slices, where this sampler collects a part of it
         self._state = "new"  # new → open → closed
         self._cause: BaseException | None = None
@@ -145,6 +151,7 @@ class BaseSampler(Hooks):
 
     # ---- public ----
 
+    @exclusive
     def initialize(
         self,
         agent: Agent,
@@ -216,6 +223,7 @@ class BaseSampler(Hooks):
             raise self._abandon(error) from error.__cause__
         return self
 
+    @exclusive
     def obtain_samples(self, itr: int) -> tuple[Samples, list[TrajInfo]]:
         """One batch by the agent as it is now, and the episodes that ended in it, in the order (end time, env id).
 
@@ -239,6 +247,7 @@ class BaseSampler(Hooks):
         self._seconds += perf_counter() - begin
         return samples, traj_infos
 
+    @exclusive
     def evaluate_agent(self, itr: int) -> list[TrajInfo]:
         """Greedy episodes of the agent as it is now, in the order (end time, env id).
 
@@ -256,6 +265,7 @@ class BaseSampler(Hooks):
         except BaseException as error:
             raise self._abandon(error) from error.__cause__
 
+    @exclusive
     def state(self, environments: bool = True) -> SamplerState:
         """Where the sampler stands, between batches, for `initialize(resume=...)`.
 
@@ -289,6 +299,7 @@ class BaseSampler(Hooks):
             why_not=why_not,
         )
 
+    @exclusive
     def call_envs(self, name: str, *args: Any, env_ids: Sequence[int] | None = None) -> list[Any]:
         """`env.name(*args)` of training environments, between batches: curricula, looking into a simulator.
 
@@ -323,6 +334,7 @@ class BaseSampler(Hooks):
         """Where the time of `obtain_samples` went so far, an action server's too."""
         return TimingReport.of(self._timings, self._seconds).with_servers(self._servers)
 
+    @exclusive
     def shutdown(self) -> None:
         """Closes environments and processes; raises what closing an environment raised. Safe to call twice."""
         was_open, self._state = self._state == "open", "closed"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 from headrace.buffers.samples import FinalRegion, SlotSpec
+from headrace.envs.global_rng import ISOLATE, GlobalRandomness
 from headrace.envs.scalar import ScalarEnvs
 from headrace.errors import SamplerError
 from headrace.processes.status import Phase, Status
@@ -19,6 +21,8 @@ from headrace.samplers.traj_info import Episodes
 from headrace.types import EnvSpaces, Timing, Tree
 
 __all__ = ["Collector", "Collectors", "SliceReport"]
+
+_NOTICED = 32  # rows that are looked at for draws from global generators, 0.3 ms each
 
 
 @dataclass
@@ -48,6 +52,7 @@ class Collector:
         self.config = replace(config, saved={}, eval_saved={})
         self._status = status
         self._rehearsal: Rehearsal | None = None
+        self._n_noticed = 0
         self._why_not = "it was not asked for: initialize(resumable=True)"
         self._envs, self._saved = train_envs(config, status)
         self.evaluation: EvalCollector | None = None
@@ -74,11 +79,12 @@ class Collector:
             self._envs, spec, status=self._status, traj_info=config.traj_info, wait_reset=config.wait_reset
         )
         saved, self._saved = self._saved, []
-        if saved:
-            self._loop.go_on([state.row for state in saved], [state.running for state in saved])
-            self._loop.revive()
-        else:
-            self._loop.start(config.seed, config.max_decorrelation_steps, config.incarnation)
+        with self._noticing():
+            if saved:
+                self._loop.go_on([state.row for state in saved], [state.running for state in saved])
+                self._loop.revive()
+            else:
+                self._loop.start(config.seed, config.max_decorrelation_steps, config.incarnation)
         if config.resumable:
             self._rehearse(spec.observation)
 
@@ -91,7 +97,32 @@ class Collector:
         """The rows of a batch, which lies in the slots in turn."""
         self._view = self._views[batch_index % len(self._views)]
         self._loop.revive()
-        return self._loop.collect(self._view, self._n_rows)
+        rows = self._loop.collect(self._view, self._n_rows)
+        return rows if self._n_noticed == _NOTICED else self._noticed(rows)
+
+    def _noticed(self, rows: Iterator[int]) -> Iterator[int]:
+        """The same rows. Whether environments draw from global generators is noticed in the first ones only."""
+        end = False
+        while not end and self._n_noticed < _NOTICED:
+            self._n_noticed += 1
+            with self._noticing():
+                t = next(rows, None)
+            end = t is None
+            if t is not None:
+                yield t
+        yield from rows
+
+    @contextmanager
+    def _noticing(self) -> Iterator[None]:
+        randomness = None if self.config.factory.isolation is not None else GlobalRandomness()
+        yield
+        if randomness is not None and randomness.touched():
+            self._n_noticed = _NOTICED
+            sentence = (
+                f"{self.config.factory.name} draws from global generators (numpy.random, random or torch): what it "
+                f"draws changes with the number of workers; {ISOLATE}"
+            )
+            self._envs.notes.append((logging.WARNING, sentence))
 
     def report(self) -> SliceReport:
         """After the rows of a batch."""

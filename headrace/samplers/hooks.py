@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from headrace.buffers.samples import SlotSpec
@@ -21,6 +22,10 @@ __all__ = ["Hooks"]
 
 class Hooks(ABC):
     """`BaseSampler` calls these in the order of the file; so does a sampler process, without the state around them."""
+
+    def _around(self) -> AbstractContextManager[None]:
+        """Around every call of a person's."""
+        return nullcontext()
 
     @abstractmethod
     def _divided(self, env_ids: Sequence[int], affinity: Affinity) -> list[Slice]:

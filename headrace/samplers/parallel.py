@@ -21,7 +21,7 @@ from headrace.samplers.layout import Slice, slices_of
 from headrace.samplers.slice_envs import CollectorConfig
 from headrace.samplers.slots import Slots
 from headrace.samplers.snapshot import SliceState
-from headrace.samplers.worker import Setup, initialize_worker, sampling_process
+from headrace.samplers.worker import Setup, initialize_worker, process_seeds, sampling_process
 from headrace.types import EnvSpaces
 
 __all__ = ["ParallelSamplerBase"]
@@ -65,7 +65,8 @@ class ParallelSamplerBase(BaseSampler):
             tuple(config for config, one in zip(configs, self._slices, strict=True) if one.worker == worker)
             for worker in range(n_workers)
         ]
-        prologue = partial(initialize_worker, affinity, not self.layout.served)
+        seeds = [process_seeds(own[0], "worker", own[0].env_ids[0]) for own in by_worker]
+        prologue = partial(initialize_worker, affinity, not self.layout.served, seeds)
         return self._start_group(sampling_process, by_worker, by_worker, prologue)
 
     def _start_group(

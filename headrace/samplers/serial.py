@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from headrace.buffers.samples import SlotSpec
+from headrace.envs.global_rng import gaussian_kept
 from headrace.errors import headline
 from headrace.processes.affinity import Affinity
 from headrace.samplers.base import BaseSampler
@@ -35,6 +37,9 @@ class SerialSampler(BaseSampler):
     layout = Layout(processes=False)
     _collector: Collector | None = None
     _station: LocalStation | None = None
+
+    def _around(self) -> AbstractContextManager[None]:
+        return gaussian_kept() if self._settings.isolate_rng else super()._around()
 
     def _divided(self, env_ids: Sequence[int], affinity: Affinity) -> list[Slice]:
         return slices_of(env_ids, 1, self.layout.groups)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from headrace.envs.factory import EnvFactory
+from headrace.envs.global_rng import Isolation
 from headrace.envs.scalar import EnvInfoKeys
 from headrace.envs.vector_envs import VectorEnvs
+from headrace.rng import Stream
 from headrace.samplers.layout import Layout, Slice, spread_like
 from headrace.samplers.slice_envs import CollectorConfig
 from headrace.samplers.snapshot import SamplerState
@@ -43,6 +45,7 @@ class SamplerSettings:
     samples_device: Any
     n_slots: int
     eval_process: bool
+    isolate_rng: bool
 
     @staticmethod
     def checked(
@@ -70,6 +73,7 @@ class SamplerSettings:
         samples_device: Any,
         n_slots: int | None,
         eval_process: bool,
+        isolate_rng: bool,
     ) -> SamplerSettings:
         """From what the sampler `name` was given; raises TypeError or ValueError that names the argument."""
         checked_arguments(
@@ -91,7 +95,10 @@ class SamplerSettings:
             deterministic=deterministic,
             n_slots=n_slots,
             eval_process=eval_process,
+            isolate_rng=isolate_rng,
         )
+        if isolate_rng and isinstance(EnvCls, VectorEnvs):
+            raise ValueError("isolate_rng is for single environments; a vector environment steps its rows at once")
         if eval_process and not layout.asynchronous:
             raise ValueError(f"{name} evaluates in its own processes; eval_process=True is for asynchronous samplers")
         least = 1 + layout.asynchronous
@@ -120,6 +127,7 @@ class SamplerSettings:
             samples_device=kept_on,
             n_slots=least if n_slots is None else int(n_slots),
             eval_process=bool(eval_process),
+            isolate_rng=bool(isolate_rng),
         )
 
     @property
@@ -149,6 +157,7 @@ class SamplerSettings:
             "eval_max_trajectories": self.eval_max_trajectories,
             "reset_mode": self.reset_mode,
             "deterministic": self.deterministic,
+            "isolate_rng": self.isolate_rng,
         }
 
     def configs(
@@ -163,10 +172,15 @@ class SamplerSettings:
         """One for each slice, with its share of the evaluation environments."""
         n_eval = self.eval_n_envs
         episodes = 1 if self.eval_max_trajectories is None else math.ceil(self.eval_max_trajectories / max(n_eval, 1))
+        factory, eval_factory = self.factory, self.eval_factory
+        if self.isolate_rng:
+            again = start.next_incarnation
+            factory = replace(factory, isolation=Isolation(seed, Stream.ENV_GLOBAL, again))
+            eval_factory = replace(eval_factory, isolation=Isolation(seed, Stream.EVAL_ENV_GLOBAL, again))
         eval_ids = spread_like(range(rank * n_eval, rank * n_eval + n_eval), slices)
         return [
             CollectorConfig(
-                factory=self.factory,
+                factory=factory,
                 env_ids=one.env_ids,
                 seed=seed,
                 traj_info=(self.traj_info_cls, traj_info_kwargs),
@@ -174,7 +188,7 @@ class SamplerSettings:
                 max_decorrelation_steps=self.max_decorrelation_steps,
                 env_info_keys=self.env_info_keys,
                 deterministic=self.deterministic,
-                eval_factory=self.eval_factory,
+                eval_factory=eval_factory,
                 eval_env_ids=own_eval_ids,
                 eval_episodes=episodes,
                 eval_max_T=self.eval_max_T,

@@ -44,7 +44,7 @@ def checked_arguments(**arguments: Any) -> None:
         elif name in _CHOICES:
             if value not in _CHOICES[name]:
                 raise ValueError(f"{name} must be one of {', '.join(map(repr, _CHOICES[name]))}, got {value!r}")
-        elif name in ("deterministic", "bootstrap_value", "resumable", "eval_process"):
+        elif name in ("deterministic", "bootstrap_value", "resumable", "eval_process", "isolate_rng"):
             if not isinstance(value, bool | np.bool_):
                 raise TypeError(f"{name} must be True or False, got {type(value).__name__} {value!r}")
         elif name == "TrajInfoCls":

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import logging
 import pickle
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
-from headrace.processes.affinity import Affinity, pin
+from headrace.envs.global_rng import seed_global_generators
+from headrace.processes.affinity import Affinity, pin, set_torch_threads
 from headrace.processes.child import Channel
 from headrace.processes.status import Phase
+from headrace.rng import GeneratorSeeds, Stream, generator_seeds
 from headrace.samplers.collector import Collectors, SliceReport
 from headrace.samplers.evaluation import EvalReport
 from headrace.samplers.slice_envs import CollectorConfig
 from headrace.samplers.traj_info import Episodes
 from headrace.types import EnvSpaces
 
-__all__ = ["Crew", "Setup", "initialize_worker", "obey", "sampling_process"]
+__all__ = ["Crew", "Setup", "initialize_worker", "obey", "process_seeds", "sampling_process"]
 
 _log = logging.getLogger("headrace.samplers")
+
+_ROLES = ("worker", "sampler process", "evaluation process")
 
 
 class Crew(Protocol):
@@ -43,21 +48,28 @@ class Setup(Protocol):
         """What the process does from then on with its `Crew`: the methods are the commands, as of a `Station`."""
 
 
-def initialize_worker(affinity: Affinity, loads_torch: bool, rank: int) -> None:
-    """First thing in a worker: its CPUs, its threads, its garbage.
+def initialize_worker(affinity: Affinity, loads_torch: bool, seeds: Sequence[GeneratorSeeds], rank: int) -> None:
+    """First thing in a worker: its CPUs, its threads, its global generators, its garbage.
 
-    One thread of torch, whatever the parent used: a pool of threads does not survive a fork, and the first large
-    matrix product would wait for it for ever. What the parent made is frozen: a collection that walked it would copy
-    its pages.
+    One thread of torch, whatever the parent used, also where it is the environment that uses torch. What the parent
+    made is frozen: a collection that walked it would copy its pages. seeds: of each worker, for environments that draw
+    from the program's generators: forked workers would all go on with the parent's.
     """
     gc.freeze()
     cpus = affinity.cpus_of(rank)
     if cpus is not None:
         pin(cpus)
     if loads_torch:
-        import torch
+        importlib.import_module("torch")
+    set_torch_threads(affinity.worker_torch_threads)
+    seed_global_generators(seeds[rank])
 
-        torch.set_num_threads(affinity.worker_torch_threads)
+
+def process_seeds(config: CollectorConfig, role: str, number: int) -> GeneratorSeeds:
+    """Of a process's global generators. number: of a worker or a sampler process its first environment, which no other
+    has, also of samplers that share a seed.
+    """
+    return generator_seeds(config.seed, Stream.PROCESS, _ROLES.index(role), number, config.incarnation)
 
 
 def sampling_process(channel: Channel, configs: tuple[CollectorConfig, ...]) -> None:
