@@ -21,7 +21,7 @@ from typing import Any
 from headrace.errors import EnvFailed, SamplerError, Where, headline, traceback_of
 from headrace.processes.status import Status, StatusBoard
 
-__all__ = ["Channel", "Failure", "child_main"]
+__all__ = ["Channel", "Failure", "child_main", "watch_parent"]
 
 
 #: What a worker may report, by name, besides SamplerError itself.
@@ -106,7 +106,7 @@ def child_main(
         os.close(fd)
     with suppress(EOFError):  # the parent closed the pipe: it is gone, or it has what it wanted
         channel = _opened(pipe, rank, n_workers)
-        _watch_parent(pipe.fileno(), parent_pid)
+        watch_parent(pipe.fileno(), parent_pid)
         try:
             prologue(rank)
             argument = pickle.loads(payload) if isinstance(payload, bytes) else payload
@@ -134,7 +134,7 @@ def _opened(pipe: Connection, rank: int, n_workers: int) -> Channel:
     return Channel(pipe, board.lines[rank])
 
 
-def _watch_parent(pipe_fd: int, parent_pid: int) -> None:
+def watch_parent(pipe_fd: int, parent_pid: int) -> None:
     """Ends this process when its parent is gone, whatever it is doing.
 
     The pipe hangs up when the parent's end closes. A process the parent forked meanwhile may hold that end open, so

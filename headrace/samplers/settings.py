@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from headrace.envs.factory import EnvFactory
+from headrace.envs.rehearsal import REHEARSED
 from headrace.envs.scalar import EnvInfoKeys
 from headrace.envs.vector_envs import VectorEnvs
 from headrace.samplers.layout import Layout, Slice, spread_like
@@ -163,7 +164,9 @@ class SamplerSettings:
         """One for each slice, with its share of the evaluation environments."""
         n_eval = self.eval_n_envs
         episodes = 1 if self.eval_max_trajectories is None else math.ceil(self.eval_max_trajectories / max(n_eval, 1))
-        eval_ids = spread_like(range(rank * n_eval, rank * n_eval + n_eval), slices)
+        all_eval_ids = range(rank * n_eval, rank * n_eval + n_eval)
+        eval_ids = spread_like(all_eval_ids, slices)
+        rehearsed = tuple(env_id for one in slices for env_id in one.env_ids)[:REHEARSED]
         return [
             CollectorConfig(
                 factory=self.factory,
@@ -180,6 +183,8 @@ class SamplerSettings:
                 eval_max_T=self.eval_max_T,
                 incarnation=start.next_incarnation,
                 resumable=resumable,
+                rehearsed=rehearsed,
+                eval_rehearsed=tuple(all_eval_ids[:REHEARSED]),
                 saved={env_id: start.train[env_id] for env_id in one.env_ids if start.train},
                 eval_saved={env_id: start.evaluation[env_id] for env_id in own_eval_ids if start.evaluation},
                 memory={env_id: start.memory[env_id] for env_id in one.env_ids if start.memory},
