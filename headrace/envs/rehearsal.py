@@ -69,10 +69,10 @@ class Recorded:
 class Rehearsal:
     """Pickled copies of environments do what the originals did, in an interpreter of their own, or `why_not` says why.
 
-    A pickle may lose what an environment is about and say nothing: its generator, its simulator's state. It may hold the
-    number of a simulator that is elsewhere, and a copy here would step, or close, that of the original. So copies are
-    loaded where nothing of this process is, as those of a resumed run would be, and stepped with the recorded actions;
-    they must do what is recorded, bit for bit. Meanwhile the run goes on.
+    A pickle may lose what an environment is about and say nothing: its generator, its simulator's state. It may hold
+    the number of a simulator that is elsewhere, and a copy here would step, or close, that of the original. So copies
+    are loaded where nothing of this process is, as those of a resumed run would be, and stepped with the recorded
+    actions; they must do what is recorded, bit for bit. Meanwhile the run goes on.
 
     `take` before rows are collected, `play` after them, `decide` when the verdict is needed.
     """

@@ -1,9 +1,9 @@
 """`FreshInterpreter`: a Python executed anew, which calls one function with bytes and answers with a sentence.
 
 For what must not happen in this process, nor in a copy of it: a forked one has its sockets, files and devices, and
-those of multiprocessing run the user's program again. This one has the command line's settings and the import path in
-common with its parent, and one socket to answer by. What it runs may read, compute, and change itself; it may not
-change what others see: Python refuses it to write files, to connect, and to start or signal processes.
+those of multiprocessing run the user's program again. This one has the import path in common with its parent, and a
+socket to answer by. What it runs may read, compute and change itself, and not what others see: Python refuses it to
+write files, to connect, and to start or signal processes.
 
 This module loads neither torch nor an environment.
 """
@@ -23,6 +23,7 @@ import time
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
+from types import FrameType
 from typing import Any
 
 from headrace.memory import anonymous_file
@@ -61,19 +62,7 @@ class FreshInterpreter:
                 while part:
                     part = part[os.write(content, part) :]
             os.lseek(content, 0, os.SEEK_SET)
-            self._pipe, theirs = socket.socketpair()
-            with theirs, sigint_blocked():  # Ctrl-C reaches this process's group, and is none of its business
-                self._process = subprocess.Popen(
-                    [sys.executable, "-c", _PROGRAM],
-                    stdin=content,
-                    stdout=theirs,
-                    stderr=subprocess.DEVNULL,
-                    process_group=0,
-                )
-        except BaseException:
-            if "_pipe" in vars(self):
-                self._pipe.close()
-            raise
+            self._pipe, self._process = _started(content)
         finally:
             os.close(content)
         self._said = b""
@@ -101,7 +90,8 @@ class FreshInterpreter:
     @property
     def exitcode(self) -> int | None:
         """After its end; negative: the signal that ended it."""
-        return self._process.returncode
+        code: int | None = self._process.returncode
+        return code
 
     def close(self) -> None:
         """Ends it at once if it still runs. Safe to call twice.
@@ -116,6 +106,23 @@ class FreshInterpreter:
         if self._said.endswith(b"\n"):
             self.answer = self._said.decode(errors="replace").rstrip("\n")
         self.close()
+
+
+def _started(content: int) -> tuple[socket.socket, subprocess.Popen[bytes]]:
+    """Our end of the socket it answers by, and the process. In a group of its own: Ctrl-C is none of its business."""
+    ours, theirs = socket.socketpair()
+    try:
+        with theirs, sigint_blocked():
+            return ours, subprocess.Popen(
+                [sys.executable, "-c", _PROGRAM],
+                stdin=content,
+                stdout=theirs.fileno(),
+                stderr=subprocess.DEVNULL,
+                process_group=0,
+            )
+    except BaseException:
+        ours.close()
+        raise
 
 
 def _kill(process: subprocess.Popen[bytes], pipe: socket.socket, owner: int) -> None:
@@ -149,6 +156,7 @@ def main() -> None:
     module, _, name = function.partition(":")
     call = getattr(importlib.import_module(module), name)
     sys.dont_write_bytecode = True
+    _refuse_shared_memory()
     sys.addaudithook(_refuse)
     text = " ".join(call(argument).split()) + "\n"
     os.write(answer, text.encode(errors="replace")[-(1 << 15) :])
@@ -157,21 +165,10 @@ def main() -> None:
 
 #: Python's audit events that would change what other processes see, or reach one of them.
 _REFUSED = {
-    "socket.connect",
-    "socket.bind",
-    "socket.sendto",
-    "socket.sendmsg",
-    "subprocess.Popen",
-    "pty.spawn",
-    "shutil.rmtree",
-    "shutil.move",
-    *(
-        f"os.{name}"
-        for name in (
-            "chmod chown exec fork forkpty kill killpg link lockf mkdir posix_spawn remove removexattr rename rmdir "
-            "setxattr spawn symlink system truncate utime"
-        ).split()
-    ),
+    *(f"socket.{name}" for name in ("connect", "bind", "sendto", "sendmsg")),
+    *(f"os.{name}" for name in ("chmod", "chown", "link", "mkdir", "remove", "rename", "rmdir", "symlink", "truncate")),
+    *(f"os.{name}" for name in ("exec", "fork", "forkpty", "kill", "killpg", "posix_spawn", "spawn", "system")),
+    *("pty.spawn", "shutil.move", "shutil.rmtree", "subprocess.Popen"),
 }
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
@@ -179,18 +176,35 @@ _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 def _refuse(event: str, args: tuple[Any, ...]) -> None:
     """Raises what a read-only file system and a machine without network would.
 
-    Shared memory with a name is refused as a module: attaching to it raises no event, and Python's own helper process
-    would delete it at the end.
+    Not for what a module does while it is imported (glfw asks a program for its version): it would do so anywhere.
     """
-    refused = event in _REFUSED
     if event == "open":
         path, _, flags = args
         # A descriptor is open already. A file that must be new is nobody else's: `tempfile` makes them so.
         refused = not isinstance(path, int) and bool(flags & _WRITING) and not flags & os.O_EXCL and path != os.devnull
-    elif event == "import":
-        refused = args[0] == "_posixshmem"
-    elif event == "sqlite3.connect":
-        refused = args[0] != ":memory:"
-    if refused:
-        what = args[1] if event.startswith("socket.") else args[0]
-        raise PermissionError(f"a copy that is tried out must not reach beyond itself: {event} {what!r}"[:200])
+    else:
+        refused = event in _REFUSED or (event == "sqlite3.connect" and args[0] != ":memory:")
+    if refused and not _importing():
+        raise PermissionError(_WHY.format(event, repr(args[1] if event.startswith("socket.") else args[0])[:100]))
+
+
+def _importing() -> bool:
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False
+
+
+_WHY = "a copy that is tried must not reach beyond itself: {} {}"
+
+
+def _refuse_shared_memory() -> None:
+    """Opening shared memory by its name is no audit event."""
+
+    def refuse(name: str, flags: int, mode: int = 0o777) -> int:
+        raise PermissionError(_WHY.format("shm_open", repr(name)))
+
+    with suppress(ImportError):
+        vars(importlib.import_module("_posixshmem"))["shm_open"] = refuse

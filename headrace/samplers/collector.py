@@ -18,7 +18,7 @@ from headrace.samplers.loop import CollectionLoop, SlotView
 from headrace.samplers.slice_envs import CollectorConfig, train_envs
 from headrace.samplers.snapshot import NOT_ASKED, SliceState, not_saved, recorded
 from headrace.samplers.traj_info import Episodes
-from headrace.types import EnvSpaces, Timing, Tree
+from headrace.types import EnvSpaces, Timing
 
 __all__ = ["Collector", "Collectors", "SliceReport"]
 
