@@ -26,7 +26,7 @@ from headrace.processes import descendants
 from headrace.processes.lifeline import hold_on
 from headrace.processes.status import Status, StatusBoard
 
-__all__ = ["Channel", "Failure", "Start", "child_main"]
+__all__ = ["Channel", "Failure", "Start", "child_main", "watch_parent"]
 
 
 #: What a worker may report, by name, besides SamplerError itself.
@@ -160,7 +160,7 @@ def child_main(
     try:
         with suppress(EOFError):  # the parent closed the pipe: it is gone, or it has what it wanted
             channel = _opened(pipe, start)
-            _watch_parent(pipe.fileno(), start.parent_pid)
+            watch_parent(pipe.fileno(), start.parent_pid)
             os.register_at_fork(before=channel.fork, after_in_child=channel.split)
             try:
                 prologue(start.rank)
@@ -195,7 +195,7 @@ def _opened(pipe: Connection, start: Start) -> Channel:
     return Channel(pipe, board.lines[start.rank])
 
 
-def _watch_parent(pipe_fd: int, parent_pid: int) -> None:
+def watch_parent(pipe_fd: int, parent_pid: int) -> None:
     """Ends this process, and what its environments started, when its parent is gone.
 
     The lifeline does it at once, and whatever this process is doing, where the system has one. But a process that the

@@ -1,4 +1,4 @@
-"""`WorkerGroup`: the only place that starts, signals or joins processes.
+"""`WorkerGroup`: the only place, but for `fresh.py`, that starts, signals or joins processes.
 
 A group is a fixed set of workers, each with a pipe and a line of shared memory that says what it is doing. Commands go
 down the pipes, one reply comes back for each. Every wait has a deadline and looks at pipes and processes together: a

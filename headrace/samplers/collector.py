@@ -10,15 +10,17 @@ from typing import Any
 
 from headrace.buffers.samples import FinalRegion, SlotSpec
 from headrace.envs.global_rng import ISOLATE, GlobalRandomness
+from headrace.envs.pickling import EnvState, dumped, not_pickled
+from headrace.envs.rehearsal import Rehearsal
 from headrace.envs.scalar import ScalarEnvs
 from headrace.errors import SamplerError
 from headrace.processes.status import Phase, Status
 from headrace.samplers.eval_collector import EvalCollector, require_alike
 from headrace.samplers.loop import CollectionLoop, SlotView
 from headrace.samplers.slice_envs import CollectorConfig, train_envs
-from headrace.samplers.snapshot import EnvState, Rehearsal, SliceState, dumped, not_pickled
+from headrace.samplers.snapshot import NOT_ASKED, SliceState, not_saved, recorded
 from headrace.samplers.traj_info import Episodes
-from headrace.types import EnvSpaces, Timing, Tree
+from headrace.types import EnvSpaces, Timing
 
 __all__ = ["Collector", "Collectors", "SliceReport"]
 
@@ -53,7 +55,7 @@ class Collector:
         self._status = status
         self._rehearsal: Rehearsal | None = None
         self._n_noticed = 0
-        self._why_not = "it was not asked for: initialize(resumable=True)"
+        self._why_not = "" if config.resumable else NOT_ASKED
         self._envs, self._saved = train_envs(config, status)
         self.evaluation: EvalCollector | None = None
         try:
@@ -85,8 +87,12 @@ class Collector:
                 self._loop.revive()
             else:
                 self._loop.start(config.seed, config.max_decorrelation_steps, config.incarnation)
-        if config.resumable:
-            self._rehearse(spec.observation)
+        self._stepped = bool(saved or config.max_decorrelation_steps)
+        self._n_rehearsed = len({*config.env_ids} & {*config.rehearsed})
+        if not isinstance(self._envs, ScalarEnvs):
+            self._why_not = self._why_not or not_saved(config.factory.name)
+        elif config.resumable and self._n_rehearsed:
+            self._rehearsal = Rehearsal(config.factory.name)
 
     @property
     def timing(self) -> Timing:
@@ -97,6 +103,11 @@ class Collector:
         """The rows of a batch, which lies in the slots in turn."""
         self._view = self._views[batch_index % len(self._views)]
         self._loop.revive()
+        # Not of environments that were just reset: of the module globals they use, a reset sets anew what it needs.
+        if self._rehearsal is not None and self._rehearsal.due and self._stepped:
+            n = self._n_rehearsed
+            self._rehearsal.take(self.config.env_ids[:n], self._env_states(n), self._status)
+        self._stepped = True
         rows = self._loop.collect(self._view, self._n_rows)
         return rows if self._n_noticed == _NOTICED else self._noticed(rows)
 
@@ -127,9 +138,9 @@ class Collector:
     def report(self) -> SliceReport:
         """After the rows of a batch."""
         loop = self._loop
-        if self._rehearsal is not None:
-            rehearsal, self._rehearsal = self._rehearsal, None
-            self._why_not = rehearsal.difference(self._view, self.config.wait_reset)
+        if self._rehearsal is not None and self._rehearsal.taken:
+            resets = 0 if self.config.wait_reset else None
+            self._rehearsal.play(recorded(self._view.slot, self._n_rows, begins=False, resets=resets))
         return SliceReport(loop.n_final, loop.overflow, loop.finished, self._notes(), loop.timing)
 
     def prepare(self) -> None:
@@ -146,33 +157,30 @@ class Collector:
 
     def state(self) -> SliceState:
         """Where this slice stands, between batches; without recurrent states, which belong to who acts."""
-        if self._why_not:
-            return SliceState(why_not=self._why_not)
         try:
-            envs = self._envs
-            assert isinstance(envs, ScalarEnvs)  # of others it was said why not
-            train = [EnvState(*envs.environment(row), *self._loop.row(row)) for row in range(len(envs.env_ids))]
-            return SliceState(
-                dumped(self.config.env_ids, train, self._status),
-                {} if self.evaluation is None else self.evaluation.state(),
-            )
+            if self._why_not:
+                return SliceState(why_not=self._why_not)
+            if self._rehearsal is not None:
+                self._rehearsal.decide(self._status)
+                if self._rehearsal.why_not:
+                    return SliceState(why_not=self._rehearsal.why_not)
+            evaluation = SliceState() if self.evaluation is None else self.evaluation.state()
+            if evaluation.why_not:
+                return evaluation
+            env_ids = self.config.env_ids
+            train = dumped(env_ids, self._env_states(len(env_ids)), self._status)
+            return replace(evaluation, train=train)
         except Exception as error:
-            self._why_not = not_pickled(self.config.factory, error)
+            self._why_not = not_pickled(self.config.factory.name, error)
             return SliceState(why_not=self._why_not)
         finally:
             self._status.enter(Phase.WAITING)
 
-    def _rehearse(self, observation: Tree) -> None:
-        """Copies environments, to see in the first batch whether the copies do what the originals do."""
-        if not isinstance(self._envs, ScalarEnvs):
-            self._why_not = f"{self.config.factory.name} makes vector environments, which are not saved"
-            return
-        self._why_not = "no batch was collected yet"
-        try:
-            self._rehearsal = Rehearsal(self._envs, observation, self.config.factory.name, self._status)
-        except Exception as error:
-            self._why_not = not_pickled(self.config.factory, error)
-        self._status.enter(Phase.WAITING)
+    def _env_states(self, n: int) -> list[EnvState]:
+        """Of the first `n` environments, as they stand."""
+        envs = self._envs
+        assert isinstance(envs, ScalarEnvs)  # of others it was said why not
+        return [EnvState(*envs.environment(row), *self._loop.row(row)) for row in range(n)]
 
     def _notes(self) -> list[tuple[int, str]]:
         """What the environments have for the log since the last time."""

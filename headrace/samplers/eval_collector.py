@@ -6,13 +6,15 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from headrace.buffers.samples import SlotSpec
+from headrace.envs.pickling import EnvState, dumped, not_pickled
+from headrace.envs.rehearsal import Rehearsal
 from headrace.envs.scalar import ScalarEnvs
 from headrace.errors import EnvContractError
 from headrace.processes.status import Phase, Status
 from headrace.samplers.evaluation import EvalReport
 from headrace.samplers.loop import CollectionLoop, SlotView
 from headrace.samplers.slice_envs import CollectorConfig, eval_envs
-from headrace.samplers.snapshot import EnvState, dumped
+from headrace.samplers.snapshot import NOT_ASKED, SliceState, not_saved, recorded
 from headrace.types import EnvSpaces
 
 __all__ = ["EvalCollector", "require_alike"]
@@ -28,6 +30,12 @@ class EvalCollector:
         self.config = replace(config, saved={}, eval_saved={})  # they are large, and needed once
         self.envs = eval_envs(config, status)
         self._status = status
+        self._n_rehearsed = len({*config.eval_env_ids} & {*config.eval_rehearsed})
+        self._why_not = "" if config.resumable else NOT_ASKED
+        if not isinstance(self.envs, ScalarEnvs):
+            self._why_not = self._why_not or not_saved(config.eval_factory.name)
+        self._rehearsal = Rehearsal(config.eval_factory.name)  # in the first evaluation
+        self._loading: Rehearsal | None = None  # before there was one
 
     @property
     def spaces(self) -> EnvSpaces:
@@ -43,6 +51,8 @@ class EvalCollector:
 
     def begin(self) -> None:
         """Resets the environments, each for its number of episodes."""
+        if self._rehearses and self._rehearsal.due:
+            self._take(self._rehearsal)
         self._loop.restart(Phase.RESETTING)
         self.envs.allow(self.config.eval_episodes - 1)
 
@@ -53,16 +63,54 @@ class EvalCollector:
     def report(self, first_row: int, n_rows: int) -> EvalReport:
         """After rows of an evaluation, the first of them number `first_row`."""
         loop = self._loop
+        if self._rehearsal.taken:
+            resets = self.config.eval_episodes - 1
+            self._rehearsal.play(recorded(self._view.slot, n_rows, begins=True, resets=resets))
         loop.finished.time += first_row
         return EvalReport(loop.finished, loop.episodes.unfinished(first_row + n_rows), bool(self.envs.waiting.all()))
 
-    def state(self) -> dict[int, bytes]:
-        """Its pickled environments by env id; none if they cannot be taken apart. Raises what pickling raises."""
+    def state(self) -> SliceState:
+        """Its pickled environments, or why there are none."""
+        try:
+            if self._why_not:
+                return SliceState(why_not=self._why_not)
+            if self._rehearses:
+                why_not = self._verdict()
+                if why_not:
+                    return SliceState(why_not=why_not)
+            env_ids = self.config.eval_env_ids
+            return SliceState(evaluation=dumped(env_ids, self._env_states(len(env_ids)), self._status))
+        except Exception as error:
+            self._why_not = not_pickled(self.config.eval_factory.name, error)
+            return SliceState(why_not=self._why_not)
+        finally:
+            self._status.enter(Phase.WAITING)
+
+    @property
+    def _rehearses(self) -> bool:
+        return not self._why_not and self._n_rehearsed > 0
+
+    def _verdict(self) -> str:
+        """Why the environments are not saved. Before the first evaluation it is only seen that copies can be loaded."""
+        rehearsal = self._rehearsal
+        if rehearsal.due:
+            if self._loading is None:
+                self._loading = Rehearsal(self.config.eval_factory.name)
+                self._take(self._loading)
+                self._loading.play(None)
+            rehearsal = self._loading
+        rehearsal.decide(self._status)
+        return rehearsal.why_not
+
+    def _take(self, rehearsal: Rehearsal) -> None:
+        n = self._n_rehearsed
+        rehearsal.take(self.config.eval_env_ids[:n], self._env_states(n), self._status)
+
+    def _env_states(self, n: int) -> list[EnvState]:
+        """Of the first `n` environments, as they stand."""
         envs = self.envs
-        if not isinstance(envs, ScalarEnvs):
-            return {}
-        states = [EnvState(*envs.environment(row)) for row in range(len(envs.env_ids))]
-        return dumped(self.config.eval_env_ids, states, self._status)
+        assert isinstance(envs, ScalarEnvs)  # of others it was said why not
+        return [EnvState(*envs.environment(row)) for row in range(n)]
 
     def notes(self) -> list[tuple[int, str]]:
         """What the environments have for the log since the last time."""
@@ -71,6 +119,9 @@ class EvalCollector:
 
     def close(self) -> None:
         """Closes the environments."""
+        self._rehearsal.close()
+        if self._loading is not None:
+            self._loading.close()
         self.envs.close()
 
 

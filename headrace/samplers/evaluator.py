@@ -19,7 +19,7 @@ from headrace.samplers.eval_collector import EvalCollector, require_alike
 from headrace.samplers.gpu import serving_device
 from headrace.samplers.inner import async_memory
 from headrace.samplers.slice_envs import CollectorConfig
-from headrace.samplers.snapshot import SliceState, not_pickled
+from headrace.samplers.snapshot import SliceState
 from headrace.samplers.traj_info import Episodes
 from headrace.types import EnvSpaces
 
@@ -109,9 +109,4 @@ class EvaluatorStation:
 
     def state(self) -> list[SliceState]:
         """The pickled evaluation environments, or why there are none."""
-        try:
-            return [SliceState(evaluation=self._collector.state())]
-        except Exception as error:
-            return [SliceState(why_not=not_pickled(self._collector.config.eval_factory, error))]
-        finally:
-            self._status.enter(Phase.WAITING)
+        return [self._collector.state()]

@@ -9,6 +9,7 @@ from typing import Any
 
 from headrace.envs.factory import EnvFactory
 from headrace.envs.global_rng import Isolation
+from headrace.envs.rehearsal import REHEARSED
 from headrace.envs.scalar import EnvInfoKeys
 from headrace.envs.vector_envs import VectorEnvs
 from headrace.rng import Stream
@@ -177,7 +178,9 @@ class SamplerSettings:
             again = start.next_incarnation
             factory = replace(factory, isolation=Isolation(seed, Stream.ENV_GLOBAL, again))
             eval_factory = replace(eval_factory, isolation=Isolation(seed, Stream.EVAL_ENV_GLOBAL, again))
-        eval_ids = spread_like(range(rank * n_eval, rank * n_eval + n_eval), slices)
+        all_eval_ids = range(rank * n_eval, rank * n_eval + n_eval)
+        eval_ids = spread_like(all_eval_ids, slices)
+        rehearsed = tuple(env_id for one in slices for env_id in one.env_ids)[:REHEARSED]
         return [
             CollectorConfig(
                 factory=factory,
@@ -194,6 +197,8 @@ class SamplerSettings:
                 eval_max_T=self.eval_max_T,
                 incarnation=start.next_incarnation,
                 resumable=resumable,
+                rehearsed=rehearsed,
+                eval_rehearsed=tuple(all_eval_ids[:REHEARSED]),
                 saved={env_id: start.train[env_id] for env_id in one.env_ids if start.train},
                 eval_saved={env_id: start.evaluation[env_id] for env_id in own_eval_ids if start.evaluation},
                 memory={env_id: start.memory[env_id] for env_id in one.env_ids if start.memory},

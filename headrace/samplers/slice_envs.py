@@ -7,14 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from headrace.envs.factory import EnvFactory, close_quietly, make_envs, user_code_failed
-from headrace.envs.pickling import loads
+from headrace.envs.pickling import EnvState, loads
 from headrace.envs.scalar import EnvInfoKeys, ScalarEnvs
 from headrace.envs.vector import VectorBatch
 from headrace.envs.vector_envs import VectorEnvs
 from headrace.errors import EnvContractError
 from headrace.processes.status import Phase, Status
 from headrace.rng import Stream, env_seeds
-from headrace.samplers.snapshot import EnvState
 from headrace.samplers.traj_info import TrajInfo
 from headrace.types import Tree
 
@@ -30,8 +29,9 @@ class CollectorConfig:
     env_ids, eval_env_ids: global numbers of this slice's environments (evaluation's are counted on their own);
     eval_episodes: episodes each evaluation environment starts; eval_max_T: rows of an evaluation at most;
     wait_reset: environments that end wait for the end of the batch; incarnation: see `env_seeds`; resumable: `state()`
-    will be asked for; saved, eval_saved: pickled `EnvState`s by env id, to go on from instead of new environments;
-    memory: the recurrent states of their rows by env id, for who acts.
+    will be asked for; rehearsed, eval_rehearsed: the env ids, of the whole sampler, whose copies are tried before;
+    saved, eval_saved: pickled `EnvState`s by env id, to go on from instead of new environments; memory: the recurrent
+    states of their rows by env id, for who acts.
     """
 
     factory: EnvFactory
@@ -48,6 +48,8 @@ class CollectorConfig:
     eval_max_T: int
     incarnation: int = 0
     resumable: bool = False
+    rehearsed: tuple[int, ...] = ()
+    eval_rehearsed: tuple[int, ...] = ()
     saved: Mapping[int, bytes] = field(default_factory=dict)
     eval_saved: Mapping[int, bytes] = field(default_factory=dict)
     memory: Mapping[int, Tree] = field(default_factory=dict)

@@ -1,0 +1,210 @@
+"""`FreshInterpreter`: a Python executed anew, which calls one function with bytes and answers with a sentence.
+
+For what must not happen in this process, nor in a copy of it: a forked one has its sockets, files and devices, and
+those of multiprocessing run the user's program again. This one has the import path in common with its parent, and a
+socket to answer by. What it runs may read, compute and change itself, and not what others see: Python refuses it to
+write files, to connect, and to start or signal processes.
+
+This module loads neither torch nor an environment.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pickle
+import resource
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+import weakref
+from collections.abc import Callable
+from contextlib import suppress
+from types import FrameType
+from typing import Any
+
+from headrace.memory import anonymous_file
+from headrace.processes.child import watch_parent
+from headrace.processes.members import GONE, sigint_blocked
+
+__all__ = ["FreshInterpreter", "main"]
+
+_TICK = 0.05  # seconds between signs of life while waiting
+#: The folder Python puts first for `-c` is left out: a `pickle.py` of the user's would be imported from there.
+_PROGRAM = (
+    "import sys; sys.path[:] = filter(None, sys.path); import pickle; sys.path[:] = pickle.load(sys.stdin.buffer); "
+    "from headrace.processes.fresh import main; main()"
+)
+
+
+class FreshInterpreter:
+    """Starts at once and waits for nothing; `ended` and `close` are for later.
+
+    Args:
+        function: "module:name" of what is called there, a function of bytes that returns a line of text.
+        argument: its argument.
+        seconds: after which the process ends itself, by SIGALRM.
+
+    Raises OSError and NotEnoughMemory if it cannot be started.
+    """
+
+    #: What the function returned; None before the end, and if the process ended otherwise.
+    answer: str | None = None
+
+    def __init__(self, function: str, argument: bytes, seconds: float) -> None:
+        head = pickle.dumps(sys.path) + pickle.dumps((function, seconds, os.getpid()))
+        content = anonymous_file(len(head) + len(argument))  # a pipe would have somebody wait for its reader
+        try:
+            for part in (head, argument):
+                while part:
+                    part = part[os.write(content, part) :]
+            os.lseek(content, 0, os.SEEK_SET)
+            self._pipe, self._process = _started(content)
+        finally:
+            os.close(content)
+        self._said = b""
+        self._close = weakref.finalize(self, _kill, self._process, self._pipe, os.getpid())
+
+    def ended(self, seconds: float, tick: Callable[[], None]) -> bool:
+        """Whether it has ended, after waiting for at most so long; calls `tick` meanwhile, 20 times a second."""
+        deadline = time.monotonic() + seconds
+        poll = select.poll()
+        poll.register(self._pipe, select.POLLIN)
+        while self._close.alive:
+            tick()
+            left = max(0.0, deadline - time.monotonic())
+            gone = self._process.poll() is not None  # before looking at the pipe, which it may have written to last
+            if poll.poll(0 if gone else min(_TICK, left) * 1e3):
+                said = self._pipe.recv(1 << 16)
+                self._said += said
+                gone = not said
+            if gone:
+                self._finish()
+            elif not left:
+                return False
+        return True
+
+    @property
+    def exitcode(self) -> int | None:
+        """After its end; negative: the signal that ended it."""
+        code: int | None = self._process.returncode
+        return code
+
+    def close(self) -> None:
+        """Ends it at once if it still runs. Safe to call twice.
+
+        It also runs when this object is forgotten, and when the interpreter exits.
+        """
+        self._close()
+
+    def _finish(self) -> None:
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(GONE)
+        if self._said.endswith(b"\n"):
+            self.answer = self._said.decode(errors="replace").rstrip("\n")
+        self.close()
+
+
+def _started(content: int) -> tuple[socket.socket, subprocess.Popen[bytes]]:
+    """Our end of the socket it answers by, and the process. In a group of its own: Ctrl-C is none of its business."""
+    ours, theirs = socket.socketpair()
+    try:
+        with theirs, sigint_blocked():
+            return ours, subprocess.Popen(
+                [sys.executable, "-c", _PROGRAM],
+                stdin=content,
+                stdout=theirs.fileno(),
+                stderr=subprocess.DEVNULL,
+                process_group=0,
+            )
+    except BaseException:
+        ours.close()
+        raise
+
+
+def _kill(process: subprocess.Popen[bytes], pipe: socket.socket, owner: int) -> None:
+    if os.getpid() != owner:
+        return  # a forked child has a copy of this object
+    with sigint_blocked():
+        if process.poll() is None:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(GONE)
+        pipe.close()
+
+
+# ---- in the process ----
+
+
+def main() -> None:
+    """The life of the process: everything it needs is in standard input, its answer goes to standard output."""
+    function, seconds, parent_pid = pickle.load(sys.stdin.buffer)
+    argument = sys.stdin.buffer.read()
+    answer = os.dup(1)  # not inherited by what is executed from here
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(nothing, fd)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, set())
+    signal.setitimer(signal.ITIMER_REAL, seconds)  # the kernel's, so that it ends whatever holds Python up
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    watch_parent(answer, parent_pid)
+    module, _, name = function.partition(":")
+    call = getattr(importlib.import_module(module), name)
+    sys.dont_write_bytecode = True
+    _refuse_shared_memory()
+    sys.addaudithook(_refuse)
+    text = " ".join(call(argument).split()) + "\n"
+    os.write(answer, text.encode(errors="replace")[-(1 << 15) :])
+    os._exit(0)  # no destructor, no exit handler: they belong to what it has copies of
+
+
+#: Python's audit events that would change what other processes see, or reach one of them.
+_REFUSED = {
+    *(f"socket.{name}" for name in ("connect", "bind", "sendto", "sendmsg")),
+    *(f"os.{name}" for name in ("chmod", "chown", "link", "mkdir", "remove", "rename", "rmdir", "symlink", "truncate")),
+    *(f"os.{name}" for name in ("exec", "fork", "forkpty", "kill", "killpg", "posix_spawn", "spawn", "system")),
+    *("pty.spawn", "shutil.move", "shutil.rmtree", "subprocess.Popen"),
+}
+_WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+
+
+def _refuse(event: str, args: tuple[Any, ...]) -> None:
+    """Raises what a read-only file system and a machine without network would.
+
+    Not for what a module does while it is imported (glfw asks a program for its version): it would do so anywhere.
+    """
+    if event == "open":
+        path, _, flags = args
+        # A descriptor is open already. A file that must be new is nobody else's: `tempfile` makes them so.
+        refused = not isinstance(path, int) and bool(flags & _WRITING) and not flags & os.O_EXCL and path != os.devnull
+    else:
+        refused = event in _REFUSED or (event == "sqlite3.connect" and args[0] != ":memory:")
+    if refused and not _importing():
+        raise PermissionError(_WHY.format(event, repr(args[1] if event.startswith("socket.") else args[0])[:100]))
+
+
+def _importing() -> bool:
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False
+
+
+_WHY = "a copy that is tried must not reach beyond itself: {} {}"
+
+
+def _refuse_shared_memory() -> None:
+    """Opening shared memory by its name is no audit event."""
+
+    def refuse(name: str, flags: int, mode: int = 0o777) -> int:
+        raise PermissionError(_WHY.format("shm_open", repr(name)))
+
+    with suppress(ImportError):
+        vars(importlib.import_module("_posixshmem"))["shm_open"] = refuse
