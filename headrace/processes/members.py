@@ -7,6 +7,8 @@ import os
 import signal
 import socket
 import struct
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -18,7 +20,7 @@ import psutil
 from headrace.processes.lifeline import Lifeline
 from headrace.processes.status import StatusBoard
 
-__all__ = ["GONE", "Members", "set_deadline", "sigint_blocked"]
+__all__ = ["GONE", "Members", "set_deadline", "sigint_blocked", "uninterrupted"]
 
 _log = logging.getLogger("headrace.processes")
 
@@ -63,7 +65,7 @@ class Members:
         """Kills the processes, with all that descends from them, and closes the descriptors."""
         if os.getpid() != self.owner:
             return  # a forked child has a copy of this object, and no business with its siblings
-        with sigint_blocked():
+        with uninterrupted():
             for dump in self.dumps:  # first: where no descriptor is left, nobody can be looked for
                 os.close(dump)
             families = [_family(handle) for handle in self.handles if handle is not None]
@@ -105,8 +107,28 @@ def set_deadline(pipe: Connection, seconds: float) -> None:
 
 
 @contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Ctrl-C does not interrupt a clean-up. A second one, while the first is cleaned up after, is not heard; another is
+    heard afterwards. (To block the signal would not do: another thread of the program would take it for us.)
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if not callable(before) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    second = isinstance(sys.exc_info()[1], KeyboardInterrupt)
+    heard: list[int] = []
+    signal.signal(signal.SIGINT, lambda signum, frame: heard.append(signum))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if heard and not second:
+            signal.raise_signal(signal.SIGINT)
+
+
+@contextmanager
 def sigint_blocked() -> Iterator[None]:
-    """A child starts with SIGINT blocked until its prologue ignores it, and Ctrl-C cannot interrupt a clean-up."""
+    """A child starts with SIGINT blocked until its prologue ignores it."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
