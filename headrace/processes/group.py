@@ -255,7 +255,7 @@ class WorkerGroup:
 
         It also runs when the group is forgotten, and when the interpreter exits.
         """
-        with uninterrupted():
+        with uninterrupted(deliver=True):
             self._end()
 
     def _receive(self, rank: int) -> Any:

@@ -65,7 +65,7 @@ class Members:
         """Kills the processes, with all that descends from them, and closes the descriptors."""
         if os.getpid() != self.owner:
             return  # a forked child has a copy of this object, and no business with its siblings
-        with uninterrupted():
+        with uninterrupted(deliver=False):  # it may be the interpreter's end, or anybody's turn to collect garbage
             for dump in self.dumps:  # first: where no descriptor is left, nobody can be looked for
                 os.close(dump)
             families = [_family(handle) for handle in self.handles if handle is not None]
@@ -106,23 +106,32 @@ def set_deadline(pipe: Connection, seconds: float) -> None:
         end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, interval)
 
 
+class _Heard(list[int]):
+    """A signal handler that takes notes."""
+
+    def __call__(self, signum: int, frame: object) -> None:
+        self.append(signum)
+
+
 @contextmanager
-def uninterrupted() -> Iterator[None]:
+def uninterrupted(deliver: bool) -> Iterator[None]:
     """Ctrl-C does not interrupt a clean-up. A second one, while the first is cleaned up after, is not heard; another is
-    heard afterwards. (To block the signal would not do: another thread of the program would take it for us.)
+    delivered afterwards if somebody is there to hear it. (To block the signal would not do: another thread of the
+    program would take it for us.)
     """
     before = signal.getsignal(signal.SIGINT)
-    if not callable(before) or threading.current_thread() is not threading.main_thread():
+    in_main = threading.current_thread() is threading.main_thread()
+    if not in_main or not callable(before) or isinstance(before, _Heard):
         yield
         return
     second = isinstance(sys.exc_info()[1], KeyboardInterrupt)
-    heard: list[int] = []
-    signal.signal(signal.SIGINT, lambda signum, frame: heard.append(signum))
+    heard = _Heard()
+    signal.signal(signal.SIGINT, heard)
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-        if heard and not second:
+        if heard and deliver and not second:
             signal.raise_signal(signal.SIGINT)
 
 
