@@ -21,10 +21,12 @@ cannot be pickled, or whose constructor wants other arguments, must not hide the
 
 from __future__ import annotations
 
+import errno
 import traceback
 from dataclasses import dataclass
 
 __all__ = [
+    "NO_DESCRIPTORS",
     "AgentFailed",
     "CheckpointError",
     "EnvContractError",
@@ -40,6 +42,9 @@ __all__ = [
     "shortened",
     "traceback_of",
 ]
+
+#: What the system says when this process, or the machine, has no file descriptors left.
+NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
 
 
 @dataclass(frozen=True)
@@ -132,11 +137,17 @@ def headline(error: BaseException) -> str:
         text = str(error)
     except Exception as broken:
         text = f"(its message could not be formatted: {type(broken).__name__})"
+    if isinstance(error, OSError) and error.errno in NO_DESCRIPTORS:
+        text += " (no file descriptors are left: raise the limit, `ulimit -n`)"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def shortened(error: BaseException) -> BaseException:
-    """Ctrl-C without the frames below the public call: a person who stops a program wants no page of traceback."""
+    """Ctrl-C without the frames below the public call: a person who stops a program wants no page of traceback. And
+    too many open files, as one of our errors.
+    """
+    if isinstance(error, OSError) and error.errno in NO_DESCRIPTORS:
+        return SamplerError(headline(error))
     return KeyboardInterrupt() if isinstance(error, KeyboardInterrupt) else error
 
 

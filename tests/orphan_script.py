@@ -51,24 +51,36 @@ class Holds(Walk):
         return super().step(action)
 
 
+def start_programs() -> list[int]:
+    """One beside this process, and one that puts itself into the background, with a session of its own."""
+    beside = subprocess.Popen(["sleep", "1000"])
+    shell = ["setsid", "sh", "-c", "sleep 1000 >/dev/null 2>&1 & echo $!"]
+    behind = subprocess.run(shell, check=True, capture_output=True, text=True).stdout
+    return [beside.pid, int(behind)]
+
+
 class Starts(Walk):
-    """Starts a program beside it, and one that puts itself into the background; says their numbers."""
+    """Starts a program beside it; says its number."""
 
     def __init__(self, where: str) -> None:
         super().__init__()
         self._program = subprocess.Popen(["sleep", "1000"])
         say(str(self._program.pid))
-        if where == "daemon":
-            shell = subprocess.run(
-                ["setsid", "sh", "-c", "sleep 1000 >/dev/null 2>&1 & echo $!"], check=True, capture_output=True
-            )
-            say(shell.stdout.decode().strip())
+
+
+class Leaves(Walk):
+    """Starts programs, and forgets them; says their numbers."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__()
+        for program in start_programs():
+            say(str(program))
 
 
 def main() -> None:
     kind, what, where, start_method = sys.argv[1:]
     torch.set_num_threads(1)
-    env_cls = {"holds": Holds, "starts": Starts}[what]
+    env_cls = {"holds": Holds, "starts": Starts, "leaves": Leaves}[what]
     sampler = KINDS[kind](
         env_cls,
         {"where": where},

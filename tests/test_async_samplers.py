@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
@@ -455,8 +456,9 @@ def test_a_process_that_dies_with_nothing_to_do_is_said_to_wait(rank: int) -> No
     batches(sampler, 1)
     assert sampler._workers._members.pipes[0].poll(20), "the next batch is collected"
     psutil.Process(sampler._workers.pids[rank]).kill()
+    assert connection.wait([sampler._workers._members.processes[rank].sentinel], 20)
     with pytest.raises(WorkerCrashed) as caught:
-        batches(sampler, 3)
+        batches(sampler, 1)
     assert caught.value.where is not None
     assert (caught.value.where.phase, caught.value.where.env_id) == ("waiting for a command", None)
 

@@ -6,11 +6,18 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
+from headrace.agents.pg import CategoricalPgAgent
+from headrace.errors import WorkerCrashed, WorkerHung
+from headrace.samplers import AsyncCpuSampler, BaseSampler, CpuSampler, GpuSampler, SerialSampler
+from tests.orphan_script import start_programs
 from tests.test_master import DEADLINE, ROOT, family, gone
+from tests.walk import Walk
 
 
 @contextmanager
@@ -98,3 +105,62 @@ def test_workers_outlive_the_thread_that_started_them_and_not_the_program(kind: 
         assert words(started, 1) == ["sampled"]
         started.kill()
         assert gone(found)
+
+
+@pytest.mark.parametrize(
+    ("kind", "start_method"),
+    [
+        ("cpu", "fork"),
+        pytest.param("async", "fork", marks=pytest.mark.slow),
+        pytest.param("gpu", "forkserver", marks=pytest.mark.slow),
+    ],
+)
+def test_what_an_environment_left_running_ends_with_shutdown(kind: str, start_method: str) -> None:
+    """Also what put itself into the background, with a session of its own."""
+    with program(kind, "leaves", "shutdown", start_method) as started:
+        found = programs(started, 4)
+        assert words(started, 2) == ["sampled", "shut down"]
+        assert gone(found)
+        assert started.poll() is None
+
+
+class Leaves(Walk):
+    """As tests/orphan_script.py has it, and dies in a step if it is told to."""
+
+    def __init__(self, numbers: str, fault: int | None) -> None:
+        super().__init__()
+        self._fault = fault
+        for program in start_programs():
+            with open(numbers, "a") as file:
+                file.write(f"{program}\n")
+
+    def step(self, action: Any) -> Any:
+        if self._fault is not None:
+            os.kill(os.getpid(), self._fault)
+        return super().step(action)
+
+
+@pytest.mark.parametrize("cls", [CpuSampler, GpuSampler, AsyncCpuSampler])
+@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP])
+def test_what_an_environment_left_running_ends_with_a_crash_or_a_hang(
+    cls: type[BaseSampler], fault: int, tmp_path: Path
+) -> None:
+    numbers = tmp_path / "numbers"
+    options: dict[str, Any] = {"batch_T": 4, "batch_B": 2, "n_workers": 1, "max_decorrelation_steps": 0, "timeout": 3.0}
+    sampler = cls(Leaves, {"numbers": str(numbers), "fault": fault}, **options, start_method="fork")
+    with pytest.raises((WorkerCrashed, WorkerHung)), sampler.initialize(CategoricalPgAgent(), seed=0):
+        sampler.obtain_samples(0)
+    pids = [int(line) for line in numbers.read_text().split()]
+    assert len(pids) == 4
+    if fault == signal.SIGKILL:  # nobody is left to say whose a program was that has a session of its own
+        for pid in pids[1::2]:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+    assert gone([psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)])
+
+
+def test_a_serial_samplers_own_process_stays_in_its_group() -> None:
+    group = os.getpgrp()
+    with SerialSampler(Walk, batch_T=2, batch_B=1).initialize(CategoricalPgAgent(), seed=0) as sampler:
+        sampler.obtain_samples(0)
+        assert os.getpgrp() == group

@@ -16,7 +16,8 @@ from headrace.envs.clauses import Violation
 from headrace.envs.factory import EnvFactory
 from headrace.errors import EnvFailed, WorkerCrashed, WorkerHung, headline
 from headrace.processes.affinity import set_torch_threads
-from headrace.processes.group import WorkerGroup, choose_start_method
+from headrace.processes.group import WorkerGroup
+from headrace.processes.start_method import choose_start_method
 from headrace.processes.status import Phase
 
 __all__ = ["Violation", "check_env"]

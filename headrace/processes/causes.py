@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import resource
 import signal
@@ -10,17 +9,21 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from headrace.errors import SamplerError
+from headrace.errors import NO_DESCRIPTORS, SamplerError
 from headrace.processes.status import Phase
 
-__all__ = ["NO_DESCRIPTORS", "cause_of_death", "enough_descriptors"]
-
-#: What the system says when this process, or the machine, has no file descriptors left.
-NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
+__all__ = ["cause_of_death", "enough_descriptors"]
 
 
-def cause_of_death(exitcode: int | None, who: str, phase: str | None) -> str:
-    """The sentence for `who` that left with this exit code in a phase (negative: a signal; None: it still runs)."""
+def cause_of_death(exitcode: int | None, who: str, phase: str | None, ended: bool) -> str:
+    """The sentence for `who` that left with this exit code in a phase (negative: a signal; None: nobody knows, or it
+    still runs).
+    """
+    if exitcode is None and ended:
+        return (
+            f"{who} ended, and how is not known: this program ignores SIGCHLD or waits for all of its children, which "
+            "takes their exit codes"
+        )
     if exitcode is None:
         return f"{who} closed its pipe but still runs; its environment may have closed file descriptors"
     if exitcode < 0:

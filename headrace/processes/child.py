@@ -60,9 +60,9 @@ class Failure:
 class Channel:
     """A worker's end: commands in, replies out, and its status line."""
 
-    def __init__(self, pipe: Connection, status: Status) -> None:
+    def __init__(self, pipe: Connection) -> None:
         self._pipe = pipe
-        self.status = status
+        self.status = Status()  # until that on the board is here
         self._pid = os.getpid()
         self._forking: tuple[Where | None, str] = None, ""  # where the last fork was
 
@@ -157,12 +157,13 @@ def child_main(
     for fd in start.inherited:
         os.close(fd)
     descendants.lead()
+    channel = Channel(pipe)
     try:
         with suppress(EOFError):  # the parent closed the pipe: it is gone, or it has what it wanted
-            channel = _opened(pipe, start)
-            watch_parent(pipe.fileno(), start.parent_pid)
-            os.register_at_fork(before=channel.fork, after_in_child=channel.split)
             try:
+                _open(channel, start)
+                watch_parent(pipe.fileno(), start.parent_pid)
+                os.register_at_fork(before=channel.fork, after_in_child=channel.split)
                 prologue(start.rank)
                 argument = pickle.loads(payload) if isinstance(payload, bytes) else payload
                 target(channel, argument)
@@ -181,18 +182,17 @@ def _go_on(signum: int, frame: object) -> None:
     """
 
 
-def _opened(pipe: Connection, start: Start) -> Channel:
+def _open(channel: Channel, start: Start) -> None:
     """Takes the descriptors the group sends first: its lifeline, the status board, and the file for the stack of a
     dying process.
     """
     if start.tied:
-        hold_on(reduction.recv_handle(pipe))
-    status_fd, dump_fd = reduction.recv_handle(pipe), reduction.recv_handle(pipe)
-    board = StatusBoard(status_fd, start.n_workers)
+        hold_on(channel.receive_fd())
+    status_fd, dump_fd = channel.receive_fd(), channel.receive_fd()
+    channel.status = StatusBoard(status_fd, start.n_workers).lines[start.rank]
     os.close(status_fd)
     faulthandler.enable(dump_fd, all_threads=True)
     faulthandler.register(signal.SIGUSR1, dump_fd, all_threads=True, chain=False)
-    return Channel(pipe, board.lines[start.rank])
 
 
 def watch_parent(pipe_fd: int, parent_pid: int) -> None:

@@ -13,43 +13,28 @@ import multiprocessing
 import os
 import select
 import signal
-import sys
 import time
 import weakref
 from collections.abc import Callable, Sequence
 from multiprocessing import connection, reduction, resource_tracker
 from typing import Any, NoReturn
 
-import cloudpickle
 import psutil
 
-from headrace.errors import SamplerError, Where, WorkerCrashed, WorkerHung, headline
+from headrace.errors import NO_DESCRIPTORS, SamplerError, Where, WorkerCrashed, WorkerHung, headline
 from headrace.memory import anonymous_file
-from headrace.processes.causes import NO_DESCRIPTORS, cause_of_death
+from headrace.processes.causes import cause_of_death
 from headrace.processes.child import Failure, Start, child_main
 from headrace.processes.lifeline import Lifeline
-from headrace.processes.members import GONE, Members, set_deadline, sigint_blocked
+from headrace.processes.members import GONE, Members, set_deadline, sigint_blocked, uninterrupted
+from headrace.processes.start_method import pickled
 from headrace.processes.status import LINE_BYTES, Phase, ProgressWatch, Status, StatusBoard
 
-__all__ = ["Sentry", "WorkerGroup", "choose_start_method"]
+__all__ = ["Sentry", "WorkerGroup"]
 
 _log = logging.getLogger("headrace.processes")
 
 _TICK = 0.05  # seconds between looks at progress while waiting
-
-
-def choose_start_method(asked: str) -> str:
-    """The start method for `asked`: "auto" is fork on Linux while CUDA is not initialised, else forkserver.
-
-    Raises ValueError for "fork" after CUDA was initialised: the children would hang or fail at their first CUDA call.
-    """
-    torch = sys.modules.get("torch")  # not loaded here: then it has not initialised CUDA either
-    cuda = torch is not None and torch.cuda.is_initialized()
-    if asked == "auto":
-        return "fork" if sys.platform == "linux" and not cuda else "forkserver"
-    if asked == "fork" and cuda:
-        raise ValueError('start_method="fork" after CUDA was initialised does not work; use "forkserver" or "auto"')
-    return asked
 
 
 class WorkerGroup:
@@ -79,11 +64,16 @@ class WorkerGroup:
         status: Status | None = None,
         names: Sequence[str] | None = None,
     ) -> None:
+        if multiprocessing.current_process().daemon:
+            raise SamplerError(
+                "workers cannot be started from a daemon of multiprocessing, which may not have children; start this "
+                "process with daemon=False, or use a SerialSampler"
+            )
         n = len(arguments)
         self._timeout = timeout
         self._own_line = (Status() if status is None else status).line
         self._names = names
-        payloads = arguments if start_method == "fork" else [_pickled(argument) for argument in arguments]
+        payloads = arguments if start_method == "fork" else [pickled(argument) for argument in arguments]
         status_fd = anonymous_file(LINE_BYTES * n)
         self._members = Members(StatusBoard(status_fd, n), Lifeline.make())
         self._answers: dict[int, Any] = {}  # replies that were taken from their pipes already
@@ -123,7 +113,7 @@ class WorkerGroup:
                 self.send_fd_to(rank, self._members.dumps[rank])
         except BaseException as error:
             self.kill()
-            if isinstance(error, OSError):
+            if isinstance(error, OSError) and error.errno not in NO_DESCRIPTORS:
                 raise WorkerCrashed(f"a worker process could not be started: {headline(error)}") from error
             raise
         finally:
@@ -145,7 +135,8 @@ class WorkerGroup:
         return pid
 
     def send(self, message: Any, ranks: Sequence[int] | None = None) -> None:
-        """Sends the same command to every worker, or to some."""
+        """Sends the same command to every worker, or to some; raises for anybody who has ended before."""
+        self._take_ready(0.0)
         for rank in range(len(self)) if ranks is None else ranks:
             self.send_to(rank, message)
 
@@ -205,12 +196,18 @@ class WorkerGroup:
 
     def _look(self, seconds: float) -> None:
         """Waits for so long for somebody to reply or to end, and takes what came."""
-        ready = [fd for fd, _ in self._poll.poll(seconds * 1e3)]
+        ready = self._take_ready(seconds)
         self._own_line[Status.PROGRESS] += 1
-        self._take(
-            [self._pipes[fd] for fd in ready if fd in self._pipes],
-            [self._ends[fd] for fd in ready if fd in self._ends] if ready else self._ended([*self._ends.values()]),
-        )
+        if not ready:
+            self._take((), self._ended([*self._ends.values()]))
+
+    def _take_ready(self, seconds: float) -> bool:
+        """The same, of those that poll names; returns whether there were any."""
+        ready = [fd for fd, _ in self._poll.poll(seconds * 1e3)]
+        if ready:
+            talking = [self._pipes[fd] for fd in ready if fd in self._pipes]
+            self._take(talking, [self._ends[fd] for fd in ready if fd in self._ends])
+        return bool(ready)
 
     def _listen(self, rank: int) -> None:
         """Looks at one's pipe and end from now on."""
@@ -228,7 +225,7 @@ class WorkerGroup:
 
     def _ended(self, ranks: Sequence[int]) -> list[int]:
         """Those that have ended. A sentinel does not tell while a process that the worker forked holds it open, too."""
-        return [rank for rank in ranks if self._members.processes[rank].exitcode is not None]
+        return [rank for rank in ranks if self._members.ended(rank)]
 
     def _require_progress(self, watch: ProgressWatch, ranks: Sequence[int]) -> None:
         """Raises WorkerHung for one of `ranks` that has stood still for too long."""
@@ -258,7 +255,8 @@ class WorkerGroup:
 
         It also runs when the group is forgotten, and when the interpreter exits.
         """
-        self._end()
+        with uninterrupted(deliver=True):
+            self._end()
 
     def _receive(self, rank: int) -> Any:
         try:
@@ -291,12 +289,14 @@ class WorkerGroup:
         except (EOFError, OSError):
             pass  # nothing more to read
         where = self._where(rank)
-        raise WorkerCrashed(cause_of_death(process.exitcode, self._name(rank), where.phase), where, self._dumped(rank))
+        cause = cause_of_death(process.exitcode, self._name(rank), where.phase, self._members.ended(rank))
+        raise WorkerCrashed(cause, where, self._dumped(rank))
 
     def _raise_hung(self, rank: int, timeout: float) -> NoReturn:
-        process = self._members.processes[rank]
+        if self._members.ended(rank):
+            self._raise_for(rank)
         where = self._where(rank)
-        stopped = process.pid is not None and psutil.Process(process.pid).status() == psutil.STATUS_STOPPED
+        stopped = psutil.Process(self._pid(rank)).status() == psutil.STATUS_STOPPED
         if not stopped:
             self._ask_for_stack(rank)
         raise WorkerHung(
@@ -309,15 +309,13 @@ class WorkerGroup:
 
     def _ask_for_stack(self, rank: int) -> None:
         """Has the worker's faulthandler write its stack; C code that blocks the signal never does."""
-        process = self._members.processes[rank]
-        assert process.pid is not None
         try:
-            os.kill(process.pid, signal.SIGUSR1)
+            os.kill(self._pid(rank), signal.SIGUSR1)
         except ProcessLookupError:
             return
         deadline = time.monotonic() + 0.1
         while time.monotonic() < deadline and not self._dumped(rank):
-            connection.wait([process.sentinel], 0.005)
+            connection.wait([self._members.processes[rank].sentinel], 0.005)
 
     def _dumped(self, rank: int) -> str:
         """What the worker's faulthandler wrote."""
@@ -376,15 +374,3 @@ class Sentry:
                 self._watch = ProgressWatch(group._lines, group._timeout)
             group._require_progress(self._watch, awaited)
         return self._fd in ready
-
-
-def _pickled(argument: Any) -> bytes:
-    try:
-        payload: bytes = cloudpickle.dumps(argument)
-    except Exception as error:
-        raise SamplerError(
-            f'what workers need cannot be pickled: {headline(error)}. Under start_method "forkserver" and "spawn" '
-            "EnvCls, env_kwargs and TrajInfoCls travel to the workers by cloudpickle; make EnvCls a function "
-            'that opens its resources itself, or use start_method="fork"'
-        ) from error
-    return payload

@@ -7,6 +7,8 @@ import os
 import signal
 import socket
 import struct
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -18,7 +20,7 @@ import psutil
 from headrace.processes.lifeline import Lifeline
 from headrace.processes.status import StatusBoard
 
-__all__ = ["GONE", "Members", "set_deadline", "sigint_blocked"]
+__all__ = ["GONE", "Members", "set_deadline", "sigint_blocked", "uninterrupted"]
 
 _log = logging.getLogger("headrace.processes")
 
@@ -63,7 +65,7 @@ class Members:
         """Kills the processes, with all that descends from them, and closes the descriptors."""
         if os.getpid() != self.owner:
             return  # a forked child has a copy of this object, and no business with its siblings
-        with sigint_blocked():
+        with uninterrupted(deliver=False):  # it may be the interpreter's end, or anybody's turn to collect garbage
             for dump in self.dumps:  # first: where no descriptor is left, nobody can be looked for
                 os.close(dump)
             families = [_family(handle) for handle in self.handles if handle is not None]
@@ -104,9 +106,38 @@ def set_deadline(pipe: Connection, seconds: float) -> None:
         end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, interval)
 
 
+class _Heard(list[int]):
+    """A signal handler that takes notes."""
+
+    def __call__(self, signum: int, frame: object) -> None:
+        self.append(signum)
+
+
+@contextmanager
+def uninterrupted(deliver: bool) -> Iterator[None]:
+    """Ctrl-C does not interrupt a clean-up. A second one, while the first is cleaned up after, is not heard; another is
+    delivered afterwards if somebody is there to hear it. (To block the signal would not do: another thread of the
+    program would take it for us.)
+    """
+    before = signal.getsignal(signal.SIGINT)
+    in_main = threading.current_thread() is threading.main_thread()
+    if not in_main or not callable(before) or isinstance(before, _Heard):
+        yield
+        return
+    second = isinstance(sys.exc_info()[1], KeyboardInterrupt)
+    heard = _Heard()
+    signal.signal(signal.SIGINT, heard)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if heard and deliver and not second:
+            signal.raise_signal(signal.SIGINT)
+
+
 @contextmanager
 def sigint_blocked() -> Iterator[None]:
-    """A child starts with SIGINT blocked until its prologue ignores it, and Ctrl-C cannot interrupt a clean-up."""
+    """A child starts with SIGINT blocked until its prologue ignores it."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

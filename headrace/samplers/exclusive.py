@@ -64,6 +64,8 @@ def exclusive(
         try:
             with self._around():
                 return method(self, *args, **kwargs)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt from None  # once, though the person pressed it again during the clean-up
         finally:
             self._owner.leave()
 

@@ -15,7 +15,8 @@ from headrace.errors import EnvContractError, SamplerError, headline
 from headrace.processes.affinity import Affinity, usable_cores
 from headrace.processes.causes import enough_descriptors
 from headrace.processes.child import Channel
-from headrace.processes.group import WorkerGroup, choose_start_method
+from headrace.processes.group import WorkerGroup
+from headrace.processes.start_method import choose_start_method
 from headrace.samplers.base import BaseSampler
 from headrace.samplers.layout import Slice, slices_of
 from headrace.samplers.slice_envs import CollectorConfig

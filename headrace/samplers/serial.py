@@ -84,5 +84,5 @@ class SerialSampler(BaseSampler):
     def _kill(self) -> None:
         try:
             self._stop()
-        except Exception as error:  # the first error is the one to tell
+        except (Exception, KeyboardInterrupt) as error:  # the first error is the one to tell
             _log.warning("closing after an error failed too: %s", headline(error))

@@ -1,0 +1,101 @@
+"""Programs that do something odd around a sampler get one line that says so, or it simply works."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.test_master import DEADLINE, ROOT, family, gone, started
+
+
+def run(*arguments: str) -> list[str]:
+    done = subprocess.run(
+        [sys.executable, "tests/odd_program.py", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize("how", ["ignores", "reaps"])
+@pytest.mark.parametrize(
+    ("kind", "fault", "start_method"),
+    [
+        ("cpu", "SIGKILL", "fork"),
+        ("async", "python loop", "fork"),
+        pytest.param("gpu", "SIGKILL", "fork", marks=pytest.mark.slow),
+        pytest.param("gpu", "C loop", "spawn", marks=pytest.mark.slow),
+        pytest.param("async", "_exit", "fork", marks=pytest.mark.slow),
+        pytest.param("cpu", "_exit", "forkserver", marks=pytest.mark.slow),
+    ],
+)
+def test_a_program_that_takes_the_exit_codes_of_its_children(
+    how: str, kind: str, fault: str, start_method: str
+) -> None:
+    well, error, done = run(how, kind, fault, start_method)
+    assert (well, done) == ("well", "done")
+    if "loop" in fault:
+        assert error.startswith("WorkerHung: worker 1 made no progress")
+    else:
+        known = {"SIGKILL": "was killed by SIGKILL", "_exit": "left with exit code 3"}[fault]
+        assert error.startswith("WorkerCrashed: worker 1 ")
+        assert known in error or "ended, and how is not known" in error
+
+
+def test_a_daemon_of_multiprocessing_is_told_that_it_may_not_have_children() -> None:
+    (line,) = run("daemon", "cpu")
+    assert line.startswith("SamplerError: workers cannot be started from a daemon")
+    assert "daemon=False" in line
+
+
+@pytest.mark.parametrize("kind", ["cpu", pytest.param("async", marks=pytest.mark.slow)])
+def test_a_second_thread_is_refused_and_the_first_goes_on(kind: str) -> None:
+    *refused, well = run("threads", kind)
+    assert well == "well"
+    calls = ["obtain_samples", "shutdown", "state"]
+    assert refused == [
+        f"SamplerError: {call}() was called while another thread is in obtain_samples() of this sampler; "
+        "call it from one thread at a time"
+        for call in calls
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "stage"),
+    [
+        ("async", "start"),
+        pytest.param("cpu", "start", marks=pytest.mark.slow),
+        pytest.param("gpu", "start", marks=pytest.mark.slow),
+        ("gpu", "open"),
+        pytest.param("cpu", "open", marks=pytest.mark.slow),
+        pytest.param("async", "open", marks=pytest.mark.slow),
+    ],
+)
+def test_running_out_of_descriptors_names_the_limit(kind: str, stage: str) -> None:
+    """At whatever moment. An open sampler needs no more of them."""
+    lines = run("descriptors", kind, stage)
+    assert lines
+    assert set(lines) <= {"named", "well"}
+    assert "named" in lines or stage == "open"
+
+
+@pytest.mark.parametrize("sampler", ["cpu", pytest.param("async", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("pause", [0.0, 0.01, pytest.param(0.05, marks=pytest.mark.slow)])
+def test_a_second_ctrl_c_does_not_disturb_the_clean_up(sampler: str, pause: float) -> None:
+    with started("sampling", sampler) as program:
+        children = family(program)
+        os.killpg(program.pid, signal.SIGINT)
+        for _ in range(3):
+            time.sleep(pause)
+            os.killpg(program.pid, signal.SIGINT)
+        _, stderr = program.communicate(timeout=DEADLINE)
+        assert gone(children)
+        assert len(stderr.strip().splitlines()) <= 10, stderr
