@@ -144,13 +144,14 @@ class Rehearsal:
 def rehearsed(job: bytes) -> str:
     """What copies did that the originals did not, in a sentence; empty: nothing."""
     name, pickles, recorded = pickle.loads(job)
-    what = "loaded in a process of its own"
+    what = "loaded"
     try:
         states = [loads(content) for content in pickles]
-        what = "stepped in a process of its own"
+        what = "stepped"
         return _difference(name, states, recorded)
     except BaseException as error:
-        return f"a pickled copy of {name} failed where the original did not, {what} ({headline(error)})".split("\n")[0]
+        came = (error.message if isinstance(error, SamplerError) else headline(error)).split("\n")[0]
+        return f"a pickled copy of {name} failed where the original did not: {what} in a process of its own, {came}"
 
 
 def _difference(name: str, states: Sequence[EnvState], recorded: Recorded | None) -> str:

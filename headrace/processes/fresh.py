@@ -167,7 +167,7 @@ def main() -> None:
 _REFUSED = {
     *(f"socket.{name}" for name in ("connect", "bind", "sendto", "sendmsg")),
     *(f"os.{name}" for name in ("chmod", "chown", "link", "mkdir", "remove", "rename", "rmdir", "symlink", "truncate")),
-    *(f"os.{name}" for name in ("exec", "fork", "forkpty", "kill", "killpg", "posix_spawn", "spawn", "system")),
+    *(f"os.{name}" for name in ("exec", "fork", "forkpty", "killpg", "posix_spawn", "spawn", "system")),
     *("pty.spawn", "shutil.move", "shutil.rmtree", "subprocess.Popen"),
 }
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
@@ -180,8 +180,11 @@ def _refuse(event: str, args: tuple[Any, ...]) -> None:
     """
     if event == "open":
         path, _, flags = args
-        # A descriptor is open already. A file that must be new is nobody else's: `tempfile` makes them so.
-        refused = not isinstance(path, int) and bool(flags & _WRITING) and not flags & os.O_EXCL and path != os.devnull
+        refused = (
+            not isinstance(path, int) and bool(flags & _WRITING) and path != os.devnull
+        )  # a number is open already
+    elif event == "os.kill":
+        refused = args[0] != os.getpid()  # `watch_parent` does that
     else:
         refused = event in _REFUSED or (event == "sqlite3.connect" and args[0] != ":memory:")
     if refused and not _importing():

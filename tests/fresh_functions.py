@@ -1,0 +1,40 @@
+"""What tests have called in another interpreter: functions of bytes that return a line."""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+
+def descriptors(_: bytes) -> str:
+    """Those that are open, but for the one that `listdir` uses."""
+    return " ".join(sorted(fd for fd in os.listdir("/proc/self/fd") if Path(f"/proc/self/fd/{fd}").exists()))
+
+
+def sizes(argument: bytes) -> str:
+    return f"{len(argument)} {argument[-1]}"
+
+
+def modules(_: bytes) -> str:
+    return " ".join(sys.modules)
+
+
+def sleeps(_: bytes) -> str:
+    time.sleep(1000)
+    return ""
+
+
+def prints(_: bytes) -> str:
+    """What a simulator prints is no answer."""
+    print("hello", flush=True)
+    os.write(1, b"hello\n")
+    return "an answer\nin two lines"
+
+
+def does(code: bytes) -> str:
+    """Runs code; says what it raised."""
+    try:
+        exec(code, {})
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return ""

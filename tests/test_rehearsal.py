@@ -1,0 +1,68 @@
+"""That a run may be resumed changes nothing in it, whatever its environments are; and what is saved of which."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.rehearsal_kinds import KINDS
+
+ROOT = Path(__file__).parent.parent
+FILE = ROOT / "tests" / "rehearsal_kinds.py"
+HOW = {
+    "script": ([str(FILE)], None),
+    "stdin": (["-"], FILE),
+    "module": (["-c", "from tests.rehearsal_kinds import main; main()"], None),
+}
+#: One of each way to be saved, and one of each way not to be.
+QUICK = ["plain", "ezpickle", "module global", "close removes", "segfault", "hangs", "a port", "connection", "thread"]
+SERVED = ["CpuSampler", "AlternatingSampler", "AsyncSerialSampler"]
+
+
+def check(how: str, cases: list[tuple[str, str]], folder: Path) -> None:
+    args, program = HOW[how]
+    command = [sys.executable, args[0], *args[1:], json.dumps(cases)]
+    done = subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL if program is None else program.open(),
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+    came = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert len(came) == len(cases), done.stderr
+    for (sampler, kind), found in zip(cases, came, strict=True):
+        reason = KINDS[kind][2 if how == "module" else 1]
+        assert found["same"], (sampler, kind)
+        assert found["own"], (sampler, kind)
+        assert reason in found["why"], (sampler, kind, found["why"])
+        assert bool(reason) == bool(found["why"]), (sampler, kind, found["why"])
+
+
+@pytest.mark.parametrize("how", ["script", "module"])
+def test_a_resumable_run_collects_what_another_does(how: str, tmp_path: Path) -> None:
+    check(how, [("SerialSampler", kind) for kind in QUICK], tmp_path)
+
+
+def test_so_it_does_with_workers_and_a_server(tmp_path: Path) -> None:
+    kinds = ["plain", "segfault", "module global"]
+    check("module", list(zip(SERVED, kinds, strict=True)), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", HOW)
+def test_all_kinds_of_environments(how: str, tmp_path: Path) -> None:
+    check(how, [("SerialSampler", kind) for kind in KINDS], tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sampler", [*SERVED, "GpuSampler", "AsyncCpuSampler"])
+def test_some_kinds_in_other_samplers(sampler: str, tmp_path: Path) -> None:
+    kinds = ["plain", "lambda", "table", "close removes", "module global", "segfault", "address", "thread", "large"]
+    for how in ("script", "module"):
+        check(how, [(sampler, kind) for kind in kinds], tmp_path)
