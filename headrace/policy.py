@@ -9,13 +9,13 @@ import numpy as np
 import torch
 
 from headrace.agents.base import Agent
+from headrace.agents.description import agent_of, spaces_of
 from headrace.buffers.tree import tree_copy_into, tree_leaves, tree_map, tree_to_torch
 from headrace.envs.spaces import Mismatch, action_decoder, null_value, observation_writer
 from headrace.errors import CheckpointError, headline
 from headrace.rng import Stream, draw_seed, env_keys, uniforms
-from headrace.runners.checkpoint import load_checkpoint
-from headrace.runners.description import agent_of, spaces_of
 from headrace.runners.store import CheckpointStore
+from headrace.storage import load_checkpoint
 from headrace.types import StepInputs, Tree
 
 __all__ = ["Policy", "load_agent"]

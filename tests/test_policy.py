@@ -142,7 +142,7 @@ def test_drawn_actions_come_from_the_seed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", SPACES)
 def test_spaces_survive_as_plain_data(name: str, tmp_path: Path) -> None:
-    from headrace.runners.description import _as_tensors
+    from headrace.agents.description import _as_tensors
 
     save_checkpoint(tmp_path / "c.pt", {"space": _as_tensors(plain_space(SPACES[name]))})
     came = space_of(load_checkpoint(tmp_path / "c.pt")["space"])

@@ -16,12 +16,12 @@ from typing import Any
 import torch
 
 from headrace.agents.base import Agent
+from headrace.agents.description import described
 from headrace.algos.base import Algo
 from headrace.processes.affinity import Affinity, pin
 from headrace.runners.callbacks import Callback
 from headrace.runners.config import RunnerConfig
 from headrace.runners.counters import Counters
-from headrace.runners.description import described
 from headrace.runners.logging.console import ConsoleLogger
 from headrace.runners.logging.csv_file import CsvLogger
 from headrace.runners.logging.logger import Logger, Loggers
