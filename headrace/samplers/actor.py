@@ -10,7 +10,15 @@ import torch
 
 from headrace.agents.base import Agent
 from headrace.buffers.samples import Slot
-from headrace.buffers.tree import tree_copy_into, tree_leaves, tree_map, tree_paths, tree_rows, tree_to_torch
+from headrace.buffers.tree import (
+    tree_copy_into,
+    tree_leaves,
+    tree_map,
+    tree_paths,
+    tree_rows,
+    tree_to_torch,
+    tree_zeroed,
+)
 from headrace.errors import AgentFailed, SamplerError, headline, traceback_of
 from headrace.processes.status import Status
 from headrace.rng import Stream, env_keys, uniforms
@@ -174,7 +182,7 @@ class Actor:
             self._final_rows.append(np.asarray(rows))
             self._final_states.append(tree_map(_numpy, tree_rows(self._state, torch.from_numpy(rows))))
         if slot.is_first[t].any():
-            self._state = _zeroed(self._state, is_first)
+            self._state = tree_zeroed(self._state, is_first)
         if t == 0:
             tree_copy_into(tree_rows(slot.first_state, 0), tree_map(_numpy, self._state))
 
@@ -240,11 +248,6 @@ def _directly(call: Callable[..., Any], inputs: StepInputs, state: Tree) -> Any:
 
 def _numpy(tensor: torch.Tensor) -> np.ndarray:
     return tensor.numpy(force=True)
-
-
-def _zeroed(state: Tree, is_first: torch.Tensor) -> Tree:
-    """The state with the rows zeroed where `is_first`."""
-    return tree_map(lambda leaf: leaf.masked_fill(is_first.reshape(-1, *[1] * (leaf.ndim - 1)), 0), state)
 
 
 def actor_for(
