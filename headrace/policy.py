@@ -87,7 +87,7 @@ class Policy:
         environments than before without a `reset()`.
         """
         n = _leading_dimension(self.spaces.observation, observation)
-        if not self._n:
+        if not self._n or (self._n_given != n and self._is_first.all()):
             self._begin(n)
         elif self._n_given != n:
             raise ValueError(
