@@ -102,7 +102,14 @@ def run(args: Sequence[str]) -> int:
         raise UsageError(f"no config.json beside {options.checkpoint} says what it was trained in; give --env")
     if options.video is not None:
         require_video(_rendering(options))
-    spaces = spaces_of(factory_of(options.env, options.env_kwargs))
+    try:
+        spaces = spaces_of(factory_of(options.env, options.env_kwargs))
+    except UsageError as error:
+        if ":" in options.env or options.env != trained.env:
+            raise
+        raise UsageError(
+            f"{error} (if a module of yours registers the environment of the run, give --env module:{options.env})"
+        ) from error
     policy = load_agent(options.checkpoint, ModelCls=None if options.model is None else imported_model(options.model))
     agent = policy.agent
     if agent.spaces != spaces:
