@@ -11,9 +11,9 @@ import headrace
 from headrace.agents.pg import CategoricalPgAgent
 from headrace.algos.pg import A2C
 from headrace.cli.main import main
-from headrace.runners import MinibatchRl, RunnerConfig, load_checkpoint
+from headrace.runners import AsyncRlEval, MinibatchRl, RunnerConfig, load_checkpoint
 from headrace.runners.logging import Logger
-from headrace.samplers import CpuSampler, SerialSampler
+from headrace.samplers import AsyncSerialSampler, CpuSampler, SerialSampler
 from tests import own_models
 from tests.test_cli import SMALL
 from tests.walk import Walk
@@ -194,6 +194,30 @@ def test_a_folder_is_all_that_eval_and_plot_need(
     assert "sampler.class=" in heard
     assert main(["train", "--resume", str(tmp_path / "0")]) == 2
     assert "is a run of a program of your own; go on in that program" in capsys.readouterr().err
+
+
+def test_every_runner_leaves_the_same_folder_and_a_resumption_adds_to_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def runner(n_steps: int, **where: Any) -> AsyncRlEval:
+        return AsyncRlEval(
+            A2C(),
+            CategoricalPgAgent(),
+            AsyncSerialSampler(Walk, batch_T=8, batch_B=4, eval_n_envs=2),
+            RunnerConfig(n_steps=n_steps, seed=0, log_interval_steps=64),
+            logger=Logger(),
+            **where,
+        )
+
+    runner(128, log_dir=tmp_path).train()
+    first = (tmp_path / "learning_curve.png").read_bytes()
+    runner(256, resume_from=tmp_path).train()
+    assert len(json.loads((tmp_path / "run.json").read_text())) == 2
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert (config["runner"]["n_steps"], config["env"]) == (256, "tests.walk:Walk")
+    assert (tmp_path / "learning_curve.png").read_bytes() != first
+    assert main(["eval", str(tmp_path), "--episodes", "2"]) == 0
+    assert " over 2 episodes " in capsys.readouterr().out
 
 
 def test_what_eval_is_to_be_told_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -110,7 +110,7 @@ class RunFolder:
         earlier.mkdir()
         for path in there:
             path.rename(earlier / path.name)
-        _log.info("%s: an earlier run never reached a checkpoint; what it left is in %s", self.path, earlier)
+        _log.warning("%s: an earlier run never reached a checkpoint; what it left is in %s", self.path, earlier)
 
     def config(self) -> dict[str, Any]:
         """The settings; raises ValueError if the file is not what `note_start` wrote."""
@@ -150,7 +150,7 @@ class RunFolder:
         """Draws `learning_curve.png`; returns why there is none, empty if there is. final_return: of an evaluation."""
         try:
             plot_learning_curve(self.path / "progress.csv", self.path / "learning_curve.png", final_return)
-        except (ImportError, ValueError) as error:
+        except (ImportError, ValueError, OSError) as error:
             return str(error)
         return ""
 
