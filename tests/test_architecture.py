@@ -19,17 +19,18 @@ ALLOWED = {
     "memory": {"errors"},
     "types": {"errors"},
     "in_numpy": set(),
+    "storage": {"errors"},
     "buffers": BASE,
     "processes": BASE,
     "envs": BASE | {"buffers", "processes"},
     "distributions": BASE | {"in_numpy"},
     "models": BASE | {"in_numpy"},
-    "agents": BASE | {"buffers", "distributions", "models"},
+    "agents": BASE | {"buffers", "distributions", "envs", "models", "storage"},  # of envs: spaces as plain data
     "samplers": BASE | {"agents", "buffers", "envs", "processes"},
     "replays": BASE | {"buffers"},
     "algos": BASE | {"agents", "buffers", "envs", "models", "replays"},  # of envs: what of a space lies in a batch
-    "runners": BASE | {"agents", "algos", "buffers", "envs", "processes", "samplers"},
-    "policy": BASE | {"agents", "buffers", "envs", "runners"},
+    "runners": BASE | {"agents", "algos", "buffers", "envs", "processes", "samplers", "storage"},
+    "policy": BASE | {"agents", "buffers", "envs", "runners", "storage"},
     "cli": BASE | {"agents", "algos", "buffers", "envs", "models", "policy", "processes", "runners", "samplers"},
     "__init__": {"lazy", "errors", "types", "policy", "processes"},
 }

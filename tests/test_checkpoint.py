@@ -28,16 +28,17 @@ import numpy as np
 import pytest
 import torch
 
+from headrace import storage
 from headrace.agents.pg import CategoricalPgAgent
 from headrace.algos.pg import A2C
 from headrace.errors import CheckpointError
-from headrace.runners import Callback, MinibatchRl, RunnerConfig, checkpoint, load_checkpoint, signing
-from headrace.runners.checkpoint import write_whole
+from headrace.runners import Callback, MinibatchRl, RunnerConfig, load_checkpoint, signing
 from headrace.runners.lock import locked
 from headrace.runners.logging import Logger
 from headrace.runners.store import CheckpointStore
 from headrace.samplers import SerialSampler
 from headrace.samplers.snapshot import SamplerState
+from headrace.storage import write_whole
 from tests.leftovers import DEADLINE
 from tests.walk import Walk
 
@@ -61,7 +62,7 @@ def trained(log_dir: Path, callbacks: Any = (), n_itr: int = 3) -> Path:
     return log_dir / "checkpoint.pt"
 
 
-def sealed(payload: bytes, number: int = checkpoint.FORMAT) -> bytes:
+def sealed(payload: bytes, number: int = storage.FORMAT) -> bytes:
     """A file as this headrace writes it, of any payload."""
     header = b"headrace checkpoint %d\n" % number
     return header + sha256(header + payload).digest() + payload

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
+from time import monotonic, sleep
 
 import psutil
 import pytest
@@ -222,3 +223,32 @@ def test_a_signal_ends_training_in_good_order(
     assert steps >= 128
     assert main(["train", "--resume", str(tmp_path / "run"), "--n-steps", str(steps + 128)]) == 0
     assert load_checkpoint(tmp_path / "run" / "checkpoint.pt")["steps"] == steps + 128
+
+
+@pytest.mark.parametrize("sampler", ["cpu", "async-cpu"])
+def test_pressing_ctrl_c_again_and_again_is_one_line_too(tmp_path: Path, sampler: str) -> None:
+    options = ["--sampler", sampler, "--n-steps", "100000000", "--log-interval-steps", "128", "--n-workers", "2"]
+    program = subprocess.Popen(
+        [*PROGRAM, "train", *options, *SMALL, "--log-dir", str(tmp_path / "run")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        assert program.stderr is not None
+        assert "steps/s" in program.stderr.readline()
+        workers = psutil.Process(program.pid).children(recursive=True)
+        until = monotonic() + DEADLINE
+        while program.poll() is None and monotonic() < until:
+            with suppress(ProcessLookupError):
+                os.killpg(program.pid, signal.SIGINT)
+            sleep(0.005)
+        stdout, stderr = program.communicate(timeout=DEADLINE)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(program.pid, signal.SIGKILL)
+    (complaint,) = said(stderr)
+    assert complaint.startswith("headrace: interrupted")
+    assert (program.returncode, stdout) == (130, "")
+    assert not psutil.wait_procs(workers, timeout=DEADLINE)[1]

@@ -1,5 +1,6 @@
 """`load_agent`: from a file to actions, and from a file to nothing else."""
 
+import resource
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -7,12 +8,14 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import psutil
 import pytest
 import torch
 from gymnasium import spaces
 
 import headrace
 from headrace.agents.base import Agent
+from headrace.agents.dqn import DqnAgent
 from headrace.agents.pg import (
     CategoricalPgAgent,
     GaussianPgAgent,
@@ -20,6 +23,7 @@ from headrace.agents.pg import (
     RecurrentGaussianPgAgent,
 )
 from headrace.algos.pg import A2C
+from headrace.buffers.tree import tree_map
 from headrace.envs.plain_spaces import plain_space, space_of
 from headrace.errors import CheckpointError
 from headrace.models import ActorCritic
@@ -76,6 +80,163 @@ def test_a_loaded_agent_acts_as_evaluation_does(kind: str, tmp_path: Path) -> No
         policy = headrace.load_agent(place)
         assert type(policy.agent) is type(agent)
         assert episode(policy, gym.make(env) if isinstance(env, str) else env()) == pytest.approx(info.Return, rel=1e-5)
+
+
+MANY: dict[str, tuple[Callable[[], Agent], Any]] = {
+    **AGENTS,
+    "explores in evaluations too": (lambda: DqnAgent(eps_eval=0.5, eps_final=0.5, eps_final_min=0.1), Walk),
+}
+
+
+@pytest.mark.parametrize("kind", MANY)
+def test_several_environments_at_once_are_acted_for_as_evaluation_does(kind: str) -> None:
+    make, env = MANY[kind]
+    agent = make()
+    sampler = SerialSampler(
+        env, batch_T=1, batch_B=1, eval_n_envs=3, eval_max_trajectories=6, max_decorrelation_steps=0
+    )
+    with sampler.initialize(agent, seed=5):
+        expected = {env_id: [] for env_id in range(3)}
+        for info in sampler.evaluate_agent(0):
+            expected[info.env_id].append(pytest.approx(info.Return, rel=1e-5))
+    policy = Policy(agent, seed=5)
+    envs = [gym.make(env) if isinstance(env, str) else env() for _ in range(3)]
+    first = [one.reset(seed=env_seeds(5, k, Stream.EVAL_ENV)[0])[0] for k, one in enumerate(envs)]
+    observation, reward, total = np.stack(first), np.zeros(3), np.zeros(3)
+    returns = {env_id: [] for env_id in range(3)}
+    policy.reset()
+    while min(map(len, returns.values())) < 2:
+        ended = np.zeros(3, np.bool_)
+        for k, (one, action) in enumerate(zip(envs, policy(observation, reward), strict=True)):
+            observation[k], reward[k], terminated, truncated, _ = one.step(action)
+            total[k] += np.float32(reward[k])
+            if terminated or truncated:
+                ended[k] = True
+                returns[k].append(total[k])
+                total[k] = 0.0
+                observation[k] = one.reset()[0]
+        policy.reset(ended)
+    for one in envs:
+        one.close()
+    assert {k: found[:2] for k, found in returns.items()} == expected
+
+
+def acting(observation: spaces.Space[Any], action: spaces.Space[Any] | None = None) -> Policy:
+    agent = CategoricalPgAgent()
+    agent.initialize(EnvSpaces(observation, action or spaces.Discrete(7)), seed=3)
+    return Policy(agent)
+
+
+def stacked(values: list[Any]) -> Any:
+    """As vector environments batch them."""
+    return tree_map(lambda *leaves: np.stack(leaves), values[0], *values[1:])
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_one_observation_or_several_is_seen_from_the_space(name: str) -> None:
+    space = SPACES[name]
+    space.seed(1)
+    values = [space.sample() for _ in range(5)]
+    one, many = acting(space), acting(space)
+    alone = []
+    for value in values:
+        one.reset()
+        alone.append(one(value))
+        assert np.ndim(alone[-1]) == 0
+    for n in (5, 1):
+        many.reset()
+        actions = many(stacked(values[:n]))
+        assert isinstance(actions, np.ndarray)
+        assert actions.dtype == np.int64
+        assert actions.tolist() == alone[:n]
+
+
+def test_a_number_and_an_array_of_numbers_are_not_mixed_up() -> None:
+    policy = acting(spaces.Discrete(4, start=2))
+    for number in (2, np.int64(2), np.asarray(2)):
+        policy.reset()
+        assert np.ndim(policy(number)) == 0
+    policy.reset()
+    assert policy(np.array([2, 5])).shape == (2,)
+    for wrong in (np.array([2, 6]), np.array([[2]]), np.array([2.0, 5.0]), [2, 5]):
+        policy.reset()
+        with pytest.raises(ValueError, match=r"observation is .*, expected"):
+            policy(wrong)
+
+
+def test_actions_of_several_environments_have_the_form_of_their_space() -> None:
+    space = spaces.MultiDiscrete([3, 2], dtype=np.int32, start=np.array([1, 4], np.int32))
+    policy = acting(spaces.Box(-1, 1, (2,), np.float32), space)
+    first = policy(np.ones((4, 2), np.float32))
+    assert (first.shape, first.dtype) == ((4, 2), np.int32)
+    assert all(space.contains(row) for row in first)
+    kept = first.copy()
+    policy(-np.ones((4, 2), np.float32))
+    assert (first == kept).all(), "the caller may keep them"
+
+
+def test_what_does_not_belong_together_is_refused() -> None:
+    pair = spaces.Dict({"a": spaces.Box(-1, 1, (2,), np.float32), "b": spaces.Discrete(3)})
+    policy = acting(pair)
+    two = np.zeros((2, 2), np.float32)
+    for parts in ({"a": two, "b": 1}, {"a": two, "b": np.zeros(3, np.int64)}):
+        with pytest.raises(ValueError, match=r"parts of the observation .*\['a'\] is of 2 environments"):
+            policy(parts)
+    with pytest.raises(ValueError, match="a dict with the keys"):
+        policy({"a": two})
+    with pytest.raises(ValueError, match="of no environment at all"):
+        policy({"a": two[:0], "b": np.zeros(0, np.int64)})
+    policy.reset()
+    policy({"a": two, "b": np.zeros(2, np.int64)})
+    with pytest.raises(
+        ValueError, match=r"of one environment came after those of 2 environments, \[2, ...\]; call reset"
+    ):
+        policy({"a": two[0], "b": 0})
+    with pytest.raises(ValueError, match=r"prev_reward has the shape \[3\], expected one number, or \[2\]"):
+        policy({"a": two, "b": np.zeros(2, np.int64)}, np.zeros(3))
+    for rows in ([2], np.ones(3, np.bool_), 0.5, "x"):
+        with pytest.raises(ValueError, match=r"rows must be a mask \[2\] or numbers below 2"):
+            policy.reset(rows)
+
+
+def test_rows_that_begin_anew_forget_and_others_do_not() -> None:
+    agent = RecurrentCategoricalPgAgent()
+    agent.initialize(EnvSpaces(spaces.Box(-1, 1, (2,), np.float32), spaces.Discrete(3)), seed=0)
+    observation = np.random.default_rng(0).normal(size=(3, 2)).astype(np.float32)
+
+    def memory(*calls: Any) -> np.ndarray:
+        """Of the last row after these resets, with an observation after each."""
+        policy = Policy(agent)
+        for rows in calls:
+            policy.reset(rows)
+            policy(observation, np.ones(3))
+        return policy._state[0].numpy()
+
+    fresh, kept = memory(None), memory(None, [])
+    for rows in ([1], 1, np.array([False, True, False])):
+        some = memory(None, rows)
+        np.testing.assert_allclose(some[1], fresh[1], atol=1e-6)
+        np.testing.assert_allclose(some[[0, 2]], kept[[0, 2]], atol=1e-6)
+        assert not np.allclose(kept[1], fresh[1])
+
+
+def test_an_agent_is_saved_and_loaded_without_a_runner(tmp_path: Path) -> None:
+    agent = DqnAgent(model_kwargs={"hidden_sizes": (8,), "dueling": True}, eps_eval=0.25)
+    with pytest.raises(ValueError, match="no model yet"):
+        agent.save(tmp_path / "agent.pt")
+    with SerialSampler(Walk, batch_T=4, batch_B=2).initialize(agent, seed=0) as sampler:
+        sampler.obtain_samples(0)
+    agent.save(tmp_path / "agent.pt", itr=7)
+    policy = headrace.load_agent(tmp_path / "agent.pt")
+    assert (type(policy.agent), policy.itr, policy.spaces) == (DqnAgent, 7, agent.spaces)
+    assert policy.agent.settings() == agent.settings()
+    for name, value in agent.model.state_dict().items():
+        assert torch.equal(policy.agent.model.state_dict()[name], value)
+    content = bytearray((tmp_path / "agent.pt").read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "agent.pt").write_bytes(content)
+    with pytest.raises(CheckpointError, match="is damaged"):
+        headrace.load_agent(tmp_path / "agent.pt")
 
 
 def test_memory_ends_with_the_episode(tmp_path: Path) -> None:
@@ -142,7 +303,7 @@ def test_drawn_actions_come_from_the_seed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", SPACES)
 def test_spaces_survive_as_plain_data(name: str, tmp_path: Path) -> None:
-    from headrace.runners.description import _as_tensors
+    from headrace.agents.description import _as_tensors
 
     save_checkpoint(tmp_path / "c.pt", {"space": _as_tensors(plain_space(SPACES[name]))})
     came = space_of(load_checkpoint(tmp_path / "c.pt")["space"])
@@ -188,7 +349,7 @@ def test_what_is_no_observation_is_refused(tmp_path: Path) -> None:
     policy = headrace.load_agent(trained(tmp_path, CategoricalPgAgent()))
     with pytest.raises(ValueError, match=r"observation is .*float32 \[4\], expected shape \[3\]"):
         policy(np.zeros(4, np.float32))
-    with pytest.raises(ValueError, match="NaN"):
+    with pytest.raises(ValueError, match="observation is nan, expected finite"):
         policy(np.array([0, np.nan, 0], np.float32))
 
 
@@ -200,27 +361,40 @@ class OwnAgent(CategoricalPgAgent):
     """An agent of a user."""
 
 
+def own_function(*args: Any, **kwargs: Any) -> ActorCritic:
+    return ActorCritic(*args, **kwargs)
+
+
 @pytest.mark.parametrize(
-    ("make", "says"),
+    ("make", "says", "remedy"),
     [
-        (lambda: CategoricalPgAgent(ModelCls=OwnModel), "tests.test_policy.OwnModel is a class of your own"),
-        (OwnAgent, "tests.test_policy.OwnAgent is a class of your own"),
         (
-            lambda: CategoricalPgAgent(ModelCls=lambda *a, **k: ActorCritic(*a, **k)),
-            "a setting of the agent is no plain value: <function",
+            lambda: CategoricalPgAgent(ModelCls=OwnModel),
+            "tests.test_policy.OwnModel is a model of your own",
+            "ModelCls=",
+        ),
+        (lambda: CategoricalPgAgent(ModelCls=own_function), "tests.test_policy.own_function is a model", "ModelCls="),
+        (OwnAgent, "tests.test_policy.OwnAgent is a class of your own", "agent="),
+        (
+            lambda: CategoricalPgAgent(ModelCls=OwnModel, model_kwargs={"hidden_sizes": {8}}),
+            "a setting of the agent is no plain value: {8}",
+            "agent=",
         ),
     ],
-    ids=["model", "agent", "function"],
+    ids=["model", "function", "agent", "setting"],
 )
-def test_an_agent_of_ones_own_must_be_given(make: Any, says: str, tmp_path: Path) -> None:
+def test_an_agent_of_ones_own_must_be_given(make: Any, says: str, remedy: str, tmp_path: Path) -> None:
     agent = make()
     path = trained(tmp_path, agent)
-    with pytest.raises(CheckpointError, match=r"Make one like it: load_agent\(path, agent=MyAgent") as error:
+    with pytest.raises(CheckpointError, match=rf"load_agent\(path, {remedy}") as error:
         headrace.load_agent(path)
     assert says in str(error.value)
-    policy = headrace.load_agent(path, agent=make())
-    for name, value in agent.model.state_dict().items():
-        assert torch.equal(policy.agent.model.state_dict()[name], value)
+    policies = [headrace.load_agent(path, agent=make())]
+    if remedy == "ModelCls=":
+        policies.append(headrace.load_agent(path, ModelCls=agent.settings()["ModelCls"]))
+    for policy in policies:
+        for name, value in agent.model.state_dict().items():
+            assert torch.equal(policy.agent.model.state_dict()[name], value)
 
 
 def test_other_spaces_and_other_weights_are_refused(tmp_path: Path) -> None:
@@ -263,6 +437,94 @@ def test_a_file_cannot_name_foreign_code(change: dict[str, Any], says: str, tmp_
         headrace.load_agent(path)
     assert says in str(error.value)
     assert not {"antigravity", "headrace_evil"} & set(sys.modules)
+
+
+HUGE = 10**12
+
+
+def tensor(*numbers: int) -> torch.Tensor:
+    return torch.tensor(numbers, dtype=torch.uint8)
+
+
+def box(shape: Any, raw: Any = None) -> dict[str, Any]:
+    one = torch.from_numpy(np.ones(1, np.float32).view(np.uint8).copy()) if raw is None else raw
+    return {"kind": "Box", "low": one, "high": one, "shape": shape, "dtype": "<f4"}
+
+
+FORGED: dict[str, Callable[[dict[str, Any]], None]] = {
+    "no weights": lambda state: state.update(agent={}),
+    "weights are a number": lambda state: state.update(agent=3),
+    "weights are a list": lambda state: state["agent"].update(model=[1.0]),
+    "a weight is a number": lambda state: state["agent"]["model"].update({_first(state): 3}),
+    "a weight is missing": lambda state: state["agent"]["model"].pop(_first(state)),
+    "a weight too many": lambda state: state["agent"]["model"].update(more=torch.zeros(1)),
+    "a weight is complex": lambda state: _change(state, lambda weight: weight.to(torch.complex64)),
+    "a weight has another shape": lambda state: _change(state, lambda weight: weight[:1]),
+    "a weight is NaN": lambda state: _change(state, lambda weight: weight * torch.nan),
+    "itr is negative": lambda state: state.update(itr=-1),
+    "itr is a text": lambda state: state.update(itr="3"),
+    "itr is NaN": lambda state: state.update(itr=float("nan")),
+    "itr is a tensor": lambda state: state.update(itr=torch.zeros(2)),
+    "about is a list": lambda state: state.update(about=[1]),
+    "why_not is missing": lambda state: state["about"].pop("why_not"),
+    "settings ask for a huge model": lambda state: state["about"].update(
+        settings=["dict", {"model_kwargs": ["dict", {"hidden_sizes": ["list", [HUGE, HUGE]]}]}]
+    ),
+    "settings are of the wrong type": lambda state: state["about"].update(
+        settings=["dict", {"model_kwargs": ["dict", {"hidden_sizes": "wide"}]}]
+    ),
+    "a setting is no list": lambda state: state["about"].update(settings=["dict", 3]),
+    "a space is huge": lambda state: state["about"].update(observation=box([HUGE])),
+    "a space has a view of one byte": lambda state: state["about"].update(observation=box([3], tensor(0).expand(HUGE))),
+    "a space is negative": lambda state: state["about"].update(observation=box([-3])),
+    "a space has no whole shape": lambda state: state["about"].update(observation=box([1.5])),
+    "a space is a list": lambda state: state["about"].update(observation=[1]),
+    "a space has NaN bounds": lambda state: state["about"].update(observation=box([1], tensor(0, 0, 192, 127))),
+    "a space is of texts": lambda state: state["about"].update(observation={**box([3]), "dtype": "<U1"}),
+    "a space has many numbers": lambda state: state["about"].update(
+        observation={"kind": "Discrete", "n": HUGE, "start": 0, "dtype": "<i8"}
+    ),
+    "a space has more numbers than there are": lambda state: state["about"].update(
+        action={"kind": "Discrete", "n": 10**30, "start": 0, "dtype": "<i8"}
+    ),
+}
+
+
+def _first(state: dict[str, Any]) -> str:
+    return str(next(iter(state["agent"]["model"])))
+
+
+def _change(state: dict[str, Any], change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    weights = state["agent"]["model"]
+    weights[_first(state)] = change(weights[_first(state)])
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("saved") / "agent.pt"
+    agent = CategoricalPgAgent()
+    agent.initialize(EnvSpaces(spaces.Box(-1, 1, (3,), np.float32), spaces.Discrete(2)), seed=0)
+    agent.save(path)
+    return path
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_what_is_sealed_but_odd_is_one_readable_error(name: str, saved: Path, tmp_path: Path) -> None:
+    state = load_checkpoint(saved)
+    FORGED[name](state)
+    save_checkpoint(tmp_path / "forged.pt", state)
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (psutil.Process().memory_info().vms + 2**30, limits[1]))
+    try:
+        for agent in (None, CategoricalPgAgent()):
+            if agent is not None and name.startswith(("settings", "a setting", "why_not")):
+                continue  # what is given need not be told
+            with pytest.raises(CheckpointError) as error:
+                headrace.load_agent(tmp_path / "forged.pt", agent=agent)
+            assert "forged.pt" in str(error.value)
+            assert len(str(error.value)) < 1500
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
 
 
 def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:

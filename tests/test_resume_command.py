@@ -2,7 +2,9 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -89,3 +91,55 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     train(folder, 256)
     return folder
+
+
+DAMAGED: dict[str, Any] = {
+    "a list": [1],
+    "a number": 3,
+    "a text": "settings",
+    "nothing": None,
+    "nested settings are a number": {"runner": 3},
+    "nested settings are a list": {"ppo": []},
+    "a number is a text": {"batch_T": "32"},
+    "a number is true": {"batch_B": True},
+    "a number is a list": {"ppo": {"learning_rate": [1e-3]}},
+    "a number is a fraction": {"batch_T": 1.5},
+    "a number is nothing": {"eval_episodes": None},
+    "a number is negative": {"batch_B": -1},
+    "a text is a number": {"env": 3},
+    "a switch is a number": {"tensorboard": 1},
+    "a list holds a text": {"model": {"hidden_sizes": [64, "x"]}},
+    "a list is a number": {"model": {"hidden_sizes": 64}},
+    "a choice is none of them": {"model": {"recurrent": "rnn"}},
+    "arguments are a list": {"env_kwargs": [1]},
+    "a seed is a text": {"runner": {"seed": "x"}},
+    "steps are negative": {"runner": {"n_steps": -1}},
+    "a program's are damaged": {"sampler": {"class": 3, "batch_B": "x"}},
+    "a program's are empty": {"sampler": {}, "env": 3, "runner": []},
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_damaged_settings_are_one_line(
+    name: str, run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, damage = json.loads((run_folder / "config.json").read_text()), DAMAGED[name]
+    (tmp_path / "config.json").write_text(json.dumps({**config, **damage} if isinstance(damage, dict) else damage))
+    (tmp_path / "checkpoint.pt").write_bytes((run_folder / "checkpoint.pt").read_bytes())
+    for command, status in ((["train", "--resume", str(tmp_path)], 2), (["eval", str(tmp_path)], 1)):
+        assert main(command) == status
+        complaint = capsys.readouterr().err
+        assert complaint.startswith("headrace: ")
+        assert complaint.count("\n") == 1
+        assert "config.json" in complaint
+
+
+def test_a_damaged_list_of_starts_is_kept_aside(
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(run_folder, tmp_path / "run")
+    (tmp_path / "run" / "run.json").write_text("{")
+    assert main(["train", "--resume", str(tmp_path / "run"), "--n-steps", "384"]) == 0
+    (start,) = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert "--resume" in start["command"]
+    assert (tmp_path / "run" / "run-damaged-0.json").read_text() == "{"

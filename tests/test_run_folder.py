@@ -89,16 +89,85 @@ def test_without_git_a_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert starts_of(folder.path)[0]["git"] is None
 
 
-@pytest.mark.parametrize("mark", ["config.json", "progress.csv", "checkpoint.pt"])
+@pytest.mark.parametrize("mark", ["checkpoint.pt", "checkpoint-previous.pt", "best.pt", "config.json", "progress.csv"])
 def test_a_folder_is_one_run_s(mark: str, tmp_path: Path) -> None:
     (tmp_path / mark).write_text("precious")
     (tmp_path / "notes.txt").write_text("a person may keep other things here")
-    with pytest.raises(FileExistsError, match=rf"holds another run \({mark} is there\); choose another"):
+    with pytest.raises(FileExistsError, match=rf"\({mark} is there.*\); choose another"):
         RunFolder.create(tmp_path, {}, COMMAND)
+    if mark.endswith(".pt"):
+        (tmp_path / "run.json").write_text("[]")
+        with pytest.raises(FileExistsError, match=rf"holds another run \({mark} is there"):
+            RunFolder.create(tmp_path, {}, COMMAND)
+        (tmp_path / "run.json").unlink()
     assert (tmp_path / mark).read_text() == "precious"
     assert len(os.listdir(tmp_path)) == 2
     (tmp_path / mark).unlink()
     assert RunFolder.create(tmp_path, {"seed": 1}, COMMAND).config() == {"seed": 1}
+
+
+def test_what_never_reached_a_checkpoint_gives_way(tmp_path: Path) -> None:
+    for number in range(3):
+        folder = RunFolder.create(tmp_path, {"seed": number}, [*COMMAND, str(number)])
+        (tmp_path / "progress.csv").write_text(f"rows of {number}")
+        (tmp_path / "notes.txt").write_text("a person may keep other things here")
+        assert [start["command"] for start in starts_of(tmp_path)] == [[*COMMAND, str(number)]]
+        assert folder.config() == {"seed": number}
+    for number in range(2):
+        earlier = tmp_path / f"earlier-{number}"
+        assert RunFolder.open(earlier).config() == {"seed": number}
+        assert (earlier / "progress.csv").read_text() == f"rows of {number}"
+        assert not (earlier / "notes.txt").exists()
+
+
+def test_a_run_that_did_not_start_leaves_nothing_in_the_way(tmp_path: Path) -> None:
+    (tmp_path / "progress.csv").touch()
+    RunFolder.create(tmp_path, {}, COMMAND)
+    assert not list(tmp_path.glob("earlier-*"))
+    assert not (tmp_path / "progress.csv").exists()
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff\xfe", b"3", b'{"time": 1}', b"[" * 100_000, b""])
+def test_a_damaged_list_of_starts_is_kept_aside(
+    content: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = RunFolder.create(tmp_path, {}, COMMAND)
+    for number in range(2):
+        caplog.clear()
+        (tmp_path / "run.json").write_bytes(content)
+        folder.note_start([*COMMAND, "again"], {"seed": 2})
+        assert (tmp_path / f"run-damaged-{number}.json").read_bytes() == content
+        assert [start["command"] for start in starts_of(tmp_path)] == [[*COMMAND, "again"]]
+        assert "run.json is damaged" in caplog.text
+
+
+def test_settings_know_who_wrote_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = {"env": "mine:Env", "rates": (0.1, float("inf")), "folder": Path("x")}
+    folder = RunFolder.create(tmp_path / "run", config, COMMAND)
+    assert folder.is_own()
+    assert folder.config() == {"env": "mine:Env", "rates": [0.1, float("inf")], "folder": "x"}
+    text = (tmp_path / "run" / "config.json").read_text()
+    (tmp_path / "run" / "config.json").write_text(text.replace("mine:Env", "evil:Env"))
+    assert not folder.is_own(), "somebody changed them"
+    for signature in ('"0"', "3", "null"):
+        (tmp_path / "run" / "config.json").write_text(f'{{"env": "evil:Env", "signature": {signature}}}')
+        assert not folder.is_own()
+    (tmp_path / "run" / "config.json").write_text(text)
+    assert folder.is_own()
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "of another user"))
+    assert not folder.is_own()
+    assert folder.config()["env"] == "mine:Env"
+
+
+def test_where_nothing_can_be_signed_a_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+    folder = RunFolder.create(tmp_path / "run", {"seed": 1}, COMMAND)
+    assert folder.config() == {"seed": 1}
+    assert not folder.is_own()
+    assert "config.json is not signed" in caplog.text
 
 
 def test_a_resumption_opens_the_folder_and_adds_its_start(tmp_path: Path) -> None:
@@ -114,7 +183,7 @@ def test_a_resumption_opens_the_folder_and_adds_its_start(tmp_path: Path) -> Non
 def test_what_is_no_run_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"holds no run: it has no config\.json"):
         RunFolder.open(tmp_path)
-    for content in (b"{", b"\xff\xfe\x00", b"[1]"):
+    for content in (b"{", b"\xff\xfe\x00", b"[1]", b"3", b"[" * 100_000):
         (tmp_path / "config.json").write_bytes(content)
         with pytest.raises(ValueError, match=r"config\.json is damaged"):
             RunFolder.open(tmp_path).config()

@@ -24,12 +24,14 @@ from headrace.buffers.samples import Samples
 from headrace.errors import EnvFailed, SamplerClosed, SamplerError
 from headrace.processes.affinity import Affinity
 from headrace.runners import (
+    Callback,
     MinibatchRl,
     MinibatchRlEval,
     Runner,
     RunnerConfig,
     load_checkpoint,
     save_checkpoint,
+    threads,
 )
 from headrace.runners.logging import ConsoleLogger, CsvLogger, Logger, plot_learning_curve, statistics
 from headrace.samplers import BaseSampler, CpuSampler, SerialSampler
@@ -293,8 +295,11 @@ def test_ctrl_c_keeps_everything_and_says_so_in_few_words(tmp_path: Path) -> Non
     rows = rows_of(tmp_path)
     assert [row["Iteration"] for row in rows] == list(range(1, len(rows) + 1))
     assert load_checkpoint(tmp_path / "checkpoint.pt")["itr"] >= len(rows) >= 3
-    kept = {path.name for path in tmp_path.iterdir() if not path.match("environments-*.pkl")}
-    assert kept == {"best.pt", "checkpoint.pt", "checkpoint-previous.pt", "progress.csv"}
+    kept = {
+        path.name for path in tmp_path.iterdir() if not (path.match("environments-*.pkl") or path.match("git-*.diff"))
+    }
+    written = {"config.json", "run.json", "progress.csv"}
+    assert kept == {"best.pt", "checkpoint.pt", "checkpoint-previous.pt"} | written
 
 
 # ---- where it runs ----
@@ -310,25 +315,144 @@ class Placed(Walk):
 
 @pytest.mark.skipif(not psutil.LINUX, reason="needs CPU affinity")
 def test_the_master_is_placed_only_if_asked_and_never_its_workers() -> None:
-    before, threads = psutil.Process().cpu_affinity(), torch.get_num_threads()
+    before = psutil.Process().cpu_affinity()
 
-    def placed(affinity: Affinity | None) -> tuple[list[int], int, set[tuple[int, ...]]]:
+    def placed(affinity: Affinity | None) -> tuple[list[int], set[tuple[int, ...]]]:
         sampler = CpuSampler(Placed, batch_T=30, batch_B=4, n_workers=2)
         episodes = MinibatchRl(
             A2C(), CategoricalPgAgent(), sampler, RunnerConfig(n_steps=120, seed=0), affinity=affinity, logger=QUIET
         ).train()
         workers = {info.info["cpus"] for info in episodes}
-        return psutil.Process().cpu_affinity(), torch.get_num_threads(), workers
+        return psutil.Process().cpu_affinity(), workers
 
     try:
-        assert placed(None) == (before, threads, {tuple(before)})
-        asked = Affinity(master_cpus=(before[-1],), master_torch_threads=threads + 1)
-        assert placed(asked) == ([before[-1]], threads + 1, {tuple(before)})
+        assert placed(None) == (before, {tuple(before)})
+        assert placed(Affinity(master_cpus=(before[-1],))) == ([before[-1]], {tuple(before)})
         psutil.Process().cpu_affinity(before)
         assert placed(Affinity(master_cpus=(before[-1],), set_affinity=False))[0] == before
     finally:
         psutil.Process().cpu_affinity(before)
-        torch.set_num_threads(threads)
+
+
+class Threads(Callback):
+    """Notes how many torch has while it learns."""
+
+    def __init__(self) -> None:
+        self.seen: set[int] = set()
+
+    def on_optimize(self, runner: Runner, itr: int, opt_info: Any) -> None:
+        self.seen.add(torch.get_num_threads())
+
+
+class Said(Logger):
+    """Keeps the sentences."""
+
+    def __init__(self) -> None:
+        self.sentences: list[str] = []
+
+    def message(self, text: str) -> None:
+        self.sentences.append(text)
+
+
+#: Above what counts as small.
+LARGE = {"hidden_sizes": (1024, 1024)}
+TORCH_CHOSE = 5
+
+
+@pytest.mark.parametrize(
+    ("set_by_hand", "environment", "affinity", "model_kwargs", "expected"),
+    [
+        (TORCH_CHOSE, {}, None, {}, 1),
+        (TORCH_CHOSE, {}, Affinity(worker_torch_threads=1), {}, 1),
+        (TORCH_CHOSE, {}, None, LARGE, TORCH_CHOSE),
+        (TORCH_CHOSE, {}, Affinity(master_torch_threads=3), {}, 3),
+        (TORCH_CHOSE, {}, {"master_torch_threads": 3}, LARGE, 3),
+        (TORCH_CHOSE, {"OMP_NUM_THREADS": "5"}, None, {}, TORCH_CHOSE),
+        (TORCH_CHOSE, {"MKL_NUM_THREADS": "5"}, None, {}, TORCH_CHOSE),
+        (2, {}, None, {}, 2),
+        (1, {}, None, LARGE, 1),
+    ],
+    ids=["small", "workers", "large", "affinity", "dict", "OMP", "MKL", "by hand", "one by hand"],
+)
+def test_small_models_learn_with_one_thread_unless_the_user_chose(
+    set_by_hand: int,
+    environment: dict[str, str],
+    affinity: Any,
+    model_kwargs: Any,
+    expected: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(threads, "_AT_IMPORT", TORCH_CHOSE)
+    noted, said, before = Threads(), Said(), torch.get_num_threads()
+    try:
+        torch.set_num_threads(set_by_hand)
+        runner = MinibatchRl(
+            A2C(),
+            CategoricalPgAgent(model_kwargs=model_kwargs),
+            sampler_of(batch_T=4, batch_B=2),
+            RunnerConfig(n_steps=16, seed=0),
+            affinity,
+            logger=said,
+            callbacks=[noted],
+        )
+        runner.train()
+        assert torch.get_num_threads() == set_by_hand, "put back"
+    finally:
+        torch.set_num_threads(before)
+    assert noted.seen == {expected}
+    chosen = affinity is None or affinity == Affinity()
+    if chosen and expected != set_by_hand:
+        (sentence,) = said.sentences
+        assert "1 thread" in sentence
+        assert f"Affinity(master_torch_threads={TORCH_CHOSE})" in sentence
+    else:
+        assert said.sentences == []
+
+
+def test_threads_are_put_back_after_an_error() -> None:
+    before = torch.get_num_threads()
+    asked = Affinity(master_torch_threads=before + 1)
+    with pytest.raises(EnvFailed):
+        MinibatchRl(
+            A2C(),
+            CategoricalPgAgent(),
+            SerialSampler(Breaks, batch_T=10, batch_B=4, max_decorrelation_steps=0),
+            RunnerConfig(n_steps=1e6, seed=0),
+            asked,
+            logger=QUIET,
+        ).train()
+    assert torch.get_num_threads() == before
+
+
+def test_a_folder_whose_run_never_reached_a_checkpoint_can_be_used_again(tmp_path: Path) -> None:
+    def train(env: Any, n_steps: float) -> None:
+        config = RunnerConfig(n_steps=n_steps, seed=0, log_interval_steps=64, checkpoint_interval_steps=1e6)
+        MinibatchRl(A2C(), CategoricalPgAgent(), sampler_of(env), config, log_dir=tmp_path, logger=QUIET).train()
+
+    def make_nothing() -> Any:
+        raise RuntimeError("misspelt")
+
+    for _ in range(2):
+        with pytest.raises(EnvFailed, match="misspelt"):
+            train(make_nothing, 64)
+    assert [path.name for path in tmp_path.iterdir()] == ["progress.csv"], "it did not begin"
+    # Killed before its first checkpoint.
+    killed = subprocess.run(
+        [sys.executable, "-m", "tests.runner_script", str(tmp_path), "kill"], cwd=ROOT, check=False, timeout=DEADLINE
+    )
+    assert killed.returncode == -signal.SIGKILL
+    assert not list(tmp_path.glob("*.pt"))
+    lost = (tmp_path / "progress.csv").read_text()
+    train("CartPole-v1", 64)
+    assert (tmp_path / "earlier-0" / "progress.csv").read_text() == lost
+    assert (tmp_path / "earlier-0" / "run.json").exists()
+    assert len(rows_of(tmp_path)) == 1
+    with pytest.raises(FileExistsError, match="from another run"):
+        train("CartPole-v1", 64)
 
 
 # ---- checkpoints ----

@@ -5,12 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from headrace.rng import Stream
+from headrace.storage import save_checkpoint
 from headrace.types import AgentStep, EnvSpaces, StepInputs, Tree
 
 __all__ = ["Agent"]
@@ -144,3 +146,16 @@ class Agent(ABC):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`, in place."""
         self.model.load_state_dict(state["model"])
+
+    def save(self, path: str | Path, itr: int = 0) -> None:
+        """Writes a file that `headrace.load_agent` makes a policy of: weights, class, settings and spaces; no code.
+
+        Whole or not there at all, with a checksum, as checkpoints are. itr: batches the agent was trained for, which
+        the exploration of a loaded agent may depend on. Raises ValueError for an agent without a model, OSError where
+        the disk does not take it.
+        """
+        from headrace.agents.description import described  # which speaks of this class
+
+        if self.spaces is None:
+            raise ValueError("the agent has no model yet; agent.initialize(spaces, seed=0) builds one, or a sampler")
+        save_checkpoint(path, {"agent": self.state_dict(), "about": described(self), "itr": int(itr)})

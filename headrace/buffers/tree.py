@@ -12,7 +12,16 @@ from headrace.types import Tree
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["allocate_like", "tree_copy_into", "tree_leaves", "tree_map", "tree_paths", "tree_rows", "tree_to_torch"]
+__all__ = [
+    "allocate_like",
+    "tree_copy_into",
+    "tree_leaves",
+    "tree_map",
+    "tree_paths",
+    "tree_rows",
+    "tree_to_torch",
+    "tree_zeroed",
+]
 
 
 def _field_names(cls: type) -> Iterable[str] | None:
@@ -104,3 +113,8 @@ def tree_to_torch(tree: Tree, device: torch.device | str | None = None) -> Tree:
 
     tensors = tree_map(torch.from_numpy, tree)
     return tensors if device is None else tree_map(lambda tensor: tensor.to(device), tensors)
+
+
+def tree_zeroed(tree: Tree, rows: torch.Tensor) -> Tree:
+    """A tree of tensors `[n, ...]` with zeros in the rows of the mask `[n]`."""
+    return tree_map(lambda leaf: leaf.masked_fill(rows.reshape(-1, *[1] * (leaf.ndim - 1)), 0), tree)

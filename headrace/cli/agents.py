@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from gymnasium import spaces as gym_spaces
@@ -16,7 +16,10 @@ from headrace.agents.pg import (
     RecurrentCategoricalPgAgent,
     RecurrentGaussianPgAgent,
 )
-from headrace.cli.errors import UsageError, require_at_least
+from headrace.cli.errors import CommandFailed, UsageError, require_at_least
+from headrace.cli.imports import imported_model
+from headrace.cli.options import Json
+from headrace.errors import headline
 from headrace.types import EnvSpaces
 
 __all__ = ["ActingOptions", "ModelOptions", "pg_agent", "q_agent"]
@@ -28,6 +31,11 @@ class ModelOptions:
     Gaussian, others from a softmax.
     """
 
+    model: str | None = None
+    """module:Class, a torch module of your own in place of the network: Class(spaces, n_outputs=..., **model_kwargs).
+    The other options of the network are not for it; --recurrent says that it has a memory."""
+    model_kwargs: Json = field(default_factory=dict)
+    """Arguments of --model, as JSON: '{"width": 32}'."""
     hidden_sizes: tuple[int, ...] | None = None
     """Widths of the tanh layers; 64 64 if not given, none over images. Not with --recurrent."""
     separate_value: bool = False
@@ -74,6 +82,7 @@ def pg_agent(spaces: EnvSpaces, model: ModelOptions) -> Agent:
     Raises UsageError where there is none, or options contradict.
     """
     require_at_least(1, "memory-size", model.memory_size)
+    own = _own_model(model)
     if model.recurrent is not None and (model.hidden_sizes is not None or model.separate_value):
         raise UsageError("--hidden-sizes and --separate-value are not for --recurrent; its width is --memory-size")
     if model.dueling:
@@ -81,19 +90,22 @@ def pg_agent(spaces: EnvSpaces, model: ModelOptions) -> Agent:
 
     def new() -> Agent:
         kwargs: dict[str, Any] = {"normalize_observation": model.normalize_observation}
-        if model.recurrent is None:
+        if own:
+            kwargs = model.model_kwargs
+        elif model.recurrent is None:
             kwargs |= {"hidden_sizes": model.hidden_sizes, "separate_value": model.separate_value}
         else:
             kwargs |= {"cell": model.recurrent, "hidden_size": model.memory_size}
         if isinstance(spaces.action, gym_spaces.Box):
             gaussian = GaussianPgAgent if model.recurrent is None else RecurrentGaussianPgAgent
             return gaussian(
+                **own,
                 model_kwargs=kwargs,
                 state_dependent_std=model.state_dependent_std,
                 init_log_std=model.init_log_std,
             )
         categorical = CategoricalPgAgent if model.recurrent is None else RecurrentCategoricalPgAgent
-        return categorical(model_kwargs=kwargs)
+        return categorical(**own, model_kwargs=kwargs)
 
     return _tried(new, spaces)
 
@@ -109,11 +121,13 @@ def q_agent(
         raise UsageError(
             "--recurrent and --separate-value are not for dqn and categorical-dqn; the latter is --dueling"
         )
-    model_kwargs = {
+    own = _own_model(model)
+    networks_own = {
         "hidden_sizes": model.hidden_sizes,
         "dueling": model.dueling,
         "normalize_observation": model.normalize_observation,
     }
+    model_kwargs = model.model_kwargs if own else networks_own
     exploration: dict[str, Any] = {
         "eps_init": acting.eps_init,
         "eps_final": acting.eps_final,
@@ -125,15 +139,27 @@ def q_agent(
     def new() -> Agent:
         if categorical:
             return CategoricalDqnAgent(
+                **own,
                 model_kwargs=model_kwargs,
                 n_atoms=acting.n_atoms,
                 V_min=acting.V_min,
                 V_max=acting.V_max,
                 **exploration,
             )
-        return DqnAgent(model_kwargs=model_kwargs, **exploration)
+        return DqnAgent(**own, model_kwargs=model_kwargs, **exploration)
 
     return _tried(new, spaces)
+
+
+def _own_model(model: ModelOptions) -> dict[str, Any]:
+    """The user's own model as an argument of an agent; empty if there is none."""
+    if model.model is None:
+        if model.model_kwargs:
+            raise UsageError("--model-kwargs are arguments of a model of your own; give --model module:Class too")
+        return {}
+    if model.hidden_sizes is not None or model.dueling:
+        raise UsageError("--hidden-sizes and --dueling are not for --model; it takes --model-kwargs")
+    return {"ModelCls": imported_model(model.model)}
 
 
 def _tried(new: Callable[[], Agent], spaces: EnvSpaces) -> Agent:
@@ -142,4 +168,6 @@ def _tried(new: Callable[[], Agent], spaces: EnvSpaces) -> Agent:
         new().initialize(spaces, seed=0)
     except (TypeError, ValueError) as error:
         raise UsageError(str(error)) from error
+    except Exception as error:  # a model of the user's own
+        raise CommandFailed(f"the model cannot be built: {headline(error)}") from error
     return new()

@@ -32,6 +32,7 @@ from headrace.types import EnvSpaces
 __all__ = [
     "ALGOS",
     "Q_ALGOS",
+    "SAMPLERS",
     "PlaceOptions",
     "TrainOptions",
     "agent_for",
@@ -44,7 +45,8 @@ __all__ = [
 ALGOS = ("a2c", "categorical-dqn", "dqn", "impala", "ppo")
 #: Those that learn action values.
 Q_ALGOS = ("categorical-dqn", "dqn")
-_SAMPLERS: dict[str, type[BaseSampler]] = {
+#: By the names they have on the command line.
+SAMPLERS: dict[str, type[BaseSampler]] = {
     "serial": SerialSampler,
     "cpu": CpuSampler,
     "gpu": GpuSampler,
@@ -77,13 +79,15 @@ class PlaceOptions:
     device: str | None = None
     """Where actions are computed and the agent learns, such as cuda:0; not for cpu. If not given, the first GPU for
     samplers whose actions come from this process, else the CPU."""
+    torch_threads: int = 1
+    """Threads of torch operations in this process; more pay off for large models only."""
 
     @property
     def sampler_class(self) -> type[BaseSampler]:
         """Raises UsageError for a sampler nobody knows."""
-        if self.sampler not in _SAMPLERS:
-            raise unknown("sampler", self.sampler, _SAMPLERS)
-        return _SAMPLERS[self.sampler]
+        if self.sampler not in SAMPLERS:
+            raise unknown("sampler", self.sampler, SAMPLERS)
+        return SAMPLERS[self.sampler]
 
 
 @dataclass(kw_only=True)
@@ -120,8 +124,6 @@ class TrainOptions(PlaceOptions):
     """Send rows to Weights & Biases."""
     wandb_project: str = "headrace"
     """The project of Weights & Biases to send them to."""
-    torch_threads: int = 1
-    """Threads of the learner's torch operations; more pay off for large models only."""
     ppo: PPOConfig = field(default_factory=PPOConfig)
     """Settings of ppo."""
     a2c: A2CConfig = field(default_factory=A2CConfig)

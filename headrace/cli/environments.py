@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import gymnasium
 
 from headrace.cli.errors import CommandFailed, UsageError, unknown
+from headrace.cli.imports import look_here
 from headrace.envs.factory import EnvFactory, close_quietly
 from headrace.errors import SamplerError, headline
 from headrace.types import EnvSpaces
@@ -21,9 +21,8 @@ _LISTING = "gymnasium.pprint_registry() in Python shows all"
 
 def factory_of(env: str, env_kwargs: Mapping[str, Any]) -> EnvFactory:
     """What makes the environment; a name that is nobody's gets the nearest one as a suggestion."""
-    here = os.getcwd()
-    if ":" in env and here not in sys.path:
-        sys.path.insert(0, here)  # a program installed as `headrace` does not look for modules where the user stands
+    if ":" in env:
+        look_here()
     try:
         return EnvFactory.of(env, env_kwargs, "--env")
     except ValueError as error:

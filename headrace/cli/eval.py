@@ -12,15 +12,17 @@ import torch
 
 from headrace.agents.base import Agent
 from headrace.cli.build import PlaceOptions, TrainOptions, evaluation_sampler
+from headrace.cli.earlier import EarlierRun
 from headrace.cli.environments import factory_of, spaces_of
 from headrace.cli.errors import CommandFailed, UsageError, require_at_least
-from headrace.cli.options import Positional, parse_options, restored
+from headrace.cli.imports import imported_model
+from headrace.cli.options import Positional, parse_options
 from headrace.cli.report import failed, summary_line
 from headrace.cli.video import Recorder, require_video
 from headrace.envs.factory import EnvFactory
 from headrace.errors import SamplerError
 from headrace.policy import load_agent
-from headrace.runners.run_folder import RunFolder
+from headrace.runners.threads import torch_threads
 from headrace.samplers.serial import SerialSampler
 from headrace.types import AgentStep, EnvSpaces, StepInputs, Tree
 
@@ -37,6 +39,8 @@ class EvalOptions(PlaceOptions):
     """The folder of a run (its newest checkpoint), or a checkpoint, such as the run's best.pt."""
     env: str = ""
     """As for headrace train; that of the run if not given."""
+    model: str | None = None
+    """module:Class, the model of the agent if it is your own; that of the run if not given."""
     episodes: int = 100
     """Episodes to evaluate."""
     seed: int = 0
@@ -85,17 +89,28 @@ def run(args: Sequence[str]) -> int:
     asked = parse_options(EvalOptions(), _PROG, args)
     if not asked.checkpoint.exists():
         raise UsageError(f"{asked.checkpoint} is not there; give the folder of a run, or a checkpoint in it")
-    trained = _trained(asked.checkpoint)
+    earlier = _earlier(asked.checkpoint)
+    trained = earlier.options
     options = parse_options(_defaults(asked.checkpoint, trained), _PROG, args)
     require_at_least(1, "episodes", options.episodes)
     require_at_least(1, "video-episodes", options.video_episodes)
+    require_at_least(1, "torch-threads", options.torch_threads)
     require_at_least(0, "seed", options.seed)
+    earlier.require("env", options.env)
+    earlier.require("model", options.model)
     if not options.env:
         raise UsageError(f"no config.json beside {options.checkpoint} says what it was trained in; give --env")
     if options.video is not None:
         require_video(_rendering(options))
-    spaces = spaces_of(factory_of(options.env, options.env_kwargs))
-    policy = load_agent(options.checkpoint)
+    try:
+        spaces = spaces_of(factory_of(options.env, options.env_kwargs))
+    except UsageError as error:
+        if ":" in options.env or options.env != trained.env:
+            raise
+        raise UsageError(
+            f"{error} (if a module of yours registers the environment of the run, give --env module:{options.env})"
+        ) from error
+    policy = load_agent(options.checkpoint, ModelCls=None if options.model is None else imported_model(options.model))
     agent = policy.agent
     if agent.spaces != spaces:
         raise CommandFailed(
@@ -109,25 +124,25 @@ def run(args: Sequence[str]) -> int:
     except (TypeError, ValueError) as error:
         raise UsageError(str(error)) from error
     try:
-        with evaluation.initialize(agent, seed=options.seed):
-            episodes = evaluation.evaluate_agent(policy.itr)
-        print(summary_line(episodes))
-        if options.video is not None:
-            _record(agent, policy.itr, options, options.video)
+        with torch_threads(options.torch_threads):
+            with evaluation.initialize(agent, seed=options.seed):
+                episodes = evaluation.evaluate_agent(policy.itr)
+            print(summary_line(episodes))
+            if options.video is not None:
+                _record(agent, policy.itr, options, options.video)
     except SamplerError as error:
         raise failed(error, Path()) from error
     return 0
 
 
-def _trained(path: Path) -> TrainOptions:
-    """The options the run at `path` was trained with; without an environment where none are known."""
-    folder = path if path.is_dir() else path.parent
+def _earlier(path: Path) -> EarlierRun:
+    """The run at `path`; without options where it left no settings."""
     try:
-        return restored(TrainOptions(), RunFolder.open(folder).config())
-    except FileNotFoundError:  # trained by a program of one's own
-        return TrainOptions(env="")
+        return EarlierRun.at(path)
+    except FileNotFoundError:
+        return EarlierRun(TrainOptions(env=""))
     except (TypeError, ValueError) as error:
-        raise CommandFailed(f"{folder / 'config.json'}: {error}") from error
+        raise CommandFailed(str(error)) from error
 
 
 def _defaults(path: Path, trained: TrainOptions) -> EvalOptions:
@@ -138,6 +153,7 @@ def _defaults(path: Path, trained: TrainOptions) -> EvalOptions:
         sampler=trained.sampler,
         n_workers=trained.n_workers,
         episodes=trained.eval_episodes,
+        model=trained.model.model,
         seed=trained.runner.seed or 0,
     )
 

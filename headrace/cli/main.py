@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -25,7 +26,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit status: 0, 1 after an error, 2 for wrong usage, 130 after Ctrl-C."""
     args = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _run(args)
+        try:
+            return _run(args)
+        finally:
+            if argv is None:  # the program ends: another Ctrl-C is to change neither what it says nor its status
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
     except CommandFailed as error:
         return _complain(error, error.status)
     except KeyboardInterrupt as error:

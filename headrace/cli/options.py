@@ -6,9 +6,10 @@ import contextlib
 import difflib
 import io
 import json
+import types
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
-from typing import Annotated, Any, TypeVar, cast, get_args, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 import tyro
 from tyro.conf import OmitArgPrefixes as Unprefixed, Positional
@@ -98,18 +99,45 @@ def _flags(options: Any, prefix: str = "--") -> list[str]:
     return flags
 
 
-def restored(default: _Options, settings: Mapping[str, Any]) -> _Options:
+def restored(default: _Options, settings: Any) -> _Options:
     """`default` with what `settings` say, nested plain values as `asdict` and a JSON file leave them.
 
-    Raises ValueError for a setting that is not there, and what the dataclasses raise for what is not allowed.
+    Raises ValueError for a setting that is not there or is of another type, and what the dataclasses raise for what is
+    not allowed.
     """
-    known = {entry.name for entry in fields(default)}  # type: ignore[arg-type]
+    if not isinstance(settings, Mapping):
+        raise ValueError(f"expected settings, got {settings!r}"[:200])
+    hints = get_type_hints(type(default), include_extras=True)
     changes: dict[str, Any] = {}
     for name, value in settings.items():
-        if name not in known:
+        if name not in hints:
             raise ValueError(f"unknown setting {name!r}; it was written by another version of headrace")
         before = getattr(default, name)
-        if is_dataclass(before):
-            value = restored(before, value)
-        changes[name] = tuple(value) if isinstance(value, list) else value
+        try:
+            changes[name] = restored(before, value) if is_dataclass(before) else _fitting(hints[name], value)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
     return replace(default, **changes)  # type: ignore[type-var]
+
+
+def _fitting(hint: Any, value: Any) -> Any:
+    """`value` as the type says, lists as tuples; raises ValueError if it is of another type."""
+    kind, parts = get_origin(hint) or hint, get_args(hint)
+    if kind is Annotated:
+        return _fitting(parts[0], value)
+    if kind in (Union, types.UnionType):
+        for part in parts:
+            with contextlib.suppress(ValueError):
+                return _fitting(part, value)
+    elif kind is tuple and isinstance(value, list):
+        return tuple(_fitting(parts[0], item) for item in value)
+    elif kind is Literal and isinstance(value, str) and value in parts:
+        return value
+    elif kind in (int, float) and isinstance(value, bool):
+        pass
+    elif isinstance(kind, type) and isinstance(value, (int, float) if kind is float else kind):
+        return value
+    said = f"{value!r}"
+    raise ValueError(
+        f"{said if len(said) <= 60 else said[:57] + '...'} is not {hint.__name__ if isinstance(hint, type) else hint}"
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from headrace.buffers.samples import Samples
 from headrace.cli.build import (
     ALGOS,
     TrainOptions,
@@ -22,22 +21,21 @@ from headrace.cli.build import (
     training_sampler,
 )
 from headrace.cli.defaults import defaults_for
+from headrace.cli.earlier import EarlierRun
 from headrace.cli.environments import factory_of, spaces_of
 from headrace.cli.errors import CommandFailed, UsageError, require_at_least, unknown
-from headrace.cli.options import parse_options, restored
+from headrace.cli.options import parse_options
 from headrace.cli.report import failed, summary_line
 from headrace.errors import SamplerError
 from headrace.processes.affinity import Affinity
 from headrace.runners.asynchronous import AsyncRl
-from headrace.runners.base import Runner
-from headrace.runners.callbacks import Callback
 from headrace.runners.logging.console import ConsoleLogger
 from headrace.runners.logging.logger import Logger, Loggers
-from headrace.runners.logging.plot import plot_learning_curve
 from headrace.runners.logging.tensorboard import TensorBoardLogger
 from headrace.runners.logging.wandb import WandbLogger
 from headrace.runners.minibatch import MinibatchRl
-from headrace.runners.run_folder import RunFolder
+from headrace.runners.run_folder import RunFolder, RunRecord
+from headrace.runners.threads import torch_threads
 from headrace.samplers.asynchronous import AsyncSamplerBase
 from headrace.samplers.traj_info import TrajInfo
 from headrace.types import EnvSpaces
@@ -47,28 +45,11 @@ __all__ = ["run"]
 _PROG = "headrace train"
 
 
-class _NoteStart(Callback):
-    """Notes a resumption in the folder of the run, once it has come as far as a batch: one that is refused changes
-    nothing there.
-    """
-
-    def __init__(self, folder: RunFolder, config: Mapping[str, Any], command: Sequence[str]) -> None:
-        self._folder, self._config, self._command = folder, config, command
-        self._noted = False
-
-    def on_batch(self, runner: Runner, itr: int, samples: Samples, traj_infos: Sequence[TrajInfo]) -> None:
-        if not self._noted:
-            self._folder.note_start(self._command, self._config)
-            self._noted = True
-
-
 def run(args: Sequence[str]) -> int:
     """Trains and evaluates as the options say; prints what came of it; returns the exit status."""
     options, spaces = _options(args)
     log_dir = _log_dir(options)
     agent = agent_for(spaces, options)
-    config, command = _config(options), [*_PROG.split(), *args]
-    resuming = options.resume is not None
     try:
         asynchronous = issubclass(options.sampler_class, AsyncSamplerBase)
         runner = (AsyncRl if asynchronous else MinibatchRl)(
@@ -79,24 +60,24 @@ def run(args: Sequence[str]) -> int:
             affinity=Affinity(master_torch_threads=options.torch_threads),
             log_dir=log_dir,
             logger=_logger(options, log_dir),
-            callbacks=[_NoteStart(RunFolder(log_dir), config, command)] if resuming else [],
             resume_from=options.resume,
+            record=RunRecord(_config(options), [*_PROG.split(), *args]),
         )
         evaluation = evaluation_sampler(options, options.eval_episodes, options.batch_B)
-        if not resuming:
-            RunFolder.create(log_dir, config, command)
-    except FileExistsError as error:
-        raise UsageError(f"{log_dir} holds another run; choose another --log-dir, or --resume {log_dir}") from error
     except (TypeError, ValueError) as error:
         raise UsageError(str(error)) from error
     try:
-        if not _trained(runner):
-            print(f"stopped by SIGTERM; checkpoint: {log_dir / 'checkpoint.pt'}{_go_on(log_dir)}", file=sys.stderr)
-            return 128 + signal.SIGTERM
-        with evaluation.initialize(agent, seed=runner.seed):
-            episodes = evaluation.evaluate_agent(runner.n_itr)
+        with torch_threads(options.torch_threads):
+            if not _trained(runner):
+                print(f"stopped by SIGTERM; checkpoint: {log_dir / 'checkpoint.pt'}{_go_on(log_dir)}", file=sys.stderr)
+                return 128 + signal.SIGTERM
+            with evaluation.initialize(agent, seed=runner.seed):
+                episodes = evaluation.evaluate_agent(runner.n_itr)
     except KeyboardInterrupt as error:
         raise KeyboardInterrupt(f"{str(error) or 'interrupted'}{_go_on(log_dir)}") from None
+    except FileExistsError as error:
+        or_resume = f", or --resume {log_dir}" if (log_dir / "checkpoint.pt").exists() else ""
+        raise UsageError(f"{str(error).partition(';')[0]}; choose another --log-dir{or_resume}") from error
     except SamplerError as error:
         raise failed(error, log_dir) from error
     _report(episodes, log_dir)
@@ -112,7 +93,12 @@ def _options(args: Sequence[str]) -> tuple[TrainOptions, EnvSpaces]:
     if asked.algo not in ALGOS:
         raise unknown("algo", asked.algo, ALGOS)
     if asked.resume is not None:
-        options = parse_options(_options_of(asked.resume), _PROG, args)
+        earlier = _earlier(asked.resume)
+        options = parse_options(earlier.options, _PROG, args)
+        earlier.require("env", options.env)
+        earlier.require("model", options.model.model)
+        if options.algo not in ALGOS:
+            raise unknown("algo", options.algo, ALGOS)
         spaces = spaces_of(factory_of(options.env, options.env_kwargs))
     else:
         spaces = spaces_of(factory_of(asked.env, asked.env_kwargs))
@@ -123,23 +109,22 @@ def _options(args: Sequence[str]) -> tuple[TrainOptions, EnvSpaces]:
     return options, spaces
 
 
-def _options_of(run: Path) -> TrainOptions:
-    """Those of an earlier run, given by its folder or a checkpoint in it."""
+def _earlier(run: Path) -> EarlierRun:
+    """The run to go on with."""
     try:
-        return restored(TrainOptions(), RunFolder.open(_folder_of(run)).config())
+        earlier = EarlierRun.at(run)
     except (FileNotFoundError, TypeError, ValueError) as error:
         raise UsageError(f"--resume {run}: {error}") from error
-
-
-def _folder_of(run: Path) -> Path:
-    return run.parent if run.is_file() else run
+    if not earlier.by_command:
+        raise UsageError(f"--resume {run} is a run of a program of your own; go on in that program, with resume_from")
+    return earlier
 
 
 def _log_dir(options: TrainOptions) -> Path:
     if options.log_dir is not None:
         return options.log_dir
     if options.resume is not None:
-        return _folder_of(options.resume)
+        return options.resume.parent if options.resume.is_file() else options.resume
     name = f"{options.env}-{options.algo}-seed{options.runner.seed}-{datetime.now():%Y%m%d-%H%M%S}"
     return Path("runs") / name.replace("/", "-").replace(":", "-")
 
@@ -191,10 +176,5 @@ def _report(episodes: list[TrajInfo], log_dir: Path) -> None:
     print(summary_line(episodes))
     print(f"  checkpoint      {log_dir / 'checkpoint.pt'}")
     print(f"  progress        {log_dir / 'progress.csv'}")
-    try:
-        mean_return = float(np.mean([episode.Return for episode in episodes]))
-        plot_learning_curve(log_dir / "progress.csv", log_dir / "learning_curve.png", mean_return)
-    except (ImportError, ValueError) as error:
-        print(f"  no learning curve: {error}")
-    else:
-        print(f"  learning curve  {log_dir / 'learning_curve.png'}")
+    why_not = RunFolder(log_dir).draw(float(np.mean([episode.Return for episode in episodes])))
+    print(f"  no learning curve: {why_not}" if why_not else f"  learning curve  {log_dir / 'learning_curve.png'}")

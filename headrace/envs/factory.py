@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +17,7 @@ from headrace.envs.vector_envs import VectorEnvs
 from headrace.errors import EnvContractError, EnvFailed, SamplerError, headline, traceback_of
 from headrace.processes.status import Phase, Status
 
-__all__ = ["EnvFactory", "close_quietly", "make_envs", "user_code_failed"]
+__all__ = ["EnvFactory", "close_quietly", "make_envs", "name_to_import", "user_code_failed"]
 
 _log = logging.getLogger("headrace.envs")
 
@@ -29,14 +30,15 @@ class EnvFactory:
     """Makes one environment; travels to workers by cloudpickle.
 
     make: an `EnvSpec`, one of old gym, a callable returning an `Env`, or `VectorEnvs`; kwargs: its arguments;
-    isolation: of what environments draw from global generators, None where they share them. Ids are
-    resolved to specs where the user registered them, so an id known only there works in workers under every start
-    method.
+    isolation: of what environments draw from global generators, None where they share them; given: the text that named
+    it, if one did. Ids are resolved to specs where the user registered them, so an id known only there works in workers
+    under every start method.
     """
 
     make: gymnasium.envs.registration.EnvSpec | LegacySpec | VectorEnvs | Callable[..., Any]
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     isolation: Isolation | None = None
+    given: str = ""
 
     @staticmethod
     def of(env_cls: Any, env_kwargs: Mapping[str, Any] | None, argument: str = "EnvCls") -> EnvFactory:
@@ -45,6 +47,7 @@ class EnvFactory:
         "module:Id-v0" imports the module first, as `gymnasium.make` does; "module:name" is a callable of a module;
         "gym:Id-v0" is an id of old gym.
         """
+        given = env_cls if isinstance(env_cls, str) else ""
         if isinstance(env_cls, str):
             try:
                 env_cls = _resolved(env_cls)
@@ -55,7 +58,7 @@ class EnvFactory:
                 f"{argument} must be a Gymnasium id, an EnvSpec, a callable returning an Env, or VectorEnvs, "
                 f"got {type(env_cls).__name__} {env_cls!r}"
             )
-        return EnvFactory(env_cls, dict(env_kwargs or {}))
+        return EnvFactory(env_cls, dict(env_kwargs or {}), given)
 
     @property
     def name(self) -> str:
@@ -66,6 +69,15 @@ class EnvFactory:
             return self.make.name
         name = getattr(self.make, "__qualname__", None)
         return str(name) if name else repr(self.make)
+
+    @property
+    def importable(self) -> str | None:
+        """What another program gives to `of` for the same environment; None for what has no name there."""
+        if self.given:
+            return self.given
+        if isinstance(self.make, gymnasium.envs.registration.EnvSpec):
+            return self.make.id
+        return name_to_import(self.make)
 
     def __call__(self) -> gymnasium.Env[Any, Any]:
         """A new environment; raises EnvContractError for what is none, or has no spaces."""
@@ -123,6 +135,14 @@ def _resolved(name: str) -> Any:
         except ImportError as error:
             raise ImportError(f'{env_id} needs {registered_by}; pip install "headrace[{extra}]"') from error
     return gymnasium.spec(env_id)
+
+
+def name_to_import(value: Any) -> str | None:
+    """`module:name` of a class or function that another program can import; None of all others."""
+    module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", "")
+    if module == "__main__" or module not in sys.modules or vars(sys.modules[module]).get(name) is not value:
+        return None
+    return f"{module}:{name}"
 
 
 def make_envs(factory: EnvFactory, env_ids: Sequence[int], status: Status) -> list[gymnasium.Env[Any, Any]]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 
 __all__ = ["plain_space", "space_of"]
+
+#: Numbers that one element of a space may have. Bounds are two of them; a few bytes could ask for more than there is.
+_MOST_NUMBERS = 2**24
 
 
 def plain_space(space: spaces.Space[Any]) -> dict[str, Any]:
@@ -37,12 +41,35 @@ def plain_space(space: spaces.Space[Any]) -> dict[str, Any]:
 
 
 def space_of(plain: dict[str, Any]) -> spaces.Space[Any]:
-    """The inverse of `plain_space`; raises ValueError, KeyError or TypeError for what is none."""
+    """The inverse of `plain_space`; raises ValueError, KeyError or TypeError for what is none.
+
+    What is plain may be forged: nothing is allocated for a space of more than 2**24 numbers, which is a ValueError.
+    """
+    n_numbers = _n_numbers(plain)
+    if n_numbers > _MOST_NUMBERS:
+        raise ValueError(f"a space of {n_numbers:,} numbers, more than {_MOST_NUMBERS:,}")
+    return _space_of(plain)
+
+
+def _n_numbers(plain: dict[str, Any]) -> int:
     match plain["kind"]:
         case "Dict":
-            return spaces.Dict([(key, space_of(child)) for key, child in plain["spaces"]])
+            return sum(_n_numbers(child) for _, child in plain["spaces"])
         case "Tuple":
-            return spaces.Tuple([space_of(child) for child in plain["spaces"]])
+            return sum(map(_n_numbers, plain["spaces"]))
+        case "Box" | "MultiDiscrete":
+            return math.prod(plain["shape"])
+        case "MultiBinary":
+            return plain["n"] if isinstance(plain["n"], int) else math.prod(plain["n"])
+    return 1
+
+
+def _space_of(plain: dict[str, Any]) -> spaces.Space[Any]:
+    match plain["kind"]:
+        case "Dict":
+            return spaces.Dict([(key, _space_of(child)) for key, child in plain["spaces"]])
+        case "Tuple":
+            return spaces.Tuple([_space_of(child) for child in plain["spaces"]])
         case "Box":
             dtype, shape = np.dtype(plain["dtype"]), tuple(plain["shape"])
             low, high = (_restored(plain[name], dtype, shape) for name in ("low", "high"))
@@ -66,5 +93,7 @@ def _array(values: np.ndarray) -> np.ndarray:
 
 
 def _restored(raw: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.ndarray:
+    if math.prod(raw.shape) > dtype.itemsize * math.prod(shape):  # a view of one byte may be of any size
+        raise ValueError(f"{list(raw.shape)} bytes are not the values {list(shape)} of a space")
     values = np.asarray(raw, np.uint8).view(dtype)
     return np.full(shape, values[0], dtype) if values.size == 1 else values.reshape(shape).copy()

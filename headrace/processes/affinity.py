@@ -28,8 +28,9 @@ class Affinity:
     """Where the processes of a sampler run.
 
     workers_cpus: one group of CPU numbers per worker; None: wherever the system puts them. worker_torch_threads,
-    master_torch_threads: threads of torch operations, None leaves the master's as they are. master_cpus: for runners,
-    which pin the process they run in. set_affinity False keeps the thread counts and pins nothing.
+    master_torch_threads: threads of torch operations. The latter and master_cpus are for runners, which pin the process
+    they run in; None leaves the threads to them (see `Runner`). set_affinity False keeps the thread counts and pins
+    nothing.
     """
 
     workers_cpus: tuple[tuple[int, ...], ...] | None = None

@@ -10,10 +10,10 @@ if TYPE_CHECKING:
     from headrace.runners.asynchronous import AsyncRl as AsyncRl, AsyncRlEval as AsyncRlEval
     from headrace.runners.base import Runner as Runner
     from headrace.runners.callbacks import Callback as Callback, EarlyStop as EarlyStop, StopAtReturn as StopAtReturn
-    from headrace.runners.checkpoint import load_checkpoint as load_checkpoint, save_checkpoint as save_checkpoint
     from headrace.runners.config import RunnerConfig as RunnerConfig
     from headrace.runners.minibatch import MinibatchRl as MinibatchRl, MinibatchRlEval as MinibatchRlEval
-    from headrace.runners.run_folder import RunFolder as RunFolder
+    from headrace.runners.run_folder import RunFolder as RunFolder, RunRecord as RunRecord
+    from headrace.storage import load_checkpoint as load_checkpoint, save_checkpoint as save_checkpoint
 
 __getattr__, __dir__ = lazy_exports(
     __name__,
@@ -25,10 +25,11 @@ __getattr__, __dir__ = lazy_exports(
         "MinibatchRl": "headrace.runners.minibatch",
         "MinibatchRlEval": "headrace.runners.minibatch",
         "RunFolder": "headrace.runners.run_folder",
+        "RunRecord": "headrace.runners.run_folder",
         "Runner": "headrace.runners.base",
         "RunnerConfig": "headrace.runners.config",
         "StopAtReturn": "headrace.runners.callbacks",
-        "load_checkpoint": "headrace.runners.checkpoint",
-        "save_checkpoint": "headrace.runners.checkpoint",
+        "load_checkpoint": "headrace.storage",
+        "save_checkpoint": "headrace.storage",
     },
 )

@@ -7,29 +7,29 @@ import math
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import torch
-
 from headrace.agents.base import Agent
+from headrace.agents.description import described
 from headrace.algos.base import Algo
 from headrace.processes.affinity import Affinity, pin
 from headrace.runners.callbacks import Callback
 from headrace.runners.config import RunnerConfig
 from headrace.runners.counters import Counters
-from headrace.runners.description import described
 from headrace.runners.logging.console import ConsoleLogger
 from headrace.runners.logging.csv_file import CsvLogger
 from headrace.runners.logging.logger import Logger, Loggers
 from headrace.runners.resume import Resumed, folder_of, resumed
 from headrace.runners.row import Row
+from headrace.runners.run_folder import RunFolder, RunRecord
 from headrace.runners.seeding import torch_seeded
 from headrace.runners.settings import settings_of
 from headrace.runners.store import CheckpointStore
+from headrace.runners.threads import learner_threads
 from headrace.samplers.base import BaseSampler
 from headrace.samplers.traj_info import TrajInfo
 
@@ -46,10 +46,12 @@ class Runner(ABC):
     Args:
         algo, agent, sampler: not initialized yet.
         config: how long to train, how often to log and save; `runner.seed` tells the seed drawn if it has none.
-        affinity: where processes run (`Affinity`, or rlpyt's dict). Its `master_cpus` and `master_torch_threads` are
-            set for this process, after the workers have started, and stay. For small models one thread is best: more
-            spend their time waiting for each other, a hundredfold where workers want the same cores.
-        log_dir: where `progress.csv` and checkpoints go, made if it is not there; None: nothing is written.
+        affinity: where processes run (`Affinity`, or rlpyt's dict). Its `master_cpus` are set for this process, after
+            the workers have started, and stay; its `master_torch_threads` while it trains. If they are not given, and
+            `torch.set_num_threads` was not called, a small model has one: more spend their time waiting for each other,
+            a hundredfold where workers want the same cores. The log says what was chosen.
+        log_dir: the folder of the run (`RunFolder`): settings, versions, `progress.csv`, checkpoints, learning curve;
+            made if it is not there; None: nothing is written.
         logger: hears of progress besides the CSV; default a `ConsoleLogger`, `Logger()` for silence.
         callbacks: hear what happens, and may stop training; see `Callback`.
         resume_from: go on with the run in this folder, from its newest checkpoint that is whole, or from this
@@ -57,6 +59,7 @@ class Runner(ABC):
             may change is `config` otherwise, and where and how fast the sampler works (its workers and timeouts).
             Where environments can be pickled every episode goes on, and training ends as if it had never been
             interrupted; elsewhere episodes begin anew, and the log says so.
+        record: what `config.json` and `run.json` say; default: the settings of what was given here, and `sys.argv`.
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class Runner(ABC):
         logger: Logger | None = None,
         callbacks: Sequence[Callback] = (),
         resume_from: str | Path | None = None,
+        record: RunRecord | None = None,
     ) -> None:
         if not isinstance(config, RunnerConfig):
             raise TypeError(f"config must be a RunnerConfig, got {type(config).__name__} {config!r}")
@@ -92,6 +96,7 @@ class Runner(ABC):
         self._store = None if folder is None else CheckpointStore(folder)
         self._console = ConsoleLogger() if logger is None else logger
         self._callbacks = tuple(callbacks)
+        self._record = record
         self._stopping = False
         self._between = True  # the sampler stands between batches, and nothing of a batch is half learned
         self._saved = (-1, -1)  # batches and rows of the newest checkpoint
@@ -114,6 +119,8 @@ class Runner(ABC):
                 before = self._resumed()
                 with self._open_logger(before) as self._logger:
                     self._train(before)
+                if self._store is not None:
+                    RunFolder(self._store.folder).draw()
         except KeyboardInterrupt as error:
             # The frames below are ours: a person who pressed Ctrl-C knows why.
             failure = error
@@ -162,24 +169,33 @@ class Runner(ABC):
     def _train(self, before: Resumed | None) -> None:
         algo, agent, sampler = self.algo, self.agent, self.sampler
         self._before_start()
-        with sampler.initialize(
-            agent,
-            affinity=self._affinity,
-            seed=self.seed,
-            bootstrap_value=algo.bootstrap_value,
-            traj_info_kwargs={"discount": algo.discount},
-            resumable=self._store is not None,
-            resume=None if before is None else before.sampler,
+        with (
+            ExitStack() as stack,
+            sampler.initialize(
+                agent,
+                affinity=self._affinity,
+                seed=self.seed,
+                bootstrap_value=algo.bootstrap_value,
+                traj_info_kwargs={"discount": algo.discount},
+                resumable=self._store is not None,
+                resume=None if before is None else before.sampler,
+            ),
         ):
             self.seed = sampler.seed
-            self._place_master()
+            self._pin_master()
+            threads = stack.enter_context(learner_threads(self._affinity, agent))
             algo.initialize(agent, n_itr=self.n_itr, batch_spec=sampler.batch_spec, seed=sampler.seed)
             self._began = perf_counter()
             if before is not None:
                 self._go_on(before)
+            if self._store is not None:  # not before: a run that is refused changes nothing
+                record = self._record or RunRecord.of(self)
+                RunFolder(self._store.folder).note_start(record.command, record.config)
             self._logger.start(self.n_itr * sampler.batch_spec.size)
             if before is not None:
                 self._logger.message(before.sentence)
+            if threads:
+                self._logger.message(threads)
             try:
                 if self._row_is_due():
                     self._log()
@@ -312,7 +328,7 @@ class Runner(ABC):
             "steps": self.counters.steps,
             "seed": self.seed,
             "about": described(self.agent),
-            "settings": self._settings(),
+            "settings": settings_of(self),
             "runner": {
                 "counters": asdict(self.counters),
                 "logged": asdict(self._logged),
@@ -322,29 +338,18 @@ class Runner(ABC):
             },
         }
 
-    def _settings(self) -> dict[str, Any]:
-        """What a run that goes on from a checkpoint must have in common with the one that wrote it."""
-        return settings_of(
-            {
-                "runner": type(self),
-                "seed": self.seed,
-                "algo": {"class": type(self.algo), "config": self.algo.config},
-                "agent": {"class": type(self.agent), "settings": self.agent.settings()},
-                "sampler": self.sampler.settings(),
-            }
-        )
-
     def _resumed(self) -> Resumed | None:
         """What to go on from; None for a new run."""
         if self._resume_from is None:
             if self._store is not None:
                 self._store.require_empty()
+                RunFolder(self._store.folder).make_room()
             return None
         assert self._store is not None
         before = resumed(self._store, self._resume_from)
         if self.seed is None:
             self.seed = before.seed
-        before.require(self._settings())
+        before.require(settings_of(self))
         return before
 
     def _go_on(self, before: Resumed) -> None:
@@ -385,10 +390,7 @@ class Runner(ABC):
         path = self._store.folder / "progress.csv"
         return Loggers(CsvLogger(path, keep_rows=None if before is None else before.rows), self._console)
 
-    def _place_master(self) -> None:
+    def _pin_master(self) -> None:
         """Pins this process, if asked. Only now: workers forked from a pinned process would inherit its CPUs."""
-        affinity = self._affinity
-        if affinity.master_cpus is not None and affinity.set_affinity:
-            pin(affinity.master_cpus)
-        if affinity.master_torch_threads is not None:
-            torch.set_num_threads(affinity.master_torch_threads)
+        if self._affinity.master_cpus is not None and self._affinity.set_affinity:
+            pin(self._affinity.master_cpus)

@@ -16,6 +16,7 @@ from headrace.runners.base import Runner
 from headrace.runners.callbacks import Callback
 from headrace.runners.config import RunnerConfig
 from headrace.runners.logging.logger import Logger
+from headrace.runners.run_folder import RunRecord
 from headrace.runners.settings import plain
 from headrace.samplers.base import BaseSampler
 from headrace.samplers.traj_info import TrajInfo
@@ -38,6 +39,7 @@ class MinibatchRl(Runner):
         logger: Logger | None = None,
         callbacks: Sequence[Callback] = (),
         resume_from: str | Path | None = None,
+        record: RunRecord | None = None,
     ) -> None:
         super().__init__(
             algo,
@@ -49,6 +51,7 @@ class MinibatchRl(Runner):
             logger=logger,
             callbacks=callbacks,
             resume_from=resume_from,
+            record=record,
         )
         self._window: deque[TrajInfo] = deque(maxlen=config.log_traj_window)
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from headrace.agents.base import Agent
+from headrace.agents.description import spaces_of
 from headrace.errors import CheckpointError
-from headrace.runners.checkpoint import load_checkpoint
-from headrace.runners.description import spaces_of
 from headrace.runners.settings import differences
 from headrace.runners.store import CheckpointStore
 from headrace.samplers.snapshot import SamplerState
+from headrace.storage import load_checkpoint
 
 __all__ = ["Resumed", "folder_of", "resumed"]
 

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import types
 from collections.abc import Iterator, Mapping
-from dataclasses import fields, is_dataclass
-from typing import Any
+from dataclasses import asdict, fields, is_dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-__all__ = ["differences", "plain", "settings_of"]
+from headrace.agents.description import own_name
+from headrace.envs.factory import name_to_import
+
+if TYPE_CHECKING:
+    from headrace.runners.base import Runner
+
+__all__ = ["described", "differences", "plain", "settings_of"]
 
 
 def plain(value: Any) -> Any:
@@ -31,9 +38,49 @@ def plain(value: Any) -> Any:
     return f"{type(value).__module__}.{type(value).__qualname__} object"
 
 
-def settings_of(parts: Mapping[str, Any]) -> dict[str, Any]:
-    """`parts` flat and plain: `{"algo.discount": 0.99, …}`."""
-    return dict(_flat("", plain(parts)))
+def settings_of(runner: Runner) -> dict[str, Any]:
+    """What a run that goes on from a checkpoint must have in common with the one that wrote it: flat and plain,
+    `{"algo.config.discount": 0.99, …}`.
+    """
+    return dict(
+        _flat(
+            "",
+            plain(
+                {
+                    "runner": type(runner),
+                    "seed": runner.seed,
+                    "algo": {"class": type(runner.algo), "config": runner.algo.config},
+                    "agent": {"class": type(runner.agent), "settings": runner.agent.settings()},
+                    "sampler": runner.sampler.settings(),
+                }
+            ),
+        )
+    )
+
+
+def described(runner: Runner) -> dict[str, Any]:
+    """All settings of a run, nested and plain, with the environment, and a model that is the user's own, as the command
+    line names them.
+    """
+    model = runner.agent.settings().get("ModelCls")
+    sampler = runner.sampler.settings()
+    kwargs = sampler.pop("env_kwargs")
+    try:
+        json.dumps(kwargs)
+    except (TypeError, ValueError):  # of objects, which a file cannot hold
+        name = None
+    else:
+        name = runner.sampler.env_name
+    parts = {
+        "env": name,
+        "env_kwargs": kwargs,
+        "runner": {"class": type(runner), **asdict(runner.config), "seed": runner.seed},
+        "algo": {"class": type(runner.algo), "config": runner.algo.config},
+        "agent": {"class": type(runner.agent), "settings": runner.agent.settings()},
+        "model": None if not own_name(model) else name_to_import(model),
+        "sampler": {"class": type(runner.sampler), **sampler},
+    }
+    return {name: plain(value) for name, value in parts.items()}
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

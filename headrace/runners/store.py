@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from headrace.errors import CheckpointError, headline
-from headrace.runners.checkpoint import NewerFormat, load_checkpoint, save_checkpoint, sync_directory, write_whole
 from headrace.runners.lock import locked
 from headrace.runners.signing import signature
 from headrace.samplers.snapshot import SamplerState
+from headrace.storage import NewerFormat, load_checkpoint, save_checkpoint, sync_directory, write_whole
 from headrace.types import Tree
 
 __all__ = ["CheckpointStore"]

@@ -11,7 +11,15 @@ import torch
 
 from headrace.agents.base import Agent
 from headrace.buffers.samples import Slot
-from headrace.buffers.tree import tree_copy_into, tree_leaves, tree_map, tree_paths, tree_rows, tree_to_torch
+from headrace.buffers.tree import (
+    tree_copy_into,
+    tree_leaves,
+    tree_map,
+    tree_paths,
+    tree_rows,
+    tree_to_torch,
+    tree_zeroed,
+)
 from headrace.envs.agent_answers import action_writer, answer_writer
 from headrace.envs.spaces import Mismatch, described
 from headrace.errors import AgentFailed, SamplerError, headline, traceback_of
@@ -224,7 +232,7 @@ class Actor:
             self._final_rows.append(np.asarray(rows))
             self._final_states.append(tree_rows(self._states(), rows))
         if slot.is_first[t].any():
-            self._state = _zeroed(self._state, is_first)
+            self._state = tree_zeroed(self._state, is_first)
         if t == 0:
             self._write_states(tree_rows(slot.first_state, 0), self._state)
 
@@ -314,11 +322,6 @@ def _versions(tensors: Sequence[torch.Tensor]) -> list[int]:
 
 def _numpy(tensor: torch.Tensor) -> np.ndarray:
     return tensor.numpy(force=True)
-
-
-def _zeroed(state: Tree, is_first: torch.Tensor) -> Tree:
-    """The state with the rows zeroed where `is_first`."""
-    return tree_map(lambda leaf: leaf.masked_fill(is_first.reshape(-1, *[1] * (leaf.ndim - 1)), 0), state)
 
 
 def actor_for(

@@ -326,6 +326,11 @@ class BaseSampler(Hooks):
         vars(info).update(values)
         return info
 
+    @property
+    def env_name(self) -> str | None:
+        """What another program gives as `EnvCls` for the same environments; None for what has no name there."""
+        return self._settings.factory.importable
+
     def settings(self) -> dict[str, Any]:
         """What decides what is in a batch, besides the agent and the seed; not where and how fast it is collected."""
         return self._settings.content()

@@ -1,6 +1,7 @@
-"""What a checkpoint tells of the agent, so that it can be built again from nothing but the file.
+"""What a file tells of its agent, so that it can be built again from nothing but the file.
 
-Names in a file can only ever lead to agents and models of this package: nothing else is imported or called.
+Names in a file can only ever lead to agents and models of this package: nothing else is imported or called. The name of
+a model of the user's own is there to be shown, and the model is to be given by whoever loads.
 """
 
 from __future__ import annotations
@@ -15,18 +16,21 @@ import torch
 
 from headrace.agents.base import Agent
 from headrace.envs.plain_spaces import plain_space, space_of
-from headrace.errors import CheckpointError
+from headrace.errors import CheckpointError, headline
 from headrace.types import EnvSpaces
 
-__all__ = ["agent_of", "described", "spaces_of"]
+__all__ = ["agent_of", "described", "own_name", "spaces_of"]
 
 _MODULE = re.compile(r"headrace(\.[a-z_][a-z0-9_]*)+")
+#: The setting that every agent calls its model's class.
+_MODEL = "ModelCls"
 
 
 def described(agent: Agent) -> dict[str, Any]:
     """Class and settings of an initialized agent, and its spaces, as tensors and plain values.
 
-    `why_not` says what stands in the way of building it again; it is empty if nothing does.
+    `why_not` says what stands in the way of building it again; it is empty if nothing does. `own_model` is the name of
+    a model that is not headrace's: with that model given, it can be built.
     """
     assert agent.spaces is not None
     about = {
@@ -34,25 +38,48 @@ def described(agent: Agent) -> dict[str, Any]:
         "action": _as_tensors(plain_space(agent.spaces.action)),
         "why_not": "",
     }
+    settings = dict(agent.settings())
+    own_model = own_name(settings.get(_MODEL))
+    if own_model:
+        del settings[_MODEL]
+        about |= {"own_model": own_model, "why_not": f"{own_model} is a model of your own"}
     try:
-        return {**about, "class": _name(type(agent)), "settings": _encoded(agent.settings())}
+        return {**about, "class": _name(type(agent)), "settings": _encoded(settings)}
     except TypeError as error:
+        about.pop("own_model", None)
         return {**about, "why_not": str(error)}
 
 
+def own_name(value: Any) -> str:
+    """The name of a class or function that is not headrace's; empty for everything else."""
+    if not callable(value):
+        return ""
+    module = getattr(value, "__module__", type(value).__module__)  # an object that can be called may have no name
+    return "" if _MODULE.fullmatch(module) else f"{module}.{getattr(value, '__qualname__', type(value).__qualname__)}"
+
+
 def spaces_of(about: Mapping[str, Any]) -> EnvSpaces:
-    """The spaces of a description."""
-    return EnvSpaces(space_of(about["observation"]), space_of(about["action"]))
+    """The spaces of a description; raises CheckpointError if it holds none."""
+    try:
+        return EnvSpaces(space_of(about["observation"]), space_of(about["action"]))
+    except Exception as error:  # whatever forged values do to the constructors of spaces
+        raise CheckpointError(f"it does not say which spaces the agent is for ({headline(error)})") from error
 
 
-def agent_of(about: Mapping[str, Any]) -> Agent:
-    """A new agent as the description says, not initialized. Raises CheckpointError if it says none of this package."""
+def agent_of(about: Mapping[str, Any], ModelCls: Any = None) -> Agent:
+    """A new agent as the description says, not initialized; ModelCls: in place of the model it had.
+
+    Raises CheckpointError if it says none of this package.
+    """
     cls = _class(about["class"], Agent)
     try:
-        agent: Agent = cls(**_decoded(about["settings"]))
-    except (TypeError, ValueError) as error:
+        settings = _decoded(about["settings"])
+        agent: Agent = cls(**settings if ModelCls is None else {**settings, _MODEL: ModelCls})
+    except CheckpointError:
+        raise
+    except Exception as error:  # whatever forged values do to a constructor
         raise CheckpointError(
-            f"{cls.__name__} of this headrace does not take what the checkpoint says: {error}"
+            f"{cls.__name__} of this headrace does not take what the checkpoint says: {headline(error)}"
         ) from error
     return agent
 
@@ -64,7 +91,7 @@ def _name(cls: type) -> str:
 
 
 def _class(name: str, base: type) -> Any:
-    module_name, _, class_name = name.partition(":")
+    module_name, _, class_name = str(name).partition(":")
     if not _MODULE.fullmatch(module_name):
         raise CheckpointError(f"the checkpoint names the class {name!r}, which is not one of headrace")
     try:
