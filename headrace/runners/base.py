@@ -25,7 +25,7 @@ from headrace.runners.description import described
 from headrace.runners.logging.console import ConsoleLogger
 from headrace.runners.logging.csv_file import CsvLogger
 from headrace.runners.logging.logger import Logger, Loggers
-from headrace.runners.resume import Resumed, folder_of, resumed
+from headrace.runners.resume import Resumed, folder_of, reading, resumed
 from headrace.runners.row import Row
 from headrace.runners.seeding import torch_seeded
 from headrace.runners.settings import settings_of
@@ -87,7 +87,7 @@ class Runner(ABC):
         self._log_itrs = self._in_batches(config.log_interval_steps)
         self._save_itrs = self._in_batches(config.checkpoint_interval_steps or config.log_interval_steps)
         self._affinity = Affinity.of(affinity)
-        self._resume_from = None if resume_from is None else Path(resume_from)
+        self._resume_from = None if resume_from is None else Path(resume_from).absolute()
         folder = folder_of(log_dir, self._resume_from)
         self._store = None if folder is None else CheckpointStore(folder)
         self._console = ConsoleLogger() if logger is None else logger
@@ -176,7 +176,8 @@ class Runner(ABC):
             algo.initialize(agent, n_itr=self.n_itr, batch_spec=sampler.batch_spec, seed=sampler.seed)
             self._began = perf_counter()
             if before is not None:
-                self._go_on(before)
+                with reading(before.path):
+                    self._go_on(before)
             self._logger.start(self.n_itr * sampler.batch_spec.size)
             if before is not None:
                 self._logger.message(before.sentence)
@@ -350,7 +351,7 @@ class Runner(ABC):
     def _go_on(self, before: Resumed) -> None:
         """Everything as it was; the agent's model and the optimizer are built."""
         before.require_spaces(self.agent)
-        self.agent.load_state_dict(before.state["agent"])
+        before.restore(self.agent)
         if self._store is not None:
             self.algo.load_contents(self._store.folder / "replay", before.state["algo"])
         self.algo.load_state_dict(before.state["algo"])

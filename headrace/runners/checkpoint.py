@@ -12,8 +12,10 @@ import os
 import re
 import secrets
 import shutil
+import zipfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +23,36 @@ import torch
 
 from headrace.errors import CheckpointError, headline
 
-__all__ = ["FORMAT", "NewerFormat", "load_checkpoint", "save_checkpoint", "write_whole"]
+__all__ = ["FORMAT", "NewerFormat", "Sealed", "load_checkpoint", "save_checkpoint", "sealed", "unsealed", "write_whole"]
 
 #: The format written here. Format 1 had no state of the sampler.
 FORMAT = 2
 _HEADER = re.compile(rb"headrace checkpoint ([1-9][0-9]{0,8})\n")
 _DIGEST = hashlib.sha256().digest_size
+#: Containers in containers, at most.
+_DEEPEST = 100
 
 
 class NewerFormat(CheckpointError):
     """The file is of a format that this headrace does not know yet."""
+
+
+@dataclass(frozen=True)
+class Sealed:
+    """A checkpoint as bytes, in parts. seal: the checksum of all of it, which no other checkpoint has."""
+
+    parts: Sequence[bytes | memoryview]
+    seal: bytes
+
+
+def sealed(state: Mapping[str, Any]) -> Sealed:
+    """`state` as the bytes of a file."""
+    header = b"headrace checkpoint %d\n" % FORMAT
+    buffer = io.BytesIO()
+    torch.save(dict(state), buffer)
+    payload = buffer.getbuffer()
+    seal = _digest(header, payload)
+    return Sealed([header, seal, payload], seal)
 
 
 def save_checkpoint(path: str | Path, state: Mapping[str, Any]) -> None:
@@ -39,23 +61,31 @@ def save_checkpoint(path: str | Path, state: Mapping[str, Any]) -> None:
 
     Raises OSError where the disk does not take it.
     """
-    header = b"headrace checkpoint %d\n" % FORMAT
-    buffer = io.BytesIO()
-    torch.save(dict(state), buffer)
-    payload = buffer.getbuffer()
-    write_whole(Path(path), [header, _digest(header, payload), payload])
+    write_whole(Path(path), sealed(state).parts)
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
     """The state saved at `path`, tensors on the CPU.
 
     Raises FileNotFoundError, or CheckpointError if the file is not one of ours, not whole, of another format, or holds
-    more than data.
+    more than data. Anybody can write a whole file: that its entries are what a runner wrote is for the reader to see.
     """
-    content = memoryview(Path(path).read_bytes())
+    return unsealed(path)[0]
+
+
+def unsealed(path: str | Path) -> tuple[dict[str, Any], bytes]:
+    """The state saved at `path`, as `load_checkpoint` has it, and the seal of the file."""
+    path = Path(path)
+    if path.exists() and not path.is_file():  # a pipe would be waited for, and some devices never end
+        raise CheckpointError(f"{path} is not a file; give one that save_checkpoint wrote")
+    content = memoryview(path.read_bytes())
     header = _HEADER.match(content)
     if header is None:
         raise CheckpointError(f"{path} is not a headrace checkpoint; give a file that save_checkpoint wrote")
+    seal, payload = bytes(content[header.end() :][:_DIGEST]), content[header.end() + _DIGEST :]
+    # Before the number is believed: a flipped bit in it is damage like any other.
+    if _digest(header[0], payload) != seal:
+        raise CheckpointError(f"{path} is damaged: its checksum does not match; use an earlier checkpoint")
     number = int(header[1])
     if number > FORMAT:
         raise NewerFormat(
@@ -66,11 +96,10 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
             f"{path} is a checkpoint of format {number}, and this headrace reads format {FORMAT}; load it with the "
             "headrace that wrote it, or train again"
         )
-    digest, payload = content[header.end() :][:_DIGEST], content[header.end() + _DIGEST :]
-    if _digest(header[0], payload) != digest:
-        raise CheckpointError(f"{path} is damaged: its checksum does not match; use an earlier checkpoint")
     try:
+        _require_no_bomb(payload)
         state: dict[str, Any] = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+        _require_plain(state, len(payload))
     except Exception as error:
         raise CheckpointError(
             f"{path} holds something else than tensors and plain values ({headline(error).splitlines()[0]}); "
@@ -78,7 +107,35 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         ) from error
     if not isinstance(state, dict):
         raise CheckpointError(f"{path} holds a {type(state).__name__}, not a state; give a file of save_checkpoint")
-    return state
+    return state, seal
+
+
+def _require_no_bomb(payload: memoryview) -> None:
+    """Raises ValueError for an archive that is larger unpacked than packed: `torch.save` compresses nothing."""
+    with zipfile.ZipFile(io.BytesIO(payload)) as archive:
+        size = sum(entry.file_size for entry in archive.infolist())
+    if size > len(payload):
+        raise ValueError(f"an archive of {len(payload)} bytes that unpacks to {size}")
+
+
+def _require_plain(state: Any, most: int) -> None:
+    """Raises ValueError for what those who read it cannot rely on: containers that are in themselves, or in too many
+    others; tensors without numbers in memory. most: values there can be, since each takes a byte of the file.
+    """
+    waiting = [(state, 0)]
+    for _ in range(most):
+        if not waiting:
+            return
+        value, depth = waiting.pop()
+        if isinstance(value, Mapping | list | tuple | set):
+            if depth == _DEEPEST:
+                raise ValueError(f"containers in containers, more than {_DEEPEST} deep")
+            waiting += [(item, depth + 1) for item in (value.values() if isinstance(value, Mapping) else value)]
+        elif isinstance(value, torch.Tensor) and (
+            value.layout != torch.strided or value.device.type != "cpu" or value.is_quantized
+        ):
+            raise ValueError(f"a tensor of another kind, {value.layout} on {value.device}")
+    raise ValueError("containers that repeat each other without end")
 
 
 def write_whole(path: Path, parts: Sequence[bytes | memoryview]) -> None:

@@ -6,6 +6,7 @@ Names in a file can only ever lead to agents and models of this package: nothing
 from __future__ import annotations
 
 import importlib
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -15,12 +16,14 @@ import torch
 
 from headrace.agents.base import Agent
 from headrace.envs.plain_spaces import plain_space, space_of
-from headrace.errors import CheckpointError
+from headrace.errors import CheckpointError, headline
+from headrace.schema import each, shown, whole
 from headrace.types import EnvSpaces
 
 __all__ = ["agent_of", "described", "spaces_of"]
 
 _MODULE = re.compile(r"headrace(\.[a-z_][a-z0-9_]*)+")
+_LARGEST = 2**30
 
 
 def described(agent: Agent) -> dict[str, Any]:
@@ -41,18 +44,26 @@ def described(agent: Agent) -> dict[str, Any]:
 
 
 def spaces_of(about: Mapping[str, Any]) -> EnvSpaces:
-    """The spaces of a description."""
-    return EnvSpaces(space_of(about["observation"]), space_of(about["action"]))
+    """The spaces of a description; raises ValueError if it has none."""
+    try:
+        for name in ("observation", "action"):
+            _require_small(about[name])
+        return EnvSpaces(space_of(about["observation"]), space_of(about["action"]))
+    except Exception as error:  # whatever the constructors of spaces say of arguments that are none
+        raise ValueError(f"the spaces in it are none: {' '.join(headline(error).split())}") from error
 
 
 def agent_of(about: Mapping[str, Any]) -> Agent:
     """A new agent as the description says, not initialized. Raises CheckpointError if it says none of this package."""
-    cls = _class(about["class"], Agent)
     try:
+        cls = _class(about["class"], Agent)
         agent: Agent = cls(**_decoded(about["settings"]))
-    except (TypeError, ValueError) as error:
+    except CheckpointError:
+        raise
+    except Exception as error:  # whatever a constructor says of arguments that are none
         raise CheckpointError(
-            f"{cls.__name__} of this headrace does not take what the checkpoint says: {error}"
+            f"{shown(about.get('class'))} of this headrace does not take what the checkpoint says: "
+            f"{' '.join(headline(error).split())}"
         ) from error
     return agent
 
@@ -61,6 +72,16 @@ def _name(cls: type) -> str:
     if not _MODULE.fullmatch(cls.__module__):
         raise TypeError(f"{cls.__module__}.{cls.__qualname__} is a class of your own")
     return f"{cls.__module__}:{cls.__qualname__}"
+
+
+def _require_small(plain: Mapping[str, Any]) -> None:
+    """Raises ValueError for a space with bounds that memory may not hold: a few bytes in a file say any shape."""
+    for child in plain.get("spaces", ()):
+        _require_small(child[1] if isinstance(child, list) else child)
+    shape = plain.get("shape", [])
+    each(whole(0, _LARGEST))(shape, "the shape of a space")
+    if "dtype" in plain and math.prod(shape) * np.dtype(plain["dtype"]).itemsize > _LARGEST:
+        raise ValueError(f"a space of shape {shape}, whose bounds are more than {_LARGEST} bytes")
 
 
 def _class(name: str, base: type) -> Any:

@@ -16,10 +16,12 @@ from headrace.envs.scalar import ScalarEnvs
 from headrace.errors import headline
 from headrace.processes.status import Phase, Status
 from headrace.samplers.loop import SlotView
+from headrace.schema import fields, whole
 from headrace.types import StepRow, Tree
 
 __all__ = ["EnvState", "Rehearsal", "SamplerState", "SliceState", "dumped", "not_pickled"]
 
+_NUMBERS = ("batches", "evaluations", "version", "incarnation", "ahead")
 #: Environments of a slice whose copies are tried.
 _REHEARSED = 8
 
@@ -70,6 +72,17 @@ class SamplerState:
     evaluation: Mapping[int, bytes] = field(default_factory=dict, repr=False)
     memory: Mapping[int, Tree] = field(default_factory=dict, repr=False)
     why_not: str = ""
+
+    @staticmethod
+    def of(numbers: Any) -> SamplerState:
+        """Without environments, from what `numbers` answers; raises ValueError for anything else."""
+        fields(dict.fromkeys(_NUMBERS, whole()))(numbers, "sampler")
+        whole(0, numbers["batches"])(numbers["ahead"], "sampler.ahead")
+        return SamplerState(**numbers)
+
+    def numbers(self) -> dict[str, int]:
+        """All of it but environments: plain numbers, for a file."""
+        return {name: getattr(self, name) for name in _NUMBERS}
 
     def require(self, env_ids: Sequence[int], n_eval: int) -> None:
         """Raises ValueError if the environments in it are not those of a sampler that is to go on from here."""
