@@ -1,8 +1,8 @@
-"""What a value that comes out of a file must be. A file may be whole and come from anybody: its parts are looked at before
-anything is done with them.
+"""What a value that comes out of a file must be. A file may be whole and come from anybody: its parts are looked at
+before anything is done with them.
 
-A `Kind` is a function of a value and its place; it raises ValueError, with the place in words, for a value that is not of
-the kind. Kinds are made of others::
+A `Kind` is a function of a value and its place; it raises ValueError, with the place in words, for a value that is not
+of the kind. Kinds are made of others::
 
     episode = fields({"length": whole(), "return": real(), "name": optional(text())})
     episode(value, "runner.episode")
