@@ -32,7 +32,7 @@ from headrace.agents.pg import CategoricalPgAgent
 from headrace.algos.pg import A2C
 from headrace.errors import CheckpointError
 from headrace.runners import Callback, MinibatchRl, RunnerConfig, checkpoint, load_checkpoint, signing
-from headrace.runners.checkpoint import write_whole
+from headrace.runners.files import write_whole
 from headrace.runners.lock import locked
 from headrace.runners.logging import Logger
 from headrace.runners.store import CheckpointStore

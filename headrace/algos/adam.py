@@ -13,8 +13,10 @@ __all__ = ["load_adam"]
 
 
 def load_adam(optimizer: torch.optim.Adam, state: Mapping[str, Any]) -> None:
-    """Gives an optimizer of one vector the moments and the learning rate of a saved `state_dict`; its other settings are
-    its own. Raises ValueError for moments that are not of the vector: Adam would take them, and fail in its first step.
+    """Gives an optimizer of one vector the moments and the learning rate of a saved `state_dict`; its other settings
+    are its own.
+
+    Raises ValueError for moments that are not of the vector: Adam would take them, and fail in its first step.
     """
     (group,) = optimizer.param_groups
     (vector,) = group["params"]

@@ -85,7 +85,7 @@ def run(args: Sequence[str]) -> int:
     asked = parse_options(EvalOptions(), _PROG, args)
     if not asked.checkpoint.exists():
         raise UsageError(f"{asked.checkpoint} is not there; give the folder of a run, or a checkpoint in it")
-    trained = _trained(asked.checkpoint)
+    trained = _trained(asked.checkpoint, asked.env)
     options = parse_options(_defaults(asked.checkpoint, trained), _PROG, args)
     require_at_least(1, "episodes", options.episodes)
     require_at_least(1, "video-episodes", options.video_episodes)
@@ -119,11 +119,11 @@ def run(args: Sequence[str]) -> int:
     return 0
 
 
-def _trained(path: Path) -> TrainOptions:
-    """The options the run at `path` was trained with; without an environment where none are known."""
+def _trained(path: Path, env: str) -> TrainOptions:
+    """The options the run at `path` was trained with; without an environment where none are known. env: asked for."""
     folder = path if path.is_dir() else path.parent
     try:
-        return restored(TrainOptions(), RunFolder.open(folder).config())
+        return restored(TrainOptions(), RunFolder.open(folder).runnable(env))
     except FileNotFoundError:  # trained by a program of one's own
         return TrainOptions(env="")
     except (TypeError, ValueError) as error:

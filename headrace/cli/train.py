@@ -65,7 +65,7 @@ class _NoteStart(Callback):
 def run(args: Sequence[str]) -> int:
     """Trains and evaluates as the options say; prints what came of it; returns the exit status."""
     options, spaces = _options(args)
-    log_dir = _log_dir(options)
+    log_dir = _log_dir(options).absolute()  # an environment in this process may change the directory
     agent = agent_for(spaces, options)
     config, command = _config(options), [*_PROG.split(), *args]
     resuming = options.resume is not None
@@ -112,7 +112,7 @@ def _options(args: Sequence[str]) -> tuple[TrainOptions, EnvSpaces]:
     if asked.algo not in ALGOS:
         raise unknown("algo", asked.algo, ALGOS)
     if asked.resume is not None:
-        options = parse_options(_options_of(asked.resume), _PROG, args)
+        options = parse_options(_options_of(asked.resume, asked.env), _PROG, args)
         spaces = spaces_of(factory_of(options.env, options.env_kwargs))
     else:
         spaces = spaces_of(factory_of(asked.env, asked.env_kwargs))
@@ -123,10 +123,10 @@ def _options(args: Sequence[str]) -> tuple[TrainOptions, EnvSpaces]:
     return options, spaces
 
 
-def _options_of(run: Path) -> TrainOptions:
-    """Those of an earlier run, given by its folder or a checkpoint in it."""
+def _options_of(run: Path, env: str) -> TrainOptions:
+    """Those of an earlier run, given by its folder or a checkpoint in it; env: the environment asked for."""
     try:
-        return restored(TrainOptions(), RunFolder.open(_folder_of(run)).config())
+        return restored(TrainOptions(), RunFolder.open(_folder_of(run)).runnable(env))
     except (FileNotFoundError, TypeError, ValueError) as error:
         raise UsageError(f"--resume {run}: {error}") from error
 

@@ -195,12 +195,12 @@ class ReplayFile:
         theirs, layout = lines[1].decode(), lines[2].decode(errors="replace")
         if lines[1] != _FORMAT.strip():
             raise CheckpointError(
-                f"{path} is a {theirs!r} and this headrace reads {_FORMAT.strip().decode()!r}; load it with the headrace "
-                "that wrote it"
+                f"{path} is a {theirs!r} and this headrace reads {_FORMAT.strip().decode()!r}; load it with the "
+                "headrace that wrote it"
             )
         raise CheckpointError(
-            f"{path} holds rows of another layout, {layout}, and this replay has {self._records.layout}; make the replay "
-            "as it was when it was saved, for the same environment"
+            f"{path} holds rows of another layout, {layout}, and this replay has {self._records.layout}; make the "
+            "replay as it was when it was saved, for the same environment"
         )
 
     def _append(self, head: Head, parts: list[bytes]) -> None:

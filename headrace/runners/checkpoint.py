@@ -8,13 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import re
-import secrets
-import shutil
 import zipfile
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +18,9 @@ from typing import Any
 import torch
 
 from headrace.errors import CheckpointError, headline
+from headrace.runners.files import write_whole
 
-__all__ = ["FORMAT", "NewerFormat", "Sealed", "load_checkpoint", "save_checkpoint", "sealed", "unsealed", "write_whole"]
+__all__ = ["FORMAT", "NewerFormat", "Sealed", "load_checkpoint", "save_checkpoint", "sealed", "unsealed"]
 
 #: The format written here. Format 1 had no state of the sampler.
 FORMAT = 2
@@ -138,49 +135,7 @@ def _require_plain(state: Any, most: int) -> None:
     raise ValueError("containers that repeat each other without end")
 
 
-def write_whole(path: Path, parts: Sequence[bytes | memoryview]) -> None:
-    """Writes a file that has its name only once it is on the disk; raises OSError, nothing of it left, the old kept."""
-    needed = sum(len(part) for part in parts)
-    # In the same directory: a rename is atomic within one file system only. Not by `mkstemp`, whose files nobody else
-    # may read.
-    temporary = f"{path}.{secrets.token_hex(4)}.tmp"
-    try:
-        with open(temporary, "xb") as file:
-            for part in parts:
-                file.write(part)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        sync_directory(path.parent)
-    except BaseException as error:
-        with suppress(OSError):
-            os.unlink(temporary)
-        if not isinstance(error, OSError):
-            raise
-        raise OSError(
-            error.errno,
-            f"{path} was not written ({error.strerror}): it needs {needed:,} bytes, {_free(path.parent)}; "
-            "what was there before is untouched",
-        ) from error
-
-
-def sync_directory(directory: Path) -> None:
-    """Makes renames in it durable."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _digest(header: bytes, payload: bytes | memoryview) -> bytes:
     digest = hashlib.sha256(header)
     digest.update(payload)
     return digest.digest()
-
-
-def _free(directory: Path) -> str:
-    try:
-        return f"{shutil.disk_usage(directory).free:,} are free there"
-    except OSError:
-        return "and its folder is gone"

@@ -31,8 +31,8 @@ _COUNTERS = fields(
         "rows_since_best": whole(),
     }
 )
-#: What a runner writes. The parts of the agent, the algorithm, the sampler and the kind of runner are looked at where they
-#: are loaded.
+#: What a runner writes. The parts of the agent, the algorithm, the sampler and the kind of runner are looked at where
+#: they are loaded.
 _STATE = fields(
     {
         "agent": fields({}, more=True),

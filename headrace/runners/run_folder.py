@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hmac
 import json
+import logging
 import os
 import platform
 import subprocess
@@ -15,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from headrace.processes.affinity import usable_cores
+from headrace.runners.files import write_whole
+from headrace.runners.signing import signer
 
 __all__ = ["RunFolder"]
 
@@ -22,13 +26,18 @@ __all__ = ["RunFolder"]
 _PACKAGES = ("headrace", "torch", "numpy", "gymnasium")
 #: Any of these says that a run was here.
 _MARKS = ("config.json", "progress.csv", "checkpoint.pt")
+#: Of the signature beside a file, and what it covers before the content: no signature counts for another purpose.
+_SUFFIX, _COVERED = ".signature", b"headrace config 1\n"
+
+_log = logging.getLogger("headrace.runners")
 
 
 @dataclass(frozen=True)
 class RunFolder:
     """Holds `config.json`, the settings, nested as they came; `run.json`, a list with an entry for the start and one
     for every resumption: time, command line, versions, machine, git commit; and, where a file under version control
-    differed from that commit, the difference in `git-N.diff`, N being the number of the entry.
+    differed from that commit, the difference in `git-N.diff`, N being the number of the entry. `config.signature` says
+    which user wrote the settings, since they may name code to run.
 
     `RunFolder.create` for a new run, `RunFolder.open` for one that is there.
     """
@@ -41,7 +50,7 @@ class RunFolder:
 
         Raises FileExistsError if it holds a run already.
         """
-        folder = RunFolder(Path(path))
+        folder = RunFolder(Path(path).absolute())
         for name in _MARKS:
             if (folder.path / name).exists():
                 raise FileExistsError(f"{folder.path} holds another run ({name} is there); choose another folder")
@@ -52,7 +61,7 @@ class RunFolder:
     @staticmethod
     def open(path: str | Path) -> RunFolder:
         """The folder of an earlier run; raises FileNotFoundError if there is none."""
-        folder = RunFolder(Path(path))
+        folder = RunFolder(Path(path).absolute())
         if not (folder.path / "config.json").is_file():
             raise FileNotFoundError(f"{folder.path} holds no run: it has no config.json; give the folder of a run")
         return folder
@@ -62,20 +71,37 @@ class RunFolder:
         path = self.path / "config.json"
         try:
             config = json.loads(path.read_text())
-        except ValueError as error:  # also text that is no UTF-8
+        except (ValueError, RecursionError) as error:  # also text that is no UTF-8
             raise ValueError(f"{path} is damaged: {error}; restore it, or give another run") from error
         if not isinstance(config, dict):
             raise ValueError(f"{path} is damaged: it holds a {type(config).__name__}, not settings; give another run")
         return config
 
+    def runnable(self, env: str) -> dict[str, Any]:
+        """The settings, for who makes the environment they name; `env`: the one a person named, if any.
+
+        Raises ValueError as `config` does, and for the name of code to import (`module:callable`) that neither this
+        person nor, by the signature beside it, this user on this machine chose: a folder may come from anywhere.
+        """
+        path = self.path / "config.json"
+        config, content = self.config(), path.read_bytes()
+        named = str(config.get("env", ""))
+        if ":" in named and named != env and not _signed(path, content):
+            raise ValueError(
+                f"{path} names code to run, {named!r}, and was not written by this user on this machine; if you "
+                f"trust it, say so: --env {named}"
+            )
+        return config
+
     def note_start(self, command: Sequence[str], config: Mapping[str, Any]) -> None:
         """Adds an entry to `run.json`, of the start or of a resumption, and writes the settings from now on."""
         _write(self.path / "config.json", config)
+        _sign(self.path / "config.json")
         path = self.path / "run.json"
-        starts = json.loads(path.read_text()) if path.exists() else []
+        starts = _starts(path)
         git, diff = _git()
         if diff:
-            (self.path / f"git-{len(starts)}.diff").write_text(diff)
+            write_whole(self.path / f"git-{len(starts)}.diff", [diff.encode(errors="replace")])
         starts.append(
             {
                 "time": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -93,9 +119,44 @@ class RunFolder:
 
 def _write(path: Path, content: Any) -> None:
     """JSON, there whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(content, indent=2, default=str) + "\n")
-    os.replace(temporary, path)
+    write_whole(path, [json.dumps(content, indent=2, default=str).encode() + b"\n"])
+
+
+def _starts(path: Path) -> list[Any]:
+    """The entries of `run.json`; one that is damaged gets another name."""
+    if not path.exists():
+        return []
+    try:
+        starts = json.loads(path.read_text()) if path.is_file() else None
+    except (ValueError, RecursionError):
+        starts = None
+    if isinstance(starts, list):
+        return starts
+    aside = path.with_name(path.name + ".damaged")
+    os.replace(path, aside)
+    _log.warning("%s is damaged: it begins anew, what it was is now %s", path, aside)
+    return []
+
+
+def _sign(path: Path) -> None:
+    """Beside a file, that this user wrote it; where no key can be kept, nothing."""
+    try:
+        signed = signer()(_COVERED + path.read_bytes()).hex()
+    except OSError as error:
+        _log.info("%s is not signed (%s)", path, error)
+        path.with_suffix(_SUFFIX).unlink(missing_ok=True)
+    else:
+        write_whole(path.with_suffix(_SUFFIX), [signed.encode()])
+
+
+def _signed(path: Path, content: bytes) -> bool:
+    try:
+        beside = path.with_suffix(_SUFFIX)
+        return beside.is_file() and hmac.compare_digest(
+            signer()(_COVERED + content).hex().encode(), beside.read_bytes()
+        )
+    except OSError:
+        return False
 
 
 def _version(package: str) -> str | None:

@@ -19,10 +19,9 @@ from headrace.runners.checkpoint import (
     Sealed,
     save_checkpoint,
     sealed,
-    sync_directory,
     unsealed,
-    write_whole,
 )
+from headrace.runners.files import sync_directory, write_whole
 from headrace.runners.lock import locked
 from headrace.runners.signing import Sign, signer
 from headrace.samplers.snapshot import SamplerState
@@ -49,7 +48,7 @@ class CheckpointStore:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder = folder = folder.absolute()
         self.newest, self.previous = folder / "checkpoint.pt", folder / "checkpoint-previous.pt"
         self.best = folder / "best.pt"
         self._newest_is_whole = True

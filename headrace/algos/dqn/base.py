@@ -247,8 +247,8 @@ class QLearningAlgo(Algo):
         except FileNotFoundError:
             if n_rows:
                 _log.warning(
-                    "%s holds no replay, and the checkpoint was saved with one of %d rows; it begins anew, learning goes "
-                    "on once %d steps are in it",
+                    "%s holds no replay, and the checkpoint was saved with one of %d rows; it begins anew, learning "
+                    "goes on once %d steps are in it",
                     folder,
                     n_rows,
                     self.config.min_steps_learn,

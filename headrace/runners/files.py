@@ -1,0 +1,54 @@
+"""Files that are there whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+__all__ = ["sync_directory", "write_whole"]
+
+
+def write_whole(path: Path, parts: Sequence[bytes | memoryview]) -> None:
+    """Writes a file that has its name only once it is on the disk; raises OSError, nothing of it left, the old kept."""
+    needed = sum(len(part) for part in parts)
+    # In the same directory: a rename is atomic within one file system only. Not by `mkstemp`, whose files nobody else
+    # may read.
+    temporary = f"{path}.{secrets.token_hex(4)}.tmp"
+    try:
+        with open(temporary, "xb") as file:
+            for part in parts:
+                file.write(part)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        sync_directory(path.parent)
+    except BaseException as error:
+        with suppress(OSError):
+            os.unlink(temporary)
+        if not isinstance(error, OSError):
+            raise
+        raise OSError(
+            error.errno,
+            f"{path} was not written ({error.strerror}): it needs {needed:,} bytes, {_free(path.parent)}; "
+            "what was there before is untouched",
+        ) from error
+
+
+def sync_directory(directory: Path) -> None:
+    """Makes renames in it durable."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _free(directory: Path) -> str:
+    try:
+        return f"{shutil.disk_usage(directory).free:,} are free there"
+    except OSError:
+        return "and its folder is gone"
