@@ -17,10 +17,10 @@ from typing import Any
 
 import torch
 
-from headrace.errors import CheckpointError, headline
+from headrace.errors import CheckpointError
 from headrace.runners.files import write_whole
 
-__all__ = ["FORMAT", "NewerFormat", "Sealed", "load_checkpoint", "save_checkpoint", "sealed", "unsealed"]
+__all__ = ["FORMAT", "Damaged", "Sealed", "load_checkpoint", "save_checkpoint", "sealed", "unsealed"]
 
 #: The format written here. Format 1 had no state of the sampler.
 FORMAT = 2
@@ -30,8 +30,8 @@ _DIGEST = hashlib.sha256().digest_size
 _DEEPEST = 100
 
 
-class NewerFormat(CheckpointError):
-    """The file is of a format that this headrace does not know yet."""
+class Damaged(CheckpointError):
+    """The file is not as anybody wrote it: an earlier one may be whole."""
 
 
 @dataclass(frozen=True)
@@ -74,18 +74,18 @@ def unsealed(path: str | Path) -> tuple[dict[str, Any], bytes]:
     """The state saved at `path`, as `load_checkpoint` has it, and the seal of the file."""
     path = Path(path)
     if path.exists() and not path.is_file():  # a pipe would be waited for, and some devices never end
-        raise CheckpointError(f"{path} is not a file; give one that save_checkpoint wrote")
+        raise Damaged(f"{path} is not a file; give one that save_checkpoint wrote")
     content = memoryview(path.read_bytes())
     header = _HEADER.match(content)
     if header is None:
-        raise CheckpointError(f"{path} is not a headrace checkpoint; give a file that save_checkpoint wrote")
+        raise Damaged(f"{path} is not a headrace checkpoint; give a file that save_checkpoint wrote")
     seal, payload = bytes(content[header.end() :][:_DIGEST]), content[header.end() + _DIGEST :]
     # Before the number is believed: a flipped bit in it is damage like any other.
     if _digest(header[0], payload) != seal:
-        raise CheckpointError(f"{path} is damaged: its checksum does not match; use an earlier checkpoint")
+        raise Damaged(f"{path} is damaged: its checksum does not match; use an earlier checkpoint")
     number = int(header[1])
     if number > FORMAT:
-        raise NewerFormat(
+        raise CheckpointError(
             f"{path} is a checkpoint of format {number}, and this headrace reads format {FORMAT}; upgrade headrace"
         )
     if number < FORMAT:
@@ -98,9 +98,11 @@ def unsealed(path: str | Path) -> tuple[dict[str, Any], bytes]:
         state: dict[str, Any] = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
         _require_plain(state, len(payload))
     except Exception as error:
+        # What torch says advises to load it all the same.
+        why = f" ({error})" if isinstance(error, ValueError) else ""
         raise CheckpointError(
-            f"{path} holds something else than tensors and plain values ({headline(error).splitlines()[0]}); "
-            "it was not loaded, since that could run code"
+            f"{path} holds something else than tensors and plain values{why}; it was not loaded, since that could run "
+            "code"
         ) from error
     if not isinstance(state, dict):
         raise CheckpointError(f"{path} holds a {type(state).__name__}, not a state; give a file of save_checkpoint")

@@ -15,7 +15,7 @@ from typing import Any
 
 from headrace.errors import CheckpointError, headline
 from headrace.runners.checkpoint import (
-    NewerFormat,
+    Damaged,
     Sealed,
     save_checkpoint,
     sealed,
@@ -99,7 +99,8 @@ class CheckpointStore:
     def load(self) -> tuple[Path, dict[str, Any]]:
         """The newest checkpoint that is whole; those that are not are named in a warning.
 
-        Raises FileNotFoundError if there is none, CheckpointError if none is whole or one is of a newer format.
+        Raises FileNotFoundError if there is none, CheckpointError if none is whole, or if the newest that is was not
+        written by a runner of this headrace: of another format, or with something else than data in it.
         """
         path, state, _ = self.found()
         return path, state
@@ -107,17 +108,15 @@ class CheckpointStore:
     def found(self) -> tuple[Path, dict[str, Any], bytes]:
         """As `load`, with the seal of the checkpoint."""
         passed: list[str] = []
-        damaged = False
+        any_damaged = False
         for path in (self.newest, self.previous):
             try:
                 state, seal = unsealed(path)
             except FileNotFoundError:
                 passed.append(f"{path} is not there")
                 continue
-            except NewerFormat:
-                raise
-            except CheckpointError as error:
-                damaged = True
+            except Damaged as error:
+                any_damaged = True
                 passed.append(str(error))
                 if path == self.newest:
                     self._newest_is_whole = False  # never in the place of one that is
@@ -125,7 +124,7 @@ class CheckpointStore:
             for sentence in passed:
                 _log.warning("%s; going on from %s", sentence, path)
             return path, state, seal
-        if damaged:
+        if any_damaged:
             raise CheckpointError("; ".join(passed))
         raise FileNotFoundError(f"{self.folder} holds no checkpoint; give the folder of a run that saved one")
 

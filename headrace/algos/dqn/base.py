@@ -9,9 +9,10 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
+from gymnasium.spaces import Discrete
 
 from headrace.agents.base import Agent
 from headrace.agents.dqn.dqn import DqnAgent
@@ -22,6 +23,7 @@ from headrace.algos.flat import FlatParameters
 from headrace.buffers.samples import Samples
 from headrace.buffers.tree import tree_map
 from headrace.envs.spaces import null_value
+from headrace.errors import CheckpointError
 from headrace.replays.base import Transitions
 from headrace.replays.file import ReplayFile
 from headrace.replays.make import replay_over, replay_spec, shared_ring
@@ -253,6 +255,13 @@ class QLearningAlgo(Algo):
                     n_rows,
                     self.config.min_steps_learn,
                 )
+        n_actions = int(cast(Discrete, self._agent.spaces.action).n)
+        actions = self._ring.action
+        if actions.min() < 0 or actions.max() >= n_actions:
+            raise CheckpointError(
+                f"{folder} holds actions from {actions.min()} to {actions.max()}, and the environment has {n_actions}; "
+                "it is of another run"
+            )
         self._n_collected = self._replay.n_appended
 
     def best_next(self, values: torch.Tensor, transitions: Transitions) -> torch.Tensor:
