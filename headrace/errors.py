@@ -39,6 +39,7 @@ __all__ = [
     "WorkerCrashed",
     "WorkerHung",
     "headline",
+    "one_line",
     "shortened",
     "traceback_of",
 ]
@@ -140,6 +141,11 @@ def headline(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno in NO_DESCRIPTORS:
         text += " (no file descriptors are left: raise the limit, `ulimit -n`)"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def one_line(error: BaseException) -> str:
+    """The headline in a single line of at most 300 characters: errors of torch have many."""
+    return " ".join(headline(error).split())[:300]
 
 
 def shortened(error: BaseException) -> BaseException:

@@ -1,84 +1,15 @@
-"""Checkpoints on disk: whole or not there at all, and read without running any code they hold.
-
-A file is a line that names the format, the SHA-256 of that line and the rest (32 bytes), and what `torch.save` writes.
-PyTorch does not look at the checksums in its own files: 9 of 10 flipped bits load as other weights without a word.
-"""
+"""Files that are there whole or not at all."""
 
 from __future__ import annotations
 
-import hashlib
-import io
 import os
-import re
 import secrets
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-import torch
-
-from headrace.errors import CheckpointError, headline
-
-__all__ = ["FORMAT", "NewerFormat", "load_checkpoint", "save_checkpoint", "write_whole"]
-
-#: The format written here. Format 1 had no state of the sampler.
-FORMAT = 2
-_HEADER = re.compile(rb"headrace checkpoint ([1-9][0-9]{0,8})\n")
-_DIGEST = hashlib.sha256().digest_size
-
-
-class NewerFormat(CheckpointError):
-    """The file is of a format that this headrace does not know yet."""
-
-
-def save_checkpoint(path: str | Path, state: Mapping[str, Any]) -> None:
-    """Writes `state` (nested dicts, lists, tensors, numbers, strings) to `path`; whatever happens, the old file or the
-    new one is there, whole.
-
-    Raises OSError where the disk does not take it.
-    """
-    header = b"headrace checkpoint %d\n" % FORMAT
-    buffer = io.BytesIO()
-    torch.save(dict(state), buffer)
-    payload = buffer.getbuffer()
-    write_whole(Path(path), [header, _digest(header, payload), payload])
-
-
-def load_checkpoint(path: str | Path) -> dict[str, Any]:
-    """The state saved at `path`, tensors on the CPU.
-
-    Raises FileNotFoundError, or CheckpointError if the file is not one of ours, not whole, of another format, or holds
-    more than data.
-    """
-    content = memoryview(Path(path).read_bytes())
-    header = _HEADER.match(content)
-    if header is None:
-        raise CheckpointError(f"{path} is not a headrace checkpoint; give a file that save_checkpoint wrote")
-    number = int(header[1])
-    if number > FORMAT:
-        raise NewerFormat(
-            f"{path} is a checkpoint of format {number}, and this headrace reads format {FORMAT}; upgrade headrace"
-        )
-    if number < FORMAT:
-        raise CheckpointError(
-            f"{path} is a checkpoint of format {number}, and this headrace reads format {FORMAT}; load it with the "
-            "headrace that wrote it, or train again"
-        )
-    digest, payload = content[header.end() :][:_DIGEST], content[header.end() + _DIGEST :]
-    if _digest(header[0], payload) != digest:
-        raise CheckpointError(f"{path} is damaged: its checksum does not match; use an earlier checkpoint")
-    try:
-        state: dict[str, Any] = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise CheckpointError(
-            f"{path} holds something else than tensors and plain values ({headline(error).splitlines()[0]}); "
-            "it was not loaded, since that could run code"
-        ) from error
-    if not isinstance(state, dict):
-        raise CheckpointError(f"{path} holds a {type(state).__name__}, not a state; give a file of save_checkpoint")
-    return state
+__all__ = ["sync_directory", "write_whole"]
 
 
 def write_whole(path: Path, parts: Sequence[bytes | memoryview]) -> None:
@@ -114,12 +45,6 @@ def sync_directory(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _digest(header: bytes, payload: bytes | memoryview) -> bytes:
-    digest = hashlib.sha256(header)
-    digest.update(payload)
-    return digest.digest()
 
 
 def _free(directory: Path) -> str:

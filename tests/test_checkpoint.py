@@ -31,6 +31,7 @@ import torch
 from headrace import storage
 from headrace.agents.pg import CategoricalPgAgent
 from headrace.algos.pg import A2C
+from headrace.checkpoint import unsealed
 from headrace.errors import CheckpointError
 from headrace.runners import Callback, MinibatchRl, RunnerConfig, load_checkpoint, signing
 from headrace.runners.lock import locked
@@ -128,8 +129,11 @@ def test_formats_are_told_apart(tmp_path: Path) -> None:
     path.write_bytes(sealed(buffer.getvalue()))
     assert load_checkpoint(path) == {"itr": 3}
     assert "upgrade headrace" in refused(path, sealed(buffer.getvalue(), 3))
-    assert "upgrade headrace" in refused(path, b"headrace checkpoint 17\nwhatever follows")
-    assert "format 1" in refused(path, b"headrace checkpoint 1\n" + sha256(buffer.getvalue()).digest() + b"...")
+    assert "upgrade headrace" in refused(path, sealed(b"whatever follows", 17))
+    assert "format 1" in refused(path, sealed(buffer.getvalue(), 1))
+    for number in (b"1", b"3", b"17"):  # a number that nobody wrote is damage, whichever it is
+        content = sealed(buffer.getvalue()).replace(b"checkpoint 2", b"checkpoint " + number)
+        assert "damaged: its checksum does not match" in refused(path, content)
 
 
 class Does:
@@ -306,9 +310,8 @@ def crashes(folder: Path, itr: int, operation: int) -> None:
 
     fsync = os.fsync
     with store.opened():
-        found = store.load()[1] if store.newest.exists() else None
-        if found is not None:
-            store.sampler_state(found)
+        if store.newest.exists():
+            store.sampler_state(*store.found()[1:])
         sys.addaudithook(before)
         os.fsync = lambda descriptor: (before("sync"), fsync(descriptor))[1]  # type: ignore[assignment,misc,func-returns-value]
         save(store, itr)
@@ -340,7 +343,7 @@ def test_a_crash_at_any_moment_of_a_save_leaves_the_old_or_the_new(saves: int, t
                 path, state = store.load()
                 assert path == store.newest, "it always has its name"
                 assert torch.equal(state["weights"], torch.full((4000,), float(state["itr"])))
-                assert store.sampler_state(state).train == {0: b"environment %d" % state["itr"]}
+                assert store.sampler_state(state, store.found()[2]).train == {0: b"environment %d" % state["itr"]}
                 seen.add(state["itr"])
         if status == 0:
             break
@@ -502,6 +505,6 @@ def test_a_damaged_checkpoint_never_takes_the_place_of_a_whole_one(tmp_path: Pat
 def test_the_checkpoint_a_run_went_on_from_keeps_its_environments(tmp_path: Path) -> None:
     store_of(tmp_path, 1)
     again = CheckpointStore(tmp_path)
-    again.sampler_state(again.load()[1])
+    again.sampler_state(*again.found()[1:])
     save(again, 2)
-    assert again.sampler_state(load_checkpoint(again.previous)).train == {0: b"environment 1"}
+    assert again.sampler_state(*unsealed(again.previous)).train == {0: b"environment 1"}

@@ -1,5 +1,6 @@
 """The contents of a replay on disk: bit for bit after loading, whole after a crash, small at each save."""
 
+import hashlib
 import io
 import logging
 import os
@@ -302,7 +303,7 @@ def test_lengths_that_lie_allocate_nothing(tmp_path: Path) -> None:
     run = saved(tmp_path, 1)
     path = newest(tmp_path)
     content = bytearray(path.read_bytes())
-    header = content.index(b"\n", content.index(b"\n") + 1) + 1
+    header = content.index(b"\n", content.index(b"\n") + 1) + 1 + 32
     assert content[header : header + 4] == b"rows"
     for first, oldest, n_rows, n_finals in (
         (0, 0, 2**32 - 1, 0),
@@ -322,20 +323,107 @@ def test_lengths_that_lie_allocate_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"PK\x03\x04 something else, which is longer than nothing", "is not of a headrace replay; give the folder"),
-        (b"headrace replay 2\nbatch_B 3", "is a 'headrace replay 2' and this headrace reads 'headrace replay 1'"),
+        (b"headrace replay 3\nbatch_B 3\n", "is a 'headrace replay 3' and this headrace reads 'headrace replay 2'"),
         (
-            b"headrace replay 1\nbatch_B 4; n_rows",
-            "holds rows of another layout, batch_B 4; n_rows …, and this replay has",
+            b"headrace replay 2\nbatch_B 4; n_rows\n",
+            "holds rows of another layout, batch_B 4; n_rows, and this replay has",
         ),
     ],
 )
-def test_files_of_others(content: bytes, message: str, tmp_path: Path) -> None:
-    (tmp_path / f"rows-{0:019d}.bin").write_bytes(content)
+def test_segments_of_other_replays(content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / f"rows-{0:019d}.bin").write_bytes(content + hashlib.sha256(content).digest() + bytes(1000))
     run = Run(tmp_path, World(5))
     with pytest.raises(CheckpointError, match=message):
         run.file.load(run.ring)
     assert run.ring.cursor[0] == 0
+
+
+def changed(path: Path, old: bytes, new: bytes) -> None:
+    content = path.read_bytes()
+    assert old in content
+    path.write_bytes(content.replace(old, new, 1))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [(b"replay 2", b"replay 3"), (b"n_rows 23", b"n_rows 24"), (b"headrace", b"handrace")],
+    ids=["format", "layout", "name"],
+)
+@pytest.mark.parametrize("which", [0, 1, -1])
+def test_a_header_that_is_damaged_costs_its_rows_only(
+    which: int, old: bytes, new: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is not taken for that of another headrace."""
+    run = saved(tmp_path, 4, segment_bytes=1)
+    path = sorted(tmp_path.iterdir())[which]
+    changed(path, old, new)
+    again = Run(tmp_path, run.world)
+    with caplog.at_level(logging.WARNING, "headrace.replays"):
+        assert again.file.load(again.ring, until=20) == (15 if which == -1 else 20)
+    damaged, missing = (record.getMessage() for record in caplog.records)
+    assert damaged.startswith(f"{path} is damaged")
+    lost = {0: "0 to 4", 1: "0 to 9", -1: "15 to 19"}[which]
+    assert missing.startswith(f"{tmp_path} is without rows {lost}")
+    assert path.with_name(path.name + ".damaged").exists()
+
+
+@pytest.mark.parametrize(
+    ("gone", "lost", "held"),
+    [(0, "0 to 4", 15), (1, "0 to 9", 10), (-1, "15 to 19", 15)],
+    ids=["first", "middle", "last"],
+)
+def test_a_segment_that_is_gone_is_said(
+    gone: int, lost: str, held: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = saved(tmp_path, 4, segment_bytes=1)
+    sorted(tmp_path.iterdir())[gone].unlink()
+    again = Run(tmp_path, run.world)
+    with caplog.at_level(logging.WARNING, "headrace.replays"):
+        again.file.load(again.ring, until=20)
+    (record,) = caplog.records
+    assert record.getMessage().startswith(
+        f"{tmp_path} is without rows {lost}, which were saved there; going on with the {held}"
+    )
+
+
+def test_segments_in_the_place_of_others_are_put_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = saved(tmp_path / "one", 4, segment_bytes=1)
+    paths = sorted((tmp_path / "one").iterdir())
+    contents = [path.read_bytes() for path in paths]
+    paths[1].write_bytes(contents[2])
+    paths[2].write_bytes(contents[1])
+    again = Run(tmp_path / "one", run.world)
+    with caplog.at_level(logging.WARNING, "headrace.replays"):
+        assert again.file.load(again.ring, until=20) == 20
+    assert again.ring.oldest[0] == 15
+    assert np.array_equal(again.ring.observation[15:20], run.ring.observation[15:20])
+    for path, content in zip(paths[1:3], (contents[2], contents[1]), strict=True):
+        assert f"{path} does not hold the rows that its name and the others say" in caplog.text
+        assert path.with_name(path.name + ".damaged").read_bytes() == content
+
+
+def test_a_segment_of_another_run_is_put_aside(tmp_path: Path) -> None:
+    """Of one whose episodes were truncated elsewhere; there is nothing else to tell by."""
+    run = saved(tmp_path / "one", 4, segment_bytes=1)
+    other = Run(tmp_path / "two", World(6, longest=4), segment_bytes=1)
+    for _ in range(4):
+        other.append()
+        other.file.save(other.ring)
+    name = sorted((tmp_path / "one").iterdir())[2].name
+    (tmp_path / "one" / name).write_bytes((tmp_path / "two" / name).read_bytes())
+    again = Run(tmp_path / "one", run.world)
+    assert again.file.load(again.ring, until=20) == 20
+    assert (tmp_path / "one" / f"{name}.damaged").exists()
+    assert again.ring.oldest[0] == 15
+
+
+def test_a_pipe_among_the_segments_is_not_waited_for(tmp_path: Path) -> None:
+    run = saved(tmp_path, 2, segment_bytes=1)
+    path = newest(tmp_path)
+    path.unlink()
+    os.mkfifo(path)
+    again = Run(tmp_path, run.world)
+    assert again.file.load(again.ring, until=10) == 5
 
 
 def test_a_replay_of_another_layout_is_named(tmp_path: Path) -> None:
@@ -387,7 +475,7 @@ def test_trees_are_saved_leaf_by_leaf(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     for leaf in tree_leaves((ring.observation, ring.action, ring.reward)):
         leaf[...] = random.integers(0, 2, leaf.shape)
-    ring.flags[:] = 1
+    ring.flags[:], ring.totals[:, 0] = 1, 3 * np.arange(1, 8)
     ring.cursor[0] = 7
     ReplayFile(tmp_path, spec).save(ring)
     assert ReplayFile(tmp_path, spec).load(again) == 7

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from headrace.checkpoint import save_checkpoint
 from headrace.rng import Stream
-from headrace.storage import save_checkpoint
 from headrace.types import AgentStep, EnvSpaces, StepInputs, Tree
 
 __all__ = ["Agent"]
@@ -144,8 +144,13 @@ class Agent(ABC):
         return {"model": self.model.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`, in place."""
-        self.model.load_state_dict(state["model"])
+        """The inverse of `state_dict`, in place. Raises KeyError or RuntimeError for a state of another model."""
+        own, came = self.model.state_dict(), state["model"]
+        for name in own.keys() & came.keys():  # of names and shapes torch says more; other dtypes it would round
+            dtypes = [value.dtype for value in (own[name], came[name]) if isinstance(value, torch.Tensor)]
+            if len(set(dtypes)) > 1:
+                raise RuntimeError(f"{name} is of {dtypes[1]}, expected {dtypes[0]}")
+        self.model.load_state_dict(came)
 
     def save(self, path: str | Path, itr: int = 0) -> None:
         """Writes a file that `headrace.load_agent` makes a policy of: weights, class, settings and spaces; no code.

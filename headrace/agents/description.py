@@ -7,6 +7,7 @@ a model of the user's own is there to be shown, and the model is to be given by 
 from __future__ import annotations
 
 import importlib
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +17,8 @@ import torch
 
 from headrace.agents.base import Agent
 from headrace.envs.plain_spaces import plain_space, space_of
-from headrace.errors import CheckpointError, headline
+from headrace.errors import CheckpointError, one_line
+from headrace.schema import each, shown, whole
 from headrace.types import EnvSpaces
 
 __all__ = ["agent_of", "described", "own_name", "spaces_of"]
@@ -24,6 +26,7 @@ __all__ = ["agent_of", "described", "own_name", "spaces_of"]
 _MODULE = re.compile(r"headrace(\.[a-z_][a-z0-9_]*)+")
 #: The setting that every agent calls its model's class.
 _MODEL = "ModelCls"
+_LARGEST = 2**30
 
 
 def described(agent: Agent) -> dict[str, Any]:
@@ -61,9 +64,11 @@ def own_name(value: Any) -> str:
 def spaces_of(about: Mapping[str, Any]) -> EnvSpaces:
     """The spaces of a description; raises CheckpointError if it holds none."""
     try:
+        for name in ("observation", "action"):
+            _require_small(about[name])
         return EnvSpaces(space_of(about["observation"]), space_of(about["action"]))
     except Exception as error:  # whatever forged values do to the constructors of spaces
-        raise CheckpointError(f"it does not say which spaces the agent is for ({headline(error)})") from error
+        raise CheckpointError(f"it does not say which spaces the agent is for ({one_line(error)})") from error
 
 
 def agent_of(about: Mapping[str, Any], ModelCls: Any = None) -> Agent:
@@ -71,15 +76,15 @@ def agent_of(about: Mapping[str, Any], ModelCls: Any = None) -> Agent:
 
     Raises CheckpointError if it says none of this package.
     """
-    cls = _class(about["class"], Agent)
     try:
+        cls = _class(about["class"], Agent)
         settings = _decoded(about["settings"])
         agent: Agent = cls(**settings if ModelCls is None else {**settings, _MODEL: ModelCls})
     except CheckpointError:
         raise
     except Exception as error:  # whatever forged values do to a constructor
         raise CheckpointError(
-            f"{cls.__name__} of this headrace does not take what the checkpoint says: {headline(error)}"
+            f"{shown(about.get('class'))} of this headrace does not take what the checkpoint says: {one_line(error)}"
         ) from error
     return agent
 
@@ -88,6 +93,16 @@ def _name(cls: type) -> str:
     if not _MODULE.fullmatch(cls.__module__):
         raise TypeError(f"{cls.__module__}.{cls.__qualname__} is a class of your own")
     return f"{cls.__module__}:{cls.__qualname__}"
+
+
+def _require_small(plain: Mapping[str, Any]) -> None:
+    """Raises ValueError for a space with bounds that memory may not hold: a few bytes in a file say any shape."""
+    for child in plain.get("spaces", ()):
+        _require_small(child[1] if isinstance(child, list) else child)
+    shape = plain.get("shape", [])
+    each(whole(0, _LARGEST))(shape, "the shape of a space")
+    if "dtype" in plain and math.prod(shape) * np.dtype(plain["dtype"]).itemsize > _LARGEST:
+        raise ValueError(f"a space of shape {shape}, whose bounds are more than {_LARGEST} bytes")
 
 
 def _class(name: str, base: type) -> Any:

@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from headrace.schema import Kind, fields, optional, real, tensor, whole
+
 __all__ = ["RewardScaling"]
 
 
@@ -60,6 +62,12 @@ class RewardScaling:
     def state_dict(self) -> dict[str, Any]:
         """The statistics and the running returns."""
         return {"count": self._count, "mean": self._mean, "var": self._var, "running": self._running}
+
+    @staticmethod
+    def kind(B: int) -> Kind:
+        """What `state_dict` answers, of batches of B environments."""
+        running = optional(tensor((B,), torch.float32))
+        return fields({"count": whole(), "mean": real(-1e300, 1e300), "var": real(0, 1e300), "running": running})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""

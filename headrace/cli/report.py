@@ -10,6 +10,7 @@ import numpy as np
 from headrace.cli.errors import CommandFailed
 from headrace.errors import SamplerError
 from headrace.samplers.traj_info import TrajInfo
+from headrace.storage import write_whole
 
 __all__ = ["failed", "summary_line"]
 
@@ -27,6 +28,6 @@ def failed(error: SamplerError, folder: Path) -> CommandFailed:
     """One line for an error in a sampler; the traceback of the environment's own code goes to a file."""
     where = f" (at: {error.where})" if error.where is not None else ""
     if error.traceback_text:
-        (folder / "error.txt").write_text(f"{error}\n")
+        write_whole(folder / "error.txt", [f"{error}\n".encode(errors="replace")])
         where += f"; its traceback is in {folder / 'error.txt'}"
     return CommandFailed(f"{type(error).__name__}: {error.message}{where}")

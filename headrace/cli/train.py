@@ -48,7 +48,7 @@ _PROG = "headrace train"
 def run(args: Sequence[str]) -> int:
     """Trains and evaluates as the options say; prints what came of it; returns the exit status."""
     options, spaces = _options(args)
-    log_dir = _log_dir(options)
+    log_dir = _log_dir(options).absolute()  # an environment in this process may change the directory
     agent = agent_for(spaces, options)
     try:
         asynchronous = issubclass(options.sampler_class, AsyncSamplerBase)

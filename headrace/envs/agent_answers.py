@@ -155,7 +155,7 @@ def _action_values(space: spaces.Space[Any]) -> _Values:
                     array.tolist()
                 )  # of few numbers, Python's own minimum is faster than two calls of NumPy
                 lowest, highest = min(values), max(values)
-                return 0 <= lowest and highest < n
+                return lowest >= 0 and highest < n
 
             after = f" ({space.start} is added for the environment)" if space.start else ""
             return _Values(f"indices in [0, {n}){after}", lambda array: (array >= 0) & (array < n), all_indices)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import re
@@ -10,14 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from headrace.errors import CheckpointError
-from headrace.replays.records import Damaged, Head, Records
+from headrace.replays.records import Damaged, Head, Misplaced, Records
 from headrace.replays.ring import ReplayRing, ReplaySpec
+from headrace.storage import sync_directory
 
 __all__ = ["ReplayFile"]
 
 _log = logging.getLogger("headrace.replays")
 
-_FORMAT = b"headrace replay 1\n"
+_FORMAT = b"headrace replay 2\n"
+_HEADER = re.compile(rb"(headrace replay [1-9][0-9]{0,8})\n([^\n]*)\n")
+_DIGEST = hashlib.sha256().digest_size
+_LONGEST = 2**20  # bytes of a header that may be another's
 _NAME = re.compile(r"rows-[0-9]{19}\.bin")
 
 
@@ -34,16 +39,18 @@ class _Segment:
 class ReplayFile:
     """A folder of segments, files that are only ever appended to; one whose rows have all left the ring is removed.
 
-    A segment is a line that names the format, a line with the layout of the rows, and records: raw arrays with their
-    checksum (`headrace.replays.records`). They are data and nothing else.
+    A segment is a line that names the format, a line with the layout of the rows, the SHA-256 of both (32 bytes), and
+    records: raw arrays with their checksum (`headrace.replays.records`). They are data and nothing else. Its name says
+    its first row.
 
     segment_bytes: a segment as large is followed by a new one.
     """
 
     def __init__(self, folder: str | Path, spec: ReplaySpec, *, segment_bytes: int = 2**28) -> None:
-        self.folder = Path(folder)
+        self.folder = Path(folder).absolute()
         self._records = Records(spec)
-        self._header = _FORMAT + self._records.layout.encode() + b"\n"
+        lines = _FORMAT + self._records.layout.encode() + b"\n"
+        self._header = lines + hashlib.sha256(lines).digest()
         self._segment_bytes = segment_bytes
         self._segments: list[_Segment] = []
         self._saved = 0  # the row after the last on disk
@@ -79,7 +86,8 @@ class ReplayFile:
         """Puts what was saved into an empty ring, bit for bit; returns the row after the last, its `cursor`.
 
         until: only rows before this one, for a checkpoint older than the last save; the others are forgotten. A tail
-        torn by a crash is cut off with a warning; what is appended next then continues nothing.
+        torn by a crash is cut off with a warning; what is appended next then continues nothing. A segment that is no
+        whole one is put aside, rows that are missing are passed over; both with a warning.
 
         Raises FileNotFoundError if nothing was saved, CheckpointError for files of another layout or format, ValueError
         for a ring that is not empty.
@@ -93,7 +101,7 @@ class ReplayFile:
         begin = cursor = oldest = 0
         for path in paths:
             segment = _Segment(path)
-            for head, payload, end in self._whole(segment):
+            for head, payload, end in self._whole(segment, ring, cursor):
                 stop = head.stop if until is None else min(head.stop, until)
                 if stop <= head.first:
                     break
@@ -107,30 +115,56 @@ class ReplayFile:
             self._keep(segment)
         if segment.torn if until is None else cursor < until:  # torn behind what is wanted, nothing is missing
             ring.cut[0] = cursor
+        self._say_what_is_missing(oldest, begin, cursor, until)
         self._saved = self._segments[-1].stop if self._segments else 0
         ring.oldest[0] = max(begin, oldest)
         ring.cursor[0] = cursor
         return cursor
 
+    def _say_what_is_missing(self, oldest: int, begin: int, cursor: int, until: int | None) -> None:
+        """Logs which rows there should be besides begin to cursor − 1, those loaded."""
+        missing = [(oldest, begin), (cursor, cursor if until is None else until)]
+        rows = " and ".join(f"{first} to {stop - 1}" for first, stop in missing if first < stop)
+        if rows:
+            held = cursor - max(begin, oldest)
+            _log.warning(
+                "%s is without rows %s, which were saved there; going on with the %d others", self.folder, rows, held
+            )
+
     def _paths(self) -> list[Path]:
         """The segments in the folder, in the order of their rows."""
-        return sorted(path for path in self.folder.glob("rows-*.bin") if _NAME.fullmatch(path.name))
+        return sorted(path for path in self.folder.glob("rows-*.bin") if _NAME.fullmatch(path.name) and path.is_file())
 
-    def _whole(self, segment: _Segment) -> Iterator[tuple[Head, bytes, int]]:
-        """The records of a segment up to the first that is damaged, with the byte after each."""
+    def _whole(self, segment: _Segment, ring: ReplayRing, cursor: int) -> Iterator[tuple[Head, bytes, int]]:
+        """The records of a segment up to the first that is damaged, with the byte after each. cursor: the row after the
+        last in the ring before this segment.
+        """
         with segment.path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             found = file.read(len(self._header))
             if found == self._header:
                 segment.size = file.tell()
+                next_row = int(segment.path.stem.removeprefix("rows-"))
                 try:
                     while record := self._records.read(file, size - file.tell()):
-                        yield *record, file.tell()
+                        head, payload = record
+                        if head.first < max(next_row, cursor) or (head.first > next_row and not segment.stop):
+                            raise Misplaced
+                        if head.first == cursor and not self._records.continues(ring, head, payload):
+                            raise Misplaced
+                        yield head, payload, file.tell()
+                        next_row = cursor = head.stop
                     return
+                except Misplaced:
+                    if not segment.stop:
+                        self._put_aside(segment, "does not hold the rows that its name and the others say")
+                        return
                 except Damaged:
                     pass
             elif not self._header.startswith(found):
-                raise CheckpointError(self._other(segment.path, found))
+                self._refuse_other(segment.path, found + file.read(_LONGEST))
+                self._put_aside(segment, "is damaged, or not of a headrace replay")
+                return
         segment.torn = True
         _log.warning(
             "%s has no whole rows after byte %d of %d: cut off there, what was saved behind it is lost",
@@ -147,19 +181,27 @@ class ReplayFile:
         else:
             os.truncate(segment.path, segment.size)
 
-    def _other(self, path: Path, found: bytes) -> str:
-        """What is wrong with a segment that begins with these bytes."""
-        theirs = found.split(b"\n")
-        if not theirs[0].startswith(b"headrace replay "):
-            return f"{path} is not of a headrace replay; give the folder of one that was saved"
-        if theirs[0] != _FORMAT.strip():
-            return (
-                f"{path} is a {theirs[0].decode(errors='replace')!r} and this headrace reads "
-                f"{_FORMAT.strip().decode()!r}; load it with the headrace that wrote it"
+    def _put_aside(self, segment: _Segment, why: str) -> None:
+        """Gives a file that is no segment of this replay another name: a person may know what to do with it."""
+        aside = segment.path.with_name(segment.path.name + ".damaged")
+        os.replace(segment.path, aside)
+        segment.torn = True
+        _log.warning("%s %s: its rows are lost; it is now %s", segment.path, why, aside)
+
+    def _refuse_other(self, path: Path, found: bytes) -> None:
+        """Raises CheckpointError for the beginning of a whole segment of another format or layout."""
+        lines = _HEADER.match(found)
+        if lines is None or hashlib.sha256(lines[0]).digest() != found[lines.end() :][:_DIGEST]:
+            return
+        theirs, layout = lines[1].decode(), lines[2].decode(errors="replace")
+        if lines[1] != _FORMAT.strip():
+            raise CheckpointError(
+                f"{path} is a {theirs!r} and this headrace reads {_FORMAT.strip().decode()!r}; load it with the "
+                "headrace that wrote it"
             )
-        return (
-            f"{path} holds rows of another layout, {b''.join(theirs[1:2]).decode(errors='replace')} …, and this replay "
-            f"has {self._records.layout}; make the replay as it was when it was saved, for the same environment"
+        raise CheckpointError(
+            f"{path} holds rows of another layout, {layout}, and this replay has {self._records.layout}; make the "
+            "replay as it was when it was saved, for the same environment"
         )
 
     def _append(self, head: Head, parts: list[bytes]) -> None:
@@ -178,7 +220,7 @@ class ReplayFile:
                 file.flush()
                 os.fsync(file.fileno())
             if fresh:
-                _sync_directory(self.folder)
+                sync_directory(self.folder)
         except OSError as error:
             raise OSError(
                 error.errno,
@@ -191,12 +233,3 @@ class ReplayFile:
     def _remove(self, segment: _Segment) -> None:
         segment.path.unlink(missing_ok=True)
         self._segments.remove(segment)
-
-
-def _sync_directory(directory: Path) -> None:
-    """Makes a new name in it durable."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

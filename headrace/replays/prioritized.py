@@ -10,8 +10,12 @@ import torch
 from headrace.replays.ring import ReplayRing, ReplaySpec
 from headrace.replays.sum_tree import SumTree
 from headrace.replays.uniform import UniformReplay
+from headrace.schema import anything, fields, real, tensor, whole
 
 __all__ = ["PrioritizedReplay"]
+
+#: Of priorities, p^α: so many as memory holds can be summed.
+_LARGEST = 1e290
 
 
 class PrioritizedReplay(UniformReplay):
@@ -87,13 +91,23 @@ class PrioritizedReplay(UniformReplay):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`; rows that the ring has beyond those saved get the largest priority."""
+        """The inverse of `state_dict`; rows that the ring has beyond those saved get the largest priority.
+
+        Raises ValueError for the state of a replay of another size or kind.
+        """
+        fields(
+            {
+                "random": anything,
+                "priorities": tensor((self.spec.size,), torch.float64, 0),
+                "largest": real(0, _LARGEST),
+                "beta": real(0, _LARGEST),
+                "oldest": whole(),
+                "cursor": whole(),
+            }
+        )(state, "replay")
         saved = np.asarray(state["priorities"])
-        if saved.shape != (self.spec.size,):
-            raise ValueError(
-                f"the saved priorities are of {len(saved)} places and this replay has {self.spec.size}; make it of "
-                "the same size"
-            )
+        if saved.max() > _LARGEST:
+            raise ValueError(f"replay.priorities has {saved.max()}, more than {_LARGEST:g}")
         super().load_state_dict(state)
         self._largest, self.beta = float(state["largest"]), state["beta"]
         window = self._window

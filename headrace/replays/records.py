@@ -7,20 +7,21 @@ after the other. How large the payload is follows from the head's two counts and
 from __future__ import annotations
 
 import hashlib
+import math
 import struct
 import threading
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from headrace.buffers.tree import tree_leaves, tree_paths
 from headrace.memory import fence
 from headrace.replays.ring import ReplayRing, ReplaySpec
-from headrace.replays.rows import TERMINATED, TRUNCATED
+from headrace.replays.rows import TERMINATED, TRUNCATED, VALID
 from headrace.types import Tree
 
-__all__ = ["Damaged", "Head", "Records"]
+__all__ = ["Damaged", "Head", "Misplaced", "Records"]
 
 _MAGIC = b"rows"
 _HEAD = struct.Struct("<4sQQII")
@@ -31,6 +32,10 @@ _MOST_ROWS = 2**62
 
 class Damaged(Exception):
     """Here is no whole record."""
+
+
+class Misplaced(Exception):
+    """A whole record, which does not follow what is before it."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,12 @@ class Records:
         self._row_bytes = B * (per_row + 4 + 1 + 4) + 16
         self._final_bytes = sum(leaf.nbytes for leaf in tree_leaves(spec.stored)) + 8
         self.most_rows = max(1, _LARGEST // self._row_bytes)
+        stored = [(leaf.dtype, leaf.shape) for leaf in tree_leaves(spec.stored)]
+        action = [(leaf.dtype, leaf.shape) for leaf in tree_leaves(spec.action)]
+        own = [(np.dtype(name), ()) for name in ("f4", "u1", "i4")]
+        #: The arrays of a row, and of a final entry, as `_by_row` and `_by_final` have them.
+        self._row = [*((dtype, (B, *shape)) for dtype, shape in [*stored, *action, *own]), (np.dtype("i8"), (2,))]
+        self._final: list[_Like] = [*stored, (np.dtype("i8"), ())]
 
     @property
     def layout(self) -> str:
@@ -109,29 +120,71 @@ class Records:
         ):
             raise Damaged
         digest, payload = file.read(_DIGEST), file.read(size)
-        if _digest(packed, [payload]) != digest:
+        if _digest(packed, [payload]) != digest or not self._agree(head, payload):
             raise Damaged
         return head, payload
+
+    def continues(self, ring: ReplayRing, head: Head, payload: bytes) -> bool:
+        """Whether a record counts on from the row before it in the ring: those of another run hardly do."""
+        before = ring.totals[(head.first - 1) % self.spec.n_rows] if head.first else np.zeros(2, np.int64)
+        *_, flags, _, totals = self._parts(head, payload)[0]
+        new = [np.count_nonzero(flags[0] & VALID), np.count_nonzero(_ends(flags[0]))]
+        return np.array_equal(totals[0], before + new)
 
     def put(self, ring: ReplayRing, head: Head, payload: bytes, stop: int) -> None:
         """Puts the rows of a record before `stop` into a ring."""
         n_rows = min(head.stop, stop) - head.first
         rows = np.arange(head.first, head.first + n_rows) % self.spec.n_rows
-        parts, offset = [], 0
-        for leaf in _by_row(ring):
-            values, offset = _values(payload, offset, leaf, head.n_rows)
-            parts.append(values[:n_rows])
-            leaf[rows] = values[:n_rows]
-        slots = _slots(parts)
-        for leaf in _by_final(ring):
-            values, offset = _values(payload, offset, leaf, head.n_finals)
+        by_row, by_final = self._parts(head, payload)
+        by_row = [values[:n_rows] for values in by_row]
+        for leaf, values in zip(_by_row(ring), by_row, strict=True):
+            leaf[rows] = values
+        slots = _slots(by_row)
+        for leaf, values in zip(_by_final(ring), by_final, strict=True):
             leaf[slots] = values[: len(slots)]
+
+    def _parts(self, head: Head, payload: bytes) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """The arrays of the rows of a record, and of its final entries."""
+        offset, found = 0, []
+        for (dtype, shape), count in [
+            *((one, head.n_rows) for one in self._row),
+            *((one, head.n_finals) for one in self._final),
+        ]:
+            size = count * math.prod(shape)
+            found.append(np.frombuffer(payload, dtype, size, offset).reshape(count, *shape))
+            offset += size * dtype.itemsize
+        return found[: len(self._row)], found[len(self._row) :]
+
+    def _agree(self, head: Head, payload: bytes) -> bool:
+        """Whether what leads from one array of a record to another does so: anybody can compute a checksum."""
+        by_row, by_final = self._parts(head, payload)
+        *_, flags, _, totals = by_row
+        time, _ = _ends(flags).nonzero()
+        slots = _slots(by_row)
+        steps = np.count_nonzero(flags & VALID, axis=1)
+        finals = np.bincount(time, minlength=head.n_rows)
+        return bool(
+            len(slots) == head.n_finals
+            and ((slots >= 0) & (slots < self.spec.n_finals)).all()
+            and np.array_equal(by_final[-1], head.first + time)
+            and (totals >= 0).all()
+            and np.array_equal(np.diff(totals, axis=0), np.stack([steps, finals], axis=1)[1:])
+        )
+
+
+#: The dtype and the shape of a row of an array.
+_Like = tuple[np.dtype[Any], tuple[int, ...]]
+
+
+def _ends(flags: np.ndarray) -> np.ndarray:
+    """Where episodes were truncated, of flags `[n, B]`: those have final entries."""
+    return np.asarray((flags & (TERMINATED | TRUNCATED)) == TRUNCATED)
 
 
 def _slots(parts: list[np.ndarray]) -> np.ndarray:
     """Where the final entries of rows are, in their order; parts: as `_by_row` has them."""
     *_, flags, final, _ = parts
-    return np.asarray(final[(flags & (TERMINATED | TRUNCATED)) == TRUNCATED])
+    return np.asarray(final[_ends(flags)])
 
 
 def _by_row(ring: ReplayRing) -> list[np.ndarray]:
@@ -141,14 +194,6 @@ def _by_row(ring: ReplayRing) -> list[np.ndarray]:
 
 def _by_final(ring: ReplayRing) -> list[np.ndarray]:
     return [*tree_leaves(ring.final_observation), ring.final_row]
-
-
-def _values(payload: bytes, offset: int, like: np.ndarray, count: int) -> tuple[np.ndarray, int]:
-    """`count` rows of an array, and where the next begins."""
-    shape = (count, *like.shape[1:])
-    size = int(np.prod(shape, dtype=np.int64))
-    values = np.frombuffer(payload, like.dtype, size, offset).reshape(shape)
-    return values, offset + size * like.itemsize
 
 
 def _digest(head: bytes, payload: list[bytes]) -> bytes:

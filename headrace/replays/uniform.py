@@ -13,10 +13,20 @@ from headrace.replays.gather import Gather
 from headrace.replays.ring import ReplayRing, ReplaySpec
 from headrace.replays.window import Window
 from headrace.rng import Stream
+from headrace.schema import fields, text, whole
 
 __all__ = ["UniformReplay"]
 
 _TRIES = 1000
+#: The state of the generator of draws.
+_RANDOM = fields(
+    {
+        "bit_generator": text("PCG64"),
+        "state": fields({"state": whole(0, 2**128 - 1), "inc": whole(0, 2**128 - 1)}),
+        "has_uint32": whole(0, 1),
+        "uinteger": whole(0, 2**32 - 1),
+    }
+)
 
 
 class UniformReplay:
@@ -82,7 +92,10 @@ class UniformReplay:
         return {"random": self._random.bit_generator.state}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`, once the ring has its contents again."""
+        """The inverse of `state_dict`, once the ring has its contents again; raises ValueError for a state of another
+        kind.
+        """
+        fields({"random": _RANDOM}, more=True)(state, "replay")
         self._random.bit_generator.state = state["random"]
 
     def _look(self) -> None:

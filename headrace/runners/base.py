@@ -23,7 +23,7 @@ from headrace.runners.counters import Counters
 from headrace.runners.logging.console import ConsoleLogger
 from headrace.runners.logging.csv_file import CsvLogger
 from headrace.runners.logging.logger import Logger, Loggers
-from headrace.runners.resume import Resumed, folder_of, resumed
+from headrace.runners.resume import Resumed, folder_of, reading, resumed
 from headrace.runners.row import Row
 from headrace.runners.run_folder import RunFolder, RunRecord
 from headrace.runners.seeding import torch_seeded
@@ -91,7 +91,7 @@ class Runner(ABC):
         self._log_itrs = self._in_batches(config.log_interval_steps)
         self._save_itrs = self._in_batches(config.checkpoint_interval_steps or config.log_interval_steps)
         self._affinity = Affinity.of(affinity)
-        self._resume_from = None if resume_from is None else Path(resume_from)
+        self._resume_from = None if resume_from is None else Path(resume_from).absolute()
         folder = folder_of(log_dir, self._resume_from)
         self._store = None if folder is None else CheckpointStore(folder)
         self._console = ConsoleLogger() if logger is None else logger
@@ -187,7 +187,8 @@ class Runner(ABC):
             algo.initialize(agent, n_itr=self.n_itr, batch_spec=sampler.batch_spec, seed=sampler.seed)
             self._began = perf_counter()
             if before is not None:
-                self._go_on(before)
+                with reading(before.path):
+                    self._go_on(before)
             if self._store is not None:  # not before: a run that is refused changes nothing
                 record = self._record or RunRecord.of(self)
                 RunFolder(self._store.folder).note_start(record.command, record.config)
@@ -355,7 +356,7 @@ class Runner(ABC):
     def _go_on(self, before: Resumed) -> None:
         """Everything as it was; the agent's model and the optimizer are built."""
         before.require_spaces(self.agent)
-        self.agent.load_state_dict(before.state["agent"])
+        before.restore(self.agent)
         if self._store is not None:
             self.algo.load_contents(self._store.folder / "replay", before.state["algo"])
         self.algo.load_state_dict(before.state["algo"])

@@ -20,6 +20,7 @@ from headrace.runners.run_folder import RunRecord
 from headrace.runners.settings import plain
 from headrace.samplers.base import BaseSampler
 from headrace.samplers.traj_info import TrajInfo
+from headrace.schema import alike, each, fields, real
 
 __all__ = ["MinibatchRl", "MinibatchRlEval"]
 
@@ -76,6 +77,7 @@ class MinibatchRl(Runner):
         }
 
     def _load_own_state(self, state: Mapping[str, Any]) -> None:
+        fields({"window": each(alike(vars(self.sampler.traj_info({}))))})(state, "runner.own")
         self._window.extend(self.sampler.traj_info(values) for values in state["window"])
 
 
@@ -112,6 +114,7 @@ class MinibatchRlEval(Runner):
         return {"eval_seconds": self._eval_seconds, "eval_return": float(self._eval_return)}
 
     def _load_own_state(self, state: Mapping[str, Any]) -> None:
+        fields({"eval_seconds": real(0, 1e15), "eval_return": real(nan=True)})(state, "runner.own")
         self._eval_seconds, self._eval_return = state["eval_seconds"], state["eval_return"]
 
 

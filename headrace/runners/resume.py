@@ -2,20 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from headrace.agents.base import Agent
 from headrace.agents.description import spaces_of
-from headrace.errors import CheckpointError
+from headrace.checkpoint import unsealed
+from headrace.errors import CheckpointError, SamplerError, one_line
 from headrace.runners.settings import differences
 from headrace.runners.store import CheckpointStore
 from headrace.samplers.snapshot import SamplerState
-from headrace.storage import load_checkpoint
+from headrace.schema import anything, each, fields, named, plain, real, whole
 
-__all__ = ["Resumed", "folder_of", "resumed"]
+__all__ = ["Resumed", "folder_of", "reading", "resumed"]
+
+_COUNTERS = fields(
+    {
+        "itr": whole(),
+        "steps": whole(),
+        "trajs": whole(),
+        "sample_seconds": real(0, 1e15),
+        "optimize_seconds": real(0, 1e15),
+        "rows": whole(),
+        "best_return": real(),
+        "rows_since_best": whole(),
+    }
+)
+#: What a runner writes. The parts of the agent, the algorithm, the sampler and the kind of runner are looked at where
+#: they are loaded.
+_STATE = fields(
+    {
+        "agent": fields({}, more=True),
+        "algo": fields({}, more=True),
+        "itr": whole(),
+        "steps": whole(),
+        "seed": whole(0, 2**256),
+        "about": fields({}, more=True),
+        "settings": named(plain),
+        "runner": fields(
+            {
+                "counters": _COUNTERS,
+                "logged": _COUNTERS,
+                "seconds": real(0, 1e15),
+                "opt_infos": named(each(real(nan=True))),
+                "own": fields({}, more=True),
+            }
+        ),
+        "sampler": anything,
+        "environments": fields({}, more=True),
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -60,27 +99,55 @@ class Resumed:
         if agent.spaces != spaces:
             raise CheckpointError(f"{self.path} is of environments with {spaces}, these have {agent.spaces}")
 
+    def restore(self, agent: Agent) -> None:
+        """Gives the agent what it had learned. Raises ValueError for weights that no update leaves."""
+        agent.load_state_dict(self.state["agent"])
+        for name, parameter in agent.model.named_parameters():
+            if not bool(parameter.isfinite().all()):
+                raise ValueError(f"agent: {name} has numbers that are not finite")
+
 
 def resumed(store: CheckpointStore, path: Path) -> Resumed:
     """From a folder, the newest checkpoint that is whole; from a file, that one. Both are of the store's folder."""
     if path.is_dir():
-        path, state = store.load()
+        path, state, seal = store.found()
     else:
-        state = load_checkpoint(path)
+        state, seal = unsealed(path)
+    with reading(path):
+        _STATE(state, "state")
+        counters = state["runner"]["counters"]
+        for name, one, other in (
+            ("itr", state["itr"], counters["itr"]),
+            ("steps", state["steps"], counters["steps"]),
+            ("seed", state["seed"], state["settings"].get("seed")),
+        ):
+            if one != other:
+                raise ValueError(f"{name} is {one} in one place and {other!r} in another")
+        sampler = store.sampler_state(state, seal)
+        whole(state["itr"])(sampler.batches, "sampler.batches")
+    return Resumed(path, state, sampler)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Around what is done with the entries of a checkpoint: one that does not fit, in an otherwise whole file, is a
+    CheckpointError that names the file. What the disk, memory or a sampler says goes as it is.
+    """
     try:
-        found = Resumed(path, state, store.sampler_state(state))
-        found.seed, found.rows, state["settings"].items(), state["about"].items()  # are they there?
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        yield
+    except (CheckpointError, SamplerError, OSError, MemoryError):
+        raise
+    except Exception as error:
         raise CheckpointError(
-            f"{path} is a checkpoint, but not one that a runner of this headrace wrote ({error!r}); give another"
+            f"{path} is a checkpoint, but not one that this runner of this headrace wrote "
+            f"({one_line(error)}); give another"
         ) from error
-    return found
 
 
 def folder_of(log_dir: str | Path | None, resume_from: Path | None) -> Path | None:
     """The folder of the run; raises ValueError if two are given."""
     if resume_from is None:
-        return None if log_dir is None else Path(log_dir)
+        return None if log_dir is None else Path(log_dir).absolute()
     if not resume_from.exists():
         raise FileNotFoundError(
             f"resume_from={str(resume_from)!r} is not there; give the folder of a run, or a checkpoint"

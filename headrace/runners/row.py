@@ -60,7 +60,11 @@ class Row:
 
 
 def _logged_fields(infos: Sequence[TrajInfo]) -> list[str]:
-    """The names of the fields to log: CamelCase ones that hold a number."""
+    """The names of the fields to log: CamelCase ones that hold a number in each of the episodes."""
     if not infos:
         return []
-    return [name for name, value in vars(infos[0]).items() if name[0].isupper() and isinstance(value, int | float)]
+    return [
+        name
+        for name in vars(infos[0])
+        if name[:1].isupper() and all(isinstance(vars(info).get(name), int | float) for info in infos)
+    ]

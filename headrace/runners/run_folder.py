@@ -21,6 +21,7 @@ from headrace.processes.affinity import usable_cores
 from headrace.runners.logging.plot import plot_learning_curve
 from headrace.runners.settings import described
 from headrace.runners.signing import signature
+from headrace.storage import write_whole
 
 if TYPE_CHECKING:
     from headrace.runners.base import Runner
@@ -70,7 +71,7 @@ class RunFolder:
     @staticmethod
     def create(path: str | Path, config: Mapping[str, Any], command: Sequence[str]) -> RunFolder:
         """A new folder, made if it is not there; see `make_room` and `RunRecord`."""
-        folder = RunFolder(Path(path))
+        folder = RunFolder(Path(path).absolute())
         folder.make_room()
         folder.path.mkdir(parents=True, exist_ok=True)
         folder.note_start(command, config)
@@ -79,7 +80,7 @@ class RunFolder:
     @staticmethod
     def open(path: str | Path) -> RunFolder:
         """The folder of an earlier run; raises FileNotFoundError if there is none."""
-        folder = RunFolder(Path(path))
+        folder = RunFolder(Path(path).absolute())
         if not (folder.path / "config.json").is_file():
             raise FileNotFoundError(f"{folder.path} holds no run: it has no config.json; give the folder of a run")
         return folder
@@ -131,7 +132,7 @@ class RunFolder:
         starts = self._starts()
         git, diff = _git()
         if diff:
-            (self.path / f"git-{len(starts)}.diff").write_text(diff)
+            write_whole(self.path / f"git-{len(starts)}.diff", [diff.encode(errors="replace")])
         starts.append(
             {
                 "time": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -173,7 +174,7 @@ class RunFolder:
                 raise ValueError(f"it holds a {type(starts).__name__}, not a list")
         except FileNotFoundError:
             return []
-        except (ValueError, RecursionError) as error:
+        except (ValueError, RecursionError, IsADirectoryError) as error:
             number = next(n for n in count() if not (self.path / f"run-damaged-{n}.json").exists())
             aside = path.rename(self.path / f"run-damaged-{number}.json")
             _log.warning("%s is damaged: %s; it is %s now, and a new one begins", path, error, aside.name)
@@ -196,9 +197,7 @@ def _signature(config: Mapping[str, Any]) -> str | None:
 
 def _write(path: Path, content: Any) -> None:
     """JSON, there whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(_text(content))
-    os.replace(temporary, path)
+    write_whole(path, [_text(content).encode()])
 
 
 def _version(package: str) -> str | None:

@@ -87,10 +87,15 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """`name: value then, value now` of every setting that is not the same."""
     nothing = "nothing"
     return [
-        f"{name}: {then.get(name, nothing)!r} then, {now.get(name, nothing)!r} now"
+        f"{name}: {_short(then.get(name, nothing))} then, {_short(now.get(name, nothing))} now"
         for name in sorted(then.keys() | now.keys())
         if then.get(name, nothing) != now.get(name, nothing)
     ]
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 200 else text[:200] + " …"
 
 
 def _flat(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:

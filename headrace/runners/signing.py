@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import hmac
 import os
 import secrets
 import stat
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
-__all__ = ["signature"]
+__all__ = ["Sign", "signature", "signer"]
+
+#: The signature, 32 bytes, of some content.
+Sign = Callable[[bytes], bytes]
 
 _KEY_BYTES = 32
 
@@ -18,11 +23,20 @@ _KEY_BYTES = 32
 def signature(content: bytes) -> bytes:
     """HMAC-SHA256 of `content` with the user's own key, 32 bytes.
 
+    Raises OSError as `signer` does.
+    """
+    return signer()(content)
+
+
+def signer() -> Sign:
+    """What signs with the user's key.
+
     The key lives in `$XDG_STATE_HOME/headrace/key` (`~/.local/state/headrace/key`), readable by its owner only, and is
     made when first asked for. Raises OSError where it cannot be kept, and PermissionError where others could have read
     it.
     """
-    return hmac.digest(_key(), content, hashlib.sha256)
+    key = _key()
+    return lambda content: hmac.digest(key, content, hashlib.sha256)
 
 
 def _key() -> bytes:
@@ -55,4 +69,11 @@ def _make(path: Path) -> None:
 
 def _state_home() -> Path:
     given = os.environ.get("XDG_STATE_HOME", "")
-    return Path(given) if os.path.isabs(given) else Path.home() / ".local" / "state"
+    if os.path.isabs(given):
+        return Path(given)
+    try:
+        return Path.home() / ".local" / "state"
+    except RuntimeError as error:  # no HOME, and a user whom the system does not know: in containers
+        raise FileNotFoundError(
+            errno.ENOENT, "this user has no home folder to keep a key in; set HOME or XDG_STATE_HOME"
+        ) from error

@@ -7,39 +7,42 @@ import hmac
 import logging
 import os
 import pickle
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from headrace.checkpoint import Damaged, Sealed, save_checkpoint, sealed, unsealed
 from headrace.errors import CheckpointError, headline
 from headrace.runners.lock import locked
-from headrace.runners.signing import signature
+from headrace.runners.signing import Sign, signer
 from headrace.samplers.snapshot import SamplerState
-from headrace.storage import NewerFormat, load_checkpoint, save_checkpoint, sync_directory, write_whole
+from headrace.schema import fields, text
+from headrace.storage import sync_directory, write_whole
 from headrace.types import Tree
 
 __all__ = ["CheckpointStore"]
 
 _log = logging.getLogger("headrace.runners")
 
-_HEADER = b"headrace environments 1\n"
+_HEADER = b"headrace environments 2\n"
 _SIGNATURE = 32
-_NAME = re.compile(r"environments-[0-9]+\.pkl")
+#: What a checkpoint says of its environments. It may come from anywhere: no name leads out of its folder.
+_FILE = fields({"file": text(r"environments-[0-9]+\.pkl"), "sha256": text(r"[0-9a-f]{64}")})
+_NO_FILE = fields({"why_not": text()})
 
 
 class CheckpointStore:
     """Checkpoints in a folder: `checkpoint.pt`, `checkpoint-previous.pt`, `best.pt`, and `environments-N.pkl`, N being
     the batches of the checkpoint they belong to.
 
-    A checkpoint is data. Environments are pickles, which run code when read: they are apart, tied to their checkpoint
-    by a checksum, and read only if this user signed them (`headrace.runners.signing`).
+    A checkpoint is data. Environments are pickles, which run code when read: they are apart, and read only if this user
+    signed them (`headrace.runners.signing`) for this very checkpoint: the signature covers its checksum, too.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder = folder = folder.absolute()
         self.newest, self.previous = folder / "checkpoint.pt", folder / "checkpoint-previous.pt"
         self.best = folder / "best.pt"
         self._newest_is_whole = True
@@ -65,10 +68,80 @@ class CheckpointStore:
 
     def save(self, state: Mapping[str, Any], sampler: SamplerState) -> None:
         """Writes the newest checkpoint; what was the newest is the one before. Raises OSError; both are then intact."""
-        about = self._save_environments(sampler)
+        about: dict[str, str] = {"why_not": sampler.why_not}
+        payload, sign = b"", None
+        if sampler.train:
+            try:
+                sign = signer()
+            except OSError as error:
+                about = {"why_not": f"they cannot be signed ({headline(error)})"}
+            else:
+                payload = pickle.dumps((sampler.train, sampler.evaluation, sampler.memory), pickle.HIGHEST_PROTOCOL)
+                name = f"environments-{sampler.batches}.pkl"
+                about = {"file": name, "sha256": hashlib.sha256(payload).hexdigest()}
+        checkpoint = sealed({**state, "sampler": sampler.numbers(), "environments": about})
+        if sign is not None:
+            signed = sign(_covered(checkpoint.seal, payload))
+            write_whole(self.folder / about["file"], [_HEADER, signed, payload])
+        self._write(checkpoint)
+        self._forget_environments(about)
+
+    def save_best(self, state: Mapping[str, Any], sampler: SamplerState) -> None:
+        """Writes `best.pt`, without environments."""
+        save_checkpoint(self.best, {**state, "sampler": sampler.numbers(), "environments": {"why_not": "the best one"}})
+
+    def load(self) -> tuple[Path, dict[str, Any]]:
+        """The newest checkpoint that is whole; those that are not are named in a warning.
+
+        Raises FileNotFoundError if there is none, CheckpointError if none is whole, or if the newest that is was not
+        written by a runner of this headrace: of another format, or with something else than data in it.
+        """
+        path, state, _ = self.found()
+        return path, state
+
+    def found(self) -> tuple[Path, dict[str, Any], bytes]:
+        """As `load`, with the seal of the checkpoint."""
+        passed: list[str] = []
+        any_damaged = False
+        for path in (self.newest, self.previous):
+            try:
+                state, seal = unsealed(path)
+            except FileNotFoundError:
+                passed.append(f"{path} is not there")
+                continue
+            except Damaged as error:
+                any_damaged = True
+                passed.append(str(error))
+                if path == self.newest:
+                    self._newest_is_whole = False  # never in the place of one that is
+                continue
+            for sentence in passed:
+                _log.warning("%s; going on from %s", sentence, path)
+            return path, state, seal
+        if any_damaged:
+            raise CheckpointError("; ".join(passed))
+        raise FileNotFoundError(f"{self.folder} holds no checkpoint; give the folder of a run that saved one")
+
+    def sampler_state(self, state: Mapping[str, Any], seal: bytes) -> SamplerState:
+        """The sampler's state of the checkpoint in this folder with this seal, with its environments if they may be
+        read. Raises ValueError for entries that no runner wrote.
+        """
+        sampler, about = SamplerState.of(state["sampler"]), state["environments"]
+        (_FILE if "file" in about else _NO_FILE)(about, "environments")
+        self._kept = about.get("file")
+        if "file" not in about:
+            return replace(sampler, why_not=about["why_not"])
+        try:
+            train, evaluation, memory = self._load_environments(about, seal)
+        except (OSError, CheckpointError) as error:
+            return replace(sampler, why_not=str(error))
+        return replace(sampler, train=train, evaluation=evaluation, memory=memory)
+
+    def _write(self, checkpoint: Sealed) -> None:
+        """Makes it the newest."""
         temporary = self.folder / "checkpoint-next.tmp"
         try:
-            save_checkpoint(temporary, {**state, "sampler": _plain(sampler), "environments": about})
+            write_whole(temporary, checkpoint.parts)
             if self._newest_is_whole and self.newest.exists():
                 self._keep_newest()
             os.replace(temporary, self.newest)
@@ -77,49 +150,6 @@ class CheckpointStore:
             temporary.unlink(missing_ok=True)
             raise OSError(error.errno, str(error.strerror).replace(temporary.name, self.newest.name)) from error
         self._newest_is_whole = True
-        self._forget_environments(about)
-
-    def save_best(self, state: Mapping[str, Any], sampler: SamplerState) -> None:
-        """Writes `best.pt`, without environments."""
-        save_checkpoint(self.best, {**state, "sampler": _plain(sampler), "environments": {"why_not": "the best one"}})
-
-    def load(self) -> tuple[Path, dict[str, Any]]:
-        """The newest checkpoint that is whole; those that are not are named in a warning.
-
-        Raises FileNotFoundError if there is none, CheckpointError if none is whole or one is of a newer format.
-        """
-        damaged: list[str] = []
-        for path in (self.newest, self.previous):
-            try:
-                state = load_checkpoint(path)
-            except FileNotFoundError:
-                continue
-            except NewerFormat:
-                raise
-            except CheckpointError as error:
-                damaged.append(str(error))
-                if path == self.newest:
-                    self._newest_is_whole = False  # never in the place of one that is
-                continue
-            for text in damaged:
-                _log.warning("%s; going on from %s", text, path)
-            return path, state
-        if damaged:
-            raise CheckpointError("; ".join(damaged))
-        raise FileNotFoundError(f"{self.folder} holds no checkpoint; give the folder of a run that saved one")
-
-    def sampler_state(self, state: Mapping[str, Any]) -> SamplerState:
-        """The sampler's state of a checkpoint in this folder, with its environments if they may be read."""
-        sampler = SamplerState(**state["sampler"])
-        about = state["environments"]
-        self._kept = about.get("file")
-        if "file" not in about:
-            return replace(sampler, why_not=about["why_not"])
-        try:
-            train, evaluation, memory = self._load_environments(about)
-        except (OSError, CheckpointError) as error:
-            return replace(sampler, why_not=str(error))
-        return replace(sampler, train=train, evaluation=evaluation, memory=memory)
 
     def _keep_newest(self) -> None:
         """Gives the newest the name of the one before as well, so that it never is without its own."""
@@ -133,31 +163,19 @@ class CheckpointStore:
         os.replace(second, self.previous)
         second.unlink(missing_ok=True)  # two names of one file are both left by a rename: a kill left them so
 
-    def _save_environments(self, sampler: SamplerState) -> dict[str, str]:
-        """Writes them, if there are any; returns what the checkpoint must know."""
-        if not sampler.train:
-            return {"why_not": sampler.why_not}
-        payload = pickle.dumps((sampler.train, sampler.evaluation, sampler.memory), pickle.HIGHEST_PROTOCOL)
-        try:
-            signed = signature(_HEADER + payload)
-        except OSError as error:
-            return {"why_not": f"they cannot be signed ({headline(error)})"}
-        path = self.folder / f"environments-{sampler.batches}.pkl"
-        write_whole(path, [_HEADER, signed, payload])
-        return {"file": path.name, "sha256": hashlib.sha256(_HEADER + signed + payload).hexdigest()}
-
     def _load_environments(
-        self, about: Mapping[str, str]
+        self, about: Mapping[str, str], seal: bytes
     ) -> tuple[dict[int, bytes], dict[int, bytes], dict[int, Tree]]:
-        if not _NAME.fullmatch(about["file"]):  # a checkpoint may come from anywhere
-            raise CheckpointError(f"{about['file']!r} is no name of a file of environments")
         path = self.folder / about["file"]
+        if path.exists() and not path.is_file():
+            raise CheckpointError(f"{path} is not a file")
         content = path.read_bytes()
-        if hashlib.sha256(content).hexdigest() != about["sha256"]:
-            raise CheckpointError(f"{path} is not the file this checkpoint was saved with")
         signed, payload = content[len(_HEADER) :][:_SIGNATURE], content[len(_HEADER) + _SIGNATURE :]
-        if not hmac.compare_digest(signature(_HEADER + payload), signed):
-            raise CheckpointError(f"{path} was not signed by this user on this machine")
+        if not content.startswith(_HEADER) or hashlib.sha256(payload).hexdigest() != about["sha256"]:
+            raise CheckpointError(f"{path} is not the file this checkpoint was saved with")
+        sign: Sign = signer()
+        if not hmac.compare_digest(sign(_covered(seal, payload)), signed):
+            raise CheckpointError(f"{path} was not signed by this user on this machine for this checkpoint")
         train, evaluation, memory = pickle.loads(payload)
         return train, evaluation, memory
 
@@ -173,11 +191,6 @@ class CheckpointStore:
     _kept: str | None = None
 
 
-def _plain(sampler: SamplerState) -> dict[str, int]:
-    return {
-        "batches": sampler.batches,
-        "evaluations": sampler.evaluations,
-        "version": sampler.version,
-        "incarnation": sampler.incarnation,
-        "ahead": sampler.ahead,
-    }
+def _covered(seal: bytes, payload: bytes) -> bytes:
+    """What the signature over environments is of: them, and the checkpoint they belong to."""
+    return _HEADER + seal + payload

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -11,10 +12,12 @@ from headrace.buffers.samples import Slot
 from headrace.buffers.tree import tree_map
 from headrace.envs.pickling import EnvState
 from headrace.envs.rehearsal import Recorded
+from headrace.schema import fields, whole
 from headrace.types import Tree
 
 __all__ = ["NOT_ASKED", "EnvState", "SamplerState", "SliceState", "not_saved", "recorded"]
 
+_NUMBERS = ("batches", "evaluations", "version", "incarnation", "ahead")
 #: Why there is no state of environments that were not to be saved.
 NOT_ASKED = "it was not asked for: initialize(resumable=True)"
 
@@ -51,6 +54,17 @@ class SamplerState:
     evaluation: Mapping[int, bytes] = field(default_factory=dict, repr=False)
     memory: Mapping[int, Tree] = field(default_factory=dict, repr=False)
     why_not: str = ""
+
+    @staticmethod
+    def of(numbers: Any) -> SamplerState:
+        """Without environments, from what `numbers` answers; raises ValueError for anything else."""
+        fields(dict.fromkeys(_NUMBERS, whole()))(numbers, "sampler")
+        whole(0, numbers["batches"])(numbers["ahead"], "sampler.ahead")
+        return SamplerState(**numbers)
+
+    def numbers(self) -> dict[str, int]:
+        """All of it but environments: plain numbers, for a file."""
+        return {name: getattr(self, name) for name in _NUMBERS}
 
     def require(self, env_ids: Sequence[int], n_eval: int) -> None:
         """Raises ValueError if the environments in it are not those of a sampler that is to go on from here."""

@@ -3,33 +3,52 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
 from abc import abstractmethod
-from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
+from gymnasium.spaces import Discrete
 
 from headrace.agents.base import Agent
 from headrace.agents.dqn.dqn import DqnAgent
+from headrace.algos.adam import load_adam
 from headrace.algos.base import Algo, OptInfo
 from headrace.algos.checks import not_finite, require
 from headrace.algos.flat import FlatParameters
 from headrace.buffers.samples import Samples
 from headrace.buffers.tree import tree_map
 from headrace.envs.spaces import null_value
+from headrace.errors import CheckpointError
 from headrace.replays.base import Transitions
 from headrace.replays.file import ReplayFile
 from headrace.replays.make import replay_over, replay_spec, shared_ring
 from headrace.replays.prioritized import PrioritizedReplay
 from headrace.replays.ring import ReplayWriter
 from headrace.replays.sink import ReplaySink
+from headrace.schema import anything, fields, whole
 from headrace.types import BatchSpec, Tree
 
 __all__ = ["QLearningAlgo", "QLearningConfig", "TransitionLosses"]
+
+_log = logging.getLogger("headrace.algos")
+
+_STATE = fields(
+    {
+        "optimizer": anything,
+        "target": fields({}, more=True),
+        "replay": anything,
+        "n_steps": whole(),
+        "n_rows": whole(),
+        "n_updates": whole(),
+    }
+)
+#: Batches whose updates may be still to come: each one that Ctrl-C cut adds its own.
+_MOST_CUT = 100
 
 
 @dataclass
@@ -175,7 +194,7 @@ class QLearningAlgo(Algo):
             self._n_steps += n_steps
             self._schedule(itr)
             self._agent.train_mode(itr)
-            infos = [self._update(itr) for _ in range(self._due())]
+            infos = [self._update(itr) for _ in range(self._asked(self._n_steps) - self._n_updates)]
         self._gather_statistics(samples)
         return {name: math.fsum(info[name] for info in infos) / len(infos) for name in infos[0]} if infos else {}
 
@@ -196,12 +215,16 @@ class QLearningAlgo(Algo):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`. Without the contents of the replay (`load_contents`), learning goes on once
-        `min_steps_learn` new steps are in it.
+        `min_steps_learn` new steps are in it. Raises ValueError for what `state_dict` cannot have answered.
         """
-        self._optimizer.load_state_dict(state["optimizer"])
+        _STATE(state, "algo")
+        load_adam(self._optimizer, state["optimizer"])
         self._target.load_state_dict(state["target"])
         self._replay.load_state_dict(state["replay"])
         self._n_steps, self._n_updates = state["n_steps"], state["n_updates"]
+        # Else the next batch is followed by as many updates as those numbers say, or none are for as long.
+        due = self._asked(self._n_steps) - self._n_updates
+        whole(0, 1 + self._asked(_MOST_CUT * self._spec.batch.size))(due, "algo: the updates that are due")
 
     def cut(self) -> None:
         """See `Algo.cut`. What a sampler process fills has all of its batches."""
@@ -215,10 +238,30 @@ class QLearningAlgo(Algo):
         self._file.save(self._ring)
 
     def load_contents(self, folder: Path, state: dict[str, Any]) -> None:
-        """See `Algo.load_contents`. A folder without a replay leaves it empty."""
+        """See `Algo.load_contents`. What is missing of the replay is said in the log, and learning goes on once
+        `min_steps_learn` steps are in it.
+        """
+        n_rows = state["n_rows"]
+        whole()(n_rows, "algo.n_rows")
         self._file = ReplayFile(folder, self._spec)
-        with suppress(FileNotFoundError):
-            self._file.load(self._ring, until=state["n_rows"])
+        try:
+            self._file.load(self._ring, until=n_rows)
+        except FileNotFoundError:
+            if n_rows:
+                _log.warning(
+                    "%s holds no replay, and the checkpoint was saved with one of %d rows; it begins anew, learning "
+                    "goes on once %d steps are in it",
+                    folder,
+                    n_rows,
+                    self.config.min_steps_learn,
+                )
+        n_actions = int(cast(Discrete, self._agent.spaces.action).n)
+        actions = self._ring.action
+        if actions.min() < 0 or actions.max() >= n_actions:
+            raise CheckpointError(
+                f"{folder} holds actions from {actions.min()} to {actions.max()}, and the environment has {n_actions}; "
+                "it is of another run"
+            )
         self._n_collected = self._replay.n_appended
 
     def best_next(self, values: torch.Tensor, transitions: Transitions) -> torch.Tensor:
@@ -229,10 +272,9 @@ class QLearningAlgo(Algo):
             values = self._agent(transitions.next_inputs).q
         return values.argmax(dim=-1)
 
-    def _due(self) -> int:
-        """Updates that `replay_ratio` asks for now: exactly, in fractions, so that none is lost over many batches."""
-        asked = Fraction(self.config.replay_ratio) * self._n_steps / self.config.batch_size
-        return max(0, math.floor(asked) - self._n_updates)
+    def _asked(self, n_steps: int) -> int:
+        """Updates that `replay_ratio` asks for: exactly, in fractions, so that none is lost over many batches."""
+        return math.floor(Fraction(self.config.replay_ratio) * n_steps / self.config.batch_size)
 
     def _schedule(self, itr: int) -> None:
         """What changes over training: the learning rate, and how much importance weights correct."""

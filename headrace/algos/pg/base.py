@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from headrace.agents.base import Agent
+from headrace.algos.adam import load_adam
 from headrace.algos.base import Algo, OptInfo
 from headrace.algos.checks import not_finite, require
 from headrace.algos.flat import FlatParameters
@@ -20,6 +21,7 @@ from headrace.algos.reward_scaling import RewardScaling
 from headrace.buffers.samples import Samples
 from headrace.buffers.tree import tree_map, tree_rows
 from headrace.rng import Stream
+from headrace.schema import anything, fields
 from headrace.types import BatchSpec, StepInputs, Tree
 
 __all__ = ["Losses", "PgBatch", "PgConfig", "PolicyGradientAlgo", "mean_of"]
@@ -116,6 +118,7 @@ class PolicyGradientAlgo(Algo):
         self._agent = agent
         self._n_itr = n_itr
         self._seed = seed
+        self._B = batch_spec.B
         self._reward_scaling = RewardScaling(self.discount) if self.config.normalize_reward else None
         self._flat = FlatParameters(agent.parameters())
         self._optimizer = torch.optim.Adam(
@@ -182,8 +185,10 @@ class PolicyGradientAlgo(Algo):
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`."""
-        self._optimizer.load_state_dict(state["optimizer"])
+        """The inverse of `state_dict`; raises ValueError for what it cannot have answered."""
+        scaling = {} if self._reward_scaling is None else {"reward_scaling": self._reward_scaling.kind(self._B)}
+        fields({"optimizer": anything, **scaling})(state, "algo")
+        load_adam(self._optimizer, state["optimizer"])
         if self._reward_scaling is not None:
             self._reward_scaling.load_state_dict(state["reward_scaling"])
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+
+from headrace.errors import headline
+from headrace.storage import write_whole
 
 __all__ = ["Curve", "Summary", "plot_curves", "plot_learning_curve", "read_columns", "summary_of"]
 
@@ -115,7 +119,10 @@ def plot_learning_curve(csv_path: str | Path, png_path: str | Path, final_return
         raise ValueError(f"{csv_path} has no row with a return: no episode ended; train longer, or log less often")
 
     def column(name: str) -> list[float]:
-        return [float(row[name]) for row in rows]
+        try:
+            return [float(row[name]) for row in rows]
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{csv_path} is damaged, its column {name}: {headline(error)}") from error
 
     steps = column("CumSteps")
     axes = figure.subplots()
@@ -127,7 +134,9 @@ def plot_learning_curve(csv_path: str | Path, png_path: str | Path, final_return
     axes.set_ylabel("return")
     axes.legend()
     axes.grid(alpha=0.3)
-    figure.savefig(png_path, dpi=150, format="png")
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=150, format="png")
+    write_whole(Path(png_path), [picture.getbuffer()])
 
 
 def _figure() -> Any:

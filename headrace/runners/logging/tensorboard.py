@@ -30,7 +30,7 @@ class TensorBoardLogger(Logger):
             from tensorboard.summary.writer.event_file_writer import EventFileWriter
         except ImportError as error:
             raise ImportError('event files need tensorboard; pip install "headrace[tensorboard]"') from error
-        self._log_dir = Path(log_dir)
+        self._log_dir = Path(log_dir).absolute()
         self._open = EventFileWriter
         self._event, self._summary = event_pb2.Event, summary_pb2.Summary
         self._writer: Any = None

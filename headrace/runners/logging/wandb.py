@@ -35,7 +35,7 @@ class WandbLogger(Logger):
             raise ImportError('sending to Weights & Biases needs wandb; pip install "headrace[wandb]"') from error
         self._project, self._name, self._mode = project, name, mode
         self._config = dict(config or {})
-        self._folder = None if folder is None else str(folder)
+        self._folder = None if folder is None else str(Path(folder).absolute())
         self._open = wandb.init
         self._run: Any = None
 

@@ -1,0 +1,250 @@
+"""What a forger does to the files of a run. Everything is drawn from a generator that is given: failures repeat."""
+
+import copy
+import io
+import math
+import os
+import pickle
+import random
+import re
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from headrace.checkpoint import FORMAT
+
+Place = tuple[Any, ...]
+
+
+class Does:
+    """Unpickling it makes a directory."""
+
+    def __init__(self, mark: Path) -> None:
+        self._mark = mark
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self._mark),)
+
+
+def sealed(payload: bytes, number: int = FORMAT) -> bytes:
+    """A checkpoint of any payload, with a right checksum: it takes no key."""
+    header = b"headrace checkpoint %d\n" % number
+    return header + sha256(header + payload).digest() + payload
+
+
+def checkpoint_of(state: Any) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return sealed(buffer.getvalue())
+
+
+def places(value: Any, place: Place = ()) -> Iterator[tuple[Place, Any]]:
+    """Every entry of a state, the containers too."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
+    for name, item in items:
+        yield (*place, name), item
+        yield from places(item, (*place, name))
+
+
+def container(state: Any, place: Place) -> Any:
+    for name in place[:-1]:
+        state = state[name]
+    return state
+
+
+def replaced(state: Any, place: Place, value: Any) -> Any:
+    """A copy of the state with another value there."""
+    changed = copy.deepcopy(state)
+    within = container(changed, place)
+    if isinstance(within, tuple):
+        return replaced(state, place[:-1], [*within[: place[-1]], value, *within[place[-1] + 1 :]])
+    within[place[-1]] = value
+    return changed
+
+
+def nested(depth: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+def doubled(times: int) -> list[Any]:
+    """A few bytes that read as 2 ** times values."""
+    value: list[Any] = [0]
+    for _ in range(times):
+        value = [value, value]
+    return value
+
+
+def in_itself() -> list[Any]:
+    value: list[Any] = []
+    value.append(value)
+    return value
+
+
+def odd_values(old: Any, mark: Path) -> list[Any]:
+    """What may stand in the place of an entry."""
+    odd: list[Any] = [
+        None,
+        True,
+        "x" * 5000,
+        "two\nlines",
+        b"bytes",
+        -1,
+        2**63,
+        10**400,
+        1.5,
+        -1e308,
+        math.nan,
+        math.inf,
+        [],
+        {},
+        {"x": 1},
+        {0: {1: 2}},
+        [[]],
+        ("a", 1),
+        {1, 2},
+        2j,
+        nested(20),
+        nested(200),
+        doubled(64),
+        in_itself(),
+        torch.zeros(2),
+        torch.zeros(()),
+        torch.zeros(3, device="meta"),
+        torch.zeros(3).to_sparse(),
+        torch.zeros(1).expand(10**15),
+        torch.zeros(3, 1, dtype=torch.complex64),
+        Does(mark),
+        [Does(mark)],
+        zlib.compress(pickle.dumps(Does(mark))),
+    ]
+    if isinstance(old, torch.Tensor):
+        odd += [
+            old.double() if old.dtype != torch.float64 else old.float(),
+            torch.full_like(old, math.nan) if old.is_floating_point() else old - 1,
+            old.flatten()[:-1].clone(),
+            old[None].clone(),
+            torch.empty_like(old, device="meta"),
+            old.tolist(),
+        ]
+    if isinstance(old, dict):
+        odd += [
+            {**old, "more": 1},
+            dict(list(old.items())[1:]),
+            list(old.items()),
+            {str(k) + "x": v for k, v in old.items()},
+        ]
+    if isinstance(old, list):
+        odd += [[*old, None], [*old, *old], old[1:], tuple(old)]
+    return odd
+
+
+def forged_states(state: Any, mark: Path, rng: random.Random) -> Iterator[tuple[str, Any]]:
+    """States with one entry that is odd, missing or too many, and what was done, without end."""
+    everywhere = list(places(state))
+    while True:
+        place, old = rng.choice(everywhere)
+        where = ".".join(map(str, place))
+        match rng.randrange(10):
+            case 0 if isinstance(container(state, place), dict):
+                changed = copy.deepcopy(state)
+                del container(changed, place)[place[-1]]
+                yield f"without {where}", changed
+            case 1 if isinstance(old, dict):
+                yield (
+                    f"more in {where}",
+                    replaced(state, place, {**old, rng.choice(["train", "x", 7]): rng.choice([1, {}])}),
+                )
+            case _:
+                odd = odd_values(old, mark)
+                number = rng.randrange(len(odd))
+                yield f"{where} is {type(odd[number]).__name__} {number}", replaced(state, place, odd[number])
+
+
+def damaged(content: bytes, rng: random.Random) -> tuple[str, bytes]:
+    """A flipped bit, a part that is cut out, or zeros: damage that no forger repaired."""
+    at = rng.choice([rng.randrange(min(60, len(content))), rng.randrange(len(content))])
+    match rng.randrange(4):
+        case 0:
+            return f"cut at {at}", content[:at]
+        case 1:
+            return f"zeros from {at}", content[:at] + bytes(len(content) - at + 1)
+        case 2:
+            return f"a byte more at {at}", content[:at] + b"\x07" + content[at:]
+    bit = rng.randrange(8)
+    return f"bit {bit} of byte {at}", content[:at] + bytes([content[at] ^ (1 << bit)]) + content[at + 1 :]
+
+
+_HEAD = struct.Struct("<4sQQII")
+Forge = Callable[[Path, random.Random], str]
+
+
+def _resealed(content: bytes, change: Callable[[bytearray, bytearray], None]) -> bytes:
+    """A segment whose first record is changed in head and payload, with a right checksum."""
+    lines = re.match(rb"[^\n]*\n[^\n]*\n", content)
+    assert lines is not None
+    start = lines.end() + 32
+    head, payload = bytearray(content[start : start + _HEAD.size]), bytearray(content[start + _HEAD.size + 32 :])
+    change(head, payload)
+    return content[:start] + bytes(head) + sha256(head + payload).digest() + bytes(payload)
+
+
+def forged_replay(folder: Path, other: Path, rng: random.Random) -> str:
+    """Does one thing to a folder of segments, each with one record; other: that of another run. Says what."""
+    paths = sorted(folder.iterdir())
+    path, second = rng.sample(paths, 2)
+    content = path.read_bytes()
+    match rng.randrange(11):
+        case 0:
+            path.unlink()
+            return f"{path.name} is gone"
+        case 1:
+            path.write_bytes(second.read_bytes())
+            second.write_bytes(content)
+            return f"{path.name} and {second.name} are swapped"
+        case 2:
+            path.rename(folder / f"rows-{rng.randrange(10**18):019d}.bin")
+            return f"{path.name} is renamed"
+        case 3:
+            path.write_bytes(rng.choice(sorted(other.iterdir())).read_bytes())
+            return f"{path.name} is of another run"
+        case 4:
+            field, value = rng.randrange(1, 5), rng.choice([0, 1, 2, 2**31, 2**62, 5])
+
+            def head_lies(head: bytearray, _: bytearray) -> None:
+                numbers = list(_HEAD.unpack(head))
+                numbers[field] = value % 2 ** (64 if field < 3 else 32)
+                head[:] = _HEAD.pack(*numbers)
+
+            path.write_bytes(_resealed(content, head_lies))
+            return f"number {field} in the head of {path.name} is {value}"
+        case 5 | 6:
+            places = [rng.random() for _ in range(rng.choice([1, 10, 1000]))]
+
+            def payload_lies(_: bytearray, payload: bytearray) -> None:
+                for at in places:
+                    payload[int(at * len(payload))] = rng.randrange(256)
+
+            path.write_bytes(_resealed(content, payload_lies))
+            return f"{len(places)} bytes in {path.name} are others, under a right checksum"
+        case 7:
+            path.unlink()
+            os.mkfifo(path)
+            return f"{path.name} is a pipe"
+        case 8:
+            path.unlink()
+            path.symlink_to(rng.choice(["/dev/zero", "/nowhere", second.name]))
+            return f"{path.name} is a link"
+        case 9:
+            (folder / f"rows-{rng.randrange(10**6):019d}.bin").write_bytes(rng.randbytes(rng.randrange(3000)))
+            return "a file of somebody else"
+    what, changed = damaged(content, rng)
+    path.write_bytes(changed)
+    return f"{path.name}: {what}"
