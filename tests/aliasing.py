@@ -1,6 +1,6 @@
-"""Environments, agents and `TrajInfo`s that share memory with whoever steps them, as careless code does; and honest ones.
+"""Environments, agents and `TrajInfo`s that share memory with whoever uses them, as careless code does.
 
-What the honest ones do is the same but for that.
+Without a fault they are honest, and do the same but for that.
 """
 
 from collections.abc import Sequence
@@ -37,7 +37,9 @@ ACTION_SPACES: dict[str, spaces.Space[Any]] = {
     "box scalar": spaces.Box(-0.5, 0.5, (), np.float32),
     "multi-discrete": spaces.MultiDiscrete([3, 5]),
     "multi-binary": spaces.MultiBinary(3),
-    "dict": spaces.Dict({"b": spaces.MultiBinary(2), "a": spaces.Tuple((spaces.Discrete(3), spaces.MultiDiscrete([4])))}),
+    "dict": spaces.Dict(
+        {"b": spaces.MultiBinary(2), "a": spaces.Tuple((spaces.Discrete(3), spaces.MultiDiscrete([4])))}
+    ),
 }
 
 
@@ -131,7 +133,9 @@ class Careless(gym.Env[Any, Any]):
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         self._memory.call()
         self._left -= 1
-        self._x = np.float32(0.5) * self._x + np.float32(sum_of(action)) + self.np_random.normal(size=3).astype(np.float32)
+        self._x = (
+            np.float32(0.5) * self._x + np.float32(sum_of(action)) + self.np_random.normal(size=3).astype(np.float32)
+        )
         self._memory.take(action)
         deep = {"lists": [[self._x.copy(), 3], self._left], "left": self._left, "pair": (self._x.copy(), "word")}
         info = self._memory.give("info", {"x": self._x[:2].copy(), "deep": deep, "set": {self._left}})
