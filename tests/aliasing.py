@@ -1,6 +1,6 @@
-"""Environments, agents and `TrajInfo`s that share memory with whoever steps them, as careless code does; and honest ones.
+"""Environments, agents and `TrajInfo`s that share memory with whoever uses them, as careless code does.
 
-What the honest ones do is the same but for that.
+Without a fault they are honest, and do the same but for that.
 """
 
 from collections.abc import Sequence

@@ -123,9 +123,13 @@ def _leaf_writer(dtype: np.dtype[Any], path: str, values: _Values) -> AnswerWrit
             raise Mismatch(path, came, f"{expected}, {dtype} {list(to.shape)}") from None
         if array.shape != to.shape or (array.dtype is not dtype and array.dtype.kind not in kinds):
             raise refuse(to, described(array))
-        to[...] = array
-        if array.dtype is not dtype and dtype.kind in "iu":
-            require(to == array, to, array)
+        if array.dtype is dtype:
+            to[...] = array
+        else:
+            with np.errstate(over="ignore"):  # infinite then, which a Box refuses
+                to[...] = array
+            if dtype.kind in "iu":
+                require(to == array, to, array)
         if each is not None and (quickly is None or not quickly(to)):
             require(each(to), to, array)
 
@@ -151,9 +155,8 @@ def _action_values(space: spaces.Space[Any]) -> _Values:
             n = int(space.n)
 
             def all_indices(array: np.ndarray) -> bool:
-                values: list[int] = (
-                    array.tolist()
-                )  # of few numbers, Python's own minimum is faster than two calls of NumPy
+                # Of few numbers, Python's own minimum is faster than two calls of NumPy.
+                values: list[int] = array.tolist()
                 lowest, highest = min(values), max(values)
                 return lowest >= 0 and highest < n
 

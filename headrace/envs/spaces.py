@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
+from numpy import ndarray
 
 from headrace.errors import EnvContractError
 from headrace.types import ACTION_MASK, Tree
@@ -100,7 +101,7 @@ def _array_writer(space: spaces.Space[Any], on_cast: Callable[[], None], path: s
 
     def write(to: np.ndarray, b: int, observation: Any) -> None:
         # Only of a plain array shape and dtype can be believed.
-        if type(observation) is not np.ndarray:
+        if type(observation) is not ndarray:
             observation = array_in(observation, path, expected)
         if observation.shape != shape or observation.dtype is not dtype:
             explain(observation)

@@ -121,12 +121,18 @@ class DeviceRows:
 
 
 def _tensor_writer(example: torch.Tensor, path: str) -> AnswerWriter:
-    def write(to: torch.Tensor, value: torch.Tensor) -> None:
+    def write(to: torch.Tensor, value: Any) -> None:
+        if not isinstance(value, torch.Tensor):
+            raise Mismatch(path, f"a {type(value).__name__}", f"a tensor: {AS_AT_FIRST}, {_kind(to)}")
         if value.shape != to.shape or not torch.can_cast(value.dtype, to.dtype):
-            raise Mismatch(path, f"{value.dtype} {list(value.shape)}", f"{AS_AT_FIRST}, {to.dtype} {list(to.shape)}")
+            raise Mismatch(path, _kind(value), f"{AS_AT_FIRST}, {_kind(to)}")
         to.copy_(value)
 
     return write
+
+
+def _kind(tensor: torch.Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
 
 
 def _sent(tree: Tree, device: torch.device) -> Any:
