@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ import gymnasium
 from headrace.envs.check_stages import CheckJob, Event, Findings, checking_process
 from headrace.envs.clauses import Violation
 from headrace.envs.factory import EnvFactory
+from headrace.envs.pickling import loads_apart
 from headrace.errors import WorkerCrashed, WorkerHung, headline
 from headrace.processes.group import WorkerGroup, choose_start_method
 from headrace.processes.status import Phase
@@ -106,7 +106,7 @@ def _one_thread(rank: int) -> None:
 
 def _unpicklable(factory: EnvFactory) -> list[Violation]:
     try:
-        pickle.loads(cloudpickle.dumps(factory))
+        loads_apart(cloudpickle.dumps(factory))
     except Exception as error:
         return [Violation("pickling", "pickling EnvCls and env_kwargs", headline(error), "that cloudpickle takes them")]
     return []
