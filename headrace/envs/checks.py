@@ -19,7 +19,7 @@ from headrace.errors import WorkerCrashed, WorkerHung, headline
 from headrace.processes.group import WorkerGroup, choose_start_method
 from headrace.processes.status import Phase
 
-__all__ = ["Violation", "check_env"]
+__all__ = ["Violation", "check_env", "one_thread"]
 
 _UNUSABLE = {"constructor", "spaces"}
 _WRONG_ANSWERS = {"raises", "reset-answer", "step-answer", "observation", "reward", "terminated", "truncated", "info"}
@@ -79,7 +79,7 @@ def check_env(
         checking_process,
         [job, job],
         start_method=start_method,
-        prologue=_one_thread,
+        prologue=one_thread,
         name="check_env",
         timeout=timeout,
     )
@@ -97,7 +97,7 @@ def check_env(
     return found
 
 
-def _one_thread(rank: int) -> None:
+def one_thread(rank: int) -> None:
     """A pool of threads does not survive a fork: an environment that uses torch would wait for it for ever."""
     torch = sys.modules.get("torch")
     if torch is not None:
