@@ -4,6 +4,7 @@ Run as a script, its classes belong to the program and are pickled whole; import
 what the two give as the reason for not saving an environment, "" where it is saved.
 """
 
+import contextlib
 import ctypes
 import dataclasses
 import enum
@@ -415,6 +416,31 @@ class Doubles(gym.Wrapper[Any, Any, Any, Any]):
         return 2 * observation, 2 * float(reward), *rest
 
 
+with contextlib.suppress(ImportError):
+    from headrace.envs.legacy_gym import import_gym
+
+    old_gym = import_gym()
+
+    class Legacy(old_gym.Env):  # type: ignore[misc, name-defined]
+        """Of old gym, registered by the program; its table is the program's too."""
+
+        observation_space = old_gym.spaces.Box(-1e6, 1e6, (1,), np.float32)
+        action_space = old_gym.spaces.Discrete(2)
+
+        def __init__(self) -> None:
+            self.handle = next(NUMBERS)
+            SIMS[self.handle] = 0
+
+        def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+            SIMS[self.handle] = 0
+            return np.zeros(1, np.float32), {}
+
+        def step(self, action: int) -> Any:
+            SIMS[self.handle] += 1
+            return np.array([SIMS[self.handle]], np.float32), 1.0, False, False, {}
+
+    old_gym.register("OnlyHere-v0", entry_point=Legacy)
+
 PLAIN_LAMBDA = lambda: Plain()  # noqa: E731
 gym.register("tests/OnlyHere-v0", entry_point=Plain, max_episode_steps=7)
 DIFFERS = "gave another"
@@ -428,6 +454,7 @@ KINDS: dict[str, tuple[Any, str, str]] = {
     "lambda": (PLAIN_LAMBDA, "", ""),
     "partial": (functools.partial(Data, scale=3.0), "", ""),
     "registered": ("tests/OnlyHere-v0", "", ""),
+    "legacy": ("gym:OnlyHere-v0", "", FAILED),
     "wrapped": (lambda: Doubles(gym.wrappers.TimeLimit(Plain(), 5)), "", ""),
     "ezpickle": (Easy, "", ""),
     "dataclass": (Data, "", ""),
@@ -483,6 +510,7 @@ def one(sampler_name: str, name: str) -> dict[str, Any]:
     from headrace.agents.pg import CategoricalPgAgent, GaussianPgAgent
 
     kind = KINDS[name][0]
+    Cls = Legacy if name == "legacy" else kind
     Agent = GaussianPgAgent if name == "pendulum" else CategoricalPgAgent
     workers: dict[str, Any] = {} if "Serial" in sampler_name else {"n_workers": 1}
     found, why_not = [], ""
@@ -497,7 +525,7 @@ def one(sampler_name: str, name: str) -> dict[str, Any]:
             if resumable:
                 why_not = sampler.state().why_not
             found.append(list(batches(sampler)))
-    step = getattr(kind, "step", None)
+    step = getattr(Cls, "step", None)
     return {
         "same": found[:2] == found[2:],
         "why": why_not,

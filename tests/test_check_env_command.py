@@ -1,4 +1,4 @@
-"""`headrace check-env`: one line for each violation, one line if there is none, and the exit status."""
+"""`headrace check-env`: one line for each violation, two if there is none, and the exit status."""
 
 import subprocess
 import sys
@@ -40,9 +40,18 @@ def make_env(width=2):
 @pytest.mark.parametrize(
     "env", ["CartPole-v1", "gym:CartPole-v1", "tests.walk:Walk", "gymnasium.envs.classic_control:CartPole-v1"]
 )
-def test_a_good_environment_is_one_line(env: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_good_environment_is_said_to_be_one(env: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check-env", env, "--steps", "50", "--seed", "3"]) == 0
-    assert capsys.readouterr() == (f"{env} keeps the contract (50 steps, seed 3)\n", "")
+    lines = [f"{env} keeps the contract (50 steps, seed 3)", "note: a resumed run goes on with its episodes"]
+    assert capsys.readouterr() == ("\n".join(lines) + "\n", "")
+
+
+def test_that_a_resumed_run_begins_new_episodes_is_a_note(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check-env", "tests.forgetful:ForgetsItsGenerator", "--steps", "50"]) == 0
+    note = capsys.readouterr().out.splitlines()[1]
+    assert note.startswith(
+        "note: a resumed run begins new episodes: a pickled copy of ForgetsItsGenerator gave another"
+    )
 
 
 @pytest.mark.parametrize(
@@ -128,7 +137,7 @@ def test_a_module_of_the_folder_is_found_by_the_installed_program(
     )
     assert (done.returncode, done.stderr) == (status, "")
     assert done.stdout.startswith(says)
-    assert done.stdout.count("\n") == (2 if "width" in args[-1] else 1)
+    assert done.stdout.count("\n") == (2 if status == 0 or "width" in args[-1] else 1)
 
 
 DRAWS_FROM_TORCH = """

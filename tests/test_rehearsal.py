@@ -17,7 +17,7 @@ HOW = {
     "module": (["-c", "from tests.rehearsal_kinds import main; main()"], None),
 }
 #: One of each way to be saved, and one of each way not to be.
-QUICK = ["plain", "ezpickle", "module global", "close removes", "segfault", "hangs", "a port", "connection", "thread"]
+QUICK = ["plain", "ezpickle", "module global", "close removes", "segfault", "hangs", "a port", "connection", "legacy"]
 SERVED = ["CpuSampler", "AlternatingSampler", "AsyncSerialSampler"]
 
 
@@ -44,14 +44,15 @@ def check(how: str, cases: list[tuple[str, str]], folder: Path) -> None:
         assert bool(reason) == bool(found["why"]), (sampler, kind, found["why"])
 
 
-@pytest.mark.parametrize("how", ["script", "module"])
-def test_a_resumable_run_collects_what_another_does(how: str, tmp_path: Path) -> None:
-    check(how, [("SerialSampler", kind) for kind in QUICK], tmp_path)
+def test_a_resumable_run_of_a_script_collects_what_another_does(tmp_path: Path) -> None:
+    check("script", [("SerialSampler", kind) for kind in QUICK], tmp_path)
 
 
-def test_so_it_does_with_workers_and_a_server(tmp_path: Path) -> None:
-    kinds = ["plain", "segfault", "module global"]
-    check("module", list(zip(SERVED, kinds, strict=True)), tmp_path)
+def test_so_do_environments_of_a_module_workers_and_a_server(tmp_path: Path) -> None:
+    served = list(zip(SERVED, ["plain", "segfault", "module global"], strict=True))
+    check(
+        "module", [*(("SerialSampler", kind) for kind in ("close removes", "connection", "address")), *served], tmp_path
+    )
 
 
 @pytest.mark.slow

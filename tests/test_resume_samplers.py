@@ -1,25 +1,34 @@
 """Sampler states: a sampler that goes on from one collects what the first would have collected."""
 
-import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import psutil
 import pytest
 import torch
 
 from headrace.agents.base import Agent
 from headrace.agents.pg import CategoricalPgAgent
 from headrace.buffers.tree import tree_paths
+from headrace.envs.pickling import dumps, loads
 from headrace.errors import EnvFailed, SamplerClosed
 from headrace.rng import env_seeds
-from headrace.samplers import AlternatingSampler, BaseSampler, CpuSampler, SerialSampler, TrajInfo
+from headrace.samplers import AlternatingSampler, AsyncSerialSampler, BaseSampler, CpuSampler, SerialSampler, TrajInfo
 from headrace.samplers.snapshot import SamplerState
 from headrace.types import AgentStep, EnvSpaces, StepInputs, Tree
 from tests.environments import Stochastic
+from tests.forgetful import Forgets, ForgetsItsGenerator, ForgetsWhenItEvaluates, HoldsALock, Large, LoadsNowhere, Ticks
 from tests.walk import Walk
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This machine may have other work, and the rehearsal's interpreter take its time."""
+    monkeypatch.setattr("headrace.envs.rehearsal._PATIENCE", 100.0)
 
 
 def serial(env: Any = Walk, **more: Any) -> SerialSampler:
@@ -159,32 +168,6 @@ def test_asking_for_the_state_changes_nothing() -> None:
     assert same(batches(True), batches(False))
 
 
-class Forgets(Walk):
-    """Pickles what it was made with, and nothing that happened since."""
-
-    def __reduce__(self) -> Any:
-        return Forgets, ()
-
-
-class ForgetsItsGenerator(Walk):
-    """Pickles all but its generator."""
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_np_random": np.random.default_rng(0)}
-
-
-class HoldsALock(Walk):
-    def __init__(self) -> None:
-        super().__init__()
-        self._lock = threading.Lock()
-
-
-class Large(Walk):
-    def __init__(self) -> None:
-        super().__init__()
-        self._data = bytes(65 << 20)
-
-
 @pytest.mark.parametrize(
     ("env", "says"),
     [
@@ -204,6 +187,76 @@ def test_what_does_not_survive_a_pickle_is_not_in_the_state(make: Any, env: Any,
         assert says in state.why_not
         sampler.obtain_samples(1)
         assert says in sampler.state().why_not
+
+
+@pytest.mark.parametrize(
+    ("make", "more"),
+    [
+        (serial, {}),
+        pytest.param(alternating, {}, marks=pytest.mark.slow),
+        (AsyncSerialSampler, {"eval_process": True, "batch_T": 10, "batch_B": 6}),
+    ],
+    ids=["serial", "served", "beside"],
+)
+def test_environments_for_evaluation_are_tried_too(make: Any, more: dict[str, Any]) -> None:
+    """Before the first evaluation whether they can be loaded, in it whether they go on."""
+    options: dict[str, Any] = {"eval_n_envs": 2, "eval_env_kwargs": {"evaluates": True}, **more}
+    with make(LoadsNowhere, **options).initialize(CategoricalPgAgent(), seed=0, resumable=True) as sampler:
+        for itr in range(2):
+            sampler.obtain_samples(itr)
+            assert "failed where the original did not: loaded" in sampler.state().why_not
+            sampler.evaluate_agent(itr)
+    with make(ForgetsWhenItEvaluates, **options).initialize(CategoricalPgAgent(), seed=0, resumable=True) as sampler:
+        sampler.obtain_samples(0)
+        assert sampler.state().why_not == ""
+        sampler.evaluate_agent(0)
+        assert "gave another observation than the original" in sampler.state().why_not
+
+
+def test_environments_that_were_just_reset_are_no_proof() -> None:
+    """In another process the global is as a reset leaves it: so it is only seen of those that have stepped."""
+    sampler = SerialSampler(Ticks, batch_T=2, batch_B=1, max_decorrelation_steps=0)
+    with sampler.initialize(CategoricalPgAgent(), seed=0, resumable=True):
+        sampler.obtain_samples(0)
+        assert sampler.state().why_not == "copies of Ticks were not tried yet"
+        sampler.obtain_samples(1)
+        assert "gave another observation" in sampler.state().why_not
+
+
+def test_loading_leaves_the_classes_of_the_program_as_they_are() -> None:
+    gone: list[int] = []
+
+    class Local(Walk):
+        def step(self, action: np.int64) -> Any:
+            gone.append(1)
+            return super().step(action)
+
+    before = dict(vars(Local))
+    content = dumps(Local())
+    first, second = loads(content), loads(content)
+    assert all(vars(Local)[name] is value for name, value in before.items())
+    assert len({type(first), type(second), Local}) == 3
+    for copy in (first, second):
+        copy.reset(seed=1)
+        copy.step(1)
+    assert gone == []
+
+
+def test_a_sampler_of_many_workers_has_the_copies_of_a_few_environments_tried() -> None:
+    def interpreters() -> int:
+        commands = [" ".join(child.cmdline()) for child in psutil.Process().children(recursive=True)]
+        return sum("headrace.processes.fresh" in command for command in commands)
+
+    class LoadsSlowly(Walk):
+        def __setstate__(self, state: dict[str, Any]) -> None:
+            time.sleep(1000)
+
+    sampler = CpuSampler(LoadsSlowly, batch_T=4, batch_B=30, n_workers=6)
+    with sampler.initialize(CategoricalPgAgent(), seed=0, resumable=True):
+        for itr in range(3):
+            sampler.obtain_samples(itr)
+        assert interpreters() == 2  # eight environments, of workers that have five each
+    assert interpreters() == 0
 
 
 def test_without_environments_episodes_begin_anew_with_other_seeds() -> None:
@@ -262,8 +315,6 @@ def test_the_state_of_a_closed_sampler() -> None:
 
 @pytest.mark.parametrize("env_id", ["HalfCheetah-v5", "Ant-v5", "Pendulum-v1", "Acrobot-v1"])
 def test_simulators_travel_whole(env_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from headrace.envs.pickling import dumps, loads
-
     pytest.importorskip("mujoco")
     monkeypatch.chdir(tmp_path)  # MuJoCo writes a log where it stands
     env = gym.make(env_id)

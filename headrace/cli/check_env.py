@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from headrace.cli.environments import factory_of
 from headrace.cli.errors import UsageError
 from headrace.cli.options import Json, Positional, parse_options
+from headrace.envs.check_resume import why_not_resumable
 from headrace.envs.checks import check_env
 
 __all__ = ["CheckEnvOptions", "run"]
@@ -30,7 +31,7 @@ class CheckEnvOptions:
 
 
 def run(args: Sequence[str]) -> int:
-    """Prints a line for each violation and returns 1, or one line and 0."""
+    """Prints a line for each violation and returns 1, or that there is none, what a resume will do, and 0."""
     options = parse_options(CheckEnvOptions(), "headrace check-env", args)
     if not options.env:
         raise UsageError("give an environment, for example: headrace check-env CartPole-v1")
@@ -45,4 +46,7 @@ def run(args: Sequence[str]) -> int:
         print(" ".join(str(violation).split()))
     if not violations:
         print(f"{options.env} keeps the contract ({options.steps} steps, seed {options.seed})")
+        why_not = why_not_resumable(options.env, options.env_kwargs, seed=options.seed, timeout=options.timeout)
+        goes_on = f"begins new episodes: {why_not}" if why_not else "goes on with its episodes"
+        print(f"note: a resumed run {goes_on}")
     return 1 if violations else 0

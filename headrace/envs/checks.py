@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,13 +13,14 @@ import gymnasium
 from headrace.envs.check_stages import CheckJob, Event, Findings, checking_process
 from headrace.envs.clauses import Violation
 from headrace.envs.factory import EnvFactory
+from headrace.envs.pickling import loads_apart
 from headrace.errors import EnvFailed, WorkerCrashed, WorkerHung, headline
 from headrace.processes.affinity import set_torch_threads
 from headrace.processes.group import WorkerGroup
 from headrace.processes.start_method import choose_start_method
 from headrace.processes.status import Phase
 
-__all__ = ["Violation", "check_env"]
+__all__ = ["Violation", "check_env", "one_thread"]
 
 _UNUSABLE = {"constructor", "spaces"}
 _WRONG_ANSWERS = {"raises", "reset-answer", "step-answer", "observation", "reward", "terminated", "truncated", "info"}
@@ -80,7 +80,7 @@ def check_env(
         checking_process,
         [job, job],
         start_method=start_method,
-        prologue=_one_thread,
+        prologue=one_thread,
         name="check_env",
         timeout=timeout,
     )
@@ -98,14 +98,14 @@ def check_env(
     return found
 
 
-def _one_thread(rank: int) -> None:
+def one_thread(rank: int) -> None:
     """For environments that use torch."""
     set_torch_threads(1)
 
 
 def _unpicklable(factory: EnvFactory) -> list[Violation]:
     try:
-        pickle.loads(cloudpickle.dumps(factory))
+        loads_apart(cloudpickle.dumps(factory))
     except Exception as error:
         return [Violation("pickling", "pickling EnvCls and env_kwargs", headline(error), "that cloudpickle takes them")]
     return []

@@ -132,11 +132,12 @@ class LegacyGym(gymnasium.Env[Any, Any]):
 class LegacySpec:
     """An id of old gym's registry, resolved where the user registered it. Pickling it elsewhere needs no gym loaded.
 
-    id: without "gym:"; spec: the pickled `gym.envs.registration.EnvSpec`.
+    id: without "gym:"; spec: the `gym.envs.registration.EnvSpec`, pickled if it came from another process. In this one
+    it is as it was registered: loading it would set all attributes of a script's class anew, see `loads_apart`.
     """
 
     id: str
-    spec: bytes
+    spec: Any
 
     @staticmethod
     def of(env_id: str) -> LegacySpec:
@@ -147,12 +148,18 @@ class LegacySpec:
             importlib.import_module(module)
         if name not in gym.envs.registration.registry:
             raise LookupError(f"gym has no environment {name!r}")
-        return LegacySpec(env_id, cloudpickle.dumps(gym.envs.registration.registry[name]))
+        return LegacySpec(env_id, gym.envs.registration.registry[name])
 
     def make(self, kwargs: Mapping[str, Any]) -> LegacyGym:
         """A new environment; kwargs as for `gym.make`."""
         gym = import_gym()
-        return LegacyGym(gym.make(pickle.loads(self.spec), **kwargs))
+        if isinstance(self.spec, bytes):
+            object.__setattr__(self, "spec", pickle.loads(self.spec))  # once: all environments are of one class
+        return LegacyGym(gym.make(self.spec, **kwargs))
+
+    def __getstate__(self) -> dict[str, Any]:
+        pickled = self.spec if isinstance(self.spec, bytes) else cloudpickle.dumps(self.spec)
+        return {"id": self.id, "spec": pickled}
 
 
 def import_gym() -> ModuleType:

@@ -1,0 +1,101 @@
+"""Whether a resumed run goes on with the episodes of an environment. That is no clause of the contract."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from headrace.buffers.tree import allocate_like, tree_map
+from headrace.envs.checks import one_thread
+from headrace.envs.factory import EnvFactory, close_quietly, make_envs
+from headrace.envs.pickling import EnvState
+from headrace.envs.rehearsal import Recorded, Rehearsal
+from headrace.envs.scalar import ScalarEnvs
+from headrace.envs.spaces import null_value
+from headrace.errors import SamplerError
+from headrace.processes.child import Channel
+from headrace.processes.group import WorkerGroup, choose_start_method
+from headrace.processes.status import Phase
+from headrace.rng import env_seeds
+from headrace.types import StepRow
+
+__all__ = ["why_not_resumable"]
+
+_N_ENVS = 2  # so that it is seen what they share
+_N_STEPS = 20  # before copies are made, and with them
+
+
+def why_not_resumable(
+    EnvCls: Any, env_kwargs: Mapping[str, Any] | None = None, *, seed: int = 0, timeout: float = 30.0
+) -> str:
+    """Why a resumed run begins new episodes of an environment; empty if it goes on with them, bit for bit.
+
+    Two environments take random actions in a process of their own, and pickled copies of them the same in another.
+    Arguments as of `check_env`; meant for environments in which that finds nothing.
+    """
+    group = WorkerGroup(
+        _process,
+        [(EnvFactory.of(EnvCls, env_kwargs), seed)],
+        start_method=choose_start_method("auto"),
+        prologue=one_thread,
+        name="check_env",
+        timeout=timeout,
+    )
+    try:
+        answer: str = group.replies()[0]
+        return answer
+    except SamplerError as error:
+        return error.message
+    finally:
+        group.kill()
+
+
+def _process(channel: Channel, job: tuple[EnvFactory, int]) -> None:
+    factory, seed = job
+    status = channel.status
+    ids = range(_N_ENVS)
+    made = make_envs(factory, ids, status)
+    rehearsal = Rehearsal(factory.name)
+    try:
+        seeds = [env_seeds(seed, env_id) for env_id in ids]
+        envs = ScalarEnvs(made, ids, seeds, name=factory.name, status=status)
+        status.enter(Phase.RESETTING)
+        row = allocate_like(null_value(envs.spaces.observation), (_N_ENVS,), np.zeros)
+        envs.reset(None, row)
+        status.enter(Phase.STEPPING)
+        _record(envs, row)
+        rehearsal.take(ids, [EnvState(*envs.environment(env_id)) for env_id in ids], status)
+        status.enter(Phase.STEPPING)
+        rehearsal.play(_record(envs, row))
+        rehearsal.decide(status)
+        channel.reply(rehearsal.why_not)
+    finally:
+        rehearsal.close()
+        close_quietly(made)
+
+
+def _record(envs: ScalarEnvs, row: Any) -> Recorded:
+    """Takes random steps from the observations in `row`, and leaves the last ones there."""
+    actions: list[Any] = []
+    observations = [tree_map(np.copy, row)]
+    reward = np.zeros((_N_STEPS, _N_ENVS), np.float32)
+    terminated, truncated = (np.zeros((_N_STEPS, _N_ENVS), np.bool_) for _ in range(2))
+    for t in range(_N_STEPS):
+        recorded, _ = envs.step_random(StepRow(row, reward[t], terminated[t], truncated[t], None))
+        actions.append(tree_map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *recorded))
+        observations.append(tree_map(np.copy, row))
+
+    def stacked(*leaves: Any) -> np.ndarray:
+        return np.stack(leaves)
+
+    return Recorded(
+        tree_map(stacked, *actions),
+        reward,
+        terminated,
+        truncated,
+        tree_map(stacked, *observations),
+        begins=False,
+        resets=None,
+    )

@@ -1,0 +1,71 @@
+"""Environments that do not survive a pickle. In a module that loads little: another interpreter imports it."""
+
+import threading
+from typing import Any
+
+import numpy as np
+
+from tests.walk import Walk
+
+STEPS: dict[int, int] = {0: 0}
+
+
+class Forgets(Walk):
+    """Pickles what it was made with, and nothing that happened since."""
+
+    def __reduce__(self) -> Any:
+        return Forgets, ()
+
+
+class ForgetsItsGenerator(Walk):
+    """Pickles all but its generator."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_np_random": np.random.default_rng(0)}
+
+
+class HoldsALock(Walk):
+    def __init__(self) -> None:
+        super().__init__()
+        self._lock = threading.Lock()
+
+
+class Large(Walk):
+    def __init__(self) -> None:
+        super().__init__()
+        self._data = bytes(65 << 20)
+
+
+class LoadsNowhere(Walk):
+    """If it is one for evaluation."""
+
+    def __init__(self, evaluates: bool = False) -> None:
+        super().__init__()
+        self.evaluates = evaluates
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if state["evaluates"]:
+            raise RuntimeError("no display")
+        vars(self).update(state)
+
+
+class ForgetsWhenItEvaluates(LoadsNowhere):
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+
+    def step(self, action: np.int64) -> Any:
+        observation, *rest = super().step(action)
+        return (observation + self.evaluates * STEPS.setdefault(id(self), len(STEPS)), *rest)
+
+
+class Ticks(Walk):
+    """Counts in a global of its module; a reset begins anew."""
+
+    def reset(self, **more: Any) -> Any:
+        STEPS[0] = 0
+        return super().reset(**more)
+
+    def step(self, action: np.int64) -> Any:
+        STEPS[0] += 1
+        observation, reward, *_ = super().step(action)
+        return observation + STEPS[0], reward, False, False, {}
