@@ -101,7 +101,7 @@ def isolated(make: Callable[[], gymnasium.Env[Any, Any]], seeds: GeneratorSeeds)
 class IsolatedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
     """An environment that finds generators of its own where the program has its global ones, in every call.
 
-    Its pickle holds their states. A call costs 45 µs: Python's generator is read and written twice.
+    Its pickle holds their states. A call costs 60 µs: the states of Python's generator are read and written twice.
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any], generators: _Generators) -> None:
