@@ -13,7 +13,7 @@ import pytest
 
 import headrace
 from headrace.cli.main import main
-from headrace.runners import load_checkpoint
+from headrace.runners import RunFolder, load_checkpoint
 from tests.test_logging import Wandb, events
 from tests.walk import Walk
 
@@ -57,8 +57,7 @@ def trained(folder: Path, *options: str) -> dict[str, Any]:
     """The settings of a tiny training; what is not in `TINY` is the default."""
     assert main(["train", *TINY, "--log-dir", str(folder), *options]) == 0
     assert load_checkpoint(folder / "checkpoint.pt")["steps"] == 64
-    config: dict[str, Any] = json.loads((folder / "config.json").read_text())
-    return config
+    return RunFolder.open(folder).config()
 
 
 @pytest.mark.parametrize(
