@@ -16,7 +16,8 @@ from headrace.envs.scalar import ScalarEnvs
 from headrace.envs.spaces import null_value
 from headrace.errors import SamplerError
 from headrace.processes.child import Channel
-from headrace.processes.group import WorkerGroup, choose_start_method
+from headrace.processes.group import WorkerGroup
+from headrace.processes.start_method import choose_start_method
 from headrace.processes.status import Phase
 from headrace.rng import env_seeds
 from headrace.types import StepRow

@@ -58,7 +58,7 @@ class EnvFactory:
                 f"{argument} must be a Gymnasium id, an EnvSpec, a callable returning an Env, or VectorEnvs, "
                 f"got {type(env_cls).__name__} {env_cls!r}"
             )
-        return EnvFactory(env_cls, dict(env_kwargs or {}), given)
+        return EnvFactory(env_cls, dict(env_kwargs or {}), given=given)
 
     @property
     def name(self) -> str:

@@ -130,7 +130,7 @@ class Rehearsal:
             self.why_not = f"a pickled copy of {self._name} came to no end in {_LIFETIME:g} s"
         else:
             process = f"the process that tried a pickled copy of {self._name}"
-            self.why_not = cause_of_death(interpreter.exitcode, process, Phase.SAVING.words)
+            self.why_not = cause_of_death(interpreter.exitcode, process, Phase.SAVING.words, ended=True)
 
     def close(self) -> None:
         """Ends what still runs."""
