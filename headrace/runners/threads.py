@@ -15,8 +15,8 @@ __all__ = ["learner_threads", "torch_threads"]
 
 #: What torch chose itself, unless somebody was quicker.
 _AT_IMPORT = torch.get_num_threads()
-#: Models with fewer parameters learn with one thread. Two can at best halve an update of some milliseconds; where a core
-#: is wanted by somebody else they made it 4 to 16 times as long (benchmarks/torch_threads.py, docs/performance.md).
+#: Models with fewer parameters learn with one thread. Two can at best halve an update of some milliseconds; where
+#: others want a core they made it 4 to 16 times as long (benchmarks/torch_threads.py, docs/performance.md).
 SMALL = 1_000_000
 
 
