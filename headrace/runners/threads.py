@@ -15,9 +15,9 @@ __all__ = ["learner_threads", "torch_threads"]
 
 #: What torch chose itself, unless somebody was quicker.
 _AT_IMPORT = torch.get_num_threads()
-#: Models with fewer parameters learn with one thread. Measured on 2 cores (docs/performance.md): below, a second thread
-#: wins little on free cores, and where workers want them it loses more than it ever wins.
-SMALL = 200_000
+#: Models with fewer parameters learn with one thread. Two can at best halve an update of some milliseconds; where
+#: others want a core they made it 4 to 16 times as long (benchmarks/torch_threads.py, docs/performance.md).
+SMALL = 1_000_000
 
 
 @contextmanager
