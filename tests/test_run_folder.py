@@ -58,7 +58,7 @@ def test_a_run_says_what_was_asked_for_and_with_what_it_was_done(
     assert {"headrace", "gymnasium"} <= packages.keys()
     assert isinstance(start["usable_cores"], int)
     assert start["git"] is None, "here is no git work tree"
-    assert sorted(path.name for path in folder.path.iterdir()) == ["config.json", "run.json"]
+    assert sorted(path.name for path in folder.path.iterdir()) == ["config.json", "config.signature", "run.json"]
 
 
 def test_the_commit_and_what_differs_from_it_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,13 +8,15 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
-from typing import Annotated, Any, TypeVar, cast, get_args, get_type_hints
+from types import UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 import tyro
 from tyro.conf import OmitArgPrefixes as Unprefixed, Positional
 from tyro.constructors import PrimitiveConstructorSpec
 
 from headrace.cli.errors import UsageError
+from headrace.schema import shown
 
 __all__ = ["Json", "Positional", "Unprefixed", "parse_options", "restored"]
 
@@ -101,15 +103,35 @@ def _flags(options: Any, prefix: str = "--") -> list[str]:
 def restored(default: _Options, settings: Mapping[str, Any]) -> _Options:
     """`default` with what `settings` say, nested plain values as `asdict` and a JSON file leave them.
 
-    Raises ValueError for a setting that is not there, and what the dataclasses raise for what is not allowed.
+    Raises ValueError for a setting that is not there, TypeError for one of another type, and what the dataclasses raise
+    for what is not allowed.
     """
-    known = {entry.name for entry in fields(default)}  # type: ignore[arg-type]
+    hints = get_type_hints(type(default))
     changes: dict[str, Any] = {}
     for name, value in settings.items():
-        if name not in known:
+        if name not in hints:
             raise ValueError(f"unknown setting {name!r}; it was written by another version of headrace")
         before = getattr(default, name)
-        if is_dataclass(before):
-            value = restored(before, value)
+        if is_dataclass(before) and isinstance(value, dict):
+            changes[name] = restored(before, value)
+            continue
+        if not _fits(value, hints[name]):
+            raise TypeError(f"setting {name!r} is {shown(value)}, expected {hints[name]}")
         changes[name] = tuple(value) if isinstance(value, list) else value
     return replace(default, **changes)  # type: ignore[type-var]
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value out of JSON is of the type of a setting: numbers, strings, None, tuples and dicts of them."""
+    kind, parts = get_origin(hint), get_args(hint)
+    if kind in (Union, UnionType):
+        return any(_fits(value, part) for part in parts)
+    if kind is Literal:
+        return value in parts
+    if kind in (tuple, Sequence):
+        return isinstance(value, list | tuple) and all(_fits(item, parts[0]) for item in value)
+    if kind is dict:
+        return isinstance(value, dict)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return type(value) is hint

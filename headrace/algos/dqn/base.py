@@ -255,6 +255,7 @@ class QLearningAlgo(Algo):
                     n_rows,
                     self.config.min_steps_learn,
                 )
+        assert self._agent.spaces is not None
         n_actions = int(cast(Discrete, self._agent.spaces.action).n)
         actions = self._ring.action
         if actions.min() < 0 or actions.max() >= n_actions:
