@@ -2,6 +2,7 @@
 
 import copy
 import io
+import json
 import math
 import os
 import pickle
@@ -17,6 +18,7 @@ from typing import Any
 import torch
 
 from headrace.checkpoint import FORMAT
+from headrace.runners import load_checkpoint, save_checkpoint
 
 Place = tuple[Any, ...]
 
@@ -165,6 +167,8 @@ def forged_states(state: Any, mark: Path, rng: random.Random) -> Iterator[tuple[
             case _:
                 odd = odd_values(old, mark)
                 number = rng.randrange(len(odd))
+                if isinstance(old, dict) and not old and odd[number] == {}:
+                    continue  # as it was
                 yield f"{where} is {type(odd[number]).__name__} {number}", replaced(state, place, odd[number])
 
 
@@ -248,3 +252,82 @@ def forged_replay(folder: Path, other: Path, rng: random.Random) -> str:
     what, changed = damaged(content, rng)
     path.write_bytes(changed)
     return f"{path.name}: {what}"
+
+
+def forged_config(config: dict[str, Any], mark: Path, rng: random.Random) -> tuple[str, bytes]:
+    """Another `config.json`."""
+    everywhere = list(places(config))
+    match rng.randrange(6):
+        case 0:
+            code = {
+                "env": rng.choice(["os:mkdir", "os:makedirs"]),
+                "env_kwargs": {rng.choice(["path", "name"]): str(mark)},
+            }
+            return "it names code to run", json.dumps({**config, **code}).encode()
+        case 1:
+            return "it is nested", b"[" * 10**5
+        case 2:
+            return "it is no JSON", rng.randbytes(300)
+    place, _ = rng.choice(everywhere)
+    odd = [None, True, "x", "two\nlines", "", -1, 0, 1.5, math.nan, [], {}, [[1]], {"x": 1}, nested(20)]
+    number = rng.randrange(len(odd))
+    what = f"{'.'.join(map(str, place))} is {odd[number]!r}"[:100]
+    return what, json.dumps(replaced(config, place, odd[number])).encode()
+
+
+def forged_run(folder: Path, other: Path, mark: Path, rng: random.Random) -> str:
+    """Does one thing to the folder of a run that the command made; other: that of another run. Says what."""
+    state = load_checkpoint(folder / "checkpoint.pt")
+    environments = rng.choice(sorted(other.glob("environments-*.pkl")))
+    evil = pickle.dumps(({0: zlib.compress(pickle.dumps(Does(mark)))}, {}, {}))
+    match rng.randrange(12):
+        case 0 | 1 | 2:
+            config = json.loads((folder / "config.json").read_text())
+            what, content = forged_config(config, mark, rng)
+            (folder / "config.json").write_bytes(content)
+            return f"config.json: {what}"
+        case 3:
+            (folder / "run.json").write_bytes(rng.choice([b"{}", b"7", b"[" * 10**5, rng.randbytes(100), b"[[]"]))
+            return "run.json is another"
+        case 4:
+            content = (folder / "progress.csv").read_bytes()
+            foreign = (other / "progress.csv").read_bytes()
+            content = rng.choice([b"", b"a,a\n1,2\n", rng.randbytes(5000), foreign, damaged(content, rng)[1]])
+            (folder / "progress.csv").write_bytes(content)
+            return "progress.csv is another"
+        case 5:
+            for path in folder.glob("environments-*.pkl"):
+                payload = rng.choice([evil, pickle.dumps(Does(mark))])
+                path.write_bytes(b"headrace environments 2\n" + rng.randbytes(32) + payload)
+                state["environments"]["sha256"] = sha256(payload).hexdigest()
+            save_checkpoint(folder / "checkpoint.pt", state)
+            return "environments that nobody signed"
+        case 6:
+            content = environments.read_bytes()
+            (folder / environments.name).write_bytes(content)
+            state["environments"] = {"file": environments.name, "sha256": sha256(content[24 + 32 :]).hexdigest()}
+            save_checkpoint(folder / "checkpoint.pt", state)
+            return "environments of another run, signed by this user"
+        case 7:
+            state["sampler"][rng.choice(["train", "evaluation"])] = {0: zlib.compress(pickle.dumps(Does(mark)))}
+            save_checkpoint(folder / "checkpoint.pt", state)
+            return "environments in the checkpoint itself"
+        case 8:
+            what, changed = next(forged_states(state, mark, rng))
+            (folder / "checkpoint.pt").write_bytes(checkpoint_of(changed))
+            return f"checkpoint.pt: {what}"
+        case 9:
+            name = rng.choice(["checkpoint.pt", "checkpoint-previous.pt", "config.json", "run.json", "progress.csv"])
+            name = rng.choice([name, *(path.name for path in folder.glob("environments-*.pkl"))])
+            (folder / name).unlink()
+            to = rng.choice([str(other / name), "/dev/zero", "/nowhere", name, str(folder)])
+            (folder / name).symlink_to(to)
+            return f"{name} leads to {to}"
+        case 10:
+            name = rng.choice(["checkpoint.pt", "progress.csv", "run.json", "lock"])
+            (folder / name).unlink(missing_ok=True)
+            rng.choice([os.mkfifo, os.mkdir])(folder / name)
+            return f"{name} is a pipe or a folder"
+    name = rng.choice([path.name for path in folder.iterdir() if path.is_file()])
+    (folder / name).write_bytes((other / name).read_bytes() if (other / name).exists() else b"")
+    return f"{name} is of another run"

@@ -11,6 +11,7 @@ import multiprocessing
 import operator
 import os
 import pickle
+import pwd
 import random
 import resource
 import shutil
@@ -28,12 +29,11 @@ import numpy as np
 import pytest
 import torch
 
-from headrace import storage
 from headrace.agents.pg import CategoricalPgAgent
 from headrace.algos.pg import A2C
-from headrace.checkpoint import unsealed
+from headrace.checkpoint import FORMAT, unsealed
 from headrace.errors import CheckpointError
-from headrace.runners import Callback, MinibatchRl, RunnerConfig, load_checkpoint, signing
+from headrace.runners import Callback, MinibatchRl, RunFolder, RunnerConfig, load_checkpoint, save_checkpoint, signing
 from headrace.runners.lock import locked
 from headrace.runners.logging import Logger
 from headrace.runners.store import CheckpointStore
@@ -50,7 +50,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return trained(tmp_path_factory.mktemp("real")).read_bytes()
 
 
-def trained(log_dir: Path, callbacks: Any = (), n_itr: int = 3) -> Path:
+def trained(log_dir: Path, callbacks: Any = (), n_itr: int = 3, resume_from: Path | None = None) -> Path:
     MinibatchRl(
         A2C(),
         CategoricalPgAgent(model_kwargs={"hidden_sizes": (16, 16)}),
@@ -59,11 +59,12 @@ def trained(log_dir: Path, callbacks: Any = (), n_itr: int = 3) -> Path:
         log_dir=log_dir,
         logger=Logger(),
         callbacks=callbacks,
+        resume_from=resume_from,
     ).train()
     return log_dir / "checkpoint.pt"
 
 
-def sealed(payload: bytes, number: int = storage.FORMAT) -> bytes:
+def sealed(payload: bytes, number: int = FORMAT) -> bytes:
     """A file as this headrace writes it, of any payload."""
     header = b"headrace checkpoint %d\n" % number
     return header + sha256(header + payload).digest() + payload
@@ -187,6 +188,7 @@ def test_no_code_in_a_checkpoint_is_run(tmp_path: Path, real: bytes) -> None:
                 message = refused(tmp_path / "evil.pt", sealed(buffer.getvalue()))
                 assert "it was not loaded" in message
                 assert "\n" not in message
+                assert "weights_only" not in message, "torch's advice is to run it"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c.pt", "evil.pt"]
     assert "antigravity" not in sys.modules
 
@@ -442,6 +444,41 @@ def test_where_no_key_can_be_kept_environments_are_left_out(tmp_path: Path, monk
     assert not list(tmp_path.glob("environments-*"))
 
 
+def test_a_user_without_a_home_trains_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor an entry in the list of users, as in containers."""
+
+    def unknown(uid: int) -> Any:
+        raise KeyError(uid)
+
+    for name in ("HOME", "XDG_STATE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    why = load_checkpoint(trained(tmp_path))["environments"]["why_not"]
+    assert "this user has no home folder to keep a key in; set HOME or XDG_STATE_HOME" in why
+    trained(tmp_path, n_itr=5, resume_from=tmp_path)
+    assert load_checkpoint(tmp_path / "checkpoint.pt")["itr"] == 5
+    folder = RunFolder.create(tmp_path / "run", {"env": "module:make"}, [])
+    assert not folder.is_own()
+
+
+def test_environments_belong_to_the_checkpoint_they_were_signed_for(tmp_path: Path) -> None:
+    """Not to another batch of the run, to another run, or to the same one with an entry changed."""
+    one, two = store_of(tmp_path / "one", 1), store_of(tmp_path / "two", 1)
+    save(one, 2)
+    _, state, seal = one.found()
+    assert one.sampler_state(state, seal).train == {0: b"environment 2"}
+    older = tmp_path / "one" / "environments-1.pkl"
+    content = older.read_bytes()
+    for store, found in ((one, state), (two, two.found()[1])):
+        moved = store.folder / "environments-3.pkl"
+        moved.write_bytes(content)
+        named = {"file": moved.name, "sha256": sha256(content[24 + 32 :]).hexdigest()}
+        save_checkpoint(store.newest, {**found, "environments": named})
+        answer = store.sampler_state(*store.found()[1:])
+        assert not answer.train
+        assert "was not signed by this user on this machine for this checkpoint" in answer.why_not
+
+
 def test_a_file_that_is_not_there_is_not_found(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         load_checkpoint(tmp_path / "nothing.pt")
@@ -488,6 +525,25 @@ def test_a_save_that_was_killed_between_its_renames_leaves_nothing_behind_in_the
     save(store, 3)
     assert [load_checkpoint(path)["itr"] for path in (store.newest, store.previous)] == [3, 2]
     assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_a_number_of_format_that_nobody_wrote_is_damage(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """And a whole file of a newer headrace is not passed over."""
+    store = store_of(tmp_path, 1)
+    save(store, 2)
+    content = store.newest.read_bytes()
+    store.newest.write_bytes(content.replace(b"checkpoint 2", b"checkpoint 3"))
+    with caplog.at_level(logging.WARNING, "headrace"):
+        assert store.load()[1]["itr"] == 1
+    assert f"{store.newest} is damaged: its checksum does not match" in caplog.text
+    store.newest.write_bytes(sealed(b"what a newer one writes", 3))
+    with pytest.raises(CheckpointError, match="upgrade headrace"):
+        store.load()
+    store.newest.unlink()
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, "headrace"):
+        assert store.load()[1]["itr"] == 1
+    assert f"{store.newest} is not there; going on from {store.previous}" in caplog.text
 
 
 def test_a_damaged_checkpoint_never_takes_the_place_of_a_whole_one(tmp_path: Path) -> None:

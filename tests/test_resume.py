@@ -433,7 +433,7 @@ def test_there_must_be_something_to_go_on_from(tmp_path: Path) -> None:
     from headrace.runners import save_checkpoint
 
     save_checkpoint(torch_only, {"weights": torch.zeros(3)})
-    with pytest.raises(CheckpointError, match="not one that a runner"):
+    with pytest.raises(CheckpointError, match="not one that this runner of this headrace wrote"):
         make(resume_from=tmp_path).train()
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
 

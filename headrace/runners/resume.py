@@ -105,6 +105,9 @@ class Resumed:
         for name, parameter in agent.model.named_parameters():
             if not bool(parameter.isfinite().all()):
                 raise ValueError(f"agent: {name} has numbers that are not finite")
+        for name, buffer in agent.model.named_buffers():
+            if bool(buffer.isnan().any()):
+                raise ValueError(f"agent: {name} has numbers that are NaN")
 
 
 def resumed(store: CheckpointStore, path: Path) -> Resumed:

@@ -148,7 +148,9 @@ class CheckpointStore:
             sync_directory(self.folder)
         except OSError as error:
             temporary.unlink(missing_ok=True)
-            raise OSError(error.errno, str(error.strerror).replace(temporary.name, self.newest.name)) from error
+            text = str(error.strerror).replace(temporary.name, self.newest.name)
+            named = text if self.newest.name in text else f"{self.newest} was not written ({text})"
+            raise OSError(error.errno, named) from error
         self._newest_is_whole = True
 
     def _keep_newest(self) -> None:
