@@ -21,7 +21,7 @@ from headrace.samplers import (
     GpuSampler,
     SerialSampler,
 )
-from tests.conftest import other_processes
+from tests.leftovers import other_processes
 from tests.walk import Walk
 
 

@@ -8,7 +8,8 @@ import time
 
 import pytest
 
-from tests.test_master import DEADLINE, ROOT, family, gone, started
+from tests.leftovers import DEADLINE, all_gone
+from tests.test_master import ROOT, family, started
 
 
 def run(*arguments: str) -> list[str]:
@@ -97,5 +98,5 @@ def test_a_second_ctrl_c_does_not_disturb_the_clean_up(sampler: str, pause: floa
             time.sleep(pause)
             os.killpg(program.pid, signal.SIGINT)
         _, stderr = program.communicate(timeout=DEADLINE)
-        assert gone(children)
+        assert all_gone(children)
         assert len(stderr.strip().splitlines()) <= 10, stderr

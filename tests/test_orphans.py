@@ -15,8 +15,9 @@ import pytest
 from headrace.agents.pg import CategoricalPgAgent
 from headrace.errors import WorkerCrashed, WorkerHung
 from headrace.samplers import AsyncCpuSampler, BaseSampler, CpuSampler, GpuSampler, SerialSampler
+from tests.leftovers import DEADLINE, all_gone
 from tests.orphan_script import start_programs
-from tests.test_master import DEADLINE, ROOT, family, gone
+from tests.test_master import ROOT, family
 from tests.walk import Walk
 
 
@@ -78,7 +79,7 @@ def test_a_worker_that_holds_the_interpreter_does_not_outlive_a_killed_program(
         children = family(started)
         assert children
         started.kill()
-        assert gone(children)
+        assert all_gone(children)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +96,7 @@ def test_what_an_environment_started_does_not_outlive_a_killed_program(kind: str
         found = programs(started, 2)
         assert words(started, 1) == ["sampled"]
         started.kill()
-        assert gone(found)
+        assert all_gone(found)
 
 
 @pytest.mark.parametrize("kind", ["cpu", pytest.param("async", marks=pytest.mark.slow)])
@@ -104,7 +105,7 @@ def test_workers_outlive_the_thread_that_started_them_and_not_the_program(kind: 
         found = programs(started, 2)
         assert words(started, 1) == ["sampled"]
         started.kill()
-        assert gone(found)
+        assert all_gone(found)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +121,7 @@ def test_what_an_environment_left_running_ends_with_shutdown(kind: str, start_me
     with program(kind, "leaves", "shutdown", start_method) as started:
         found = programs(started, 4)
         assert words(started, 2) == ["sampled", "shut down"]
-        assert gone(found)
+        assert all_gone(found)
         assert started.poll() is None
 
 
@@ -156,7 +157,7 @@ def test_what_an_environment_left_running_ends_with_a_crash_or_a_hang(
         for pid in pids[1::2]:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-    assert gone([psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)])
+    assert all_gone([psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)])
 
 
 def test_a_serial_samplers_own_process_stays_in_its_group() -> None:

@@ -22,11 +22,11 @@ from headrace.samplers.hooks import Hooks
 from headrace.samplers.layout import Layout
 from headrace.samplers.settings import SamplerSettings
 from headrace.samplers.slots import Slots, slot_spec
-from headrace.samplers.snapshot import SamplerState
+from headrace.samplers.snapshot import SamplerState, SliceState, joined
 from headrace.samplers.timing import ServerTiming, TimingReport
 from headrace.samplers.traj_info import Episodes, TrajInfo, make_traj_infos
 from headrace.samplers.validate import checked_arguments
-from headrace.types import Timing, Tree
+from headrace.types import Timing
 
 __all__ = ["BaseSampler"]
 
@@ -272,31 +272,23 @@ class BaseSampler(Hooks):
         With environments, if they can be pickled and a copy was seen to go on as the original does: one that goes on
         from here then continues every episode. The answer's `why_not` says why they are missing.
         """
-        train: dict[int, bytes] = {}
-        evaluation: dict[int, bytes] = {}
-        memory: dict[int, Tree] = {}
-        why_not = "they were not asked for"
+        found = SliceState(why_not="they were not asked for")
         if environments:
             self._require_open()
             try:
-                states = self._states()
+                found = joined(self._states())
             except BaseException as error:
                 raise self._abandon(error) from error.__cause__
-            why_not = next((state.why_not for state in states if state.why_not), "")
-            for state in states if not why_not else ():
-                train |= state.train
-                evaluation |= state.evaluation
-                memory |= state.memory
         return SamplerState(
             batches=self._n_begun(),
             evaluations=self._n_evaluations,
             version=self._version,
             incarnation=self._incarnation,
             ahead=self._n_begun() - self._n_batches,
-            train=train,
-            evaluation=evaluation,
-            memory=memory,
-            why_not=why_not,
+            train=found.train,
+            evaluation=found.evaluation,
+            memory=found.memory,
+            why_not=found.why_not,
         )
 
     @exclusive

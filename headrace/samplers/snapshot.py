@@ -15,7 +15,7 @@ from headrace.envs.rehearsal import Recorded
 from headrace.schema import fields, whole
 from headrace.types import Tree
 
-__all__ = ["NOT_ASKED", "EnvState", "SamplerState", "SliceState", "not_saved", "recorded"]
+__all__ = ["NOT_ASKED", "EnvState", "SamplerState", "SliceState", "joined", "not_saved", "recorded"]
 
 _NUMBERS = ("batches", "evaluations", "version", "incarnation", "ahead")
 #: Why there is no state of environments that were not to be saved.
@@ -32,6 +32,16 @@ class SliceState:
     evaluation: dict[int, bytes] = field(default_factory=dict)
     memory: dict[int, Tree] = field(default_factory=dict)
     why_not: str = ""
+
+
+def joined(states: Sequence[SliceState]) -> SliceState:
+    """Those of all slices as one; without environments where they are missing of one."""
+    whole = SliceState(why_not=next((state.why_not for state in states if state.why_not), ""))
+    for state in states if not whole.why_not else ():
+        whole.train |= state.train
+        whole.evaluation |= state.evaluation
+        whole.memory |= state.memory
+    return whole
 
 
 @dataclass(frozen=True)
