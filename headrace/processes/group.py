@@ -82,6 +82,7 @@ class WorkerGroup:
         for line in self._lines:  # before anybody is there to say so
             line.enter(Phase.STARTING)
         self._poll = select.poll()  # on the pipe and the end of everybody whose answer is not taken yet
+        self._everybody = select.poll()  # on the end of everybody, whatever they were asked
         self._pipes: dict[int, int] = {}  # descriptors that are looked at, and whose they are
         self._ends: dict[int, int] = {}
         context: Any = multiprocessing.get_context(start_method)
@@ -102,6 +103,7 @@ class WorkerGroup:
                 with theirs, sigint_blocked():
                     process.start()
                     self._members.add(process)
+                    self._everybody.register(process.sentinel, select.POLLIN)
                 self._listen(rank)
                 if lifeline is not None:
                     tie = lifeline.tie(self._pid(rank))
@@ -136,7 +138,10 @@ class WorkerGroup:
 
     def send(self, message: Any, ranks: Sequence[int] | None = None) -> None:
         """Sends the same command to every worker, or to some; raises for anybody who has ended before."""
-        self._take_ready(0.0)
+        if ended := {fd for fd, _ in self._everybody.poll(0)}:
+            for rank, process in enumerate(self._members.processes):
+                if process.sentinel in ended:
+                    self._raise_for(rank)
         for rank in range(len(self)) if ranks is None else ranks:
             self.send_to(rank, message)
 
@@ -196,18 +201,12 @@ class WorkerGroup:
 
     def _look(self, seconds: float) -> None:
         """Waits for so long for somebody to reply or to end, and takes what came."""
-        ready = self._take_ready(seconds)
-        self._own_line[Status.PROGRESS] += 1
-        if not ready:
-            self._take((), self._ended([*self._ends.values()]))
-
-    def _take_ready(self, seconds: float) -> bool:
-        """The same, of those that poll names; returns whether there were any."""
         ready = [fd for fd, _ in self._poll.poll(seconds * 1e3)]
-        if ready:
-            talking = [self._pipes[fd] for fd in ready if fd in self._pipes]
-            self._take(talking, [self._ends[fd] for fd in ready if fd in self._ends])
-        return bool(ready)
+        self._own_line[Status.PROGRESS] += 1
+        self._take(
+            [self._pipes[fd] for fd in ready if fd in self._pipes],
+            [self._ends[fd] for fd in ready if fd in self._ends] if ready else self._ended([*self._ends.values()]),
+        )
 
     def _listen(self, rank: int) -> None:
         """Looks at one's pipe and end from now on."""

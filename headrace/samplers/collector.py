@@ -105,8 +105,10 @@ class Collector:
         self._loop.revive()
         # Not of environments that were just reset: of the module globals they use, a reset sets anew what it needs.
         if self._rehearsal is not None and self._rehearsal.due and self._stepped:
-            n = self._n_rehearsed
-            self._rehearsal.take(self.config.env_ids[:n], self._env_states(n), self._status)
+            envs, n = self._scalar_envs, self._n_rehearsed
+            # Without statistics, whose class may be in a program that is slow to import.
+            states = [EnvState(*envs.environment(row)) for row in range(n)]
+            self._rehearsal.take(self.config.env_ids[:n], states, self._status)
         self._stepped = True
         rows = self._loop.collect(self._view, self._n_rows)
         return rows if self._n_noticed == _NOTICED else self._noticed(rows)
@@ -167,8 +169,9 @@ class Collector:
             evaluation = SliceState() if self.evaluation is None else self.evaluation.state()
             if evaluation.why_not:
                 return evaluation
-            env_ids = self.config.env_ids
-            train = dumped(env_ids, self._env_states(len(env_ids)), self._status)
+            envs, loop, env_ids = self._scalar_envs, self._loop, self.config.env_ids
+            states = [EnvState(*envs.environment(row), *loop.row(row)) for row in range(len(env_ids))]
+            train = dumped(env_ids, states, self._status)
             return replace(evaluation, train=train)
         except Exception as error:
             self._why_not = not_pickled(self.config.factory.name, error)
@@ -176,11 +179,10 @@ class Collector:
         finally:
             self._status.enter(Phase.WAITING)
 
-    def _env_states(self, n: int) -> list[EnvState]:
-        """Of the first `n` environments, as they stand."""
-        envs = self._envs
-        assert isinstance(envs, ScalarEnvs)  # of others it was said why not
-        return [EnvState(*envs.environment(row), *self._loop.row(row)) for row in range(n)]
+    @property
+    def _scalar_envs(self) -> ScalarEnvs:
+        assert isinstance(self._envs, ScalarEnvs)  # of others it was said why not
+        return self._envs
 
     def _notes(self) -> list[tuple[int, str]]:
         """What the environments have for the log since the last time."""
