@@ -24,28 +24,18 @@ from headrace.algos.pg import PPO, PPOConfig
 from headrace.cli.main import main
 from headrace.errors import CheckpointError
 from headrace.replays import ReplayFile, build_ring, replay_spec
-from headrace.runners import Callback, MinibatchRl, Runner, RunnerConfig, load_checkpoint, save_checkpoint
+from headrace.runners import MinibatchRl, RunnerConfig, load_checkpoint, save_checkpoint
 from headrace.runners.logging import Logger
 from headrace.samplers import SerialSampler
 from headrace.types import BatchSpec
 from tests.forging import Does, checkpoint_of, damaged, forged_replay, forged_run, forged_states
 from tests.test_cli import PROGRAM
+from tests.test_resume import StopAt
 from tests.walk import Walk
 
 BATCH = BatchSpec(4, 3)
 SEED = 4
 DEADLINE = 120
-
-
-class StopAt(Callback):
-    """Stops after so many batches."""
-
-    def __init__(self, itr: int) -> None:
-        self._itr = itr
-
-    def on_optimize(self, runner: Runner, itr: int, opt_info: Any) -> None:
-        if runner.counters.itr >= self._itr:
-            runner.stop()
 
 
 def ppo(**place: Any) -> MinibatchRl:
