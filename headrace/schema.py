@@ -23,6 +23,7 @@ __all__ = [
     "each",
     "fields",
     "named",
+    "number",
     "optional",
     "plain",
     "real",
@@ -36,6 +37,8 @@ Kind = Callable[[Any, str], None]
 
 #: Counts beyond this are no counts: floats no longer tell one from the next.
 _MOST = 2**53
+#: Squares of numbers up to this are floats, so statistics of them are.
+_GREATEST = 1e150
 
 
 def anything(value: Any, where: str) -> None:
@@ -135,7 +138,7 @@ def alike(example: Mapping[str, Any]) -> Kind:
             text()(name, f"a name in {where}")
             before = example.get(name)
             if isinstance(before, bool | int | float) or not isinstance(item, str):
-                _number(item, f"{where}.{name}")
+                number(item, f"{where}.{name}")
             elif before is not None:
                 text()(item, f"{where}.{name}")
 
@@ -180,9 +183,10 @@ def shown(value: Any) -> str:
         return f"a {type(value).__name__}"
 
 
-def _number(value: Any, where: str) -> None:
+def number(value: Any, where: str) -> None:
+    """A number, or NaN, that statistics can be made of."""
     if type(value) is not bool:
-        real(nan=True)(value, where)
+        real(-_GREATEST, _GREATEST, nan=True)(value, where)
 
 
 def _require_dict(value: Any, where: str) -> None:

@@ -3,10 +3,9 @@
 import csv
 import logging
 import os
-import resource
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from headrace.algos.pg import A2C
 from headrace.runners import Callback, MinibatchRl, RunFolder, RunnerConfig
 from headrace.runners.logging import CsvLogger, Logger, TensorBoardLogger, WandbLogger
 from headrace.samplers import SerialSampler
+from tests.test_checkpoint import files_of_at_most
 from tests.walk import Walk
 
 DEADLINE = 60
@@ -46,17 +46,6 @@ def trained(log_dir: Path, n_itr: int = 4, env: Any = Walk, callbacks: Any = (),
     )
     runner.train()
     return runner
-
-
-@contextmanager
-def files_of_at_most(n_bytes: int) -> Iterator[None]:
-    """What the kernel does on a full disk, a part of a row included, but with EFBIG for ENOSPC."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize("columns", ["the same", "more"])

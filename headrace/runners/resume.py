@@ -15,7 +15,7 @@ from headrace.errors import CheckpointError, SamplerError, one_line
 from headrace.runners.settings import differences
 from headrace.runners.store import CheckpointStore
 from headrace.samplers.snapshot import SamplerState
-from headrace.schema import anything, each, fields, named, plain, real, whole
+from headrace.schema import anything, each, fields, named, number, plain, real, whole
 
 __all__ = ["Resumed", "folder_of", "reading", "resumed"]
 
@@ -47,7 +47,7 @@ _STATE = fields(
                 "counters": _COUNTERS,
                 "logged": _COUNTERS,
                 "seconds": real(0, 1e15),
-                "opt_infos": named(each(real(nan=True))),
+                "opt_infos": named(each(number)),
                 "own": fields({}, more=True),
             }
         ),
