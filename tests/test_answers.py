@@ -228,6 +228,12 @@ def test_every_answer_of_an_agent_is_checked_before_an_environment_hears_of_it(n
     assert [len(env.actions) for env in made] == [4] * 4
 
 
+def test_the_first_answer_too_is_an_agent_step() -> None:
+    agent = Changing(lambda step: (step.action, step.agent_info), call=1)
+    with pytest.raises(AgentFailed, match=r"Changing\.step returned tuple .*, expected an AgentStep"):
+        SerialSampler(EpisodeStep, batch_T=9, batch_B=4).initialize(agent, seed=SEED)
+
+
 def test_shorter_dtypes_and_truth_values_are_actions_if_nothing_is_lost() -> None:
     for dtype in (torch.uint8, torch.int32, torch.bool):
         agent = Changing(with_action(lambda a, dtype=dtype: a.clamp(max=1).to(dtype)), call=4)

@@ -13,10 +13,10 @@ from headrace.buffers.samples import Final, Samples, Slot, SlotSpec, build_slots
 from headrace.buffers.shared import shared
 from headrace.buffers.tree import tree_map, tree_rows
 from headrace.envs.scalar import EnvInfoKeys
-from headrace.envs.spaces import null_value
+from headrace.envs.spaces import described, null_value
 from headrace.errors import AgentFailed, headline, traceback_of
 from headrace.samplers.collector import SliceReport
-from headrace.types import BatchSpec, EnvSpaces, StepInputs
+from headrace.types import AgentStep, BatchSpec, EnvSpaces, StepInputs
 
 __all__ = ["Slots", "slot_spec"]
 
@@ -65,6 +65,8 @@ def slot_spec(
         raise AgentFailed(
             f"{type(agent).__name__}.step raised {headline(error)}", traceback_text=traceback_of(error)
         ) from error
+    if not isinstance(step, AgentStep):
+        raise AgentFailed(f"{type(agent).__name__}.step returned {described(step)}, expected an AgentStep")
 
     def example(leaf: torch.Tensor) -> np.ndarray:
         return leaf[0].numpy(force=True)
