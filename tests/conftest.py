@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from tests.leftovers import Leftovers
+from tests.leftovers import DEADLINE, Leftovers
 
 torch.set_num_threads(1)  # two cores, and workers besides
 
@@ -16,6 +16,12 @@ def state_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine the interpreter that tries copies of environments may start late."""
+    monkeypatch.setattr("headrace.envs.rehearsal._PATIENCE", DEADLINE)
 
 
 @pytest.fixture(autouse=True)

@@ -183,6 +183,7 @@ def test_a_link_is_replaced_and_what_it_leads_to_stays(tmp_path: Path) -> None:
     precious.write_text("kept\n")
     trained(run, 3)
     for name in ("progress.csv.tmp", "config.json.tmp", "run.json.tmp", "config.json", "run.json", "git-0.diff"):
+        (run / name).unlink(missing_ok=True)
         (run / name).symlink_to(precious)
     (run / "lock").symlink_to(precious)
     with pytest.raises(OSError, match="lock"):

@@ -32,12 +32,6 @@ from tests.walk import Walk
 TIMES = {"CumTime", "StepsPerSecond", "CumSampleTime", "CumOptimizeTime", "CumEvalTime"}
 
 
-@pytest.fixture(autouse=True)
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """This machine may have other work, and the rehearsal's interpreter take its time."""
-    monkeypatch.setattr("headrace.envs.rehearsal._PATIENCE", 100.0)
-
-
 class Hears(Logger):
     def __init__(self) -> None:
         self.messages: list[str] = []

@@ -25,12 +25,6 @@ from tests.forgetful import Forgets, ForgetsItsGenerator, ForgetsWhenItEvaluates
 from tests.walk import Walk
 
 
-@pytest.fixture(autouse=True)
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """This machine may have other work, and the rehearsal's interpreter take its time."""
-    monkeypatch.setattr("headrace.envs.rehearsal._PATIENCE", 100.0)
-
-
 def serial(env: Any = Walk, **more: Any) -> SerialSampler:
     return SerialSampler(env, batch_T=10, batch_B=6, deterministic=True, **more)
 

@@ -26,8 +26,8 @@ __all__ = ["REHEARSED", "Recorded", "Rehearsal", "rehearsed"]
 #: Environments of a sampler whose copies are tried: they are all made alike.
 REHEARSED = 8
 
-_PATIENCE = 20.0  # seconds after its start for which a verdict is waited for
-_LIFETIME = 120.0  # seconds after which an interpreter without a verdict ends
+_PATIENCE = 30.0  # seconds after its start for which a verdict is waited for
+_LIFETIME = 200.0  # seconds after which an interpreter without a verdict ends
 _ENOUGH = 5.0  # seconds of stepping after which copies have shown what they can do
 _LARGEST_RECORD = 64 * 2**20
 
