@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +101,7 @@ def run(args: Sequence[str]) -> int:
     if not options.env:
         raise UsageError(f"no config.json beside {options.checkpoint} says what it was trained in; give --env")
     if options.video is not None:
+        options = replace(options, video=options.video.absolute())  # an environment here may change the directory
         require_video(_rendering(options))
     try:
         spaces = spaces_of(factory_of(options.env, options.env_kwargs))
