@@ -62,13 +62,13 @@ def own_name(value: Any) -> str:
 
 
 def spaces_of(about: Mapping[str, Any]) -> EnvSpaces:
-    """The spaces of a description; raises CheckpointError if it holds none."""
+    """The spaces of a description; raises ValueError if it holds none."""
     try:
         for name in ("observation", "action"):
             _require_small(about[name])
         return EnvSpaces(space_of(about["observation"]), space_of(about["action"]))
     except Exception as error:  # whatever forged values do to the constructors of spaces
-        raise CheckpointError(f"it does not say which spaces the agent is for ({one_line(error)})") from error
+        raise ValueError(f"it does not say which spaces the agent is for ({one_line(error)})") from error
 
 
 def agent_of(about: Mapping[str, Any], ModelCls: Any = None) -> Agent:

@@ -183,8 +183,8 @@ def _refuse(event: str, args: tuple[Any, ...]) -> None:
         refused = (
             not isinstance(path, int) and bool(flags & _WRITING) and path != os.devnull
         )  # a number is open already
-    elif event == "os.kill":
-        refused = args[0] != os.getpid()  # `watch_parent` does that
+    elif event in ("os.kill", "os.killpg"):
+        refused = args[0] != os.getpid()  # its own group has the same number: `watch_parent` ends that
     else:
         refused = event in _REFUSED or (event == "sqlite3.connect" and args[0] != ":memory:")
     if refused and not _importing():
