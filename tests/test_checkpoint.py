@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -40,7 +41,7 @@ from headrace.runners.store import CheckpointStore
 from headrace.samplers import SerialSampler
 from headrace.samplers.snapshot import SamplerState
 from headrace.storage import write_whole
-from tests.leftovers import DEADLINE
+from tests.leftovers import DEADLINE, until
 from tests.walk import Walk
 
 
@@ -408,8 +409,11 @@ def test_the_lock_of_a_killed_run_is_taken_over(tmp_path: Path) -> None:
     process.start()
     assert holding.wait(DEADLINE)
     process.kill()
+    assert until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_ZOMBIE), "nobody has waited for it yet"
+    with locked(tmp_path):
+        pass
     process.join(DEADLINE)
-    assert (tmp_path / "lock").exists()
+    (tmp_path / "lock").write_text(f"{process.pid} 1.0")
     trained(tmp_path)
     assert not (tmp_path / "lock").exists()
     (tmp_path / "lock").write_text(f"{os.getpid()} 1.0")  # a pid that came round again

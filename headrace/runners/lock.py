@@ -72,7 +72,9 @@ def _holder(descriptor: int) -> str:
 def _lives(holder: str) -> bool:
     pid, _, created = holder.partition(" ")
     try:
-        return bool(psutil.Process(int(pid)).create_time() == float(created))
+        process = psutil.Process(int(pid))
+        # One that was killed and that nobody has waited for yet has let go of everything.
+        return bool(process.create_time() == float(created)) and process.status() != psutil.STATUS_ZOMBIE
     except (ValueError, OverflowError, psutil.NoSuchProcess):
         return False
 
