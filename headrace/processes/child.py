@@ -87,6 +87,13 @@ class Channel:
         self._require_owner()
         self._send(message)
 
+    def leave(self) -> None:
+        """Answers the command to leave; a process that was forked here may first say that it came back, too."""
+        self._require_owner()
+        if self._forking[0] is not None:
+            descendants.wait()
+        self._send(None)
+
     def fail(self, error: BaseException) -> None:
         """Reports the error that ends this worker; the parent may be gone already."""
         self._require_owner()

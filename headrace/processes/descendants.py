@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import psutil
 
-__all__ = ["end", "lead"]
+__all__ = ["end", "lead", "wait"]
 
 _PR_SET_CHILD_SUBREAPER = 36
 _GONE = 1.0  # seconds a process that was killed may take to disappear
@@ -22,6 +22,11 @@ def lead() -> None:
     os.setpgid(0, 0)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def wait() -> None:
+    """Gives children time to end by themselves."""
+    psutil.wait_procs(psutil.Process().children(), timeout=_GONE)
 
 
 def end() -> None:

@@ -102,7 +102,7 @@ def obey(channel: Channel, crew: Crew) -> None:
         crew.close()
         return
     crew.close()
-    channel.reply(None)
+    channel.leave()
 
 
 def _carry_out(command: tuple[Any, ...], station: Any, crew: Crew, channel: Channel) -> None:
