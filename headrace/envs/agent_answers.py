@@ -19,6 +19,9 @@ AnswerWriter = Callable[[Tree, Tree], None]
 
 AS_AT_FIRST = "one entry for each row of its inputs, as at first"
 
+#: Of fewer numbers Python's own minimum and maximum are faster than one call of NumPy.
+_MANY = 64
+
 #: The kinds of dtypes that each kind holds without loss; whole numbers must fit besides.
 _HELD_BY = {"b": "b", "i": "iub", "u": "iub", "f": "fiub"}
 
@@ -155,10 +158,10 @@ def _action_values(space: spaces.Space[Any]) -> _Values:
             n = int(space.n)
 
             def all_indices(array: np.ndarray) -> bool:
-                # Of few numbers, Python's own minimum is faster than two calls of NumPy.
+                if array.size > _MANY:
+                    return bool(array.view(np.uint64).max() < n)  # below 0 is very large there: one call for both ends
                 values: list[int] = array.tolist()
-                lowest, highest = min(values), max(values)
-                return lowest >= 0 and highest < n
+                return min(values) >= 0 and max(values) < n
 
             after = f" ({space.start} is added for the environment)" if space.start else ""
             return _Values(f"indices in [0, {n}){after}", lambda array: (array >= 0) & (array < n), all_indices)

@@ -48,17 +48,17 @@ class VectorAnswers:
         if not isinstance(answer, tuple) or len(answer) != 5 or not isinstance(answer[4], dict):
             raise Mismatch("its answer", _described(answer), "(observation, reward, terminated, truncated, info)")
         observation, reward, terminated, truncated, info = answer
-        reward = unmasked(reward, "reward", f"numbers [{self._n}]")
+        if type(reward) is not np.ndarray:
+            reward = unmasked(reward, "reward", f"numbers [{self._n}]")
         if reward.shape != (self._n,) or reward.dtype.kind not in "fiub":
             raise Mismatch("reward", _described(reward), f"numbers [{self._n}]")
         ends = self._truth_values(terminated, "terminated"), self._truth_values(truncated, "truncated")
         return observation, reward, *ends, info
 
     def _truth_values(self, came: Any, path: str) -> np.ndarray:
-        expected = f"a numpy array of bool [{self._n}]"
-        ends = array_in(came, path, expected)
+        ends = came if type(came) is np.ndarray else array_in(came, path, f"a numpy array of bool [{self._n}]")
         if ends.shape != (self._n,) or ends.dtype != np.bool_:
-            raise Mismatch(path, _described(ends), expected)
+            raise Mismatch(path, _described(ends), f"a numpy array of bool [{self._n}]")
         return ends
 
     def write(self, to: Tree, observation: Tree, mask: np.ndarray | None = None) -> None:
@@ -135,10 +135,9 @@ class VectorAnswers:
         self, came: Any, path: str, space: spaces.Space[Any], null: np.ndarray, shape: tuple[int, ...]
     ) -> np.ndarray:
         """Shape and dtype are the space's own; whole numbers of a Discrete space may be of any integer dtype."""
-        expected = f"a numpy array of {null.dtype} {list(shape)}"
-        leaf = array_in(came, path, expected)
+        leaf = came if type(came) is np.ndarray else array_in(came, path, _array_of(null.dtype, shape))
         if leaf.shape != shape:
-            raise Mismatch(path, _described(leaf), expected)
+            raise Mismatch(path, _described(leaf), _array_of(null.dtype, shape))
         if isinstance(space, spaces.Discrete):
             outside = (leaf < space.start) | (leaf >= space.start + space.n)
             if leaf.dtype.kind not in "iu" or np.any(outside):
@@ -158,6 +157,11 @@ class VectorAnswers:
 
 
 _all_true = np.logical_and.reduce
+
+
+def _array_of(dtype: np.dtype[Any], shape: tuple[int, ...]) -> str:
+    """For a message: to put a dtype into words takes longer than to check an array."""
+    return f"a numpy array of {dtype} {list(shape)}"
 
 
 def _leaf_spaces(space: spaces.Space[Any]) -> Iterator[tuple[spaces.Space[Any], np.ndarray]]:
