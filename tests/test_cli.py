@@ -45,7 +45,7 @@ def test_training_leaves_a_checkpoint_a_log_and_a_picture(tmp_path: Path) -> Non
     left = {
         path.name for path in log_dir.iterdir() if not (path.match("git-*.diff") or path.match("environments-*.pkl"))
     }
-    assert left == {*names, "config.json", "config.signature", "run.json", "best.pt", "checkpoint-previous.pt"}
+    assert left == {*names, "config.json", "run.json", "best.pt", "checkpoint-previous.pt"}
     assert (log_dir / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
     assert load_checkpoint(log_dir / "checkpoint.pt")["steps"] == 2048
     config = json.loads((log_dir / "config.json").read_text())

@@ -91,7 +91,7 @@ class Channel:
         """Answers the command to leave; a process that was forked here may first say that it came back, too."""
         self._require_owner()
         if self._forking[0] is not None:
-            descendants.wait()
+            descendants.wait(1.0)
         self._send(None)
 
     def fail(self, error: BaseException) -> None:

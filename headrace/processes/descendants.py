@@ -24,9 +24,9 @@ def lead() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def wait() -> None:
-    """Gives children time to end by themselves."""
-    psutil.wait_procs(psutil.Process().children(), timeout=_GONE)
+def wait(seconds: float) -> None:
+    """Gives children so much time to end by themselves."""
+    psutil.wait_procs(psutil.Process().children(), timeout=seconds)
 
 
 def end() -> None:
