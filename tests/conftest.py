@@ -18,10 +18,12 @@ def state_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(autouse=True)
-def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True, scope="session")
+def patience() -> Iterator[None]:
     """On a busy machine the interpreter that tries copies of environments may start late."""
-    monkeypatch.setattr("headrace.envs.rehearsal._PATIENCE", DEADLINE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("headrace.envs.rehearsal._PATIENCE", DEADLINE)
+        yield
 
 
 @pytest.fixture(autouse=True)
