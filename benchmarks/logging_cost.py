@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from headrace.checkpoints.store import CheckpointStore
 from headrace.cli.build import agent_for, algo_for, training_sampler
 from headrace.cli.defaults import defaults_for
 from headrace.cli.environments import factory_of, spaces_of
@@ -25,7 +26,6 @@ from headrace.runners.callbacks import Callback
 from headrace.runners.logging.console import ConsoleLogger
 from headrace.runners.logging.logger import Loggers
 from headrace.runners.minibatch import MinibatchRl
-from headrace.runners.store import CheckpointStore
 
 spent: dict[str, float] = defaultdict(float)
 _inside: list[str] = []

@@ -13,13 +13,13 @@ from gymnasium import spaces as gym_spaces
 from headrace.agents.base import Agent
 from headrace.agents.description import agent_of, spaces_of
 from headrace.buffers.tree import allocate_like, tree_map, tree_paths, tree_to_torch, tree_zeroed
-from headrace.checkpoint import load_checkpoint
+from headrace.checkpoints.file import load_checkpoint
+from headrace.checkpoints.store import CheckpointStore
 from headrace.envs.agent_answers import action_writer
 from headrace.envs.spaces import Mismatch, action_decoder, null_value, observation_writer, vector_action_decoder
-from headrace.envs.vector_answers import VectorAnswers
+from headrace.envs.vector.answers import VectorAnswers
 from headrace.errors import AgentFailed, CheckpointError, one_line
 from headrace.rng import Stream, draw_seed, env_keys, uniforms
-from headrace.runners.store import CheckpointStore
 from headrace.types import EnvSpaces, StepInputs, Tree
 
 __all__ = ["Policy", "load_agent"]

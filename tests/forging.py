@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from headrace.checkpoint import FORMAT
+from headrace.checkpoints.file import FORMAT
 from headrace.runners import load_checkpoint, save_checkpoint
 
 Place = tuple[Any, ...]

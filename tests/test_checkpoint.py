@@ -32,14 +32,14 @@ import torch
 
 from headrace.agents.pg import CategoricalPgAgent
 from headrace.algos.pg import A2C
-from headrace.checkpoint import FORMAT, unsealed
+from headrace.checkpoints.file import FORMAT, unsealed
+from headrace.checkpoints.lock import locked
+from headrace.checkpoints.store import CheckpointStore
 from headrace.errors import CheckpointError
 from headrace.runners import Callback, MinibatchRl, RunFolder, RunnerConfig, load_checkpoint, save_checkpoint, signing
-from headrace.runners.lock import locked
 from headrace.runners.logging import Logger
-from headrace.runners.store import CheckpointStore
 from headrace.samplers import SerialSampler
-from headrace.samplers.snapshot import SamplerState
+from headrace.samplers.collection.snapshot import SamplerState
 from headrace.storage import write_whole
 from tests.leftovers import DEADLINE, until
 from tests.walk import Walk

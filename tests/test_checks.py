@@ -14,7 +14,7 @@ from gymnasium import spaces
 
 from headrace.agents.pg import CategoricalPgAgent
 from headrace.envs import LegacyGym, Violation, check_env
-from headrace.envs.clauses import CLAUSES
+from headrace.envs.checking.rules import CLAUSES
 from headrace.errors import SamplerError
 from headrace.samplers import SerialSampler
 from tests.broken import BROKEN, Adapting, Altered, Broken, Good, ResetWithoutSeed, SeveralThings

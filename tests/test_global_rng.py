@@ -21,7 +21,7 @@ from headrace.samplers import (
     GpuSampler,
     SerialSampler,
 )
-from headrace.samplers.snapshot import SamplerState
+from headrace.samplers.collection.snapshot import SamplerState
 from tests.walk import Walk
 
 

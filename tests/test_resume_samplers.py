@@ -18,7 +18,7 @@ from headrace.envs.pickling import dumps, loads
 from headrace.errors import EnvFailed, SamplerClosed
 from headrace.rng import env_seeds
 from headrace.samplers import AlternatingSampler, AsyncSerialSampler, BaseSampler, CpuSampler, SerialSampler, TrajInfo
-from headrace.samplers.snapshot import SamplerState
+from headrace.samplers.collection.snapshot import SamplerState
 from headrace.types import AgentStep, EnvSpaces, StepInputs, Tree
 from tests.environments import Stochastic
 from tests.forgetful import Forgets, ForgetsItsGenerator, ForgetsWhenItEvaluates, HoldsALock, Large, LoadsNowhere, Ticks

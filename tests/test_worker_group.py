@@ -26,7 +26,7 @@ from headrace.processes.affinity import Affinity, usable_cores
 from headrace.processes.group import WorkerGroup
 from headrace.processes.start_method import choose_start_method
 from headrace.samplers import CpuSampler, GpuSampler, SerialSampler, TrajInfo
-from headrace.samplers.worker import initialize_worker
+from headrace.samplers.workers.main import initialize_worker
 from tests.group_targets import echo, matmul, nothing
 from tests.leftovers import descriptors, other_processes
 from tests.walk import Walk

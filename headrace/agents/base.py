@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from headrace.checkpoint import save_checkpoint
+from headrace.checkpoints.file import save_checkpoint
 from headrace.rng import Stream
 from headrace.types import AgentStep, EnvSpaces, StepInputs, Tree
 

@@ -16,17 +16,17 @@ from headrace.cli.options import Json, Unprefixed
 from headrace.processes.affinity import usable_cores
 from headrace.runners.config import RunnerConfig
 from headrace.samplers.alternating import AlternatingSampler, NoOverlapAlternatingSampler
-from headrace.samplers.asynchronous import (
+from headrace.samplers.base import BaseSampler
+from headrace.samplers.cpu import CpuSampler
+from headrace.samplers.engines.asynchronous import (
     AsyncAlternatingSampler,
     AsyncCpuSampler,
     AsyncGpuSampler,
     AsyncNoOverlapAlternatingSampler,
     AsyncSerialSampler,
 )
-from headrace.samplers.base import BaseSampler
-from headrace.samplers.cpu import CpuSampler
-from headrace.samplers.gpu import GpuSampler
-from headrace.samplers.serial import SerialSampler
+from headrace.samplers.engines.serial import SerialSampler
+from headrace.samplers.engines.served import GpuSampler
 from headrace.types import EnvSpaces
 
 __all__ = [

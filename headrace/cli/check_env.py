@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from headrace.cli.environments import factory_of
 from headrace.cli.errors import UsageError
 from headrace.cli.options import Json, Positional, parse_options
-from headrace.envs.check_resume import why_not_resumable
-from headrace.envs.checks import check_env
+from headrace.envs.checking.check import check_env
+from headrace.envs.checking.resume import why_not_resumable
 
 __all__ = ["CheckEnvOptions", "run"]
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from headrace.cli.errors import CommandFailed, UsageError, unknown
 from headrace.cli.options import Positional, parse_options
-from headrace.runners.logging.plot import Curve, plot_curves, read_columns, summary_of
+from headrace.plotting import Curve, plot_curves, read_columns, summary_of
 from headrace.runners.run_folder import RunFolder
 
 __all__ = ["PlotOptions", "run"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from headrace.in_numpy import suits_numpy
+from headrace.numpy_inference import suits_numpy
 
 __all__ = ["mean_of_atoms"]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from headrace.in_numpy import suits_numpy
+from headrace.numpy_inference import suits_numpy
 
 __all__ = ["Categorical"]
 

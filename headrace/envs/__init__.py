@@ -8,13 +8,13 @@ from headrace.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from headrace.envs.atari import make_atari as make_atari
-    from headrace.envs.checks import check_env as check_env
-    from headrace.envs.clauses import Violation as Violation
+    from headrace.envs.checking.check import check_env as check_env
+    from headrace.envs.checking.rules import Violation as Violation
+    from headrace.envs.envpool import make_envpool as make_envpool
     from headrace.envs.factory import EnvFactory as EnvFactory
     from headrace.envs.legacy_gym import LegacyGym as LegacyGym
-    from headrace.envs.pool import make_envpool as make_envpool
     from headrace.envs.scalar import ScalarEnvs as ScalarEnvs
-    from headrace.envs.vector_envs import VectorEnvs as VectorEnvs
+    from headrace.envs.vector.spec import VectorEnvs as VectorEnvs
 
 __getattr__, __dir__ = lazy_exports(
     __name__,
@@ -22,10 +22,10 @@ __getattr__, __dir__ = lazy_exports(
         "EnvFactory": "headrace.envs.factory",
         "LegacyGym": "headrace.envs.legacy_gym",
         "ScalarEnvs": "headrace.envs.scalar",
-        "VectorEnvs": "headrace.envs.vector_envs",
-        "Violation": "headrace.envs.clauses",
-        "check_env": "headrace.envs.checks",
+        "VectorEnvs": "headrace.envs.vector.spec",
+        "Violation": "headrace.envs.checking.rules",
+        "check_env": "headrace.envs.checking.check",
         "make_atari": "headrace.envs.atari",
-        "make_envpool": "headrace.envs.pool",
+        "make_envpool": "headrace.envs.envpool",
     },
 )

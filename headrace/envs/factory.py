@@ -13,7 +13,7 @@ import gymnasium
 
 from headrace.envs.global_rng import Isolation, isolated
 from headrace.envs.legacy_gym import LegacyGym, LegacySpec, is_legacy
-from headrace.envs.vector_envs import VectorEnvs
+from headrace.envs.vector.spec import VectorEnvs
 from headrace.errors import EnvContractError, EnvFailed, SamplerError, headline, traceback_of
 from headrace.processes.status import Phase, Status
 

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from headrace.in_numpy import NumpyLinear, suits_numpy
 from headrace.models.features import Features
+from headrace.numpy_inference import NumpyLinear, suits_numpy
 from headrace.types import EnvSpaces, Tree
 
 __all__ = ["ActorCritic", "TanhBody", "linear"]
@@ -26,7 +26,7 @@ def linear(n_in: int, n_out: int, gain: float) -> torch.nn.Linear:
 
 
 class TanhBody(torch.nn.Module):
-    """Layers of tanh, then a linear one: float32 `[..., sizes[0]]` to `[..., sizes[-1]]`; see `headrace.in_numpy`.
+    """Layers of tanh, then a linear one: float32 `[..., sizes[0]]` to `[..., sizes[-1]]`; see `headrace.numpy_inference`.
 
     head_gain: of the last layer's weights.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from headrace.in_numpy import NumpyViews, suits_numpy
+from headrace.numpy_inference import NumpyViews, suits_numpy
 
 __all__ = ["RunningNorm"]
 

@@ -9,8 +9,8 @@ import torch
 
 from headrace.buffers.tree import tree_leaves
 from headrace.replays.base import ReplayNotReady, Transitions
-from headrace.replays.gather import Gather
 from headrace.replays.ring import ReplayRing, ReplaySpec
+from headrace.replays.transitions import Gather
 from headrace.replays.window import Window
 from headrace.rng import Stream
 from headrace.schema import fields, text, whole

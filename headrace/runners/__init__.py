@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from headrace.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from headrace.checkpoint import load_checkpoint as load_checkpoint, save_checkpoint as save_checkpoint
+    from headrace.checkpoints.file import load_checkpoint as load_checkpoint, save_checkpoint as save_checkpoint
     from headrace.runners.asynchronous import AsyncRl as AsyncRl, AsyncRlEval as AsyncRlEval
     from headrace.runners.base import Runner as Runner
     from headrace.runners.callbacks import Callback as Callback, EarlyStop as EarlyStop, StopAtReturn as StopAtReturn
@@ -29,7 +29,7 @@ __getattr__, __dir__ = lazy_exports(
         "Runner": "headrace.runners.base",
         "RunnerConfig": "headrace.runners.config",
         "StopAtReturn": "headrace.runners.callbacks",
-        "load_checkpoint": "headrace.checkpoint",
-        "save_checkpoint": "headrace.checkpoint",
+        "load_checkpoint": "headrace.checkpoints.file",
+        "save_checkpoint": "headrace.checkpoints.file",
     },
 )

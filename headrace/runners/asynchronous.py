@@ -9,8 +9,8 @@ from time import perf_counter
 from headrace.algos.base import Algo
 from headrace.runners.minibatch import MinibatchRl, MinibatchRlEval
 from headrace.runners.row import Row
-from headrace.samplers.asynchronous import AsyncSamplerBase
 from headrace.samplers.base import BaseSampler
+from headrace.samplers.engines.asynchronous import AsyncSamplerBase
 
 __all__ = ["AsyncRl", "AsyncRlEval"]
 

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from headrace.checkpoint import load_checkpoint, save_checkpoint
+from headrace.checkpoints.file import load_checkpoint, save_checkpoint
 
 __all__ = ["load_checkpoint", "save_checkpoint"]

@@ -8,7 +8,7 @@ from typing import Any
 
 from headrace.runners.counters import Counters
 from headrace.runners.logging.summary import statistics
-from headrace.samplers.snapshot import SamplerState
+from headrace.samplers.collection.snapshot import SamplerState
 from headrace.samplers.traj_info import TrajInfo
 
 __all__ = ["Row"]

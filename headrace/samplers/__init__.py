@@ -7,17 +7,14 @@ from typing import TYPE_CHECKING
 from headrace.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from headrace.samplers.action_server import (
-        ActionServer as ActionServer,
-        AlternatingActionServer as AlternatingActionServer,
-        NoOverlapAlternatingActionServer as NoOverlapAlternatingActionServer,
-    )
     from headrace.samplers.alternating import (
         AlternatingSampler as AlternatingSampler,
         AlternatingSamplerBase as AlternatingSamplerBase,
         NoOverlapAlternatingSampler as NoOverlapAlternatingSampler,
     )
-    from headrace.samplers.asynchronous import (
+    from headrace.samplers.base import BaseSampler as BaseSampler
+    from headrace.samplers.cpu import CpuSampler as CpuSampler
+    from headrace.samplers.engines.asynchronous import (
         AsyncActionServer as AsyncActionServer,
         AsyncAlternatingActionServer as AsyncAlternatingActionServer,
         AsyncAlternatingSampler as AsyncAlternatingSampler,
@@ -30,46 +27,52 @@ if TYPE_CHECKING:
         AsyncSamplerBase as AsyncSamplerBase,
         AsyncSerialSampler as AsyncSerialSampler,
     )
-    from headrace.samplers.base import BaseSampler as BaseSampler
-    from headrace.samplers.cpu import CpuSampler as CpuSampler
-    from headrace.samplers.gpu import GpuSampler as GpuSampler, GpuSamplerBase as GpuSamplerBase
-    from headrace.samplers.inner import Sink as Sink
-    from headrace.samplers.parallel import ParallelSamplerBase as ParallelSamplerBase
-    from headrace.samplers.serial import SerialSampler as SerialSampler
+    from headrace.samplers.engines.parallel import ParallelSamplerBase as ParallelSamplerBase
+    from headrace.samplers.engines.serial import SerialSampler as SerialSampler
+    from headrace.samplers.engines.served import GpuSampler as GpuSampler, GpuSamplerBase as GpuSamplerBase
+    from headrace.samplers.inference.action_server import (
+        ActionServer as ActionServer,
+        AlternatingActionServer as AlternatingActionServer,
+        NoOverlapAlternatingActionServer as NoOverlapAlternatingActionServer,
+    )
     from headrace.samplers.timing import TimingReport as TimingReport
     from headrace.samplers.traj_info import TrajInfo as TrajInfo
-    from headrace.samplers.worker import initialize_worker as initialize_worker, sampling_process as sampling_process
+    from headrace.samplers.workers.main import (
+        initialize_worker as initialize_worker,
+        sampling_process as sampling_process,
+    )
+    from headrace.samplers.workers.sampler_process import Sink as Sink
 
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
-        "ActionServer": "headrace.samplers.action_server",
-        "AlternatingActionServer": "headrace.samplers.action_server",
+        "ActionServer": "headrace.samplers.inference.action_server",
+        "AlternatingActionServer": "headrace.samplers.inference.action_server",
         "AlternatingSampler": "headrace.samplers.alternating",
         "AlternatingSamplerBase": "headrace.samplers.alternating",
-        "AsyncActionServer": "headrace.samplers.asynchronous",
-        "AsyncAlternatingActionServer": "headrace.samplers.asynchronous",
-        "AsyncAlternatingSampler": "headrace.samplers.asynchronous",
-        "AsyncAlternatingSamplerBase": "headrace.samplers.asynchronous",
-        "AsyncCpuSampler": "headrace.samplers.asynchronous",
-        "AsyncGpuSampler": "headrace.samplers.asynchronous",
-        "AsyncGpuSamplerBase": "headrace.samplers.asynchronous",
-        "AsyncNoOverlapAlternatingActionServer": "headrace.samplers.asynchronous",
-        "AsyncNoOverlapAlternatingSampler": "headrace.samplers.asynchronous",
-        "AsyncSamplerBase": "headrace.samplers.asynchronous",
-        "AsyncSerialSampler": "headrace.samplers.asynchronous",
+        "AsyncActionServer": "headrace.samplers.engines.asynchronous",
+        "AsyncAlternatingActionServer": "headrace.samplers.engines.asynchronous",
+        "AsyncAlternatingSampler": "headrace.samplers.engines.asynchronous",
+        "AsyncAlternatingSamplerBase": "headrace.samplers.engines.asynchronous",
+        "AsyncCpuSampler": "headrace.samplers.engines.asynchronous",
+        "AsyncGpuSampler": "headrace.samplers.engines.asynchronous",
+        "AsyncGpuSamplerBase": "headrace.samplers.engines.asynchronous",
+        "AsyncNoOverlapAlternatingActionServer": "headrace.samplers.engines.asynchronous",
+        "AsyncNoOverlapAlternatingSampler": "headrace.samplers.engines.asynchronous",
+        "AsyncSamplerBase": "headrace.samplers.engines.asynchronous",
+        "AsyncSerialSampler": "headrace.samplers.engines.asynchronous",
         "BaseSampler": "headrace.samplers.base",
         "CpuSampler": "headrace.samplers.cpu",
-        "GpuSampler": "headrace.samplers.gpu",
-        "GpuSamplerBase": "headrace.samplers.gpu",
-        "NoOverlapAlternatingActionServer": "headrace.samplers.action_server",
+        "GpuSampler": "headrace.samplers.engines.served",
+        "GpuSamplerBase": "headrace.samplers.engines.served",
+        "NoOverlapAlternatingActionServer": "headrace.samplers.inference.action_server",
         "NoOverlapAlternatingSampler": "headrace.samplers.alternating",
-        "ParallelSamplerBase": "headrace.samplers.parallel",
-        "SerialSampler": "headrace.samplers.serial",
-        "Sink": "headrace.samplers.inner",
+        "ParallelSamplerBase": "headrace.samplers.engines.parallel",
+        "SerialSampler": "headrace.samplers.engines.serial",
+        "Sink": "headrace.samplers.workers.sampler_process",
         "TimingReport": "headrace.samplers.timing",
         "TrajInfo": "headrace.samplers.traj_info",
-        "initialize_worker": "headrace.samplers.worker",
-        "sampling_process": "headrace.samplers.worker",
+        "initialize_worker": "headrace.samplers.workers.main",
+        "sampling_process": "headrace.samplers.workers.main",
     },
 )

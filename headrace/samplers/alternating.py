@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from headrace.samplers.action_server import AlternatingActionServer, NoOverlapAlternatingActionServer
-from headrace.samplers.gpu import GpuSamplerBase
+from headrace.samplers.engines.served import GpuSamplerBase
+from headrace.samplers.inference.action_server import AlternatingActionServer, NoOverlapAlternatingActionServer
 from headrace.samplers.layout import Layout
 
 __all__ = ["AlternatingSampler", "AlternatingSamplerBase", "NoOverlapAlternatingSampler"]

@@ -16,16 +16,16 @@ from headrace.errors import SamplerClosed, SamplerError, shortened
 from headrace.processes.affinity import Affinity
 from headrace.processes.status import Status
 from headrace.rng import draw_seed
-from headrace.samplers.device_rows import DeviceBatch
+from headrace.samplers.collection.snapshot import SamplerState, SliceState, joined
+from headrace.samplers.config import SamplerSettings
+from headrace.samplers.engine import Hooks
 from headrace.samplers.exclusive import Owner, exclusive
-from headrace.samplers.hooks import Hooks
+from headrace.samplers.inference.device import DeviceBatch
 from headrace.samplers.layout import Layout
-from headrace.samplers.settings import SamplerSettings
-from headrace.samplers.slots import Slots, slot_spec
-from headrace.samplers.snapshot import SamplerState, SliceState, joined
 from headrace.samplers.timing import ServerTiming, TimingReport
 from headrace.samplers.traj_info import Episodes, TrajInfo, make_traj_infos
 from headrace.samplers.validate import checked_arguments
+from headrace.samplers.workers.memory import Slots, slot_spec
 from headrace.types import Timing
 
 __all__ = ["BaseSampler"]

@@ -8,13 +8,13 @@ from typing import Any
 
 from headrace.agents.parameters import ParameterSlots
 from headrace.buffers.samples import SlotSpec
-from headrace.samplers.collector import SliceReport
-from headrace.samplers.drive import LocalSetup, SlotMemory, local_memory
+from headrace.samplers.collection.make_envs import CollectorConfig
+from headrace.samplers.collection.slice import SliceReport
+from headrace.samplers.engines.parallel import ParallelSamplerBase
 from headrace.samplers.layout import Layout
-from headrace.samplers.parallel import ParallelSamplerBase
-from headrace.samplers.slice_envs import CollectorConfig
-from headrace.samplers.slots import Slots
 from headrace.samplers.traj_info import Episodes
+from headrace.samplers.workers.local import LocalSetup, SlotMemory, local_memory
+from headrace.samplers.workers.memory import Slots
 
 __all__ = ["CpuSampler"]
 

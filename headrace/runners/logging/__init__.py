@@ -7,10 +7,7 @@ from typing import TYPE_CHECKING
 from headrace.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from headrace.runners.logging.console import ConsoleLogger as ConsoleLogger
-    from headrace.runners.logging.csv_file import CsvLogger as CsvLogger
-    from headrace.runners.logging.logger import Logger as Logger, Loggers as Loggers
-    from headrace.runners.logging.plot import (
+    from headrace.plotting import (
         Curve as Curve,
         Summary as Summary,
         plot_curves as plot_curves,
@@ -18,6 +15,9 @@ if TYPE_CHECKING:
         read_columns as read_columns,
         summary_of as summary_of,
     )
+    from headrace.runners.logging.console import ConsoleLogger as ConsoleLogger
+    from headrace.runners.logging.csv_file import CsvLogger as CsvLogger
+    from headrace.runners.logging.logger import Logger as Logger, Loggers as Loggers
     from headrace.runners.logging.summary import statistics as statistics
     from headrace.runners.logging.tensorboard import TensorBoardLogger as TensorBoardLogger
     from headrace.runners.logging.wandb import WandbLogger as WandbLogger
@@ -27,16 +27,16 @@ __getattr__, __dir__ = lazy_exports(
     {
         "ConsoleLogger": "headrace.runners.logging.console",
         "CsvLogger": "headrace.runners.logging.csv_file",
-        "Curve": "headrace.runners.logging.plot",
+        "Curve": "headrace.plotting",
         "Logger": "headrace.runners.logging.logger",
         "Loggers": "headrace.runners.logging.logger",
-        "Summary": "headrace.runners.logging.plot",
+        "Summary": "headrace.plotting",
         "TensorBoardLogger": "headrace.runners.logging.tensorboard",
         "WandbLogger": "headrace.runners.logging.wandb",
-        "plot_curves": "headrace.runners.logging.plot",
-        "plot_learning_curve": "headrace.runners.logging.plot",
-        "read_columns": "headrace.runners.logging.plot",
+        "plot_curves": "headrace.plotting",
+        "plot_learning_curve": "headrace.plotting",
+        "read_columns": "headrace.plotting",
         "statistics": "headrace.runners.logging.summary",
-        "summary_of": "headrace.runners.logging.plot",
+        "summary_of": "headrace.plotting",
     },
 )

@@ -8,7 +8,7 @@ from typing import Any
 
 import gymnasium
 
-from headrace.envs.clauses import Violation
+from headrace.envs.checking.rules import Violation
 from headrace.envs.spaces import Mismatch
 from headrace.errors import EnvContractError, SamplerError, headline
 from headrace.processes.status import Phase, Status

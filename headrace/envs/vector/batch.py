@@ -18,7 +18,7 @@ from headrace.envs.factory import user_code_failed
 from headrace.envs.infos import info_copy
 from headrace.envs.scalar import EnvInfoKeys
 from headrace.envs.spaces import Mismatch, encoded_action, random_action, vector_action_decoder
-from headrace.envs.vector_answers import VectorAnswers, info_rows
+from headrace.envs.vector.answers import VectorAnswers, info_rows
 from headrace.errors import EnvContractError, SamplerError
 from headrace.processes.status import Phase, Status
 from headrace.types import ACTION_MASK, Ends, EnvSpaces, StepRow, Timing, Tree

@@ -10,8 +10,8 @@ from typing import Any
 import cloudpickle
 import gymnasium
 
-from headrace.envs.check_stages import CheckJob, Event, Findings, checking_process
-from headrace.envs.clauses import Violation
+from headrace.envs.checking.rules import Violation
+from headrace.envs.checking.stages import CheckJob, Event, Findings, checking_process
 from headrace.envs.factory import EnvFactory
 from headrace.envs.pickling import loads_apart
 from headrace.errors import EnvFailed, WorkerCrashed, WorkerHung, headline

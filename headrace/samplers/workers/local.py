@@ -19,19 +19,19 @@ from headrace.processes.handoff import Bell, Handoff
 from headrace.processes.status import Phase, Status
 from headrace.rng import Stream
 from headrace.samplers.board import Board, build_board
-from headrace.samplers.collector import Collector, Collectors, SliceReport
-from headrace.samplers.eval_collector import EvalCollector
-from headrace.samplers.evaluation import EvalReport, evaluation_episodes, evaluation_spec
+from headrace.samplers.collection.eval_slice import EvalCollector
+from headrace.samplers.collection.evaluation import EvalReport, evaluation_episodes, evaluation_spec
+from headrace.samplers.collection.loop import SlotView, private_array
+from headrace.samplers.collection.slice import Collector, Collectors, SliceReport
+from headrace.samplers.collection.snapshot import SliceState
 from headrace.samplers.layout import Slice
-from headrace.samplers.loop import SlotView, private_array
-from headrace.samplers.snapshot import SliceState
 from headrace.samplers.traj_info import Episodes
 from headrace.types import Timing
 
 if TYPE_CHECKING:
     from headrace.agents.base import Agent
     from headrace.agents.parameters import ParameterSlots
-    from headrace.samplers.device_rows import DeviceBatch
+    from headrace.samplers.inference.device import DeviceBatch
 
 __all__ = [
     "LocalSetup",
@@ -81,7 +81,7 @@ class LocalStation:
         parameters: ParameterSlots | None = None,
         kept: DeviceBatch | None = None,
     ) -> None:
-        from headrace.samplers.actor import actor_for  # loads torch; served slices do without
+        from headrace.samplers.inference.actor import actor_for  # loads torch; served slices do without
 
         self._collector = collector
         self._agent = agent
@@ -141,7 +141,7 @@ class LocalEvaluation:
         status: Status,
         parameters: ParameterSlots | None,
     ) -> None:
-        from headrace.samplers.actor import actor_for
+        from headrace.samplers.inference.actor import actor_for
 
         self._collector = collector
         self._agent = agent

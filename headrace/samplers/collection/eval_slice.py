@@ -11,10 +11,10 @@ from headrace.envs.rehearsal import Rehearsal
 from headrace.envs.scalar import ScalarEnvs
 from headrace.errors import EnvContractError
 from headrace.processes.status import Phase, Status
-from headrace.samplers.evaluation import EvalReport
-from headrace.samplers.loop import CollectionLoop, SlotView
-from headrace.samplers.slice_envs import CollectorConfig, eval_envs
-from headrace.samplers.snapshot import NOT_ASKED, SliceState, not_saved, recorded
+from headrace.samplers.collection.evaluation import EvalReport
+from headrace.samplers.collection.loop import CollectionLoop, SlotView
+from headrace.samplers.collection.make_envs import CollectorConfig, eval_envs
+from headrace.samplers.collection.snapshot import NOT_ASKED, SliceState, not_saved, recorded
 from headrace.types import EnvSpaces
 
 __all__ = ["EvalCollector", "require_alike"]

@@ -13,11 +13,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from headrace.checkpoint import Damaged, Sealed, save_checkpoint, sealed, unsealed
+from headrace.checkpoints.file import Damaged, Sealed, save_checkpoint, sealed, unsealed
+from headrace.checkpoints.lock import locked
+from headrace.checkpoints.signing import Sign, signer
 from headrace.errors import CheckpointError, headline
-from headrace.runners.lock import locked
-from headrace.runners.signing import Sign, signer
-from headrace.samplers.snapshot import SamplerState
+from headrace.samplers.collection.snapshot import SamplerState
 from headrace.schema import fields, text
 from headrace.storage import sync_directory, write_whole
 from headrace.types import Tree
@@ -38,7 +38,7 @@ class CheckpointStore:
     the batches of the checkpoint they belong to.
 
     A checkpoint is data. Environments are pickles, which run code when read: they are apart, and read only if this user
-    signed them (`headrace.runners.signing`) for this very checkpoint: the signature covers its checksum, too.
+    signed them (`headrace.checkpoints.signing`) for this very checkpoint: the signature covers its checksum, too.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -15,7 +15,7 @@ from headrace.buffers.tree import tree_map, tree_rows
 from headrace.envs.scalar import EnvInfoKeys
 from headrace.envs.spaces import described, null_value
 from headrace.errors import AgentFailed, headline, traceback_of
-from headrace.samplers.collector import SliceReport
+from headrace.samplers.collection.slice import SliceReport
 from headrace.types import AgentStep, BatchSpec, EnvSpaces, StepInputs
 
 __all__ = ["Slots", "slot_spec"]

@@ -12,8 +12,8 @@ from headrace.processes.group import Sentry
 from headrace.processes.handoff import Handoff
 from headrace.processes.patience import Patience
 from headrace.processes.status import Phase, Status
-from headrace.samplers.actor import Actor
-from headrace.samplers.collector import SliceReport
+from headrace.samplers.collection.slice import SliceReport
+from headrace.samplers.inference.actor import Actor
 from headrace.samplers.timing import ServerTiming
 
 __all__ = [

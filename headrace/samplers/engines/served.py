@@ -17,20 +17,20 @@ from headrace.processes.group import Sentry, WorkerGroup
 from headrace.processes.handoff import Bell
 from headrace.processes.patience import Patience
 from headrace.rng import Stream
-from headrace.samplers.action_server import ActionServer, ServedGroup
-from headrace.samplers.actor import actor_for
 from headrace.samplers.board import Board, Turns
-from headrace.samplers.collector import SliceReport
-from headrace.samplers.device_rows import DeviceBatch, device_batch
-from headrace.samplers.drive import ServedMemory, ServedSetup, SlotMemory, served_memory
-from headrace.samplers.evaluation import EvalReport, evaluation_episodes, evaluation_spec
+from headrace.samplers.collection.evaluation import EvalReport, evaluation_episodes, evaluation_spec
+from headrace.samplers.collection.make_envs import CollectorConfig
+from headrace.samplers.collection.slice import SliceReport
+from headrace.samplers.collection.snapshot import SliceState
+from headrace.samplers.engines.parallel import ParallelSamplerBase
+from headrace.samplers.inference.action_server import ActionServer, ServedGroup
+from headrace.samplers.inference.actor import actor_for
+from headrace.samplers.inference.device import DeviceBatch, device_batch
 from headrace.samplers.layout import Layout
-from headrace.samplers.parallel import ParallelSamplerBase
 from headrace.samplers.pinned import Pinned
-from headrace.samplers.slice_envs import CollectorConfig
-from headrace.samplers.slots import Slots
-from headrace.samplers.snapshot import SliceState
 from headrace.samplers.traj_info import Episodes
+from headrace.samplers.workers.local import ServedMemory, ServedSetup, SlotMemory, served_memory
+from headrace.samplers.workers.memory import Slots
 
 __all__ = ["GpuSampler", "GpuSamplerBase", "serving_device"]
 

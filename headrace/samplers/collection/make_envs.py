@@ -9,8 +9,8 @@ from typing import Any
 from headrace.envs.factory import EnvFactory, close_quietly, make_envs, user_code_failed
 from headrace.envs.pickling import EnvState, loads
 from headrace.envs.scalar import EnvInfoKeys, ScalarEnvs
-from headrace.envs.vector import VectorBatch
-from headrace.envs.vector_envs import VectorEnvs
+from headrace.envs.vector.batch import VectorBatch
+from headrace.envs.vector.spec import VectorEnvs
 from headrace.errors import EnvContractError
 from headrace.processes.status import Phase, Status
 from headrace.rng import Stream, env_seeds

@@ -14,13 +14,13 @@ from headrace.buffers.samples import SlotSpec
 from headrace.buffers.shared import shared
 from headrace.processes.child import Channel
 from headrace.processes.status import Phase, Status
-from headrace.samplers.drive import LocalEvaluation
-from headrace.samplers.eval_collector import EvalCollector, require_alike
-from headrace.samplers.gpu import serving_device
-from headrace.samplers.inner import async_memory
-from headrace.samplers.slice_envs import CollectorConfig
-from headrace.samplers.snapshot import SliceState
+from headrace.samplers.collection.eval_slice import EvalCollector, require_alike
+from headrace.samplers.collection.make_envs import CollectorConfig
+from headrace.samplers.collection.snapshot import SliceState
+from headrace.samplers.engines.served import serving_device
 from headrace.samplers.traj_info import Episodes
+from headrace.samplers.workers.local import LocalEvaluation
+from headrace.samplers.workers.sampler_process import async_memory
 from headrace.types import EnvSpaces
 
 __all__ = ["Evaluator", "EvaluatorPlan", "EvaluatorSetup", "EvaluatorStation"]

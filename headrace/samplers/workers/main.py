@@ -14,9 +14,9 @@ from headrace.processes.affinity import Affinity, pin, set_torch_threads
 from headrace.processes.child import Channel
 from headrace.processes.status import Phase
 from headrace.rng import GeneratorSeeds, Stream, generator_seeds
-from headrace.samplers.collector import Collectors, SliceReport
-from headrace.samplers.evaluation import EvalReport
-from headrace.samplers.slice_envs import CollectorConfig
+from headrace.samplers.collection.evaluation import EvalReport
+from headrace.samplers.collection.make_envs import CollectorConfig
+from headrace.samplers.collection.slice import Collectors, SliceReport
 from headrace.samplers.traj_info import Episodes
 from headrace.types import EnvSpaces
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from headrace.buffers.tree import allocate_like, tree_map
-from headrace.envs.checks import one_thread
+from headrace.envs.checking.check import one_thread
 from headrace.envs.factory import EnvFactory, close_quietly, make_envs
 from headrace.envs.pickling import EnvState
 from headrace.envs.rehearsal import Recorded, Rehearsal

@@ -10,11 +10,11 @@ from typing import Any
 
 from headrace.agents.base import Agent
 from headrace.agents.description import spaces_of
-from headrace.checkpoint import unsealed
+from headrace.checkpoints.file import unsealed
+from headrace.checkpoints.store import CheckpointStore
 from headrace.errors import CheckpointError, SamplerError, one_line
 from headrace.runners.settings import differences
-from headrace.runners.store import CheckpointStore
-from headrace.samplers.snapshot import SamplerState
+from headrace.samplers.collection.snapshot import SamplerState
 from headrace.schema import anything, each, fields, named, number, plain, real, whole
 
 __all__ = ["Resumed", "folder_of", "reading", "resumed"]

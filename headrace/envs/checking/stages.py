@@ -16,8 +16,8 @@ import psutil
 from gymnasium import spaces
 
 from headrace.buffers.tree import allocate_like, tree_leaves, tree_paths, tree_rows
-from headrace.envs.check_probe import Probe, headline_at, violation_of
-from headrace.envs.clauses import Violation
+from headrace.envs.checking.probe import Probe, headline_at, violation_of
+from headrace.envs.checking.rules import Violation
 from headrace.envs.factory import EnvFactory, close_quietly
 from headrace.envs.global_rng import GlobalRandomness
 from headrace.envs.scalar import ScalarEnvs

@@ -25,8 +25,8 @@ from headrace.envs.spaces import Mismatch, described
 from headrace.errors import AgentFailed, SamplerError, headline, traceback_of
 from headrace.processes.status import Status
 from headrace.rng import Stream, env_keys, uniforms
-from headrace.samplers.device_rows import DeviceBatch, DeviceRows
-from headrace.samplers.slice_envs import CollectorConfig
+from headrace.samplers.collection.make_envs import CollectorConfig
+from headrace.samplers.inference.device import DeviceBatch, DeviceRows
 from headrace.types import AgentStep, StepInputs, Tree
 
 __all__ = ["Actor", "actor_for"]

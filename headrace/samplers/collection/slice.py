@@ -15,10 +15,10 @@ from headrace.envs.rehearsal import Rehearsal
 from headrace.envs.scalar import ScalarEnvs
 from headrace.errors import SamplerError
 from headrace.processes.status import Phase, Status
-from headrace.samplers.eval_collector import EvalCollector, require_alike
-from headrace.samplers.loop import CollectionLoop, SlotView
-from headrace.samplers.slice_envs import CollectorConfig, train_envs
-from headrace.samplers.snapshot import NOT_ASKED, SliceState, not_saved, recorded
+from headrace.samplers.collection.eval_slice import EvalCollector, require_alike
+from headrace.samplers.collection.loop import CollectionLoop, SlotView
+from headrace.samplers.collection.make_envs import CollectorConfig, train_envs
+from headrace.samplers.collection.snapshot import NOT_ASKED, SliceState, not_saved, recorded
 from headrace.samplers.traj_info import Episodes
 from headrace.types import EnvSpaces, Timing
 

@@ -11,11 +11,11 @@ from headrace.envs.factory import EnvFactory
 from headrace.envs.global_rng import Isolation
 from headrace.envs.rehearsal import REHEARSED
 from headrace.envs.scalar import EnvInfoKeys
-from headrace.envs.vector_envs import VectorEnvs
+from headrace.envs.vector.spec import VectorEnvs
 from headrace.rng import Stream
+from headrace.samplers.collection.make_envs import CollectorConfig
+from headrace.samplers.collection.snapshot import SamplerState
 from headrace.samplers.layout import Layout, Slice, spread_like
-from headrace.samplers.slice_envs import CollectorConfig
-from headrace.samplers.snapshot import SamplerState
 from headrace.samplers.traj_info import TrajInfo
 from headrace.samplers.validate import checked_arguments, checked_devices
 from headrace.types import BatchSpec

@@ -18,16 +18,16 @@ from headrace.processes.affinity import Affinity
 from headrace.processes.child import Channel
 from headrace.processes.status import Phase, Status
 from headrace.samplers.base import BaseSampler
-from headrace.samplers.collector import SliceReport
-from headrace.samplers.drive import SlotMemory
+from headrace.samplers.collection.make_envs import CollectorConfig
+from headrace.samplers.collection.slice import SliceReport
+from headrace.samplers.collection.snapshot import SliceState
+from headrace.samplers.config import SamplerSettings
 from headrace.samplers.layout import Slice
-from headrace.samplers.settings import SamplerSettings
-from headrace.samplers.slice_envs import CollectorConfig
-from headrace.samplers.slots import Slots
-from headrace.samplers.snapshot import SliceState
 from headrace.samplers.timing import ServerTiming
 from headrace.samplers.traj_info import Episodes
-from headrace.samplers.worker import Crew, obey
+from headrace.samplers.workers.local import SlotMemory
+from headrace.samplers.workers.main import Crew, obey
+from headrace.samplers.workers.memory import Slots
 from headrace.types import EnvSpaces
 
 __all__ = ["AsyncMemory", "InnerPlan", "InnerSetup", "Plan", "Sink", "async_memory", "sampler_process"]

@@ -18,11 +18,11 @@ from headrace.processes.child import Channel
 from headrace.processes.group import WorkerGroup
 from headrace.processes.start_method import choose_start_method
 from headrace.samplers.base import BaseSampler
+from headrace.samplers.collection.make_envs import CollectorConfig
+from headrace.samplers.collection.snapshot import SliceState
 from headrace.samplers.layout import Slice, slices_of
-from headrace.samplers.slice_envs import CollectorConfig
-from headrace.samplers.slots import Slots
-from headrace.samplers.snapshot import SliceState
-from headrace.samplers.worker import Setup, initialize_worker, process_seeds, sampling_process
+from headrace.samplers.workers.main import Setup, initialize_worker, process_seeds, sampling_process
+from headrace.samplers.workers.memory import Slots
 from headrace.types import EnvSpaces
 
 __all__ = ["ParallelSamplerBase"]

@@ -9,12 +9,12 @@ from typing import Any
 
 from headrace.buffers.samples import SlotSpec
 from headrace.processes.affinity import Affinity
-from headrace.samplers.collector import SliceReport
+from headrace.samplers.collection.make_envs import CollectorConfig
+from headrace.samplers.collection.slice import SliceReport
+from headrace.samplers.collection.snapshot import SliceState
 from headrace.samplers.layout import Slice
-from headrace.samplers.slice_envs import CollectorConfig
-from headrace.samplers.slots import Slots
-from headrace.samplers.snapshot import SliceState
 from headrace.samplers.traj_info import Episodes
+from headrace.samplers.workers.memory import Slots
 from headrace.types import EnvSpaces
 
 __all__ = ["Hooks"]

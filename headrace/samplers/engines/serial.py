@@ -12,14 +12,14 @@ from headrace.envs.global_rng import gaussian_kept
 from headrace.errors import headline
 from headrace.processes.affinity import Affinity
 from headrace.samplers.base import BaseSampler
-from headrace.samplers.collector import Collector, SliceReport
-from headrace.samplers.device_rows import device_batch
-from headrace.samplers.drive import LocalStation
+from headrace.samplers.collection.make_envs import CollectorConfig
+from headrace.samplers.collection.slice import Collector, SliceReport
+from headrace.samplers.collection.snapshot import SliceState
+from headrace.samplers.inference.device import device_batch
 from headrace.samplers.layout import Layout, Slice, slices_of
-from headrace.samplers.slice_envs import CollectorConfig
-from headrace.samplers.slots import Slots
-from headrace.samplers.snapshot import SliceState
 from headrace.samplers.traj_info import Episodes
+from headrace.samplers.workers.local import LocalStation
+from headrace.samplers.workers.memory import Slots
 from headrace.types import EnvSpaces
 
 __all__ = ["SerialSampler"]

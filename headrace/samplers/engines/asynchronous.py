@@ -16,26 +16,38 @@ from headrace.buffers.samples import SlotSpec
 from headrace.errors import SamplerError
 from headrace.processes.affinity import Affinity
 from headrace.processes.status import ProgressWatch
-from headrace.samplers.action_server import ActionServer, AlternatingActionServer, NoOverlapAlternatingActionServer
 from headrace.samplers.alternating import AlternatingSampler, NoOverlapAlternatingSampler
 from headrace.samplers.base import BaseSampler
-from headrace.samplers.collector import SliceReport
+from headrace.samplers.collection.make_envs import CollectorConfig
+from headrace.samplers.collection.slice import SliceReport
+from headrace.samplers.collection.snapshot import SliceState
 from headrace.samplers.cpu import CpuSampler
-from headrace.samplers.drive import SlotMemory
-from headrace.samplers.evaluator import EvaluatorPlan, EvaluatorSetup
+from headrace.samplers.engines.parallel import ParallelSamplerBase
+from headrace.samplers.engines.serial import SerialSampler
+from headrace.samplers.engines.served import GpuSampler
 from headrace.samplers.exclusive import exclusive
-from headrace.samplers.gpu import GpuSampler
-from headrace.samplers.inner import AsyncMemory, InnerPlan, InnerSetup, Plan, Sink, async_memory, sampler_process
+from headrace.samplers.inference.action_server import (
+    ActionServer,
+    AlternatingActionServer,
+    NoOverlapAlternatingActionServer,
+)
 from headrace.samplers.layout import Layout, Slice, slices_of, spread
-from headrace.samplers.parallel import ParallelSamplerBase
-from headrace.samplers.serial import SerialSampler
-from headrace.samplers.slice_envs import CollectorConfig
-from headrace.samplers.slots import Slots
-from headrace.samplers.snapshot import SliceState
 from headrace.samplers.timing import TimingReport
 from headrace.samplers.traj_info import Episodes, TrajInfo
 from headrace.samplers.validate import checked_arguments
-from headrace.samplers.worker import Setup, initialize_worker, process_seeds
+from headrace.samplers.workers.eval_process import EvaluatorPlan, EvaluatorSetup
+from headrace.samplers.workers.local import SlotMemory
+from headrace.samplers.workers.main import Setup, initialize_worker, process_seeds
+from headrace.samplers.workers.memory import Slots
+from headrace.samplers.workers.sampler_process import (
+    AsyncMemory,
+    InnerPlan,
+    InnerSetup,
+    Plan,
+    Sink,
+    async_memory,
+    sampler_process,
+)
 from headrace.types import EnvSpaces
 
 __all__ = [

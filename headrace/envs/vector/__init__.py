@@ -1,0 +1,1 @@
+"""Vector environments as rows of a batch."""

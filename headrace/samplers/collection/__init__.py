@@ -1,0 +1,1 @@
+"""Environments of one slice and the loop over them; no torch here."""

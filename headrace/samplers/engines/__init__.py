@@ -1,0 +1,1 @@
+"""What does a sampler's work, in this process or in others."""

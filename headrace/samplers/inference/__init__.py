@@ -1,0 +1,1 @@
+"""The agent's side of a batch: actions for rows, and their recording."""
