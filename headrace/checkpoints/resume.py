@@ -11,9 +11,9 @@ from typing import Any
 from headrace.agents.base import Agent
 from headrace.agents.description import spaces_of
 from headrace.checkpoints.file import unsealed
+from headrace.checkpoints.run_settings import differences
 from headrace.checkpoints.store import CheckpointStore
 from headrace.errors import CheckpointError, SamplerError, one_line
-from headrace.runners.settings import differences
 from headrace.samplers.collection.snapshot import SamplerState
 from headrace.schema import anything, each, fields, named, number, plain, real, whole
 

@@ -64,7 +64,7 @@ class EarlierRun:
 
 
 def _of_a_program(config: Mapping[str, Any], missing: dict[str, str]) -> dict[str, Any]:
-    """The settings of a runner (`headrace.runners.settings.described`), as far as they are options."""
+    """The settings of a runner (`headrace.checkpoints.run_settings.described`), as far as they are options."""
     sampler, runner = config["sampler"], config.get("runner")
     if config.get("env") is None:
         missing["env"] = (

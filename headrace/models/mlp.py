@@ -26,7 +26,7 @@ def linear(n_in: int, n_out: int, gain: float) -> torch.nn.Linear:
 
 
 class TanhBody(torch.nn.Module):
-    """Layers of tanh, then a linear one: float32 `[..., sizes[0]]` to `[..., sizes[-1]]`; see `headrace.numpy_inference`.
+    """Layers of tanh, then a linear one: float32 `[..., sizes[0]]` to `[..., sizes[-1]]`.
 
     head_gain: of the last layer's weights.
     """

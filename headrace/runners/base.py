@@ -17,18 +17,17 @@ from headrace.agents.base import Agent
 from headrace.agents.description import described
 from headrace.algos.base import Algo
 from headrace.checkpoints.resume import Resumed, folder_of, reading, resumed
+from headrace.checkpoints.run_settings import settings_of
 from headrace.checkpoints.store import CheckpointStore
 from headrace.processes.affinity import Affinity, pin
 from headrace.runners.callbacks import Callback
 from headrace.runners.config import RunnerConfig
-from headrace.runners.counters import Counters
 from headrace.runners.logging.console import ConsoleLogger
 from headrace.runners.logging.csv_file import CsvLogger
 from headrace.runners.logging.logger import Logger, Loggers
-from headrace.runners.row import Row
+from headrace.runners.row import Counters, Row
 from headrace.runners.run_folder import RunFolder, RunRecord
 from headrace.runners.seeding import torch_seeded
-from headrace.runners.settings import settings_of
 from headrace.runners.threads import learner_threads
 from headrace.samplers.base import BaseSampler
 from headrace.samplers.traj_info import TrajInfo

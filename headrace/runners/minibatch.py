@@ -11,13 +11,13 @@ from typing import Any
 
 from headrace.agents.base import Agent
 from headrace.algos.base import Algo
+from headrace.checkpoints.run_settings import plain
 from headrace.processes.affinity import Affinity
 from headrace.runners.base import Runner
 from headrace.runners.callbacks import Callback
 from headrace.runners.config import RunnerConfig
 from headrace.runners.logging.logger import Logger
 from headrace.runners.run_folder import RunRecord
-from headrace.runners.settings import plain
 from headrace.samplers.base import BaseSampler
 from headrace.samplers.traj_info import TrajInfo
 from headrace.schema import alike, each, fields, real

@@ -1,17 +1,34 @@
-"""A row of the log before it is written."""
+"""A row of the log before it is written, and how far a run has come."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from headrace.runners.counters import Counters
-from headrace.runners.logging.summary import statistics
+import numpy as np
+
 from headrace.samplers.collection.snapshot import SamplerState
 from headrace.samplers.traj_info import TrajInfo
 
-__all__ = ["Row"]
+__all__ = ["Counters", "Row", "statistics"]
+
+
+@dataclass
+class Counters:
+    """Since the start of training: batches, environment steps, ended episodes, seconds collecting and optimizing; rows
+    of the log, the best mean return of a row (−inf before the first), and how many rows with a return came since.
+    """
+
+    itr: int = 0
+    steps: int = 0
+    trajs: int = 0
+    sample_seconds: float = 0.0
+    optimize_seconds: float = 0.0
+    rows: int = 0
+    best_return: float = -math.inf
+    rows_since_best: int = 0
 
 
 @dataclass(frozen=True)
@@ -68,3 +85,17 @@ def _logged_fields(infos: Sequence[TrajInfo]) -> list[str]:
         for name in vars(infos[0])
         if name[:1].isupper() and all(isinstance(vars(info).get(name), int | float) for info in infos)
     ]
+
+
+def statistics(name: str, values: Iterable[float]) -> dict[str, float]:
+    """`{nameAverage, nameStd, nameMedian, nameMin, nameMax}` of the values that are not NaN; all NaN if none are."""
+    array = np.array([value for value in values if value == value], np.float64)
+    if not len(array):
+        return {name + kind: float("nan") for kind in ("Average", "Std", "Median", "Min", "Max")}
+    return {
+        name + "Average": float(array.mean()),
+        name + "Std": float(array.std()),
+        name + "Median": float(np.median(array)),
+        name + "Min": float(array.min()),
+        name + "Max": float(array.max()),
+    }

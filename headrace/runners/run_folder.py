@@ -17,10 +17,10 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from headrace.checkpoints.run_settings import described
 from headrace.checkpoints.signing import signature
 from headrace.plotting import plot_learning_curve
 from headrace.processes.affinity import usable_cores
-from headrace.runners.settings import described
 from headrace.storage import write_whole
 
 if TYPE_CHECKING:
@@ -60,8 +60,8 @@ class RunFolder:
     for every resumption: time, command line, versions, machine, git commit; and, where a file under version control
     differed from that commit, the difference in `git-N.diff`, N being the number of the entry.
 
-    `config.json` ends with a signature of this user on this machine (`headrace.checkpoints.signing`): only settings that
-    have it may name code to import without being asked again.
+    `config.json` ends with a signature of this user on this machine (`headrace.checkpoints.signing`): only
+    settings that have it may name code to import without being asked again.
 
     `RunFolder.create` for a new run, `RunFolder.open` for one that is there.
     """

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from headrace.runners.logging.console import ConsoleLogger as ConsoleLogger
     from headrace.runners.logging.csv_file import CsvLogger as CsvLogger
     from headrace.runners.logging.logger import Logger as Logger, Loggers as Loggers
-    from headrace.runners.logging.summary import statistics as statistics
     from headrace.runners.logging.tensorboard import TensorBoardLogger as TensorBoardLogger
     from headrace.runners.logging.wandb import WandbLogger as WandbLogger
+    from headrace.runners.row import statistics as statistics
 
 __getattr__, __dir__ = lazy_exports(
     __name__,
@@ -36,7 +36,7 @@ __getattr__, __dir__ = lazy_exports(
         "plot_curves": "headrace.plotting",
         "plot_learning_curve": "headrace.plotting",
         "read_columns": "headrace.plotting",
-        "statistics": "headrace.runners.logging.summary",
+        "statistics": "headrace.runners.row",
         "summary_of": "headrace.plotting",
     },
 )

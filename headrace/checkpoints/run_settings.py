@@ -6,17 +6,24 @@ import json
 import types
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, fields, is_dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from headrace.agents.description import own_name
 from headrace.envs.factory import name_to_import
 
-if TYPE_CHECKING:
-    from headrace.runners.base import Runner
+__all__ = ["Run", "described", "differences", "plain", "settings_of"]
 
-__all__ = ["described", "differences", "plain", "settings_of"]
+
+class Run(Protocol):
+    """The parts of a runner that decide what it does."""
+
+    agent: Any
+    algo: Any
+    sampler: Any
+    config: Any
+    seed: int | None
 
 
 def plain(value: Any) -> Any:
@@ -38,7 +45,7 @@ def plain(value: Any) -> Any:
     return f"{type(value).__module__}.{type(value).__qualname__} object"
 
 
-def settings_of(runner: Runner) -> dict[str, Any]:
+def settings_of(runner: Run) -> dict[str, Any]:
     """What a run that goes on from a checkpoint must have in common with the one that wrote it: flat and plain,
     `{"algo.config.discount": 0.99, …}`.
     """
@@ -58,7 +65,7 @@ def settings_of(runner: Runner) -> dict[str, Any]:
     )
 
 
-def described(runner: Runner) -> dict[str, Any]:
+def described(runner: Run) -> dict[str, Any]:
     """All settings of a run, nested and plain, with the environment, and a model that is the user's own, as the command
     line names them.
     """
