@@ -2,24 +2,46 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 __all__ = ["lazy_exports"]
 
 
-def lazy_exports(package: str, exports: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """`__getattr__` and `__dir__` for a package whose public names live in modules: `{name: module}`."""
+def lazy_exports(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
+    """What a package needs to load its public names when they are used.
+
+    The names stand once, in the stub `__init__.pyi` beside the package's `__init__.py`, where editors and type checkers
+    find them too: `from module import Name as Name`.
+
+    Args:
+        package: its `__name__`.
+        file: its `__file__`.
+
+    Returns:
+        `__getattr__`, `__dir__` and `__all__` of the package.
+    """
+    stub = ast.parse(Path(file).with_suffix(".pyi").read_text(encoding="utf-8"))
+    module_of = {
+        alias.name: node.module
+        for node in stub.body
+        if isinstance(node, ast.ImportFrom) and node.module is not None
+        for alias in node.names
+    }
+    names = sorted(module_of)
 
     def __getattr__(name: str) -> Any:
-        if name == "__all__":  # for `from package import *`
-            return sorted(exports)
-        if name not in exports:
+        if name not in module_of:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return getattr(importlib.import_module(exports[name]), name)
+        module = module_of[name]
+        if module == package:  # a package below this one
+            return importlib.import_module(f"{package}.{name}")
+        return getattr(importlib.import_module(module), name)
 
     def __dir__() -> list[str]:
-        return sorted(exports)
+        return names
 
-    return __getattr__, __dir__
+    return __getattr__, __dir__, names

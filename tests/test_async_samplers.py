@@ -24,7 +24,7 @@ from headrace.buffers.shared import shared
 from headrace.buffers.tree import tree_leaves, tree_paths
 from headrace.errors import AgentFailed, EnvFailed, SamplerClosed, SamplerError, SinkFailed, WorkerCrashed, WorkerHung
 from headrace.samplers import BaseSampler, GpuSampler, SerialSampler
-from headrace.samplers.engines.asynchronous import (
+from headrace.samplers.presets import (
     AsyncAlternatingSampler,
     AsyncCpuSampler,
     AsyncGpuSampler,

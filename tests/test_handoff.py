@@ -24,7 +24,7 @@ from headrace.errors import EnvFailed, WorkerCrashed, WorkerHung
 from headrace.processes import group as group_module, handoff
 from headrace.processes.affinity import usable_cores
 from headrace.processes.child import Channel
-from headrace.processes.group import Sentry, WorkerGroup
+from headrace.processes.group import WorkerGroup, WorkerWatch
 from headrace.processes.handoff import Bell, Cell, Handoff, make_cell
 from headrace.processes.status import Phase
 from tests.group_targets import nothing
@@ -654,13 +654,13 @@ def obey(channel: Channel, argument: Any) -> None:
 
 
 @contextmanager
-def watched(pipes: Any, timeout: float = 20.0) -> Iterator[tuple[WorkerGroup, Sentry, int]]:
+def watched(pipes: Any, timeout: float = 20.0) -> Iterator[tuple[WorkerGroup, WorkerWatch, int]]:
     """Two workers, a server's sleep, and what it sleeps on."""
     group = WorkerGroup(obey, [0, 1], start_method="fork", prologue=nothing, name="test", timeout=timeout)
     try:
         read, write = pipes()
         group.send_fd(write)
-        yield group, group.sentry(read), read
+        yield group, group.watch_workers(read), read
     finally:
         group.kill()
 
@@ -673,26 +673,26 @@ def _long_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("_long_ticks")
 def test_a_server_wakes_when_a_worker_rings(pipes: Any) -> None:
-    with watched(pipes) as (group, sentry, read):
+    with watched(pipes) as (group, watch, read):
         for rank in (1, 0):
             group.send_to(rank, "ring")
-            assert sentry.sleep([0, 1])
+            assert watch.sleep([0, 1])
             assert os.read(read, 10) == b"!"
 
 
 def test_a_server_that_nobody_rings_looks_around_every_tick(pipes: Any) -> None:
-    with watched(pipes) as (_, sentry, _):
-        assert not any(sentry.sleep([0, 1]) for _ in range(3))
+    with watched(pipes) as (_, watch, _):
+        assert not any(watch.sleep([0, 1]) for _ in range(3))
 
 
 @pytest.mark.usefixtures("_long_ticks")
 def test_a_reply_that_comes_while_the_server_waits_is_kept(pipes: Any) -> None:
-    with watched(pipes) as (group, sentry, read):
+    with watched(pipes) as (group, watch, read):
         group.send_to(0, "reply")
-        assert not sentry.sleep([0, 1]), "a reply is no ring"
+        assert not watch.sleep([0, 1]), "a reply is no ring"
         group.send_to(1, "reply")
         group.send_to(1, "ring")
-        while not sentry.sleep([0, 1]):  # by the ring the reply has been there
+        while not watch.sleep([0, 1]):  # by the ring the reply has been there
             pass
         assert os.read(read, 10) == b"!"
         assert group.replies() == [(0, 1), (1, 1)]
@@ -705,11 +705,11 @@ def test_a_reply_that_comes_while_the_server_waits_is_kept(pipes: Any) -> None:
 def test_a_worker_that_is_killed_ends_the_servers_wait_with_the_error(pipes: Any, spin_ns: int) -> None:
     own, peer, parked, spin = shared_cells(4)
     spin[0] = spin_ns
-    with watched(pipes) as (group, sentry, read):
+    with watched(pipes) as (group, watch, read):
         hands = Handoff(own, [peer], Bell(parked, read_fd=read), [], spin_ns=spin)
         group.send_to(1, "die")
         with pytest.raises(WorkerCrashed, match="SIGKILL") as caught:
-            hands.wait_for(1, sentry.sleep)  # for worker 0
+            hands.wait_for(1, watch.sleep)  # for worker 0
         assert caught.value.where is not None
         assert caught.value.where.worker == 1
         assert (parked[0], hands.late) == (0, 0)
@@ -718,13 +718,13 @@ def test_a_worker_that_is_killed_ends_the_servers_wait_with_the_error(pipes: Any
 @pytest.mark.usefixtures("_long_ticks")
 def test_a_worker_is_seen_to_die_even_if_a_program_it_started_lives_on(pipes: Any) -> None:
     """Which may hold the worker's end of the pipe, so that it does not hang up."""
-    with watched(pipes) as (group, sentry, _):
+    with watched(pipes) as (group, watch, _):
         group.send("start a program")
         programs = group.replies()
         try:
             group.send_to(1, "die")
             with pytest.raises(WorkerCrashed, match="SIGKILL"):
-                sentry.sleep([0, 1])
+                watch.sleep([0, 1])
         finally:
             for program in programs:
                 os.kill(program, signal.SIGKILL)
@@ -734,24 +734,24 @@ def test_a_worker_is_seen_to_die_even_if_a_program_it_started_lives_on(pipes: An
 @pytest.mark.parametrize("how", ["fail", "fail and stay"])
 def test_a_worker_that_fails_ends_the_servers_sleep_with_its_own_error(pipes: Any, how: str) -> None:
     """Also if its process does not end, because something of the environment's still runs."""
-    with watched(pipes) as (group, sentry, _):
+    with watched(pipes) as (group, watch, _):
         group.send_to(0, how)
         with pytest.raises(EnvFailed, match=r"ValueError: the worker is unhappy") as caught:
-            sentry.sleep([1])
+            watch.sleep([1])
         assert caught.value.where is not None
         assert caught.value.where.worker == 0
 
 
 def test_a_worker_that_stands_still_hangs_only_if_it_is_awaited(pipes: Any) -> None:
-    with watched(pipes, timeout=0.4) as (_, sentry, _):
+    with watched(pipes, timeout=0.4) as (_, watch, _):
 
         def sleep_for(ticks: int) -> None:
-            assert not any(sentry.sleep([1]) for _ in range(ticks))
+            assert not any(watch.sleep([1]) for _ in range(ticks))
 
         deadline = time.monotonic() + 0.8  # twice the timeout
         while time.monotonic() < deadline:
-            assert not sentry.sleep([])
-        sentry.awake()
+            assert not watch.sleep([])
+        watch.awake()
         sleep_for(1)  # counted anew
         with pytest.raises(WorkerHung, match=r"worker 1 made no progress for 0\.4 s") as caught:
             sleep_for(200)
@@ -760,8 +760,8 @@ def test_a_worker_that_stands_still_hangs_only_if_it_is_awaited(pipes: Any) -> N
 
 
 def test_a_worker_that_gets_on_is_waited_for_longer_than_the_timeout(pipes: Any) -> None:
-    with watched(pipes, timeout=2.0) as (group, sentry, _):
+    with watched(pipes, timeout=2.0) as (group, watch, _):
         deadline = time.monotonic() + 3.0
         while time.monotonic() < deadline:
             group.send_to(0, "step")
-            assert not sentry.sleep([0])
+            assert not watch.sleep([0])

@@ -419,7 +419,7 @@ def test_other_spaces_and_other_weights_are_refused(tmp_path: Path) -> None:
         ({"class": "headrace.policy:os"}, "no such Agent"),
         ({"class": "headrace.policy:Agent"}, "no such Agent"),
         ({"class": "headrace.agents.base:torch"}, "no such Agent"),
-        ({"class": "headrace.samplers.engines.serial:SerialSampler"}, "no such Agent"),
+        ({"class": "headrace.samplers.presets:SerialSampler"}, "no such Agent"),
         ({"class": "headrace.agents.nothing:Agent"}, "no such Agent"),
         ({"class": "headrace..os:system"}, "which is not one of headrace"),
         ({"class": "headrace_evil:Agent"}, "which is not one of headrace"),

@@ -30,7 +30,7 @@ from headrace.samplers import (
     GpuSampler,
     NoOverlapAlternatingSampler,
 )
-from headrace.samplers.engines.parallel import ParallelSamplerBase
+from headrace.samplers.presets import ParallelSamplerBase
 from tests.faulty import BAD_ENV, SEED
 from tests.leftovers import DEADLINE, descriptors
 from tests.test_faults import (

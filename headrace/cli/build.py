@@ -15,18 +15,21 @@ from headrace.cli.errors import unknown
 from headrace.cli.options import Json, Unprefixed
 from headrace.processes.affinity import usable_cores
 from headrace.runners.config import RunnerConfig
-from headrace.samplers.alternating import AlternatingSampler, NoOverlapAlternatingSampler
 from headrace.samplers.base import BaseSampler
-from headrace.samplers.cpu import CpuSampler
-from headrace.samplers.engines.asynchronous import (
+from headrace.samplers.presets import (
     AsyncAlternatingSampler,
     AsyncCpuSampler,
     AsyncGpuSampler,
     AsyncNoOverlapAlternatingSampler,
     AsyncSerialSampler,
 )
-from headrace.samplers.engines.serial import SerialSampler
-from headrace.samplers.engines.served import GpuSampler
+from headrace.samplers.presets import (
+    AlternatingSampler,
+    CpuSampler,
+    GpuSampler,
+    NoOverlapAlternatingSampler,
+    SerialSampler,
+)
 from headrace.types import EnvSpaces
 
 __all__ = [

@@ -23,7 +23,7 @@ from headrace.envs.factory import EnvFactory
 from headrace.errors import SamplerError
 from headrace.policy import load_agent
 from headrace.runners.threads import torch_threads
-from headrace.samplers.engines.serial import SerialSampler
+from headrace.samplers.presets import SerialSampler
 from headrace.types import AgentStep, EnvSpaces, StepInputs, Tree
 
 __all__ = ["EvalOptions", "run"]

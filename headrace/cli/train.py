@@ -36,7 +36,7 @@ from headrace.runners.logging.wandb import WandbLogger
 from headrace.runners.minibatch import MinibatchRl
 from headrace.runners.run_folder import RunFolder, RunRecord
 from headrace.runners.threads import torch_threads
-from headrace.samplers.engines.asynchronous import AsyncSamplerBase
+from headrace.samplers.presets import AsyncSamplerBase
 from headrace.samplers.traj_info import TrajInfo
 from headrace.types import EnvSpaces
 

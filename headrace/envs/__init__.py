@@ -1,31 +1,5 @@
 """Environments: how they are made, stepped, recorded and checked."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 from headrace.lazy import lazy_exports
 
-if TYPE_CHECKING:
-    from headrace.envs.atari import make_atari as make_atari
-    from headrace.envs.checking.check import check_env as check_env
-    from headrace.envs.checking.rules import Violation as Violation
-    from headrace.envs.envpool import make_envpool as make_envpool
-    from headrace.envs.factory import EnvFactory as EnvFactory
-    from headrace.envs.legacy_gym import LegacyGym as LegacyGym
-    from headrace.envs.scalar import ScalarEnvs as ScalarEnvs
-    from headrace.envs.vector.spec import VectorEnvs as VectorEnvs
-
-__getattr__, __dir__ = lazy_exports(
-    __name__,
-    {
-        "EnvFactory": "headrace.envs.factory",
-        "LegacyGym": "headrace.envs.legacy_gym",
-        "ScalarEnvs": "headrace.envs.scalar",
-        "VectorEnvs": "headrace.envs.vector.spec",
-        "Violation": "headrace.envs.checking.rules",
-        "check_env": "headrace.envs.checking.check",
-        "make_atari": "headrace.envs.atari",
-        "make_envpool": "headrace.envs.envpool",
-    },
-)
+__getattr__, __dir__, __all__ = lazy_exports(__name__, __file__)

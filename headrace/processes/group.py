@@ -30,7 +30,7 @@ from headrace.processes.members import GONE, Members, set_deadline, sigint_block
 from headrace.processes.start_method import pickled
 from headrace.processes.status import LINE_BYTES, Phase, ProgressWatch, Status, StatusBoard
 
-__all__ = ["Sentry", "WorkerGroup"]
+__all__ = ["WorkerGroup", "WorkerWatch"]
 
 _log = logging.getLogger("headrace.processes")
 
@@ -104,7 +104,7 @@ class WorkerGroup:
                     process.start()
                     self._members.add(process)
                     self._everybody.register(process.sentinel, select.POLLIN)
-                self._listen(rank)
+                self._register(rank)
                 if lifeline is not None:
                     tie = lifeline.tie(self._pid(rank))
                     try:
@@ -172,7 +172,7 @@ class WorkerGroup:
             self._look(min(_TICK, watch.timeout / 4))
             self._require_progress(watch, [rank for rank in asked if rank not in self._answers])
         for rank in asked:
-            self._listen(rank)
+            self._register(rank)
         return [self._answers.pop(rank) for rank in asked]
 
     def answered(self, rank: int, watch: ProgressWatch) -> bool:
@@ -186,15 +186,15 @@ class WorkerGroup:
         """Sees who makes no progress for `timeout` seconds (default: the group's), from now on."""
         return ProgressWatch(self._lines, self._timeout if timeout is None else timeout)
 
-    def sentry(self, fd: int) -> Sentry:
+    def watch_workers(self, fd: int) -> WorkerWatch:
         """What a server sleeps on while it waits for workers to ring `fd`; see there."""
-        return Sentry(self, fd)
+        return WorkerWatch(self, fd)
 
     def _take(self, talking: Sequence[int], ended: Sequence[int]) -> None:
         """Takes replies from readable pipes; raises for a worker that failed, or ended without a word."""
         for rank in talking:
             self._answers[rank] = self._receive(rank)
-            self._turn_away(rank)
+            self._unregister(rank)
         for rank in ended:
             if rank not in self._answers and not self._members.pipes[rank].poll(0):  # it may have reported before
                 self._raise_for(rank)
@@ -208,14 +208,14 @@ class WorkerGroup:
             [self._ends[fd] for fd in ready if fd in self._ends] if ready else self._ended([*self._ends.values()]),
         )
 
-    def _listen(self, rank: int) -> None:
+    def _register(self, rank: int) -> None:
         """Looks at one's pipe and end from now on."""
         pipe, end = self._members.pipes[rank].fileno(), self._members.processes[rank].sentinel
         self._pipes[pipe] = self._ends[end] = rank
         self._poll.register(pipe, select.POLLIN)
         self._poll.register(end, select.POLLIN)
 
-    def _turn_away(self, rank: int) -> None:
+    def _unregister(self, rank: int) -> None:
         """One's answer is here: the next is not to be looked at before this one is taken."""
         pipe, end = self._members.pipes[rank].fileno(), self._members.processes[rank].sentinel
         del self._pipes[pipe], self._ends[end]
@@ -331,7 +331,7 @@ class WorkerGroup:
             self._raise_for(rank)
 
 
-class Sentry:
+class WorkerWatch:
     """The sleep of a server that waits for its workers to ring a bell: `sleep` ends when they do, and raises if one of
     them failed, died or hangs. One `poll` on everything, made once: it lies between two rows.
     """

@@ -10,7 +10,7 @@ from headrace.algos.base import Algo
 from headrace.runners.minibatch import MinibatchRl, MinibatchRlEval
 from headrace.runners.row import Row
 from headrace.samplers.base import BaseSampler
-from headrace.samplers.engines.asynchronous import AsyncSamplerBase
+from headrace.samplers.presets import AsyncSamplerBase
 
 __all__ = ["AsyncRl", "AsyncRlEval"]
 

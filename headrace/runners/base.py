@@ -142,7 +142,7 @@ class Runner(ABC):
     _log_at_start = False
 
     @abstractmethod
-    def _heard(self, traj_infos: Sequence[TrajInfo]) -> float:
+    def _on_episodes(self, traj_infos: Sequence[TrajInfo]) -> float:
         """Takes the episodes of a batch; returns the mean return to show."""
 
     @abstractmethod
@@ -187,7 +187,7 @@ class Runner(ABC):
             self._began = perf_counter()
             if before is not None:
                 with reading(before.path):
-                    self._go_on(before)
+                    self._restore(before)
             if self._store is not None:  # not before: a run that is refused changes nothing
                 record = self._record or RunRecord.of(self)
                 RunFolder(self._store.folder).note_start(record.command, record.config)
@@ -254,7 +254,7 @@ class Runner(ABC):
             counters.trajs += len(traj_infos)
             for name, value in opt_info.items():
                 self._opt_infos[name].append(float(value))
-            mean_return = self._heard(traj_infos)
+            mean_return = self._on_episodes(traj_infos)
         self._logger.progress(counters.steps, mean_return)
         for callback in self._callbacks:
             callback.on_optimize(self, itr, opt_info)
@@ -352,7 +352,7 @@ class Runner(ABC):
         before.require(settings_of(self))
         return before
 
-    def _go_on(self, before: Resumed) -> None:
+    def _restore(self, before: Resumed) -> None:
         """Everything as it was; the agent's model and the optimizer are built."""
         before.require_spaces(self.agent)
         before.restore(self.agent)

@@ -56,7 +56,7 @@ class MinibatchRl(Runner):
         )
         self._window: deque[TrajInfo] = deque(maxlen=config.log_traj_window)
 
-    def _heard(self, traj_infos: Sequence[TrajInfo]) -> float:
+    def _on_episodes(self, traj_infos: Sequence[TrajInfo]) -> float:
         self._window.extend(traj_infos)
         return _mean_return(self._window)
 
@@ -92,7 +92,7 @@ class MinibatchRlEval(Runner):
     _eval_seconds = 0.0
     _eval_return = math.nan
 
-    def _heard(self, traj_infos: Sequence[TrajInfo]) -> float:
+    def _on_episodes(self, traj_infos: Sequence[TrajInfo]) -> float:
         return self._eval_return
 
     def _episodes(self, itr: int) -> tuple[Sequence[TrajInfo], dict[str, float]]:

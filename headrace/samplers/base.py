@@ -1,31 +1,32 @@
-"""`BaseSampler`: what every sampler is, whoever steps its environments."""
+"""`BaseSampler`: the face of every sampler, whatever does its work."""
 
 from __future__ import annotations
 
 import logging
 import traceback
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from time import perf_counter
 from types import TracebackType
 from typing import Any, Self
 
 from headrace.agents.base import Agent
 from headrace.buffers.samples import Samples
-from headrace.envs.scalar import EnvInfoKeys
 from headrace.errors import SamplerClosed, SamplerError, shortened
 from headrace.processes.affinity import Affinity
 from headrace.processes.status import Status
 from headrace.rng import draw_seed
 from headrace.samplers.collection.snapshot import SamplerState, SliceState, joined
-from headrace.samplers.config import SamplerSettings
-from headrace.samplers.engine import Hooks
+from headrace.samplers.config import SamplerConfig, SamplerOptions, takes_options
+from headrace.samplers.engine import Engine
+from headrace.samplers.engines import make_engine
 from headrace.samplers.exclusive import Owner, exclusive
-from headrace.samplers.inference.device import DeviceBatch
+from headrace.samplers.inference.spec import slot_spec
 from headrace.samplers.layout import Layout
-from headrace.samplers.timing import ServerTiming, TimingReport
+from headrace.samplers.timing import TimingReport
 from headrace.samplers.traj_info import Episodes, TrajInfo, make_traj_infos
 from headrace.samplers.validate import checked_arguments
-from headrace.samplers.workers.memory import Slots, slot_spec
+from headrace.samplers.workers.memory import Slots
 from headrace.types import Timing
 
 __all__ = ["BaseSampler"]
@@ -33,121 +34,38 @@ __all__ = ["BaseSampler"]
 _log = logging.getLogger("headrace.samplers")
 
 
-class BaseSampler(Hooks):
+class BaseSampler:
     """Collects batches `[batch_T, batch_B]` with an agent. The same calls for every sampler::
 
         with sampler.initialize(agent, seed=0, bootstrap_value=True):
             samples, traj_infos = sampler.obtain_samples(itr)
             eval_infos = sampler.evaluate_agent(itr)
 
-    Args:
-        EnvCls: a Gymnasium id, an `EnvSpec`, "module:callable", "gym:Id-v0" for old gym's registry, or any callable
-            that returns a `gymnasium.Env`; environments of old gym are adapted.
-        env_kwargs: its arguments.
-        batch_T, batch_B: time steps and environments of a batch.
-        n_workers: worker processes; None chooses from the machine. At most `batch_B` are started.
-        max_decorrelation_steps: each environment first takes a random number (1 to this) of random actions; 0: none.
-        TrajInfoCls: statistics of an episode, a subclass of `TrajInfo`.
-        eval_n_envs: environments for `evaluate_agent`; 0: none.
-        eval_env_kwargs: their arguments, `env_kwargs` if None.
-        eval_max_steps: steps of an evaluation over all its environments, default 100 000 per environment.
-        eval_max_trajectories: episodes of an evaluation, rounded up to the same number for every environment (so short
-            episodes are not favoured); default one per environment.
-        reset_mode: "mid_batch": an ended environment is reset at once; "wait": it waits for the end of the batch, its
-            rows are padding with `valid=False`.
-        env_info_keys: `{name: (dtype, shape)}`, the info fields recorded in `samples.env.env_info`.
-        start_method: "fork", "forkserver", "spawn", or "auto": fork on Linux while CUDA is not initialised.
-        timeout: seconds without progress (one row of environment steps) after which a worker counts as hung.
-        start_timeout: the same for construction, first resets and decorrelation.
-        deterministic: infer in fixed blocks of rows, so that batches are equal bit for bit for any number of workers.
-        device: where the agent acts, a torch device. Default: for samplers with an action server the first GPU if there
-            is one; else the CPU.
-        samples_device: have batches as tensors there; what the agent sees and does is kept there row by row, so that
-            nothing of it is sent a second time. Default: views of the sampler's memory.
-        n_slots: batches in memory, written in turn: views stay valid for as many calls; default 1. Asynchronous
-            samplers collect n_slots − 1 batches ahead, and views are valid until the next call; default 2.
-        eval_process: evaluate in a process of its own, beside training; for asynchronous samplers.
-        isolate_rng: give each environment global generators of its own (NumPy's, Python's, torch's), by seed and env
-            id, so that batches are alike for any number of workers though it draws from them; 60 µs a step.
+    The subclasses differ in their `layout` alone; all take the same options, see `SamplerOptions`.
     """
 
     layout: Layout
 
-    def __init__(
-        self,
-        EnvCls: Any,
-        env_kwargs: Mapping[str, Any] | None = None,
-        *,
-        batch_T: int,
-        batch_B: int,
-        n_workers: int | None = None,
-        max_decorrelation_steps: int = 100,
-        TrajInfoCls: type[TrajInfo] = TrajInfo,
-        eval_n_envs: int = 0,
-        eval_env_kwargs: Mapping[str, Any] | None = None,
-        eval_max_steps: int | None = None,
-        eval_max_trajectories: int | None = None,
-        reset_mode: str = "mid_batch",
-        env_info_keys: EnvInfoKeys | None = None,
-        start_method: str = "auto",
-        timeout: float = 60.0,
-        start_timeout: float = 120.0,
-        deterministic: bool = False,
-        device: Any = None,
-        samples_device: Any = None,
-        n_slots: int | None = None,
-        eval_process: bool = False,
-        isolate_rng: bool = False,
-    ) -> None:
-        self._settings = SamplerSettings.checked(
-            type(self).__name__,
-            self.layout,
-            EnvCls,
-            env_kwargs=env_kwargs,
-            batch_T=batch_T,
-            batch_B=batch_B,
-            n_workers=n_workers,
-            max_decorrelation_steps=max_decorrelation_steps,
-            TrajInfoCls=TrajInfoCls,
-            eval_n_envs=eval_n_envs,
-            eval_env_kwargs=eval_env_kwargs,
-            eval_max_steps=eval_max_steps,
-            eval_max_trajectories=eval_max_trajectories,
-            reset_mode=reset_mode,
-            env_info_keys=env_info_keys,
-            start_method=start_method,
-            timeout=timeout,
-            start_timeout=start_timeout,
-            deterministic=deterministic,
-            device=device,
-            samples_device=samples_device,
-            n_slots=n_slots,
-            eval_process=eval_process,
-            isolate_rng=isolate_rng,
-        )
-        self._prepare()
-
-    @classmethod
-    def of(cls, settings: SamplerSettings) -> Self:
-        """A sampler with the settings of another."""
-        sampler = cls.__new__(cls)
-        sampler._settings = settings
-        sampler._prepare()
-        return sampler
-
-    def _prepare(self) -> None:
-        self.batch_spec = self._settings.batch_spec
-        self._status = Status()
+    @takes_options(SamplerOptions)
+    def __init__(self, options: SamplerOptions) -> None:
+        name = type(self).__name__
+        self._config = SamplerConfig.checked(name, self.layout, options)
+        self.batch_spec = self._config.batch_spec
         self._owner = Owner()
-        self._first_slice = 0  # of the batch's slices, where this sampler collects a part of it
+        self._engine = self._made_engine(Status())
         self._state = "new"  # new → open → closed
         self._cause: BaseException | None = None
         self._said: set[str] = set()
         self._timings: list[Timing] = []
-        self._servers: list[ServerTiming] = []  # of the action servers, if there are any
         self._seconds = 0.0
         self._slots: Slots | None = None
-        self._kept: DeviceBatch | None = None  # where samples_device says
+
+    def _made_engine(self, status: Status) -> Engine:
+        return make_engine(type(self).__name__, self.layout, self._config, status)
+
+    def _in_call(self, name: str) -> AbstractContextManager[None]:
+        """What a public method happens in; see `exclusive`."""
+        return self._owner.inside(name, self._engine.call_context())
 
     # ---- public ----
 
@@ -185,37 +103,30 @@ class BaseSampler(Hooks):
             resumable=resumable,
         )
         self._traj_info_kwargs = dict(traj_info_kwargs or {})
+        config, engine = self._config, self._engine
+        traj_info_cls = config.options.TrajInfoCls
         try:
-            self._settings.traj_info_cls(**self._traj_info_kwargs)
+            traj_info_cls(**self._traj_info_kwargs)
         except TypeError as error:
-            name = self._settings.traj_info_cls.__name__
-            raise TypeError(f"traj_info_kwargs are not what {name} takes: {error}") from error
+            raise TypeError(f"traj_info_kwargs are not what {traj_info_cls.__name__} takes: {error}") from error
         placement = Affinity.of(affinity)
         self.seed = draw_seed() if seed is None else int(seed)
-        self._agent = agent
         start = SamplerState(0, 0, 0, 0) if resume is None else resume
         self._n_batches, self._n_evaluations, self._version = start.batches, start.evaluations, start.version
         self._incarnation = start.next_incarnation
         B = self.batch_spec.B
         env_ids = range(int(rank) * B, int(rank) * B + B)
-        start.require(env_ids, self._settings.eval_n_envs)
+        start.require(env_ids, config.options.eval_n_envs)
         try:
-            self._slices = self._divided(env_ids, placement)
-            configs = self._settings.configs(
-                self._slices,
-                int(rank),
-                self.seed,
-                self._traj_info_kwargs,
-                start,
-                resumable,
-            )
-            spaces = self._start(configs, placement)
+            self._slices = engine.divide(env_ids, placement)
+            configs = config.slice_configs(self._slices, int(rank), self.seed, self._traj_info_kwargs, start, resumable)
+            spaces = engine.start(self._slices, configs, placement)
             agent.initialize(spaces, seed=self.seed, global_B=int(world_size) * B, env_ids=env_ids)
-            widths = tuple(len(config.env_ids) for config in configs)
-            spec = slot_spec(agent, spaces, self.batch_spec, widths, self._settings.env_info_keys, bootstrap_value)
-            self._slots = Slots(spec, self._settings.n_slots)
+            widths = tuple(len(own.env_ids) for own in configs)
+            spec = slot_spec(agent, spaces, self.batch_spec, widths, config.env_info_keys, bootstrap_value)
+            self._slots = Slots(spec, config.n_slots)
             try:
-                self._setup(spec, self._slots, configs)
+                engine.setup(agent, spec, self._slots, configs, 0)
             finally:
                 self._slots.arena.close_fd()
             self._state = "open"
@@ -234,11 +145,12 @@ class BaseSampler(Hooks):
         checked_arguments(itr=itr)
         begin = perf_counter()
         try:
-            reports = self._collect(itr, self._next_version(), self._n_batches)
+            reports = self._engine.collect(itr, self._next_version(), self._n_batches)
             self._n_batches += 1
             assert self._slots is not None
             samples = self._slots.samples(self._n_batches - 1, reports)
-            samples = samples if self._kept is None else self._kept.samples(samples)
+            on_device = self._engine.device_batch
+            samples = samples if on_device is None else on_device.samples(samples)
             traj_infos = self._traj_infos([report.episodes for report in reports])
         except BaseException as error:
             raise self._abandon(error) from error.__cause__
@@ -255,11 +167,11 @@ class BaseSampler(Hooks):
         `eval_max_steps` have `finished=False`.
         """
         self._require_open()
-        if not self._settings.eval_n_envs:
+        if not self._config.options.eval_n_envs:
             raise SamplerError("evaluate_agent() needs evaluation environments; give the sampler eval_n_envs")
         checked_arguments(itr=itr)
         try:
-            episodes = self._evaluate(itr, self._next_version(), self._n_evaluations)
+            episodes = self._engine.evaluate(itr, self._next_version(), self._n_evaluations)
             self._n_evaluations += 1
             return self._traj_infos(episodes)
         except BaseException as error:
@@ -276,15 +188,16 @@ class BaseSampler(Hooks):
         if environments:
             self._require_open()
             try:
-                found = joined(self._states())
+                found = joined(self._engine.states())
             except BaseException as error:
                 raise self._abandon(error) from error.__cause__
+        n_commanded = self._engine.n_commanded(self._n_batches)
         return SamplerState(
-            batches=self._n_begun(),
+            batches=n_commanded,
             evaluations=self._n_evaluations,
             version=self._version,
             incarnation=self._incarnation,
-            ahead=self._n_begun() - self._n_batches,
+            ahead=n_commanded - self._n_batches,
             train=found.train,
             evaluation=found.evaluation,
             memory=found.memory,
@@ -305,43 +218,44 @@ class BaseSampler(Hooks):
         unknown = sorted(set(wanted) - set(own))
         if unknown:
             raise ValueError(f"env_ids has {unknown}, this sampler has the environments {own[0]} to {own[-1]}")
-        self._settings.require_callable(self._slices, wanted)
+        self._config.require_callable(self._slices, wanted)
         try:
-            answers = self._call(name, args, wanted)
+            answers = self._engine.call(name, args, wanted)
         except BaseException as error:
             raise self._abandon(error) from error.__cause__
         return [answers[env_id] for env_id in wanted]
 
     def traj_info(self, values: Mapping[str, Any]) -> TrajInfo:
         """An episode as this sampler makes them, with these fields."""
-        info = self._settings.traj_info_cls(**self._traj_info_kwargs)
+        info = self._config.options.TrajInfoCls(**self._traj_info_kwargs)
         vars(info).update(values)
         return info
 
     @property
     def env_name(self) -> str | None:
         """What another program gives as `EnvCls` for the same environments; None for what has no name there."""
-        return self._settings.factory.importable
+        return self._config.factory.importable
 
     def settings(self) -> dict[str, Any]:
         """What decides what is in a batch, besides the agent and the seed; not where and how fast it is collected."""
-        return self._settings.content()
+        return self._config.content()
 
     def timing(self) -> TimingReport:
         """Where the time of `obtain_samples` went so far, an action server's too."""
-        return TimingReport.of(self._timings, self._seconds).with_servers(self._servers)
+        seconds = self._engine.seconds(self._seconds)
+        return TimingReport.of(self._timings, seconds).with_servers(self._engine.server_timings)
 
     @exclusive
     def shutdown(self) -> None:
         """Closes environments and processes; raises what closing an environment raised. Safe to call twice."""
         was_open, self._state = self._state == "open", "closed"
-        self._slots = self._kept = None
+        self._slots = None
         if was_open:
             try:
-                self._stop()
+                self._engine.stop()
             except BaseException as error:
                 self._cause = error
-                self._kill()
+                self._engine.kill()
                 raise shortened(error) from error.__cause__
 
     def __enter__(self) -> Self:
@@ -357,12 +271,8 @@ class BaseSampler(Hooks):
 
     # ---- shared ----
 
-    def _n_begun(self) -> int:
-        """How many batches were begun: the number of the next one."""
-        return self._n_batches
-
     def _traj_infos(self, parts: Sequence[Episodes]) -> list[TrajInfo]:
-        return make_traj_infos(parts, self._settings.traj_info_cls, self._traj_info_kwargs)
+        return make_traj_infos(parts, self._config.options.TrajInfoCls, self._traj_info_kwargs)
 
     def _next_version(self) -> int:
         """Parameters versions count the calls that act: 0, 1, 2, …"""
@@ -386,10 +296,10 @@ class BaseSampler(Hooks):
         """Closes everything because of `error`, which is the cause of later refusals; returns what to raise."""
         if self._state != "closed":
             self._state, self._cause = "closed", error
-            self._slots = self._kept = None
+            self._slots = None
             if isinstance(error, SamplerError) and error.__cause__ is None:
                 # It happened in another process. The frames it came through here would keep the batch alive, memory and
                 # descriptor, for as long as somebody keeps the error.
                 traceback.clear_frames(error.__traceback__)
-            self._kill()
+            self._engine.kill()
         return shortened(error)

@@ -1,11 +1,13 @@
-"""What a sampler was constructed with, and the part of it that each slice needs."""
+"""The options of a sampler, documented once, and what a sampler makes of them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, fields, replace
+from functools import wraps
+from inspect import signature
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from headrace.envs.factory import EnvFactory
 from headrace.envs.global_rng import Isolation
@@ -13,129 +15,186 @@ from headrace.envs.rehearsal import REHEARSED
 from headrace.envs.scalar import EnvInfoKeys
 from headrace.envs.vector.spec import VectorEnvs
 from headrace.rng import Stream
-from headrace.samplers.collection.make_envs import CollectorConfig
+from headrace.samplers.collection.make_envs import SliceConfig
 from headrace.samplers.collection.snapshot import SamplerState
 from headrace.samplers.layout import Layout, Slice, spread_like
 from headrace.samplers.traj_info import TrajInfo
 from headrace.samplers.validate import checked_arguments, checked_devices
 from headrace.types import BatchSpec
 
-__all__ = ["SamplerSettings"]
+__all__ = ["SamplerConfig", "SamplerOptions", "takes_options"]
 
 
 @dataclass(frozen=True)
-class SamplerSettings:
-    """The arguments of a sampler's constructor, checked; see `BaseSampler`."""
+class SamplerOptions:
+    """What every sampler takes.
 
+    Args:
+        EnvCls: a Gymnasium id, an `EnvSpec`, "module:callable", "gym:Id-v0" for old gym's registry, or any callable
+            that returns a `gymnasium.Env`; environments of old gym are adapted. `VectorEnvs` for vector environments.
+        env_kwargs: arguments of the environment.
+        batch_T: time steps of a batch.
+        batch_B: environments of a batch.
+        n_workers: worker processes. Default: chosen from the machine. At most `batch_B` are started.
+        max_decorrelation_steps: each environment first takes a random number of random actions, 1 to this; 0: none.
+        TrajInfoCls: statistics of an episode, a subclass of `TrajInfo`.
+        eval_n_envs: environments for `evaluate_agent`; 0: none.
+        eval_env_kwargs: arguments of evaluation environments. Default: `env_kwargs`.
+        eval_max_steps: most steps of an evaluation, over all its environments. Default: 100 000 per environment.
+        eval_max_trajectories: episodes of an evaluation, rounded up to the same number for every environment, so that
+            short episodes are not favoured. Default: one per environment.
+        reset_mode: "mid_batch": an ended environment is reset at once. "wait": it waits for the end of the batch, and
+            its time steps until then are padding with `valid=False`.
+        env_info_keys: `{name: (dtype, shape)}`, the fields of info that are recorded in `samples.env.env_info`.
+        start_method: "fork", "forkserver", "spawn", or "auto": fork on Linux while CUDA is not initialised.
+        timeout: seconds without progress (one time step of a worker's environments) after which a worker counts as hung.
+        start_timeout: the same for construction, first resets and decorrelation.
+        deterministic: infer in fixed blocks of rows, so that batches are equal bit for bit for any number of workers.
+        device: torch device on which the agent acts. Default: for samplers with an action server the first GPU if there
+            is one, else the CPU. Asynchronous samplers with action servers take several.
+        samples_device: torch device of the batches; what the agent sees and does stays there, row by row, so that
+            nothing is sent twice. Default: views of the sampler's memory.
+        n_slots: batches in memory, written in turn, so that views stay valid for as many calls; default 1. Asynchronous
+            samplers collect n_slots − 1 batches ahead, and views are valid until the next call; default 2.
+        eval_process: evaluate in a process of its own, beside training; for asynchronous samplers.
+        isolate_rng: give each environment global generators of its own (NumPy's, Python's, torch's), by seed and env
+            id, so that batches do not depend on the number of workers though it draws from them; 60 µs a step.
+    """
+
+    EnvCls: Any
+    env_kwargs: Mapping[str, Any] | None = None
+    _: KW_ONLY
+    batch_T: int
+    batch_B: int
+    n_workers: int | None = None
+    max_decorrelation_steps: int = 100
+    TrajInfoCls: type[TrajInfo] = TrajInfo
+    eval_n_envs: int = 0
+    eval_env_kwargs: Mapping[str, Any] | None = None
+    eval_max_steps: int | None = None
+    eval_max_trajectories: int | None = None
+    reset_mode: str = "mid_batch"
+    env_info_keys: EnvInfoKeys | None = None
+    start_method: str = "auto"
+    timeout: float = 60.0
+    start_timeout: float = 120.0
+    deterministic: bool = False
+    device: Any = None
+    samples_device: Any = None
+    n_slots: int | None = None
+    eval_process: bool = False
+    isolate_rng: bool = False
+
+
+#: Options that are not looked at by `checked_arguments`.
+_CHECKED_APART = ("EnvCls", "device", "samples_device")
+
+_Arguments = ParamSpec("_Arguments")
+_Self = TypeVar("_Self")
+
+
+def takes_options(
+    options: Callable[_Arguments, SamplerOptions],
+) -> Callable[[Callable[[_Self, SamplerOptions], None]], Callable[Concatenate[_Self, _Arguments], None]]:
+    """For a constructor that is given `SamplerOptions`: callers write the options themselves, as its signature says."""
+
+    def decorate(
+        constructor: Callable[[_Self, SamplerOptions], None],
+    ) -> Callable[Concatenate[_Self, _Arguments], None]:
+        form = signature(options)
+
+        @wraps(constructor)
+        def taking(self: _Self, /, *args: _Arguments.args, **kwargs: _Arguments.kwargs) -> None:
+            try:
+                form.bind(*args, **kwargs)
+            except TypeError as error:
+                raise TypeError(f"{type(self).__name__}(): {error}") from None
+            constructor(self, options(*args, **kwargs))
+
+        taking.__doc__ = options.__doc__
+        own = next(iter(signature(constructor).parameters.values()))
+        taking.__signature__ = form.replace(  # type: ignore[attr-defined]
+            parameters=[own, *form.parameters.values()], return_annotation=None
+        )
+        return taking
+
+    return decorate
+
+
+@dataclass(frozen=True)
+class SamplerConfig:
+    """Checked options, and what follows from them.
+
+    Args:
+        options: in plain types; where another field says the same, that one counts.
+        factory: of training environments.
+        eval_factory: of evaluation environments.
+        device: torch device, a tuple of several, or None.
+        samples_device: torch device or None.
+        n_slots: batches in memory.
+    """
+
+    options: SamplerOptions
     factory: EnvFactory
     eval_factory: EnvFactory
-    batch_spec: BatchSpec
-    n_workers: int | None
-    max_decorrelation_steps: int
-    traj_info_cls: type[TrajInfo]
-    eval_n_envs: int
-    eval_max_steps: int | None
-    eval_max_trajectories: int | None
-    reset_mode: str
-    env_info_keys: EnvInfoKeys
-    start_method: str
-    timeout: float
-    start_timeout: float
-    deterministic: bool
     device: Any
     samples_device: Any
     n_slots: int
-    eval_process: bool
-    isolate_rng: bool
 
     @staticmethod
-    def checked(
-        name: str,
-        layout: Layout,
-        EnvCls: Any,
-        *,
-        env_kwargs: Mapping[str, Any] | None,
-        batch_T: int,
-        batch_B: int,
-        n_workers: int | None,
-        max_decorrelation_steps: int,
-        TrajInfoCls: type[TrajInfo],
-        eval_n_envs: int,
-        eval_env_kwargs: Mapping[str, Any] | None,
-        eval_max_steps: int | None,
-        eval_max_trajectories: int | None,
-        reset_mode: str,
-        env_info_keys: EnvInfoKeys | None,
-        start_method: str,
-        timeout: float,
-        start_timeout: float,
-        deterministic: bool,
-        device: Any,
-        samples_device: Any,
-        n_slots: int | None,
-        eval_process: bool,
-        isolate_rng: bool,
-    ) -> SamplerSettings:
+    def checked(name: str, layout: Layout, options: SamplerOptions) -> SamplerConfig:
         """From what the sampler `name` was given; raises TypeError or ValueError that names the argument."""
-        checked_arguments(
-            env_kwargs=env_kwargs,
-            batch_T=batch_T,
-            batch_B=batch_B,
-            n_workers=n_workers,
-            max_decorrelation_steps=max_decorrelation_steps,
-            TrajInfoCls=TrajInfoCls,
-            eval_n_envs=eval_n_envs,
-            eval_env_kwargs=eval_env_kwargs,
-            eval_max_steps=eval_max_steps,
-            eval_max_trajectories=eval_max_trajectories,
-            reset_mode=reset_mode,
-            env_info_keys=env_info_keys,
-            start_method=start_method,
-            timeout=timeout,
-            start_timeout=start_timeout,
-            deterministic=deterministic,
-            n_slots=n_slots,
-            eval_process=eval_process,
-            isolate_rng=isolate_rng,
-        )
-        if isolate_rng and isinstance(EnvCls, VectorEnvs):
+        given = {field.name: getattr(options, field.name) for field in fields(options)}
+        checked_arguments(**{key: value for key, value in given.items() if key not in _CHECKED_APART})
+        n_slots = options.n_slots
+        if options.isolate_rng and isinstance(options.EnvCls, VectorEnvs):
             raise ValueError("isolate_rng is for single environments; a vector environment steps its rows at once")
-        if eval_process and not layout.asynchronous:
+        if options.eval_process and not layout.asynchronous:
             raise ValueError(f"{name} evaluates in its own processes; eval_process=True is for asynchronous samplers")
         least = 1 + layout.asynchronous
         if n_slots is not None and n_slots < least:
             raise ValueError(f"{name} needs n_slots of at least {least}, got {n_slots!r}")
-        acting_on, kept_on = checked_devices(name, layout, device, samples_device)
-        if kept_on is not None and (n_slots or 1) > 1:
+        device, samples_device = checked_devices(name, layout, options.device, options.samples_device)
+        if samples_device is not None and (n_slots or 1) > 1:
             raise ValueError(f"n_slots={n_slots!r} is for batches in host memory; samples_device keeps one batch")
-        return SamplerSettings(
-            factory=EnvFactory.of(EnvCls, env_kwargs),
-            eval_factory=EnvFactory.of(EnvCls, env_kwargs if eval_env_kwargs is None else eval_env_kwargs),
-            batch_spec=BatchSpec(int(batch_T), int(batch_B)),
-            n_workers=None if n_workers is None else int(n_workers),
-            max_decorrelation_steps=int(max_decorrelation_steps),
-            traj_info_cls=TrajInfoCls,
-            eval_n_envs=int(eval_n_envs),
-            eval_max_steps=eval_max_steps,
-            eval_max_trajectories=eval_max_trajectories,
-            reset_mode=reset_mode,
-            env_info_keys=dict(env_info_keys or {}),
-            start_method=start_method,
-            timeout=float(timeout),
-            start_timeout=float(start_timeout),
-            deterministic=bool(deterministic),
-            device=acting_on,
-            samples_device=kept_on,
+        eval_kwargs = options.env_kwargs if options.eval_env_kwargs is None else options.eval_env_kwargs
+        return SamplerConfig(
+            options=replace(
+                options,
+                batch_T=int(options.batch_T),
+                batch_B=int(options.batch_B),
+                n_workers=None if options.n_workers is None else int(options.n_workers),
+                max_decorrelation_steps=int(options.max_decorrelation_steps),
+                eval_n_envs=int(options.eval_n_envs),
+                env_info_keys=dict(options.env_info_keys or {}),
+                timeout=float(options.timeout),
+                start_timeout=float(options.start_timeout),
+                deterministic=bool(options.deterministic),
+                eval_process=bool(options.eval_process),
+                isolate_rng=bool(options.isolate_rng),
+            ),
+            factory=EnvFactory.of(options.EnvCls, options.env_kwargs),
+            eval_factory=EnvFactory.of(options.EnvCls, eval_kwargs),
+            device=device,
+            samples_device=samples_device,
             n_slots=least if n_slots is None else int(n_slots),
-            eval_process=bool(eval_process),
-            isolate_rng=bool(isolate_rng),
         )
 
     @property
+    def batch_spec(self) -> BatchSpec:
+        """T and B."""
+        return BatchSpec(self.options.batch_T, self.options.batch_B)
+
+    @property
+    def env_info_keys(self) -> EnvInfoKeys:
+        """The fields of info that are recorded."""
+        return self.options.env_info_keys or {}
+
+    @property
     def eval_max_T(self) -> int:
-        """Rows of an evaluation at most."""
-        n_eval = max(self.eval_n_envs, 1)
-        return max(1, 100_000 if self.eval_max_steps is None else int(self.eval_max_steps) // n_eval)
+        """Most time steps of an evaluation."""
+        n_eval, most = max(self.options.eval_n_envs, 1), self.options.eval_max_steps
+        return max(1, 100_000 if most is None else int(most) // n_eval)
 
     def require_callable(self, slices: Sequence[Slice], env_ids: Sequence[int]) -> None:
         """Raises ValueError for environments that cannot be called without others."""
@@ -145,23 +204,26 @@ class SamplerSettings:
 
     def content(self) -> dict[str, Any]:
         """What decides what is in a batch, besides the agent and the seed; not where and how fast it is collected."""
+        names = (
+            "batch_T",
+            "batch_B",
+            "max_decorrelation_steps",
+            "TrajInfoCls",
+            "eval_n_envs",
+            "eval_max_steps",
+            "eval_max_trajectories",
+            "reset_mode",
+            "deterministic",
+            "isolate_rng",
+        )
         return {
             "environment": self.factory.name,
             "env_kwargs": self.factory.kwargs,
             "eval_env_kwargs": self.eval_factory.kwargs,
-            "batch_T": self.batch_spec.T,
-            "batch_B": self.batch_spec.B,
-            "max_decorrelation_steps": self.max_decorrelation_steps,
-            "TrajInfoCls": self.traj_info_cls,
-            "eval_n_envs": self.eval_n_envs,
-            "eval_max_steps": self.eval_max_steps,
-            "eval_max_trajectories": self.eval_max_trajectories,
-            "reset_mode": self.reset_mode,
-            "deterministic": self.deterministic,
-            "isolate_rng": self.isolate_rng,
+            **{name: getattr(self.options, name) for name in names},
         }
 
-    def configs(
+    def slice_configs(
         self,
         slices: Sequence[Slice],
         rank: int,
@@ -169,12 +231,13 @@ class SamplerSettings:
         traj_info_kwargs: Mapping[str, Any],
         start: SamplerState,
         resumable: bool,
-    ) -> list[CollectorConfig]:
+    ) -> list[SliceConfig]:
         """One for each slice, with its share of the evaluation environments."""
-        n_eval = self.eval_n_envs
-        episodes = 1 if self.eval_max_trajectories is None else math.ceil(self.eval_max_trajectories / max(n_eval, 1))
+        options, n_eval = self.options, self.options.eval_n_envs
+        wanted = options.eval_max_trajectories
+        episodes = 1 if wanted is None else math.ceil(wanted / max(n_eval, 1))
         factory, eval_factory = self.factory, self.eval_factory
-        if self.isolate_rng:
+        if options.isolate_rng:
             again = start.next_incarnation
             factory = replace(factory, isolation=Isolation(seed, Stream.ENV_GLOBAL, again))
             eval_factory = replace(eval_factory, isolation=Isolation(seed, Stream.EVAL_ENV_GLOBAL, again))
@@ -182,15 +245,15 @@ class SamplerSettings:
         eval_ids = spread_like(all_eval_ids, slices)
         rehearsed = tuple(env_id for one in slices for env_id in one.env_ids)[:REHEARSED]
         return [
-            CollectorConfig(
+            SliceConfig(
                 factory=factory,
                 env_ids=one.env_ids,
                 seed=seed,
-                traj_info=(self.traj_info_cls, traj_info_kwargs),
-                wait_reset=self.reset_mode == "wait",
-                max_decorrelation_steps=self.max_decorrelation_steps,
+                traj_info=(options.TrajInfoCls, traj_info_kwargs),
+                wait_reset=options.reset_mode == "wait",
+                max_decorrelation_steps=options.max_decorrelation_steps,
                 env_info_keys=self.env_info_keys,
-                deterministic=self.deterministic,
+                deterministic=options.deterministic,
                 eval_factory=eval_factory,
                 eval_env_ids=own_eval_ids,
                 eval_episodes=episodes,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import wraps
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
@@ -43,11 +43,21 @@ class Owner:
         """The call has ended."""
         self._lock.release()
 
+    @contextmanager
+    def inside(self, call: str, context: AbstractContextManager[None]) -> Iterator[None]:
+        """Around `call`, which also happens in `context`; raises SamplerError unless it may begin."""
+        self.enter(call)
+        try:
+            with context:
+                yield
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt from None  # once, though the person pressed it again during the clean-up
+        finally:
+            self.leave()
+
 
 class _Owned(Protocol):
-    _owner: Owner
-
-    def _around(self) -> AbstractContextManager[None]: ...
+    def _in_call(self, name: str) -> AbstractContextManager[None]: ...
 
 
 _Self = TypeVar("_Self", bound=_Owned)
@@ -56,17 +66,11 @@ _Self = TypeVar("_Self", bound=_Owned)
 def exclusive(
     method: Callable[Concatenate[_Self, _Arguments], _Answer],
 ) -> Callable[Concatenate[_Self, _Arguments], _Answer]:
-    """For a public method of a sampler: `Owner` decides whether it may be called. 2 µs a call."""
+    """For a public method of a sampler: `Owner` decides whether it may be called."""
 
     @wraps(method)
     def entered(self: _Self, /, *args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Answer:
-        self._owner.enter(method.__name__)
-        try:
-            with self._around():
-                return method(self, *args, **kwargs)
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt from None  # once, though the person pressed it again during the clean-up
-        finally:
-            self._owner.leave()
+        with self._in_call(method.__name__):
+            return method(self, *args, **kwargs)
 
     return entered

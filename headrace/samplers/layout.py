@@ -3,22 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 __all__ = ["Layout", "Slice", "slices_of", "spread", "spread_like"]
 
 
 @dataclass(frozen=True)
 class Layout:
-    """processes: the environments step in worker processes (else in this one); served: actions come from an action
-    server (else from an agent beside the environments); groups: of environments that are served in turn;
-    asynchronous: all of it happens in a process of its own, ahead of the caller.
+    """Where environments step, and where actions come from.
+
+    Args:
+        processes: environments step in worker processes, else in the process of the sampler.
+        served: actions come from an action server, else from an agent beside the environments.
+        groups: number of groups of environments that are served in turn.
+        overlap: whether one group may step while another does.
+        asynchronous: the sampler runs in a process of its own, ahead of the caller.
     """
 
     processes: bool
     served: bool = False
     groups: int = 1
+    overlap: bool = True
     asynchronous: bool = False
+
+    @property
+    def ahead(self) -> Layout:
+        """The same layout in a process of its own."""
+        return replace(self, asynchronous=True)
+
+    @property
+    def inner(self) -> Layout:
+        """The layout of the sampler that the sampler process runs."""
+        return replace(self, asynchronous=False)
+
+    @property
+    def acts_in_caller(self) -> bool:
+        """Whether the agent acts in the process that calls the sampler."""
+        return not self.asynchronous and (self.served or not self.processes)
 
 
 @dataclass(frozen=True)

@@ -176,7 +176,7 @@ class EpisodeColumns:
         length, ret, discounted, nonzero = (column[row].item() for column in columns)
         return length, ret, discounted, nonzero, None if self.objects is None else self.objects[row]
 
-    def go_on(self, row: int, running: tuple[int, float, float, int, TrajInfo | None]) -> None:
+    def restore(self, row: int, running: tuple[int, float, float, int, TrajInfo | None]) -> None:
         """The inverse of `running`."""
         self._length[row], self._return[row], self._discounted[row], self._nonzero[row] = running[:4]
         if self.objects is not None and running[4] is not None:

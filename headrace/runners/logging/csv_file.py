@@ -35,7 +35,7 @@ class CsvLogger(Logger):
         self._waiting: list[Mapping[str, float]] = []  # rows that are not in the file yet
         self._warned = False
         if keep_rows is not None and self.path.exists():
-            self._go_on(keep_rows)
+            self._restore(keep_rows)
             return
         try:
             self.path.open("xb").close()
@@ -60,7 +60,7 @@ class CsvLogger(Logger):
             _log.warning("%s is without its last %d rows, which the disk did not take", self.path, len(self._waiting))
             self._waiting.clear()
 
-    def _go_on(self, keep_rows: int) -> None:
+    def _restore(self, keep_rows: int) -> None:
         """Cuts the file behind the rows to keep, those of them that are whole."""
         content = self.path.read_bytes() if self.path.is_file() else b""
         columns, rows, n_damaged = _parsed(content, keep_rows)

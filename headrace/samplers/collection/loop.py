@@ -168,10 +168,10 @@ class CollectionLoop:
         columns = (self._observation, self._is_first, self._prev_action, self._prev_reward, self.envs.waiting)
         return tree_map(np.copy, tree_rows(columns, row)), self.episodes.running(row)
 
-    def go_on(self, rows: Sequence[Tree], running: Sequence[Any]) -> None:
+    def restore(self, rows: Sequence[Tree], running: Sequence[Any]) -> None:
         """In place of `start`: stands where `row` said, of every row."""
         for index, (observation, is_first, prev_action, prev_reward, _) in enumerate(rows):
-            self.episodes.go_on(index, running[index])
+            self.episodes.restore(index, running[index])
             tree_copy_into(tree_rows(self._observation, (index, ...)), observation)
             tree_copy_into(tree_rows(self._prev_action, (index, ...)), prev_action)
             self._is_first[index], self._prev_reward[index] = is_first, prev_reward
@@ -186,7 +186,7 @@ class CollectionLoop:
         self._null_inputs(slice(None))
         self.episodes.restart()
 
-    def revive(self) -> None:
+    def reset_waiting(self) -> None:
         """In reset mode "wait": resets the environments that ended in the last batch."""
         if not (self._wait_reset and self.envs.waiting.any()):
             return

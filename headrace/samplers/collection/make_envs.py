@@ -17,13 +17,13 @@ from headrace.rng import Stream, env_seeds
 from headrace.samplers.traj_info import TrajInfo
 from headrace.types import Tree
 
-__all__ = ["CollectorConfig", "Envs", "eval_envs", "train_envs"]
+__all__ = ["Envs", "SliceConfig", "eval_envs", "train_envs"]
 
 Envs = ScalarEnvs | VectorBatch
 
 
 @dataclass(frozen=True)
-class CollectorConfig:
+class SliceConfig:
     """What a slice of environments needs to know before its first step; travels to workers by cloudpickle.
 
     env_ids, eval_env_ids: global numbers of this slice's environments (evaluation's are counted on their own);
@@ -55,20 +55,20 @@ class CollectorConfig:
     memory: Mapping[int, Tree] = field(default_factory=dict)
 
 
-def train_envs(config: CollectorConfig, status: Status) -> tuple[Envs, list[EnvState]]:
+def train_envs(config: SliceConfig, status: Status) -> tuple[Envs, list[EnvState]]:
     """The training environments, and the states they go on from, none if they are new."""
     saved = _unpickled(config.factory, config.env_ids, config.saved, status)
     return _made(config, config.factory, config.env_ids, None, config.env_info_keys, saved, status), saved
 
 
-def eval_envs(config: CollectorConfig, status: Status) -> Envs:
+def eval_envs(config: SliceConfig, status: Status) -> Envs:
     """The evaluation environments, at least one."""
     saved = _unpickled(config.eval_factory, config.eval_env_ids, config.eval_saved, status)
     return _made(config, config.eval_factory, config.eval_env_ids, Stream.EVAL_ENV, {}, saved, status)
 
 
 def _made(
-    config: CollectorConfig,
+    config: SliceConfig,
     factory: EnvFactory,
     env_ids: tuple[int, ...],
     stream: Stream | None,
@@ -92,7 +92,7 @@ def _made(
 
 
 def _made_as_one(
-    config: CollectorConfig,
+    config: SliceConfig,
     vector_envs: VectorEnvs,
     factory: EnvFactory,
     env_ids: tuple[int, ...],

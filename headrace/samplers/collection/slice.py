@@ -15,14 +15,14 @@ from headrace.envs.rehearsal import Rehearsal
 from headrace.envs.scalar import ScalarEnvs
 from headrace.errors import SamplerError
 from headrace.processes.status import Phase, Status
-from headrace.samplers.collection.eval_slice import EvalCollector, require_alike
+from headrace.samplers.collection.evaluation import EvalSlice, require_alike
 from headrace.samplers.collection.loop import CollectionLoop, SlotView
-from headrace.samplers.collection.make_envs import CollectorConfig, train_envs
+from headrace.samplers.collection.make_envs import SliceConfig, train_envs
 from headrace.samplers.collection.snapshot import NOT_ASKED, SliceState, not_saved, recorded
 from headrace.samplers.traj_info import Episodes
 from headrace.types import EnvSpaces, Timing
 
-__all__ = ["Collector", "Collectors", "SliceReport"]
+__all__ = ["SliceReport", "TrainSlice", "TrainSlices"]
 
 _NOTICED = 32  # rows that are looked at for draws from global generators, 0.3 ms each
 
@@ -42,14 +42,14 @@ class SliceReport:
     timing: Timing
 
 
-class Collector:
+class TrainSlice:
     """Makes its environments at once; `setup` gives it its columns of the slots; then `batch` collects.
 
     That is an iterator over rows: each number says that this row is ready, and what comes after it takes the actions of
     that row from the slot. evaluation: what has this slice's share of the evaluation environments, None without any.
     """
 
-    def __init__(self, config: CollectorConfig, status: Status) -> None:
+    def __init__(self, config: SliceConfig, status: Status) -> None:
         # Without the saved environments: they are large, and needed once.
         self.config = replace(config, saved={}, eval_saved={})
         self._status = status
@@ -57,10 +57,10 @@ class Collector:
         self._n_noticed = 0
         self._why_not = "" if config.resumable else NOT_ASKED
         self._envs, self._saved = train_envs(config, status)
-        self.evaluation: EvalCollector | None = None
+        self.evaluation: EvalSlice | None = None
         try:
             if config.eval_env_ids:
-                self.evaluation = EvalCollector(config, status)
+                self.evaluation = EvalSlice(config, status)
                 require_alike(self.evaluation.spaces, self.spaces)
         except BaseException:
             with suppress(SamplerError):
@@ -83,8 +83,8 @@ class Collector:
         saved, self._saved = self._saved, []
         with self._noticing():
             if saved:
-                self._loop.go_on([state.row for state in saved], [state.running for state in saved])
-                self._loop.revive()
+                self._loop.restore([state.row for state in saved], [state.running for state in saved])
+                self._loop.reset_waiting()
             else:
                 self._loop.start(config.seed, config.max_decorrelation_steps, config.incarnation)
         self._stepped = bool(saved or config.max_decorrelation_steps)
@@ -102,7 +102,7 @@ class Collector:
     def batch(self, batch_index: int) -> Iterator[int]:
         """The rows of a batch, which lies in the slots in turn."""
         self._view = self._views[batch_index % len(self._views)]
-        self._loop.revive()
+        self._loop.reset_waiting()
         # Not of environments that were just reset: of the module globals they use, a reset sets anew what it needs.
         if self._rehearsal is not None and self._rehearsal.due and self._stepped:
             envs, n = self._scalar_envs, self._n_rehearsed
@@ -147,7 +147,7 @@ class Collector:
 
     def prepare(self) -> None:
         """Resets the rows that wait, ahead of the next batch."""
-        self._loop.revive()
+        self._loop.reset_waiting()
 
     def call(self, name: str, args: Sequence[Any], env_ids: Sequence[int]) -> dict[int, Any]:
         """Calls a method of training environments, or reads an attribute; answers by env id."""
@@ -200,14 +200,14 @@ class Collector:
                 self.evaluation.close()
 
 
-class Collectors:
+class TrainSlices:
     """Those of one process, one for each of its slices; if one fails, those made before it are closed."""
 
-    def __init__(self, configs: Sequence[CollectorConfig], status: Status) -> None:
-        self.all: list[Collector] = []
+    def __init__(self, configs: Sequence[SliceConfig], status: Status) -> None:
+        self.all: list[TrainSlice] = []
         try:
             for config in configs:
-                self.all.append(Collector(config, status))
+                self.all.append(TrainSlice(config, status))
         except BaseException:
             with suppress(SamplerError):
                 self.close()

@@ -1,15 +1,20 @@
-"""`ParallelSamplerBase`: environments in worker processes."""
+"""Engines with worker processes, and the one whose workers have an agent each."""
 
 from __future__ import annotations
 
 import logging
 import pickle
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 import cloudpickle
+from typing_extensions import override
 
+from headrace.agents.base import Agent
+from headrace.agents.parameters import ParameterSlots
+from headrace.buffers.samples import SlotSpec
 from headrace.buffers.shared import Allocate, Arena, shared
 from headrace.errors import EnvContractError, SamplerError, headline
 from headrace.processes.affinity import Affinity, usable_cores
@@ -17,37 +22,46 @@ from headrace.processes.causes import enough_descriptors
 from headrace.processes.child import Channel
 from headrace.processes.group import WorkerGroup
 from headrace.processes.start_method import choose_start_method
-from headrace.samplers.base import BaseSampler
-from headrace.samplers.collection.make_envs import CollectorConfig
+from headrace.samplers.collection.make_envs import SliceConfig
+from headrace.samplers.collection.slice import SliceReport
 from headrace.samplers.collection.snapshot import SliceState
+from headrace.samplers.engine import Engine
 from headrace.samplers.layout import Slice, slices_of
-from headrace.samplers.workers.main import Setup, initialize_worker, process_seeds, sampling_process
-from headrace.samplers.workers.memory import Slots
+from headrace.samplers.traj_info import Episodes
+from headrace.samplers.workers.local import LocalWorker, parameter_memory
+from headrace.samplers.workers.main import Worker, initialize_worker, process_seeds, sampling_process
+from headrace.samplers.workers.memory import SlotMemory, Slots
 from headrace.types import EnvSpaces
 
-__all__ = ["ParallelSamplerBase"]
+__all__ = ["CpuEngine", "ParallelEngine", "joined_answers", "pickled_agent", "require_picklable"]
 
 _log = logging.getLogger("headrace.samplers")
 
+_Worker = TypeVar("_Worker", bound=Worker)
+_Arguments = ParamSpec("_Arguments")
+_Answer = TypeVar("_Answer")
 
-class ParallelSamplerBase(BaseSampler):
+
+class ParallelEngine(Engine, Generic[_Worker]):
     """Workers fill their columns of one shared batch; one command and one reply per worker and batch."""
 
     _group: WorkerGroup | None = None
     _arena: Arena | None = None
-    _memory: Any = None
 
     @property
-    def _workers(self) -> WorkerGroup:
+    def workers(self) -> WorkerGroup:
+        """The processes."""
         assert self._group is not None
         return self._group
 
-    def _divided(self, env_ids: Sequence[int], affinity: Affinity) -> list[Slice]:
-        return slices_of(env_ids, self._n_workers(affinity), self.layout.groups)
+    @override
+    def divide(self, env_ids: Sequence[int], affinity: Affinity) -> list[Slice]:
+        return slices_of(env_ids, self.n_workers(affinity), self.layout.groups)
 
-    def _n_workers(self, affinity: Affinity) -> int:
+    def n_workers(self, affinity: Affinity) -> int:
+        """How many processes to start; raises ValueError if affinity and options do not agree."""
         pinned = None if affinity.workers_cpus is None else len(affinity.workers_cpus)
-        wanted = self._settings.n_workers
+        wanted, B = self.config.options.n_workers, self.config.options.batch_B
         if pinned is not None and wanted is not None and pinned != wanted:
             raise ValueError(
                 f"affinity has workers_cpus for {pinned} workers and n_workers is {wanted}; make them agree"
@@ -55,42 +69,46 @@ class ParallelSamplerBase(BaseSampler):
         # An action server keeps a core busy, and so does who learns beside an asynchronous sampler.
         taken = self.layout.served + self.layout.asynchronous
         asked = pinned or wanted or max(1, usable_cores() - taken)
-        if asked > self.batch_spec.B:
-            _log.info("%d workers for batch_B=%d: starting %d", asked, self.batch_spec.B, self.batch_spec.B)
-        return min(asked, self.batch_spec.B)
+        if asked > B:
+            _log.info("%d workers for batch_B=%d: starting %d", asked, B, B)
+        return min(asked, B)
 
-    def _start(self, configs: Sequence[CollectorConfig], affinity: Affinity) -> EnvSpaces:
-        self._affinity = affinity
-        n_workers = 1 + max(one.worker for one in self._slices)
+    @abstractmethod
+    def worker_maker(self, configs: Sequence[SliceConfig]) -> Callable[[Channel], _Worker]:
+        """What makes a worker with these slices, in its process."""
+
+    @override
+    def start(self, slices: Sequence[Slice], configs: Sequence[SliceConfig], affinity: Affinity) -> EnvSpaces:
+        n_workers = 1 + max(one.worker for one in slices)
         by_worker = [
-            tuple(config for config, one in zip(configs, self._slices, strict=True) if one.worker == worker)
+            [config for config, one in zip(configs, slices, strict=True) if one.worker == worker]
             for worker in range(n_workers)
         ]
         seeds = [process_seeds(own[0], "worker", own[0].env_ids[0]) for own in by_worker]
         prologue = partial(initialize_worker, affinity, not self.layout.served, seeds)
-        return self._start_group(sampling_process, by_worker, by_worker, prologue)
+        return self.start_group([self.worker_maker(own) for own in by_worker], by_worker, prologue)
 
-    def _start_group(
+    def start_group(
         self,
-        target: Callable[[Channel, Any], None],
-        arguments: Sequence[Any],
-        configs: Sequence[Sequence[CollectorConfig]],
+        makers: Sequence[Callable[[Channel], Worker]],
+        configs: Sequence[Sequence[SliceConfig]],
         prologue: Callable[[int], None],
         names: Sequence[str] | None = None,
     ) -> EnvSpaces:
-        """Starts a process for each argument, which answers with the spaces of each of its `configs`; returns them."""
-        with enough_descriptors(len(arguments)):
+        """Starts a process for each maker, which answers with the spaces of each of its `configs`; returns them."""
+        options = self.config.options
+        with enough_descriptors(len(makers)):
             self._group = WorkerGroup(
-                target,
-                arguments,
-                start_method=choose_start_method(self._settings.start_method),
+                sampling_process,
+                makers,
+                start_method=choose_start_method(options.start_method),
                 prologue=prologue,
-                name=type(self).__name__,
-                timeout=self._settings.timeout,
-                status=self._status,
+                name=self.name,
+                timeout=options.timeout,
+                status=self.status,
                 names=names,
             )
-        found: list[list[EnvSpaces]] = self._group.replies(self._settings.start_timeout)
+        found: list[list[EnvSpaces]] = self._group.replies(options.start_timeout)
         first, spaces = configs[0][0], found[0][0]
         for own, answers in zip(configs, found, strict=True):
             for config, other in zip(own, answers, strict=True):
@@ -101,72 +119,144 @@ class ParallelSamplerBase(BaseSampler):
                     )
         return spaces
 
-    def _share(self, slots: Slots, build: Callable[[Allocate], Any], setups: Sequence[Setup]) -> None:
-        """Makes shared memory, sends each worker its setup and the descriptors of slots and memory; `_standing` is to
-        follow.
+    def share(self, slots: Slots, build: Callable[[Allocate], _Answer], setups: Sequence[tuple[Any, ...]]) -> _Answer:
+        """Makes shared memory; sends each worker its setup command and the descriptors of slots and memory.
 
-        The memory is `_memory`, and nobody's local until the workers stand: the traceback of an error would keep it,
-        and its descriptor, alive.
+        `wait_until_ready` is to follow.
+
+        Args:
+            slots: of the sampler.
+            build: what is shared besides.
+            setups: of each worker, the method and its arguments.
+
+        Returns:
+            What `build` made. Keep it in no local variable while waiting for workers: the traceback of an error would
+            keep it, and its descriptor, alive.
         """
         with enough_descriptors(len(setups)):
-            self._arena, self._memory = shared(build)
+            self._arena, memory = shared(build)
             try:
                 for rank, setup in enumerate(setups):
-                    self._workers.send_to(rank, setup)
+                    self.workers.send_to(rank, setup)
                 for arena in (slots.arena, self._arena):
                     assert arena.fd is not None
-                    self._workers.send_fd(arena.fd)
+                    self.workers.send_fd(arena.fd)
             finally:
                 self._arena.close_fd()
+        return memory
 
-    def _standing(self) -> None:
-        """Waits until every worker stands at its first row."""
-        self._workers.replies(self._settings.start_timeout)
+    def wait_until_ready(self) -> None:
+        """Waits until every worker stands at its first time step."""
+        self.workers.replies(self.config.options.start_timeout)
 
-    def _pickled_agent(self) -> bytes:
-        device = self._agent.device
-        self._agent.to_device("cpu")  # where workers act: they are not to touch the learner's GPU
-        try:
-            agent_bytes: bytes = cloudpickle.dumps(self._agent)
-        except Exception as error:
-            raise SamplerError(
-                f"the agent cannot be pickled: {headline(error)}; it travels to the workers by cloudpickle, so keep "
-                "open files, locks and generators out of it"
-            ) from error
-        finally:
-            self._agent.to_device(device)
-        return agent_bytes
+    def command(
+        self,
+        method: Callable[Concatenate[_Worker, _Arguments], _Answer],
+        *args: _Arguments.args,
+        **kwargs: _Arguments.kwargs,
+    ) -> list[_Answer]:
+        """Has every worker call one of its methods; returns what it returns, by worker."""
+        assert not kwargs, "commands are sent with positional arguments"
+        self.workers.send((method, *args))
+        return self.workers.replies()
 
-    def call_envs(self, name: str, *args: Any, env_ids: Sequence[int] | None = None) -> list[Any]:
-        """See `BaseSampler.call_envs`. Raises TypeError for arguments that cannot be pickled."""
-        try:
-            pickle.dumps(args)
-        except Exception as error:
-            raise TypeError(f"args of call_envs travel to workers by pickle: {headline(error)}") from error
-        return super().call_envs(name, *args, env_ids=env_ids)
-
-    def _states(self) -> list[SliceState]:
-        return [state for states in self._command("state") for state in states]
-
-    def _call(self, name: str, args: Sequence[Any], env_ids: Sequence[int]) -> dict[int, Any]:
-        return {env_id: value for part in self._command("call", name, args, env_ids) for env_id, value in part.items()}
-
-    def _command(self, name: str, *arguments: Any) -> list[Any]:
-        """Has every worker do something; returns their answers."""
-        self._workers.send((name, *arguments))
-        return self._workers.replies()
-
-    def _stop(self) -> None:
-        group = self._let_go()
+    @override
+    def stop(self) -> None:
+        group = self.forget()
         if group is not None:
             group.stop()
 
-    def _kill(self) -> None:
-        group = self._let_go()
+    @override
+    def kill(self) -> None:
+        group = self.forget()
         if group is not None:
             group.kill()
 
-    def _let_go(self) -> WorkerGroup | None:
+    def forget(self) -> WorkerGroup | None:
         """Forgets workers and memory; returns the workers, if there were any."""
-        group, self._group, self._arena, self._memory = self._group, None, None, None
+        group, self._group, self._arena = self._group, None, None
         return group
+
+
+class CpuEngine(ParallelEngine[LocalWorker]):
+    """Each worker has an agent, and reads the parameters that the batch command names."""
+
+    _agent: Agent | None = None
+    _parameters: ParameterSlots | None = None
+
+    @override
+    def worker_maker(self, configs: Sequence[SliceConfig]) -> Callable[[Channel], LocalWorker]:
+        return partial(LocalWorker, configs[0])
+
+    @override
+    def setup(
+        self, agent: Agent, spec: SlotSpec, slots: Slots, configs: Sequence[SliceConfig], first_slice: int
+    ) -> None:
+        self._agent = agent
+        agent_bytes, memory = pickled_agent(agent), SlotMemory(spec, len(slots.all))
+        setups = [(LocalWorker.setup, memory, agent_bytes, first_slice + index) for index in range(len(configs))]
+        self._parameters = self.share(slots, partial(parameter_memory, agent, 2), setups)
+        self.wait_until_ready()
+
+    @override
+    def collect(self, itr: int, version: int, batch_index: int) -> list[SliceReport]:
+        self._publish(version)
+        return [report for own in self.command(LocalWorker.collect, itr, version, batch_index) for report in own]
+
+    @override
+    def evaluate(self, itr: int, version: int, evaluation_index: int) -> list[Episodes]:
+        self._publish(version)
+        return [part for own in self.command(LocalWorker.evaluate, itr, version, evaluation_index) for part in own]
+
+    @override
+    def states(self) -> list[SliceState]:
+        return [state for own in self.command(LocalWorker.states) for state in own]
+
+    @override
+    def call(self, name: str, args: Sequence[Any], env_ids: Sequence[int]) -> dict[int, Any]:
+        require_picklable(args)
+        return joined_answers(self.command(LocalWorker.call, name, args, env_ids))
+
+    @override
+    def forget(self) -> WorkerGroup | None:
+        self._parameters = None
+        return super().forget()
+
+    def _publish(self, version: int) -> None:
+        """Publishes the agent's parameters as `version`, which the command tells workers to act with."""
+        assert self._parameters is not None
+        assert self._agent is not None
+        self._parameters.publish(self._agent, version)
+
+
+def pickled_agent(agent: Agent) -> bytes:
+    """The agent on the CPU, where workers act: they are not to touch the learner's GPU.
+
+    Raises:
+        SamplerError: if it cannot be pickled.
+    """
+    device = agent.device
+    agent.to_device("cpu")
+    try:
+        agent_bytes: bytes = cloudpickle.dumps(agent)
+    except Exception as error:
+        raise SamplerError(
+            f"the agent cannot be pickled: {headline(error)}; it travels to the workers by cloudpickle, so keep "
+            "open files, locks and generators out of it"
+        ) from error
+    finally:
+        agent.to_device(device)
+    return agent_bytes
+
+
+def require_picklable(args: Sequence[Any]) -> None:
+    """Raises TypeError for arguments of a call that cannot travel to workers."""
+    try:
+        pickle.dumps(args)
+    except Exception as error:
+        raise TypeError(f"args of call_envs travel to workers by pickle: {headline(error)}") from error
+
+
+def joined_answers(answers: Sequence[dict[int, Any]]) -> dict[int, Any]:
+    """The answers of all workers by env id."""
+    return {env_id: value for own in answers for env_id, value in own.items()}

@@ -1,166 +1,176 @@
-"""Samplers whose actions come from an action server in this process: `GpuSampler` and what the others share with it."""
+"""The engine whose actions come from an action server in this process, on any torch device."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
+from typing import Any
 
-import torch
+from typing_extensions import override
 
+from headrace.agents.base import Agent
 from headrace.buffers.samples import Slot, SlotSpec
-from headrace.processes.affinity import cores_shared_by, cpu_quota
+from headrace.processes.affinity import Affinity, cores_shared_by, cpu_quota
 from headrace.processes.causes import enough_descriptors
-from headrace.processes.group import Sentry, WorkerGroup
+from headrace.processes.child import Channel
+from headrace.processes.group import WorkerGroup, WorkerWatch
 from headrace.processes.handoff import Bell
 from headrace.processes.patience import Patience
 from headrace.rng import Stream
-from headrace.samplers.board import Board, Turns
 from headrace.samplers.collection.evaluation import EvalReport, evaluation_episodes, evaluation_spec
-from headrace.samplers.collection.make_envs import CollectorConfig
+from headrace.samplers.collection.make_envs import SliceConfig
 from headrace.samplers.collection.slice import SliceReport
 from headrace.samplers.collection.snapshot import SliceState
-from headrace.samplers.engines.parallel import ParallelSamplerBase
+from headrace.samplers.engines.parallel import ParallelEngine, joined_answers, require_picklable
 from headrace.samplers.inference.action_server import ActionServer, ServedGroup
 from headrace.samplers.inference.actor import actor_for
-from headrace.samplers.inference.device import DeviceBatch, device_batch
-from headrace.samplers.layout import Layout
-from headrace.samplers.pinned import Pinned
+from headrace.samplers.inference.device import DeviceBatch, Pinned, device_batch, serving_device
+from headrace.samplers.layout import Slice
+from headrace.samplers.timing import ServerTiming
 from headrace.samplers.traj_info import Episodes
-from headrace.samplers.workers.local import ServedMemory, ServedSetup, SlotMemory, served_memory
-from headrace.samplers.workers.memory import Slots
+from headrace.samplers.workers.memory import SlotMemory, Slots
+from headrace.samplers.workers.served import HandoffCells, RowCounters, ServedMemory, ServedWorker, served_memory
+from headrace.types import EnvSpaces
 
-__all__ = ["GpuSampler", "GpuSamplerBase", "serving_device"]
-
-
-def serving_device(device: torch.device | None) -> torch.device:
-    """Where a server acts: `device`, by default the first GPU if there is one."""
-    if device is not None:
-        return device
-    return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+__all__ = ["ServedEngine"]
 
 
 @dataclass(frozen=True)
 class _Stage:
-    """Training or evaluation: its columns, slice by slice, and by which numbers they are handed over.
+    """Training or evaluation: its columns, slice by slice, and the counters by which they are handed over.
 
     first_slice: where in the slots our slices begin.
     """
 
-    turns: Turns
+    counters: RowCounters
     slots: Sequence[Slot]
     spec: SlotSpec
     stream: Stream
     env_ids: Sequence[tuple[int, ...]]
     first_slice: int = 0
-    kept: DeviceBatch | None = None
+    device_batch: DeviceBatch | None = None
 
 
-class GpuSamplerBase(ParallelSamplerBase):
-    """Workers step environments, an `ActionServer` in this process acts for all of them at once, on any torch device.
+class ServedEngine(ParallelEngine[ServedWorker]):
+    """Workers step environments; an `ActionServer` in this process acts for all of them at once.
 
-    The agent never leaves this process, and workers do not load torch. `n_workers` defaults to the usable cores but
-    one, which the server keeps busy.
+    The agent never leaves this process, and workers do not load torch.
     """
 
-    #: The server's class, which says whether groups may step at once.
-    ServerCls: ClassVar[type[ActionServer]] = ActionServer
     _memory: ServedMemory | None = None
     _server: ActionServer | None = None
     #: Of the server's bell, read and write, and the write ends of the workers'.
     _pipe_ends: tuple[int, ...] = ()
     _pinned: Pinned | None = None
 
-    def _setup(self, spec: SlotSpec, slots: Slots, configs: Sequence[CollectorConfig]) -> None:
-        slices, n_workers = tuple(self._slices), len(self._workers)
+    @property
+    def server(self) -> ActionServer:
+        """Who acts."""
+        assert self._server is not None
+        return self._server
+
+    @property
+    @override
+    def server_timings(self) -> Sequence[ServerTiming]:
+        return () if self._server is None else (self._server.timing,)
+
+    @override
+    def worker_maker(self, configs: Sequence[SliceConfig]) -> Callable[[Channel], ServedWorker]:
+        return partial(ServedWorker, configs)
+
+    @override
+    def start(self, slices: Sequence[Slice], configs: Sequence[SliceConfig], affinity: Affinity) -> EnvSpaces:
+        self._slices, self._affinity = tuple(slices), affinity
+        return super().start(slices, configs, affinity)
+
+    @override
+    def setup(
+        self, agent: Agent, spec: SlotSpec, slots: Slots, configs: Sequence[SliceConfig], first_slice: int
+    ) -> None:
+        slices, n_workers = self._slices, len(self.workers)
         eval_widths = tuple(len(config.eval_env_ids) for config in configs)
         eval_spec = evaluation_spec(spec, eval_widths) if any(eval_widths) else None
         memory = SlotMemory(spec.plain(), len(slots.all))
         plain_eval = None if eval_spec is None else eval_spec.plain()
-        setups = [ServedSetup(worker, self._first_slice, memory, plain_eval, slices) for worker in range(n_workers)]
-        self._share(slots, partial(served_memory, eval_spec, slices), setups)
+        setups = [(ServedWorker.setup, worker, first_slice, memory, plain_eval, slices) for worker in range(n_workers)]
+        self._memory = self.share(slots, partial(served_memory, eval_spec, slices), setups)
         with enough_descriptors(n_workers):
             self._send_bells(n_workers)
-        self._standing()
-        self._agent_init(slots)
-        self._serve(spec, slots, eval_spec, configs)
-
-    def _serve(
-        self, spec: SlotSpec, slots: Slots, eval_spec: SlotSpec | None, configs: Sequence[CollectorConfig]
-    ) -> None:
-        """Makes the server, now that all workers stand."""
-        assert self._memory is not None
-        eval_slot, board = self._memory
-        n_workers = len(self._workers)
-        if self._settings.samples_device is not None:
-            self._kept = device_batch(slots.all[0], self._agent, self._device)
-        pids = [os.getpid(), *self._workers.pids]
-        patience = Patience(board.spin_ns, pids, cores_shared_by(self._affinity, n_workers), cpu_quota())
+        self.wait_until_ready()
+        # Only now that workers exist: a process that has used CUDA cannot be forked.
+        device = serving_device(self.config.device)
+        agent.to_device(device)
+        if device.type == "cuda":
+            self._pinned = Pinned(slots.arena)
+        if self.config.samples_device is not None:
+            self.device_batch = device_batch(slots.all[0], agent, device)
+        eval_slot, cells = self._memory
+        read, _, *writes = self._pipe_ends
+        bells = [Bell(cells.parked[rank], write_fd=write) for rank, write in enumerate(writes)]
+        bells.append(Bell(cells.parked[-1], read_fd=read))
+        groups = partial(self._groups, agent, cells, bells, self.workers.watch_workers(read), configs[0])
+        pids = [os.getpid(), *self.workers.pids]
+        patience = Patience(cells.spin_ns, pids, cores_shared_by(self._affinity, n_workers), cpu_quota())
         env_ids = [config.env_ids for config in configs]
-        stages = [_Stage(board.train, slots.all, spec, Stream.ACTION, env_ids, self._first_slice, self._kept)]
+        train_stage = _Stage(cells.train, slots.all, spec, Stream.ACTION, env_ids, first_slice, self.device_batch)
+        train, evaluation = groups(train_stage), []
         if eval_spec is not None and eval_slot is not None:
             eval_ids = [config.eval_env_ids for config in configs]
-            stages.append(_Stage(board.evaluation, [eval_slot], eval_spec, Stream.EVAL_ACTION, eval_ids))
-        read, _, *writes = self._pipe_ends
-        bells = [Bell(board.parked[rank], write_fd=write) for rank, write in enumerate(writes)]
-        bells.append(Bell(board.parked[-1], read_fd=read))
-        sentry = self._workers.sentry(read)
-        train, *evaluation = [self._groups(board, bells, sentry, configs[0], stage) for stage in stages]
-        memory = {env_id: state for config in configs for env_id, state in config.memory.items()}
-        for group in train if memory else ():
-            group.actor.go_on(memory)
-        self._server = self.ServerCls(self._agent, train, evaluation[0] if evaluation else (), patience, self._status)
-        self._servers = [self._server.timing]
+            eval_stage = _Stage(cells.evaluation, [eval_slot], eval_spec, Stream.EVAL_ACTION, eval_ids)
+            evaluation = groups(eval_stage)
+        recurrent = {env_id: state for config in configs for env_id, state in config.memory.items()}
+        for group in train if recurrent else ():
+            group.actor.restore(recurrent)
+        overlap = self.layout.overlap
+        self._server = ActionServer(agent, train, evaluation, patience, self.status, overlap=overlap)
 
-    def _agent_init(self, slots: Slots) -> None:
-        """Puts the agent on its device, now that workers exist: a process that has used CUDA cannot be forked."""
-        self._device = serving_device(self._settings.device)
-        self._agent.to_device(self._device)
-        if self._device.type == "cuda":
-            self._pinned = Pinned(slots.arena)
-
-    def _collect(self, itr: int, version: int, batch_index: int) -> list[SliceReport]:
-        server, T = self._serving, self.batch_spec.T
-        server.look_around()
-        self._workers.send(("collect", itr, version, batch_index))
+    @override
+    def collect(self, itr: int, version: int, batch_index: int) -> list[SliceReport]:
+        server, T = self.server, self.config.options.batch_T
+        server.update_spin()
+        self.workers.send((ServedWorker.collect, batch_index))
         server.serve_actions(itr, version, batch_index, T)
-        reports = self._in_column_order(self._workers.replies())
+        reports = self._in_column_order(self.workers.replies())
         for group in server.groups:
             group.give_states(reports)
         return reports
 
-    def _evaluate(self, itr: int, version: int, evaluation_index: int) -> list[Episodes]:
-        server = self._serving
-        server.look_around()
-        self._command("begin_evaluation")
+    @override
+    def evaluate(self, itr: int, version: int, evaluation_index: int) -> list[Episodes]:
+        server = self.server
+        server.update_spin()
+        self.command(ServedWorker.begin_evaluation)
         server.begin_evaluation(itr)
         rows = partial(self._evaluate_rows, version, evaluation_index << 32)
-        return evaluation_episodes(rows, self._settings.eval_max_T)
+        return evaluation_episodes(rows, self.config.eval_max_T)
 
     def _evaluate_rows(self, version: int, first_step: int, first_row: int, n_rows: int) -> list[EvalReport]:
-        self._workers.send(("evaluation", first_row, n_rows))
-        self._serving.serve_actions_evaluation(version, first_step + first_row, n_rows)
-        return [report for reports in self._workers.replies() for report in reports]
+        self.workers.send((ServedWorker.evaluate_rows, first_row, n_rows))
+        self.server.serve_actions_evaluation(version, first_step + first_row, n_rows)
+        return [report for reports in self.workers.replies() for report in reports]
 
-    def _states(self) -> list[SliceState]:
-        own = [SliceState(memory=group.actor.memory()) for group in self._serving.groups]
-        return [*super()._states(), *own]
+    @override
+    def states(self) -> list[SliceState]:
+        environments = [state for own in self.command(ServedWorker.states) for state in own]
+        return [*environments, *(SliceState(memory=group.actor.memory()) for group in self.server.groups)]
 
-    def _let_go(self) -> WorkerGroup | None:
-        pinned, self._pinned, self._server = self._pinned, None, None
+    @override
+    def call(self, name: str, args: Sequence[Any], env_ids: Sequence[int]) -> dict[int, Any]:
+        require_picklable(args)
+        return joined_answers(self.command(ServedWorker.call, name, args, env_ids))
+
+    @override
+    def forget(self) -> WorkerGroup | None:
+        pinned, self._pinned, self._server, self._memory = self._pinned, None, None, None
+        self.device_batch = None
         if pinned is not None:
             pinned.release()
         ends, self._pipe_ends = self._pipe_ends, ()
         for end in ends:
             os.close(end)
-        return super()._let_go()
-
-    @property
-    def _serving(self) -> ActionServer:
-        assert self._server is not None
-        return self._server
+        return super().forget()
 
     def _send_bells(self, n_workers: int) -> None:
         """A pipe to wake each worker, and one to wake the server: hands out their ends, and keeps the others."""
@@ -170,13 +180,19 @@ class GpuSamplerBase(ParallelSamplerBase):
             worker_read, worker_write = Bell.pipe()
             self._pipe_ends += (worker_write,)
             try:
-                self._workers.send_fd_to(rank, worker_read)
-                self._workers.send_fd_to(rank, write)
+                self.workers.send_fd_to(rank, worker_read)
+                self.workers.send_fd_to(rank, write)
             finally:
                 os.close(worker_read)
 
     def _groups(
-        self, board: Board, bells: Sequence[Bell], sentry: Sentry, config: CollectorConfig, stage: _Stage
+        self,
+        agent: Agent,
+        cells: HandoffCells,
+        bells: Sequence[Bell],
+        watch: WorkerWatch,
+        config: SliceConfig,
+        stage: _Stage,
     ) -> list[ServedGroup]:
         """The groups of a stage that have environments, as the server sees them."""
         groups = []
@@ -189,28 +205,20 @@ class GpuSamplerBase(ParallelSamplerBase):
             first, stop = stage.first_slice + own[0], stage.first_slice + own[-1] + 1
             columns = spec.first_column(first), spec.first_column(stop)
             actor = actor_for(
-                self._agent,
+                agent,
                 [slot.slices(spec, first, stop) for slot in stage.slots],
                 [env_id for index in own for env_id in stage.env_ids[index]],
                 spec.widths[first:stop],
                 config,
                 stage.stream,
-                self._status,
-                None if stage.kept is None else stage.kept.columns(*columns),
+                self.status,
+                None if stage.device_batch is None else stage.device_batch.columns(*columns),
             )
             ranks = [self._slices[index].worker for index in members]
-            groups.append(ServedGroup(board.server(stage.turns, members, bells), sentry, ranks, own, actor))
+            groups.append(ServedGroup(cells.server(stage.counters, members, bells), watch, ranks, own, actor))
         return groups
 
     def _in_column_order(self, answers: Sequence[Sequence[SliceReport]]) -> list[SliceReport]:
         """The reports of all workers, each in the order of its groups, as the slices lie in the batch."""
         left = [iter(reports) for reports in answers]
         return [next(left[one.worker]) for one in self._slices]
-
-
-class GpuSampler(GpuSamplerBase):
-    """All environments step, then one inference chooses all actions: for slow inference and fast environments, on a GPU
-    or a CPU core of its own.
-    """
-
-    layout = Layout(processes=True, served=True)

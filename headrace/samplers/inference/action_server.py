@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from time import perf_counter_ns
-from typing import ClassVar
 
 from headrace.agents.base import Agent
-from headrace.processes.group import Sentry
+from headrace.processes.group import WorkerWatch
 from headrace.processes.handoff import Handoff
 from headrace.processes.patience import Patience
 from headrace.processes.status import Phase, Status
@@ -19,6 +18,9 @@ from headrace.samplers.timing import ServerTiming
 __all__ = [
     "ActionServer",
     "AlternatingActionServer",
+    "AsyncActionServer",
+    "AsyncAlternatingActionServer",
+    "AsyncNoOverlapAlternatingActionServer",
     "NoOverlapAlternatingActionServer",
     "ServedGroup",
 ]
@@ -26,26 +28,26 @@ __all__ = [
 
 @dataclass
 class ServedGroup:
-    """Environments that are served together. hands: to the workers that step them; sentry: what to sleep on while they
-    do; ranks: of these workers, in the order of the hands' peers; slices: their numbers, in column order; actor: acts
+    """Environments that are served together. handoff: to the workers that step them; watch: what to sleep on while they
+    do; ranks: of these workers, in the order of the hand-off's peers; slices: their numbers, in column order; actor: acts
     for them.
     """
 
-    hands: Handoff
-    sentry: Sentry
+    handoff: Handoff
+    watch: WorkerWatch
     ranks: Sequence[int]
     slices: Sequence[int]
     actor: Actor
 
-    def come_in(self) -> None:
+    def wait_ready(self) -> None:
         """Waits until every worker of the group stands at its next row."""
         # A method and no lambda: the frame of a lambda keeps what it encloses even when it is cleared, and an error
         # that came through it would keep the batch alive.
-        self.hands.wait_for(self.hands.count + 1, self._sleep)
-        self.sentry.awake()
+        self.handoff.wait_for(self.handoff.count + 1, self._sleep)
+        self.watch.awake()
 
     def _sleep(self, awaited: Sequence[int]) -> bool:
-        return self.sentry.sleep([self.ranks[index] for index in awaited])
+        return self.watch.sleep([self.ranks[index] for index in awaited])
 
     def give_states(self, reports: Sequence[SliceReport]) -> None:
         """Adds recurrent states to the final entries that travelled with the reports (of all slices)."""
@@ -58,12 +60,14 @@ class ServedGroup:
 class ActionServer:
     """Waits for a row of every worker, acts for all of them at once, lets them step.
 
-    groups, evaluation: those of training and of evaluation environments; patience: for how long to look before sleeping
-    while no row comes; status: says where an agent failed.
+    Args:
+        agent: acts.
+        groups: of training environments.
+        evaluation: of evaluation environments.
+        patience: for how long to look before sleeping while no row comes.
+        status: says where an agent failed.
+        overlap: whether a group may step while another does.
     """
-
-    #: Whether a group may step while another does.
-    overlap: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -72,7 +76,9 @@ class ActionServer:
         evaluation: Sequence[ServedGroup],
         patience: Patience,
         status: Status,
+        overlap: bool = True,
     ) -> None:
+        self.overlap = overlap
         self.groups = list(groups)
         self.timing = ServerTiming()
         self._agent = agent
@@ -80,7 +86,7 @@ class ActionServer:
         self._patience = patience
         self._status = status
 
-    def look_around(self) -> None:
+    def update_spin(self) -> None:
         """Decides for how long to look before sleeping."""
         self._patience.decide()
 
@@ -108,7 +114,7 @@ class ActionServer:
     @property
     def late(self) -> int:
         """Rows whose news nobody rang for; see `Handoff`."""
-        return sum(group.hands.late for group in (*self.groups, *self._evaluation))
+        return sum(group.handoff.late for group in (*self.groups, *self._evaluation))
 
     def _serve(self, groups: Sequence[ServedGroup], n_rows: int, finish: bool) -> None:
         """Every group comes in n_rows + 1 times, and the last time nobody is let go to step.
@@ -123,16 +129,16 @@ class ActionServer:
             line[Status.PROGRESS] += 1
             for group in groups:
                 before = now
-                group.come_in()
+                group.wait_ready()
                 now = perf_counter_ns()
                 timing.waiting_ns += now - before
                 if held is not None:
-                    held.hands.post()
+                    held.handoff.post()
                     held = None
                 if t < n_rows:
                     group.actor.act(t)
                 if self.overlap or len(groups) == 1 or t == n_rows:
-                    group.hands.post()
+                    group.handoff.post()
                 else:
                     held = group
                 if t < n_rows:
@@ -146,13 +152,9 @@ class ActionServer:
         self._status.enter(Phase.WAITING)
 
 
-class AlternatingActionServer(ActionServer):
-    """For two groups: the environments of one step while actions are computed for the other."""
-
-
-class NoOverlapAlternatingActionServer(AlternatingActionServer):
-    """For two groups that never step at once: one is let go when the other has come in. For environments that would get
-    in each other's way, such as two groups that share their cores.
-    """
-
-    overlap = False
+#: rlpyt has a class for each schedule, and for each of them in a sampler process; here one serves any number of groups.
+AlternatingActionServer = ActionServer
+NoOverlapAlternatingActionServer = ActionServer
+AsyncActionServer = ActionServer
+AsyncAlternatingActionServer = ActionServer
+AsyncNoOverlapAlternatingActionServer = ActionServer

@@ -25,7 +25,7 @@ from headrace.envs.spaces import Mismatch, described
 from headrace.errors import AgentFailed, SamplerError, headline, traceback_of
 from headrace.processes.status import Status
 from headrace.rng import Stream, env_keys, uniforms
-from headrace.samplers.collection.make_envs import CollectorConfig
+from headrace.samplers.collection.make_envs import SliceConfig
 from headrace.samplers.inference.device import DeviceBatch, DeviceRows
 from headrace.types import AgentStep, StepInputs, Tree
 
@@ -134,7 +134,7 @@ class Actor:
         rows = tree_map(_numpy, self._state)
         return {env_id: tree_map(np.copy, tree_rows(rows, row)) for row, env_id in enumerate(self._env_ids)}
 
-    def go_on(self, memory: Mapping[int, Tree]) -> None:
+    def restore(self, memory: Mapping[int, Tree]) -> None:
         """The inverse of `memory`."""
         states = [memory[env_id] for env_id in self._env_ids]
         self._state = tree_map(lambda now, *rows: torch.from_numpy(np.stack(rows)).to(now.device), self._state, *states)
@@ -329,7 +329,7 @@ def actor_for(
     slots: Sequence[Slot],
     env_ids: Sequence[int],
     widths: Sequence[int],
-    config: CollectorConfig,
+    config: SliceConfig,
     stream: Stream,
     status: Status,
     kept: DeviceBatch | None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,12 +11,15 @@ import torch
 
 from headrace.agents.base import Agent
 from headrace.buffers.samples import AgentSamples, EnvSamples, Samples, Slot
+from headrace.buffers.shared import Arena
 from headrace.buffers.tree import tree_leaves, tree_map, tree_rows
 from headrace.envs.agent_answers import AS_AT_FIRST, AnswerWriter, answer_writer
 from headrace.envs.spaces import Mismatch
 from headrace.types import AgentStep, StepInputs, Tree
 
-__all__ = ["DeviceBatch", "DeviceRows", "device_batch"]
+__all__ = ["DeviceBatch", "DeviceRows", "Pinned", "device_batch", "serving_device"]
+
+_log = logging.getLogger("headrace.samplers")
 
 
 class DeviceBatch:
@@ -138,3 +142,31 @@ def _kind(tensor: torch.Tensor) -> str:
 def _sent(tree: Tree, device: torch.device) -> Any:
     """Copies on the device, also where that is the host's memory: the slot is written again."""
     return tree_map(lambda leaf: leaf.to(device, copy=True), tree)
+
+
+def serving_device(device: torch.device | None) -> torch.device:
+    """Where an action server acts: `device`, by default the first GPU if there is one."""
+    if device is not None:
+        return device
+    return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+
+
+class Pinned:
+    """An arena registered with CUDA: copies from it need no staging and do not hold up the host.
+
+    Registering locks the pages, which takes a while, once. Where the system refuses (a limit on locked memory), copies
+    are slower, and the log says so.
+    """
+
+    def __init__(self, arena: Arena) -> None:
+        self._arena: Arena | None = arena
+        error = torch.cuda.cudart().cudaHostRegister(arena.address, arena.nbytes, 0)  # type: ignore[no-untyped-call]
+        if int(error) != 0:
+            self._arena = None
+            _log.warning("the batch's memory could not be registered with CUDA (error %d); copies are slower", error)
+
+    def release(self) -> None:
+        """Before the memory goes away."""
+        arena, self._arena = self._arena, None
+        if arena is not None:
+            torch.cuda.cudart().cudaHostUnregister(arena.address)  # type: ignore[no-untyped-call]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -13,100 +13,71 @@ from headrace.agents.base import Agent
 from headrace.buffers.samples import SlotSpec
 from headrace.buffers.shared import shared
 from headrace.processes.child import Channel
-from headrace.processes.status import Phase, Status
-from headrace.samplers.collection.eval_slice import EvalCollector, require_alike
-from headrace.samplers.collection.make_envs import CollectorConfig
+from headrace.processes.status import Phase
+from headrace.samplers.collection.evaluation import EvalSlice, require_alike
+from headrace.samplers.collection.make_envs import SliceConfig
 from headrace.samplers.collection.snapshot import SliceState
-from headrace.samplers.engines.served import serving_device
+from headrace.samplers.inference.device import serving_device
 from headrace.samplers.traj_info import Episodes
-from headrace.samplers.workers.local import LocalEvaluation
+from headrace.samplers.workers.local import LocalEvaluator
 from headrace.samplers.workers.sampler_process import async_memory
 from headrace.types import EnvSpaces
 
-__all__ = ["Evaluator", "EvaluatorPlan", "EvaluatorSetup", "EvaluatorStation"]
+__all__ = ["EvalProcess", "eval_config"]
 
 Notes = list[tuple[int, str]]
 
 
-@dataclass(frozen=True)
-class EvaluatorPlan:
-    """The evaluation environments of all slices as those of one."""
-
-    config: CollectorConfig
-
-    @staticmethod
-    def of(configs: Sequence[CollectorConfig]) -> EvaluatorPlan:
-        """From the slices, which are then to have none."""
-        env_ids = tuple(env_id for config in configs for env_id in config.eval_env_ids)
-        saved: Mapping[int, bytes] = {key: value for config in configs for key, value in config.eval_saved.items()}
-        return EvaluatorPlan(
-            replace(configs[0], env_ids=(), saved={}, memory={}, eval_env_ids=env_ids, eval_saved=saved)
-        )
-
-    def crew(self, status: Status) -> Evaluator:
-        """See `Plan`."""
-        return Evaluator(self.config, status)
+def eval_config(configs: Sequence[SliceConfig]) -> SliceConfig:
+    """The evaluation environments of all slices as those of one; the slices are then to have none."""
+    env_ids = tuple(env_id for config in configs for env_id in config.eval_env_ids)
+    saved: Mapping[int, bytes] = {key: value for config in configs for key, value in config.eval_saved.items()}
+    return replace(configs[0], env_ids=(), saved={}, memory={}, eval_env_ids=env_ids, eval_saved=saved)
 
 
-class Evaluator:
-    """The evaluation environments; `station` evaluates in them."""
+class EvalProcess:
+    """Evaluates when it is told to; see `Worker`."""
 
-    def __init__(self, config: CollectorConfig, status: Status) -> None:
-        self.collector = EvalCollector(config, status)
+    def __init__(self, config: SliceConfig, channel: Channel) -> None:
+        self._channel = channel
+        self._environments = EvalSlice(config, channel.status)
+        #: None: training environments decide, and `setup` compares with the agent's.
+        self.spaces: list[EnvSpaces] = []
 
-    @property
-    def spaces(self) -> list[EnvSpaces]:
-        """None: training environments decide, `EvaluatorSetup` compares."""
-        return []
+    def setup(self, spec: SlotSpec, agent_bytes: bytes, n_versions: int, device: Any, served: bool) -> None:
+        """Attaches to the parameters; the descriptor of the slots, which it has no use for, comes before theirs.
 
-    def call(self, name: str, args: Sequence[Any], env_ids: Sequence[int]) -> dict[int, Any]:
-        """No training environments are here."""
-        return {}
+        Args:
+            spec: of a batch.
+            agent_bytes: the pickled agent.
+            n_versions: see `async_memory`.
+            device: where the sampler acts that it belongs to.
+            served: whether that is an action server.
+        """
+        channel = self._channel
+        agent: Agent = pickle.loads(agent_bytes)
+        os.close(channel.receive_fd())
+        arena, memory = shared(partial(async_memory, agent, n_versions, True), channel.receive_fd())
+        arena.close_fd()
+        assert agent.spaces is not None
+        require_alike(self._environments.spaces, agent.spaces)
+        agent.to_device(serving_device(device) if served else device or agent.device)
+        self._evaluator = LocalEvaluator(self._environments, agent, spec, channel.status, memory.evaluation)
+        channel.status.enter(Phase.WAITING)
+
+    def evaluate(self, itr: int, version: int, evaluation_index: int) -> tuple[list[Episodes], Notes]:
+        """See `LocalEvaluator.evaluate`; with what the environments have for the log."""
+        episodes = self._evaluator.evaluate(itr, version, evaluation_index)
+        self._channel.status.enter(Phase.WAITING)
+        return episodes, self._environments.notes()
+
+    def states(self) -> list[SliceState]:
+        """The pickled evaluation environments, or why there are none."""
+        return [self._environments.state()]
+
+    def prepare(self) -> None:
+        """Nothing: evaluations begin with resets."""
 
     def close(self) -> None:
         """Closes the environments."""
-        self.collector.close()
-
-
-@dataclass(frozen=True)
-class EvaluatorSetup:
-    """How the process is set up. agent: pickled; n_versions: see `async_memory`; device, served: where it acts, as the
-    sampler does that it belongs to.
-    """
-
-    spec: SlotSpec
-    agent: bytes
-    n_versions: int
-    device: Any
-    served: bool
-
-    def station(self, crew: Evaluator, channel: Channel) -> EvaluatorStation:
-        """With the memory whose descriptors come behind the command: slots, which it has no use for, and parameters."""
-        agent: Agent = pickle.loads(self.agent)
-        os.close(channel.receive_fd())
-        arena, memory = shared(partial(async_memory, agent, self.n_versions, True), channel.receive_fd())
-        arena.close_fd()
-        assert agent.spaces is not None
-        require_alike(crew.collector.spaces, agent.spaces)
-        agent.to_device(serving_device(self.device) if self.served else self.device or agent.device)
-        evaluation = LocalEvaluation(crew.collector, agent, self.spec, channel.status, memory.evaluation)
-        return EvaluatorStation(crew.collector, evaluation, channel.status)
-
-
-class EvaluatorStation:
-    """The commands of the process."""
-
-    def __init__(self, collector: EvalCollector, evaluation: LocalEvaluation, status: Status) -> None:
-        self._collector = collector
-        self._evaluation = evaluation
-        self._status = status
-
-    def evaluate(self, itr: int, version: int, evaluation_index: int) -> list[Episodes | Notes]:
-        """See `LocalEvaluation`; the last of the answer is what the environments have for the log."""
-        episodes = self._evaluation.evaluate(itr, version, evaluation_index)
-        self._status.enter(Phase.WAITING)
-        return [*episodes, self._collector.notes()]
-
-    def state(self) -> list[SliceState]:
-        """The pickled evaluation environments, or why there are none."""
-        return [self._collector.state()]
+        self._environments.close()

@@ -1,77 +1,53 @@
-"""Who drives the collection loops of a process: an agent beside them, or a worker's hands to an action server.
-
-A `Station` is what a process does for its slices. The commands of a worker are its methods.
-"""
+"""An agent beside the environments: what `SerialSampler` runs, and each worker of a `CpuSampler`."""
 
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
-from time import perf_counter_ns
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any
 
-from headrace.buffers.samples import Slot, SlotSpec, build_slot, build_slots
+from headrace.agents.base import Agent
+from headrace.agents.parameters import ParameterSlots
+from headrace.buffers.samples import Slot, SlotSpec, build_slot
 from headrace.buffers.shared import Allocate, shared
 from headrace.processes.child import Channel
-from headrace.processes.handoff import Bell, Handoff
 from headrace.processes.status import Phase, Status
 from headrace.rng import Stream
-from headrace.samplers.board import Board, build_board
-from headrace.samplers.collection.eval_slice import EvalCollector
-from headrace.samplers.collection.evaluation import EvalReport, evaluation_episodes, evaluation_spec
+from headrace.samplers.collection.evaluation import EvalReport, EvalSlice, evaluation_episodes, evaluation_spec
 from headrace.samplers.collection.loop import SlotView, private_array
-from headrace.samplers.collection.slice import Collector, Collectors, SliceReport
+from headrace.samplers.collection.make_envs import SliceConfig
+from headrace.samplers.collection.slice import SliceReport, TrainSlice
 from headrace.samplers.collection.snapshot import SliceState
-from headrace.samplers.layout import Slice
+from headrace.samplers.inference.actor import actor_for
 from headrace.samplers.traj_info import Episodes
-from headrace.types import Timing
+from headrace.samplers.workers.memory import SlotMemory
+from headrace.types import EnvSpaces
 
 if TYPE_CHECKING:
-    from headrace.agents.base import Agent
-    from headrace.agents.parameters import ParameterSlots
     from headrace.samplers.inference.device import DeviceBatch
 
-__all__ = [
-    "LocalSetup",
-    "LocalStation",
-    "ServedMemory",
-    "ServedSetup",
-    "ServedStation",
-    "SlotMemory",
-    "Station",
-    "local_memory",
-    "served_memory",
-]
+__all__ = ["LocalCollector", "LocalEvaluator", "LocalWorker", "parameter_memory"]
 
 
-class Station(Protocol):
-    """The slices of one process."""
+class LocalCollector:
+    """Collects batches of one slice with an agent.
 
-    def collect(self, itr: int, version: int, batch_index: int) -> list[SliceReport]:
-        """One batch. batch_index counts batches from 0: the address of the batch's randomness."""
-
-    def prepare(self, batch_index: int) -> None:
-        """What the next batch needs and can have before its command comes."""
-
-    def state(self) -> list[SliceState]:
-        """Where every slice stands, between batches."""
-
-
-# ---- an agent beside the environments ----
-
-
-class LocalStation:
-    """One slice and an agent: `SerialSampler`'s work, or one `CpuSampler` worker's.
-
-    slots: this slice of each; parameters: where the agent's parameters come from, None: it is the learner's own agent;
-    kept: this slice of a batch that stays on the agent's device.
+    Args:
+        environments: the slice.
+        agent: acts in it.
+        spec: of the whole batch.
+        slots: the columns of this slice, of each slot.
+        first_column: of this slice.
+        status: says where this process is.
+        parameters: where the agent's parameters come from; None: it is the learner's own agent.
+        device_batch: the columns of this slice of a batch that stays on the agent's device.
     """
 
     def __init__(
         self,
-        collector: Collector,
+        environments: TrainSlice,
         agent: Agent,
         spec: SlotSpec,
         slots: Sequence[Slot],
@@ -79,259 +55,171 @@ class LocalStation:
         status: Status,
         *,
         parameters: ParameterSlots | None = None,
-        kept: DeviceBatch | None = None,
+        device_batch: DeviceBatch | None = None,
     ) -> None:
-        from headrace.samplers.inference.actor import actor_for  # loads torch; served slices do without
-
-        self._collector = collector
+        self._environments = environments
         self._agent = agent
         self._status = status
         self._parameters = parameters
         self._n_rows = spec.batch.T
-        collector.setup(spec, [SlotView(slot, first_column) for slot in slots])
+        environments.setup(spec, [SlotView(slot, first_column) for slot in slots])
         self._n_slots = len(slots)
-        config = collector.config
+        self._next: int | None = None
+        config = environments.config
         widths = (len(config.env_ids),)
-        self._actor = actor_for(agent, slots, config.env_ids, widths, config, Stream.ACTION, status, kept)
+        self._actor = actor_for(agent, slots, config.env_ids, widths, config, Stream.ACTION, status, device_batch)
         if config.memory:
-            self._actor.go_on(config.memory)
-        evaluation = collector.evaluation
-        self._evaluation = None if evaluation is None else LocalEvaluation(evaluation, agent, spec, status, parameters)
+            self._actor.restore(config.memory)
+        evaluation = environments.evaluation
+        self._evaluator = None if evaluation is None else LocalEvaluator(evaluation, agent, spec, status, parameters)
 
     def collect(self, itr: int, version: int, batch_index: int) -> list[SliceReport]:
-        """See `Station`."""
+        """Collects one batch.
+
+        Args:
+            itr: for the agent's schedules.
+            version: of the parameters to act with.
+            batch_index: counts batches from 0; the address of the batch's randomness.
+        """
         if self._parameters is not None:
             self._parameters.load(self._agent, version)
         self._agent.sample_mode(itr)
-        actor, rows = self._actor, self._collector.batch(batch_index)
+        actor, rows = self._actor, self._environments.batch(batch_index)
         actor.begin(version, batch_index * self._n_rows, batch_index % self._n_slots)
         for t in rows:
             actor.act(t)
             actor.record(t)
         self._status.enter(Phase.ACTING, step=self._n_rows)
         actor.finish()
-        report = self._collector.report()
+        report = self._environments.report()
         if report.overflow is not None:
             report.overflow.state = actor.overflow[0]
         self._status.enter(Phase.WAITING)
+        self._next = batch_index + 1
         return [report]
 
-    def prepare(self, batch_index: int) -> None:
-        """Resets of waiting rows, and noise."""
-        self._collector.prepare()
-        self._actor.draw(batch_index * self._n_rows)
+    def prepare(self) -> None:
+        """Resets waiting environments and draws the noise of the next batch, ahead of its command."""
+        if self._next is not None:
+            self._environments.prepare()
+            self._actor.draw(self._next * self._n_rows)
+            self._next = None
 
     def evaluate(self, itr: int, version: int, evaluation_index: int) -> list[Episodes]:
-        """See `LocalEvaluation`."""
-        return [] if self._evaluation is None else self._evaluation.evaluate(itr, version, evaluation_index)
+        """Evaluates in the evaluation environments of this slice, if it has any."""
+        return [] if self._evaluator is None else self._evaluator.evaluate(itr, version, evaluation_index)
 
-    def state(self) -> list[SliceState]:
-        """See `Station`."""
-        return [replace(self._collector.state(), memory=self._actor.memory())]
+    def state(self) -> SliceState:
+        """Where the slice stands, between batches."""
+        return replace(self._environments.state(), memory=self._actor.memory())
 
 
-class LocalEvaluation:
-    """The evaluation environments of one slice and an agent. parameters: as of `LocalStation`."""
+class LocalEvaluator:
+    """Evaluates an agent in the evaluation environments of one slice; `parameters` as of `LocalCollector`."""
 
     def __init__(
         self,
-        collector: EvalCollector,
+        environments: EvalSlice,
         agent: Agent,
         spec: SlotSpec,
         status: Status,
         parameters: ParameterSlots | None,
     ) -> None:
-        from headrace.samplers.inference.actor import actor_for
-
-        self._collector = collector
+        self._environments = environments
         self._agent = agent
         self._parameters = parameters
-        config = collector.config
+        config = environments.config
         widths = (len(config.eval_env_ids),)
         eval_spec = evaluation_spec(spec, widths)
         slot = build_slot(eval_spec, private_array)
-        collector.setup(eval_spec, SlotView(slot, 0))
+        environments.setup(eval_spec, SlotView(slot, 0))
         self._actor = actor_for(agent, [slot], config.eval_env_ids, widths, config, Stream.EVAL_ACTION, status, None)
 
     def evaluate(self, itr: int, version: int, evaluation_index: int) -> list[Episodes]:
         """Runs each evaluation environment for its number of episodes, greedily; unfinished ones come last."""
-        collector, actor = self._collector, self._actor
+        environments, actor = self._environments, self._actor
         if self._parameters is not None:
             self._parameters.load(self._agent, version)
         self._agent.eval_mode(itr)
-        collector.begin()
+        environments.begin()
         actor.restart()
 
         def collect(first_row: int, n_rows: int) -> list[EvalReport]:
             actor.begin(version, (evaluation_index << 32) + first_row)
-            for t in collector.rows(n_rows, until_idle=True):
+            for t in environments.rows(n_rows, until_idle=True):
                 actor.act(t)
-            return [collector.report(first_row, n_rows)]
+            return [environments.report(first_row, n_rows)]
 
-        return evaluation_episodes(collect, collector.config.eval_max_T)
-
-
-def local_memory(agent: Agent, n_versions: int, allocate: Allocate) -> ParameterSlots:
-    """What a sampler shares, besides slots, with processes that have an agent each; the same in every process."""
-    from headrace.agents.parameters import ParameterSlots  # loads torch
-
-    return ParameterSlots(agent, allocate, n_versions)
+        return evaluation_episodes(collect, environments.config.eval_max_T)
 
 
-@dataclass(frozen=True)
-class SlotMemory:
-    """The slots a batch is written into in turn: enough to attach to their arena."""
+class LocalWorker:
+    """A worker process with one slice and an agent of its own; see `Worker`."""
 
-    spec: SlotSpec
-    n_slots: int
+    def __init__(self, config: SliceConfig, channel: Channel) -> None:
+        self._channel = channel
+        self._environments = TrainSlice(config, channel.status)
+        self._collector: LocalCollector | None = None
 
-    def attach(self, channel: Channel) -> list[Slot]:
-        """With the arena whose descriptor comes next."""
-        arena, slots = shared(partial(build_slots, self.spec, self.n_slots), channel.receive_fd())
+    @property
+    def spaces(self) -> list[EnvSpaces]:
+        """See `Worker`."""
+        return [self._environments.spaces]
+
+    def setup(self, slots: SlotMemory, agent_bytes: bytes, index: int) -> None:
+        """Attaches to the memory whose descriptors come behind the command, slots and parameters; makes the agent.
+
+        Args:
+            slots: which memory that is.
+            agent_bytes: the pickled agent.
+            index: of this slice in the batch.
+        """
+        agent: Agent = pickle.loads(agent_bytes)
+        spec, batches = slots.spec, slots.attach(self._channel)
+        arena, parameters = shared(partial(parameter_memory, agent, 2), self._channel.receive_fd())
         arena.close_fd()
-        return slots
-
-
-@dataclass(frozen=True)
-class LocalSetup:
-    """How a worker with an agent is set up. index: its slice; agent: pickled."""
-
-    index: int
-    slots: SlotMemory
-    agent: bytes
-
-    def station(self, crew: Collectors, channel: Channel) -> LocalStation:
-        """With the arenas whose descriptors come behind the command: slots, parameters."""
-        agent: Agent = pickle.loads(self.agent)
-        spec, slots = self.slots.spec, self.slots.attach(channel)
-        arena, parameters = shared(partial(local_memory, agent, 2), channel.receive_fd())
-        arena.close_fd()
-        return LocalStation(
-            crew.all[0],
+        self._collector = LocalCollector(
+            self._environments,
             agent,
             spec,
-            [slot.slice(spec, self.index) for slot in slots],
-            spec.first_column(self.index),
-            channel.status,
+            [slot.slice(spec, index) for slot in batches],
+            spec.first_column(index),
+            self._channel.status,
             parameters=parameters,
         )
-
-
-# ---- actions from a server ----
-
-
-class ServedStation:
-    """A worker's slices, at most one of each group; a server acts for them.
-
-    collectors: in the order of the groups, as the server takes them; handoffs: one each; evaluating: the same for those
-    that have evaluation environments.
-    """
-
-    def __init__(
-        self,
-        collectors: Sequence[Collector],
-        handoffs: Sequence[Handoff],
-        evaluating: Sequence[tuple[EvalCollector, Handoff]],
-    ) -> None:
-        self._collectors = collectors
-        self._handoffs = handoffs
-        self._evaluating = evaluating
+        self._channel.status.enter(Phase.WAITING)
 
     def collect(self, itr: int, version: int, batch_index: int) -> list[SliceReport]:
-        """See `Station`."""
-        drive_served(
-            [
-                (collector.batch(batch_index), hands, collector.timing)
-                for collector, hands in zip(self._collectors, self._handoffs, strict=True)
-            ]
-        )
-        return [collector.report() for collector in self._collectors]
+        """See `LocalCollector.collect`."""
+        return self._ready.collect(itr, version, batch_index)
 
-    def prepare(self, batch_index: int) -> None:
-        """Resets of waiting rows."""
-        for collector in self._collectors:
-            collector.prepare()
+    def evaluate(self, itr: int, version: int, evaluation_index: int) -> list[Episodes]:
+        """See `LocalCollector.evaluate`."""
+        return self._ready.evaluate(itr, version, evaluation_index)
 
-    def begin_evaluation(self) -> None:
-        """Before the first rows of an evaluation."""
-        for collector, _ in self._evaluating:
-            collector.begin()
+    def states(self) -> list[SliceState]:
+        """See `LocalCollector.state`."""
+        return [self._ready.state()]
 
-    def evaluation(self, first_row: int, n_rows: int) -> list[EvalReport]:
-        """Some rows of an evaluation; all of them, in step with slices elsewhere, even if every episode ended here."""
-        drive_served(
-            [(collector.rows(n_rows, until_idle=False), hands, Timing()) for collector, hands in self._evaluating]
-        )
-        return [collector.report(first_row, n_rows) for collector, _ in self._evaluating]
+    def call(self, name: str, args: Sequence[Any], env_ids: Sequence[int]) -> dict[int, Any]:
+        """Calls training environments; answers by env id."""
+        return self._environments.call(name, args, env_ids)
 
-    def state(self) -> list[SliceState]:
-        """See `Station`."""
-        return [collector.state() for collector in self._collectors]
+    def prepare(self) -> None:
+        """See `LocalCollector.prepare`."""
+        if self._collector is not None:
+            self._collector.prepare()
 
+    def close(self) -> None:
+        """Closes the environments."""
+        self._environments.close()
 
-def drive_served(loops: Sequence[tuple[Iterator[int], Handoff, Timing]]) -> None:
-    """Drives one loop of each group in turn: while the server acts for one, the other steps. All have as many rows.
-
-    The row behind the last one is handed over, too: the server then knows that nobody of a group steps any more.
-    """
-    for rows, handoff, _ in loops:
-        next(rows)
-        handoff.post()
-    running = list(loops)
-    while running:
-        for loop in tuple(running):
-            rows, handoff, timing = loop
-            timing.turned_to_ns = perf_counter_ns()
-            handoff.wait_for(handoff.count)  # as many rows acted for as there were ready
-            if next(rows, None) is None:
-                running.remove(loop)
-            handoff.post()
+    @property
+    def _ready(self) -> LocalCollector:
+        assert self._collector is not None
+        return self._collector
 
 
-class ServedMemory(NamedTuple):
-    """What a sampler shares, besides slots, with workers that it serves."""
-
-    eval_slot: Slot | None
-    board: Board
-
-
-def served_memory(eval_spec: SlotSpec | None, slices: Sequence[Slice], allocate: Allocate) -> ServedMemory:
-    """The same in every process."""
-    eval_slot = None if eval_spec is None else build_slot(eval_spec, allocate)
-    return ServedMemory(eval_slot, build_board(slices, allocate))
-
-
-@dataclass(frozen=True)
-class ServedSetup:
-    """How a worker is set up that is served. worker: its number; first_slice: of `slices`, among all of the batch."""
-
-    worker: int
-    first_slice: int
-    slots: SlotMemory
-    eval_spec: SlotSpec | None
-    slices: tuple[Slice, ...]
-
-    def station(self, crew: Collectors, channel: Channel) -> ServedStation:
-        """With the descriptors that come behind the command: slots, board, own bell, the server's bell."""
-        spec, eval_spec, slices = self.slots.spec, self.eval_spec, self.slices
-        batches = self.slots.attach(channel)
-        arena, memory = shared(partial(served_memory, eval_spec, slices), channel.receive_fd())
-        arena.close_fd()
-        board = memory.board
-        bell = Bell(board.parked[self.worker], read_fd=channel.receive_fd())
-        server = Bell(board.parked[-1], write_fd=channel.receive_fd())
-        own = [index for index, one in enumerate(slices) if one.worker == self.worker]
-        everybody = range(len(slices))
-        evaluating = [index for index in everybody if eval_spec is not None and eval_spec.widths[index]]
-        handoffs, eval_handoffs = [], []
-        for index, collector in zip(own, crew.all, strict=True):
-            if memory.eval_slot is not None and eval_spec is not None and collector.evaluation is not None:
-                view = SlotView(memory.eval_slot.slice(eval_spec, index), eval_spec.first_column(index))
-                collector.evaluation.setup(eval_spec, view)
-                hands = board.worker(board.evaluation, board.members(index, evaluating), index, bell, server)
-                eval_handoffs.append((collector.evaluation, hands))
-            place = self.first_slice + index
-            views = [SlotView(slot.slice(spec, place), spec.first_column(place)) for slot in batches]
-            collector.setup(spec, views)
-            handoffs.append(board.worker(board.train, board.members(index, everybody), index, bell, server))
-        return ServedStation(crew.all, handoffs, eval_handoffs)
+def parameter_memory(agent: Agent, n_versions: int, allocate: Allocate) -> ParameterSlots:
+    """The memory of an agent's parameters; the same in every process. n_versions: how many it holds at a time."""
+    return ParameterSlots(agent, allocate, n_versions)

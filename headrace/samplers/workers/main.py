@@ -1,4 +1,4 @@
-"""The worker side of the parallel samplers: one target for all of them."""
+"""The life of a worker process, of whatever kind: commands and replies."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import gc
 import importlib
 import logging
 import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 from headrace.envs.global_rng import seed_global_generators
@@ -15,45 +15,75 @@ from headrace.processes.child import Channel
 from headrace.processes.status import Phase
 from headrace.rng import GeneratorSeeds, Stream, generator_seeds
 from headrace.samplers.collection.evaluation import EvalReport
-from headrace.samplers.collection.make_envs import CollectorConfig
-from headrace.samplers.collection.slice import Collectors, SliceReport
+from headrace.samplers.collection.make_envs import SliceConfig
+from headrace.samplers.collection.slice import SliceReport
 from headrace.samplers.traj_info import Episodes
 from headrace.types import EnvSpaces
 
-__all__ = ["Crew", "Setup", "initialize_worker", "obey", "process_seeds", "sampling_process"]
+__all__ = ["Worker", "initialize_worker", "process_seeds", "sampling_process"]
 
 _log = logging.getLogger("headrace.samplers")
 
 _ROLES = ("worker", "sampler process", "evaluation process")
 
 
-class Crew(Protocol):
-    """Environments of a process, before and after it is known what is done with them. spaces: of each slice."""
+class Worker(Protocol):
+    """What a process runs. The other public methods of a class are its commands.
+
+    A command is sent as the function itself, which pickle writes as its name, and its arguments.
+    """
 
     @property
     def spaces(self) -> list[EnvSpaces]:
-        """One for each slice."""
+        """The first reply: the spaces of each slice."""
 
-    def call(self, name: str, args: Sequence[Any], env_ids: Sequence[int]) -> dict[int, Any]:
-        """Calls training environments; answers by env id."""
+    def prepare(self) -> None:
+        """Does what can be done before the next command comes; called after every reply."""
 
     def close(self) -> None:
         """Closes everything; the first failure is raised after the last is closed."""
 
 
-class Setup(Protocol):
-    """The second thing a process is sent, once the agent is there and what a batch holds is known."""
+def sampling_process(channel: Channel, make: Callable[[Channel], Worker]) -> None:
+    """Makes a worker, and carries out its commands until it is told to leave::
 
-    def station(self, crew: Any, channel: Channel) -> object:
-        """What the process does from then on with its `Crew`: the methods are the commands, as of a `Station`."""
+        (start)                → the spaces of each slice
+        (method, *arguments)   → what `method(worker, *arguments)` returns
+        None                   → None, everything closed
+
+    Args:
+        channel: to the process that started this one.
+        make: makes the worker, with its environments.
+    """
+    worker = make(channel)
+    try:
+        channel.status.enter(Phase.WAITING)
+        channel.reply(worker.spaces)
+        while (command := channel.receive()) is not None:
+            method, *arguments = command
+            _reply(channel, method(worker, *arguments))
+            worker.prepare()
+    except BaseException as error:
+        if not isinstance(error, EOFError):  # the parent is gone
+            channel.fail(error)  # before closing, which may hang or fail for the same reason
+        worker.close()
+        return
+    worker.close()
+    channel.leave()
 
 
 def initialize_worker(affinity: Affinity, loads_torch: bool, seeds: Sequence[GeneratorSeeds], rank: int) -> None:
-    """First thing in a worker: its CPUs, its threads, its global generators, its garbage.
+    """The first thing in a worker process: its CPUs, threads, global generators and garbage.
 
-    One thread of torch, whatever the parent used, also where it is the environment that uses torch. What the parent
-    made is frozen: a collection that walked it would copy its pages. seeds: of each worker, for environments that draw
-    from the program's generators: forked workers would all go on with the parent's.
+    torch gets one thread, whatever the parent used, also where it is the environment that uses torch. What the parent
+    made is frozen: a collection that walked it would copy its pages.
+
+    Args:
+        affinity: where workers run.
+        loads_torch: whether this process will use torch itself.
+        seeds: of each worker, for environments that draw from global generators: forked workers would all go on with
+            the parent's.
+        rank: of this worker.
     """
     gc.freeze()
     cpus = affinity.cpus_of(rank)
@@ -65,73 +95,38 @@ def initialize_worker(affinity: Affinity, loads_torch: bool, seeds: Sequence[Gen
     seed_global_generators(seeds[rank])
 
 
-def process_seeds(config: CollectorConfig, role: str, number: int) -> GeneratorSeeds:
-    """Of a process's global generators. number: of a worker or a sampler process its first environment, which no other
-    has, also of samplers that share a seed.
+def process_seeds(config: SliceConfig, role: str, number: int) -> GeneratorSeeds:
+    """The seeds of a process's global generators.
+
+    Args:
+        config: of a slice of the process.
+        role: "worker", "sampler process" or "evaluation process".
+        number: the process's first environment, which no other has, also of samplers that share a seed.
     """
     return generator_seeds(config.seed, Stream.PROCESS, _ROLES.index(role), number, config.incarnation)
 
 
-def sampling_process(channel: Channel, configs: tuple[CollectorConfig, ...]) -> None:
-    """The life of a worker: environments, then what is done with them, then batches until told to leave."""
-    obey(channel, Collectors(configs, channel.status))
-
-
-def obey(channel: Channel, crew: Crew) -> None:
-    """Commands and replies, in order::
-
-    (start)                                → the spaces, of each slice
-    Setup; descriptors                     → None, standing at the first row
-    a method of its station, arguments     → what that returns: list[SliceReport] for "collect" …
-    "call", name, args, env ids            → answers by env id
-    None                                   → None, environments closed
-    """
-    try:
-        channel.status.enter(Phase.WAITING)
-        channel.reply(crew.spaces)
-        setup: Setup = channel.receive()
-        if setup is not None:
-            station = setup.station(crew, channel)
-            channel.status.enter(Phase.WAITING)
-            channel.reply(None)
-            while (command := channel.receive()) is not None:
-                _carry_out(command, station, crew, channel)
-    except BaseException as error:
-        if not isinstance(error, EOFError):  # the parent is gone
-            channel.fail(error)  # before closing, which may hang or fail for the same reason
-        crew.close()
-        return
-    crew.close()
-    channel.leave()
-
-
-def _carry_out(command: tuple[Any, ...], station: Any, crew: Crew, channel: Channel) -> None:
-    name, *arguments = command
-    if name == "call":
-        channel.reply(crew.call(*arguments))
-        return
-    answer = getattr(station, name)(*arguments)
+def _reply(channel: Channel, answer: Any) -> None:
     try:
         channel.reply(answer)
     except (pickle.PicklingError, TypeError, AttributeError):
         for episodes in _episodes_in(answer):
             episodes.infos = [_portable(info) for info in episodes.infos]
         channel.reply(answer)
-    if name == "collect":
-        _, _, batch_index = arguments
-        station.prepare(batch_index + 1)
 
 
 def _episodes_in(answer: Any) -> Iterator[Episodes]:
-    """The statistics in it, whose info dicts may hold what cannot be pickled."""
-    for part in answer:
-        match part:
-            case Episodes():
-                yield part
-            case SliceReport():
-                yield part.episodes
-            case EvalReport():
-                yield part.finished
+    """The statistics in an answer, whose info dicts may hold what cannot be pickled."""
+    match answer:
+        case Episodes():
+            yield answer
+        case SliceReport():
+            yield answer.episodes
+        case EvalReport():
+            yield answer.finished
+        case list() | tuple():
+            for part in answer:
+                yield from _episodes_in(part)
 
 
 def _portable(info: dict[str, Any]) -> dict[str, Any]:

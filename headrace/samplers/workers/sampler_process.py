@@ -1,11 +1,10 @@
-"""What runs in a sampler process: any sampler, driven by its hooks, that collects ahead of the learner."""
+"""The process of an asynchronous sampler: it runs an engine, ahead of the learner."""
 
 from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -17,25 +16,24 @@ from headrace.errors import SamplerError, SinkFailed, headline, traceback_of
 from headrace.processes.affinity import Affinity
 from headrace.processes.child import Channel
 from headrace.processes.status import Phase, Status
-from headrace.samplers.base import BaseSampler
-from headrace.samplers.collection.make_envs import CollectorConfig
+from headrace.samplers.collection.make_envs import SliceConfig
 from headrace.samplers.collection.slice import SliceReport
 from headrace.samplers.collection.snapshot import SliceState
-from headrace.samplers.config import SamplerSettings
+from headrace.samplers.engine import Engine
 from headrace.samplers.layout import Slice
 from headrace.samplers.timing import ServerTiming
 from headrace.samplers.traj_info import Episodes
-from headrace.samplers.workers.local import SlotMemory
-from headrace.samplers.workers.main import Crew, obey
-from headrace.samplers.workers.memory import Slots
+from headrace.samplers.workers.memory import SlotMemory, Slots
 from headrace.types import EnvSpaces
 
-__all__ = ["AsyncMemory", "InnerPlan", "InnerSetup", "Plan", "Sink", "async_memory", "sampler_process"]
+__all__ = ["AsyncMemory", "SamplerProcess", "Shard", "Sink", "async_memory"]
 
 
 class AsyncMemory(NamedTuple):
-    """What an asynchronous sampler shares with its processes, besides slots. evaluation: of a process that evaluates
-    beside the others; the parameters it was told of must not be overwritten before it takes them.
+    """What an asynchronous sampler shares with its processes, besides slots.
+
+    evaluation: the parameters of a process that evaluates beside the others. They are apart because they must not be
+    written again before it has taken them.
     """
 
     parameters: ParameterSlots
@@ -43,36 +41,17 @@ class AsyncMemory(NamedTuple):
 
 
 def async_memory(agent: Agent, n_versions: int, evaluates: bool, allocate: Allocate) -> AsyncMemory:
-    """The same in every process. n_versions: of parameters, at a time."""
+    """The same in every process.
+
+    Args:
+        agent: whose parameters they are.
+        n_versions: how many of them it holds at a time.
+        evaluates: whether there is a process that evaluates.
+        allocate: makes the arrays.
+    """
     return AsyncMemory(
         ParameterSlots(agent, allocate, n_versions), ParameterSlots(agent, allocate, 1) if evaluates else None
     )
-
-
-class Plan(Protocol):
-    """What one of the processes is made from."""
-
-    def crew(self, status: Status) -> Crew:
-        """Makes its environments."""
-
-
-def sampler_process(channel: Channel, plan: Plan) -> None:
-    """The life of a sampler process: a sampler, then batches ahead of the learner until told to leave."""
-    obey(channel, plan.crew(channel.status))
-
-
-@contextmanager
-def storing(status: Status) -> Iterator[None]:
-    """Around what a sink does in a sampler process: what it raises is no failure of an environment."""
-    status.enter(Phase.STORING)
-    try:
-        yield
-    except SamplerError:
-        raise
-    except Exception as error:
-        raise SinkFailed(
-            f"the sink of the batches raised {headline(error)}", status.where(), traceback_of(error)
-        ) from error
 
 
 class Sink(Protocol):
@@ -85,129 +64,112 @@ class Sink(Protocol):
         """In the sampler process: what to call with each batch. It owns the descriptor."""
 
 
-@dataclass(frozen=True)
-class InnerPlan:
-    """What a sampler process needs to make its sampler: the class, and what the one outside would give it.
+class Shard(NamedTuple):
+    """The part of a sampler that one sampler process runs.
 
-    first_slice: of its slices, among all of the batch.
+    Args:
+        make_engine: makes the engine, given the status of the process.
+        slices: of the part.
+        configs: one of each slice.
+        first_slice: where they begin among the slices of the batch.
+        affinity: of the workers of the part.
     """
 
-    cls: type[BaseSampler]
-    settings: SamplerSettings
+    make_engine: Callable[[Status], Engine]
+    slices: Sequence[Slice]
+    configs: Sequence[SliceConfig]
     first_slice: int
-    slices: tuple[Slice, ...]
-    configs: tuple[CollectorConfig, ...]
     affinity: Affinity
 
-    def crew(self, status: Status) -> InnerSampler:
-        """See `Plan`."""
-        return InnerSampler(self, status)
 
+class SamplerProcess:
+    """Runs an engine; every command that acts names the version of the parameters to act with. See `Worker`."""
 
-class InnerSampler:
-    """A sampler inside a process of its own, whose environments exist; `station` makes it collect."""
-
-    def __init__(self, plan: InnerPlan, status: Status) -> None:
-        self._configs = plan.configs
-        self.sampler = plan.cls.of(plan.settings)
-        self.sampler._status = status
-        self.sampler._slices = list(plan.slices)
-        self.sampler._first_slice = plan.first_slice
+    def __init__(self, shard: Shard, channel: Channel) -> None:
+        self._channel = channel
+        self._shard = shard
+        self._append: Callable[[Samples], None] | None = None
+        self._engine = shard.make_engine(channel.status)
         try:
-            self._spaces = self.sampler._start(plan.configs, plan.affinity)
+            spaces = self._engine.start(shard.slices, shard.configs, shard.affinity)
         except BaseException:
-            self.sampler._kill()
+            self._engine.kill()
             raise
+        self.spaces: list[EnvSpaces] = [spaces] * len(shard.configs)
 
-    @property
-    def spaces(self) -> list[EnvSpaces]:
-        """One for each slice."""
-        return [self._spaces] * len(self._configs)
+    def setup(
+        self, slots: SlotMemory, agent_bytes: bytes, n_versions: int, evaluates: bool, sink_bytes: bytes | None
+    ) -> None:
+        """Attaches to what the descriptors behind the command are of: slots, parameters, the memory of the sink.
 
-    def setup(self, agent: Agent, spec: SlotSpec, slots: Slots) -> None:
-        """Gives the sampler its agent and the slots."""
-        self.sampler._agent = agent
-        self.sampler._setup(spec, slots, self._configs)
+        Args:
+            slots: which memory they are.
+            agent_bytes: the pickled agent.
+            n_versions, evaluates: see `async_memory`.
+            sink_bytes: the pickled sink, if there is one.
+        """
+        channel = self._channel
+        self._agent: Agent = pickle.loads(agent_bytes)
+        self._slots = Slots(slots.spec, slots.n_slots, channel.receive_fd())
+        try:
+            arena, memory = shared(partial(async_memory, self._agent, n_versions, evaluates), channel.receive_fd())
+            arena.close_fd()
+            self._parameters = memory.parameters
+            if sink_bytes is not None:
+                with _storing(channel.status):
+                    self._append = pickle.loads(sink_bytes).attach(slots.spec, channel.receive_fd())
+            shard = self._shard
+            self._engine.setup(self._agent, slots.spec, self._slots, shard.configs, shard.first_slice)
+        finally:
+            self._slots.arena.close_fd()
+        channel.status.enter(Phase.WAITING)
+
+    def collect(self, itr: int, version: int, batch_index: int) -> tuple[list[SliceReport], Sequence[ServerTiming]]:
+        """See `Engine.collect`; with what the action server counted."""
+        status = self._channel.status
+        status.enter(Phase.COLLECTING)
+        self._parameters.load(self._agent, version)
+        reports = self._engine.collect(itr, version, batch_index)
+        if self._append is not None:
+            with _storing(status):
+                self._append(self._slots.samples(batch_index, reports))
+        status.enter(Phase.WAITING)
+        return reports, self._engine.server_timings
+
+    def evaluate(self, itr: int, version: int, evaluation_index: int) -> list[Episodes]:
+        """See `Engine.evaluate`."""
+        self._parameters.load(self._agent, version)
+        return self._engine.evaluate(itr, version, evaluation_index)
+
+    def states(self) -> list[SliceState]:
+        """See `Engine.states`."""
+        return self._engine.states()
 
     def call(self, name: str, args: Sequence[Any], env_ids: Sequence[int]) -> dict[int, Any]:
-        """Calls training environments; answers by env id."""
-        return self.sampler._call(name, args, env_ids)
+        """See `Engine.call`."""
+        return self._engine.call(name, args, env_ids)
+
+    def prepare(self) -> None:
+        """Nothing: the workers of the engine prepare themselves."""
 
     def close(self) -> None:
         """Closes the environments, with their processes."""
         try:
-            self.sampler._stop()
+            self._engine.stop()
         except BaseException:
-            self.sampler._kill()
+            self._engine.kill()
             raise
 
 
-@dataclass(frozen=True)
-class InnerSetup:
-    """How a sampler process is set up. agent, sink: pickled; n_versions, evaluates: see `async_memory`."""
-
-    slots: SlotMemory
-    agent: bytes
-    n_versions: int
-    evaluates: bool
-    sink: bytes | None
-
-    def station(self, crew: InnerSampler, channel: Channel) -> InnerStation:
-        """With the memory whose descriptors come behind the command: slots, parameters, that of the sink."""
-        agent: Agent = pickle.loads(self.agent)
-        append: Callable[[Samples], None] | None = None
-        slots = Slots(self.slots.spec, self.slots.n_slots, channel.receive_fd())
-        try:
-            build = partial(async_memory, agent, self.n_versions, self.evaluates)
-            arena, memory = shared(build, channel.receive_fd())
-            arena.close_fd()
-            if self.sink is not None:
-                with storing(channel.status):
-                    append = pickle.loads(self.sink).attach(self.slots.spec, channel.receive_fd())
-            crew.setup(agent, self.slots.spec, slots)
-        finally:
-            slots.arena.close_fd()
-        return InnerStation(crew.sampler, agent, memory.parameters, slots, append, channel.status)
-
-
-class InnerStation:
-    """The commands of a sampler process; each names the version of the parameters to act with."""
-
-    def __init__(
-        self,
-        sampler: BaseSampler,
-        agent: Agent,
-        parameters: ParameterSlots,
-        slots: Slots,
-        append: Callable[[Samples], None] | None,
-        status: Status,
-    ) -> None:
-        self._sampler = sampler
-        self._agent = agent
-        self._parameters = parameters
-        self._slots = slots
-        self._append = append
-        self._status = status
-
-    def collect(self, itr: int, version: int, batch_index: int) -> list[SliceReport | ServerTiming | None]:
-        """See `Station`; the last of the answer is the action server's."""
-        self._status.enter(Phase.COLLECTING)
-        self._parameters.load(self._agent, version)
-        reports = self._sampler._collect(itr, version, batch_index)
-        if self._append is not None:
-            with storing(self._status):
-                self._append(self._slots.samples(batch_index, reports))
-        self._status.enter(Phase.WAITING)
-        return [*reports, next(iter(self._sampler._servers), None)]
-
-    def prepare(self, batch_index: int) -> None:
-        """See `Station`; the sampler's own workers do."""
-
-    def evaluate(self, itr: int, version: int, evaluation_index: int) -> list[Episodes]:
-        """See `BaseSampler.evaluate_agent`."""
-        self._parameters.load(self._agent, version)
-        return self._sampler._evaluate(itr, version, evaluation_index)
-
-    def state(self) -> list[SliceState]:
-        """See `Station`."""
-        return self._sampler._states()
+@contextmanager
+def _storing(status: Status) -> Iterator[None]:
+    """Around what a sink does: what it raises is no failure of an environment."""
+    status.enter(Phase.STORING)
+    try:
+        yield
+    except SamplerError:
+        raise
+    except Exception as error:
+        raise SinkFailed(
+            f"the sink of the batches raised {headline(error)}", status.where(), traceback_of(error)
+        ) from error

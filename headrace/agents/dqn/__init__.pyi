@@ -1,0 +1,8 @@
+"""DQN agents: ε-greedy by values of actions."""
+
+from headrace.agents.dqn.categorical import (
+    CategoricalDqnAgent as CategoricalDqnAgent,
+    ReturnDistributions as ReturnDistributions,
+)
+from headrace.agents.dqn.dqn import DqnAgent as DqnAgent, DqnInfo as DqnInfo
+from headrace.agents.dqn.exploration import EpsilonSchedule as EpsilonSchedule

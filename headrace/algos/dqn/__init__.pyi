@@ -1,0 +1,12 @@
+"""DQN algorithms: action values from a replay."""
+
+from headrace.algos.dqn.base import (
+    QLearningAlgo as QLearningAlgo,
+    QLearningConfig as QLearningConfig,
+    TransitionLosses as TransitionLosses,
+)
+from headrace.algos.dqn.categorical import (
+    CategoricalDQN as CategoricalDQN,
+    CategoricalDQNConfig as CategoricalDQNConfig,
+)
+from headrace.algos.dqn.dqn import DQN as DQN, DQNConfig as DQNConfig

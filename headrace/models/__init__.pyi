@@ -1,0 +1,8 @@
+"""Small torch modules."""
+
+from headrace.models.conv import NatureCnn as NatureCnn
+from headrace.models.features import Features as Features
+from headrace.models.mlp import ActorCritic as ActorCritic
+from headrace.models.norm import RunningNorm as RunningNorm
+from headrace.models.q import DuelingHead as DuelingHead, QNetwork as QNetwork
+from headrace.models.rnn import RecurrentActorCritic as RecurrentActorCritic

@@ -1,0 +1,4 @@
+"""Worker processes: starting, watching and ending them."""
+
+from headrace.processes.affinity import Affinity as Affinity, usable_cores as usable_cores
+from headrace.processes.group import WorkerGroup as WorkerGroup

@@ -1,0 +1,36 @@
+"""Samplers: they collect batches `[batch_T, batch_B]` with an agent."""
+
+from headrace.samplers.base import BaseSampler as BaseSampler
+from headrace.samplers.config import SamplerOptions as SamplerOptions
+from headrace.samplers.inference.action_server import (
+    ActionServer as ActionServer,
+    AlternatingActionServer as AlternatingActionServer,
+    AsyncActionServer as AsyncActionServer,
+    AsyncAlternatingActionServer as AsyncAlternatingActionServer,
+    AsyncNoOverlapAlternatingActionServer as AsyncNoOverlapAlternatingActionServer,
+    NoOverlapAlternatingActionServer as NoOverlapAlternatingActionServer,
+)
+from headrace.samplers.presets import (
+    AlternatingSampler as AlternatingSampler,
+    AlternatingSamplerBase as AlternatingSamplerBase,
+    AsyncAlternatingSampler as AsyncAlternatingSampler,
+    AsyncAlternatingSamplerBase as AsyncAlternatingSamplerBase,
+    AsyncCpuSampler as AsyncCpuSampler,
+    AsyncGpuSampler as AsyncGpuSampler,
+    AsyncGpuSamplerBase as AsyncGpuSamplerBase,
+    AsyncNoOverlapAlternatingSampler as AsyncNoOverlapAlternatingSampler,
+    AsyncParallelSamplerMixin as AsyncParallelSamplerMixin,
+    AsyncSamplerBase as AsyncSamplerBase,
+    AsyncSamplerMixin as AsyncSamplerMixin,
+    AsyncSerialSampler as AsyncSerialSampler,
+    CpuSampler as CpuSampler,
+    GpuSampler as GpuSampler,
+    GpuSamplerBase as GpuSamplerBase,
+    NoOverlapAlternatingSampler as NoOverlapAlternatingSampler,
+    ParallelSamplerBase as ParallelSamplerBase,
+    SerialSampler as SerialSampler,
+)
+from headrace.samplers.timing import TimingReport as TimingReport
+from headrace.samplers.traj_info import TrajInfo as TrajInfo
+from headrace.samplers.workers.main import initialize_worker as initialize_worker, sampling_process as sampling_process
+from headrace.samplers.workers.sampler_process import Sink as Sink
