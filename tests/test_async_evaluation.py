@@ -44,11 +44,11 @@ def sampler_of(cls: type[AsyncSamplerBase], EnvCls: Any = Walk, *, beside: bool 
 
 
 def evaluator_of(sampler: Any) -> psutil.Process:
-    return psutil.Process(sampler._workers.pids[-1])
+    return psutil.Process(sampler._engine.workers.pids[-1])
 
 
 def processes_of(sampler: Any) -> list[psutil.Process]:
-    own = [psutil.Process(pid) for pid in sampler._workers.pids]
+    own = [psutil.Process(pid) for pid in sampler._engine.workers.pids]
     return [*own, *(child for process in own for child in process.children(recursive=True))]
 
 

@@ -278,13 +278,13 @@ def test_several_devices_share_the_columns(
             assert differences(mine[0], other[0]) == []
             assert mine[1] == other[1]
     with sampler_of(cls, n_workers=n_workers, device=["cpu"] * n_devices).initialize(make(), seed=0) as sampler:
-        assert len(sampler._workers) == n_devices
+        assert len(sampler._engine.workers) == n_devices
         assert len(sampler.call_envs("np_random_seed")) == B
 
 
 def test_a_shard_that_dies_is_named() -> None:
     sampler = sampler_of(AsyncGpuSampler, device=["cpu", "cpu"]).initialize(CategoricalPgAgent(), seed=0)
-    os.kill(sampler._workers.pids[1], signal.SIGKILL)
+    os.kill(sampler._engine.workers.pids[1], signal.SIGKILL)
     with pytest.raises(WorkerCrashed, match="sampler process 1 was killed by SIGKILL"):
         sample_for_long(sampler, random.Random(0))
     sampler.shutdown()
@@ -395,7 +395,7 @@ def test_a_sink_that_fails_is_an_error_in_the_learner(cls: type[AsyncSamplerBase
 
 def inner_workers(sampler: BaseSampler) -> list[psutil.Process]:
     """The sampler process first, then its workers."""
-    processes = sampler._workers._members.processes
+    processes = sampler._engine.workers._members.processes
     process = psutil.Process(processes[0].pid)
     return [process, *process.children(recursive=True)]
 
@@ -454,9 +454,9 @@ def test_a_process_that_dies_with_nothing_to_do_is_said_to_wait(rank: int) -> No
     """Not to construct the environment, which was over long before."""
     sampler = AsyncCpuSampler(Walk, **SETTINGS, eval_process=True)
     batches(sampler, 1)
-    assert sampler._workers._members.pipes[0].poll(20), "the next batch is collected"
-    psutil.Process(sampler._workers.pids[rank]).kill()
-    assert connection.wait([sampler._workers._members.processes[rank].sentinel], 20)
+    assert sampler._engine.workers._members.pipes[0].poll(20), "the next batch is collected"
+    psutil.Process(sampler._engine.workers.pids[rank]).kill()
+    assert connection.wait([sampler._engine.workers._members.processes[rank].sentinel], 20)
     with pytest.raises(WorkerCrashed) as caught:
         batches(sampler, 1)
     assert caught.value.where is not None

@@ -147,7 +147,7 @@ class Assassin:
     """Sends a signal to a random worker after a random while."""
 
     def __init__(self, sampler: ParallelSamplerBase, what: int, rng: random.Random) -> None:
-        processes = sampler._workers._members.processes
+        processes = sampler._engine.workers._members.processes
         self.rank = rng.randrange(len(processes))
         self._pid, self._what = processes[self.rank].pid, what
         self._thread = threading.Timer(rng.random() * 0.08, self._strike)

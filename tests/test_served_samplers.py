@@ -145,7 +145,7 @@ def test_the_server_tells_where_its_time_went(cls: type[GpuSamplerBase]) -> None
         assert 0 < report.server_acting < 1
         assert 0 < report.server_waiting < 1
         assert "server: acting" in str(report)
-        assert sampler._serving.late == 0
+        assert sampler._engine.server.late == 0
     with sampler_of(CpuSampler).initialize(CategoricalPgAgent(), seed=0) as sampler:
         sampler.obtain_samples(0)
         assert sampler.timing().server_acting is None
@@ -154,9 +154,9 @@ def test_the_server_tells_where_its_time_went(cls: type[GpuSamplerBase]) -> None
 def test_a_loop_does_not_count_what_its_process_did_for_another_group() -> None:
     timing = Timing()
     with sampler_of(SerialSampler).initialize(CategoricalPgAgent(), seed=0) as sampler:
-        loop = sampler._station._collector._loop
+        loop = sampler._engine._collector._environments._loop
         loop.timing = timing
-        for t in loop.collect(sampler._station._collector._views[0], 1):
+        for t in loop.collect(sampler._engine._collector._environments._views[0], 1):
             assert t == 0
             time.sleep(1.0)
             timing.turned_to_ns = time.perf_counter_ns()
@@ -175,12 +175,12 @@ def test_a_server_keeps_a_core_for_itself() -> None:
         (AlternatingSampler, max(1, cores - 1)),
     ):
         sampler = cls(Walk, batch_T=2, batch_B=16)
-        assert sampler._n_workers(Affinity()) == min(expected, 16)
+        assert sampler._engine.n_workers(Affinity()) == min(expected, 16)
 
 
 def test_more_workers_than_columns_are_not_started() -> None:
     with sampler_of(AlternatingSampler, batch_B=3, n_workers=8).initialize(CategoricalPgAgent(), seed=0) as sampler:
-        assert len(sampler._workers) == 3
+        assert len(sampler._engine.workers) == 3
         samples, _ = sampler.obtain_samples(0)
     assert samples.env.reward.shape == (12, 3)
 
@@ -272,7 +272,7 @@ def test_the_batch_and_the_agent_are_on_the_gpu_by_default() -> None:
     with sampler_of(GpuSampler, samples_device="cuda:0").initialize(agent, seed=0) as sampler:
         samples, _ = sampler.obtain_samples(0)
         assert samples.env.observation.is_cuda
-        assert sampler._pinned is not None
+        assert sampler._engine._pinned is not None
     agent = CategoricalPgAgent()
     with sampler_of(AlternatingSampler).initialize(agent, seed=0):
         assert agent.device.type == "cuda"

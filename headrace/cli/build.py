@@ -17,14 +17,12 @@ from headrace.processes.affinity import usable_cores
 from headrace.runners.config import RunnerConfig
 from headrace.samplers.base import BaseSampler
 from headrace.samplers.presets import (
+    AlternatingSampler,
     AsyncAlternatingSampler,
     AsyncCpuSampler,
     AsyncGpuSampler,
     AsyncNoOverlapAlternatingSampler,
     AsyncSerialSampler,
-)
-from headrace.samplers.presets import (
-    AlternatingSampler,
     CpuSampler,
     GpuSampler,
     NoOverlapAlternatingSampler,

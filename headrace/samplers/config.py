@@ -47,7 +47,7 @@ class SamplerOptions:
             its time steps until then are padding with `valid=False`.
         env_info_keys: `{name: (dtype, shape)}`, the fields of info that are recorded in `samples.env.env_info`.
         start_method: "fork", "forkserver", "spawn", or "auto": fork on Linux while CUDA is not initialised.
-        timeout: seconds without progress (one time step of a worker's environments) after which a worker counts as hung.
+        timeout: seconds for one time step of a worker's environments, after which it counts as hung.
         start_timeout: the same for construction, first resets and decorrelation.
         deterministic: infer in fixed blocks of rows, so that batches are equal bit for bit for any number of workers.
         device: torch device on which the agent acts. Default: for samplers with an action server the first GPU if there

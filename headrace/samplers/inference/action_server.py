@@ -28,9 +28,14 @@ __all__ = [
 
 @dataclass
 class ServedGroup:
-    """Environments that are served together. handoff: to the workers that step them; watch: what to sleep on while they
-    do; ranks: of these workers, in the order of the hand-off's peers; slices: their numbers, in column order; actor: acts
-    for them.
+    """Environments that are served together.
+
+    Args:
+        handoff: to the workers that step them.
+        watch: what to sleep on while they do.
+        ranks: of these workers, in the order of the hand-off's peers.
+        slices: their numbers, in column order.
+        actor: acts for them.
     """
 
     handoff: Handoff

@@ -105,7 +105,8 @@ class SamplerProcess:
         Args:
             slots: which memory they are.
             agent_bytes: the pickled agent.
-            n_versions, evaluates: see `async_memory`.
+            n_versions: see `async_memory`.
+            evaluates: see `async_memory`.
             sink_bytes: the pickled sink, if there is one.
         """
         channel = self._channel
