@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import importlib
 import io
 import os
+import types
 from typing import Any
 
 from docutils import nodes
@@ -54,6 +57,34 @@ class ProgramHelp(SphinxDirective):
         return [nodes.literal_block(text, text, language="none")]
 
 
+class Reference(SphinxDirective):
+    """`{reference} headrace.samplers`: every public name of a module, from its `__all__`."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        """A table of the names, then each of them."""
+        name = self.arguments[0]
+        module = importlib.import_module(name)
+        lines = [f".. currentmodule:: {name}", "", ".. autosummary::", "   :nosignatures:", ""]
+        apart = (types.ModuleType, types.GenericAlias)
+        shown = [one for one in module.__all__ if not isinstance(getattr(module, one), apart)]
+        lines += [f"   {one}" for one in shown]
+        for one in shown:
+            thing = getattr(module, one)
+            kind = "class" if isinstance(thing, type) else "function" if callable(thing) else "data"
+            lines += ["", f".. auto{kind}:: {name}.{one}"]
+            if isinstance(thing, type):
+                if issubclass(thing, BaseException):
+                    lines.append("   :no-members:")
+                elif dataclasses.is_dataclass(thing):
+                    lines.append("   :inherited-members:")
+        for one in module.__all__:
+            if isinstance(alias := getattr(module, one), types.GenericAlias):
+                lines += ["", f".. data:: {name}.{one}", "", f"   Stands for `{alias}`."]
+        return self.parse_text_to_nodes("\n".join(lines))
+
+
 def google_sections(app: Sphinx, what: str, name: str, obj: object, options: Any, lines: list[str]) -> None:
     """Makes a list of "Args:"; not for attributes, where napoleon takes all before a colon for a type."""
     if what in ("class", "function", "method"):
@@ -63,5 +94,6 @@ def google_sections(app: Sphinx, what: str, name: str, obj: object, options: Any
 def setup(app: Sphinx) -> dict[str, Any]:
     """Called by Sphinx."""
     app.add_directive("program-help", ProgramHelp)
+    app.add_directive("reference", Reference)
     app.connect("autodoc-process-docstring", google_sections)
     return {"parallel_read_safe": True}

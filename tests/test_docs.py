@@ -38,6 +38,13 @@ def test_every_name_in_the_table_of_names_can_be_imported() -> None:
     assert found >= 12
 
 
+def test_members_in_the_table_of_names_exist() -> None:
+    """Those that a seed names in parentheses, of the classes beside them."""
+    members = {"async_initialize": "AsyncSamplerMixin", "action_server_process": "AsyncGpuSamplerBase"}
+    for member, cls in members.items():
+        assert callable(getattr(getattr(importlib.import_module("headrace.samplers"), cls), member))
+
+
 def test_names_have_a_place_or_are_said_to_come_later() -> None:
     assert len(ROWS) >= 20
     for theirs, _, here in ROWS:
@@ -100,12 +107,10 @@ def test_options_in_the_pages_are_there(capsys: pytest.CaptureFixture[str]) -> N
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_public_names_are_in_the_reference(package: str) -> None:
+def test_packages_are_in_the_reference(package: str) -> None:
+    """Their names are taken from the packages while the pages are made."""
     reference = "".join(page.read_text() for page in ROOT.glob("docs/reference/*.md"))
-    names = importlib.import_module(package).__all__
-    assert names or package == "headrace"
-    for name in names:
-        assert re.search(rf"(auto\w+|data):: headrace[\w.]*\.{name}$", reference, re.MULTILINE), f"{package}.{name}"
+    assert package == "headrace" or f".. reference:: {package}\n" in reference
 
 
 def test_the_site_builds_without_warnings(tmp_path: Path) -> None:
@@ -119,4 +124,6 @@ def test_the_site_builds_without_warnings(tmp_path: Path) -> None:
     assert built.returncode == 0, built.stderr
     assert built.stderr == ""
     assert "--batch-T" in (tmp_path / "reference/command_line.html").read_text()
-    assert "obtain_samples" in (tmp_path / "reference/samplers.html").read_text()
+    samplers = (tmp_path / "reference/samplers.html").read_text()
+    for name in ("obtain_samples", "AsyncNoOverlapAlternatingSampler", "max_decorrelation_steps"):
+        assert name in samplers

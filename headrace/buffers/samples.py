@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from headrace.buffers.describe import described_batch
 from headrace.buffers.shared import Allocate
+from headrace.buffers.tensordict import tensordict_of
 from headrace.buffers.tree import allocate_like, tree_copy_into, tree_leaves, tree_map, tree_rows
 from headrace.types import BatchSpec, StepInputs, StepRow, Tree
 
@@ -246,7 +248,7 @@ class AgentSamples:
         return AgentSamples(**_indexed(vars(self), index, ("bootstrap_value", "first_state", "last_state")))
 
 
-@dataclass
+@dataclass(repr=False)
 class Samples:
     """One batch `[T, B]`: torch views of the sampler's memory, valid until its next call; `copy()` keeps them.
 
@@ -294,6 +296,9 @@ class Samples:
         """The same views in dataclasses and dicts of their own, with these final entries."""
         return Samples(tree_map(_itself, self.agent), tree_map(_itself, self.env), final)
 
+    def __repr__(self) -> str:
+        return described_batch(self.env, self.agent, self.final)
+
     @property
     def batch_spec(self) -> BatchSpec:
         """Sizes of this batch."""
@@ -323,6 +328,17 @@ class Samples:
     def numpy(self) -> Samples:
         """The same memory as NumPy arrays."""
         return Samples(*(tree_map(lambda leaf: leaf.numpy(), part) for part in (self.agent, self.env, self.final)))
+
+    def to_tensordict(self) -> Any:
+        """The fields of dims `[T, B]` as a `tensordict.TensorDict` of that batch size: the same memory.
+
+        Its keys are "env" and "agent", and below them the names of the fields; parts of a tuple are "0", "1", … What
+        has no time dimension (`last_observation`, `bootstrap_value`, states) and `final` are not in it.
+
+        Raises:
+            ImportError: if the package tensordict is not installed.
+        """
+        return tensordict_of(self.env, self.agent)
 
 
 def _indexed(fields: dict[str, Tree], index: Any, without_time: Sequence[str]) -> dict[str, Tree]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from time import perf_counter
 from types import TracebackType
@@ -159,6 +159,11 @@ class BaseSampler:
         self._seconds += perf_counter() - begin
         return samples, traj_infos
 
+    def batches(self, n: int) -> Iterator[tuple[Samples, list[TrajInfo]]]:
+        """Yields `obtain_samples(itr)` for itr = 0 … n − 1: `for samples, traj_infos in sampler.batches(100): …`."""
+        for itr in range(n):
+            yield self.obtain_samples(itr)
+
     @exclusive
     def evaluate_agent(self, itr: int) -> list[TrajInfo]:
         """Greedy episodes of the agent as it is now, in the order (end time, env id).
@@ -257,6 +262,11 @@ class BaseSampler:
                 self._cause = error
                 self._engine.kill()
                 raise shortened(error) from error.__cause__
+
+    def __repr__(self) -> str:
+        options, spec = self._config.options, self.batch_spec
+        workers = "" if options.n_workers is None else f", n_workers={options.n_workers}"
+        return f"<{type(self).__name__} of {self._config.factory.name}, T={spec.T}, B={spec.B}{workers}: {self._state}>"
 
     def __enter__(self) -> Self:
         if self._state == "new":

@@ -115,6 +115,9 @@ class AsyncSamplerBase(ParallelSamplerBase):
 
     _engine: AsynchronousEngine
 
+    #: rlpyt's name for `initialize` here.
+    async_initialize = BaseSampler.initialize
+
     @override
     def _made_engine(self, status: Status) -> AsynchronousEngine:
         return AsynchronousEngine(type(self).__name__, self.layout, self._config, status)

@@ -1,0 +1,102 @@
+"""What a user finds without the documentation: help, completion, printed batches, loops over batches."""
+
+import pydoc
+import subprocess
+import sys
+from dataclasses import fields
+
+import pytest
+import torch
+
+from headrace.agents.pg import CategoricalPgAgent, RecurrentCategoricalPgAgent
+from headrace.buffers.samples import Samples
+from headrace.samplers import BaseSampler, CpuSampler, SamplerOptions, SerialSampler
+from tests.faulty import SEED
+from tests.walk import Walk
+
+
+def test_help_explains_every_option_of_a_sampler() -> None:
+    text = pydoc.render_doc(CpuSampler, renderer=pydoc.plaintext)
+    for field in fields(SamplerOptions):
+        assert f"{field.name}: " in text, field.name
+
+
+def test_an_unknown_option_names_the_sampler() -> None:
+    with pytest.raises(TypeError, match=r"CpuSampler\(\): got an unexpected keyword argument 'n_worker'"):
+        CpuSampler("CartPole-v1", batch_T=1, batch_B=1, n_worker=2)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match=r"SerialSampler\(\): missing a required argument: 'batch_T'"):
+        SerialSampler("CartPole-v1", batch_B=1)  # type: ignore[call-arg]
+
+
+def test_packages_are_found_from_the_top() -> None:
+    code = "import headrace; print(headrace.samplers.CpuSampler.__name__, 'agents' in dir(headrace))"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=True)
+    assert printed.stdout == "CpuSampler True\n"
+
+
+@pytest.mark.parametrize("name", ["Nothing", "_private"])
+def test_what_a_package_lacks_is_an_attribute_error(name: str) -> None:
+    import headrace
+
+    with pytest.raises(AttributeError, match=f"module 'headrace' has no attribute '{name}'"):
+        getattr(headrace, name)
+
+
+def batch(sampler: BaseSampler, n: int = 1) -> Samples:
+    with sampler.initialize(RecurrentCategoricalPgAgent(), seed=SEED, bootstrap_value=True):
+        return [samples.copy() for samples, _ in sampler.batches(n)][-1]
+
+
+def test_a_printed_batch_shows_shapes_dtypes_and_counts() -> None:
+    samples = batch(SerialSampler("CartPole-v1", batch_T=40, batch_B=3))
+    text = str(samples)
+    assert len(text.splitlines()) <= 20
+    n_ended = int(samples.env.done.sum())
+    assert n_ended > 0
+    assert text.startswith(
+        f"Samples [T=40, B=3]: 120 valid steps, {n_ended} episodes ended ({n_ended} terminated, 0 tr"
+    )
+    assert "\n  env.observation: float32 [40, 3, 4]\n" in text
+    assert "\n  agent.agent_info: dist.logits float32 [40, 3, 2], value float32 [40, 3]\n" in text
+    assert "\n  agent.first_state: [0] float32 [1, 3, 64], [1] float32 [1, 3, 64]\n" in text
+
+
+def test_a_printed_batch_is_short_whatever_the_spaces_are() -> None:
+    samples = batch(SerialSampler("CartPole-v1", batch_T=2, batch_B=1))
+    samples.env.observation = {f"a long name of sensor {k}": torch.zeros(2, 1, 7) for k in range(30)}
+    lines = str(samples).splitlines()
+    assert len(lines) <= 20
+    assert max(map(len, lines)) <= 110
+
+
+def test_a_loop_over_batches_is_that_of_obtain_samples() -> None:
+    last = batch(SerialSampler("CartPole-v1", batch_T=8, batch_B=2), n=3)
+    sampler = SerialSampler("CartPole-v1", batch_T=8, batch_B=2)
+    with sampler.initialize(RecurrentCategoricalPgAgent(), seed=SEED, bootstrap_value=True):
+        for itr in range(3):
+            samples, _ = sampler.obtain_samples(itr)
+        assert torch.equal(samples.env.observation, last.env.observation)
+
+
+def test_a_sampler_says_what_it_is() -> None:
+    sampler = CpuSampler("CartPole-v1", batch_T=8, batch_B=2, n_workers=2)
+    assert repr(sampler) == "<CpuSampler of CartPole-v1, T=8, B=2, n_workers=2: new>"
+
+
+def test_a_batch_becomes_a_tensordict() -> None:
+    tensordict = pytest.importorskip("tensordict", reason="tensordict is not installed")
+    sampler = SerialSampler(Walk, batch_T=4, batch_B=2)
+    with sampler.initialize(CategoricalPgAgent(), seed=SEED):
+        samples, _ = sampler.obtain_samples(0)
+        made = samples.to_tensordict()
+        assert isinstance(made, tensordict.TensorDict)
+        assert made.batch_size == (4, 2)
+        assert made["env", "reward"].data_ptr() == samples.env.reward.data_ptr()
+        assert torch.equal(made["agent", "agent_info", "dist", "logits"], samples.agent.agent_info.dist.logits)
+
+
+def test_without_the_package_one_sentence_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensordict", None)
+    samples = batch(SerialSampler("CartPole-v1", batch_T=2, batch_B=1))
+    with pytest.raises(ImportError, match="pip install tensordict"):
+        samples.to_tensordict()
