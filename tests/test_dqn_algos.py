@@ -540,7 +540,6 @@ def test_stacked_frames_are_stored_once_if_asked() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @pytest.mark.parametrize("name", AGENTS)
 def test_it_optimizes_where_the_agent_is(name: str) -> None:
     def trained(device: str) -> list[torch.Tensor]:

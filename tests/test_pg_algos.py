@@ -572,7 +572,6 @@ def test_the_gradient_is_clipped() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @pytest.mark.parametrize("algo", [A2C(), PPO(PPOConfig(epochs=1))], ids=["a2c", "ppo"])
 def test_it_optimizes_where_the_agent_is(algo: PolicyGradientAlgo) -> None:
     agent, samples = one_batch()
