@@ -10,7 +10,7 @@ PYTEST := $(BIN)/pytest -n 2 --dist worksteal
 # pytest rewrites the asserts of the tests, which takes longer than to collect them, and keeps the result as bytecode.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-programs test-all coverage lint docs install clean
+.PHONY: demo test test-programs test-all coverage mutants lint docs install clean
 
 demo: install
 	$(BIN)/headrace train --algo ppo --env CartPole-v1 --sampler cpu
@@ -21,11 +21,14 @@ test: install lint
 test-programs: install
 	$(PYTEST) -m "programs and not (slow or gpu)"
 
-test-all: install lint coverage
+test-all: install lint coverage mutants
 	$(PYTEST) -m "slow or gpu"
 
 coverage: install
 	$(PYTEST) -m "not (slow or gpu)" --cov --cov-report=term:skip-covered
+
+mutants: install
+	$(BIN)/python -m tests.mutants
 
 lint: install
 	$(BIN)/ruff check .

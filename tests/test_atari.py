@@ -59,6 +59,7 @@ def assert_equal(first: Any, second: Any) -> None:
         assert traj_infos == other_infos
 
 
+@pytest.mark.slow
 def test_samplers_agree_on_pong_and_stacks_begin_anew() -> None:
     """300 steps of three games, short enough that some end."""
     env_kwargs = {"max_frames": 150, "noop_max": 10}

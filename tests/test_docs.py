@@ -63,6 +63,7 @@ def test_python_in_the_pages_compiles_and_imports(page: Path) -> None:
                 getattr(importlib.import_module(line[0]), name.strip())
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize("page", [page for page in SITE if PYTHON.search(page.read_text())], ids=name_of)
 def test_python_of_a_page_runs_from_top_to_bottom(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -108,6 +109,7 @@ def test_public_names_are_in_the_reference(package: str) -> None:
         assert re.search(rf"(auto\w+|data):: headrace[\w.]*\.{name}$", reference, re.MULTILINE), f"{package}.{name}"
 
 
+@pytest.mark.programs
 def test_the_site_builds_without_warnings(tmp_path: Path) -> None:
     built = subprocess.run(
         [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html", str(ROOT / "docs"), str(tmp_path)],

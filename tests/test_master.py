@@ -13,6 +13,8 @@ import pytest
 
 from tests.leftovers import DEADLINE, all_gone
 
+pytestmark = pytest.mark.programs
+
 ROOT = Path(__file__).parent.parent
 STAGES = ["start", "sampling", "idle", "shutdown"]
 

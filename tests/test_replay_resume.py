@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -25,7 +24,10 @@ from headrace.runners.logging.logger import Logger
 from headrace.samplers import AsyncAlternatingSampler, AsyncCpuSampler, AsyncSerialSampler, BaseSampler, SerialSampler
 from headrace.types import BatchSpec
 from tests.leftovers import DEADLINE
+from tests.light import Numbered
 from tests.test_resume import assert_equal
+
+pytestmark = pytest.mark.programs
 
 BATCH = BatchSpec(8, 4)
 N_ITR, INTERVAL = 50, 2  # batches; of a run, and between its checkpoints
@@ -35,24 +37,6 @@ SPEC = replay_spec(BATCH, np.zeros(2, np.float32), np.zeros((), np.int64), REPLA
 ARRAYS = ["observation", "action", "reward", "flags", "final", "totals", "final_observation", "final_row"]
 KILLS = [2, pytest.param(5, marks=pytest.mark.slow)]
 _SEGMENT = re.compile(r"rows-[0-9]+\.bin")
-
-
-class Numbered(gym.Env[np.ndarray, np.int64]):
-    """Shows a number of its episode, and the step; pays the step. Cut after 3 to 14 steps, or over at random."""
-
-    def __init__(self) -> None:
-        self.observation_space = gym.spaces.Box(-np.inf, np.inf, (2,), np.float32)
-        self.action_space = gym.spaces.Discrete(3)
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
-        super().reset(seed=seed)
-        self._number, self._n, self._limit = self.np_random.random(), 0, int(self.np_random.integers(3, 15))
-        return np.array([self._number, 0], np.float32), {}
-
-    def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        self._n += 1
-        over = bool(self.np_random.random() < 0.05)
-        return np.array([self._number, self._n], np.float32), float(self._n), over, self._n >= self._limit, {}
 
 
 class Notes(Callback):

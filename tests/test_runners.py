@@ -265,6 +265,7 @@ def test_a_loss_that_is_not_finite_closes_the_sampler() -> None:
     assert closed(sampler)
 
 
+@pytest.mark.programs
 def test_ctrl_c_keeps_everything_and_says_so_in_few_words(tmp_path: Path) -> None:
     program = subprocess.Popen(
         [sys.executable, "-m", "tests.runner_script", str(tmp_path)],
@@ -428,6 +429,7 @@ def test_threads_are_put_back_after_an_error() -> None:
     assert torch.get_num_threads() == before
 
 
+@pytest.mark.programs
 def test_a_folder_whose_run_never_reached_a_checkpoint_can_be_used_again(tmp_path: Path) -> None:
     def train(env: Any, n_steps: float) -> None:
         config = RunnerConfig(n_steps=n_steps, seed=0, log_interval_steps=64, checkpoint_interval_steps=1e6)

@@ -49,12 +49,15 @@ from tests.test_faults import (
 from tests.walk import Walk
 
 SERVED: list[type[BaseSampler]] = [GpuSampler, AlternatingSampler]
-#: One of each kind; what the others do in an evaluation, and under the server of two groups, is tested by test-all.
-QUICK = {"raise", "SIGKILL", "python loop", "shape"}
+#: One of each kind in a step, of which some under the server of two groups, and one in every phase.
+QUICK = {
+    *((GpuSampler, fault, "step") for fault in ("raise", "SIGKILL", "python loop", "shape")),
+    *((GpuSampler, "SIGKILL", phase) for phase in ("constructor", "evaluation")),
+    *((AlternatingSampler, fault, "step") for fault in ("SIGKILL", "shape")),
+    (AlternatingSampler, "raise", "evaluation"),
+}
 CASES = [
-    pytest.param(
-        cls, fault, phase, marks=[] if fault in QUICK or (cls, phase) == (GpuSampler, "step") else [pytest.mark.slow]
-    )
+    pytest.param(cls, fault, phase, marks=[] if (cls, fault, phase) in QUICK else [pytest.mark.slow])
     for cls in SERVED
     for fault in FAULTS
     for phase in ("constructor", "step", "evaluation")
@@ -135,12 +138,8 @@ def test_an_agent_that_fails_in_the_server_is_an_agent_error(cls: type[BaseSampl
     assert descriptors() <= before
 
 
-PARALLEL = [
-    CpuSampler,
-    pytest.param(GpuSampler, marks=pytest.mark.slow),
-    AlternatingSampler,
-    pytest.param(NoOverlapAlternatingSampler, marks=pytest.mark.slow),
-]
+OTHERS = [CpuSampler, GpuSampler, NoOverlapAlternatingSampler]
+PARALLEL = [AlternatingSampler, CpuSampler, *(pytest.param(cls, marks=pytest.mark.slow) for cls in OTHERS[1:])]
 
 
 class Assassin:
@@ -196,9 +195,10 @@ def sample_for_long(sampler: BaseSampler, rng: random.Random) -> None:
 
 
 @pytest.mark.parametrize("cls", PARALLEL)
-def test_fifty_kills_at_random_moments_end_in_fifty_errors(cls: type[ParallelSamplerBase]) -> None:
+@pytest.mark.parametrize("seeds", [range(4), pytest.param(range(4, 17), marks=pytest.mark.slow)], ids=["few", "many"])
+def test_kills_at_random_moments_end_in_as_many_errors(cls: type[ParallelSamplerBase], seeds: range) -> None:
     before = descriptors()
-    for seed in range(13):
+    for seed in seeds:
         error, rank = struck(cls, signal.SIGKILL, seed)
         assert type(error) is WorkerCrashed, error
         assert "SIGKILL" in str(error)
@@ -211,7 +211,7 @@ def test_fifty_kills_at_random_moments_end_in_fifty_errors(cls: type[ParallelSam
         assert torch.all(sampler.obtain_samples(0)[0].env.valid)
 
 
-@pytest.mark.parametrize("cls", PARALLEL)
+@pytest.mark.parametrize("cls", [AlternatingSampler, *(pytest.param(cls, marks=pytest.mark.slow) for cls in OTHERS)])
 def test_a_worker_that_is_stopped_at_a_random_moment_hangs(cls: type[ParallelSamplerBase]) -> None:
     for seed in (100, 101):
         error, rank = struck(cls, signal.SIGSTOP, seed, timeout=1.0)
