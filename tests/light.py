@@ -4,6 +4,7 @@ forked, imports it.
 
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -108,3 +109,34 @@ class Signal(gym.Env[np.ndarray, np.int64]):
     def _show(self) -> np.ndarray:
         self._wanted = int(self.np_random.integers(3))
         return np.eye(3, dtype=np.float32)[self._wanted]
+
+
+class Pays(Walk):
+    """Episodes of 4 steps that return what the schedule says for the number of the episode."""
+
+    def __init__(self, returns: Sequence[float]) -> None:
+        super().__init__()
+        self._returns, self._episode = returns, -1
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        observation, _ = super().reset(seed=seed)
+        self._episode += 1
+        self._left = 4
+        return observation, {}
+
+    def step(self, action: Any) -> Any:
+        self._left -= 1
+        pay = self._returns[min(self._episode, len(self._returns) - 1)]
+        return super().step(action)[0], pay / 4, self._left == 0, False, {}
+
+
+class Breaks(Walk):
+    """Raises in its 50th step."""
+
+    steps = 0
+
+    def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        self.steps += 1
+        if self.steps == 50:
+            raise RuntimeError("out of coffee")
+        return super().step(action)

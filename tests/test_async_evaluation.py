@@ -448,7 +448,8 @@ class StopsAfter(Callback):
             raise Stopped
 
 
-@pytest.mark.parametrize("n", [3, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2, 4))])
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [1, 2, 3, 4])
 def test_a_run_that_went_on_from_a_checkpoint_ends_like_one_that_was_not_cut(tmp_path: Path, n: int) -> None:
     """Checkpoints come before the row of the same batch: 2, 4, 6 with a row, 8."""
     runner(True, log_dir=tmp_path / "whole").train()

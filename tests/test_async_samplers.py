@@ -266,7 +266,7 @@ def test_views_of_a_synchronous_sampler_with_several_slots_stay_valid_for_as_man
     ("cls", "n_workers", "make", "n_devices"),
     [
         (AsyncGpuSampler, 2, CategoricalPgAgent, 2),
-        (AsyncAlternatingSampler, 3, RecurrentCategoricalPgAgent, 3),
+        slow(AsyncAlternatingSampler, 3, RecurrentCategoricalPgAgent, 3),
         slow(AsyncGpuSampler, 2, CategoricalPgAgent, 3),
         slow(AsyncGpuSampler, 1, RecurrentCategoricalPgAgent, 2),
         slow(AsyncGpuSampler, 1, RecurrentCategoricalPgAgent, 3),
@@ -526,8 +526,9 @@ def sample_for_long(sampler: BaseSampler, rng: random.Random) -> None:
             sampler.evaluate_agent(itr)
 
 
-@pytest.mark.parametrize("cls", SOME)
-@pytest.mark.parametrize("n_kills", [2, slow(10)])
+@pytest.mark.parametrize(
+    ("cls", "n_kills"), [(AsyncCpuSampler, 2), (AsyncAlternatingSampler, 1), *(slow(cls, 10) for cls in ASYNC)]
+)
 def test_kills_at_random_moments_name_the_dead_and_leave_nothing(cls: type[BaseSampler], n_kills: int) -> None:
     before = descriptors()
     for seed in range(n_kills):

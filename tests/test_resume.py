@@ -80,7 +80,7 @@ def train(
 ) -> Any:
     config = RunnerConfig(n_steps=32 * n_itr, seed=seed, log_interval_steps=64, log_traj_window=5)
     runner = Runners(
-        PPO(PPOConfig(epochs=2, normalize_reward=True)) if algo is None else algo,
+        PPO(PPOConfig(epochs=2, minibatches=1, normalize_reward=True)) if algo is None else algo,
         CategoricalPgAgent(model_kwargs={"normalize_observation": True}) if agent is None else agent,
         sampler,
         config,
@@ -396,7 +396,7 @@ def test_environments_of_others_are_not_read(
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"algo": PPO(PPOConfig(epochs=3, normalize_reward=True))}, "algo.config.epochs: 2 then, 3 now"),
+        ({"algo": PPO(PPOConfig(epochs=3, minibatches=1, normalize_reward=True))}, "algo.config.epochs: 2 then, 3 now"),
         ({"agent": CategoricalPgAgent()}, "agent.settings.model_kwargs"),
         ({"seed": 5}, "seed: 4 then, 5 now"),
         ({"sampler": SerialSampler("CartPole-v1", batch_T=16, batch_B=4)}, "sampler.batch_T: 8 then, 16 now"),
@@ -492,7 +492,7 @@ def test_a_checkpoint_file_may_be_named(tmp_path: Path, whole: Path, stopped: Pa
     assert load_checkpoint(path)["itr"] == 4
     config = RunnerConfig(n_steps=32 * 9, seed=4, log_interval_steps=64, log_traj_window=5)
     MinibatchRl(
-        PPO(PPOConfig(epochs=2, normalize_reward=True)),
+        PPO(PPOConfig(epochs=2, minibatches=1, normalize_reward=True)),
         CategoricalPgAgent(model_kwargs={"normalize_observation": True}),
         serial(),
         config,

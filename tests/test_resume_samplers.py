@@ -106,8 +106,8 @@ OBJECTS = {"TrajInfoCls": Digest, "eval_n_envs": 3, "env": Stochastic}
     ("first", "second", "more", "Agents"),
     [
         pytest.param(serial, partial(workers, 3), {}, Remembers, id="serial to 3"),
-        pytest.param(partial(workers, 3), serial, {"reset_mode": "wait"}, CategoricalPgAgent, id="wait, 3 to serial"),
-        pytest.param(partial(workers, 2), serial, OBJECTS, CategoricalPgAgent, id="objects"),
+        slow(partial(workers, 3), serial, {"reset_mode": "wait"}, CategoricalPgAgent, id="wait, 3 to serial"),
+        pytest.param(partial(workers, 2), serial, OBJECTS | {"reset_mode": "wait"}, CategoricalPgAgent, id="objects"),
         pytest.param(alternating, serial, {}, Remembers, id="alternating to serial"),
         slow(serial, serial, {}, Remembers, id="serial"),
         slow(partial(workers, 2), partial(workers, 3), {}, CategoricalPgAgent, id="2 to 3"),
@@ -163,15 +163,18 @@ def test_asking_for_the_state_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("env", "says"),
+    ("make", "env", "says"),
     [
-        (Forgets, "a pickled copy of Forgets failed where the original did not"),
-        (ForgetsItsGenerator, "a pickled copy of ForgetsItsGenerator gave another reward than the original"),
-        (HoldsALock, "HoldsALock cannot be pickled"),
-        (Large, "Large cannot be pickled (ValueError: it is larger than 64 MiB)"),
+        (serial, Forgets, "a pickled copy of Forgets failed where the original did not"),
+        (serial, HoldsALock, "HoldsALock cannot be pickled"),
+        (serial, Large, "Large cannot be pickled (ValueError: it is larger than 64 MiB)"),
+        (partial(workers, 2), ForgetsItsGenerator, "ForgetsItsGenerator gave another reward than the original"),
+        slow(serial, ForgetsItsGenerator, "ForgetsItsGenerator gave another reward than the original"),
+        slow(partial(workers, 2), Forgets, "a pickled copy of Forgets failed where the original did not"),
+        slow(partial(workers, 2), HoldsALock, "HoldsALock cannot be pickled"),
+        slow(partial(workers, 2), Large, "Large cannot be pickled (ValueError: it is larger than 64 MiB)"),
     ],
 )
-@pytest.mark.parametrize("make", [serial, lambda env: workers(2, env)], ids=["serial", "workers"])
 def test_what_does_not_survive_a_pickle_is_not_in_the_state(make: Any, env: Any, says: str) -> None:
     with make(env).initialize(CategoricalPgAgent(), seed=0, resumable=True) as sampler:
         assert sampler.state().why_not == f"copies of {env.__qualname__} were not tried yet"

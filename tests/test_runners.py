@@ -37,6 +37,7 @@ from headrace.runners.logging import ConsoleLogger, CsvLogger, Logger, plot_lear
 from headrace.samplers import BaseSampler, CpuSampler, SerialSampler
 from headrace.types import BatchSpec
 from tests.leftovers import DEADLINE
+from tests.light import Breaks
 from tests.walk import Walk
 
 ROOT = Path(__file__).parent.parent
@@ -222,18 +223,6 @@ def test_evaluating_without_environments_says_what_to_give() -> None:
 
 
 # ---- how it ends ----
-
-
-class Breaks(Walk):
-    """Raises in its 50th step."""
-
-    steps = 0
-
-    def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        self.steps += 1
-        if self.steps == 50:
-            raise RuntimeError("out of coffee")
-        return super().step(action)
 
 
 def test_an_environment_that_raises_leaves_the_last_weights_and_the_log(tmp_path: Path) -> None:
