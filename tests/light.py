@@ -2,6 +2,7 @@
 forked, imports it.
 """
 
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -140,3 +141,11 @@ class Breaks(Walk):
         if self.steps == 50:
             raise RuntimeError("out of coffee")
         return super().step(action)
+
+
+class Wanders(Walk):
+    """Leaves the directory it was made in."""
+
+    def reset(self, **more: Any) -> Any:
+        os.chdir("/")
+        return super().reset(**more)

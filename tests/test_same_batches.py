@@ -73,7 +73,7 @@ def reference(reset_mode: str) -> Run:
 
 
 METHODS = ["fork", "forkserver", "spawn"]
-QUICK = [("mid_batch", 3, "fork"), ("wait", 3, "fork"), ("mid_batch", 2, "forkserver")]
+QUICK = [("mid_batch", 3, "fork"), ("wait", 3, "fork")]
 
 
 @pytest.mark.parametrize(

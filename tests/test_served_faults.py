@@ -49,11 +49,12 @@ from tests.test_faults import (
 from tests.walk import Walk
 
 SERVED: list[type[BaseSampler]] = [GpuSampler, AlternatingSampler]
-#: One of each kind in a step, of which some under the server of two groups, and one in every phase.
+OTHERS = [CpuSampler, GpuSampler, NoOverlapAlternatingSampler]
+#: One of each kind in a step, and some in an evaluation and under the server of two groups.
 QUICK = {
     *((GpuSampler, fault, "step") for fault in ("raise", "SIGKILL", "python loop", "shape")),
-    *((GpuSampler, "SIGKILL", phase) for phase in ("constructor", "evaluation")),
-    *((AlternatingSampler, fault, "step") for fault in ("SIGKILL", "shape")),
+    (GpuSampler, "SIGKILL", "evaluation"),
+    (AlternatingSampler, "SIGKILL", "step"),
     (AlternatingSampler, "raise", "evaluation"),
 }
 CASES = [
@@ -119,7 +120,9 @@ def test_a_failing_close_is_raised_by_shutdown(cls: type[BaseSampler]) -> None:
     assert caught.value.where.env_id == BAD_ENV
 
 
-@pytest.mark.parametrize("cls", [*SERVED, NoOverlapAlternatingSampler])
+@pytest.mark.parametrize(
+    "cls", [AlternatingSampler, *(pytest.param(cls, marks=pytest.mark.slow) for cls in OTHERS[1:])]
+)
 def test_an_agent_that_fails_in_the_server_is_an_agent_error(cls: type[BaseSampler]) -> None:
     before = descriptors()
     sampler = sampler_of(cls, "none", "none")
@@ -138,7 +141,6 @@ def test_an_agent_that_fails_in_the_server_is_an_agent_error(cls: type[BaseSampl
     assert descriptors() <= before
 
 
-OTHERS = [CpuSampler, GpuSampler, NoOverlapAlternatingSampler]
 PARALLEL = [AlternatingSampler, CpuSampler, *(pytest.param(cls, marks=pytest.mark.slow) for cls in OTHERS[1:])]
 
 
