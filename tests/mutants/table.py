@@ -478,8 +478,8 @@ MUTANTS = [
     ),
     Mutant(
         "headrace/replays/window.py",
-        "valid = (flags & VALID) != 0",
-        "valid = flags >= 0",
+        "ahead & behind & (((flags & FIRST) != 0) | _continued(follows, valid))",
+        "ahead & behind",
         "tests/test_replays.py",
     ),
 ]
