@@ -9,6 +9,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ REPLAY_SIZE = 800  # half of a run
 N_STEP = 3
 SPEC = replay_spec(BATCH, np.zeros(2, np.float32), np.zeros((), np.int64), REPLAY_SIZE)
 ARRAYS = ["observation", "action", "reward", "flags", "final", "totals", "final_observation", "final_row"]
-KILLS = [2, pytest.param(5, marks=pytest.mark.slow)]
+slow = partial(pytest.param, marks=pytest.mark.slow)
 _SEGMENT = re.compile(r"rows-[0-9]+\.bin")
 
 
@@ -214,8 +215,7 @@ def killed_and_resumed(cls: type[BaseSampler], n_kills: int, writing: bool, tmp_
     return folder
 
 
-@pytest.mark.parametrize("n_kills", KILLS)
-@pytest.mark.parametrize("writing", [False, True], ids=["at any moment", "while the replay is written"])
+@pytest.mark.parametrize(("n_kills", "writing"), [(2, True), slow(2, False), slow(5, True), slow(5, False)])
 def test_a_run_that_is_killed_ends_as_if_it_had_not_been(n_kills: int, writing: bool, tmp_path: Path) -> None:
     undisturbed = runner(SerialSampler, log_dir=tmp_path / "one")
     undisturbed.train()
@@ -231,14 +231,16 @@ def test_a_run_that_is_killed_ends_as_if_it_had_not_been(n_kills: int, writing: 
     assert_same_rows(undisturbed.algo._ring, rings[1])
 
 
-@pytest.mark.parametrize("n_kills", KILLS)
-@pytest.mark.parametrize("writing", [False, True], ids=["at any moment", "while the replay is written"])
 @pytest.mark.parametrize(
-    "cls",
+    ("cls", "n_kills", "writing"),
     [
-        AsyncCpuSampler,
-        pytest.param(AsyncSerialSampler, marks=pytest.mark.slow),
-        pytest.param(AsyncAlternatingSampler, marks=pytest.mark.slow),
+        (AsyncCpuSampler, 2, False),
+        slow(AsyncCpuSampler, 2, True),
+        *(
+            slow(cls, 5, writing)
+            for cls in (AsyncCpuSampler, AsyncSerialSampler, AsyncAlternatingSampler)
+            for writing in (False, True)
+        ),
     ],
 )
 def test_a_replay_that_a_sampler_process_fills_is_whole_after_kills(
