@@ -4,17 +4,31 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+#: Two processes, each of which takes over what is left of the other's tests when its own are done.
+PYTEST := $(BIN)/pytest -n 2 --dist worksteal
 
-.PHONY: demo test test-all lint docs install clean
+# pytest rewrites the asserts of the tests, which takes longer than to collect them, and keeps the result as bytecode.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: demo test test-programs test-all coverage mutants lint docs install clean
 
 demo: install
 	$(BIN)/headrace train --algo ppo --env CartPole-v1 --sampler cpu
 
 test: install lint
-	$(BIN)/pytest -m "not slow and not gpu"
+	$(PYTEST) -m "not (programs or slow or gpu)"
 
-test-all: install lint
-	$(BIN)/pytest
+test-programs: install
+	$(PYTEST) -m "programs and not (slow or gpu)"
+
+test-all: install lint coverage mutants
+	$(PYTEST) -m "slow or gpu"
+
+coverage: install
+	$(PYTEST) -m "not (slow or gpu)" --cov --cov-report=term:skip-covered
+
+mutants: install
+	$(BIN)/python -m tests.mutants
 
 lint: install
 	$(BIN)/ruff check .

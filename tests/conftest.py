@@ -10,6 +10,14 @@ from tests.leftovers import DEADLINE, Leftovers
 torch.set_num_threads(1)  # two cores, and workers besides
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What needs CUDA is left out where there is none."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs CUDA"))
+
+
 @pytest.fixture(autouse=True, scope="session")
 def state_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """The user's own state directory stays as it is."""

@@ -1,14 +1,16 @@
 """The rules of the house, checked from the source: who may import whom, what may not be written anywhere."""
 
 import ast
+import json
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "headrace"
-FILES = sorted(PACKAGE.rglob("*.py"))
 
 BASE = {"errors", "lazy", "types", "rng", "memory", "schema"}
 #: Room → rooms it may import. A file directly in the package is a room of its own name.
@@ -43,15 +45,35 @@ ALLOWED["cli"] = {*ALLOWED} - {"__init__"}
 WITHOUT_TORCH = ["errors", "types", "rng", "memory", "lazy", "schema", "storage", "envs", "buffers", "processes"]
 
 
-def room(path: Path) -> str:
-    parts = path.relative_to(PACKAGE).with_suffix("").parts
-    return parts[0]
+class Source:
+    """A file of the package, of a room. name: its path within the package; nodes: all of its syntax tree."""
+
+    def __init__(self, path: Path) -> None:
+        text = path.read_text()
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        self.name, self.room = str(path.relative_to(PACKAGE)), parts[0]
+        self.is_package = parts[-1] == "__init__"
+        self.module = ".".join(["headrace", *parts]).removesuffix(".__init__")
+        self.n_lines = len(text.splitlines())
+        self.nodes = list(ast.walk(ast.parse(text)))
+        self.calls = [(node, ast.unparse(node.func)) for node in self.nodes if isinstance(node, ast.Call)]
 
 
-def imports(tree: ast.AST) -> list[tuple[str, int]]:
+@cache
+def sources() -> list[Source]:
+    """Each file of the package, parsed once."""
+    return [Source(path) for path in sorted(PACKAGE.rglob("*.py"))]
+
+
+def wrong(find: Callable[[Source], Iterator[str]]) -> list[str]:
+    """What is found in any file, with its name."""
+    return [f"{source.name}: {what}" for source in sources() for what in find(source)]
+
+
+def imports(source: Source) -> list[tuple[str, int]]:
     """Every import of ours with its line, type-checking ones and local ones too."""
     found = []
-    for node in ast.walk(tree):
+    for node in source.nodes:
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("headrace"):
             modules = [node.module] if node.module != "headrace" else [f"headrace.{alias.name}" for alias in node.names]
             found += [(module, node.lineno) for module in modules]
@@ -60,52 +82,65 @@ def imports(tree: ast.AST) -> list[tuple[str, int]]:
     return found
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports_follow_the_arrows(path: Path) -> None:
-    here = room(path)
-    wrong = [
-        f"line {line}: {module}"
-        for module, line in imports(ast.parse(path.read_text()))
-        if (target := module.split(".")[1]) != here and target not in ALLOWED[here]
-    ]
-    assert not wrong, f"{here} may import {sorted(ALLOWED[here])}"
+def test_imports_follow_the_arrows() -> None:
+    def against(source: Source) -> Iterator[str]:
+        for module, line in imports(source):
+            target = module.split(".")[1]
+            if target != source.room and target not in ALLOWED[source.room]:
+                yield f"line {line}: {module}; {source.room} may import {sorted(ALLOWED[source.room])}"
+
+    assert {source.room for source in sources()} == ALLOWED.keys()
+    assert wrong(against) == []
 
 
-@pytest.mark.parametrize("name", WITHOUT_TORCH)
-def test_these_rooms_load_without_torch(name: str) -> None:
-    modules = [
-        "headrace." + ".".join(path.relative_to(PACKAGE).with_suffix("").parts) for path in FILES if room(path) == name
-    ]
-    assert modules
-    loads = "; ".join(f"import {module.removesuffix('.__init__')}" for module in modules)
-    code = f"import sys; {loads}; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
+#: Imports one module after the other, and says which others were loaded by each for the first time.
+IMPORTER = """
+import importlib, json, sys
+first = {}
+for module in json.loads(sys.argv[1]):
+    before = set(sys.modules)
+    importlib.import_module(module)
+    for name in set(sys.modules) - before:
+        first[name] = module
+print(json.dumps(first))
+"""
 
 
-def test_the_writing_side_of_a_replay_loads_without_torch() -> None:
-    """So that a sampler's process, or who saves, needs none."""
-    code = "import sys, headrace.replays.ring, headrace.replays.file; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
-
-
-def test_importing_headrace_loads_nothing_heavy() -> None:
-    code = (
-        "import sys, headrace, headrace.samplers, headrace.agents, headrace.envs, headrace.runners, headrace.algos\n"
-        "import headrace.replays\n"
-        "heavy = {'torch', 'numpy', 'gymnasium', 'matplotlib', 'tyro', 'tqdm'} & set(sys.modules)\n"
-        "sys.exit(', '.join(sorted(heavy)) or 0)"
+@pytest.fixture(scope="module")
+def loaded_by() -> dict[str, str]:
+    """For each module that a new interpreter loads, the one of ours whose import loaded it: first all packages, then
+    every module that has to work without torch.
+    """
+    packages = [source.module for source in sources() if source.is_package]
+    light = [source.module for source in sources() if source.room in WITHOUT_TORCH]
+    assert {module.split(".")[1] for module in light} == set(WITHOUT_TORCH)
+    order = [*packages, *light, "headrace.replays.ring", "headrace.replays.file"]  # a process that only writes a replay
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTER, json.dumps(order)], check=False, timeout=180, capture_output=True, text=True
     )
-    done = subprocess.run([sys.executable, "-c", code], check=False, timeout=60, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+    found: dict[str, str] = json.loads(done.stdout)
+    return found
+
+
+def test_what_works_without_torch_loads_none(loaded_by: dict[str, str]) -> None:
+    assert "torch" not in loaded_by, f"{loaded_by['torch']} loads torch"
+    assert "numpy" in loaded_by
+
+
+def test_importing_a_package_loads_nothing_heavy(loaded_by: dict[str, str]) -> None:
+    packages = {source.module for source in sources() if source.is_package}
+    heavy = {"torch", "numpy", "gymnasium", "matplotlib", "tyro", "tqdm"} & loaded_by.keys()
+    assert {name: loaded_by[name] for name in heavy if loaded_by[name] in packages} == {}
 
 
 def test_every_public_name_of_a_package_can_be_imported() -> None:
     import importlib
 
     count = 0
-    for path in FILES:
-        if path.name == "__init__.py":
-            package = importlib.import_module(".".join(("headrace", *path.relative_to(PACKAGE).parent.parts)))
+    for source in sources():
+        if source.is_package:
+            package = importlib.import_module(source.module)
             for name in dir(package):
                 getattr(package, name)
                 count += 1
@@ -136,64 +171,56 @@ STARTS_A_PROCESS = {"multiprocessing.Process", "context.Process", "os.fork", "su
 FORBIDDEN_NAMES = {"numpy.random.seed", "np.random.seed", "random.random", "time.time"}
 
 
-def calls(tree: ast.AST) -> list[ast.Call]:
-    return [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+def test_no_wait_without_a_deadline() -> None:
+    def endless(source: Source) -> Iterator[str]:
+        for call, text in source.calls:
+            method = text.rpartition(".")[2]
+            waits = isinstance(call.func, ast.Attribute) and method in WAITS and text != "select.poll"
+            if waits and not (call.args or call.keywords) and (source.name, method) not in ALLOWED_WAITS:
+                yield f"line {call.lineno}: {text}()"
+
+    assert wrong(endless) == []
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_no_wait_without_a_deadline(path: Path) -> None:
-    name = str(path.relative_to(PACKAGE))
-    endless = [
-        f"line {call.lineno}: {call.func.attr}()"
-        for call in calls(ast.parse(path.read_text()))
-        if isinstance(call.func, ast.Attribute)
-        and call.func.attr in WAITS
-        and not call.args
-        and not call.keywords
-        and (name, call.func.attr) not in ALLOWED_WAITS
-        and ast.unparse(call) != "select.poll()"
-    ]
-    assert not endless
+def test_nothing_forbidden_is_called() -> None:
+    def forbidden(source: Source) -> Iterator[str]:
+        for call, text in source.calls:
+            place = f"line {call.lineno}: {text}"
+            printing = text == "print" and source.room in ("cli", "runners")
+            if (text in FORBIDDEN_CALLS and not printing) or text in FORBIDDEN_NAMES or text == "hasattr":
+                yield place
+            if text in STARTS_A_PROCESS and source.room != "processes":
+                yield place
+            if text == "torch.load" and "weights_only=True" not in ast.unparse(call):
+                yield f"{place} without weights_only=True"
+            if text in ("np.load", "numpy.load") and "allow_pickle=True" in ast.unparse(call):
+                yield f"{place} with allow_pickle"
+            drawing = text.startswith(("np.random.", "numpy.random.")) and not text.startswith(OWN_GENERATORS)
+            if drawing and source.name != OF_GLOBAL_GENERATORS:
+                yield place
+
+    assert wrong(forbidden) == []
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_nothing_forbidden_is_called(path: Path) -> None:
-    wrong = []
-    for call in calls(ast.parse(path.read_text())):
-        text = ast.unparse(call.func)
-        printing = text == "print" and room(path) in ("cli", "runners")
-        if (text in FORBIDDEN_CALLS and not printing) or text in FORBIDDEN_NAMES or text == "hasattr":
-            wrong.append(f"line {call.lineno}: {text}")
-        if text in STARTS_A_PROCESS and room(path) != "processes":
-            wrong.append(f"line {call.lineno}: {text}")
-        if text == "torch.load" and "weights_only=True" not in ast.unparse(call):
-            wrong.append(f"line {call.lineno}: torch.load without weights_only=True")
-        if text in ("np.load", "numpy.load") and "allow_pickle=True" in ast.unparse(call):
-            wrong.append(f"line {call.lineno}: {text} with allow_pickle")
-        of_global = str(path.relative_to(PACKAGE)) == OF_GLOBAL_GENERATORS
-        if text.startswith(("np.random.", "numpy.random.")) and not text.startswith(OWN_GENERATORS) and not of_global:
-            wrong.append(f"line {call.lineno}: {text}")
-    assert not wrong
+OF_ANOTHER_SIGNATURE = ("checked_arguments", "command", "entered", "taking")
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_no_keyword_arguments_are_passed_through(path: Path) -> None:
+def test_no_keyword_arguments_are_passed_through() -> None:
     """`def f(**kwargs)` hides what a function takes. Exceptions: `validate.checked_arguments` checks names; functions
     with the signature of another (`exclusive`, `takes_options`, commands to workers), which type checkers see through.
     """
-    wrong = [
-        f"line {node.lineno}: {node.name}"
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-        and node.args.kwarg is not None
-        and node.name not in ("checked_arguments", "command", "entered", "taking")
-    ]
-    assert not wrong
+
+    def hiding(source: Source) -> Iterator[str]:
+        functions = [node for node in source.nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+        for function in functions:
+            if function.args.kwarg is not None and function.name not in OF_ANOTHER_SIGNATURE:
+                yield f"line {function.lineno}: {function.name}"
+
+    assert wrong(hiding) == []
 
 
 def test_files_are_of_a_size_to_be_read() -> None:
-    sizes = {str(path.relative_to(PACKAGE)): len(path.read_text().splitlines()) for path in FILES}
-    assert max(sizes.values()) <= 400, {name: size for name, size in sizes.items() if size > 400}
+    assert {source.name: source.n_lines for source in sources() if source.n_lines > 400} == {}
 
 
 def test_a_star_import_brings_the_public_names() -> None:

@@ -29,15 +29,16 @@ from headrace.samplers import (
 )
 from tests.test_examples import FOLDER, ran
 
-slow = pytest.mark.slow
+pytestmark = pytest.mark.slow
+
 T, B = 8, 6
 BATCH = T * B
 CLASSES = [
+    AsyncSerialSampler,
     AsyncCpuSampler,
-    *(
-        pytest.param(cls, marks=slow)
-        for cls in (AsyncSerialSampler, AsyncGpuSampler, AsyncAlternatingSampler, AsyncNoOverlapAlternatingSampler)
-    ),
+    AsyncGpuSampler,
+    AsyncAlternatingSampler,
+    AsyncNoOverlapAlternatingSampler,
 ]
 LEARNING: dict[str, Any] = {
     "batch_size": 16,
@@ -115,7 +116,6 @@ def test_dqn_learns_from_frames_that_are_stored_once(cls: type[BaseSampler]) -> 
     learns(cls, DQN(DQNConfig(**LEARNING)), DqnAgent(eps_itr_max=20), n_itr=20)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("n_itr", [60])
 @pytest.mark.parametrize(
     ("algo", "agent"),
@@ -135,7 +135,6 @@ def test_other_dqns_do_too(algo: Callable[[], QLearningAlgo], agent: Callable[[]
     learns(AsyncCpuSampler, algo(), agent(), n_itr)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "algo",
     [lambda: PPO(PPOConfig(epochs=2, minibatches=2)), lambda: IMPALA(IMPALAConfig())],
@@ -181,7 +180,6 @@ def test_stacks_from_the_replay_are_those_a_synchronous_sampler_records(cls: typ
     assert torch.equal(transitions.action, action[row, column])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["cpu", "gpu", "alternating", "serial"])
 def test_the_example_trains_and_goes_on(sampler: str, tmp_path: Path) -> None:
     def run(*arguments: str) -> str:

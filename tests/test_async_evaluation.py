@@ -19,13 +19,14 @@ import torch
 
 from headrace.agents.base import Agent
 from headrace.agents.pg import CategoricalPgAgent, RecurrentCategoricalPgAgent
-from headrace.algos.pg import PPO
+from headrace.algos.pg import PPO, PPOConfig
 from headrace.errors import EnvContractError, EnvFailed, SamplerClosed, SamplerError, WorkerCrashed, WorkerHung
 from headrace.runners import AsyncRlEval, Callback, RunnerConfig, StopAtReturn, load_checkpoint
 from headrace.runners.logging.logger import Logger
 from headrace.samplers import AsyncCpuSampler, AsyncGpuSampler, AsyncSamplerBase, AsyncSerialSampler, SerialSampler
 from tests.faulty import BAD_ENV, SEED, FaultyEnv
 from tests.leftovers import DEADLINE, all_gone, descriptors
+from tests.light import Peaks
 from tests.test_async_samplers import ASYNC, differences, learn
 from tests.walk import Walk
 
@@ -334,7 +335,8 @@ def test_timing_has_the_share_of_servers_in_other_processes() -> None:
 def runner(beside: bool, n_steps: int = 32 * 12, log: int = 32 * 3, save: int = 32 * 2, **options: Any) -> AsyncRlEval:
     config = RunnerConfig(n_steps=n_steps, seed=0, log_interval_steps=log, checkpoint_interval_steps=save)
     sampler = sampler_of(AsyncCpuSampler, beside=beside)
-    return AsyncRlEval(PPO(), CategoricalPgAgent(), sampler, config, logger=Logger(), **options)
+    algo = PPO(PPOConfig(epochs=1, minibatches=1))
+    return AsyncRlEval(algo, CategoricalPgAgent(), sampler, config, logger=Logger(), **options)
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
@@ -368,25 +370,6 @@ def test_rows_best_agent_and_end_are_those_of_a_run_that_waits_for_evaluations(t
         assert mine["itr"] == other["itr"]
         assert same(mine["agent"], other["agent"])
         assert same(mine["algo"], other["algo"])
-
-
-class Peaks(Walk):
-    """With a peak, every step takes its time, and only episode number `peak` pays."""
-
-    def __init__(self, peak: int = 0) -> None:
-        super().__init__()
-        self._peak, self._resets = peak, 0
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
-        self._resets += 1
-        return super().reset(seed=seed)
-
-    def step(self, action: np.int64) -> Any:
-        observation, reward, *rest = super().step(action)
-        if self._peak:
-            time.sleep(0.02)
-            reward = float(self._resets == self._peak)
-        return observation, reward, *rest
 
 
 def test_checkpoints_wait_for_the_row_and_the_best_agent_is_the_one_that_was_evaluated(tmp_path: Path) -> None:
@@ -465,7 +448,8 @@ class StopsAfter(Callback):
             raise Stopped
 
 
-@pytest.mark.parametrize("n", [1, 3, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 4))])
+@pytest.mark.slow
+@pytest.mark.parametrize("n", [1, 2, 3, 4])
 def test_a_run_that_went_on_from_a_checkpoint_ends_like_one_that_was_not_cut(tmp_path: Path, n: int) -> None:
     """Checkpoints come before the row of the same batch: 2, 4, 6 with a row, 8."""
     runner(True, log_dir=tmp_path / "whole").train()

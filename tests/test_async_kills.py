@@ -33,6 +33,8 @@ from headrace.samplers import (
 )
 from tests.leftovers import DEADLINE, until
 
+pytestmark = pytest.mark.programs
+
 ASYNC: list[type[BaseSampler]] = [
     AsyncSerialSampler,
     AsyncCpuSampler,

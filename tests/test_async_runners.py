@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import psutil
 import pytest
@@ -32,6 +31,7 @@ from headrace.samplers import (
     SerialSampler,
 )
 from tests.leftovers import DEADLINE, all_gone, until
+from tests.light import Counts
 from tests.walk import Walk
 
 SETTINGS: dict[str, Any] = {"batch_T": 8, "batch_B": 6, "n_workers": 2, "start_method": "fork"}
@@ -50,10 +50,13 @@ def runner(n_steps: int, cls: type[BaseSampler] = AsyncCpuSampler, algo: Any = N
 @pytest.mark.parametrize(
     ("cls", "start_method"),
     [
-        *((cls, "fork") for cls in (AsyncSerialSampler, AsyncCpuSampler, AsyncGpuSampler, AsyncAlternatingSampler)),
-        (AsyncCpuSampler, "forkserver"),
-        pytest.param(AsyncGpuSampler, "forkserver", marks=pytest.mark.slow),
-        pytest.param(AsyncAlternatingSampler, "forkserver", marks=pytest.mark.slow),
+        (AsyncCpuSampler, "fork"),
+        (AsyncAlternatingSampler, "fork"),
+        *(pytest.param(cls, "fork", marks=pytest.mark.slow) for cls in (AsyncSerialSampler, AsyncGpuSampler)),
+        *(
+            pytest.param(cls, "forkserver", marks=pytest.mark.slow)
+            for cls in (AsyncCpuSampler, AsyncGpuSampler, AsyncAlternatingSampler)
+        ),
     ],
 )
 def test_a_sampler_process_fills_the_ring_as_the_learner_would(cls: Any, start_method: str) -> None:
@@ -127,7 +130,7 @@ def test_a_replay_that_does_not_fit_is_said_before_training() -> None:
         run.train()
 
 
-@pytest.mark.parametrize("cls", [AsyncSerialSampler, AsyncCpuSampler])
+@pytest.mark.parametrize("cls", [AsyncCpuSampler, pytest.param(AsyncSerialSampler, marks=pytest.mark.slow)])
 def test_a_run_goes_on_with_its_replay(tmp_path: Path, cls: type[BaseSampler]) -> None:
     runner(480, cls, log_dir=tmp_path).train()
     state = load_checkpoint(tmp_path / "checkpoint.pt")["algo"]
@@ -139,33 +142,22 @@ def test_a_run_goes_on_with_its_replay(tmp_path: Path, cls: type[BaseSampler]) -
     assert longer.counters.steps == 960
 
 
-class Counts(gym.Env[Any, Any]):
-    """Observations are four stacked frames, each the number of a step; episodes last 30 to 45 of them."""
-
-    observation_space = gym.spaces.Box(0, 255, (4, 1), np.uint8)
-    action_space = gym.spaces.Discrete(2)
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
-        super().reset(seed=seed)
-        self._n, self._limit = 0, int(self.np_random.integers(30, 45))
-        return self._stack(), {}
-
-    def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        self._n += 1
-        return self._stack(), 1.0, self._n == self._limit, False, {}
-
-    def _stack(self) -> np.ndarray:
-        return np.maximum(0, np.arange(self._n - 3, self._n + 1)).astype(np.uint8)[:, None]
-
-
-@pytest.mark.parametrize("frames", [0, 4])
 @pytest.mark.parametrize(
-    ("Runner", "cls", "n_slots"),
+    ("Runner", "cls", "n_slots", "frames"),
     [
-        (MinibatchRl, SerialSampler, 1),
-        (MinibatchRl, AsyncSerialSampler, 2),
-        (MinibatchRl, AsyncSerialSampler, 5),
-        (AsyncRl, AsyncSerialSampler, 3),
+        (MinibatchRl, AsyncSerialSampler, 2, 4),
+        (AsyncRl, AsyncSerialSampler, 3, 0),
+        *(
+            pytest.param(*case, frames, marks=pytest.mark.slow)
+            for case, frames in (
+                ((MinibatchRl, SerialSampler, 1), 0),
+                ((MinibatchRl, SerialSampler, 1), 4),
+                ((MinibatchRl, AsyncSerialSampler, 2), 0),
+                ((MinibatchRl, AsyncSerialSampler, 5), 0),
+                ((MinibatchRl, AsyncSerialSampler, 5), 4),
+                ((AsyncRl, AsyncSerialSampler, 3), 4),
+            )
+        ),
     ],
 )
 def test_no_transition_crosses_what_a_resumed_run_left_out(
@@ -191,7 +183,8 @@ def train_for_ever(folder: Path) -> None:
     runner(10**8, log_dir=folder).train()
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.programs
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_run_that_is_killed_goes_on_from_its_last_checkpoint(tmp_path: Path, seed: int) -> None:
     process = multiprocessing.get_context("fork").Process(target=train_for_ever, args=(tmp_path,))
     process.start()

@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from multiprocessing import connection
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,9 @@ ASYNC: list[type[AsyncSamplerBase]] = [
     AsyncAlternatingSampler,
     AsyncNoOverlapAlternatingSampler,
 ]
+slow = partial(pytest.param, marks=pytest.mark.slow)
+#: Two of them always, and all in the long suite.
+SOME = [AsyncAlternatingSampler, AsyncCpuSampler, *map(slow, (AsyncSerialSampler, AsyncGpuSampler, ASYNC[-1]))]
 T, B = 12, 5
 SETTINGS: dict[str, Any] = {"batch_T": T, "batch_B": B, "eval_n_envs": 3, "deterministic": True, "start_method": "fork"}
 
@@ -105,14 +109,15 @@ def differences(ours: Samples, theirs: Samples) -> list[str]:
     ("cls", "make", "reset_mode", "n_slots", "start_method"),
     [
         (AsyncSerialSampler, CategoricalPgAgent, "mid_batch", 2, "fork"),
-        (AsyncCpuSampler, RecurrentCategoricalPgAgent, "mid_batch", 2, "fork"),
-        (AsyncGpuSampler, CategoricalPgAgent, "wait", 2, "fork"),
-        (AsyncAlternatingSampler, RecurrentCategoricalPgAgent, "wait", 2, "fork"),
-        (AsyncNoOverlapAlternatingSampler, CategoricalPgAgent, "mid_batch", 2, "fork"),
-        (AsyncCpuSampler, CategoricalPgAgent, "mid_batch", 3, "fork"),
+        (AsyncCpuSampler, RecurrentCategoricalPgAgent, "wait", 3, "fork"),
         (AsyncAlternatingSampler, RecurrentCategoricalPgAgent, "mid_batch", 4, "fork"),
-        (AsyncGpuSampler, RecurrentCategoricalPgAgent, "mid_batch", 2, "forkserver"),
-        pytest.param(AsyncCpuSampler, CategoricalPgAgent, "wait", 3, "spawn", marks=pytest.mark.slow),
+        slow(AsyncCpuSampler, RecurrentCategoricalPgAgent, "mid_batch", 2, "fork"),
+        slow(AsyncGpuSampler, CategoricalPgAgent, "wait", 2, "fork"),
+        slow(AsyncAlternatingSampler, RecurrentCategoricalPgAgent, "wait", 2, "fork"),
+        slow(AsyncNoOverlapAlternatingSampler, CategoricalPgAgent, "mid_batch", 2, "fork"),
+        slow(AsyncCpuSampler, CategoricalPgAgent, "mid_batch", 3, "fork"),
+        slow(AsyncGpuSampler, RecurrentCategoricalPgAgent, "mid_batch", 2, "forkserver"),
+        slow(AsyncCpuSampler, CategoricalPgAgent, "wait", 3, "spawn"),
     ],
 )
 def test_the_batches_are_those_of_the_synchronous_twin_with_a_lag(
@@ -258,14 +263,16 @@ def test_views_of_a_synchronous_sampler_with_several_slots_stay_valid_for_as_man
 
 
 @pytest.mark.parametrize(
-    ("cls", "n_workers", "make"),
+    ("cls", "n_workers", "make", "n_devices"),
     [
-        (AsyncGpuSampler, 2, CategoricalPgAgent),
-        (AsyncGpuSampler, 1, RecurrentCategoricalPgAgent),
-        (AsyncAlternatingSampler, 3, RecurrentCategoricalPgAgent),
+        (AsyncGpuSampler, 2, CategoricalPgAgent, 2),
+        slow(AsyncAlternatingSampler, 3, RecurrentCategoricalPgAgent, 3),
+        slow(AsyncGpuSampler, 2, CategoricalPgAgent, 3),
+        slow(AsyncGpuSampler, 1, RecurrentCategoricalPgAgent, 2),
+        slow(AsyncGpuSampler, 1, RecurrentCategoricalPgAgent, 3),
+        slow(AsyncAlternatingSampler, 3, RecurrentCategoricalPgAgent, 2),
     ],
 )
-@pytest.mark.parametrize("n_devices", [2, 3])
 def test_several_devices_share_the_columns(
     cls: type[BaseSampler], n_workers: int, make: Callable[[], Agent], n_devices: int
 ) -> None:
@@ -332,8 +339,8 @@ class RewardSink:
         return kept
 
 
-@pytest.mark.parametrize("cls", ASYNC)
-@pytest.mark.parametrize("start_method", ["fork", pytest.param("forkserver", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("cls", SOME)
+@pytest.mark.parametrize("start_method", ["fork", slow("forkserver")])
 def test_a_sink_gets_every_batch_before_the_learner_hears_of_it(cls: type[AsyncSamplerBase], start_method: str) -> None:
     sink = RewardSink()
     sampler = cls(Walk, n_workers=2, **{**SETTINGS, "start_method": start_method})
@@ -425,16 +432,11 @@ def use(sampler: BaseSampler) -> None:
         sampler.evaluate_agent(itr)
 
 
-@pytest.mark.parametrize("cls", ASYNC)
-@pytest.mark.parametrize(
-    ("fault", "phase", "kind"),
-    [("raise", "step", EnvFailed), ("raise", "reset", EnvFailed), ("raise", "evaluation", EnvFailed)],
-)
-def test_a_failing_environment_is_named_across_two_processes(
-    cls: type[BaseSampler], fault: str, phase: str, kind: type[SamplerError]
-) -> None:
-    sampler = faulty(cls, fault, phase)
-    with pytest.raises(kind, match="the simulator is unhappy") as caught:
+@pytest.mark.parametrize("cls", SOME)
+@pytest.mark.parametrize("phase", ["step", "evaluation", slow("reset")])
+def test_a_failing_environment_is_named_across_two_processes(cls: type[BaseSampler], phase: str) -> None:
+    sampler = faulty(cls, "raise", phase)
+    with pytest.raises(EnvFailed, match="the simulator is unhappy") as caught:
         use(sampler)
     where = caught.value.where
     assert where is not None
@@ -464,7 +466,7 @@ def test_a_process_that_dies_with_nothing_to_do_is_said_to_wait(rank: int) -> No
 
 
 @pytest.mark.parametrize("cls", [AsyncCpuSampler, AsyncGpuSampler])
-@pytest.mark.parametrize(("fault", "words"), [("SIGKILL", "killed by SIGKILL"), ("_exit", "exit code 3")])
+@pytest.mark.parametrize(("fault", "words"), [("SIGKILL", "killed by SIGKILL"), slow("_exit", "exit code 3")])
 def test_a_worker_that_dies_is_named(cls: type[BaseSampler], fault: str, words: str) -> None:
     sampler = faulty(cls, fault, "step")
     with pytest.raises(WorkerCrashed, match=words) as caught:
@@ -474,8 +476,8 @@ def test_a_worker_that_dies_is_named(cls: type[BaseSampler], fault: str, words: 
     sampler.shutdown()
 
 
-@pytest.mark.parametrize("cls", ASYNC)
-@pytest.mark.parametrize("fault", ["python loop", pytest.param("SIGSTOP", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("cls", SOME)
+@pytest.mark.parametrize("fault", ["python loop", slow("SIGSTOP")])
 def test_a_worker_that_hangs_is_named(cls: type[BaseSampler], fault: str) -> None:
     sampler = faulty(cls, fault, "step", timeout=1.5)
     with pytest.raises(WorkerHung, match=r"made no progress for 1\.5 s") as caught:
@@ -506,7 +508,7 @@ class FailsWhenTold(CategoricalPgAgent):
         return super().step(inputs, state)
 
 
-@pytest.mark.parametrize("cls", ASYNC)
+@pytest.mark.parametrize("cls", SOME)
 def test_an_agent_that_fails_there_is_an_agent_error(cls: type[BaseSampler]) -> None:
     sampler = sampler_of(cls)
     sampler.initialize(FailsWhenTold(), seed=0)
@@ -524,8 +526,9 @@ def sample_for_long(sampler: BaseSampler, rng: random.Random) -> None:
             sampler.evaluate_agent(itr)
 
 
-@pytest.mark.parametrize("cls", ASYNC)
-@pytest.mark.parametrize("n_kills", [3, pytest.param(10, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("cls", "n_kills"), [(AsyncCpuSampler, 2), (AsyncAlternatingSampler, 1), *(slow(cls, 10) for cls in ASYNC)]
+)
 def test_kills_at_random_moments_name_the_dead_and_leave_nothing(cls: type[BaseSampler], n_kills: int) -> None:
     before = descriptors()
     for seed in range(n_kills):
@@ -578,7 +581,7 @@ class ClosesLoudly(gym.Wrapper[Any, Any, Any, Any]):
         super().close()
 
 
-@pytest.mark.parametrize("cls", ASYNC)
+@pytest.mark.parametrize("cls", SOME)
 def test_shutdown_closes_every_environment(cls: type[BaseSampler], tmp_path: Path) -> None:
     path = tmp_path / "closed"
     sampler = cls(ClosesLoudly, {"path": str(path)}, batch_T=4, batch_B=5, n_workers=2, eval_n_envs=2)

@@ -24,9 +24,15 @@ from headrace.runners import (
 )
 from headrace.runners.logging import Logger
 from headrace.samplers import SerialSampler, TrajInfo
+from tests.light import Pays
 from tests.walk import Walk
 
 QUIET = Logger()
+HOOKS = [
+    "on_batch",
+    "on_eval",
+    *(pytest.param(hook, marks=pytest.mark.slow) for hook in ("on_optimize", "on_checkpoint")),
+]
 
 
 class Hears(Callback):
@@ -103,7 +109,7 @@ def test_checkpoints_have_an_interval_of_their_own(tmp_path: Path) -> None:
     assert [event[1] for event in hears.events if event[0] == "checkpoint"] == [3, 6, 8]
 
 
-@pytest.mark.parametrize("hook", ["on_batch", "on_optimize", "on_eval", "on_checkpoint"])
+@pytest.mark.parametrize("hook", HOOKS)
 def test_one_that_raises_ends_training_with_its_error(hook: str, tmp_path: Path) -> None:
     def fails(self: Callback, runner: Runner, *_: Any) -> None:
         if runner.counters.itr >= 2:
@@ -118,7 +124,7 @@ def test_one_that_raises_ends_training_with_its_error(hook: str, tmp_path: Path)
     assert load_checkpoint(tmp_path / "checkpoint.pt")["itr"] == 2
 
 
-@pytest.mark.parametrize("hook", ["on_batch", "on_optimize", "on_eval", "on_checkpoint"])
+@pytest.mark.parametrize("hook", HOOKS)
 def test_one_may_stop_training_after_the_batch(hook: str, tmp_path: Path) -> None:
     def stops(self: Callback, runner: Runner, *_: Any) -> None:
         if runner.counters.itr >= 2:
@@ -129,25 +135,6 @@ def test_one_may_stop_training_after_the_batch(hook: str, tmp_path: Path) -> Non
     assert load_checkpoint(tmp_path / "checkpoint.pt")["itr"] == runner.counters.itr
     rows = (tmp_path / "progress.csv").read_text().splitlines()[1:]
     assert [int(row.split(",")[0]) for row in rows] == ([0, 2, 3] if hook == "on_batch" else [0, 2])
-
-
-class Pays(Walk):
-    """Episodes of 4 steps that return what the schedule says for the number of the episode."""
-
-    def __init__(self, returns: Sequence[float]) -> None:
-        super().__init__()
-        self._returns, self._episode = returns, -1
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
-        observation, _ = super().reset(seed=seed)
-        self._episode += 1
-        self._left = 4
-        return observation, {}
-
-    def step(self, action: Any) -> Any:
-        self._left -= 1
-        pay = self._returns[min(self._episode, len(self._returns) - 1)]
-        return super().step(action)[0], pay / 4, self._left == 0, False, {}
 
 
 def rows_until(callback: Callback, returns: Sequence[float]) -> int:

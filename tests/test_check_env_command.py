@@ -9,6 +9,8 @@ import pytest
 from headrace.cli.main import main
 from tests.leftovers import DEADLINE
 
+pytestmark = pytest.mark.programs
+
 PROGRAM = "import sys; sys.path.remove(''); from headrace.cli.main import main; raise SystemExit(main())"
 MODULE = """
 import gymnasium

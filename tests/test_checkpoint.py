@@ -321,7 +321,14 @@ def crashes(folder: Path, itr: int, operation: int) -> None:
     os._exit(0)
 
 
-@pytest.mark.parametrize("saves", [0, 1, 3], ids=["first", "second", "later"])
+@pytest.mark.parametrize(
+    "saves",
+    [
+        pytest.param(1, id="second"),
+        pytest.param(0, id="first", marks=pytest.mark.slow),
+        pytest.param(3, id="later", marks=pytest.mark.slow),
+    ],
+)
 def test_a_crash_at_any_moment_of_a_save_leaves_the_old_or_the_new(saves: int, tmp_path: Path) -> None:
     fork = multiprocessing.get_context("fork")
     for itr in range(1, saves + 1):

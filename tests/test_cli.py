@@ -16,6 +16,8 @@ from headrace.cli.main import main
 from headrace.runners import load_checkpoint
 from tests.leftovers import DEADLINE
 
+pytestmark = pytest.mark.programs
+
 PROGRAM = [sys.executable, "-c", "from headrace.cli.main import main; raise SystemExit(main())"]
 SMALL = ["--batch-T", "16", "--batch-B", "8", "--eval-episodes", "5", "--ppo.epochs", "2"]
 

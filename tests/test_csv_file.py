@@ -3,6 +3,7 @@
 import csv
 import logging
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
@@ -18,6 +19,7 @@ from headrace.algos.pg import A2C
 from headrace.runners import Callback, MinibatchRl, RunFolder, RunnerConfig
 from headrace.runners.logging import CsvLogger, Logger, TensorBoardLogger, WandbLogger
 from headrace.samplers import SerialSampler
+from tests.light import Wanders
 from tests.test_checkpoint import files_of_at_most
 from tests.walk import Walk
 
@@ -46,6 +48,14 @@ def trained(log_dir: Path, n_itr: int = 4, env: Any = Walk, callbacks: Any = (),
     )
     runner.train()
     return runner
+
+
+@pytest.fixture(scope="module")
+def three_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run; to be copied."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    trained(folder, 3)
+    return folder
 
 
 @pytest.mark.parametrize("columns", ["the same", "more"])
@@ -147,25 +157,27 @@ def damage(path: Path, what: str) -> None:
     [
         ("gone", "is not there: it begins anew, without the 3 rows", "4 5 6"),
         ("a row gone", "has 2 rows, and the checkpoint was written with 3", "1 2 4 5 6"),
-        ("no UTF-8", "has 1 rows that are damaged: they are left out, see", "1 3 4 5 6"),
+        pytest.param(
+            "no UTF-8", "has 1 rows that are damaged: they are left out, see", "1 3 4 5 6", marks=pytest.mark.slow
+        ),
         ("torn", "has 1 rows that are damaged: they are left out, see", "1 2 4 5 6"),
         ("another's", "has 1 rows that are damaged: they are left out, see", "4 5 6"),
         ("a pipe", "has 0 rows, and the checkpoint was written with 3", "4 5 6"),
     ],
 )
 def test_rows_that_the_checkpoint_knows_and_the_file_has_not_are_said(
-    what: str, says: str, itrs: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    what: str, says: str, itrs: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, three_rows: Path
 ) -> None:
-    trained(tmp_path, 3)
-    path = tmp_path / "progress.csv"
+    run = shutil.copytree(three_rows, tmp_path / "run")
+    path = run / "progress.csv"
     damage(path, what)
     before = path.read_bytes() if path.is_file() else b""
     with caplog.at_level(logging.WARNING, "headrace"):
-        trained(tmp_path, 6, resume_from=tmp_path)
+        trained(run, 6, resume_from=run)
     assert f"{path} {says}" in caplog.text
     assert [row["Iteration"] for row in rows_of(path)] == itrs.split()
     if "damaged" in says:
-        assert (tmp_path / "progress.csv.damaged").read_bytes() == before
+        assert (run / "progress.csv.damaged").read_bytes() == before
 
 
 def test_a_file_that_is_removed_meanwhile_begins_anew(tmp_path: Path) -> None:
@@ -178,10 +190,9 @@ def test_a_file_that_is_removed_meanwhile_begins_anew(tmp_path: Path) -> None:
     assert [row["Iteration"] for row in rows_of(tmp_path / "progress.csv")] == ["3", "4"]
 
 
-def test_a_link_is_replaced_and_what_it_leads_to_stays(tmp_path: Path) -> None:
-    run, precious = tmp_path / "run", tmp_path / "precious"
+def test_a_link_is_replaced_and_what_it_leads_to_stays(tmp_path: Path, three_rows: Path) -> None:
+    run, precious = shutil.copytree(three_rows, tmp_path / "run"), tmp_path / "precious"
     precious.write_text("kept\n")
-    trained(run, 3)
     for name in ("progress.csv.tmp", "config.json.tmp", "run.json.tmp", "config.json", "run.json", "git-0.diff"):
         (run / name).unlink(missing_ok=True)
         (run / name).symlink_to(precious)
@@ -195,14 +206,6 @@ def test_a_link_is_replaced_and_what_it_leads_to_stays(tmp_path: Path) -> None:
 
 
 # ---- directories ----
-
-
-class Wanders(Walk):
-    """Leaves the directory it was made in."""
-
-    def reset(self, **more: Any) -> Any:
-        os.chdir("/")
-        return super().reset(**more)
 
 
 def test_an_environment_that_changes_the_directory_takes_no_file_with_it(
@@ -246,6 +249,7 @@ def test_wandb_is_given_where_its_folder_was(tmp_path: Path, monkeypatch: pytest
     assert told["dir"] == str(tmp_path / "here")
 
 
+@pytest.mark.programs
 def test_the_command_finds_its_files_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -70,6 +70,7 @@ def test_python_in_the_pages_compiles_and_imports(page: Path) -> None:
                 getattr(importlib.import_module(line[0]), name.strip())
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize("page", [page for page in SITE if PYTHON.search(page.read_text())], ids=name_of)
 def test_python_of_a_page_runs_from_top_to_bottom(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -113,6 +114,7 @@ def test_packages_are_in_the_reference(package: str) -> None:
     assert package == "headrace" or f".. reference:: {package}\n" in reference
 
 
+@pytest.mark.programs
 def test_the_site_builds_without_warnings(tmp_path: Path) -> None:
     built = subprocess.run(
         [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html", str(ROOT / "docs"), str(tmp_path)],

@@ -14,6 +14,8 @@ from headrace.runners.logging import Logger
 from headrace.samplers import SerialSampler
 from tests.test_cli import SMALL
 
+pytestmark = pytest.mark.programs
+
 
 def train(folder: Path, capsys: pytest.CaptureFixture[str], *options: str) -> str:
     """Trains a little; returns the line on its final evaluation."""

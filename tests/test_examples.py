@@ -8,6 +8,8 @@ import pytest
 
 from tests.leftovers import DEADLINE
 
+pytestmark = pytest.mark.programs
+
 FOLDER = Path(__file__).parent.parent / "examples"
 EXAMPLES = sorted(FOLDER.glob("*.py"))
 

@@ -2,6 +2,7 @@
 
 import pickle
 import time
+from typing import Any
 
 import pytest
 import torch
@@ -50,13 +51,22 @@ def makes_sense(fault: str, phase: str) -> bool:
 
 
 CASES = [(fault, phase) for fault in FAULTS for phase in PHASES if makes_sense(fault, phase)]
-#: Each costs its timeout: every way to hang, and every phase to hang in, are here; all pairs are tested by test-all.
-QUICK_HANGS = [*((fault, "step") for fault in HANGS), *(("python loop", phase) for phase in PHASES)]
+#: Every fault in a step, and one of each kind in every phase (a hang costs its timeout); test-all has all pairs.
+QUICK = [
+    *((fault, "step") for fault in FAULTS),
+    *((fault, phase) for fault in ("raise", "SIGKILL", "NaN") for phase in PHASES),
+    *(("python loop", phase) for phase in ("constructor", "evaluation", "close")),
+]
+
+
+def quick(case: tuple[str, str]) -> Any:
+    return pytest.param(*case, marks=[] if case in QUICK else [pytest.mark.slow])
 
 
 def sampler_of(cls: type[BaseSampler], fault: str, phase: str, **kwargs: object) -> BaseSampler:
     """With a short timeout only where something hangs: elsewhere a busy machine would be taken for a hang."""
     timeout = 1.5 if fault in HANGS else DEADLINE
+    start_timeout = 3.0 if fault in HANGS and phase in ("constructor", "reset") else DEADLINE
     options: dict[str, object] = {
         "batch_T": 8,
         "batch_B": 4,
@@ -64,7 +74,7 @@ def sampler_of(cls: type[BaseSampler], fault: str, phase: str, **kwargs: object)
         "max_decorrelation_steps": 0,
         "eval_n_envs": 4,
         "timeout": timeout,
-        "start_timeout": timeout,
+        "start_timeout": start_timeout,
         "start_method": "fork",
     }
     return cls(FaultyEnv, {"fault": fault, "phase": phase}, **{**options, **kwargs})
@@ -91,13 +101,7 @@ def reference() -> bytes:
     return batch_bytes()
 
 
-@pytest.mark.parametrize(
-    ("fault", "phase"),
-    [
-        pytest.param(*case, marks=[] if case[0] not in HANGS or case in QUICK_HANGS else [pytest.mark.slow])
-        for case in CASES
-    ],
-)
+@pytest.mark.parametrize(("fault", "phase"), [quick(case) for case in CASES])
 def test_a_failing_environment_is_a_readable_error_and_leaves_nothing(fault: str, phase: str, reference: bytes) -> None:
     before = descriptors()
     sampler = sampler_of(CpuSampler, fault, phase)
@@ -149,7 +153,7 @@ def test_a_failing_environment_is_a_readable_error_and_leaves_nothing(fault: str
     assert batch_bytes() == reference
 
 
-@pytest.mark.parametrize(("fault", "phase"), [case for case in CASES if case[0] in (*RAISES[:4], *LIES)])
+@pytest.mark.parametrize(("fault", "phase"), [quick(case) for case in CASES if case[0] in (*RAISES[:4], *LIES)])
 def test_the_serial_sampler_reports_failures_in_the_same_words(fault: str, phase: str) -> None:
     sampler = sampler_of(SerialSampler, fault, phase)
     with pytest.raises(EnvContractError if fault in LIES else EnvFailed) as caught:
@@ -169,7 +173,7 @@ def test_the_serial_sampler_reports_failures_in_the_same_words(fault: str, phase
     ("fault", "start_method"),
     [
         ("raise unpicklable", "forkserver"),
-        ("SIGKILL", "spawn"),
+        pytest.param("SIGKILL", "spawn", marks=pytest.mark.slow),
         pytest.param("python loop", "forkserver", marks=pytest.mark.slow),
         pytest.param("raise unpicklable", "spawn", marks=pytest.mark.slow),
         pytest.param("SIGKILL", "forkserver", marks=pytest.mark.slow),

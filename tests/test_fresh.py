@@ -82,6 +82,7 @@ def test_it_ends_itself_and_is_ended_by_closing_and_by_being_forgotten() -> None
     assert gone(pid)
 
 
+@pytest.mark.programs
 def test_it_ends_with_a_parent_that_is_killed() -> None:
     program = (
         "from tests.fresh_functions import time; from headrace.processes.fresh import FreshInterpreter\n"

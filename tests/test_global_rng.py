@@ -125,7 +125,7 @@ def reference() -> list[Any]:
     [
         (CpuSampler, {}),
         (GpuSampler, {"n_workers": 3}),
-        (GpuSampler, {"start_method": "forkserver"}),
+        pytest.param(GpuSampler, {"start_method": "forkserver"}, marks=pytest.mark.slow),
         (AlternatingSampler, {"n_workers": 1}),
         (AsyncCpuSampler, {"eval_process": True}),
         pytest.param(CpuSampler, {"start_method": "spawn"}, marks=pytest.mark.slow),

@@ -78,7 +78,7 @@ def cart_pole() -> Batches:
         ("adapted", SerialSampler, {}),
         ("id", CpuSampler, {"n_workers": 2}),
         ("factory", CpuSampler, {"n_workers": 2}),
-        ("id", CpuSampler, {"n_workers": 1, "start_method": "forkserver"}),
+        pytest.param("id", CpuSampler, {"n_workers": 1, "start_method": "forkserver"}, marks=pytest.mark.slow),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else None,
 )

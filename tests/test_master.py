@@ -13,6 +13,8 @@ import pytest
 
 from tests.leftovers import DEADLINE, all_gone
 
+pytestmark = pytest.mark.programs
+
 ROOT = Path(__file__).parent.parent
 STAGES = ["start", "sampling", "idle", "shutdown"]
 
@@ -75,8 +77,15 @@ def test_ctrl_c_in_a_serial_sampler_is_few_words_too() -> None:
         assert len(stderr.strip().splitlines()) <= 10, stderr
 
 
-@pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("stage", "how"),
+    [
+        ("start", signal.SIGKILL),
+        ("sampling", signal.SIGKILL),
+        *(pytest.param(stage, signal.SIGKILL, marks=pytest.mark.slow) for stage in STAGES[2:]),
+        *(pytest.param(stage, signal.SIGTERM, marks=pytest.mark.slow) for stage in STAGES),
+    ],
+)
 def test_workers_do_not_outlive_a_killed_program(stage: str, how: signal.Signals) -> None:
     with started(stage) as program:
         children = family(program)

@@ -224,7 +224,12 @@ def trained(cls: type[BaseSampler], make: Any, **options: Any) -> tuple[list[Sam
 
 
 @pytest.mark.parametrize(
-    ("name", "start_method"), [("feed-forward", "fork"), ("feed-forward", "forkserver"), ("lstm", "fork")]
+    ("name", "start_method"),
+    [
+        ("lstm", "fork"),
+        pytest.param("feed-forward", "fork", marks=pytest.mark.slow),
+        pytest.param("feed-forward", "forkserver", marks=pytest.mark.slow),
+    ],
 )
 def test_statistics_reach_the_workers(name: str, start_method: str) -> None:
     """Trained in between, batches are equal bit for bit."""

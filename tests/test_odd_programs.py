@@ -11,6 +11,8 @@ import pytest
 from tests.leftovers import DEADLINE, all_gone
 from tests.test_master import ROOT, family, started
 
+pytestmark = pytest.mark.programs
+
 
 def run(*arguments: str) -> list[str]:
     done = subprocess.run(

@@ -20,6 +20,8 @@ from tests.orphan_script import start_programs
 from tests.test_master import ROOT, family
 from tests.walk import Walk
 
+pytestmark = pytest.mark.programs
+
 
 @contextmanager
 def program(*arguments: str) -> Iterator[subprocess.Popen[str]]:

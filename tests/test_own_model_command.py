@@ -18,6 +18,8 @@ from tests import own_models
 from tests.test_cli import SMALL
 from tests.walk import Walk
 
+pytestmark = pytest.mark.programs
+
 QUICK = ["--sampler", "serial", "--n-steps", "256", *SMALL]
 
 

@@ -24,32 +24,10 @@ from headrace.distributions import Categorical
 from headrace.samplers import SerialSampler
 from headrace.types import AgentStep, BatchSpec, EnvSpaces, StepInputs
 from tests.grid import large_rewards
+from tests.light import Signal
 
 ALGOS = [A2C, PPO]
 N_ITR = 50
-
-
-class Signal(gym.Env[np.ndarray, np.int64]):
-    """Pays 1 for the action that the observation names. Episodes of 5 steps, every other one truncated."""
-
-    def __init__(self, length: int = 5) -> None:
-        self.observation_space = gym.spaces.Box(0.0, 1.0, (3,), np.float32)
-        self.action_space = gym.spaces.Discrete(3)
-        self._length, self._episode = length, 0
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
-        super().reset(seed=seed)
-        self._n, self._episode = 0, self._episode + 1
-        return self._show(), {}
-
-    def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        reward, self._n = float(action == self._wanted), self._n + 1
-        ended = self._n == self._length
-        return self._show(), reward, ended and self._episode % 2 == 0, ended and self._episode % 2 == 1, {}
-
-    def _show(self) -> np.ndarray:
-        self._wanted = int(self.np_random.integers(3))
-        return np.eye(3, dtype=np.float32)[self._wanted]
 
 
 class Recall(Signal):
@@ -572,7 +550,6 @@ def test_the_gradient_is_clipped() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @pytest.mark.parametrize("algo", [A2C(), PPO(PPOConfig(epochs=1))], ids=["a2c", "ppo"])
 def test_it_optimizes_where_the_agent_is(algo: PolicyGradientAlgo) -> None:
     agent, samples = one_batch()

@@ -12,6 +12,8 @@ import pytest
 from headrace.cli.main import main
 from headrace.runners.logging import Curve, read_columns, summary_of
 
+pytestmark = pytest.mark.programs
+
 
 def run_folder(path: Path, config: dict[str, Any] | None, rows: list[tuple[float, float, float | str]]) -> str:
     """A folder as training leaves it."""

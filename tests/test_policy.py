@@ -36,12 +36,20 @@ from headrace.types import EnvSpaces
 from tests.environments import SHAPELESS, SPACES, AnySpaces
 from tests.walk import Walk
 
+WALK = EnvSpaces(Walk().observation_space, Walk().action_space)
+
 
 def trained(log_dir: Path, agent: Agent, env: Any = Walk, env_kwargs: Any = None) -> Path:
     config = RunnerConfig(n_steps=96, seed=0)
     sampler = SerialSampler(env, env_kwargs, batch_T=8, batch_B=4)
     MinibatchRl(A2C(), agent, sampler, config, log_dir=log_dir, logger=Logger()).train()
     return log_dir / "checkpoint.pt"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint of a `CategoricalPgAgent` for `Walk`; to be read only."""
+    return trained(tmp_path_factory.mktemp("run"), CategoricalPgAgent())
 
 
 def episode(policy: Policy, env: gym.Env[Any, Any]) -> float:
@@ -240,7 +248,8 @@ def test_an_agent_is_saved_and_loaded_without_a_runner(tmp_path: Path) -> None:
 
 
 def test_memory_ends_with_the_episode(tmp_path: Path) -> None:
-    policy = headrace.load_agent(trained(tmp_path, RecurrentCategoricalPgAgent()))
+    agent = RecurrentCategoricalPgAgent(model_kwargs={"input_size": 16, "hidden_size": 16})
+    policy = headrace.load_agent(trained(tmp_path, agent))
     state: list[Any] = []
     for _ in range(2):
         policy.reset()
@@ -289,11 +298,9 @@ def test_actions_are_in_their_space_in_training_and_after(space: spaces.Space[An
     assert space.contains(action), repr(action)
 
 
-def test_drawn_actions_come_from_the_seed(tmp_path: Path) -> None:
-    path = trained(tmp_path, CategoricalPgAgent())
-
+def test_drawn_actions_come_from_the_seed(checkpoint: Path) -> None:
     def actions(greedy: bool, seed: int | None) -> list[int]:
-        policy = headrace.load_agent(path, greedy=greedy, seed=seed)
+        policy = headrace.load_agent(checkpoint, greedy=greedy, seed=seed)
         return [int(policy(np.zeros(3, np.float32))) for _ in range(40)]
 
     assert len(set(actions(True, None))) == 1
@@ -335,7 +342,9 @@ def test_spaces_without_a_shape_are_refused(name: str) -> None:
         plain_space(SHAPELESS[name])
 
 
-@pytest.mark.parametrize("name", ["dict", "image", "discrete from 7", "nested"])
+@pytest.mark.parametrize(
+    "name", ["nested", *(pytest.param(name, marks=pytest.mark.slow) for name in ("dict", "image", "discrete from 7"))]
+)
 def test_observations_and_actions_are_the_environments_own(name: str, tmp_path: Path) -> None:
     kwargs = {"observation_space": SPACES[name], "action_space": SPACES["discrete from -2"]}
     policy = headrace.load_agent(trained(tmp_path, CategoricalPgAgent(), AnySpaces, kwargs), greedy=False, seed=0)
@@ -345,8 +354,8 @@ def test_observations_and_actions_are_the_environments_own(name: str, tmp_path: 
     assert min(actions) < 0
 
 
-def test_what_is_no_observation_is_refused(tmp_path: Path) -> None:
-    policy = headrace.load_agent(trained(tmp_path, CategoricalPgAgent()))
+def test_what_is_no_observation_is_refused(checkpoint: Path) -> None:
+    policy = headrace.load_agent(checkpoint)
     with pytest.raises(ValueError, match=r"observation is .*float32 \[4\], expected shape \[3\]"):
         policy(np.zeros(4, np.float32))
     with pytest.raises(ValueError, match="observation is nan, expected finite"):
@@ -385,7 +394,9 @@ def own_function(*args: Any, **kwargs: Any) -> ActorCritic:
 )
 def test_an_agent_of_ones_own_must_be_given(make: Any, says: str, remedy: str, tmp_path: Path) -> None:
     agent = make()
-    path = trained(tmp_path, agent)
+    agent.initialize(WALK, seed=0)
+    path = tmp_path / "agent.pt"
+    agent.save(path)
     with pytest.raises(CheckpointError, match=rf"load_agent\(path, {remedy}") as error:
         headrace.load_agent(path)
     assert says in str(error.value)
@@ -397,8 +408,8 @@ def test_an_agent_of_ones_own_must_be_given(make: Any, says: str, remedy: str, t
             assert torch.equal(policy.agent.model.state_dict()[name], value)
 
 
-def test_other_spaces_and_other_weights_are_refused(tmp_path: Path) -> None:
-    path = trained(tmp_path, CategoricalPgAgent())
+def test_other_spaces_and_other_weights_are_refused(tmp_path: Path, checkpoint: Path) -> None:
+    path = checkpoint
     other = CategoricalPgAgent()
     other.initialize(EnvSpaces(spaces.Box(0, 1, (7,), np.float32), spaces.Discrete(2)), seed=0)
     with pytest.raises(CheckpointError, match=r"is of environments with [\s\S]*\(3,\)[\s\S]*is for [\s\S]*\(7,\)"):
@@ -429,9 +440,8 @@ def test_other_spaces_and_other_weights_are_refused(tmp_path: Path) -> None:
         ({"settings": 3}, "does not take what the checkpoint says"),
     ],
 )
-def test_a_file_cannot_name_foreign_code(change: dict[str, Any], says: str, tmp_path: Path) -> None:
-    path = trained(tmp_path, CategoricalPgAgent())
-    state = load_checkpoint(path)
+def test_a_file_cannot_name_foreign_code(change: dict[str, Any], says: str, tmp_path: Path, checkpoint: Path) -> None:
+    state, path = load_checkpoint(checkpoint), tmp_path / "changed.pt"
     save_checkpoint(path, {**state, "about": {**state["about"], **change}})
     with pytest.raises(CheckpointError) as error:
         headrace.load_agent(path)

@@ -9,6 +9,8 @@ import pytest
 
 from tests.rehearsal_kinds import KINDS
 
+pytestmark = pytest.mark.programs
+
 ROOT = Path(__file__).parent.parent
 FILE = ROOT / "tests" / "rehearsal_kinds.py"
 HOW = {

@@ -9,10 +9,10 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -25,7 +25,10 @@ from headrace.runners.logging.logger import Logger
 from headrace.samplers import AsyncAlternatingSampler, AsyncCpuSampler, AsyncSerialSampler, BaseSampler, SerialSampler
 from headrace.types import BatchSpec
 from tests.leftovers import DEADLINE
+from tests.light import Numbered
 from tests.test_resume import assert_equal
+
+pytestmark = pytest.mark.programs
 
 BATCH = BatchSpec(8, 4)
 N_ITR, INTERVAL = 50, 2  # batches; of a run, and between its checkpoints
@@ -33,26 +36,8 @@ REPLAY_SIZE = 800  # half of a run
 N_STEP = 3
 SPEC = replay_spec(BATCH, np.zeros(2, np.float32), np.zeros((), np.int64), REPLAY_SIZE)
 ARRAYS = ["observation", "action", "reward", "flags", "final", "totals", "final_observation", "final_row"]
-KILLS = [2, pytest.param(5, marks=pytest.mark.slow)]
+slow = partial(pytest.param, marks=pytest.mark.slow)
 _SEGMENT = re.compile(r"rows-[0-9]+\.bin")
-
-
-class Numbered(gym.Env[np.ndarray, np.int64]):
-    """Shows a number of its episode, and the step; pays the step. Cut after 3 to 14 steps, or over at random."""
-
-    def __init__(self) -> None:
-        self.observation_space = gym.spaces.Box(-np.inf, np.inf, (2,), np.float32)
-        self.action_space = gym.spaces.Discrete(3)
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
-        super().reset(seed=seed)
-        self._number, self._n, self._limit = self.np_random.random(), 0, int(self.np_random.integers(3, 15))
-        return np.array([self._number, 0], np.float32), {}
-
-    def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        self._n += 1
-        over = bool(self.np_random.random() < 0.05)
-        return np.array([self._number, self._n], np.float32), float(self._n), over, self._n >= self._limit, {}
 
 
 class Notes(Callback):
@@ -230,8 +215,7 @@ def killed_and_resumed(cls: type[BaseSampler], n_kills: int, writing: bool, tmp_
     return folder
 
 
-@pytest.mark.parametrize("n_kills", KILLS)
-@pytest.mark.parametrize("writing", [False, True], ids=["at any moment", "while the replay is written"])
+@pytest.mark.parametrize(("n_kills", "writing"), [(2, True), slow(2, False), slow(5, True), slow(5, False)])
 def test_a_run_that_is_killed_ends_as_if_it_had_not_been(n_kills: int, writing: bool, tmp_path: Path) -> None:
     undisturbed = runner(SerialSampler, log_dir=tmp_path / "one")
     undisturbed.train()
@@ -247,14 +231,16 @@ def test_a_run_that_is_killed_ends_as_if_it_had_not_been(n_kills: int, writing: 
     assert_same_rows(undisturbed.algo._ring, rings[1])
 
 
-@pytest.mark.parametrize("n_kills", KILLS)
-@pytest.mark.parametrize("writing", [False, True], ids=["at any moment", "while the replay is written"])
 @pytest.mark.parametrize(
-    "cls",
+    ("cls", "n_kills", "writing"),
     [
-        AsyncCpuSampler,
-        pytest.param(AsyncSerialSampler, marks=pytest.mark.slow),
-        pytest.param(AsyncAlternatingSampler, marks=pytest.mark.slow),
+        (AsyncCpuSampler, 2, False),
+        slow(AsyncCpuSampler, 2, True),
+        *(
+            slow(cls, 5, writing)
+            for cls in (AsyncCpuSampler, AsyncSerialSampler, AsyncAlternatingSampler)
+            for writing in (False, True)
+        ),
     ],
 )
 def test_a_replay_that_a_sampler_process_fills_is_whole_after_kills(

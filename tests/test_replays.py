@@ -39,9 +39,10 @@ def made(world: World, batch: BatchSpec = BATCH, n_rows: int = 19, **settings: A
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("n_step", [1, 3])
 @pytest.mark.parametrize(("n_frames", "padding"), [(0, ""), (4, "reset"), (3, "zero"), (1, "reset")])
-@pytest.mark.parametrize("T", [1, 5])
+@pytest.mark.parametrize(
+    ("T", "n_step"), [(1, 3), (5, 1), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((1, 1), (5, 3)))]
+)
 def test_what_is_sampled_is_what_was_appended(mode: str, n_step: int, n_frames: int, padding: str, T: int) -> None:
     world = World(3, mode, first_step=2, n_frames=n_frames, padding=padding)
     writer, replay, sampler = made(world, BatchSpec(T, 3), n_step=n_step, discount=0.9)

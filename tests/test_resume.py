@@ -6,10 +6,12 @@ import multiprocessing
 import os
 import pickle
 import random
+import shutil
 import signal
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +80,7 @@ def train(
 ) -> Any:
     config = RunnerConfig(n_steps=32 * n_itr, seed=seed, log_interval_steps=64, log_traj_window=5)
     runner = Runners(
-        PPO(PPOConfig(epochs=2, normalize_reward=True)) if algo is None else algo,
+        PPO(PPOConfig(epochs=2, minibatches=1, normalize_reward=True)) if algo is None else algo,
         CategoricalPgAgent(model_kwargs={"normalize_observation": True}) if agent is None else agent,
         sampler,
         config,
@@ -89,6 +91,22 @@ def train(
     )
     runner.train()
     return runner
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing happened to; to be read only."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    train(folder, serial())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, stopped after 5 batches; to be copied."""
+    folder = tmp_path_factory.mktemp("runs") / "stopped"
+    train(folder, serial(), stop_at=5)
+    return folder
 
 
 def rows_of(log_dir: Path) -> list[dict[str, str]]:
@@ -123,15 +141,29 @@ def assert_equal(one: Any, other: Any) -> None:
 # ---- bit for bit ----
 
 
+slow = partial(pytest.param, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
-    ("first", "second"),
-    [(serial, serial), (workers(2), workers(2)), (workers(3), serial), (serial, workers(3))],
-    ids=["serial", "workers", "3 to serial", "serial to 3"],
+    ("first", "second", "Runners"),
+    [
+        pytest.param(serial, workers(3), MinibatchRl, id="serial to 3"),
+        pytest.param(workers(2), serial, MinibatchRlEval, id="evaluating, 2 to serial"),
+        slow(serial, serial, MinibatchRl, id="serial"),
+        slow(workers(2), workers(2), MinibatchRl, id="workers"),
+        slow(workers(3), serial, MinibatchRl, id="3 to serial"),
+        slow(serial, serial, MinibatchRlEval, id="evaluating, serial"),
+        slow(workers(2), workers(2), MinibatchRlEval, id="evaluating, workers"),
+        slow(serial, workers(3), MinibatchRlEval, id="evaluating, serial to 3"),
+    ],
 )
-@pytest.mark.parametrize("Runners", [MinibatchRl, MinibatchRlEval])
-def test_a_stopped_run_ends_as_if_it_had_not_been(first: Any, second: Any, Runners: Any, tmp_path: Path) -> None:
+def test_a_stopped_run_ends_as_if_it_had_not_been(
+    first: Any, second: Any, Runners: Any, tmp_path: Path, whole: Path
+) -> None:
     more = {"eval_n_envs": 2, "eval_max_steps": 60} if Runners is MinibatchRlEval else {}
-    train(tmp_path / "one", serial(**more), Runners=Runners)
+    if Runners is MinibatchRlEval:
+        whole = tmp_path / "one"
+        train(whole, serial(**more), Runners=Runners)
     train(tmp_path / "two", first(**more), Runners=Runners, stop_at=5)
     assert load_checkpoint(tmp_path / "two" / "checkpoint.pt")["itr"] == 5
     hears = Hears()
@@ -140,7 +172,7 @@ def test_a_stopped_run_ends_as_if_it_had_not_been(first: Any, second: Any, Runne
         f"resumed from {tmp_path / 'two' / 'checkpoint.pt'}, 160 steps, 5 batches; every episode goes on"
     ]
     assert runner.counters.itr == 9
-    assert_same_end(tmp_path / "one", tmp_path / "two")
+    assert_same_end(whole, tmp_path / "two")
 
 
 class Sums(TrajInfo):
@@ -157,12 +189,12 @@ class Sums(TrajInfo):
 @pytest.mark.parametrize(
     ("env", "Agents", "more"),
     [
-        (Walk, RecurrentCategoricalPgAgent, {"reset_mode": "wait"}),
-        (Walk, RecurrentCategoricalPgAgent, {"TrajInfoCls": Sums}),
-        ("Pendulum-v1", GaussianPgAgent, {}),
-        ("HalfCheetah-v5", GaussianPgAgent, {}),
+        pytest.param(
+            Walk, RecurrentCategoricalPgAgent, {"reset_mode": "wait", "TrajInfoCls": Sums}, id="wait, objects"
+        ),
+        slow("Pendulum-v1", GaussianPgAgent, {}, id="pendulum"),
+        slow("HalfCheetah-v5", GaussianPgAgent, {}, id="mujoco"),
     ],
-    ids=["wait", "objects", "pendulum", "mujoco"],
 )
 def test_all_that_a_run_remembers_goes_on(
     env: Any, Agents: Any, more: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -187,13 +219,12 @@ def test_a_run_that_ended_may_be_made_longer(tmp_path: Path) -> None:
     assert [row["Iteration"] for row in rows_of(tmp_path / "one")] == ["2", "4", "6", "8", "10", "12"]
 
 
-def test_rows_the_checkpoint_does_not_know_are_cut(tmp_path: Path) -> None:
-    train(tmp_path / "one", serial())
-    train(tmp_path / "two", serial(), stop_at=5)
-    path = tmp_path / "two" / "progress.csv"
+def test_rows_the_checkpoint_does_not_know_are_cut(tmp_path: Path, whole: Path, stopped: Path) -> None:
+    two = shutil.copytree(stopped, tmp_path / "two")
+    path = two / "progress.csv"
     path.write_text(path.read_text() + path.read_text().splitlines()[-1] + "\n7,7,7")
-    train(tmp_path / "two", serial(), resume=True)
-    assert_same_end(tmp_path / "one", tmp_path / "two")
+    train(two, serial(), resume=True)
+    assert_same_end(whole, two)
 
 
 def test_the_seed_that_was_drawn_is_kept(tmp_path: Path) -> None:
@@ -213,6 +244,7 @@ def trains_noting(log_dir: Path, resume: bool) -> None:
     train(log_dir, workers(2)(), n_itr=60, resume=resume, callbacks=[Notes()])
 
 
+@pytest.mark.programs
 def test_five_kills_at_random_times_change_nothing(tmp_path: Path) -> None:
     train(tmp_path / "one", serial(), n_itr=60)  # first, so that the processes below have loaded all of torch
     fork, killed, interval = multiprocessing.get_context("fork"), tmp_path / "killed", 2
@@ -329,13 +361,13 @@ class MakesADirectory:
     ],
 )
 def test_environments_of_others_are_not_read(
-    harm: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    harm: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped: Path
 ) -> None:
     from headrace.runners import save_checkpoint
 
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    run = tmp_path / "run"
-    train(run, serial(), stop_at=5)
+    state_home = shutil.copytree(os.environ["XDG_STATE_HOME"], tmp_path / "state")
+    monkeypatch.setenv("XDG_STATE_HOME", str(state_home))
+    run = shutil.copytree(stopped, tmp_path / "run")
     key = tmp_path / "state" / "headrace" / "key"
     assert key.stat().st_mode & 0o777 == 0o600
     path = run / "environments-5.pkl"
@@ -364,7 +396,7 @@ def test_environments_of_others_are_not_read(
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"algo": PPO(PPOConfig(epochs=3, normalize_reward=True))}, "algo.config.epochs: 2 then, 3 now"),
+        ({"algo": PPO(PPOConfig(epochs=3, minibatches=1, normalize_reward=True))}, "algo.config.epochs: 2 then, 3 now"),
         ({"agent": CategoricalPgAgent()}, "agent.settings.model_kwargs"),
         ({"seed": 5}, "seed: 4 then, 5 now"),
         ({"sampler": SerialSampler("CartPole-v1", batch_T=16, batch_B=4)}, "sampler.batch_T: 8 then, 16 now"),
@@ -373,13 +405,12 @@ def test_environments_of_others_are_not_read(
     ],
     ids=["algo", "agent", "seed", "batch", "environment", "runner"],
 )
-def test_other_settings_are_refused_by_name(change: dict[str, Any], says: str, tmp_path: Path) -> None:
-    train(tmp_path, serial(), stop_at=3)
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+def test_other_settings_are_refused_by_name(change: dict[str, Any], says: str, stopped: Path) -> None:
+    before = {path.name: path.read_bytes() for path in stopped.iterdir()}
     with pytest.raises(CheckpointError, match="written with other settings") as refused:
-        train(tmp_path, resume=True, **{"sampler": serial(), **change})
+        train(stopped, resume=True, **{"sampler": serial(), **change})
     assert says in str(refused.value)
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert {path.name: path.read_bytes() for path in stopped.iterdir()} == before
 
 
 def test_environments_of_other_spaces_are_refused(tmp_path: Path) -> None:
@@ -404,13 +435,13 @@ def test_environments_of_other_spaces_are_refused(tmp_path: Path) -> None:
         train(tmp_path, serial(Grows), resume=True)
 
 
-def test_a_new_run_is_not_written_over_another(tmp_path: Path) -> None:
-    train(tmp_path, serial(), stop_at=3)
-    (tmp_path / "progress.csv").unlink()
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+def test_a_new_run_is_not_written_over_another(tmp_path: Path, stopped: Path) -> None:
+    run = shutil.copytree(stopped, tmp_path / "run")
+    (run / "progress.csv").unlink()
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
     with pytest.raises(FileExistsError, match=r"checkpoint\.pt is there already.*resume_from"):
-        train(tmp_path, serial())
-    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+        train(run, serial())
+    assert {path.name: path.read_bytes() for path in run.iterdir()} == before
 
 
 def test_there_must_be_something_to_go_on_from(tmp_path: Path) -> None:
@@ -435,10 +466,10 @@ def test_there_must_be_something_to_go_on_from(tmp_path: Path) -> None:
 # ---- damage ----
 
 
-def test_a_damaged_checkpoint_is_passed_over_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    train(tmp_path / "one", serial())
-    two = tmp_path / "two"
-    train(two, serial(), stop_at=5)
+def test_a_damaged_checkpoint_is_passed_over_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, whole: Path, stopped: Path
+) -> None:
+    two = shutil.copytree(stopped, tmp_path / "two")
     content = bytearray((two / "checkpoint.pt").read_bytes())
     content[len(content) // 3] ^= 4
     (two / "checkpoint.pt").write_bytes(content)
@@ -446,7 +477,7 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(tmp_path: Path, capl
         train(two, serial(), resume=True)
     assert f"{two / 'checkpoint.pt'} is damaged" in caplog.text
     assert f"going on from {two / 'checkpoint-previous.pt'}" in caplog.text
-    assert_same_end(tmp_path / "one", two)
+    assert_same_end(whole, two)
     assert load_checkpoint(two / "checkpoint-previous.pt")["itr"] == 8
 
     for name in ("checkpoint.pt", "checkpoint-previous.pt"):
@@ -455,21 +486,20 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(tmp_path: Path, capl
         train(two, serial(), resume=True)
 
 
-def test_a_checkpoint_file_may_be_named(tmp_path: Path) -> None:
-    train(tmp_path / "one", serial())
-    train(tmp_path / "two", serial(), stop_at=5)
-    path = tmp_path / "two" / "checkpoint-previous.pt"
+def test_a_checkpoint_file_may_be_named(tmp_path: Path, whole: Path, stopped: Path) -> None:
+    two = shutil.copytree(stopped, tmp_path / "two")
+    path = two / "checkpoint-previous.pt"
     assert load_checkpoint(path)["itr"] == 4
     config = RunnerConfig(n_steps=32 * 9, seed=4, log_interval_steps=64, log_traj_window=5)
     MinibatchRl(
-        PPO(PPOConfig(epochs=2, normalize_reward=True)),
+        PPO(PPOConfig(epochs=2, minibatches=1, normalize_reward=True)),
         CategoricalPgAgent(model_kwargs={"normalize_observation": True}),
         serial(),
         config,
         resume_from=path,
         logger=Logger(),
     ).train()
-    assert_same_end(tmp_path / "one", tmp_path / "two")
+    assert_same_end(whole, two)
 
 
 def test_a_loss_that_is_not_finite_leaves_the_last_good_state(tmp_path: Path) -> None:

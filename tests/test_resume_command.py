@@ -13,6 +13,8 @@ from headrace.cli.main import main
 from headrace.runners import load_checkpoint
 from tests.test_cli import SMALL
 
+pytestmark = pytest.mark.programs
+
 # Without schedules a short run is the beginning of a long one.
 OPTIONS = ["--sampler", "serial", "--log-interval-steps", "256", "--ppo.no-linear-lr-schedule", "--seed", "4", *SMALL]
 

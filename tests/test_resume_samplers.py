@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -97,32 +98,31 @@ def same(a: list[Any], b: list[Any]) -> bool:
     return True
 
 
+slow = partial(pytest.param, marks=pytest.mark.slow)
+OBJECTS = {"TrajInfoCls": Digest, "eval_n_envs": 3, "env": Stochastic}
+
+
 @pytest.mark.parametrize(
-    ("first", "second", "more"),
+    ("first", "second", "more", "Agents"),
     [
-        (serial, serial, {}),
-        (serial, lambda **more: workers(3, **more), {}),
-        (lambda **more: workers(2, **more), lambda **more: workers(3, **more), {}),
-        (lambda **more: workers(3, **more), serial, {"reset_mode": "wait"}),
-        (serial, lambda **more: workers(2, **more), {"reset_mode": "wait"}),
-        (lambda **more: workers(2, **more), serial, {"TrajInfoCls": Digest, "eval_n_envs": 3, "env": Stochastic}),
-        (serial, serial, {"env": "CartPole-v1", "eval_n_envs": 2}),
-        (alternating, serial, {}),
-        (lambda **more: workers(2, **more), lambda **more: alternating(n_workers=3, **more), {"reset_mode": "wait"}),
-    ],
-    ids=[
-        "serial",
-        "serial to 3",
-        "2 to 3",
-        "wait, 3 to serial",
-        "wait, serial to 2",
-        "objects",
-        "cartpole",
-        "alternating to serial",
-        "wait, 2 to alternating",
+        pytest.param(serial, partial(workers, 3), {}, Remembers, id="serial to 3"),
+        slow(partial(workers, 3), serial, {"reset_mode": "wait"}, CategoricalPgAgent, id="wait, 3 to serial"),
+        pytest.param(partial(workers, 2), serial, OBJECTS | {"reset_mode": "wait"}, CategoricalPgAgent, id="objects"),
+        pytest.param(alternating, serial, {}, Remembers, id="alternating to serial"),
+        slow(serial, serial, {}, Remembers, id="serial"),
+        slow(partial(workers, 2), partial(workers, 3), {}, CategoricalPgAgent, id="2 to 3"),
+        slow(partial(workers, 3), serial, {"reset_mode": "wait"}, Remembers, id="wait, 3 to serial, with memory"),
+        slow(serial, partial(workers, 2), {"reset_mode": "wait"}, Remembers, id="wait, serial to 2"),
+        slow(serial, serial, {"env": "CartPole-v1", "eval_n_envs": 2}, CategoricalPgAgent, id="cartpole"),
+        slow(
+            partial(workers, 2),
+            partial(alternating, n_workers=3),
+            {"reset_mode": "wait"},
+            Remembers,
+            id="wait, 2 to alternating",
+        ),
     ],
 )
-@pytest.mark.parametrize("Agents", [CategoricalPgAgent, Remembers])
 def test_a_sampler_goes_on_where_another_stood(first: Any, second: Any, more: dict[str, Any], Agents: Any) -> None:
     evaluate = "eval_n_envs" in more
     agent = Agents()
@@ -163,15 +163,18 @@ def test_asking_for_the_state_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("env", "says"),
+    ("make", "env", "says"),
     [
-        (Forgets, "a pickled copy of Forgets failed where the original did not"),
-        (ForgetsItsGenerator, "a pickled copy of ForgetsItsGenerator gave another reward than the original"),
-        (HoldsALock, "HoldsALock cannot be pickled"),
-        (Large, "Large cannot be pickled (ValueError: it is larger than 64 MiB)"),
+        (serial, Forgets, "a pickled copy of Forgets failed where the original did not"),
+        (serial, HoldsALock, "HoldsALock cannot be pickled"),
+        (serial, Large, "Large cannot be pickled (ValueError: it is larger than 64 MiB)"),
+        (partial(workers, 2), ForgetsItsGenerator, "ForgetsItsGenerator gave another reward than the original"),
+        slow(serial, ForgetsItsGenerator, "ForgetsItsGenerator gave another reward than the original"),
+        slow(partial(workers, 2), Forgets, "a pickled copy of Forgets failed where the original did not"),
+        slow(partial(workers, 2), HoldsALock, "HoldsALock cannot be pickled"),
+        slow(partial(workers, 2), Large, "Large cannot be pickled (ValueError: it is larger than 64 MiB)"),
     ],
 )
-@pytest.mark.parametrize("make", [serial, lambda env: workers(2, env)], ids=["serial", "workers"])
 def test_what_does_not_survive_a_pickle_is_not_in_the_state(make: Any, env: Any, says: str) -> None:
     with make(env).initialize(CategoricalPgAgent(), seed=0, resumable=True) as sampler:
         assert sampler.state().why_not == f"copies of {env.__qualname__} were not tried yet"

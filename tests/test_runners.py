@@ -37,6 +37,7 @@ from headrace.runners.logging import ConsoleLogger, CsvLogger, Logger, plot_lear
 from headrace.samplers import BaseSampler, CpuSampler, SerialSampler
 from headrace.types import BatchSpec
 from tests.leftovers import DEADLINE
+from tests.light import Breaks
 from tests.walk import Walk
 
 ROOT = Path(__file__).parent.parent
@@ -224,18 +225,6 @@ def test_evaluating_without_environments_says_what_to_give() -> None:
 # ---- how it ends ----
 
 
-class Breaks(Walk):
-    """Raises in its 50th step."""
-
-    steps = 0
-
-    def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        self.steps += 1
-        if self.steps == 50:
-            raise RuntimeError("out of coffee")
-        return super().step(action)
-
-
 def test_an_environment_that_raises_leaves_the_last_weights_and_the_log(tmp_path: Path) -> None:
     sampler = CpuSampler(Breaks, batch_T=10, batch_B=4, n_workers=2, max_decorrelation_steps=0)
     agent = CategoricalPgAgent()
@@ -265,6 +254,7 @@ def test_a_loss_that_is_not_finite_closes_the_sampler() -> None:
     assert closed(sampler)
 
 
+@pytest.mark.programs
 def test_ctrl_c_keeps_everything_and_says_so_in_few_words(tmp_path: Path) -> None:
     program = subprocess.Popen(
         [sys.executable, "-m", "tests.runner_script", str(tmp_path)],
@@ -428,6 +418,7 @@ def test_threads_are_put_back_after_an_error() -> None:
     assert torch.get_num_threads() == before
 
 
+@pytest.mark.programs
 def test_a_folder_whose_run_never_reached_a_checkpoint_can_be_used_again(tmp_path: Path) -> None:
     def train(env: Any, n_steps: float) -> None:
         config = RunnerConfig(n_steps=n_steps, seed=0, log_interval_steps=64, checkpoint_interval_steps=1e6)

@@ -1,5 +1,7 @@
 """The promise: same seed, same batches, whichever sampler, however many workers, whatever the start method."""
 
+from functools import cache
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -59,36 +61,42 @@ def assert_equal(first: Run, second: Run, tolerance: float = 0.0) -> None:
         assert first[1] == second[1]
 
 
-@pytest.fixture(scope="module", params=["mid_batch", "wait"])
-def reference(request: pytest.FixtureRequest) -> tuple[str, Run]:
-    result = run(SerialSampler, reset_mode=request.param, deterministic=True)
+@cache
+def reference(reset_mode: str) -> Run:
+    result = run(SerialSampler, reset_mode=reset_mode, deterministic=True)
     batches, evaluations = result
     ends = torch.cat([samples.env.done.flatten() for samples, _ in batches]).sum()
     terminated = torch.cat([samples.env.terminated.flatten() for samples, _ in batches]).sum()
     assert ends > terminated > 0  # both kinds of end occur, or the comparison would show little
     assert len(evaluations[0]) == 6
-    return request.param, result
+    return result
+
+
+METHODS = ["fork", "forkserver", "spawn"]
+QUICK = [("mid_batch", 3, "fork"), ("wait", 3, "fork")]
 
 
 @pytest.mark.parametrize(
-    ("n_workers", "start_method"),
+    ("reset_mode", "n_workers", "start_method"),
     [
-        pytest.param(n_workers, method, marks=[] if quick else [pytest.mark.slow])
-        for n_workers in (1, 2, 3, 4)
-        for method in ("fork", "forkserver", "spawn")
-        for quick in [method == "fork" or (method, n_workers) in (("spawn", 2), ("forkserver", 3))]
+        pytest.param(*case, marks=[] if case in QUICK else [pytest.mark.slow])
+        for case in product(["mid_batch", "wait"], [1, 2, 3, 4], METHODS)
     ],
 )
-def test_deterministic_batches_are_equal_bit_for_bit(
-    reference: tuple[str, Run], n_workers: int, start_method: str
-) -> None:
-    reset_mode, expected = reference
+def test_deterministic_batches_are_equal_bit_for_bit(reset_mode: str, n_workers: int, start_method: str) -> None:
     result = run(CpuSampler, reset_mode=reset_mode, deterministic=True, n_workers=n_workers, start_method=start_method)
-    assert_equal(expected, result)
+    assert_equal(reference(reset_mode), result)
 
 
-@pytest.mark.parametrize("n_workers", [2, 3])
-@pytest.mark.parametrize("reset_mode", ["mid_batch", "wait"])
+@pytest.mark.parametrize(
+    ("reset_mode", "n_workers"),
+    [
+        ("mid_batch", 3),
+        ("wait", 2),
+        pytest.param("mid_batch", 2, marks=pytest.mark.slow),
+        pytest.param("wait", 3, marks=pytest.mark.slow),
+    ],
+)
 def test_batches_are_equal_up_to_rounding_of_inference_by_default(reset_mode: str, n_workers: int) -> None:
     assert_equal(
         run(SerialSampler, reset_mode=reset_mode),

@@ -321,16 +321,15 @@ ALL_SETUPS = pytest.mark.parametrize("setup", SETUPS, ids=str)
 
 
 @ALL_SETUPS
-@pytest.mark.parametrize("path", ALL_PATHS)
-def test_every_field_is_what_a_loop_by_hand_gives(path: str, setup: Setup) -> None:
+def test_every_field_is_what_a_loop_by_hand_gives(setup: Setup) -> None:
     batches, _, expected = run(setup)
-    for number, (batch, hand) in enumerate(zip(batches, expected, strict=True)):
+    for path, (number, (batch, hand)) in itertools.product(ALL_PATHS, enumerate(zip(batches, expected, strict=True))):
         tensor, array = batch[path], hand.arrays[path]
-        assert tensor.dtype == DTYPES[path]
-        assert list(tensor.shape) == list(array.shape), f"batch {number}"
+        assert tensor.dtype == DTYPES[path], path
+        assert list(tensor.shape) == list(array.shape), f"{path}, batch {number}"
         mask = hand.masks.get(path, np.ones(array.shape[:2] if path.startswith((".env", ".agent")) else (), bool))
         wrong = (tensor.numpy() != array.astype(tensor.numpy().dtype)).reshape(*mask.shape, -1).any(-1) & mask
-        assert not wrong.any(), f"batch {number}: wrong at {np.argwhere(wrong).tolist()}"
+        assert not wrong.any(), f"{path}, batch {number}: wrong at {np.argwhere(wrong).tolist()}"
 
 
 @ALL_SETUPS

@@ -49,12 +49,16 @@ from tests.test_faults import (
 from tests.walk import Walk
 
 SERVED: list[type[BaseSampler]] = [GpuSampler, AlternatingSampler]
-#: One of each kind; what the others do in an evaluation, and under the server of two groups, is tested by test-all.
-QUICK = {"raise", "SIGKILL", "python loop", "shape"}
+OTHERS = [CpuSampler, GpuSampler, NoOverlapAlternatingSampler]
+#: One of each kind in a step, and some in an evaluation and under the server of two groups.
+QUICK = {
+    *((GpuSampler, fault, "step") for fault in ("raise", "SIGKILL", "python loop", "shape")),
+    (GpuSampler, "SIGKILL", "evaluation"),
+    (AlternatingSampler, "SIGKILL", "step"),
+    (AlternatingSampler, "raise", "evaluation"),
+}
 CASES = [
-    pytest.param(
-        cls, fault, phase, marks=[] if fault in QUICK or (cls, phase) == (GpuSampler, "step") else [pytest.mark.slow]
-    )
+    pytest.param(cls, fault, phase, marks=[] if (cls, fault, phase) in QUICK else [pytest.mark.slow])
     for cls in SERVED
     for fault in FAULTS
     for phase in ("constructor", "step", "evaluation")
@@ -116,7 +120,9 @@ def test_a_failing_close_is_raised_by_shutdown(cls: type[BaseSampler]) -> None:
     assert caught.value.where.env_id == BAD_ENV
 
 
-@pytest.mark.parametrize("cls", [*SERVED, NoOverlapAlternatingSampler])
+@pytest.mark.parametrize(
+    "cls", [AlternatingSampler, *(pytest.param(cls, marks=pytest.mark.slow) for cls in OTHERS[1:])]
+)
 def test_an_agent_that_fails_in_the_server_is_an_agent_error(cls: type[BaseSampler]) -> None:
     before = descriptors()
     sampler = sampler_of(cls, "none", "none")
@@ -135,12 +141,7 @@ def test_an_agent_that_fails_in_the_server_is_an_agent_error(cls: type[BaseSampl
     assert descriptors() <= before
 
 
-PARALLEL = [
-    CpuSampler,
-    pytest.param(GpuSampler, marks=pytest.mark.slow),
-    AlternatingSampler,
-    pytest.param(NoOverlapAlternatingSampler, marks=pytest.mark.slow),
-]
+PARALLEL = [AlternatingSampler, CpuSampler, *(pytest.param(cls, marks=pytest.mark.slow) for cls in OTHERS[1:])]
 
 
 class Assassin:
@@ -196,9 +197,10 @@ def sample_for_long(sampler: BaseSampler, rng: random.Random) -> None:
 
 
 @pytest.mark.parametrize("cls", PARALLEL)
-def test_fifty_kills_at_random_moments_end_in_fifty_errors(cls: type[ParallelSamplerBase]) -> None:
+@pytest.mark.parametrize("seeds", [range(4), pytest.param(range(4, 17), marks=pytest.mark.slow)], ids=["few", "many"])
+def test_kills_at_random_moments_end_in_as_many_errors(cls: type[ParallelSamplerBase], seeds: range) -> None:
     before = descriptors()
-    for seed in range(13):
+    for seed in seeds:
         error, rank = struck(cls, signal.SIGKILL, seed)
         assert type(error) is WorkerCrashed, error
         assert "SIGKILL" in str(error)
@@ -211,7 +213,7 @@ def test_fifty_kills_at_random_moments_end_in_fifty_errors(cls: type[ParallelSam
         assert torch.all(sampler.obtain_samples(0)[0].env.valid)
 
 
-@pytest.mark.parametrize("cls", PARALLEL)
+@pytest.mark.parametrize("cls", [AlternatingSampler, *(pytest.param(cls, marks=pytest.mark.slow) for cls in OTHERS)])
 def test_a_worker_that_is_stopped_at_a_random_moment_hangs(cls: type[ParallelSamplerBase]) -> None:
     for seed in (100, 101):
         error, rank = struck(cls, signal.SIGSTOP, seed, timeout=1.0)

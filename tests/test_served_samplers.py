@@ -1,6 +1,7 @@
 """What is particular to samplers with an action server: who does what, where, and what it says about it."""
 
 import time
+from itertools import product
 from typing import Any
 
 import gymnasium as gym
@@ -29,7 +30,7 @@ from headrace.samplers.layout import slices_of, spread_like
 from headrace.types import Timing
 from tests.walk import Walk
 
-SERVED: list[type[GpuSamplerBase]] = [GpuSampler, AlternatingSampler, NoOverlapAlternatingSampler]
+SERVED = [GpuSampler, AlternatingSampler, pytest.param(NoOverlapAlternatingSampler, marks=pytest.mark.slow)]
 
 
 def sampler_of(cls: type[BaseSampler], **options: Any) -> Any:
@@ -52,11 +53,12 @@ def test_the_hierarchy_is_the_one_the_names_promise() -> None:
 # ---- columns ----
 
 
-@pytest.mark.parametrize("n_groups", [1, 2])
-@pytest.mark.parametrize("B", [1, 2, 3, 5, 8, 11])
-@pytest.mark.parametrize("W", [1, 2, 3, 4, 8])
-def test_columns_are_dealt_out_group_by_group_and_every_worker_gets_some(B: int, W: int, n_groups: int) -> None:
-    W = min(W, B)
+def test_columns_are_dealt_out_group_by_group_and_every_worker_gets_some() -> None:
+    for B, W, n_groups in product([1, 2, 3, 5, 8, 11], [1, 2, 3, 4, 8], [1, 2]):
+        assert_dealt_out(B, min(W, B), n_groups)
+
+
+def assert_dealt_out(B: int, W: int, n_groups: int) -> None:
     slices = slices_of(range(100, 100 + B), W, n_groups)
     assert [env_id for one in slices for env_id in one.env_ids] == list(range(100, 100 + B))
     assert {one.worker for one in slices} == set(range(W))

@@ -17,6 +17,8 @@ from headrace.runners import RunFolder, load_checkpoint
 from tests.test_logging import Wandb, events
 from tests.walk import Walk
 
+pytestmark = pytest.mark.programs
+
 TINY = ["--batch-T", "8", "--batch-B", "4", "--n-steps", "64", "--eval-episodes", "2", "--sampler", "serial"]
 #: Nobody has measured settings for it, so it gets those of its kind.
 CONTINUOUS = ["--env", "MountainCarContinuous-v0", "--env-kwargs", '{"max_episode_steps": 20}']

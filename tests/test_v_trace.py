@@ -14,8 +14,9 @@ from headrace.algos.pg import A2C, IMPALA, A2CConfig, IMPALAConfig, PolicyGradie
 from headrace.algos.returns import generalized_advantages, v_trace
 from headrace.buffers.samples import Samples
 from headrace.samplers import BaseSampler, CpuSampler, GpuSampler, SerialSampler
+from tests.light import Signal
 from tests.tasks import Matching
-from tests.test_pg_algos import Signal, equal, one_batch, optimized, ready, sampler_of, weights
+from tests.test_pg_algos import equal, one_batch, optimized, ready, sampler_of, weights
 
 
 def by_definition(

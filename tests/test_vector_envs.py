@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import gymnasium as gym
@@ -47,13 +47,15 @@ from tests.vector_worlds import ACTIONS, MODES, WORLD_INFO, LyingVector, Steady,
 
 Batches = list[tuple[Samples, list[TrajInfo]]]
 
-SAMPLERS: list[tuple[type[BaseSampler], int]] = [
+slow = partial(pytest.param, marks=pytest.mark.slow)
+#: Environments here, in workers, and in workers that are served in turn; then the rest of the samplers.
+SAMPLERS: list[Any] = [
     (SerialSampler, 1),
-    (CpuSampler, 1),
     (CpuSampler, 3),
-    (GpuSampler, 2),
     (AlternatingSampler, 2),
-    (NoOverlapAlternatingSampler, 3),
+    slow(CpuSampler, 1),
+    slow(GpuSampler, 2),
+    slow(NoOverlapAlternatingSampler, 3),
 ]
 
 
@@ -185,9 +187,16 @@ def world_options(action: str, decorrelation: int, diary: type[TrajInfo]) -> dic
 
 
 @pytest.mark.parametrize(
-    ("mode", "decorrelation", "diary"), [("DISABLED", 9, InfoDiary), ("DISABLED", 0, TrajInfo), ("SAME_STEP", 0, Diary)]
+    ("mode", "decorrelation", "diary", "action"),
+    [
+        ("DISABLED", 9, InfoDiary, "discrete from 2"),
+        ("SAME_STEP", 0, Diary, "continuous"),
+        slow("DISABLED", 0, TrajInfo, "discrete from 2"),
+        slow("DISABLED", 9, InfoDiary, "continuous"),
+        slow("DISABLED", 0, TrajInfo, "continuous"),
+        slow("SAME_STEP", 0, Diary, "discrete from 2"),
+    ],
 )
-@pytest.mark.parametrize("action", list(ACTIONS))
 @pytest.mark.parametrize(("cls", "n_workers"), SAMPLERS)
 def test_batches_are_those_of_single_environments(
     cls: type[BaseSampler], n_workers: int, action: str, mode: str, decorrelation: int, diary: type[TrajInfo]
@@ -429,7 +438,7 @@ def deaf_worlds(batch_T: int) -> Run:
     return run(SerialSampler, *as_vector(World, "NEXT_STEP", DEAF), n=n, batch_T=batch_T, env_info_keys=WORLD_INFO)
 
 
-@pytest.mark.parametrize("batch_T", [1, 2, 3, 7, 12])
+@pytest.mark.parametrize("batch_T", [1, 3, 12, slow(2), slow(7)])
 def test_with_resets_that_take_a_step_the_valid_rows_are_those_of_single_environments(batch_T: int) -> None:
     expected, came = single_deaf_worlds(batch_T), deaf_worlds(batch_T)
     for singles, rows in zip(valid_rows(expected.batches), valid_rows(came.batches), strict=True):
@@ -443,7 +452,7 @@ def test_with_resets_that_take_a_step_the_valid_rows_are_those_of_single_environ
     assert expected.steps == total(expected, "valid")
 
 
-@pytest.mark.parametrize("batch_T", [1, 2, 3, 7, 12])
+@pytest.mark.parametrize("batch_T", [1, 3, 12, slow(2), slow(7)])
 def test_with_resets_that_take_a_step_statistics_are_those_of_single_environments(batch_T: int) -> None:
     """To the last digits of a sum: it is split where batches end, which is elsewhere."""
     expected, came = single_deaf_worlds(batch_T).batches, deaf_worlds(batch_T).batches
@@ -455,7 +464,7 @@ def test_with_resets_that_take_a_step_statistics_are_those_of_single_environment
             assert plain([dataclasses.replace(info, **sums)]) == plain([single])
 
 
-@pytest.mark.parametrize("batch_T", [1, 2, 3, 7, 12])
+@pytest.mark.parametrize("batch_T", [1, 3, 12, slow(2), slow(7)])
 def test_the_row_of_a_reset_is_padding_and_the_next_one_begins(batch_T: int) -> None:
     """Wherever the episode ends: after the last row of a batch, row 0 of the next is the reset."""
     resetting, at_the_border = torch.zeros(5, dtype=torch.bool), 0
@@ -620,8 +629,13 @@ def assert_lie_is_told(error: SamplerError, words: str, env_id: int | None, plac
     assert str(where).endswith(place)
 
 
-@pytest.mark.parametrize("mode", list(AutoresetMode), ids=lambda mode: mode.name)
-@pytest.mark.parametrize("lie", list(LIES))
+@pytest.mark.parametrize(
+    ("lie", "mode"),
+    [
+        pytest.param(lie, mode, marks=[] if mode is AutoresetMode.SAME_STEP or "NaN" in lie else [pytest.mark.slow])
+        for lie, mode in itertools.product(LIES, AutoresetMode)
+    ],
+)
 def test_a_lie_is_an_error_that_says_what_came_and_where(lie: str, mode: AutoresetMode) -> None:
     change, words, env_id, place = LIES[lie]
     made: list[LyingVector] = []
@@ -721,8 +735,15 @@ PHASES = {
 }
 
 
-@pytest.mark.parametrize("cls", [SerialSampler, CpuSampler])
-@pytest.mark.parametrize("error", [ValueError("unhappy"), SystemExit("unhappy")], ids=["ValueError", "SystemExit"])
+@pytest.mark.parametrize(
+    ("cls", "error"),
+    [
+        (SerialSampler, SystemExit("unhappy")),
+        (CpuSampler, ValueError("unhappy")),
+        slow(SerialSampler, ValueError("unhappy")),
+        slow(CpuSampler, SystemExit("unhappy")),
+    ],
+)
 @pytest.mark.parametrize("at", list(PHASES))
 def test_what_raises_is_a_failed_environment(at: str, error: BaseException, cls: type[BaseSampler]) -> None:
     with pytest.raises(EnvFailed) as caught:
@@ -823,7 +844,7 @@ def test_states_say_why_vector_environments_are_not_in_them() -> None:
         assert sampler.state().why_not == "side_by_side makes vector environments, which are not saved"
 
 
-@pytest.mark.parametrize("start_method", ["forkserver", "spawn"])
+@pytest.mark.parametrize("start_method", ["forkserver", slow("spawn")])
 def test_they_travel_to_workers_under_every_start_method(start_method: str) -> None:
     vector = as_vector(Steady, "SAME_STEP")
     assert_same(run(SerialSampler, *vector), run(GpuSampler, *vector, n_workers=2, start_method=start_method))
@@ -893,7 +914,8 @@ def pongs(mode: str, n_workers: int) -> Run:
     return run(CpuSampler, VectorEnvs(AtariVectorEnv), env_kwargs, n=5, n_workers=n_workers, **options)
 
 
-@pytest.mark.parametrize("mode", ["NEXT_STEP", pytest.param("SAME_STEP", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["NEXT_STEP", "SAME_STEP"])
 def test_ataris_of_two_workers_are_those_of_one(mode: str) -> None:
     """They take a seed each."""
     one, two = pongs(mode, 1), pongs(mode, 2)
@@ -905,7 +927,7 @@ def test_ataris_of_two_workers_are_those_of_one(mode: str) -> None:
     assert len(set(frames.tolist())) == 4  # so many that they did nothing
 
 
-@pytest.mark.parametrize("mode", ["NEXT_STEP", "SAME_STEP"])
+@pytest.mark.parametrize("mode", ["NEXT_STEP", slow("SAME_STEP")])
 def test_ataris_are_recorded_as_they_come(mode: str) -> None:
     """The same environments stepped here, with the recorded actions, row by row."""
     found = pongs(mode, 2)
@@ -993,7 +1015,7 @@ def wrapped_world() -> gym.Env[Any, Any]:
     return gym.wrappers.TimeLimit(World(ACTIONS["discrete from 2"]), 50)
 
 
-CALLED = [(SerialSampler, 1), (CpuSampler, 3), (AlternatingSampler, 2)]
+CALLED = [(SerialSampler, 1), (CpuSampler, 3), slow(AlternatingSampler, 2)]
 
 
 def opened(cls: type[BaseSampler], n_workers: int, EnvCls: Any = wrapped_world, kwargs: Any = None) -> BaseSampler:

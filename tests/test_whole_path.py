@@ -12,6 +12,8 @@ import pytest
 from headrace.runners import load_checkpoint
 from tests.leftovers import DEADLINE
 
+pytestmark = pytest.mark.programs
+
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs/tutorials/whole_path.md").read_text()
 INSTALL, *COMMANDS = re.findall(r"^```sh\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
@@ -23,17 +25,6 @@ def test_the_packages_it_installs_are_extras_there_are() -> None:
     assert named is not None
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert set(named[1].split(",")) <= extras.keys()
-
-
-@pytest.fixture(scope="module")
-def walked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
-    """The folder after all commands, and what each printed."""
-    folder, home = tmp_path_factory.mktemp("project"), tmp_path_factory.mktemp("home")
-    for name, content in FILES:
-        (folder / name).write_text(content)
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "PYTEST_"))}
-    environment |= {"HOME": str(home), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    return folder, [printed(command, folder, environment) for command in COMMANDS]
 
 
 def printed(command: str, folder: Path, environment: dict[str, str]) -> str:
@@ -52,32 +43,44 @@ def printed(command: str, folder: Path, environment: dict[str, str]) -> str:
     return done.stdout
 
 
-def test_the_environment_keeps_the_contract(walked: tuple[Path, list[str]]) -> None:
-    assert "contract" in walked[1][0]
+def test_its_commands_do_what_it_says(tmp_path: Path) -> None:
+    """They are one walk, of which each step needs the one before."""
+    folder, home = tmp_path / "project", tmp_path / "home"
+    folder.mkdir()
+    home.mkdir()
+    for name, content in FILES:
+        (folder / name).write_text(content)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "PYTEST_"))}
+    environment |= {"HOME": str(home), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    checked, trained, looked, acted = (printed(command, folder, environment) for command in COMMANDS)
+    assert "contract" in checked
+    run = folder / "runs/lane"
+    assert_went_on(run, trained)
+    assert_left(run, looked)
+    assert_logged(run)
+    assert_acts(acted)
 
 
-def test_a_killed_training_goes_on_and_ends(walked: tuple[Path, list[str]]) -> None:
-    folder, (_, trained, *_) = walked
+def assert_went_on(run: Path, trained: str) -> None:
+    """The training that was killed."""
     assert "resumed from" in trained
     assert "every episode goes on" in trained
-    assert load_checkpoint(folder / "runs/lane/checkpoint.pt")["steps"] >= 60_000
+    assert load_checkpoint(run / "checkpoint.pt")["steps"] >= 60_000
 
 
-def test_the_run_leaves_what_it_says(walked: tuple[Path, list[str]]) -> None:
-    folder, (_, _, looked, _) = walked
+def assert_left(run: Path, looked: str) -> None:
     mean_return = re.search(r"mean return (-?[\d.]+)", looked)
     assert mean_return is not None
     assert float(mean_return[1]) > 50
-    run = folder / "runs/lane"
     for name in ("config.json", "run.json", "progress.csv", "learning_curve.png"):
         assert (run / name).stat().st_size, name
     assert any((run / "tensorboard").iterdir())
 
 
-def test_tensorboard_has_every_column_of_the_log(walked: tuple[Path, list[str]]) -> None:
+def assert_logged(run: Path) -> None:
+    """TensorBoard has every column of the log."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    run = walked[0] / "runs/lane"
     columns = (run / "progress.csv").read_text().splitlines()[0].split(",")
     events = EventAccumulator(str(run / "tensorboard"))
     events.Reload()
@@ -86,8 +89,9 @@ def test_tensorboard_has_every_column_of_the_log(walked: tuple[Path, list[str]])
     assert "Return/Average" in tags
 
 
-def test_the_saved_agent_acts_in_another_program(walked: tuple[Path, list[str]]) -> None:
-    acted = re.search(r"return (-?[\d.]+) after (\d+) steps", walked[1][3])
-    assert acted is not None
-    assert float(acted[1]) > 50
-    assert acted[2] == "100"
+def assert_acts(acted: str) -> None:
+    """The saved agent, in another program."""
+    found = re.search(r"return (-?[\d.]+) after (\d+) steps", acted)
+    assert found is not None
+    assert float(found[1]) > 50
+    assert found[2] == "100"

@@ -1,0 +1,100 @@
+"""Breaks one line after the other, in copies of the package, and runs the tests that must fail.
+
+Names on the command line choose mutants by a part of their file: `python -m tests.mutants samplers/loop`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import os
+import shutil
+import sys
+import tempfile
+from collections import deque
+from collections.abc import Iterator, Sequence
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+
+import pytest
+
+from tests.mutants.table import MUTANTS, Mutant
+
+ROOT = Path(__file__).parent.parent.parent
+N_PROCESSES = 2
+CAUGHT = "caught"
+#: Loaded once, for all the processes that are forked here.
+LIBRARIES = ("gymnasium", "matplotlib", "torch")
+
+
+def prepare(mutant: Mutant, copy: Path) -> str:
+    """Makes a copy of the package with the line broken; says if that cannot be done."""
+    for name in ("headrace", "tests"):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", copy)
+    path = copy / mutant.file
+    whole = path.read_text()
+    path.write_text(whole.replace(mutant.line, mutant.broken))
+    n_found = whole.count(mutant.line)
+    return "" if n_found == 1 else f"is out of date: its line is in the file {n_found} times"
+
+
+def try_one(mutant: Mutant, copy: Path, tell: Connection) -> None:
+    """In a process of its own, which has loaded nothing of the package yet. Tells "caught", or why it is not."""
+    if complaint := prepare(mutant, copy):
+        tell.send(complaint)
+        return
+    for name in [name for name in sys.modules if name.split(".")[0] in ("headrace", "tests")]:
+        del sys.modules[name]
+    os.chdir(copy)
+    sys.path.insert(0, str(copy))
+    os.environ["PYTHONPATH"] = str(copy)
+    with Path(os.devnull).open("w") as nowhere:
+        for stream in (1, 2):
+            os.dup2(nowhere.fileno(), stream)
+    status = pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-m", "not (slow or gpu)", mutant.test])
+    tell.send(CAUGHT if status == pytest.ExitCode.TESTS_FAILED else f"passed ({status!r})")
+
+
+def try_all(mutants: Sequence[Mutant], folder: Path) -> Iterator[tuple[Mutant, str]]:
+    """Each mutant with what `try_one` tells, as they come."""
+    fork = multiprocessing.get_context("fork")
+    left = deque(enumerate(mutants))
+    running: dict[Connection, tuple[multiprocessing.process.BaseProcess, Mutant, Path]] = {}
+    while left or running:
+        while left and len(running) < N_PROCESSES:
+            number, mutant = left.popleft()
+            hear, tell = fork.Pipe(duplex=False)
+            process = fork.Process(target=try_one, args=(mutant, folder / str(number), tell))
+            process.start()
+            tell.close()
+            running[hear] = process, mutant, folder / str(number)
+        for hear in wait([*running], timeout=60.0):
+            assert isinstance(hear, Connection)
+            process, mutant, copy = running.pop(hear)
+            try:
+                found = hear.recv()
+            except EOFError:
+                found = CAUGHT  # it ended the tests and all
+            process.join(60.0)
+            process.kill()
+            shutil.rmtree(copy, ignore_errors=True)
+            yield mutant, found
+
+
+def main() -> int:
+    """The number of mutants that nobody noticed."""
+    chosen = [mutant for mutant in MUTANTS if not sys.argv[1:] or any(part in mutant.file for part in sys.argv[1:])]
+    for library in LIBRARIES:
+        importlib.import_module(library)
+    survivors = 0
+    with tempfile.TemporaryDirectory() as folder:
+        for mutant, found in try_all(chosen, Path(folder)):
+            survivors += found != CAUGHT
+            print(f"{mutant.file}: {mutant.broken.strip()!r} {found} ({mutant.test})", flush=True)
+    print(f"{len(chosen) - survivors} of {len(chosen)} mutants were caught")
+    return survivors
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

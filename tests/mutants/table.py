@@ -1,0 +1,485 @@
+"""Lines and what they are broken into; at least one of every module that does anything."""
+
+from typing import NamedTuple
+
+__all__ = ["MUTANTS", "Mutant"]
+
+
+class Mutant(NamedTuple):
+    """file: of the package; line: a part of it that is there once; broken: what it becomes; test: who must fail."""
+
+    file: str
+    line: str
+    broken: str
+    test: str
+
+
+MUTANTS = [
+    # samplers
+    Mutant(
+        "headrace/samplers/action_server.py",
+        "if self.overlap or len(groups) == 1 or t == n_rows:",
+        "if len(groups) == 1 or t == n_rows:",
+        "tests/test_served_samplers.py",
+    ),
+    Mutant(
+        "headrace/samplers/actor.py",
+        "self._slot.version[:] = version",
+        "self._slot.version[:] = version + 1",
+        "tests/test_serial_sampler.py",
+    ),
+    Mutant(
+        "headrace/samplers/alternating.py",
+        "ServerCls = NoOverlapAlternatingActionServer",
+        "ServerCls = AlternatingActionServer",
+        "tests/test_served_samplers.py",
+    ),
+    Mutant(
+        "headrace/samplers/asynchronous.py",
+        "while self._next < batch_index + self._settings.n_slots:",
+        "while self._next < batch_index + 1:",
+        "tests/test_async_samplers.py",
+    ),
+    Mutant(
+        "headrace/samplers/base.py",
+        "self._slots.samples(self._n_batches - 1, reports)",
+        "self._slots.samples(self._n_batches, reports)",
+        "tests/test_async_samplers.py",
+    ),
+    Mutant(
+        "headrace/samplers/board.py",
+        "if self.slices[other].group == group]",
+        "if self.slices[other].group != group]",
+        "tests/test_served_samplers.py",
+    ),
+    Mutant(
+        "headrace/samplers/collector.py",
+        "self._stepped = True",
+        "self._stepped = False",
+        "tests/test_resume_samplers.py",
+    ),
+    Mutant(
+        "headrace/samplers/cpu.py",
+        "self._memory.publish(self._agent, version)",
+        "self._memory.publish(self._agent, version) if version < 1 else None",
+        "tests/test_same_batches.py",
+    ),
+    Mutant(
+        "headrace/samplers/device_rows.py",
+        "if value.shape != to.shape or not torch.can_cast(value.dtype, to.dtype):",
+        "if not torch.can_cast(value.dtype, to.dtype):",
+        "tests/test_answers.py",
+    ),
+    Mutant(
+        "headrace/samplers/drive.py",
+        "actor.begin(version, batch_index * self._n_rows, batch_index % self._n_slots)",
+        "actor.begin(version, 0, batch_index % self._n_slots)",
+        "tests/test_serial_sampler.py",
+    ),
+    Mutant(
+        "headrace/samplers/eval_collector.py",
+        "resets = self.config.eval_episodes - 1",
+        "resets = self.config.eval_episodes",
+        "tests/test_serial_sampler.py",
+    ),
+    Mutant(
+        "headrace/samplers/evaluation.py",
+        "n_rows = min(_ROWS, max_T - first_row)",
+        "n_rows = _ROWS",
+        "tests/test_serial_sampler.py",
+    ),
+    Mutant(
+        "headrace/samplers/evaluator.py",
+        "require_alike(crew.collector.spaces, agent.spaces)",
+        "pass",
+        "tests/test_async_evaluation.py",
+    ),
+    Mutant(
+        "headrace/samplers/exclusive.py",
+        "if os.getpid() != self._pid:",
+        "if False:",
+        "tests/test_forks.py",
+    ),
+    Mutant(
+        "headrace/samplers/gpu.py",
+        "own = [index for index, one in enumerate(self._slices) if one.group == number]",
+        "own = [index for index, one in enumerate(self._slices) if one.group >= number]",
+        "tests/test_served_samplers.py",
+    ),
+    Mutant(
+        "headrace/samplers/inner.py",
+        "status.enter(Phase.STORING)",
+        "pass",
+        "tests/test_async_samplers.py",
+    ),
+    Mutant(
+        "headrace/samplers/layout.py",
+        "enumerate(sizes if group % 2 == 0 else reversed(sizes))",
+        "enumerate(sizes)",
+        "tests/test_served_samplers.py",
+    ),
+    Mutant(
+        "headrace/samplers/loop.py",
+        "view.prev_rewards[t + 1][rows] = 0",
+        "pass",
+        "tests/test_serial_sampler.py",
+    ),
+    Mutant(
+        "headrace/samplers/loop.py",
+        "stepped[rows] = t + 1",
+        "stepped[rows] = t",
+        "tests/test_serial_sampler.py",
+    ),
+    Mutant(
+        "headrace/samplers/parallel.py",
+        "if pinned is not None and wanted is not None and pinned != wanted:",
+        "if False:",
+        "tests/test_worker_group.py",
+    ),
+    Mutant(
+        "headrace/samplers/serial.py",
+        "gaussian_kept() if self._settings.isolate_rng else super()._around()",
+        "super()._around()",
+        "tests/test_global_rng.py",
+    ),
+    Mutant(
+        "headrace/samplers/settings.py",
+        "env_kwargs if eval_env_kwargs is None else eval_env_kwargs)",
+        "env_kwargs)",
+        "tests/test_serial_sampler.py",
+    ),
+    Mutant(
+        "headrace/samplers/slice_envs.py",
+        "if config.wait_reset and not batch.holds:",
+        "if False:",
+        "tests/test_vector_envs.py",
+    ),
+    Mutant(
+        "headrace/samplers/slots.py",
+        "if report.overflow is not None:",
+        "if False:",
+        "tests/test_served_samplers.py",
+    ),
+    Mutant(
+        "headrace/samplers/snapshot.py",
+        "if self.train and (self.train.keys() != set(env_ids) or len(self.evaluation) != n_eval):",
+        "if False:",
+        "tests/test_resume_samplers.py",
+    ),
+    Mutant(
+        "headrace/samplers/timing.py",
+        "recording=max(0.0, 1.0 - env - reset - acting)",
+        "recording=max(0.0, 1.0 - env - acting)",
+        "tests/test_serial_sampler.py",
+    ),
+    Mutant(
+        "headrace/samplers/traj_info.py",
+        "discounted *= np.where(first, self._discount ** self._length[row], 1.0)",
+        "discounted *= 1.0",
+        "tests/test_serial_sampler.py",
+    ),
+    Mutant(
+        "headrace/samplers/validate.py",
+        "if value < _AT_LEAST[name]:",
+        "if value < _AT_LEAST[name] - 1:",
+        "tests/test_validate.py",
+    ),
+    Mutant(
+        "headrace/samplers/worker.py",
+        "seed_global_generators(seeds[rank])",
+        "seed_global_generators(seeds[0])",
+        "tests/test_global_rng.py",
+    ),
+    # envs
+    Mutant(
+        "headrace/envs/agent_answers.py",
+        "if not isinstance(value, dict) or value.keys() != parts.keys():",
+        "if not isinstance(value, dict):",
+        "tests/test_answers.py",
+    ),
+    Mutant(
+        "headrace/envs/atari.py",
+        "if self._over or seed is not None:",
+        "if seed is not None:",
+        "tests/test_atari.py",
+    ),
+    Mutant(
+        "headrace/envs/check_probe.py",
+        "if not isinstance(info, dict):",
+        "if info is None:",
+        "tests/test_checks.py",
+    ),
+    Mutant(
+        "headrace/envs/check_resume.py",
+        "channel.reply(rehearsal.why_not)",
+        'channel.reply("")',
+        "tests/test_check_env_command.py",
+    ),
+    Mutant(
+        "headrace/envs/check_stages.py",
+        "if len(seeded) < _DISTINCT:",
+        "if len(seeded) >= 0:",
+        "tests/test_checks.py",
+    ),
+    Mutant(
+        "headrace/envs/checks.py",
+        "if n_steps < 1 or seed < 0 or timeout <= 0:",
+        "if n_steps < 1 or seed < 0:",
+        "tests/test_checks.py",
+    ),
+    Mutant(
+        "headrace/envs/clauses.py",
+        "return CLAUSES[self.clause]",
+        "return self.expected",
+        "tests/test_checks.py",
+    ),
+    Mutant(
+        "headrace/envs/factory.py",
+        "if not isinstance(space, gymnasium.Space):",
+        "if False:",
+        "tests/test_contract_checks.py",
+    ),
+    Mutant(
+        "headrace/envs/global_rng.py",
+        "if name in before and state != before[name]]",
+        "if name in before and state == before[name]]",
+        "tests/test_global_rng.py",
+    ),
+    Mutant(
+        "headrace/envs/infos.py",
+        'if dtype.kind in "bui" and (cast != value).any():',
+        "if False:",
+        "tests/test_contract_checks.py",
+    ),
+    Mutant(
+        "headrace/envs/legacy_gym.py",
+        "if not isinstance(answer, tuple) or len(answer) != expected:",
+        "if not isinstance(answer, tuple):",
+        "tests/test_legacy_gym.py",
+    ),
+    Mutant(
+        "headrace/envs/pickling.py",
+        "if self.tell() + memoryview(data).nbytes > _LARGEST:",
+        "if False:",
+        "tests/test_resume_samplers.py",
+    ),
+    Mutant(
+        "headrace/envs/plain_spaces.py",
+        "if n_numbers > _MOST_NUMBERS:",
+        "if False:",
+        "tests/test_policy.py",
+    ),
+    Mutant(
+        "headrace/envs/pool.py",
+        "seed=0 if seed is None else seed",
+        "seed=0",
+        "tests/test_vector_envs.py",
+    ),
+    Mutant(
+        "headrace/envs/rehearsal.py",
+        "if not _same(came, expected, rows):",
+        "if False:",
+        "tests/test_resume_samplers.py",
+    ),
+    Mutant(
+        "headrace/envs/scalar.py",
+        'self._check_finite(observation, None, floats, "reset()")',
+        "pass",
+        "tests/test_contract_checks.py",
+    ),
+    Mutant(
+        "headrace/envs/spaces.py",
+        "may_cast = dtype == np.float32",
+        "may_cast = True",
+        "tests/test_contract_checks.py",
+    ),
+    Mutant(
+        "headrace/envs/vector.py",
+        "out.truncated[:] = truncated",
+        "out.truncated[:] = False",
+        "tests/test_vector_envs.py",
+    ),
+    Mutant(
+        "headrace/envs/vector_answers.py",
+        "if ends.shape != (self._n,) or ends.dtype != np.bool_:",
+        "if ends.shape != (self._n,):",
+        "tests/test_vector_envs.py",
+    ),
+    Mutant(
+        "headrace/envs/vector_envs.py",
+        "if env.num_envs != num_envs:",
+        "if False:",
+        "tests/test_vector_envs.py",
+    ),
+    # buffers
+    Mutant(
+        "headrace/buffers/samples.py",
+        "fits = min(len(entries.time), len(self.time))",
+        "fits = len(self.time)",
+        "tests/test_serial_sampler.py",
+    ),
+    Mutant(
+        "headrace/buffers/shared.py",
+        "self._offset += size",
+        "self._offset += 0",
+        "tests/test_serial_sampler.py",
+    ),
+    Mutant(
+        "headrace/buffers/tree.py",
+        "return tree_map(lambda leaf: leaf[index], tree)",
+        "return tree_map(lambda leaf: leaf[:], tree)",
+        "tests/test_tree.py",
+    ),
+    # processes
+    Mutant(
+        "headrace/processes/affinity.py",
+        "return cores if quota is None else min(cores, quota)",
+        "return cores",
+        "tests/test_patience.py",
+    ),
+    Mutant(
+        "headrace/processes/causes.py",
+        "if exitcode < 0:",
+        "if exitcode < -64:",
+        "tests/test_worker_group.py",
+    ),
+    Mutant(
+        "headrace/processes/child.py",
+        "self._send(Failure.of(error, self.status))",
+        "self._send(None)",
+        "tests/test_handoff.py",
+    ),
+    Mutant(
+        "headrace/processes/descendants.py",
+        "os.setpgid(0, 0)",
+        "pass",
+        "tests/test_orphans.py",
+    ),
+    Mutant(
+        "headrace/processes/fresh.py",
+        "refused = event in _REFUSED or (",
+        "refused = (",
+        "tests/test_fresh.py",
+    ),
+    Mutant(
+        "headrace/processes/group.py",
+        'payloads = arguments if start_method == "fork" else [pickled(argument) for argument in arguments]',
+        "payloads = arguments",
+        "tests/test_worker_group.py",
+    ),
+    Mutant(
+        "headrace/processes/handoff.py",
+        "self.late += 1",
+        "pass",
+        "tests/test_handoff.py",
+    ),
+    Mutant(
+        "headrace/processes/late_import.py",
+        "self._then()",
+        "pass",
+        "tests/test_global_rng.py",
+    ),
+    Mutant(
+        "headrace/processes/lifeline.py",
+        "fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_ASYNC)",
+        "pass",
+        "tests/test_orphans.py",
+    ),
+    Mutant(
+        "headrace/processes/members.py",
+        "os.killpg(pid, signal.SIGKILL)",
+        "pass",
+        "tests/test_orphans.py",
+    ),
+    Mutant(
+        "headrace/processes/patience.py",
+        "if quota is not None and len(pids) > quota:",
+        "if False:",
+        "tests/test_patience.py",
+    ),
+    Mutant(
+        "headrace/processes/start_method.py",
+        'if sys.platform == "linux" and not cuda else "forkserver"',
+        'if sys.platform == "linux" else "forkserver"',
+        "tests/test_worker_group.py",
+    ),
+    Mutant(
+        "headrace/processes/status.py",
+        "env_id=None if env_id < 0 else env_id,",
+        "env_id=env_id,",
+        "tests/test_vector_envs.py",
+    ),
+    # replays
+    Mutant(
+        "headrace/replays/file.py",
+        "if segment.stop <= ring.oldest[0]:",
+        "if False:",
+        "tests/test_replays_file.py",
+    ),
+    Mutant(
+        "headrace/replays/frames.py",
+        "index = index - B * follows",
+        "index = index - B",
+        "tests/test_replays_frames.py",
+    ),
+    Mutant(
+        "headrace/replays/gather.py",
+        "discount[(ends & TERMINATED) != 0] = 0",
+        "pass",
+        "tests/test_replays.py",
+    ),
+    Mutant(
+        "headrace/replays/make.py",
+        "if needed > free:",
+        "if False:",
+        "tests/test_replays.py",
+    ),
+    Mutant(
+        "headrace/replays/prioritized.py",
+        "self._largest = max(self._largest, float(values.max(initial=0.0)))",
+        "pass",
+        "tests/test_replays_prioritized.py",
+    ),
+    Mutant(
+        "headrace/replays/records.py",
+        "if _digest(packed, [payload]) != digest or not",
+        "if not",
+        "tests/test_replays_file.py",
+    ),
+    Mutant(
+        "headrace/replays/ring.py",
+        "joined = first > 0 and ring.cut[0] != first",
+        "joined = first > 0",
+        "tests/test_replays.py",
+    ),
+    Mutant(
+        "headrace/replays/rows.py",
+        "if head < count:",
+        "if False:",
+        "tests/test_replays_file.py",
+    ),
+    Mutant(
+        "headrace/replays/sink.py",
+        'if name not in ("spec", "ring")',
+        'if name not in ("spec",)',
+        "tests/test_async_runners.py",
+    ),
+    Mutant(
+        "headrace/replays/sum_tree.py",
+        "np.add(below[::2], below[1::2], out=",
+        "np.add(below[::2], below[::2], out=",
+        "tests/test_replays_tree.py",
+    ),
+    Mutant(
+        "headrace/replays/uniform.py",
+        "least = spec.batch.T + n_step + max(spec.frames, 1)",
+        "least = spec.batch.T",
+        "tests/test_replays.py",
+    ),
+    Mutant(
+        "headrace/replays/window.py",
+        "ahead & behind & (((flags & FIRST) != 0) | _continued(follows, valid))",
+        "ahead & behind",
+        "tests/test_replays.py",
+    ),
+]
