@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from headrace.agents.device import torch_device
 from headrace.checkpoint import save_checkpoint
+from headrace.config import call_text
 from headrace.rng import Stream
 from headrace.types import AgentStep, EnvSpaces, StepInputs, Tree
 
@@ -119,8 +121,9 @@ class Agent(ABC):
         return [tensor.detach() for tensor in chain(self.model.parameters(), self.model.buffers())]
 
     def to_device(self, device: torch.device | str) -> None:
-        """Moves the model."""
-        self.model.to(device)
+        """Moves the model; raises ValueError for a GPU that is not there."""
+        place = torch_device(device, "device")
+        self.model.to(place)
 
     @property
     def device(self) -> torch.device:
@@ -138,6 +141,10 @@ class Agent(ABC):
         Agents whose constructors take arguments override this; checkpoints describe the agent by it.
         """
         return {}
+
+    def __repr__(self) -> str:
+        """The call that made it, with the settings that differ from the defaults."""
+        return call_text(type(self), self.settings())
 
     def state_dict(self) -> dict[str, Any]:
         """All that a checkpoint must hold to rebuild this agent's behaviour: tensors and plain values only."""

@@ -15,8 +15,9 @@ from typing import Any
 
 from headrace.agents.base import Agent
 from headrace.agents.description import described
+from headrace.agents.device import torch_device
 from headrace.algos.base import Algo
-from headrace.processes.affinity import Affinity, pin
+from headrace.processes.affinity import Affinity
 from headrace.runners.callbacks import Callback
 from headrace.runners.config import RunnerConfig
 from headrace.runners.counters import Counters
@@ -29,7 +30,7 @@ from headrace.runners.run_folder import RunFolder, RunRecord
 from headrace.runners.seeding import torch_seeded
 from headrace.runners.settings import settings_of
 from headrace.runners.store import CheckpointStore
-from headrace.runners.threads import learner_threads
+from headrace.runners.threads import learner_threads, place_learner
 from headrace.samplers.base import BaseSampler
 from headrace.samplers.traj_info import TrajInfo
 
@@ -47,9 +48,10 @@ class Runner(ABC):
         algo, agent, sampler: not initialized yet.
         config: how long to train, how often to log and save; `runner.seed` tells the seed drawn if it has none.
         affinity: where processes run (`Affinity`, or rlpyt's dict). Its `master_cpus` are set for this process, after
-            the workers have started, and stay; its `master_torch_threads` while it trains. If they are not given, and
-            `torch.set_num_threads` was not called, a small model has one: more spend their time waiting for each other,
-            a hundredfold where workers want the same cores. The log says what was chosen.
+            the workers have started, and stay; its `master_torch_threads` while it trains; its `cuda_idx` is where the
+            agent learns. If threads are not given, and `torch.set_num_threads` was not called, a small model has one:
+            more spend their time waiting for each other, a hundredfold where workers want the same cores. The log says
+            what was chosen.
         log_dir: the folder of the run (`RunFolder`): settings, versions, `progress.csv`, checkpoints, learning curve;
             made if it is not there; None: nothing is written.
         logger: hears of progress besides the CSV; default a `ConsoleLogger`, `Logger()` for silence.
@@ -91,6 +93,8 @@ class Runner(ABC):
         self._log_itrs = self._in_batches(config.log_interval_steps)
         self._save_itrs = self._in_batches(config.checkpoint_interval_steps or config.log_interval_steps)
         self._affinity = Affinity.of(affinity)
+        if self._affinity.device is not None:
+            torch_device(self._affinity.device, "the GPU of affinity cuda_idx")
         self._resume_from = None if resume_from is None else Path(resume_from).absolute()
         folder = folder_of(log_dir, self._resume_from)
         self._store = None if folder is None else CheckpointStore(folder)
@@ -182,7 +186,7 @@ class Runner(ABC):
             ),
         ):
             self.seed = sampler.seed
-            self._pin_master()
+            place_learner(self._affinity, agent)
             threads = stack.enter_context(learner_threads(self._affinity, agent))
             algo.initialize(agent, n_itr=self.n_itr, batch_spec=sampler.batch_spec, seed=sampler.seed)
             self._began = perf_counter()
@@ -390,8 +394,3 @@ class Runner(ABC):
             return self._console
         path = self._store.folder / "progress.csv"
         return Loggers(CsvLogger(path, keep_rows=None if before is None else before.rows), self._console)
-
-    def _pin_master(self) -> None:
-        """Pins this process, if asked. Only now: workers forked from a pinned process would inherit its CPUs."""
-        if self._affinity.master_cpus is not None and self._affinity.set_affinity:
-            pin(self._affinity.master_cpus)

@@ -191,6 +191,7 @@ class BaseSampler(Hooks):
             name = self._settings.traj_info_cls.__name__
             raise TypeError(f"traj_info_kwargs are not what {name} takes: {error}") from error
         placement = Affinity.of(affinity)
+        self._settings = self._settings.placed(type(self).__name__, self.layout, placement)
         self.seed = draw_seed() if seed is None else int(seed)
         self._agent = agent
         start = SamplerState(0, 0, 0, 0) if resume is None else resume

@@ -12,6 +12,7 @@ from headrace.envs.global_rng import Isolation
 from headrace.envs.rehearsal import REHEARSED
 from headrace.envs.scalar import EnvInfoKeys
 from headrace.envs.vector_envs import VectorEnvs
+from headrace.processes.affinity import Affinity
 from headrace.rng import Stream
 from headrace.samplers.layout import Layout, Slice, spread_like
 from headrace.samplers.slice_envs import CollectorConfig
@@ -130,6 +131,26 @@ class SamplerSettings:
             eval_process=bool(eval_process),
             isolate_rng=bool(isolate_rng),
         )
+
+    def placed(self, name: str, layout: Layout, affinity: Affinity) -> SamplerSettings:
+        """With the devices that the affinity names, for the sampler `name`.
+
+        Raises ValueError for an affinity of another kind of sampler, and for devices that are not those of the sampler.
+        """
+        alternates = layout.groups > 1
+        if affinity.alternating not in (None, alternates):
+            other = name.replace("Alternating", "Gpu").replace("NoOverlap", "") if alternates else "AlternatingSampler"
+            raise ValueError(
+                f"affinity has alternating={affinity.alternating}, and {name} is {'' if alternates else 'not '}"
+                f"alternating; use {other}, or leave the key out"
+            )
+        devices = affinity.acting_devices
+        if not devices or (layout.processes and not layout.served):  # workers act on the CPU
+            return self
+        acting_on, _ = checked_devices(name, layout, devices[0] if len(devices) == 1 else devices, self.samples_device)
+        if self.device not in (None, acting_on):
+            raise ValueError(f"affinity has the GPU of {acting_on}, and device={str(self.device)!r}; make them agree")
+        return replace(self, device=acting_on)
 
     @property
     def eval_max_T(self) -> int:

@@ -96,12 +96,9 @@ def checked_devices(name: str, layout: Layout, device: Any, samples_device: Any)
 
 
 def _device(value: Any, argument: str) -> Any:
-    import torch
+    from headrace.agents.device import torch_device  # loads torch
 
-    try:
-        return None if value is None else torch.device(value)
-    except (RuntimeError, TypeError) as error:
-        raise ValueError(f"{argument} must be a torch device such as 'cuda:0', got {value!r}") from error
+    return None if value is None else torch_device(value, argument)
 
 
 def _check_whole_number(name: str, value: Any) -> None:
