@@ -570,7 +570,7 @@ def test_without_tqdm_a_terminal_gets_lines(monkeypatch: pytest.MonkeyPatch) -> 
         logger.progress(500, 77.7)
         logger.row(ROW)
     assert stream.getvalue().count("\n") == 1
-    assert "return 12.3" in stream.getvalue()
+    assert "return     12.34" in stream.getvalue()
 
 
 def test_a_learning_curve_is_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from headrace.agents.device import torch_device
+from headrace.buffers.samples import Samples
 from headrace.checkpoint import save_checkpoint
 from headrace.config import call_text
 from headrace.rng import Stream
@@ -112,6 +113,10 @@ class Agent(ABC):
         Algorithms call it once a batch, after learning from it: what is recorded and what is learned from it come from
         the same function.
         """
+
+    def exploration(self, itr: int, samples: Samples) -> dict[str, float]:
+        """How much the agent explored in batch `itr`, numbers by name; runners log them. None for most."""
+        return {}
 
     def acting_state(self) -> list[torch.Tensor]:
         """The tensors that decide actions (parameters and buffers), as they live in the model, in a fixed order.

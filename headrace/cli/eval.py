@@ -23,6 +23,7 @@ from headrace.cli.video import Recorder, require_video
 from headrace.envs.factory import EnvFactory
 from headrace.errors import SamplerError
 from headrace.policy import load_agent
+from headrace.runners.logging.summary import significant
 from headrace.runners.threads import torch_threads
 from headrace.samplers.serial import SerialSampler
 from headrace.types import AgentStep, EnvSpaces, StepInputs, Tree
@@ -188,4 +189,4 @@ def _record(agent: Agent, itr: int, options: EvalOptions, folder: Path) -> None:
     with sampler.initialize(agent, seed=options.seed):
         episodes = sampler.evaluate_agent(itr)
     for number, episode in enumerate(episodes):
-        print(f"  video           {folder / f'episode-{number}.mp4'} (return {episode.Return:.1f})")
+        print(f"  video           {folder / f'episode-{number}.mp4'} (return {significant(episode.Return)})")

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from headrace.cli.build import (
+    ALGOS,
     TrainOptions,
     agent_for,
     algo_for,
@@ -136,8 +137,10 @@ def _go_on(log_dir: Path) -> str:
 
 
 def _config(options: TrainOptions) -> dict[str, Any]:
-    """What `config.json` holds: the options, but for those that say where the run is."""
-    return {name: value for name, value in asdict(options).items() if name not in ("log_dir", "resume")}
+    """What `config.json` holds: the options, without where the run is, and without settings of other algorithms."""
+    others = {algo.replace("-", "_") for algo in ALGOS if algo != options.algo}
+    left_out = others | {"log_dir", "resume"}
+    return {name: value for name, value in asdict(options).items() if name not in left_out}
 
 
 def _logger(options: TrainOptions, log_dir: Path) -> Logger:
@@ -147,7 +150,7 @@ def _logger(options: TrainOptions, log_dir: Path) -> Logger:
         if options.tensorboard:
             loggers.append(TensorBoardLogger(log_dir / "tensorboard"))
         if options.wandb:
-            loggers.append(WandbLogger(options.wandb_project, log_dir.name, _config(options), log_dir))
+            loggers.append(WandbLogger(options.wandb_project, log_dir.name, folder=log_dir))
     except ImportError as error:
         raise CommandFailed(str(error)) from error
     return Loggers(*loggers)

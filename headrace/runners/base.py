@@ -193,9 +193,10 @@ class Runner(ABC):
             if before is not None:
                 with reading(before.path):
                     self._go_on(before)
+            record = self._record or RunRecord.of(self)
             if self._store is not None:  # not before: a run that is refused changes nothing
-                record = self._record or RunRecord.of(self)
                 RunFolder(self._store.folder).note_start(record.command, record.config)
+            self._logger.settings(record.config)
             self._logger.start(self.n_itr * sampler.batch_spec.size)
             if before is not None:
                 self._logger.message(before.sentence)
@@ -257,7 +258,7 @@ class Runner(ABC):
             counters.optimize_seconds += perf_counter() - heard
             counters.itr, counters.steps = itr + 1, counters.steps + steps
             counters.trajs += len(traj_infos)
-            for name, value in opt_info.items():
+            for name, value in {**opt_info, **self.agent.exploration(itr, samples)}.items():
                 self._opt_infos[name].append(float(value))
             mean_return = self._heard(traj_infos)
         self._logger.progress(counters.steps, mean_return)

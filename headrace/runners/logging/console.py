@@ -12,6 +12,7 @@ from datetime import timedelta
 from typing import Any, TextIO
 
 from headrace.runners.logging.logger import Logger
+from headrace.runners.logging.summary import significant
 
 __all__ = ["ConsoleLogger"]
 
@@ -21,7 +22,7 @@ _NUMBER_WIDTH = 9
 
 class ConsoleLogger(Logger):
     """Writes to `stream`, standard error by default. The bar needs tqdm (`pip install "headrace[log]"`) and a terminal;
-    without, the lines say the same: steps, rate, time left, return. Below a line, the means of what else was logged
+    without, the lines say the same: return, steps, rate, time left. Below a line, the means of what else was logged
     and the spread of the returns, in columns as wide as the terminal has room for.
     """
 
@@ -38,7 +39,7 @@ class ConsoleLogger(Logger):
     def progress(self, steps: int, mean_return: float = math.nan) -> None:
         """See `Logger`."""
         if self._bar is not None:
-            self._bar.set_postfix_str(f"return {mean_return:.1f}", refresh=False)
+            self._bar.set_postfix_str(f"return {significant(mean_return)}", refresh=False)
             self._bar.update(steps - self._bar.n)
 
     def row(self, row: Mapping[str, float]) -> None:
@@ -47,8 +48,9 @@ class ConsoleLogger(Logger):
         left = seconds * (self._n_steps - steps) / steps if steps else math.nan
         eta = str(timedelta(seconds=round(max(0.0, left)))) if math.isfinite(left) else "?"
         self.message(
-            f"{steps:>12,.0f} steps  {steps / max(self._n_steps, 1):4.0%}  {row['StepsPerSecond']:>9,.0f} steps/s  "
-            f"ETA {eta}  return {row.get('ReturnAverage', math.nan):.1f}"
+            f"  return {significant(row.get('ReturnAverage', math.nan)):>{_NUMBER_WIDTH}}"
+            f"{steps:>13,.0f} steps  {steps / max(self._n_steps, 1):4.0%}  {row['StepsPerSecond']:>9,.0f} steps/s  "
+            f"ETA {eta}"
         )
         for line in _table(_main_numbers(row), _width(self._stream)):
             self.message(line)
@@ -95,7 +97,7 @@ def _table(numbers: Mapping[str, float], width: int) -> list[str]:
 
 def _number(value: float) -> str:
     """Four digits, or three where a sign and an exponent need the room."""
-    text = f"{value:.4g}"
+    text = significant(value)
     return text if len(text) <= _NUMBER_WIDTH else f"{value:.3g}"
 
 
