@@ -49,6 +49,7 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "log_interval": ("log_interval_steps",),
     "lr": ("learning_rate",),
     "lr_decay": ("linear_lr_schedule",),
+    "lr_schedule": ("linear_lr_schedule",),
     "lstm": ("recurrent",),
     "max_grad_norm": ("clip_grad_norm",),
     "max_steps": ("n_steps",),

@@ -1,5 +1,6 @@
 """The command line: what it leaves, and what it says when it cannot."""
 
+import io
 import json
 import os
 import signal
@@ -133,18 +134,14 @@ def test_an_error_is_one_line_with_the_remedy(
     assert list(tmp_path.iterdir()) == [], "a command that did not start leaves nothing"
 
 
-def test_a_complaint_is_a_sentence_where_tyro_draws_a_box_too() -> None:
-    """The other tests run where standard output is no terminal's UTF-8, and tyro draws lines instead."""
-    done = subprocess.run(
-        [*PROGRAM, "train", "--n-steps", "0"],
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE,
-        check=False,
-        env={**os.environ, "PYTHONIOENCODING": "utf-8"},
-    )
+def test_a_complaint_is_a_sentence_where_tyro_draws_a_box_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As on a terminal that shows UTF-8."""
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "utf-8"))
+    assert main(["train", "--n-steps", "0"]) == 2
     complaint = "headrace: Error parsing runner: n_steps must be at least 1, got 0.0; see headrace train --help\n"
-    assert (done.returncode, done.stdout, done.stderr) == (2, "", complaint)
+    assert capsys.readouterr().err == complaint
 
 
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

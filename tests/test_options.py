@@ -28,6 +28,7 @@ BOX = EnvSpaces(OBSERVATION, spaces.Box(-1.0, 1.0, (2,)))
         ("--dqn.lr", "ppo", "--dqn.learning-rate"),
         ("--gamma", "ppo", "--ppo.discount"),
         ("--clip-range", "ppo", "--ppo.ratio-clip"),
+        ("--ppo.lr-schedule", "ppo", "--ppo.linear-lr-schedule"),  # a function, for Python only
         ("--tau", "dqn", "--dqn.target-update-tau"),
         ("--total-timesteps", "ppo", "--n-steps"),
         ("--gpu", "ppo", "--device"),

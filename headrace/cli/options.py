@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
@@ -54,8 +55,11 @@ def parse_options(
     UsageError for options that are not there or do not parse; SystemExit(0) after printing the help.
     """
     complaint = io.StringIO()
+    helps = not {"-h", "--help"}.isdisjoint(args)
+    # tyro draws for the terminal behind standard output, what it writes to standard error too.
+    aside = contextlib.nullcontext() if helps else contextlib.redirect_stdout(io.StringIO())
     try:
-        with contextlib.redirect_stderr(complaint):
+        with contextlib.redirect_stderr(complaint), aside:
             options, rest = tyro.cli(
                 type(default),
                 default=default,
@@ -67,7 +71,7 @@ def parse_options(
     except SystemExit as leaving:
         if not leaving.code:
             raise
-        raise UsageError(f"{_first_sentence(complaint.getvalue())}; see {prog} --help") from None
+        raise UsageError(f"{_sentence(complaint.getvalue())}; see {prog} --help") from None
     if rest:
         near = nearest_flag(rest[0], ["--help", *flags_of(options)], own(options))
         raise UsageError(f"unknown option {rest[0]!r}; {f'did you mean {near}?' if near else f'see {prog} --help'}")
@@ -88,21 +92,10 @@ def nearest_flag(option: str, flags: Sequence[str], own: str) -> str:
     return ""
 
 
-def _first_sentence(box: str) -> str:
-    """The complaint in the box tyro draws around it, above the first rule.
-
-    Where standard output is not UTF-8 there is no border, and a rule below the title besides.
-    """
-    parts: list[list[str]] = [[]]
-    for line in box.splitlines():
-        text = line.strip().strip("│").strip()
-        if text and set(text) <= {"─", "-"}:
-            parts.append([])
-        elif text and not text.startswith(("╭", "╰")):
-            parts[-1].append(text)
-    has_border = box.lstrip().startswith("╭")
-    sentence = " ".join([*parts, []][0 if has_border else 1]).split(" Got errors:")[0]
-    return sentence.rstrip(".") or "the options do not parse"
+def _sentence(box: str) -> str:
+    """What stands between the first two rules of the box that tyro draws where there is no terminal."""
+    _, sentence, *_ = [*re.split(r"^ *-{9,} *$", box, flags=re.MULTILINE), "the options do not parse"]
+    return " ".join(sentence.split()).partition(" Got errors:")[0].rstrip(".")
 
 
 def flags_of(options: Any, prefix: str = "--") -> list[str]:
@@ -111,6 +104,8 @@ def flags_of(options: Any, prefix: str = "--") -> list[str]:
     hints = get_type_hints(type(options), include_extras=True)
     for field in fields(options):
         value, name = getattr(options, field.name), field.name.replace("_", "-")
+        if any(get_origin(part) is Callable for part in get_args(hints[field.name])):
+            continue  # a function, which no words can say
         if is_dataclass(value):
             bare = get_args(hints[field.name])[1:] == _BARE
             flags += flags_of(value, prefix if bare else f"{prefix}{name}.")

@@ -79,20 +79,10 @@ def _main_numbers(row: Mapping[str, float]) -> dict[str, float]:
 
 def _table(numbers: Mapping[str, float], width: int) -> list[str]:
     """Names and numbers in as many columns as fit into `width`, filled row by row."""
-    names = list(numbers)
-    for n_columns in range(len(names), 0, -1):
-        name_widths = [max(map(len, names[column::n_columns])) for column in range(n_columns)]
-        if sum(name_widths) + n_columns * len("   ") + n_columns * _NUMBER_WIDTH <= width:
-            break
-    else:
-        return []
-    return [
-        "".join(
-            f"  {name:<{name_width}} {_number(numbers[name]):>{_NUMBER_WIDTH}}"
-            for name, name_width in zip(names[start:], name_widths, strict=False)
-        )
-        for start in range(0, len(names), n_columns)
-    ]
+    longest = max(map(len, numbers), default=0)
+    cells = [f"  {name:<{longest}} {_number(value):>{_NUMBER_WIDTH}}" for name, value in numbers.items()]
+    n_columns = max(1, width // (longest + _NUMBER_WIDTH + 3))
+    return ["".join(cells[start : start + n_columns]) for start in range(0, len(cells), n_columns)]
 
 
 def _number(value: float) -> str:

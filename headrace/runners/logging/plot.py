@@ -148,7 +148,9 @@ def plot_learning_curve(csv_path: str | Path, png_path: str | Path, final_return
     try:
         columns = read_columns(csv_path, names)
     except KeyError as error:
-        raise ValueError(f"{csv_path} has no row with a return: it has no column {error.args[0]}") from error
+        raise ValueError(
+            f"{csv_path} has no row with a return, and no column {error.args[0]}: no episode ended; train longer"
+        ) from error
     there = ~np.isnan(columns["ReturnAverage"])
     if not there.any():
         raise ValueError(f"{csv_path} has no row with a return: no episode ended; train longer, or log less often")
