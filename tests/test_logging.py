@@ -103,6 +103,10 @@ def test_wandb_is_told_settings_rows_and_the_end(tmp_path: Path, monkeypatch: py
         logger.start(1000)
         logger.row({"CumSteps": 10, "ReturnAverage": 1.5, "lossAverage": math.nan})
     logger.close()
+    own = WandbLogger("mill")
+    own.settings({"seed": 4})
+    own.start(1000)
+    assert wandb.told.pop()["config"] == {"seed": 4}, "the settings of the run, where none were given"
     settings = {"project": "mill", "name": "first", "config": {"seed": 3}, "dir": str(tmp_path), "mode": "offline"}
     assert wandb.told == [settings, (10, {"CumSteps": 10, "ReturnAverage": 1.5}), "finished"]
 

@@ -3,14 +3,16 @@
 from typing import Any
 
 import pytest
+import torch
 from gymnasium import spaces
 
 from headrace.algos.dqn import DQNConfig
 from headrace.cli.agents import ModelOptions
-from headrace.cli.build import TrainOptions, require_algo
+from headrace.cli.build import TrainOptions, evaluation_sampler, placement, require_algo, training_sampler
 from headrace.cli.errors import UsageError
 from headrace.cli.idle import of_training, refuse_idle
 from headrace.cli.options import flags_of, nearest_flag
+from headrace.processes.affinity import Affinity
 from headrace.types import EnvSpaces
 
 FLAGS = flags_of(TrainOptions())
@@ -111,3 +113,36 @@ def test_every_setting_of_another_algorithm_is_refused() -> None:
         if "." in flag and not flag.startswith("--ppo."):
             with pytest.raises(UsageError, match="this run is of ppo"):
                 refuse_idle([flag], of_training(TrainOptions(), DISCRETE))
+
+
+@pytest.mark.parametrize(
+    ("options", "acts_on", "learns_on"),
+    [
+        ({"sampler": "cpu", "device": "cuda:1"}, None, 1),
+        ({"sampler": "async-cpu", "device": "cuda"}, None, 0),
+        ({"sampler": "async-serial", "device": "cuda:0"}, None, 0),
+        ({"sampler": "cpu", "device": "cpu"}, None, None),
+        ({"sampler": "cpu"}, None, None),
+        ({"sampler": "gpu", "device": "cuda:1"}, "cuda:1", None),  # the server's agent is the learner's
+        ({"sampler": "serial", "device": "cuda:1"}, "cuda:1", None),
+    ],
+)
+def test_a_device_is_where_the_agent_learns_and_acts_unless_workers_act(
+    options: dict[str, Any], acts_on: str | None, learns_on: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    given = TrainOptions(**options)
+    assert given.acting_device == acts_on
+    assert placement(given) == Affinity(master_torch_threads=1, cuda_idx=learns_on)
+
+
+def test_a_device_that_workers_cannot_share_is_refused() -> None:
+    with pytest.raises(ValueError, match="with --sampler cpu the agent learns on a GPU, or on the CPU"):
+        placement(TrainOptions(sampler="cpu", device="mps"))
+
+
+@pytest.mark.parametrize("method", ["auto", "fork", "forkserver", "spawn"])
+def test_workers_start_as_they_are_told(method: Any) -> None:
+    options = TrainOptions(start_method=method)
+    assert training_sampler(options)._settings.start_method == method
+    assert evaluation_sampler(options, None, 2, 2)._settings.start_method == method

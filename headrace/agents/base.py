@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from headrace.agents.device import torch_device
+from headrace.agents.device import device_here
 from headrace.buffers.samples import Samples
 from headrace.checkpoint import save_checkpoint
 from headrace.config import call_text
@@ -127,7 +127,7 @@ class Agent(ABC):
 
     def to_device(self, device: torch.device | str) -> None:
         """Moves the model; raises ValueError for a GPU that is not there."""
-        place = torch_device(device, "device")
+        place = device_here(device, "device")
         self.model.to(place)
 
     @property

@@ -6,15 +6,20 @@ from typing import Any
 
 import torch
 
-__all__ = ["torch_device"]
+__all__ = ["device_here", "torch_device"]
 
 
 def torch_device(value: Any, argument: str) -> torch.device:
-    """The device that an argument names; raises ValueError for what is none, and for a GPU that is not here."""
+    """The device that an argument names; raises ValueError for what is none."""
     try:
-        device = torch.device(value)
+        return torch.device(value)
     except (RuntimeError, TypeError) as error:
         raise ValueError(f"{argument} must be a torch device such as 'cuda:0', got {value!r}") from error
+
+
+def device_here(value: Any, argument: str) -> torch.device:
+    """`torch_device`, of this machine; raises ValueError for a GPU that is not here."""
+    device = torch_device(value, argument)
     if device.type == "cuda":
         # Not `is_available()`: it may initialise CUDA, which processes forked later could then not use.
         n_gpus = torch.cuda.device_count()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from headrace.agents.base import Agent
-from headrace.agents.device import torch_device
+from headrace.agents.device import device_here
 from headrace.algos.base import Algo
 from headrace.algos.dqn import DQN, CategoricalDQN, CategoricalDQNConfig, DQNConfig
 from headrace.algos.pg import A2C, IMPALA, PPO, A2CConfig, IMPALAConfig, PPOConfig
@@ -201,7 +201,7 @@ def agent_for(spaces: EnvSpaces, options: TrainOptions) -> Agent:
 
 def placement(options: TrainOptions) -> Affinity:
     """Where the learner runs; raises ValueError for a device that is none, or none to learn on."""
-    learning_on = None if options.device is None else torch_device(options.device, "device")
+    learning_on = None if options.device is None else device_here(options.device, "device")
     cuda_idx = None
     if learning_on is not None and options.acting_device is None and learning_on.type != "cpu":
         if learning_on.type != "cuda":

@@ -15,7 +15,7 @@ from typing import Any
 
 from headrace.agents.base import Agent
 from headrace.agents.description import described
-from headrace.agents.device import torch_device
+from headrace.agents.device import device_here
 from headrace.algos.base import Algo
 from headrace.processes.affinity import Affinity
 from headrace.runners.callbacks import Callback
@@ -94,7 +94,7 @@ class Runner(ABC):
         self._save_itrs = self._in_batches(config.checkpoint_interval_steps or config.log_interval_steps)
         self._affinity = Affinity.of(affinity)
         if self._affinity.device is not None:
-            torch_device(self._affinity.device, "the GPU of affinity cuda_idx")
+            device_here(self._affinity.device, "the GPU of affinity cuda_idx")
         self._resume_from = None if resume_from is None else Path(resume_from).absolute()
         folder = folder_of(log_dir, self._resume_from)
         self._store = None if folder is None else CheckpointStore(folder)
