@@ -7,7 +7,7 @@ from typing import Any
 from headrace.agents.dqn import CategoricalDqnAgent, DqnAgent
 from headrace.agents.pg import CategoricalPgAgent, GaussianPgAgent
 from headrace.algos.dqn import DQN, CategoricalDQN, CategoricalDQNConfig, DQNConfig
-from headrace.algos.pg import A2C, IMPALA, PPO, A2CConfig
+from headrace.algos.pg import A2C, IMPALA, PPO, A2CConfig, PPOConfig
 from headrace.runners import MinibatchRl, MinibatchRlEval, RunnerConfig
 from headrace.runners.logging import Logger
 from headrace.samplers import SerialSampler
@@ -34,12 +34,13 @@ def row_of(cls: Any, algo: Any, agent: Any, env: str) -> dict[str, float]:
 
 def test_every_column_is_defined_and_every_definition_is_a_column() -> None:
     rows = [
-        row_of(MinibatchRl, PPO(), CategoricalPgAgent(), "CartPole-v1"),
+        row_of(MinibatchRl, PPO(PPOConfig(lr_schedule=lambda progress: 0.5)), CategoricalPgAgent(), "CartPole-v1"),
         row_of(MinibatchRlEval, A2C(), GaussianPgAgent(init_log_std=-1.0), "Pendulum-v1"),
         row_of(MinibatchRl, IMPALA(), CategoricalPgAgent(), "CartPole-v1"),
         row_of(MinibatchRl, DQN(DQNConfig(**LEARN)), DqnAgent(eps_itr_max=1, eps_final=0.25), "CartPole-v1"),
         row_of(MinibatchRl, CategoricalDQN(CategoricalDQNConfig(**LEARN)), CategoricalDqnAgent(), "CartPole-v1"),
     ]
+    assert rows[0]["learningRateMin"] == rows[0]["learningRateMax"] == 0.5 * PPOConfig().learning_rate
     statistic = re.compile(r"(Average|Std|Median|Min|Max)$")
     written = {statistic.sub("", name) for row in rows for name in row}
     defined = re.findall(r"^\| `(\w+)` \|", PAGE.read_text(), re.MULTILINE)

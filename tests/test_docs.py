@@ -137,6 +137,10 @@ def test_the_site_builds_without_warnings(tmp_path: Path) -> None:
     assert built.returncode == 0, built.stderr
     assert built.stderr == ""
     assert "--batch-T" in (tmp_path / "reference/command_line.html").read_text()
+    for page in tmp_path.rglob("*.html"):  # a table outside of its frame is cut off where it is wider than the page
+        html = page.read_text()
+        assert html.count("<table") == html.count('<div class="table-wrapper') or page.name == "genindex.html", page
+    assert "overflow-x: auto" in (tmp_path / "_static/tables.css").read_text()
     assert "obtain_samples" in (tmp_path / "reference/samplers.html").read_text()
 
 
