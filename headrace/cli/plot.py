@@ -117,8 +117,12 @@ def _settings(path: Path) -> dict[str, Any]:
         return {"folder": path.resolve().name}
     except ValueError as error:
         raise CommandFailed(str(error)) from error
-    flat = flattened(config).items()
-    return {name: str(value) for name, value in flat if name.split(".")[-1] not in _NOT_COMPARED}
+    named = {
+        # "algo.class", as a program of one's own leaves it, is "algo" here, and its value without the module.
+        name.removesuffix(".class"): str(value).rpartition(".")[2] if name.endswith(".class") else str(value)
+        for name, value in flattened(config).items()
+    }
+    return {name: value for name, value in named.items() if name.rpartition(".")[2] not in _NOT_COMPARED}
 
 
 def names_of_lines(settings: Sequence[Mapping[str, str]]) -> tuple[list[str], list[str]]:
