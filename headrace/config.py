@@ -9,7 +9,7 @@ from dataclasses import fields
 from functools import wraps
 from typing import Any, TypeVar
 
-__all__ = ["call_text", "checked_names", "nearest_name"]
+__all__ = ["call_text", "checked_names", "meant_name", "nearest_name"]
 
 #: What other libraries, and common usage, call a setting: our names for it. The first that a class has is meant.
 SYNONYMS: dict[str, tuple[str, ...]] = {
@@ -95,15 +95,17 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
 _Class = TypeVar("_Class", bound=type)
 
 
-def nearest_name(name: str, known: Collection[str]) -> str:
-    """The one of the known names that `name`, of another library or misspelt, stands for; empty if none is near."""
+def meant_name(name: str, known: Collection[str]) -> str:
+    """The one of the known names that `name`, ours or another library's, stands for; empty if none does."""
     lower = name.lower().replace("-", "_")
-    for ours in (lower, *SYNONYMS.get(lower, ())):
-        if ours in known:
-            return ours
+    return next((ours for ours in (lower, *SYNONYMS.get(lower, ())) if ours in known), "")
+
+
+def nearest_name(name: str, known: Collection[str]) -> str:
+    """`meant_name`, or else the one that is spelt most alike; empty if none is near."""
     spelt = {one.lower(): one for one in known}
-    near = difflib.get_close_matches(lower, spelt, n=1, cutoff=0.6)
-    return spelt[near[0]] if near else ""
+    near = difflib.get_close_matches(name.lower().replace("-", "_"), spelt, n=1, cutoff=0.6)
+    return meant_name(name, known) or (spelt[near[0]] if near else "")
 
 
 def checked_names(cls: _Class) -> _Class:

@@ -31,6 +31,8 @@ BOX = EnvSpaces(OBSERVATION, spaces.Box(-1.0, 1.0, (2,)))
         ("--gamma", "ppo", "--ppo.discount"),
         ("--clip-range", "ppo", "--ppo.ratio-clip"),
         ("--ppo.lr-schedule", "ppo", "--ppo.linear-lr-schedule"),  # a function, for Python only
+        ("--n-step", "dqn", "--dqn.n-step"),
+        ("--n-step", "ppo", "--n-steps"),
         ("--tau", "dqn", "--dqn.target-update-tau"),
         ("--total-timesteps", "ppo", "--n-steps"),
         ("--gpu", "ppo", "--device"),

@@ -16,7 +16,7 @@ from tyro.conf import OmitArgPrefixes as Unprefixed, Positional, SuppressFixed
 from tyro.constructors import PrimitiveConstructorSpec
 
 from headrace.cli.errors import UsageError
-from headrace.config import nearest_name
+from headrace.config import meant_name, nearest_name
 
 __all__ = ["Json", "Positional", "Unprefixed", "flags_of", "nearest_flag", "parse_options", "restored"]
 
@@ -79,16 +79,20 @@ def parse_options(
 
 
 def nearest_flag(option: str, flags: Sequence[str], own: str) -> str:
-    """The flag that an unknown option stands for, empty if none does: of the same settings, of `own`, or any other."""
+    """The flag that an unknown option stands for, empty if none does: of the same settings, of `own`, or of none.
+
+    One of another spelling only if there is none of another name.
+    """
     where, _, name = option.partition("=")[0].lstrip("-").replace("_", "-").rpartition(".")
-    for prefix in dict.fromkeys([f"--{where}." if where else "--", f"--{own}.", "--"]):
-        here = {
-            flag[len(prefix) :].replace("-", "_"): flag
-            for flag in flags
-            if flag.startswith(prefix) and "." not in flag[len(prefix) :]
-        }
-        if near := nearest_name(name, here):
-            return here[near]
+    for find in (meant_name, nearest_name):
+        for prefix in dict.fromkeys([f"--{where}." if where else "--", f"--{own}.", "--"]):
+            here = {
+                flag[len(prefix) :].replace("-", "_"): flag
+                for flag in flags
+                if flag.startswith(prefix) and "." not in flag[len(prefix) :]
+            }
+            if near := find(name, here):
+                return here[near]
     return ""
 
 
