@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +12,32 @@ from typing import Any, Literal
 
 import numpy as np
 
-from headrace.errors import headline
+from headrace.runners.row import significant
 from headrace.storage import write_whole
 
-__all__ = ["Curve", "Summary", "plot_curves", "plot_learning_curve", "read_columns", "summary_of"]
+__all__ = ["Curve", "Summary", "axis_label", "plot_curves", "plot_learning_curve", "read_columns", "summary_of"]
+
+#: What is in the columns of progress.csv, and in which unit, without their statistics.
+_QUANTITIES = {
+    "CumSteps": "environment steps",
+    "CumTime": "time (s)",
+    "CumSampleTime": "time of sampling (s)",
+    "CumOptimizeTime": "time of learning (s)",
+    "CumEvalTime": "time of evaluating (s)",
+    "Iteration": "batches",
+    "StepsPerSecond": "environment steps per second",
+    "Return": "return per episode",
+    "DiscountedReturn": "discounted return per episode",
+    "Length": "length of an episode (steps)",
+    "entropy": "entropy (nats)",
+    "approxKl": "approximate KL divergence (nats)",
+    "learningRate": "learning rate",
+    "epsilon": "ε",
+    "actionStd": "deviation of actions (units of the action)",
+}
+_STATISTICS = {"Std": "standard deviation of ", "Median": "median of ", "Min": "least ", "Max": "greatest "}
+#: Characters of the legend's font beside each other, and those that a line's sample takes.
+_LEGEND_WIDTH, _LEGEND_HANDLE = 90, 8
 
 
 @dataclass(frozen=True)
@@ -85,58 +108,69 @@ def plot_curves(
     y_label: str,
     title: str = "",
     note: str = "",
+    marks: Mapping[str, float] | None = None,
 ) -> None:
-    """Draws a line and, where there are several runs, a band for each summary, named by its key, into a file whose
-    suffix says the format.
+    """Draws a line and, where there is one, a band for each summary, named by its key, into a file whose suffix says
+    the format; the names stand beside the axes, not over the curves.
 
-    note: below the x axis, for what the band is. Raises ImportError where matplotlib is missing, ValueError for a
-    suffix it does not know.
+    note: below the x axis, for what the band is; marks: dashed lines across, by name. Raises ImportError where
+    matplotlib is missing, ValueError for a suffix it does not know, OSError where the disk does not take the file.
     """
     figure = _figure()
     axes = figure.subplots()
     for name, summary in summaries.items():
         (line,) = axes.plot(summary.x, summary.mean, label=name)
-        if summary.n_runs > 1:
+        if (summary.low < summary.high).any():
             axes.fill_between(summary.x, summary.low, summary.high, alpha=0.2, color=line.get_color(), linewidth=0)
+    for name, height in (marks or {}).items():
+        axes.axhline(height, linestyle="--", color="black", label=name)
     axes.set_xlabel(f"{x_label}\n{note}" if note else x_label)
     axes.set_ylabel(y_label)
     axes.set_title(title)
-    axes.legend(fontsize="small")
     axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=150)
+    n_names = len(summaries) + len(marks or {})
+    if n_names > 1:
+        longest = max(len(name) for name in (*summaries, *(marks or {})))
+        n_columns = max(1, min(n_names, _LEGEND_WIDTH // (longest + _LEGEND_HANDLE)))
+        figure.legend(loc="outside lower center", ncols=n_columns, fontsize="small")
+    picture, path = io.BytesIO(), Path(path)
+    figure.savefig(picture, dpi=150, format=path.suffix.lstrip(".") or "png")
+    write_whole(path, [picture.getbuffer()])
 
 
 def plot_learning_curve(csv_path: str | Path, png_path: str | Path, final_return: float | None = None) -> None:
-    """Draws the mean return of a progress CSV over steps, with a band from least to greatest, into a PNG file.
+    """Draws the mean return of a progress CSV over steps, with a band from least to greatest, into a picture.
 
     final_return: the mean return of a final evaluation, a dashed line. Raises ImportError where matplotlib is missing,
     ValueError where the file has no row with a return.
     """
-    figure = _figure()
-    with Path(csv_path).open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row.get("ReturnAverage", "nan") not in ("", "nan")]
-    if not rows:
+    names = ("CumSteps", "ReturnAverage", "ReturnMin", "ReturnMax")
+    try:
+        columns = read_columns(csv_path, names)
+    except KeyError as error:
+        raise ValueError(
+            f"{csv_path} has no row with a return, and no column {error.args[0]}: no episode ended; train longer"
+        ) from error
+    there = ~np.isnan(columns["ReturnAverage"])
+    if not there.any():
         raise ValueError(f"{csv_path} has no row with a return: no episode ended; train longer, or log less often")
+    steps, mean, low, high = (columns[name][there] for name in names)
+    plot_curves(
+        {"mean of the episodes of a row": Summary(steps, mean, low, high, n_runs=1)},
+        png_path,
+        x_label=axis_label("CumSteps"),
+        y_label=axis_label("ReturnAverage"),
+        note="band: least to greatest episode",
+        marks={} if final_return is None else {f"final evaluation: {significant(final_return)}": final_return},
+    )
 
-    def column(name: str) -> list[float]:
-        try:
-            return [float(row[name]) for row in rows]
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{csv_path} is damaged, its column {name}: {headline(error)}") from error
 
-    steps = column("CumSteps")
-    axes = figure.subplots()
-    axes.fill_between(steps, column("ReturnMin"), column("ReturnMax"), alpha=0.2, label="least to greatest")
-    axes.plot(steps, column("ReturnAverage"), label="mean")
-    if final_return is not None:
-        axes.axhline(final_return, linestyle="--", color="black", label=f"final evaluation: {final_return:.1f}")
-    axes.set_xlabel("environment steps")
-    axes.set_ylabel("return")
-    axes.legend()
-    axes.grid(alpha=0.3)
-    picture = io.BytesIO()
-    figure.savefig(picture, dpi=150, format="png")
-    write_whole(Path(png_path), [picture.getbuffer()])
+def axis_label(column: str) -> str:
+    """The quantity in a column of progress.csv, with its unit; the name of a column without one here."""
+    parts = re.fullmatch(r"(.+?)(Average|Std|Median|Min|Max)?", column)
+    if parts is None or parts[1] not in _QUANTITIES:
+        return column
+    return _STATISTICS.get(parts[2], "") + _QUANTITIES[parts[1]]
 
 
 def _figure() -> Any:

@@ -1,5 +1,6 @@
 """The command line: what it leaves, and what it says when it cannot."""
 
+import io
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ from time import monotonic, sleep
 
 import psutil
 import pytest
+import torch
 
 from headrace.cli.main import main
 from headrace.runners import load_checkpoint
@@ -19,6 +21,7 @@ from tests.leftovers import DEADLINE
 pytestmark = pytest.mark.programs
 
 PROGRAM = [sys.executable, "-c", "from headrace.cli.main import main; raise SystemExit(main())"]
+NO_GPU = pytest.mark.skipif(torch.cuda.device_count() > 0, reason="there is a GPU")
 SMALL = ["--batch-T", "16", "--batch-B", "8", "--eval-episodes", "5", "--ppo.epochs", "2"]
 
 
@@ -65,7 +68,20 @@ def test_training_leaves_a_checkpoint_a_log_and_a_picture(tmp_path: Path) -> Non
         (["train", "--algo", "x"], 2, "unknown algo 'x'; there is a2c, categorical-dqn, dqn, impala, ppo"),
         (["train", "--sampler", "cpuu"], 2, "unknown sampler 'cpuu'; did you mean 'cpu'?"),
         (["train", "--sampler", "alternate"], 2, "unknown sampler 'alternate'; did you mean 'alternating'?"),
-        (["train", "--sampler", "cpu", "--device", "cuda:0"], 2, "CpuSampler acts in its workers, on the CPU"),
+        (["train", "--algo", "sac"], 2, "there is no sac here; the nearest is ppo, for Box actions"),
+        (["train", "--lr", "1e-3"], 2, "unknown option '--lr'; did you mean --ppo.learning-rate?"),
+        (["train", "--algo", "dqn", "--lr", "1e-3"], 2, "did you mean --dqn.learning-rate?"),
+        (["train", "--gpu"], 2, "did you mean --device?"),
+        (["train", "--dqn.n-step", "3"], 2, "--dqn.n-step is for --algo dqn, and this run is of ppo"),
+        (["train", "--sampler", "serial", "--start-method", "spawn"], 2, "--sampler serial has none"),
+        (["train", "--start-method", "thread"], 2, "invalid choice 'thread' for argument '--start-method'"),
+        pytest.param(
+            ["train", "--sampler", "cpu", "--device", "cuda:0"],
+            2,
+            "device='cuda:0' is not there (torch sees 0 GPUs here",
+            marks=NO_GPU,
+        ),
+        pytest.param(["train", "--sampler", "gpu", "--device", "cuda"], 2, "device='cuda' is not there", marks=NO_GPU),
         (["train", "--sampler", "gpu", "--device", "cuda-0"], 2, "device must be a torch device such as 'cuda:0'"),
         (["train", "--env", "tests.walk:Wark"], 2, "environment 'tests.walk:Wark'; did you mean 'tests.walk:Walk'?"),
         (
@@ -83,7 +99,7 @@ def test_training_leaves_a_checkpoint_a_log_and_a_picture(tmp_path: Path) -> Non
         (["train", "--env-kwargs", '{"gravity": 1}'], 2, "unexpected keyword argument 'gravity'"),
         (["train", "--recurrent", "rnn"], 2, "invalid choice 'rnn' for argument '--recurrent'. Expected"),
         (["train", "--recurrent", "gru", "--hidden-sizes", "8"], 2, "its width is --memory-size"),
-        (["train", "--memory-size", "0"], 2, "--memory-size must be at least 1, got 0"),
+        (["train", "--recurrent", "gru", "--memory-size", "0"], 2, "--memory-size must be at least 1, got 0"),
         (["train", "--bach-T", "4"], 2, "unknown option '--bach-T'; did you mean --batch-T?"),
         (["train", "--ppo.epoch", "4"], 2, "did you mean --ppo.epochs?"),
         (["train", "--n-step", "4"], 2, "unknown option '--n-step'; did you mean --n-steps?"),
@@ -120,18 +136,14 @@ def test_an_error_is_one_line_with_the_remedy(
     assert list(tmp_path.iterdir()) == [], "a command that did not start leaves nothing"
 
 
-def test_a_complaint_is_a_sentence_where_tyro_draws_a_box_too() -> None:
-    """The other tests run where standard output is no terminal's UTF-8, and tyro draws lines instead."""
-    done = subprocess.run(
-        [*PROGRAM, "train", "--n-steps", "0"],
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE,
-        check=False,
-        env={**os.environ, "PYTHONIOENCODING": "utf-8"},
-    )
+def test_a_complaint_is_a_sentence_where_tyro_draws_a_box_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As on a terminal that shows UTF-8."""
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "utf-8"))
+    assert main(["train", "--n-steps", "0"]) == 2
     complaint = "headrace: Error parsing runner: n_steps must be at least 1, got 0.0; see headrace train --help\n"
-    assert (done.returncode, done.stdout, done.stderr) == (2, "", complaint)
+    assert capsys.readouterr().err == complaint
 
 
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -83,7 +83,7 @@ def test_another_environment_with_the_same_spaces_will_do(tmp_path: Path, capsys
     train(tmp_path / "run", capsys)
     options = ["--env", "CartPole-v0", "--env-kwargs", '{"max_episode_steps": 7}']
     assert main(["eval", str(tmp_path / "run"), *options]) == 0
-    assert "mean return 7.0 over 5 episodes" in capsys.readouterr().out
+    assert "mean return 7 over 5 episodes" in capsys.readouterr().out
     assert main(["eval", str(tmp_path / "run"), "--env", "Acrobot-v1"]) == 1
     complaint = capsys.readouterr().err
     assert complaint.count("\n") == 1
@@ -99,7 +99,7 @@ def test_videos_show_whole_episodes(tmp_path: Path, capsys: pytest.CaptureFixtur
     *_, first, second = capsys.readouterr().out.splitlines()
     for number, line in enumerate((first, second)):
         path = tmp_path / "videos" / f"episode-{number}.mp4"
-        assert line.split() == ["video", str(path), "(return", "8.0)"]
+        assert line.split() == ["video", str(path), "(return", "8)"]
         with imageio.get_reader(path) as reader:
             assert reader.count_frames() == 9, "the first picture and one for each step"
             assert reader.get_meta_data()["size"] == (600, 400)
@@ -122,10 +122,11 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ([], 2, "give --env"),
         (["nowhere", "--env", "CartPole-v1"], 2, "nowhere is not there"),
         (["RUN", "--episodes", "0"], 2, "--episodes must be at least 1, got 0"),
-        (["RUN", "--video-episodes", "0"], 2, "--video-episodes must be at least 1, got 0"),
+        (["RUN", "--video-episodes", "2"], 2, "--video-episodes is for videos; add --video FOLDER"),
+        (["RUN", "--video", "videos", "--video-episodes", "0"], 2, "--video-episodes must be at least 1, got 0"),
         (["RUN", "--seed", "-1"], 2, "--seed must be at least 0, got -1"),
         (["RUN", "--episods", "3"], 2, "did you mean --episodes?"),
-        (["RUN", "--n-workers", "0"], 2, "n_workers must be at least 1, got 0"),
+        (["RUN", "--sampler", "cpu", "--n-workers", "0"], 2, "n_workers must be at least 1, got 0"),
         (["RUN", "--env", "CartPol-v1"], 2, "did you mean 'CartPole-v1'?"),
         (["RUN/worst.pt"], 2, "worst.pt is not there"),
         (["RUN/progress.csv"], 1, "is not a headrace checkpoint"),

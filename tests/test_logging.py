@@ -17,6 +17,7 @@ from headrace.agents.pg import CategoricalPgAgent
 from headrace.algos.pg import A2C
 from headrace.runners import MinibatchRl, RunnerConfig
 from headrace.runners.logging import ConsoleLogger, Loggers, TensorBoardLogger, WandbLogger
+from headrace.runners.row import significant
 from headrace.samplers import SerialSampler
 
 ROW = {
@@ -102,6 +103,10 @@ def test_wandb_is_told_settings_rows_and_the_end(tmp_path: Path, monkeypatch: py
         logger.start(1000)
         logger.row({"CumSteps": 10, "ReturnAverage": 1.5, "lossAverage": math.nan})
     logger.close()
+    own = WandbLogger("mill")
+    own.settings({"seed": 4})
+    own.start(1000)
+    assert wandb.told.pop()["config"] == {"seed": 4}, "the settings of the run, where none were given"
     settings = {"project": "mill", "name": "first", "config": {"seed": 3}, "dir": str(tmp_path), "mode": "offline"}
     assert wandb.told == [settings, (10, {"CumSteps": 10, "ReturnAverage": 1.5}), "finished"]
 
@@ -130,7 +135,7 @@ def test_the_table_below_a_line_is_aligned_and_no_wider_than_the_terminal(
         logger.start(1000)
         logger.row(ROW)
     line, *table = stream.getvalue().splitlines()
-    assert "return 12.3" in line
+    assert line.startswith("  return     12.34 "), "the return comes first"
     assert "".join(table).split() == [
         *("ReturnStd", "2.5", "ReturnMin", "9", "ReturnMax", "71"),
         *("Length", "12", "entropy", "0.6931", "approxKl", "-1.23e-05"),
@@ -157,3 +162,45 @@ def test_the_table_is_as_wide_as_the_terminal_it_is_shown_on(monkeypatch: pytest
             shown += os.read(ours, 10_000)
     os.close(ours)
     assert len(shown.splitlines()) == 1 + 3, shown
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.05, "0.05"),
+        (0.0, "0"),
+        (475.31, "475.3"),
+        (500.0, "500"),
+        (123456.7, "123457"),
+        (-1.23456, "-1.235"),
+        (0.00098765, "0.0009877"),
+        (1.2341e-7, "1.234e-07"),
+        (2.5e20, "2.5e+20"),
+        (math.nan, "nan"),
+        (-math.inf, "-inf"),
+    ],
+)
+def test_numbers_have_significant_digits(value: float, text: str) -> None:
+    assert significant(value) == text
+
+
+def test_settings_of_a_run_are_tensorboards_hyperparameters(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.hparams import metadata, plugin_data_pb2
+
+    sampler = SerialSampler("CartPole-v1", batch_T=16, batch_B=4)
+    logger = TensorBoardLogger(tmp_path)
+    config = RunnerConfig(n_steps=64, seed=3)
+    MinibatchRl(A2C(), CategoricalPgAgent(), sampler, config, logger=logger).train()
+    accumulator = EventAccumulator(str(tmp_path))
+    accumulator.Reload()
+    found: dict[str, Any] = {}
+    for content in accumulator.summary_metadata.values():
+        data = plugin_data_pb2.HParamsPluginData.FromString(content.plugin_data.content)
+        assert content.plugin_data.plugin_name == metadata.PLUGIN_NAME or not data.HasField("session_start_info")
+        found |= {name: value for name, value in data.session_start_info.hparams.items()}
+    assert found["runner.seed"].number_value == 3
+    assert found["algo.config.learning_rate"].number_value == A2C().config.learning_rate
+    assert found["algo.config.linear_lr_schedule"].bool_value is True
+    assert found["sampler.class"].string_value == "headrace.samplers.engines.serial.SerialSampler"

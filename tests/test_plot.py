@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from headrace.cli.main import main
-from headrace.runners.logging import Curve, read_columns, summary_of
+from headrace.cli.plot import names_of_lines
+from headrace.plotting import axis_label
+from headrace.runners.logging import Curve, Summary, plot_curves, read_columns, summary_of
 
 pytestmark = pytest.mark.programs
 
@@ -58,14 +60,84 @@ def test_runs_that_differ_in_the_seed_only_are_one_line(
     picture = tmp_path / "picture.svg"
     assert main(["plot", *four_runs, "--out", str(picture)]) == 0
     first, second, last = capsys.readouterr().out.splitlines()
-    assert first == "ppo.epochs=4: 2 runs, ReturnAverage 7 at CumSteps 30"
-    assert second == "ppo.epochs=8: 2 runs, ReturnAverage 40 at CumSteps 20"
+    assert first == "epochs=4: 2 runs, ReturnAverage 7 at CumSteps 30"
+    assert second == "epochs=8: 2 runs, ReturnAverage 40 at CumSteps 20"
     assert last.split() == ["picture", str(picture)]
     words = texts(picture)
-    for word in ("ppo.epochs=4", "ppo.epochs=8", "CartPole-v1 · ppo", "environment steps", "return"):
+    for word in ("epochs=4", "epochs=8", "CartPole-v1 · ppo", "environment steps", "return per episode"):
         assert word in words
     assert "band: least to greatest run" in words
     assert n_bands(picture) == 2
+
+
+def test_names_of_lines_can_be_given(four_runs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture = tmp_path / "picture.svg"
+    assert main(["plot", *four_runs, "--label", "few epochs", "many", "--out", str(picture)]) == 0
+    assert [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()[:2]] == ["few epochs", "many"]
+    assert "few epochs" in texts(picture)
+    assert "epochs=4" not in texts(picture)
+
+
+@pytest.mark.parametrize(
+    ("settings", "labels", "besides"),
+    [
+        ([{"env": "A", "algo": "ppo", "ppo.epochs": "4"}], ["mean"], []),
+        (
+            [{"ppo.epochs": "4", "model.dueling": "True"}, {"ppo.epochs": "8", "model.dueling": "True"}],
+            ["epochs=4", "epochs=8"],
+            [],
+        ),
+        (  # each algorithm has settings of its own, and defaults that differ
+            [
+                {"batch_T": "32", "algo": "ppo", "ppo.epochs": "4", "ppo.discount": "0.9"},
+                {"batch_T": "8", "algo": "a2c", "a2c.discount": "0.9"},
+            ],
+            ["algo=ppo", "algo=a2c"],
+            ["batch_T", "epochs", "ppo.discount", "a2c.discount"],
+        ),
+        (
+            [{"lr": lr, "T": T} for lr in ("1", "2") for T in ("8", "16")],
+            ["lr=1, T=8", "lr=1, T=16", "lr=2, T=8", "lr=2, T=16"],
+            [],
+        ),
+        (
+            [{"ppo.size": "1", "a.size": "x"}, {"ppo.size": "2", "a.size": "y"}],
+            ["ppo.size=1", "ppo.size=2"],
+            ["a.size"],
+        ),
+    ],
+    ids=["one", "one setting", "two algorithms", "a grid", "the same last part"],
+)
+def test_a_name_of_a_line_is_short_and_tells_it_apart(
+    settings: list[dict[str, str]], labels: list[str], besides: list[str]
+) -> None:
+    assert names_of_lines(settings) == (labels, besides)
+
+
+def test_the_legend_is_not_over_the_curves(tmp_path: Path) -> None:
+    """It belongs to the figure, below the axes, and a single line needs none."""
+    x = np.arange(3.0)
+    one = {"first": Summary(x, x, x, x, 1)}
+    plot_curves(one, tmp_path / "one.svg", x_label="x", y_label="y")
+    plot_curves(one, tmp_path / "two.svg", x_label="x", y_label="y", marks={"mark": 1.0})
+    assert "legend" not in (tmp_path / "one.svg").read_text()
+    (axes,) = ElementTree.parse(tmp_path / "two.svg").iterfind(".//*[@id='axes_1']")
+    assert "legend" in (tmp_path / "two.svg").read_text()
+    assert not axes.findall(".//*[@id='legend_1']")
+
+
+@pytest.mark.parametrize(
+    ("column", "label"),
+    [
+        ("ReturnAverage", "return per episode"),
+        ("LengthMax", "greatest length of an episode (steps)"),
+        ("CumTime", "time (s)"),
+        ("lossAverage", "lossAverage"),
+        ("", ""),
+    ],
+)
+def test_axes_say_what_they_measure(column: str, label: str) -> None:
+    assert axis_label(column) == label
 
 
 def test_any_columns_can_be_drawn_and_smoothed(
@@ -76,8 +148,8 @@ def test_any_columns_can_be_drawn_and_smoothed(
     assert main(["plot", four_runs[0], *options]) == 0
     assert capsys.readouterr().out.splitlines()[0] == "mean: 1 run, ReturnMin 4 at CumTime 3"
     words = texts(picture)
-    assert "seconds" in words
-    assert "ReturnMin" in words
+    assert "time (s)" in words
+    assert "least return per episode" in words
     assert "band" not in words
     assert n_bands(picture) == 0
 
@@ -143,6 +215,7 @@ def test_columns_are_read_as_numbers(tmp_path: Path) -> None:
         (["nowhere"], 2, "nowhere holds no progress.csv"),
         (["run", "--y", "RetrunAverage"], 2, "'RetrunAverage'; did you mean 'ReturnAverage'?"),
         (["run", "--x", "zzz"], 2, "'zzz'; there is CumSteps, CumTime, ReturnAverage, ReturnMin"),
+        (["run", "--label", "a", "b"], 2, "--label needs a name of its own for each line, 1 of them: mean"),
         (["run", "--smooth", "0"], 2, "--smooth must be at least 1, got 0"),
         (["run", "--band", "x"], 2, "--band"),
         (["run", "--smoth", "3"], 2, "did you mean --smooth?"),

@@ -531,13 +531,13 @@ class Terminal(io.StringIO):
 ROW = {"CumSteps": 250, "CumTime": 5.0, "StepsPerSecond": 50.0, "ReturnAverage": 12.34}
 
 
-def test_a_line_says_steps_rate_time_left_and_return() -> None:
+def test_a_line_says_return_steps_rate_and_time_left() -> None:
     stream = io.StringIO()
     with ConsoleLogger(stream) as logger:
         logger.start(1000)
         logger.progress(100, 1.0)
         logger.row(ROW)
-    assert stream.getvalue().split() == ["250", "steps", "25%", "50", "steps/s", "ETA", "0:00:15", "return", "12.3"]
+    assert stream.getvalue().split() == ["return", "12.34", "250", "steps", "25%", "50", "steps/s", "ETA", "0:00:15"]
 
 
 def test_a_terminal_gets_a_bar_that_leaves_no_thread() -> None:
@@ -561,7 +561,7 @@ def test_without_tqdm_a_terminal_gets_lines(monkeypatch: pytest.MonkeyPatch) -> 
         logger.progress(500, 77.7)
         logger.row(ROW)
     assert stream.getvalue().count("\n") == 1
-    assert "return 12.3" in stream.getvalue()
+    assert "return     12.34" in stream.getvalue()
 
 
 def test_a_learning_curve_is_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -569,9 +569,11 @@ def test_a_learning_curve_is_a_picture(tmp_path: Path, monkeypatch: pytest.Monke
     log.write_text("CumSteps,ReturnAverage,ReturnMin,ReturnMax\n0,nan,nan,nan\n10,1,0,2\n20,3,1,4\n")
     plot_learning_curve(log, picture, final_return=3.5)
     assert picture.read_bytes().startswith(b"\x89PNG")
-    log.write_text("CumSteps\n10\n")
-    with pytest.raises(ValueError, match="no row with a return"):
-        plot_learning_curve(log, picture)
+    other = tmp_path / "other.csv"
+    for nothing in ("CumSteps\n10\n", "CumSteps,ReturnAverage,ReturnMin,ReturnMax\n10,nan,nan,nan\n"):
+        other.write_text(nothing)
+        with pytest.raises(ValueError, match=r"no row with a return.*no episode ended"):
+            plot_learning_curve(other, picture)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r"headrace\[plot\]"):
         plot_learning_curve(log, picture)

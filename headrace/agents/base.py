@@ -11,7 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from headrace.agents.device import device_here
+from headrace.buffers.samples import Samples
 from headrace.checkpoints.file import save_checkpoint
+from headrace.config import call_text
 from headrace.rng import Stream
 from headrace.types import AgentStep, EnvSpaces, StepInputs, Tree
 
@@ -111,6 +114,10 @@ class Agent(ABC):
         the same function.
         """
 
+    def exploration(self, itr: int, samples: Samples) -> dict[str, float]:
+        """How much the agent explored in batch `itr`, numbers by name; runners log them. None for most."""
+        return {}
+
     def acting_state(self) -> list[torch.Tensor]:
         """The tensors that decide actions (parameters and buffers), as they live in the model, in a fixed order.
 
@@ -119,8 +126,9 @@ class Agent(ABC):
         return [tensor.detach() for tensor in chain(self.model.parameters(), self.model.buffers())]
 
     def to_device(self, device: torch.device | str) -> None:
-        """Moves the model."""
-        self.model.to(device)
+        """Moves the model; raises ValueError for a GPU that is not there."""
+        place = device_here(device, "device")
+        self.model.to(place)
 
     @property
     def device(self) -> torch.device:
@@ -138,6 +146,10 @@ class Agent(ABC):
         Agents whose constructors take arguments override this; checkpoints describe the agent by it.
         """
         return {}
+
+    def __repr__(self) -> str:
+        """The call that made it, with the settings that differ from the defaults."""
+        return call_text(type(self), self.settings())
 
     def state_dict(self) -> dict[str, Any]:
         """All that a checkpoint must hold to rebuild this agent's behaviour: tensors and plain values only."""

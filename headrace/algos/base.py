@@ -50,6 +50,10 @@ class Algo(ABC):
         Raises FloatingPointError if a loss is NaN or infinite; the parameters are then those of the last good update.
         """
 
+    def __repr__(self) -> str:
+        """The call that made it, with the settings that differ from the defaults."""
+        return f"{type(self).__name__}({'' if self.config is None else repr(self.config)})"
+
     def sink(self) -> Any:
         """For algorithms that learn from a replay: what an asynchronous sampler is to `feed`, in place of the replay
         that `optimize_agent` would append to. Called before `initialize`; None: it learns from the batches themselves.

@@ -13,7 +13,7 @@ import numpy as np
 from headrace.agents.description import own_name
 from headrace.envs.factory import name_to_import
 
-__all__ = ["Run", "described", "differences", "plain", "settings_of"]
+__all__ = ["Run", "described", "differences", "flattened", "plain", "settings_of"]
 
 
 class Run(Protocol):
@@ -49,18 +49,15 @@ def settings_of(runner: Run) -> dict[str, Any]:
     """What a run that goes on from a checkpoint must have in common with the one that wrote it: flat and plain,
     `{"algo.config.discount": 0.99, …}`.
     """
-    return dict(
-        _flat(
-            "",
-            plain(
-                {
-                    "runner": type(runner),
-                    "seed": runner.seed,
-                    "algo": {"class": type(runner.algo), "config": runner.algo.config},
-                    "agent": {"class": type(runner.agent), "settings": runner.agent.settings()},
-                    "sampler": runner.sampler.settings(),
-                }
-            ),
+    return flattened(
+        plain(
+            {
+                "runner": type(runner),
+                "seed": runner.seed,
+                "algo": {"class": type(runner.algo), "config": runner.algo.config},
+                "agent": {"class": type(runner.agent), "settings": runner.agent.settings()},
+                "sampler": runner.sampler.settings(),
+            }
         )
     )
 
@@ -90,6 +87,11 @@ def described(runner: Run) -> dict[str, Any]:
     return {name: plain(value) for name, value in parts.items()}
 
 
+def flattened(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """`{"ppo": {"epochs": 4}}` as `{"ppo.epochs": 4}`."""
+    return dict(_flat("", settings))
+
+
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """`name: value then, value now` of every setting that is not the same."""
     nothing = "nothing"
@@ -106,7 +108,7 @@ def _short(value: Any) -> str:
 
 
 def _flat(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict) and value:
+    if isinstance(value, Mapping) and value:
         for name, item in value.items():
             yield from _flat(f"{prefix}.{name}" if prefix else name, item)
     else:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from headrace.agents.base import Agent
+from headrace.agents.device import device_here
 from headrace.algos.base import Algo
 from headrace.algos.dqn import DQN, CategoricalDQN, CategoricalDQNConfig, DQNConfig
 from headrace.algos.pg import A2C, IMPALA, PPO, A2CConfig, IMPALAConfig, PPOConfig
 from headrace.cli.agents import ActingOptions, ModelOptions, pg_agent, q_agent
-from headrace.cli.errors import unknown
+from headrace.cli.errors import UsageError, unknown
 from headrace.cli.options import Json, Unprefixed
-from headrace.processes.affinity import usable_cores
+from headrace.processes.affinity import Affinity, usable_cores
 from headrace.runners.config import RunnerConfig
 from headrace.samplers.base import BaseSampler
 from headrace.samplers.presets import (
@@ -39,9 +41,31 @@ __all__ = [
     "agent_for",
     "algo_for",
     "evaluation_sampler",
+    "placement",
+    "require_algo",
     "training_sampler",
 ]
 
+#: Algorithms that there are elsewhere: what comes nearest here.
+_ELSEWHERE = {
+    "a3c": "a2c, the same without lag, or impala, which corrects for it (--sampler async-cpu)",
+    "appo": "impala, with --sampler async-cpu",
+    "c51": "categorical-dqn",
+    "ddpg": "ppo, for Box actions",
+    "ddqn": "dqn, which is double unless --dqn.no-double-dqn",
+    "double-dqn": "dqn, which is double unless --dqn.no-double-dqn",
+    "qr-dqn": "categorical-dqn, which learns distributions of returns, too",
+    "qrdqn": "categorical-dqn, which learns distributions of returns, too",
+    "r2d1": "ppo with --recurrent lstm, for agents with a memory",
+    "r2d2": "ppo with --recurrent lstm, for agents with a memory",
+    "rainbow": "categorical-dqn with --dueling and --categorical-dqn.prioritized-replay",
+    "recurrent-ppo": "ppo with --recurrent lstm",
+    "reinforce": "a2c",
+    "sac": "ppo, for Box actions",
+    "td3": "ppo, for Box actions",
+    "trpo": "ppo",
+    "vpg": "a2c",
+}
 #: Names of the algorithms; each has its settings in `TrainOptions` under its name.
 ALGOS = ("a2c", "categorical-dqn", "dqn", "impala", "ppo")
 #: Those that learn action values.
@@ -78,8 +102,10 @@ class PlaceOptions:
     n_workers: int | None = None
     """Worker processes; if not given as many as usable cores, or one less where actions come from this process."""
     device: str | None = None
-    """Where actions are computed and the agent learns, such as cuda:0; not for cpu. If not given, the first GPU for
-    samplers whose actions come from this process, else the CPU."""
+    """Where the agent learns, such as cuda:0, and where its actions are computed, unless workers do that (cpu). If not
+    given, the first GPU for samplers whose actions come from this process, else the CPU."""
+    start_method: Literal["auto", "fork", "forkserver", "spawn"] = "auto"
+    """How worker processes start; auto is fork on Linux while CUDA is not initialised, else forkserver."""
     torch_threads: int = 1
     """Threads of torch operations in this process; more pay off for large models only."""
 
@@ -89,6 +115,12 @@ class PlaceOptions:
         if self.sampler not in SAMPLERS:
             raise unknown("sampler", self.sampler, SAMPLERS)
         return SAMPLERS[self.sampler]
+
+    @property
+    def acting_device(self) -> str | None:
+        """The device for the sampler; none for samplers that act in their workers, on the CPU."""
+        layout = self.sampler_class.layout
+        return None if layout.processes and not layout.served else self.device
 
 
 @dataclass(kw_only=True)
@@ -137,6 +169,15 @@ class TrainOptions(PlaceOptions):
     """Settings of categorical-dqn."""
 
 
+def require_algo(name: str) -> None:
+    """Raises UsageError for an algorithm that is not there, with what comes nearest."""
+    if name not in ALGOS:
+        elsewhere = _ELSEWHERE.get(name.lower().replace("_", "-"))
+        if elsewhere is not None:
+            raise UsageError(f"there is no {name} here; the nearest is {elsewhere}")
+        raise unknown("algo", name, ALGOS)
+
+
 def algo_for(options: TrainOptions) -> Algo:
     """The algorithm, not initialized yet."""
     match options.algo:
@@ -159,6 +200,19 @@ def agent_for(spaces: EnvSpaces, options: TrainOptions) -> Agent:
     return pg_agent(spaces, options.model)
 
 
+def placement(options: TrainOptions) -> Affinity:
+    """Where the learner runs; raises ValueError for a device that is none, or none to learn on."""
+    learning_on = None if options.device is None else device_here(options.device, "device")
+    cuda_idx = None
+    if learning_on is not None and options.acting_device is None and learning_on.type != "cpu":
+        if learning_on.type != "cuda":
+            raise ValueError(
+                f"device={options.device!r}: with --sampler {options.sampler} the agent learns on a GPU, or on the CPU"
+            )
+        cuda_idx = learning_on.index or 0
+    return Affinity(master_torch_threads=options.torch_threads, cuda_idx=cuda_idx)
+
+
 def training_sampler(options: TrainOptions) -> BaseSampler:
     """The sampler to train with, not initialized yet."""
     return options.sampler_class(
@@ -167,12 +221,13 @@ def training_sampler(options: TrainOptions) -> BaseSampler:
         batch_T=options.batch_T,
         batch_B=options.batch_B,
         n_workers=options.n_workers,
-        device=options.device,
+        start_method=options.start_method,
+        device=options.acting_device,
     )
 
 
-def evaluation_sampler(place: PlaceOptions, episodes: int, at_once: int) -> BaseSampler:
-    """A sampler for an evaluation alone; at_once: environments to step side by side at most."""
+def evaluation_sampler(place: PlaceOptions, device: str | None, episodes: int, at_once: int) -> BaseSampler:
+    """A sampler for an evaluation alone, acting on `device`; at_once: environments to step side by side at most."""
     rounds = math.ceil(episodes / at_once)
     return place.sampler_class(
         place.env,
@@ -180,7 +235,8 @@ def evaluation_sampler(place: PlaceOptions, episodes: int, at_once: int) -> Base
         batch_T=1,
         batch_B=place.n_workers or usable_cores(),
         n_workers=place.n_workers,
-        device=place.device,
+        start_method=place.start_method,
+        device=device,
         max_decorrelation_steps=0,
         eval_n_envs=math.ceil(episodes / rounds),
         eval_max_trajectories=episodes,

@@ -25,9 +25,10 @@ def unknown(what: str, name: str, known: Iterable[str], listing: str = "") -> Us
     names = sorted(known)
     # Without the module before an id: it is the same in all, which would make all of them near.
     bare = {one.rpartition(":")[2]: one for one in names}
-    near = difflib.get_close_matches(name.rpartition(":")[2], bare, n=1, cutoff=0.5)
+    lower = {one.lower(): full for one, full in bare.items()}
+    near = difflib.get_close_matches(name.rpartition(":")[2].lower(), lower, n=1, cutoff=0.5)
     if near:
-        return UsageError(f"unknown {what} {name!r}; did you mean {bare[near[0]]!r}?")
+        return UsageError(f"unknown {what} {name!r}; did you mean {lower[near[0]]!r}?")
     return UsageError(f"unknown {what} {name!r}; " + (listing or f"there is {', '.join(names)}"))
 
 

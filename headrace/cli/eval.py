@@ -15,6 +15,7 @@ from headrace.cli.build import PlaceOptions, TrainOptions, evaluation_sampler
 from headrace.cli.earlier import EarlierRun
 from headrace.cli.environments import factory_of, spaces_of
 from headrace.cli.errors import CommandFailed, UsageError, require_at_least
+from headrace.cli.idle import Rule, of_place, refuse_idle
 from headrace.cli.imports import imported_model
 from headrace.cli.options import Positional, parse_options
 from headrace.cli.report import failed, summary_line
@@ -22,6 +23,7 @@ from headrace.cli.video import Recorder, require_video
 from headrace.envs.factory import EnvFactory
 from headrace.errors import SamplerError
 from headrace.policy import load_agent
+from headrace.runners.row import significant
 from headrace.runners.threads import torch_threads
 from headrace.samplers.presets import SerialSampler
 from headrace.types import AgentStep, EnvSpaces, StepInputs, Tree
@@ -92,6 +94,8 @@ def run(args: Sequence[str]) -> int:
     earlier = _earlier(asked.checkpoint)
     trained = earlier.options
     options = parse_options(_defaults(asked.checkpoint, trained), _PROG, args)
+    video = Rule(["video-episodes"], options.video is not None, "for videos; add --video FOLDER")
+    refuse_idle(args, [*of_place(options), video])
     require_at_least(1, "episodes", options.episodes)
     require_at_least(1, "video-episodes", options.video_episodes)
     require_at_least(1, "torch-threads", options.torch_threads)
@@ -121,7 +125,7 @@ def run(args: Sequence[str]) -> int:
     if options.stochastic:
         agent = _Sampling(agent)
     try:
-        evaluation = evaluation_sampler(options, options.episodes, trained.batch_B)
+        evaluation = evaluation_sampler(options, options.device, options.episodes, trained.batch_B)
     except (TypeError, ValueError) as error:
         raise UsageError(str(error)) from error
     try:
@@ -153,6 +157,7 @@ def _defaults(path: Path, trained: TrainOptions) -> EvalOptions:
         env_kwargs=trained.env_kwargs,
         sampler=trained.sampler,
         n_workers=trained.n_workers,
+        start_method=trained.start_method,
         episodes=trained.eval_episodes,
         model=trained.model.model,
         seed=trained.runner.seed or 0,
@@ -184,4 +189,4 @@ def _record(agent: Agent, itr: int, options: EvalOptions, folder: Path) -> None:
     with sampler.initialize(agent, seed=options.seed):
         episodes = sampler.evaluate_agent(itr)
     for number, episode in enumerate(episodes):
-        print(f"  video           {folder / f'episode-{number}.mp4'} (return {episode.Return:.1f})")
+        print(f"  video           {folder / f'episode-{number}.mp4'} (return {significant(episode.Return)})")

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import io
 import json
+import re
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 import tyro
-from tyro.conf import OmitArgPrefixes as Unprefixed, Positional
+from tyro.conf import OmitArgPrefixes as Unprefixed, Positional, SuppressFixed
 from tyro.constructors import PrimitiveConstructorSpec
 
 from headrace.cli.errors import UsageError
+from headrace.config import meant_name, nearest_name
 
-__all__ = ["Json", "Positional", "Unprefixed", "parse_options", "restored"]
+__all__ = ["Json", "Positional", "Unprefixed", "flags_of", "nearest_flag", "parse_options", "restored"]
 
 
 def _json_object(texts: list[str]) -> dict[str, Any]:
@@ -45,55 +46,73 @@ _Options = TypeVar("_Options")
 _BARE = get_args(cast(Any, Unprefixed)[Any])[1:]
 
 
-def parse_options(default: _Options, prog: str, args: Sequence[str]) -> _Options:
+def parse_options(
+    default: _Options, prog: str, args: Sequence[str], own: Callable[[_Options], str] = lambda options: ""
+) -> _Options:
     """`default` with what the options say instead; a dataclass, the docstrings of its fields are the help.
 
-    Raises UsageError for options that are not there or do not parse; SystemExit(0) after printing the help.
+    own: the name of the nested settings that these options are about, where an unknown option is looked for. Raises
+    UsageError for options that are not there or do not parse; SystemExit(0) after printing the help.
     """
     complaint = io.StringIO()
+    helps = not {"-h", "--help"}.isdisjoint(args)
+    # tyro draws for the terminal behind standard output, what it writes to standard error too.
+    aside = contextlib.nullcontext() if helps else contextlib.redirect_stdout(io.StringIO())
     try:
-        with contextlib.redirect_stderr(complaint):
+        with contextlib.redirect_stderr(complaint), aside:
             options, rest = tyro.cli(
-                type(default), default=default, prog=prog, args=list(args), return_unknown_args=True
+                type(default),
+                default=default,
+                prog=prog,
+                args=list(args),
+                return_unknown_args=True,
+                config=(SuppressFixed,),  # what no words can say, a function
             )
     except SystemExit as leaving:
         if not leaving.code:
             raise
-        raise UsageError(f"{_first_sentence(complaint.getvalue())}; see {prog} --help") from None
+        raise UsageError(f"{_sentence(complaint.getvalue())}; see {prog} --help") from None
     if rest:
-        flags = {flag.lower(): flag for flag in ("--help", *_flags(options))}
-        near = difflib.get_close_matches(rest[0].lower().replace("_", "-"), flags, n=1, cutoff=0.5)
-        hint = f"did you mean {flags[near[0]]}?" if near else f"see {prog} --help"
-        raise UsageError(f"unknown option {rest[0]!r}; {hint}")
+        near = nearest_flag(rest[0], ["--help", *flags_of(options)], own(options))
+        raise UsageError(f"unknown option {rest[0]!r}; {f'did you mean {near}?' if near else f'see {prog} --help'}")
     return options
 
 
-def _first_sentence(box: str) -> str:
-    """The complaint in the box tyro draws around it, above the first rule.
+def nearest_flag(option: str, flags: Sequence[str], own: str) -> str:
+    """The flag that an unknown option stands for, empty if none does: of the same settings, of `own`, or of none.
 
-    Where standard output is not UTF-8 there is no border, and a rule below the title besides.
+    One of another spelling only if there is none of another name.
     """
-    parts: list[list[str]] = [[]]
-    for line in box.splitlines():
-        text = line.strip().strip("│").strip()
-        if text and set(text) <= {"─", "-"}:
-            parts.append([])
-        elif text and not text.startswith(("╭", "╰")):
-            parts[-1].append(text)
-    has_border = box.lstrip().startswith("╭")
-    sentence = " ".join([*parts, []][0 if has_border else 1]).split(" Got errors:")[0]
-    return sentence.rstrip(".") or "the options do not parse"
+    where, _, name = option.partition("=")[0].lstrip("-").replace("_", "-").rpartition(".")
+    for find in (meant_name, nearest_name):
+        for prefix in dict.fromkeys([f"--{where}." if where else "--", f"--{own}.", "--"]):
+            here = {
+                flag[len(prefix) :].replace("-", "_"): flag
+                for flag in flags
+                if flag.startswith(prefix) and "." not in flag[len(prefix) :]
+            }
+            if near := find(name, here):
+                return here[near]
+    return ""
 
 
-def _flags(options: Any, prefix: str = "--") -> list[str]:
+def _sentence(box: str) -> str:
+    """What stands between the first two rules of the box that tyro draws where there is no terminal."""
+    _, sentence, *_ = [*re.split(r"^ *-{9,} *$", box, flags=re.MULTILINE), "the options do not parse"]
+    return " ".join(sentence.split()).partition(" Got errors:")[0].rstrip(".")
+
+
+def flags_of(options: Any, prefix: str = "--") -> list[str]:
     """Every option as a user writes it: `--batch-T`, `--ppo.epochs`, `--no-separate-value`."""
     flags: list[str] = []
     hints = get_type_hints(type(options), include_extras=True)
     for field in fields(options):
         value, name = getattr(options, field.name), field.name.replace("_", "-")
+        if any(get_origin(part) is Callable for part in get_args(hints[field.name])):
+            continue  # a function, which no words can say
         if is_dataclass(value):
             bare = get_args(hints[field.name])[1:] == _BARE
-            flags += _flags(value, prefix if bare else f"{prefix}{name}.")
+            flags += flags_of(value, prefix if bare else f"{prefix}{name}.")
         else:
             flags += [prefix + name, f"{prefix}no-{name}"] if isinstance(value, bool) else [prefix + name]
     return flags

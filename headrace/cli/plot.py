@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,21 +9,17 @@ from typing import Any, Literal
 
 import numpy as np
 
+from headrace.checkpoints.run_settings import flattened
 from headrace.cli.errors import CommandFailed, UsageError, unknown
 from headrace.cli.options import Positional, parse_options
-from headrace.plotting import Curve, plot_curves, read_columns, summary_of
+from headrace.plotting import Curve, axis_label, plot_curves, read_columns, summary_of
+from headrace.runners.row import significant
 from headrace.runners.run_folder import RunFolder
 
-__all__ = ["PlotOptions", "run"]
+__all__ = ["PlotOptions", "names_of_lines", "run"]
 
 #: Settings that do not tell runs apart, wherever they are nested.
 _NOT_COMPARED = {"seed", "log_dir"}
-_LABELS = {
-    "CumSteps": "environment steps",
-    "CumTime": "seconds",
-    "Iteration": "batches",
-    "ReturnAverage": "return",
-}
 _BANDS = {"range": "least to greatest run", "std": "mean ± standard deviation of the runs"}
 
 
@@ -41,6 +36,9 @@ class PlotOptions:
     """Column along the bottom: CumSteps, CumTime or any other of progress.csv."""
     y: str = "ReturnAverage"
     """Column to draw: any of progress.csv."""
+    label: tuple[str, ...] = ()
+    """A name for each line, in the order in which they are printed; what differs between their settings if not
+    given."""
     out: Path = Path("comparison.png")
     """The picture; its suffix says the format: png, svg or pdf."""
     smooth: int = 1
@@ -62,17 +60,20 @@ def run(args: Sequence[str]) -> int:
     for number, compared in enumerate(settings):
         groups.setdefault(tuple(sorted(compared.items())), []).append(number)
     first_ones = [settings[members[0]] for members in groups.values()]
+    labels, not_shown = names_of_lines(first_ones)
+    if options.label and not len(labels) == len(options.label) == len(set(options.label)):
+        raise UsageError(f"--label needs a name of its own for each line, {len(labels)} of them: {'; '.join(labels)}")
     try:
         summaries = {
             label: summary_of([curves[number] for number in members], options.band)
-            for label, members in zip(_labels(first_ones), groups.values(), strict=True)
+            for label, members in zip(options.label or labels, groups.values(), strict=True)
         }
         several = any(len(members) > 1 for members in groups.values())
         plot_curves(
             summaries,
             options.out,
-            x_label=_LABELS.get(options.x, options.x),
-            y_label=_LABELS.get(options.y, options.y),
+            x_label=axis_label(options.x),
+            y_label=axis_label(options.y),
             title=_title(first_ones),
             note=f"band: {_BANDS[options.band]}" if several else "",
         )
@@ -80,9 +81,11 @@ def run(args: Sequence[str]) -> int:
         raise CommandFailed(str(error)) from error
     for label, summary in summaries.items():
         runs = "1 run" if summary.n_runs == 1 else f"{summary.n_runs} runs"
-        line = " ".join(label.split())
-        print(f"{line}: {runs}, {options.y} {summary.mean[-1]:.4g} at {options.x} {summary.x[-1]:,.4g}")
-    print(f"  picture  {options.out}")
+        y, x = significant(summary.mean[-1]), significant(summary.x[-1])
+        print(f"{label}: {runs}, {options.y} {y} at {options.x} {x}")
+    if not_shown:
+        print(f"  also differ     {', '.join(not_shown)}")
+    print(f"  picture         {options.out}")
     return 0
 
 
@@ -114,23 +117,36 @@ def _settings(path: Path) -> dict[str, Any]:
         return {"folder": path.resolve().name}
     except ValueError as error:
         raise CommandFailed(str(error)) from error
-    return {name: value for name, value in _flat(config).items() if name.split(".")[-1] not in _NOT_COMPARED}
+    named = {
+        # "algo.class", as a program of one's own leaves it, is "algo" here, and its value without the module.
+        name.removesuffix(".class"): str(value).rpartition(".")[2] if name.endswith(".class") else str(value)
+        for name, value in flattened(config).items()
+    }
+    return {name: value for name, value in named.items() if name.rpartition(".")[2] not in _NOT_COMPARED}
 
 
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """`{"ppo": {"epochs": 4}}` as `{"ppo.epochs": "4"}`: text, which can be compared and sorted."""
-    flat: dict[str, Any] = {}
-    for name, value in config.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: str(value)}
-    return flat
+def names_of_lines(settings: Sequence[Mapping[str, str]]) -> tuple[list[str], list[str]]:
+    """A name for each line, of as few settings as tell them apart, and the settings that differ besides.
 
-
-def _labels(settings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """For each line of the legend what it does not share with all the others; with one line, "mean"."""
-    names = dict.fromkeys(name for one in settings for name in one)
+    Environment and algorithm go first, then what every line has; the last part of a name stands for it where that is
+    enough. With one line, "mean".
+    """
+    names = dict.fromkeys(["env", "algo", *(name for one in settings for name in one)])
     differing = [name for name in names if len({one.get(name) for one in settings}) > 1]
-    labels = [", ".join(f"{name}={one[name]}" for name in differing if name in one) for one in settings]
-    return [textwrap.fill(label, 60) or "mean" for label in labels]
+    differing.sort(key=lambda name: (name not in ("env", "algo"), any(name not in one for one in settings)))
+    shown: list[str] = []
+    for name in differing:
+        if _n_apart(settings, [*shown, name]) > _n_apart(settings, shown):
+            shown.append(name)
+    last = [name.rpartition(".")[2] for name in differing]
+    short = {name: one if last.count(one) == 1 else name for name, one in zip(differing, last, strict=True)}
+    labels = [", ".join(f"{short[name]}={one[name]}" for name in shown if name in one) or "mean" for one in settings]
+    return labels, [short[name] for name in differing if name not in shown]
+
+
+def _n_apart(settings: Sequence[Mapping[str, str]], names: Sequence[str]) -> int:
+    """How many lines these settings tell apart."""
+    return len({tuple(one.get(name) for name in names) for one in settings})
 
 
 def _title(settings: Sequence[Mapping[str, Any]]) -> str:

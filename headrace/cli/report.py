@@ -9,6 +9,7 @@ import numpy as np
 
 from headrace.cli.errors import CommandFailed
 from headrace.errors import SamplerError
+from headrace.runners.row import significant
 from headrace.samplers.traj_info import TrajInfo
 from headrace.storage import write_whole
 
@@ -19,8 +20,8 @@ def summary_line(episodes: Sequence[TrajInfo]) -> str:
     """The returns of an evaluation in one line."""
     returns = np.array([episode.Return for episode in episodes])
     return (
-        f"mean return {returns.mean():.1f} over {len(returns)} episodes "
-        f"(std {returns.std():.1f}, min {returns.min():.1f}, max {returns.max():.1f})"
+        f"mean return {significant(returns.mean())} over {len(returns)} episodes "
+        f"(std {significant(returns.std())}, min {significant(returns.min())}, max {significant(returns.max())})"
     )
 
 

@@ -18,16 +18,18 @@ from headrace.cli.build import (
     agent_for,
     algo_for,
     evaluation_sampler,
+    placement,
+    require_algo,
     training_sampler,
 )
 from headrace.cli.defaults import defaults_for
 from headrace.cli.earlier import EarlierRun
 from headrace.cli.environments import factory_of, spaces_of
-from headrace.cli.errors import CommandFailed, UsageError, require_at_least, unknown
+from headrace.cli.errors import CommandFailed, UsageError, require_at_least
+from headrace.cli.idle import of_training, refuse_idle
 from headrace.cli.options import parse_options
 from headrace.cli.report import failed, summary_line
 from headrace.errors import SamplerError
-from headrace.processes.affinity import Affinity
 from headrace.runners.asynchronous import AsyncRl
 from headrace.runners.logging.console import ConsoleLogger
 from headrace.runners.logging.logger import Logger, Loggers
@@ -57,13 +59,13 @@ def run(args: Sequence[str]) -> int:
             agent,
             training_sampler(options),
             options.runner,
-            affinity=Affinity(master_torch_threads=options.torch_threads),
+            affinity=placement(options),
             log_dir=log_dir,
             logger=_logger(options, log_dir),
             resume_from=options.resume,
             record=RunRecord(_config(options), [*_PROG.split(), *args]),
         )
-        evaluation = evaluation_sampler(options, options.eval_episodes, options.batch_B)
+        evaluation = evaluation_sampler(options, options.acting_device, options.eval_episodes, options.batch_B)
     except (TypeError, ValueError) as error:
         raise UsageError(str(error)) from error
     try:
@@ -89,21 +91,21 @@ def _options(args: Sequence[str]) -> tuple[TrainOptions, EnvSpaces]:
 
     Read twice: first to see what their defaults stand on, an earlier run or the algorithm and the environment.
     """
-    asked = parse_options(TrainOptions(), _PROG, [arg for arg in args if arg not in ("-h", "--help")])
-    if asked.algo not in ALGOS:
-        raise unknown("algo", asked.algo, ALGOS)
+    words = [arg for arg in args if arg not in ("-h", "--help")]
+    asked = parse_options(TrainOptions(), _PROG, words, own=lambda options: options.algo)
+    require_algo(asked.algo)
     if asked.resume is not None:
         earlier = _earlier(asked.resume)
         options = parse_options(earlier.options, _PROG, args)
         earlier.require("env", options.env)
         earlier.require("model", options.model.model)
-        if options.algo not in ALGOS:
-            raise unknown("algo", options.algo, ALGOS)
+        require_algo(options.algo)
         spaces = spaces_of(factory_of(options.env, options.env_kwargs))
     else:
         spaces = spaces_of(factory_of(asked.env, asked.env_kwargs))
         defaults = defaults_for(asked.algo, asked.env, spaces, asked.model.recurrent)
         options = parse_options(replace(defaults, env=asked.env, env_kwargs=asked.env_kwargs), _PROG, args)
+    refuse_idle(args, of_training(options, spaces))
     require_at_least(1, "eval-episodes", options.eval_episodes)
     require_at_least(1, "torch-threads", options.torch_threads)
     return options, spaces
@@ -135,8 +137,10 @@ def _go_on(log_dir: Path) -> str:
 
 
 def _config(options: TrainOptions) -> dict[str, Any]:
-    """What `config.json` holds: the options, but for those that say where the run is."""
-    return {name: value for name, value in asdict(options).items() if name not in ("log_dir", "resume")}
+    """What `config.json` holds: the options, without where the run is, and without settings of other algorithms."""
+    others = {algo.replace("-", "_") for algo in ALGOS if algo != options.algo}
+    left_out = others | {"log_dir", "resume"}
+    return {name: value for name, value in asdict(options).items() if name not in left_out}
 
 
 def _logger(options: TrainOptions, log_dir: Path) -> Logger:
@@ -146,7 +150,7 @@ def _logger(options: TrainOptions, log_dir: Path) -> Logger:
         if options.tensorboard:
             loggers.append(TensorBoardLogger(log_dir / "tensorboard"))
         if options.wandb:
-            loggers.append(WandbLogger(options.wandb_project, log_dir.name, _config(options), log_dir))
+            loggers.append(WandbLogger(options.wandb_project, log_dir.name, folder=log_dir))
     except ImportError as error:
         raise CommandFailed(str(error)) from error
     return Loggers(*loggers)

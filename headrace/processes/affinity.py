@@ -19,8 +19,24 @@ __all__ = ["Affinity", "cores_shared_by", "cpu_quota", "pin", "set_torch_threads
 
 _log = logging.getLogger("headrace.processes")
 
-#: Keys of rlpyt's affinity dict that say nothing about workers on CPUs.
-_OTHER_RLPYT_KEYS = {"all_cpus", "cuda_idx", "alternating"}
+#: In each of rlpyt's dicts: the CPUs of all its parts together, for the program that starts runs.
+_OF_ITS_PARTS = "all_cpus"
+#: rlpyt's dict for asynchronous runs has these parts; the names of the first one's settings are others there.
+_LEARNER = {
+    "cpus": "master_cpus",
+    "torch_threads": "master_torch_threads",
+    "cuda_idx": "cuda_idx",
+    "set_affinity": "set_affinity",
+}
+_ACTING = {
+    "workers_cpus": "workers_cpus",
+    "worker_torch_threads": "worker_torch_threads",
+    "cuda_idx": "acts_on",
+    "alternating": "alternating",
+    "set_affinity": "set_affinity",
+}
+#: Of the sampler's own process, which is not pinned here: its workers are.
+_SAMPLER_PROCESS = {"master_cpus", "master_torch_threads"}
 
 
 @dataclass(frozen=True)
@@ -31,6 +47,10 @@ class Affinity:
     master_torch_threads: threads of torch operations. The latter and master_cpus are for runners, which pin the process
     they run in; None leaves the threads to them (see `Runner`). set_affinity False keeps the thread counts and pins
     nothing.
+
+    cuda_idx: number of the GPU where the agent learns, and acts, if the sampler acts in this process or has an action
+    server; sampler_cuda_idx: of the GPUs where asynchronous samplers act, if others. alternating: whether this is for
+    an alternating sampler, and refused by others; None: it is for any.
     """
 
     workers_cpus: tuple[tuple[int, ...], ...] | None = None
@@ -38,6 +58,9 @@ class Affinity:
     master_cpus: tuple[int, ...] | None = None
     master_torch_threads: int | None = None
     set_affinity: bool = True
+    cuda_idx: int | None = None
+    sampler_cuda_idx: tuple[int, ...] | None = None
+    alternating: bool | None = None
 
     def __post_init__(self) -> None:
         if self.workers_cpus is not None:
@@ -50,21 +73,38 @@ class Affinity:
             optional = threads is None and name == "master_torch_threads"
             if not optional and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
                 raise ValueError(f"affinity {name} must be a whole number of at least 1, got {threads!r}")
+        if self.cuda_idx is not None and (isinstance(self.cuda_idx, bool) or not isinstance(self.cuda_idx, int)):
+            raise ValueError(f"affinity cuda_idx must be the number of a GPU, got {self.cuda_idx!r}")
+        if self.sampler_cuda_idx is not None:
+            object.__setattr__(self, "sampler_cuda_idx", _numbers(self.sampler_cuda_idx, "sampler_cuda_idx"))
 
     @staticmethod
     def of(value: Affinity | Mapping[str, Any] | None) -> Affinity:
-        """From an `Affinity`, rlpyt's dict, or None."""
+        """From an `Affinity`, a dict of its settings or as rlpyt's `make_affinity` builds it, or None."""
         if value is None:
             return Affinity()
         if isinstance(value, Affinity):
             return value
         if not isinstance(value, Mapping):
-            raise TypeError(f"affinity must be an Affinity, a dict or None, got {type(value).__name__} {value!r}")
-        known = set(Affinity.__dataclass_fields__)
-        unknown = sorted(set(value) - known - _OTHER_RLPYT_KEYS)
-        if unknown:
-            raise ValueError(f"affinity has unknown keys {unknown}; known are {sorted(known)}")
-        return Affinity(**{key: value[key] for key in value if key in known})
+            several = "; one process learns, give the entry of one learner" * isinstance(value, list | tuple)
+            raise TypeError(
+                f"affinity must be an Affinity, a dict or None, got {type(value).__name__} {value!r}{several}"
+            )
+        if "optimizer" in value or "sampler" in value:
+            return _of_asynchronous(value)
+        known = Affinity.__dataclass_fields__
+        return Affinity(**_once(_renamed(value, {name: name for name in known}, "affinity", {_OF_ITS_PARTS})))
+
+    @property
+    def device(self) -> str | None:
+        """Where the agent learns; None: where it is."""
+        return None if self.cuda_idx is None else f"cuda:{self.cuda_idx}"
+
+    @property
+    def acting_devices(self) -> tuple[str, ...]:
+        """Where the agent acts, for samplers that do not act in workers; none: where it is."""
+        own = () if self.cuda_idx is None else (self.cuda_idx,)
+        return tuple(f"cuda:{number}" for number in self.sampler_cuda_idx or own)
 
     @staticmethod
     def one_core_each(n_workers: int) -> Affinity:
@@ -132,6 +172,49 @@ def _allowed_cpus() -> list[int]:
     return sorted(os.sched_getaffinity(0)) if psutil.LINUX else list(range(psutil.cpu_count() or 1))
 
 
+def _of_asynchronous(value: Mapping[str, Any]) -> Affinity:
+    """From rlpyt's `{"optimizer": [a dict for each learner], "sampler": a dict, or one for each of its GPUs}`."""
+    parts = _renamed(
+        value, {"optimizer": "learners", "sampler": "samplers"}, "affinity", {_OF_ITS_PARTS, "set_affinity"}
+    )
+    if set(parts) != {"learners", "samplers"}:
+        raise ValueError(f"affinity of an asynchronous run has the keys optimizer and sampler, got {sorted(value)}")
+    learners, samplers = ([part] if isinstance(part, Mapping) else list(part) for part in parts.values())
+    if len(learners) != 1:
+        raise ValueError(
+            f"affinity optimizer is for {len(learners)} learners, and one process learns; give a list of one"
+        )
+    learner = _renamed(learners[0], _LEARNER, "affinity optimizer", set())
+    acting = [
+        _once(_renamed(part, _ACTING, "affinity sampler", _SAMPLER_PROCESS | {_OF_ITS_PARTS})) for part in samplers
+    ]
+    return Affinity(
+        **learner,
+        **{name: of for name, of in acting[0].items() if name not in (*learner, "workers_cpus", "acts_on")},
+        workers_cpus=tuple(group for part in acting for group in part.get("workers_cpus") or ()) or None,
+        sampler_cuda_idx=tuple(part["acts_on"] for part in acting if part.get("acts_on") is not None) or None,
+    )
+
+
+def _once(settings: dict[str, Any]) -> dict[str, Any]:
+    """Without the CPUs that rlpyt's alternating samplers name twice, for a worker of each group: one here has both."""
+    groups = settings.get("workers_cpus") or ()
+    half = len(groups) // 2
+    if settings.get("alternating") and half and groups[half:] == groups[:half]:
+        return {**settings, "workers_cpus": groups[:half]}
+    return settings
+
+
+def _renamed(value: Any, names: Mapping[str, str], what: str, passed_over: set[str]) -> dict[str, Any]:
+    """The values of a dict by our names; raises ValueError for a key that has none and is not to be passed over."""
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{what} must be a dict, got {type(value).__name__} {value!r}")
+    unknown = sorted(set(value) - set(names) - passed_over)
+    if unknown:
+        raise ValueError(f"{what} has unknown keys {unknown}; known are {sorted({*names, *passed_over})}")
+    return {ours: value[theirs] for theirs, ours in names.items() if theirs in value}
+
+
 def _sequence(value: Any, name: str) -> Sequence[Any]:
     if not isinstance(value, Sequence) or isinstance(value, str) or not value:
         raise ValueError(f"affinity {name} must be a sequence with something in it, got {value!r}")
@@ -139,7 +222,11 @@ def _sequence(value: Any, name: str) -> Sequence[Any]:
 
 
 def _cpus(value: Any, name: str) -> tuple[int, ...]:
-    cpus = (value,) if isinstance(value, int) else tuple(_sequence(value, name))
-    if not all(isinstance(cpu, int) and cpu >= 0 for cpu in cpus):
-        raise ValueError(f"affinity {name} must hold CPU numbers, got {value!r}")
-    return cpus
+    return _numbers((value,) if isinstance(value, int) else value, name)
+
+
+def _numbers(value: Any, name: str) -> tuple[int, ...]:
+    numbers = tuple(_sequence(value, name))
+    if not all(isinstance(number, int) and number >= 0 for number in numbers):
+        raise ValueError(f"affinity {name} must hold numbers of at least 0, got {value!r}")
+    return numbers

@@ -15,11 +15,12 @@ from typing import Any
 
 from headrace.agents.base import Agent
 from headrace.agents.description import described
+from headrace.agents.device import device_here
 from headrace.algos.base import Algo
 from headrace.checkpoints.resume import Resumed, folder_of, reading, resumed
 from headrace.checkpoints.run_settings import settings_of
 from headrace.checkpoints.store import CheckpointStore
-from headrace.processes.affinity import Affinity, pin
+from headrace.processes.affinity import Affinity
 from headrace.runners.callbacks import Callback
 from headrace.runners.config import RunnerConfig
 from headrace.runners.logging.console import ConsoleLogger
@@ -28,7 +29,7 @@ from headrace.runners.logging.logger import Logger, Loggers
 from headrace.runners.row import Counters, Row
 from headrace.runners.run_folder import RunFolder, RunRecord
 from headrace.runners.seeding import torch_seeded
-from headrace.runners.threads import learner_threads
+from headrace.runners.threads import learner_threads, place_learner
 from headrace.samplers.base import BaseSampler
 from headrace.samplers.traj_info import TrajInfo
 
@@ -46,9 +47,10 @@ class Runner(ABC):
         algo, agent, sampler: not initialized yet.
         config: how long to train, how often to log and save; `runner.seed` tells the seed drawn if it has none.
         affinity: where processes run (`Affinity`, or rlpyt's dict). Its `master_cpus` are set for this process, after
-            the workers have started, and stay; its `master_torch_threads` while it trains. If they are not given, and
-            `torch.set_num_threads` was not called, a small model has one: more spend their time waiting for each other,
-            a hundredfold where workers want the same cores. The log says what was chosen.
+            the workers have started, and stay; its `master_torch_threads` while it trains; its `cuda_idx` is where the
+            agent learns. If threads are not given, and `torch.set_num_threads` was not called, a small model has one:
+            more spend their time waiting for each other, a hundredfold where workers want the same cores. The log says
+            what was chosen.
         log_dir: the folder of the run (`RunFolder`): settings, versions, `progress.csv`, checkpoints, learning curve;
             made if it is not there; None: nothing is written.
         logger: hears of progress besides the CSV; default a `ConsoleLogger`, `Logger()` for silence.
@@ -90,6 +92,8 @@ class Runner(ABC):
         self._log_itrs = self._in_batches(config.log_interval_steps)
         self._save_itrs = self._in_batches(config.checkpoint_interval_steps or config.log_interval_steps)
         self._affinity = Affinity.of(affinity)
+        if self._affinity.device is not None:
+            device_here(self._affinity.device, "the GPU of affinity cuda_idx")
         self._resume_from = None if resume_from is None else Path(resume_from).absolute()
         folder = folder_of(log_dir, self._resume_from)
         self._store = None if folder is None else CheckpointStore(folder)
@@ -181,16 +185,17 @@ class Runner(ABC):
             ),
         ):
             self.seed = sampler.seed
-            self._pin_master()
+            place_learner(self._affinity, agent)
             threads = stack.enter_context(learner_threads(self._affinity, agent))
             algo.initialize(agent, n_itr=self.n_itr, batch_spec=sampler.batch_spec, seed=sampler.seed)
             self._began = perf_counter()
             if before is not None:
                 with reading(before.path):
                     self._restore(before)
+            record = self._record or RunRecord.of(self)
             if self._store is not None:  # not before: a run that is refused changes nothing
-                record = self._record or RunRecord.of(self)
                 RunFolder(self._store.folder).note_start(record.command, record.config)
+            self._logger.settings(record.config)
             self._logger.start(self.n_itr * sampler.batch_spec.size)
             if before is not None:
                 self._logger.message(before.sentence)
@@ -252,7 +257,7 @@ class Runner(ABC):
             counters.optimize_seconds += perf_counter() - heard
             counters.itr, counters.steps = itr + 1, counters.steps + steps
             counters.trajs += len(traj_infos)
-            for name, value in opt_info.items():
+            for name, value in {**opt_info, **self.agent.exploration(itr, samples)}.items():
                 self._opt_infos[name].append(float(value))
             mean_return = self._on_episodes(traj_infos)
         self._logger.progress(counters.steps, mean_return)
@@ -389,8 +394,3 @@ class Runner(ABC):
             return self._console
         path = self._store.folder / "progress.csv"
         return Loggers(CsvLogger(path, keep_rows=None if before is None else before.rows), self._console)
-
-    def _pin_master(self) -> None:
-        """Pins this process, if asked. Only now: workers forked from a pinned process would inherit its CPUs."""
-        if self._affinity.master_cpus is not None and self._affinity.set_affinity:
-            pin(self._affinity.master_cpus)

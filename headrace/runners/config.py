@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from headrace.config import checked_names
+
 __all__ = ["RunnerConfig"]
 
 
+@checked_names
 @dataclass(frozen=True, kw_only=True)
 class RunnerConfig:
     """How long a runner trains, and how often it logs and saves. Steps are environment steps."""

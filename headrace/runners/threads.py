@@ -1,4 +1,4 @@
-"""How many threads the learner's torch operations get."""
+"""Where the learner runs, and how many threads its torch operations get."""
 
 from __future__ import annotations
 
@@ -9,15 +9,27 @@ from contextlib import contextmanager
 import torch
 
 from headrace.agents.base import Agent
-from headrace.processes.affinity import Affinity
+from headrace.processes.affinity import Affinity, pin
 
-__all__ = ["learner_threads", "torch_threads"]
+__all__ = ["learner_threads", "place_learner", "torch_threads"]
 
 #: What torch chose itself, unless somebody was quicker.
 _AT_IMPORT = torch.get_num_threads()
 #: Models with fewer parameters learn with one thread. Two can at best halve an update of some milliseconds; where
 #: others want a core they made it 4 to 16 times as long (benchmarks/torch_threads.py, docs/performance.md).
 SMALL = 1_000_000
+
+
+def place_learner(affinity: Affinity, agent: Agent) -> None:
+    """Pins this process and moves the agent, as `affinity` says.
+
+    Workers are to be there already: those forked from a pinned process would inherit its CPUs, and a process that has
+    used CUDA cannot be forked.
+    """
+    if affinity.master_cpus is not None and affinity.set_affinity:
+        pin(affinity.master_cpus)
+    if affinity.device is not None:
+        agent.to_device(affinity.device)
 
 
 @contextmanager

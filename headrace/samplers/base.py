@@ -110,6 +110,7 @@ class BaseSampler:
         except TypeError as error:
             raise TypeError(f"traj_info_kwargs are not what {traj_info_cls.__name__} takes: {error}") from error
         placement = Affinity.of(affinity)
+        config = self._config = engine.config = config.placed(type(self).__name__, self.layout, placement)
         self.seed = draw_seed() if seed is None else int(seed)
         start = SamplerState(0, 0, 0, 0) if resume is None else resume
         self._n_batches, self._n_evaluations, self._version = start.batches, start.evaluations, start.version

@@ -14,6 +14,7 @@ from headrace.envs.global_rng import Isolation
 from headrace.envs.rehearsal import REHEARSED
 from headrace.envs.scalar import EnvInfoKeys
 from headrace.envs.vector.spec import VectorEnvs
+from headrace.processes.affinity import Affinity
 from headrace.rng import Stream
 from headrace.samplers.collection.make_envs import SliceConfig
 from headrace.samplers.collection.snapshot import SamplerState
@@ -179,6 +180,27 @@ class SamplerConfig:
             samples_device=samples_device,
             n_slots=least if n_slots is None else int(n_slots),
         )
+
+    def placed(self, name: str, layout: Layout, affinity: Affinity) -> SamplerConfig:
+        """With the devices that the affinity names, for the sampler `name`.
+
+        Raises:
+            ValueError: for an affinity of another kind of sampler, and for devices that are not those of the sampler.
+        """
+        alternates = layout.groups > 1
+        if affinity.alternating not in (None, alternates):
+            other = name.replace("Alternating", "Gpu").replace("NoOverlap", "") if alternates else "AlternatingSampler"
+            raise ValueError(
+                f"affinity has alternating={affinity.alternating}, and {name} is {'' if alternates else 'not '}"
+                f"alternating; use {other}, or leave the key out"
+            )
+        devices = affinity.acting_devices
+        if not devices or layout.acts_in_workers:
+            return self
+        device, _ = checked_devices(name, layout, devices[0] if len(devices) == 1 else devices, self.samples_device)
+        if self.device not in (None, device):
+            raise ValueError(f"affinity has the GPU of {device}, and device={str(self.device)!r}; make them agree")
+        return replace(self, device=device)
 
     @property
     def batch_spec(self) -> BatchSpec:

@@ -37,9 +37,9 @@ class Layout:
         return replace(self, asynchronous=False)
 
     @property
-    def acts_in_caller(self) -> bool:
-        """Whether the agent acts in the process that calls the sampler."""
-        return not self.asynchronous and (self.served or not self.processes)
+    def acts_in_workers(self) -> bool:
+        """Whether agents act in processes of their own, on the CPU."""
+        return not self.served and (self.processes or self.asynchronous)
 
 
 @dataclass(frozen=True)

@@ -74,10 +74,9 @@ def checked_devices(name: str, layout: Layout, device: Any, samples_device: Any)
             )
         if not device or samples_device is not None:
             raise ValueError(f"device={device!r} needs one entry at least, and no samples_device")
-        return tuple(_device(one, "device") for one in device), None
+        return tuple(_here(_device(one, "device"), "device") for one in device), None
     acting_on, kept_on = _device(device, "device"), _device(samples_device, "samples_device")
-    in_workers = layout.processes and not layout.served
-    if in_workers and (kept_on is not None or (acting_on is not None and acting_on.type != "cpu")):
+    if layout.acts_in_workers and (kept_on is not None or (acting_on is not None and acting_on.type != "cpu")):
         raise ValueError(
             f"{name} acts in its workers, on the CPU: device={device!r} and samples_device={samples_device!r} are for "
             "samplers that act in this process, GpuSampler, AlternatingSampler and SerialSampler"
@@ -92,16 +91,19 @@ def checked_devices(name: str, layout: Layout, device: Any, samples_device: Any)
             f"samples_device={samples_device!r} is where the agent acts, and device={device!r} is another; make them "
             "the same, or leave one out"
         )
-    return kept_on if acting_on is None else acting_on, kept_on
+    return _here(kept_on if acting_on is None else acting_on, "device"), _here(kept_on, "samples_device")
 
 
 def _device(value: Any, argument: str) -> Any:
-    import torch
+    from headrace.agents.device import torch_device  # loads torch
 
-    try:
-        return None if value is None else torch.device(value)
-    except (RuntimeError, TypeError) as error:
-        raise ValueError(f"{argument} must be a torch device such as 'cuda:0', got {value!r}") from error
+    return None if value is None else torch_device(value, argument)
+
+
+def _here(device: Any, argument: str) -> Any:
+    from headrace.agents.device import device_here  # loads torch
+
+    return None if device is None else device_here(device, argument)
 
 
 def _check_whole_number(name: str, value: Any) -> None:

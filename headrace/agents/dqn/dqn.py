@@ -12,6 +12,7 @@ from gymnasium import spaces as gym_spaces
 from headrace.agents.base import Agent
 from headrace.agents.dqn.exploration import EpsilonSchedule
 from headrace.agents.masks import has_mask, masked, seen_spaces, without_mask
+from headrace.buffers.samples import Samples
 from headrace.distributions.epsilon_greedy import EpsilonGreedy
 from headrace.models.features import Features
 from headrace.models.q import QNetwork
@@ -132,6 +133,10 @@ class DqnAgent(Agent):
     def value(self, inputs: StepInputs, state: Tree) -> torch.Tensor:
         """The value of the best action of `n` rows."""
         return self._forward(inputs)[0].max(dim=-1).values
+
+    def exploration(self, itr: int, samples: Samples) -> dict[str, float]:
+        """`epsilon`, the mean over environments."""
+        return {"epsilon": float(self.schedule.at(itr, self._n_envs).mean())}
 
     def update_statistics(self, observation: Tree) -> None:
         """Takes observations `[N, ...]` into every `Features(..., normalize=True)` of the model."""

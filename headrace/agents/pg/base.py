@@ -11,6 +11,7 @@ import torch
 from headrace.agents.base import Agent
 from headrace.agents.masks import has_mask, seen_spaces, without_mask
 from headrace.agents.pg.policies import Distribution, Policy
+from headrace.buffers.samples import Samples
 from headrace.buffers.tree import tree_rows
 from headrace.models.features import Features
 from headrace.types import ACTION_MASK, AgentStep, EnvSpaces, StepInputs, Tree
@@ -91,6 +92,10 @@ class PgAgent(Agent):
     def value(self, inputs: StepInputs, state: Tree) -> torch.Tensor:
         """V of `n` rows."""
         return self._forward(inputs, state)[0].value
+
+    def exploration(self, itr: int, samples: Samples) -> dict[str, float]:
+        """`actionStd`, the mean deviation of Box actions over the batch, in the units of the action."""
+        return self._policy.exploration(samples.agent.agent_info.dist, samples.env.valid)
 
     def update_statistics(self, observation: Tree) -> None:
         """Takes observations `[N, ...]` into every `Features(..., normalize=True)` of the model."""

@@ -47,6 +47,10 @@ class Policy(ABC):
     def dist(self, model: torch.nn.Module, outputs: torch.Tensor, mask: torch.Tensor | None) -> Distribution:
         """The distribution `[...]` of outputs `[..., n_outputs]`; mask: `[..., mask_size]`, or None."""
 
+    def exploration(self, dist: Any, valid: torch.Tensor) -> dict[str, float]:
+        """How much was explored by drawing from distributions `[T, B]`, where valid: numbers by name, to log."""
+        return {}
+
 
 class DiscretePolicy(Policy):
     """Softmax over Discrete and over each part of MultiDiscrete actions, a coin for each bit of MultiBinary ones."""
@@ -138,3 +142,7 @@ class GaussianPolicy(Policy):
             middle, half = self._middle.to(outputs.device), self._half.to(outputs.device)
             mean, log_std = middle + half * mean, log_std + half.log()
         return Gaussian(mean, log_std)
+
+    def exploration(self, dist: Gaussian, valid: torch.Tensor) -> dict[str, float]:
+        """See `Policy`: the mean deviation."""
+        return {"actionStd": float(dist.log_std[valid].exp().mean())}

@@ -16,12 +16,13 @@ from gymnasium.spaces import Discrete
 
 from headrace.agents.base import Agent
 from headrace.agents.dqn.dqn import DqnAgent
-from headrace.algos.adam import load_adam
+from headrace.algos.adam import AdamConfig, adam_for, load_adam, set_learning_rate
 from headrace.algos.base import Algo, OptInfo
 from headrace.algos.checks import not_finite, require
 from headrace.algos.flat import FlatParameters
 from headrace.buffers.samples import Samples
 from headrace.buffers.tree import tree_map
+from headrace.config import checked_names
 from headrace.envs.spaces import null_value
 from headrace.errors import CheckpointError
 from headrace.replays.base import Transitions
@@ -62,8 +63,9 @@ class TransitionLosses:
     info: dict[str, torch.Tensor]
 
 
+@checked_names
 @dataclass(frozen=True, kw_only=True)
-class QLearningConfig:
+class QLearningConfig(AdamConfig):
     """The settings all DQN algorithms have."""
 
     discount: float = 0.99
@@ -84,12 +86,6 @@ class QLearningConfig:
     """Updates between two updates of the target network."""
     target_update_tau: float = 1.0
     """How far each of them moves the target towards the learning network: 1 is a copy."""
-    learning_rate: float = 1e-3
-    """Adam's step size; at the start, if there is a schedule."""
-    linear_lr_schedule: bool = True
-    """Let the learning rate fall linearly to 0 at the end of training."""
-    adam_eps: float = 1e-5
-    """Adam's ε."""
     clip_grad_norm: float = 10.0
     """The gradient is scaled down to this norm."""
     prioritized_replay: bool = False
@@ -105,11 +101,10 @@ class QLearningConfig:
     as they come."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("discount", "target_update_tau"):
             require(name, getattr(self, name), 0.0, 1.0)
-        for name in ("replay_ratio", "learning_rate", "adam_eps", "clip_grad_norm"):
-            require(name, getattr(self, name), 0.0, math.inf)
-        for name in ("pri_alpha", "pri_beta_init", "pri_beta_final", "frames"):
+        for name in ("replay_ratio", "clip_grad_norm", "pri_alpha", "pri_beta_init", "pri_beta_final", "frames"):
             require(name, getattr(self, name), 0.0, math.inf)
         for name in ("batch_size", "min_steps_learn", "n_step", "target_update_interval"):
             require(name, getattr(self, name), 1, math.inf)
@@ -155,9 +150,7 @@ class QLearningAlgo(Algo):
         self._target.eval_mode(0)
         self._flat = FlatParameters(agent.parameters())
         self._target_flat = FlatParameters(self._target.parameters())
-        self._optimizer = torch.optim.Adam(
-            [self._flat.vector], lr=config.learning_rate, eps=config.adam_eps, fused=True
-        )
+        self._optimizer = adam_for(self._flat.vector, config)
         self._writer: ReplayWriter | None = None
         if self._sink is not None:
             self._spec, self._ring = self._sink.spec, self._sink.ring
@@ -192,11 +185,14 @@ class QLearningAlgo(Algo):
         self._n_collected += n_steps
         if self._n_collected >= self.config.min_steps_learn and len(replay):
             self._n_steps += n_steps
-            self._schedule(itr)
+            learning_rate = self._schedule(itr)
             self._agent.train_mode(itr)
             infos = [self._update(itr) for _ in range(self._asked(self._n_steps) - self._n_updates)]
         self._gather_statistics(samples)
-        return {name: math.fsum(info[name] for info in infos) / len(infos) for name in infos[0]} if infos else {}
+        if not infos:
+            return {}
+        opt_info = {name: math.fsum(info[name] for info in infos) / len(infos) for name in infos[0]}
+        return {**opt_info, "learningRate": learning_rate}
 
     @abstractmethod
     def losses(self, transitions: Transitions) -> TransitionLosses:
@@ -277,14 +273,12 @@ class QLearningAlgo(Algo):
         """Updates that `replay_ratio` asks for: exactly, in fractions, so that none is lost over many batches."""
         return math.floor(Fraction(self.config.replay_ratio) * n_steps / self.config.batch_size)
 
-    def _schedule(self, itr: int) -> None:
-        """What changes over training: the learning rate, and how much importance weights correct."""
+    def _schedule(self, itr: int) -> float:
+        """What changes over training: the learning rate, which is returned, and how much importance weights correct."""
         config, done = self.config, min(1.0, itr / self._n_itr)
-        if config.linear_lr_schedule:
-            for group in self._optimizer.param_groups:
-                group["lr"] = config.learning_rate * (1.0 - done)
         if isinstance(self._replay, PrioritizedReplay):
             self._replay.beta = config.pri_beta_init + done * (config.pri_beta_final - config.pri_beta_init)
+        return set_learning_rate(self._optimizer, config, done)
 
     def _update(self, itr: int) -> OptInfo:
         """One step of the optimizer; everything stays as it is if a loss or a gradient is not finite."""

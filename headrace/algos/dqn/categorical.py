@@ -8,11 +8,13 @@ import torch
 
 from headrace.agents.dqn.categorical import CategoricalDqnAgent
 from headrace.algos.dqn.base import QLearningAlgo, QLearningConfig, TransitionLosses
+from headrace.config import checked_names
 from headrace.replays.base import Transitions
 
 __all__ = ["CategoricalDQN", "CategoricalDQNConfig", "projected"]
 
 
+@checked_names
 @dataclass(frozen=True, kw_only=True)
 class CategoricalDQNConfig(QLearningConfig):
     """The settings of `CategoricalDQN`. The returns that are told apart are the agent's: `n_atoms, V_min, V_max`."""

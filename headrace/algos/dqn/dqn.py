@@ -10,11 +10,13 @@ from torch.nn import functional
 
 from headrace.algos.checks import require
 from headrace.algos.dqn.base import QLearningAlgo, QLearningConfig, TransitionLosses
+from headrace.config import checked_names
 from headrace.replays.base import Transitions
 
 __all__ = ["DQN", "DQNConfig"]
 
 
+@checked_names
 @dataclass(frozen=True, kw_only=True)
 class DQNConfig(QLearningConfig):
     """The settings of `DQN`."""

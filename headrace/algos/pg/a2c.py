@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from headrace.algos.pg.base import Losses, PgBatch, PgConfig, PolicyGradientAlgo
+from headrace.config import checked_names
 
 __all__ = ["A2C", "A2CConfig"]
 
 
+@checked_names
 @dataclass(frozen=True, kw_only=True)
 class A2CConfig(PgConfig):
     """The settings of `A2C`."""

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from headrace.agents.base import Agent
-from headrace.algos.adam import load_adam
+from headrace.algos.adam import AdamConfig, adam_for, load_adam, set_learning_rate
 from headrace.algos.base import Algo, OptInfo
 from headrace.algos.checks import not_finite, require
 from headrace.algos.flat import FlatParameters
@@ -20,6 +20,7 @@ from headrace.algos.returns import final_values, generalized_advantages
 from headrace.algos.reward_scaling import RewardScaling
 from headrace.buffers.samples import Samples
 from headrace.buffers.tree import tree_map, tree_rows
+from headrace.config import checked_names
 from headrace.rng import Stream
 from headrace.schema import anything, fields
 from headrace.types import BatchSpec, StepInputs, Tree
@@ -55,20 +56,15 @@ class Losses:
     info: dict[str, torch.Tensor]
 
 
+@checked_names
 @dataclass(frozen=True, kw_only=True)
-class PgConfig:
+class PgConfig(AdamConfig):
     """The settings all policy-gradient algorithms have."""
 
     discount: float = 0.99
     """γ, the weight of the next step's reward."""
     gae_lambda: float = 0.95
     """λ of generalized advantage estimation; 1: discounted returns, 0: one-step temporal differences."""
-    learning_rate: float = 1e-3
-    """Adam's step size; at the start, if there is a schedule."""
-    linear_lr_schedule: bool = True
-    """Let the learning rate fall linearly to 0 at the end of training."""
-    adam_eps: float = 1e-5
-    """Adam's ε."""
     value_loss_coeff: float = 0.5
     """Weight of the value loss."""
     entropy_loss_coeff: float = 0.01
@@ -82,9 +78,10 @@ class PgConfig:
     Without, large returns drown the policy's gradient in the value's, and the value is long in reaching them."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("discount", "gae_lambda"):
             require(name, getattr(self, name), 0.0, 1.0)
-        for name in ("learning_rate", "adam_eps", "value_loss_coeff", "entropy_loss_coeff", "clip_grad_norm"):
+        for name in ("value_loss_coeff", "entropy_loss_coeff", "clip_grad_norm"):
             require(name, getattr(self, name), 0.0, math.inf)
 
 
@@ -121,9 +118,7 @@ class PolicyGradientAlgo(Algo):
         self._B = batch_spec.B
         self._reward_scaling = RewardScaling(self.discount) if self.config.normalize_reward else None
         self._flat = FlatParameters(agent.parameters())
-        self._optimizer = torch.optim.Adam(
-            [self._flat.vector], lr=self.config.learning_rate, eps=self.config.adam_eps, fused=True
-        )
+        self._optimizer = adam_for(self._flat.vector, self.config)
 
     def optimize_agent(self, itr: int, samples: Samples) -> OptInfo:
         """See `Algo`."""
@@ -134,13 +129,12 @@ class PolicyGradientAlgo(Algo):
         agent.sample_mode(itr)  # V(final) is to come from the same function as the recorded values
         batch = self._process(samples)
         agent.train_mode(itr)
-        if self.config.linear_lr_schedule:
-            for group in self._optimizer.param_groups:
-                group["lr"] = self.config.learning_rate * self._remaining(itr)
+        learning_rate = set_learning_rate(self._optimizer, self.config, self._progress(itr))
         infos = [self._update(itr, number, part) for number, part in enumerate(self.parts(itr, batch))]
         observation = batch.inputs.observation  # valid rows side by side already, but for recurrent agents
         agent.update_statistics(observation if batch.state is None else _valid_rows(observation, samples.env.valid))
         opt_info = {name: math.fsum(info[name] for info in infos) / len(infos) for name in infos[0]}
+        opt_info["learningRate"] = learning_rate
         scaling = self._reward_scaling
         return opt_info | _value_fit(batch, 1.0 if scaling is None else scaling.deviation)
 
@@ -217,9 +211,9 @@ class PolicyGradientAlgo(Algo):
         sequence = np.random.SeedSequence(self._seed, spawn_key=(int(Stream.MINIBATCH), itr, epoch))
         return torch.from_numpy(np.random.default_rng(sequence).permutation(n))
 
-    def _remaining(self, itr: int) -> float:
-        """1 in the first iteration, falling linearly towards 0."""
-        return max(0.0, 1.0 - itr / self._n_itr)
+    def _progress(self, itr: int) -> float:
+        """0 in the first iteration, rising linearly towards 1."""
+        return min(1.0, itr / self._n_itr)
 
     def _process(self, samples: Samples) -> PgBatch:
         """Advantages and returns; then, for feed-forward agents, the valid rows side by side."""

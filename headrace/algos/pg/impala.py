@@ -13,11 +13,13 @@ from headrace.algos.pg.base import Losses, PgBatch, PgConfig, PolicyGradientAlgo
 from headrace.algos.returns import final_values, v_trace
 from headrace.buffers.samples import Samples
 from headrace.buffers.tree import tree_rows
+from headrace.config import checked_names
 from headrace.types import StepInputs
 
 __all__ = ["IMPALA", "IMPALAConfig"]
 
 
+@checked_names
 @dataclass(frozen=True, kw_only=True)
 class IMPALAConfig(PgConfig):
     """The settings of `IMPALA`."""

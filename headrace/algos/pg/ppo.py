@@ -11,10 +11,12 @@ import torch
 from headrace.algos.checks import require
 from headrace.algos.pg.base import Losses, PgBatch, PgConfig, PolicyGradientAlgo, mean_of
 from headrace.buffers.tree import tree_rows
+from headrace.config import checked_names
 
 __all__ = ["PPO", "PPOConfig"]
 
 
+@checked_names
 @dataclass(frozen=True, kw_only=True)
 class PPOConfig(PgConfig):
     """The settings of `PPO`."""
@@ -64,7 +66,7 @@ class PPO(PolicyGradientAlgo):
 
     def losses(self, itr: int, part: PgBatch) -> Losses:
         """The clipped surrogate, half the squared error of the value (clipped if asked), entropy."""
-        clip = self.config.ratio_clip * (self._remaining(itr) if self.config.linear_clip_schedule else 1.0)
+        clip = self.config.ratio_clip * ((1.0 - self._progress(itr)) if self.config.linear_clip_schedule else 1.0)
         dist, value = self.forward(part)
         log_ratio = dist.log_prob(part.action) - part.log_prob
         ratio = log_ratio.exp()

@@ -12,6 +12,7 @@ from datetime import timedelta
 from typing import Any, TextIO
 
 from headrace.runners.logging.logger import Logger
+from headrace.runners.row import significant
 
 __all__ = ["ConsoleLogger"]
 
@@ -21,7 +22,7 @@ _NUMBER_WIDTH = 9
 
 class ConsoleLogger(Logger):
     """Writes to `stream`, standard error by default. The bar needs tqdm (`pip install "headrace[log]"`) and a terminal;
-    without, the lines say the same: steps, rate, time left, return. Below a line, the means of what else was logged
+    without, the lines say the same: return, steps, rate, time left. Below a line, the means of what else was logged
     and the spread of the returns, in columns as wide as the terminal has room for.
     """
 
@@ -38,7 +39,7 @@ class ConsoleLogger(Logger):
     def progress(self, steps: int, mean_return: float = math.nan) -> None:
         """See `Logger`."""
         if self._bar is not None:
-            self._bar.set_postfix_str(f"return {mean_return:.1f}", refresh=False)
+            self._bar.set_postfix_str(f"return {significant(mean_return)}", refresh=False)
             self._bar.update(steps - self._bar.n)
 
     def row(self, row: Mapping[str, float]) -> None:
@@ -47,8 +48,9 @@ class ConsoleLogger(Logger):
         left = seconds * (self._n_steps - steps) / steps if steps else math.nan
         eta = str(timedelta(seconds=round(max(0.0, left)))) if math.isfinite(left) else "?"
         self.message(
-            f"{steps:>12,.0f} steps  {steps / max(self._n_steps, 1):4.0%}  {row['StepsPerSecond']:>9,.0f} steps/s  "
-            f"ETA {eta}  return {row.get('ReturnAverage', math.nan):.1f}"
+            f"  return {significant(row.get('ReturnAverage', math.nan)):>{_NUMBER_WIDTH}}"
+            f"{steps:>13,.0f} steps  {steps / max(self._n_steps, 1):4.0%}  {row['StepsPerSecond']:>9,.0f} steps/s  "
+            f"ETA {eta}"
         )
         for line in _table(_main_numbers(row), _width(self._stream)):
             self.message(line)
@@ -77,25 +79,15 @@ def _main_numbers(row: Mapping[str, float]) -> dict[str, float]:
 
 def _table(numbers: Mapping[str, float], width: int) -> list[str]:
     """Names and numbers in as many columns as fit into `width`, filled row by row."""
-    names = list(numbers)
-    for n_columns in range(len(names), 0, -1):
-        name_widths = [max(map(len, names[column::n_columns])) for column in range(n_columns)]
-        if sum(name_widths) + n_columns * len("   ") + n_columns * _NUMBER_WIDTH <= width:
-            break
-    else:
-        return []
-    return [
-        "".join(
-            f"  {name:<{name_width}} {_number(numbers[name]):>{_NUMBER_WIDTH}}"
-            for name, name_width in zip(names[start:], name_widths, strict=False)
-        )
-        for start in range(0, len(names), n_columns)
-    ]
+    longest = max(map(len, numbers), default=0)
+    cells = [f"  {name:<{longest}} {_number(value):>{_NUMBER_WIDTH}}" for name, value in numbers.items()]
+    n_columns = max(1, width // (longest + _NUMBER_WIDTH + 3))
+    return ["".join(cells[start : start + n_columns]) for start in range(0, len(cells), n_columns)]
 
 
 def _number(value: float) -> str:
     """Four digits, or three where a sign and an exponent need the room."""
-    text = f"{value:.4g}"
+    text = significant(value)
     return text if len(text) <= _NUMBER_WIDTH else f"{value:.3g}"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 __all__ = ["Logger", "Loggers"]
 
@@ -15,6 +15,9 @@ class Logger:
 
     A context manager: leaving it closes.
     """
+
+    def settings(self, config: Mapping[str, Any]) -> None:
+        """Before `start`: the settings of the run, as `config.json` holds them."""
 
     def start(self, n_steps: int) -> None:
         """Training begins; it will take `n_steps` environment steps."""
@@ -43,6 +46,11 @@ class Loggers(Logger):
 
     def __init__(self, *loggers: Logger) -> None:
         self._loggers = loggers
+
+    def settings(self, config: Mapping[str, Any]) -> None:
+        """See `Logger`."""
+        for logger in self._loggers:
+            logger.settings(config)
 
     def start(self, n_steps: int) -> None:
         """See `Logger`."""

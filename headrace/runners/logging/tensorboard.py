@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from headrace.checkpoints.run_settings import flattened, plain
 from headrace.runners.logging.logger import Logger
 
 __all__ = ["TensorBoardLogger"]
@@ -18,7 +19,8 @@ _STATISTIC = re.compile(r"(.+)(Average|Std|Median|Min|Max)")
 
 class TensorBoardLogger(Logger):
     """Writes event files into `log_dir`: a scalar per column, over `CumSteps`; `ReturnMin` is the tag `Return/Min`, so
-    that the statistics of one quantity share a section of the page. NaN is left out.
+    that the statistics of one quantity share a section of the page. NaN is left out. The settings of the run are its
+    hyperparameters, for the page HParams.
 
     Raises ImportError, naming the extra, where tensorboard is not installed.
     """
@@ -27,17 +29,26 @@ class TensorBoardLogger(Logger):
         try:
             # Imported for the error now, before environments and workers start.
             from tensorboard.compat.proto import event_pb2, summary_pb2
+            from tensorboard.plugins.hparams.summary_v2 import hparams_pb
             from tensorboard.summary.writer.event_file_writer import EventFileWriter
         except ImportError as error:
             raise ImportError('event files need tensorboard; pip install "headrace[tensorboard]"') from error
         self._log_dir = Path(log_dir).absolute()
-        self._open = EventFileWriter
+        self._open, self._hparams = EventFileWriter, hparams_pb
+        self._settings: dict[str, bool | int | float | str] = {}
         self._event, self._summary = event_pb2.Event, summary_pb2.Summary
         self._writer: Any = None
+
+    def settings(self, config: Mapping[str, Any]) -> None:
+        """See `Logger`."""
+        flat = flattened(plain(config))
+        self._settings = {name: _hyperparameter(value) for name, value in flat.items()}
 
     def start(self, n_steps: int) -> None:
         """See `Logger`. The writer's thread starts here: a runner forks its workers before."""
         self._writer = self._open(str(self._log_dir))
+        if self._settings:
+            self._add(0, self._hparams(self._settings))
 
     def row(self, row: Mapping[str, float]) -> None:
         """See `Logger`; flushed."""
@@ -48,12 +59,19 @@ class TensorBoardLogger(Logger):
         ]
         # One event for all: an event each, as torch's writer makes, takes ten times as long.
         summary = self._summary(value=values)
-        now = datetime.now().timestamp()
-        self._writer.add_event(self._event(wall_time=now, step=int(row["CumSteps"]), summary=summary))
-        self._writer.flush()
+        self._add(int(row["CumSteps"]), summary)
 
     def close(self) -> None:
         """See `Logger`."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None
+
+    def _add(self, step: int, summary: Any) -> None:
+        self._writer.add_event(self._event(wall_time=datetime.now().timestamp(), step=step, summary=summary))
+        self._writer.flush()
+
+
+def _hyperparameter(value: Any) -> bool | int | float | str:
+    """As TensorBoard takes it: numbers and truth values as they are, the rest as text."""
+    return value if isinstance(value, bool | int | float) else str(value)

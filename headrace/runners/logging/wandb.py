@@ -15,9 +15,9 @@ __all__ = ["WandbLogger"]
 class WandbLogger(Logger):
     """Sends each row to a run of Weights & Biases, at step `CumSteps`; columns keep their names, NaN is left out.
 
-    project: of the run; name: of the run, wandb's choice if None; config: settings to show with it; folder: where
-    wandb keeps its local files; mode: "online", "offline" (sent later by `wandb sync`) or "disabled"; None: what
-    wandb's own settings say. Raises ImportError, naming the extra, where wandb is not installed.
+    project: of the run; name: of the run, wandb's choice if None; config: settings to show in place of the
+    run's; folder: where wandb keeps its local files; mode: "online", "offline" (sent later by `wandb sync`) or
+    "disabled"; None: what wandb's own settings say. Raises ImportError, naming the extra, where wandb is not installed.
     """
 
     def __init__(
@@ -34,10 +34,15 @@ class WandbLogger(Logger):
         except ImportError as error:
             raise ImportError('sending to Weights & Biases needs wandb; pip install "headrace[wandb]"') from error
         self._project, self._name, self._mode = project, name, mode
-        self._config = dict(config or {})
+        self._config = None if config is None else dict(config)
         self._folder = None if folder is None else str(Path(folder).absolute())
         self._open = wandb.init
         self._run: Any = None
+
+    def settings(self, config: Mapping[str, Any]) -> None:
+        """See `Logger`."""
+        if self._config is None:
+            self._config = dict(config)
 
     def start(self, n_steps: int) -> None:
         """See `Logger`. wandb's threads and processes start here: a runner forks its workers before."""

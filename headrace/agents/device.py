@@ -1,0 +1,33 @@
+"""Devices as users name them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+__all__ = ["device_here", "torch_device"]
+
+
+def torch_device(value: Any, argument: str) -> torch.device:
+    """The device that an argument names; raises ValueError for what is none."""
+    try:
+        return torch.device(value)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"{argument} must be a torch device such as 'cuda:0', got {value!r}") from error
+
+
+def device_here(value: Any, argument: str) -> torch.device:
+    """`torch_device`, of this machine; raises ValueError for a GPU that is not here."""
+    device = torch_device(value, argument)
+    if device.type == "cuda":
+        # Not `is_available()`: it may initialise CUDA, which processes forked later could then not use.
+        n_gpus = torch.cuda.device_count()
+        if n_gpus <= (device.index or 0):
+            here = f"torch sees {n_gpus} GPU{'s' * (n_gpus != 1)} here"
+            if not n_gpus:
+                here += (
+                    ", is built without CUDA" if torch.version.cuda is None else ", check the driver with nvidia-smi"
+                )
+            raise ValueError(f"{argument}={str(value)!r} is not there ({here}); leave it out, or name one that is")
+    return device

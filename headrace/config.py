@@ -1,0 +1,153 @@
+"""Settings by name: what a wrong name should have been, and which settings differ from the defaults."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Collection, Mapping
+from dataclasses import fields
+from functools import wraps
+from typing import Any, TypeVar
+
+__all__ = ["call_text", "checked_names", "meant_name", "nearest_name"]
+
+#: What other libraries, and common usage, call a setting: our names for it. The first that a class has is meant.
+SYNONYMS: dict[str, tuple[str, ...]] = {
+    "alpha": ("pri_alpha",),
+    "beta": ("pri_beta_init",),
+    "buffer_size": ("replay_size",),
+    "clip_coef": ("ratio_clip",),
+    "clip_eps": ("ratio_clip",),
+    "clip_param": ("ratio_clip",),
+    "clip_range": ("ratio_clip",),
+    "clip_range_vf": ("value_clip",),
+    "cuda": ("device",),
+    "ent_coef": ("entropy_loss_coeff",),
+    "entropy_coeff": ("entropy_loss_coeff",),
+    "entropy_coef": ("entropy_loss_coeff",),
+    "env_id": ("env",),
+    "environment": ("env",),
+    "eps": ("adam_eps", "eps_final"),
+    "epsilon": ("ratio_clip", "eps_final"),
+    "eps_steps": ("eps_steps", "eps_itr_max"),
+    "eval_freq": ("log_interval_steps",),
+    "exploration_final_eps": ("eps_final",),
+    "exploration_fraction": ("eps_steps", "eps_itr_max"),
+    "exploration_initial_eps": ("eps_init",),
+    "gae_lam": ("gae_lambda",),
+    "game": ("env",),
+    "gamma": ("discount",),
+    "gpu": ("device",),
+    "horizon": ("batch_T",),
+    "huber": ("delta_clip",),
+    "initial_lr": ("learning_rate",),
+    "lam": ("gae_lambda",),
+    "lambda": ("gae_lambda",),
+    "learning_starts": ("min_steps_learn",),
+    "linear_lr": ("linear_lr_schedule",),
+    "log_freq": ("log_interval_steps",),
+    "log_interval": ("log_interval_steps",),
+    "lr": ("learning_rate",),
+    "lr_decay": ("linear_lr_schedule",),
+    "lr_schedule": ("linear_lr_schedule",),
+    "lstm": ("recurrent",),
+    "max_grad_norm": ("clip_grad_norm",),
+    "max_steps": ("n_steps",),
+    "minibatch_size": ("minibatches",),
+    "n_envs": ("batch_B",),
+    "n_epochs": ("epochs",),
+    "n_eval_episodes": ("eval_episodes",),
+    "n_minibatches": ("minibatches",),
+    "n_step_return": ("n_step",),
+    "net_arch": ("hidden_sizes",),
+    "norm_adv": ("normalize_advantage",),
+    "norm_obs": ("normalize_observation",),
+    "norm_reward": ("normalize_reward",),
+    "normalize_obs": ("normalize_observation",),
+    "num_envs": ("batch_B",),
+    "num_epochs": ("epochs",),
+    "num_minibatches": ("minibatches",),
+    "num_processes": ("n_workers",),
+    "num_steps": ("n_steps",),
+    "num_workers": ("n_workers",),
+    "out": ("log_dir",),
+    "output_dir": ("log_dir",),
+    "prioritized": ("prioritized_replay",),
+    "processes": ("n_workers",),
+    "rollout_length": ("batch_T",),
+    "save_freq": ("checkpoint_interval_steps",),
+    "save_dir": ("log_dir",),
+    "steps": ("n_steps",),
+    "target_network_update_freq": ("target_update_interval",),
+    "target_update_freq": ("target_update_interval",),
+    "tau": ("target_update_tau",),
+    "threads": ("torch_threads",),
+    "timesteps": ("n_steps",),
+    "total_steps": ("n_steps",),
+    "total_timesteps": ("n_steps",),
+    "train_freq": ("replay_ratio",),
+    "update_epochs": ("epochs",),
+    "value_coeff": ("value_loss_coeff",),
+    "vf_coef": ("value_loss_coeff",),
+    "workers": ("n_workers",),
+}
+
+_Class = TypeVar("_Class", bound=type)
+
+
+def meant_name(name: str, known: Collection[str]) -> str:
+    """The one of the known names that `name`, ours or another library's, stands for; empty if none does."""
+    lower = name.lower().replace("-", "_")
+    return next((ours for ours in (lower, *SYNONYMS.get(lower, ())) if ours in known), "")
+
+
+def nearest_name(name: str, known: Collection[str]) -> str:
+    """`meant_name`, or else the one that is spelt most alike; empty if none is near."""
+    spelt = {one.lower(): one for one in known}
+    near = difflib.get_close_matches(name.lower().replace("-", "_"), spelt, n=1, cutoff=0.6)
+    return meant_name(name, known) or (spelt[near[0]] if near else "")
+
+
+def checked_names(cls: _Class) -> _Class:
+    """For a dataclass of settings: a keyword that is not there raises TypeError with the name of the setting that is
+    meant, and `repr` shows only what differs from the defaults.
+    """
+    made: Any = cls
+    construct = made.__init__
+    known = [field.name for field in fields(cls)]
+
+    @wraps(construct)
+    def constructed(self: Any, *args: Any, **kwargs: Any) -> None:
+        for name in kwargs:
+            if name not in known:
+                near = nearest_name(name, known)
+                remedy = f"it is called {near}" if near else f"there is {', '.join(known)}"
+                raise TypeError(f"{cls.__name__} has no setting {name!r}; {remedy}")
+        construct(self, *args, **kwargs)
+
+    def __repr__(self: Any) -> str:
+        return call_text(type(self), {field.name: getattr(self, field.name) for field in fields(self)})
+
+    made.__init__, made.__repr__ = constructed, __repr__
+    return cls
+
+
+def call_text(cls: type, arguments: Mapping[str, Any]) -> str:
+    """`Cls(name=value)`, the call that made an object, with the arguments that differ from their defaults."""
+    parameters = inspect.signature(cls).parameters
+    parts = [
+        f"{name}={_text(value)}"
+        for name, value in arguments.items()
+        if not _same(value, parameters[name].default if name in parameters else inspect.Parameter.empty)
+    ]
+    return f"{cls.__name__}({', '.join(parts)})"
+
+
+def _same(value: Any, default: Any) -> bool:
+    if default is None and isinstance(value, Mapping):  # an empty dict in place of None
+        return not value
+    return type(value) is type(default) and bool(value == default)
+
+
+def _text(value: Any) -> str:
+    return str(value.__name__) if isinstance(value, type) else repr(value)

@@ -1,0 +1,106 @@
+"""Settings: a wrong name is told the right one, and what is shown is what differs from the defaults."""
+
+import copy
+import pickle
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from typing import Any
+
+import pytest
+import torch
+
+from headrace.agents.dqn import CategoricalDqnAgent
+from headrace.agents.pg import CategoricalPgAgent, GaussianPgAgent
+from headrace.algos.adam import adam_for, set_learning_rate
+from headrace.algos.dqn import DQN, CategoricalDQNConfig, DQNConfig
+from headrace.algos.pg import PPO, A2CConfig, IMPALAConfig, PPOConfig
+from headrace.config import SYNONYMS, nearest_name
+from headrace.runners import RunnerConfig
+
+
+@pytest.mark.parametrize(
+    ("cls", "name", "says"),
+    [
+        (PPOConfig, "lr", "PPOConfig has no setting 'lr'; it is called learning_rate"),
+        (PPOConfig, "gamma", "it is called discount"),
+        (PPOConfig, "ent_coef", "it is called entropy_loss_coeff"),
+        (PPOConfig, "clip_range", "it is called ratio_clip"),
+        (PPOConfig, "n_epochs", "it is called epochs"),
+        (PPOConfig, "learnign_rate", "it is called learning_rate"),
+        (A2CConfig, "vf_coef", "it is called value_loss_coeff"),
+        (IMPALAConfig, "max_grad_norm", "it is called clip_grad_norm"),
+        (DQNConfig, "tau", "it is called target_update_tau"),
+        (DQNConfig, "n_step_return", "it is called n_step"),
+        (CategoricalDQNConfig, "buffer_size", "it is called replay_size"),
+        (RunnerConfig, "total_timesteps", "it is called n_steps"),
+        (RunnerConfig, "zebra", "there is n_steps, seed, log_interval_steps"),
+    ],
+)
+def test_a_wrong_name_is_told_the_right_one(cls: Callable[..., Any], name: str, says: str) -> None:
+    with pytest.raises(TypeError) as caught:
+        cls(**{name: 1})
+    assert says in str(caught.value)
+    assert cls.__name__ in str(caught.value)
+
+
+def test_what_was_right_is_as_before() -> None:
+    config = PPOConfig(learning_rate=3e-4, value_clip=0.2)
+    assert pickle.loads(pickle.dumps(config)) == config == copy.deepcopy(config)
+    assert replace(config, epochs=3).epochs == 3
+    assert PPOConfig(**asdict(config)) == config
+    with pytest.raises(TypeError, match="learning_rate"):
+        replace(config, lr=1.0)
+
+
+def test_names_of_others_lead_to_settings_that_are_there() -> None:
+    from headrace.cli.build import TrainOptions
+    from headrace.cli.options import flags_of
+
+    flags = {flag.rpartition(".")[2].lstrip("-").replace("-", "_") for flag in flags_of(TrainOptions())}
+    agents = {"eps_itr_max"}
+    for theirs, ours in SYNONYMS.items():
+        assert set(ours) <= flags | agents, theirs
+        assert nearest_name(theirs, flags) in flags
+
+
+def test_only_what_differs_from_the_defaults_is_shown() -> None:
+    assert repr(PPOConfig()) == "PPOConfig()"
+    assert repr(PPOConfig(learning_rate=3e-4, epochs=4)) == "PPOConfig(learning_rate=0.0003, epochs=4)"
+    assert repr(RunnerConfig(seed=3)) == "RunnerConfig(seed=3)"
+    assert repr(CategoricalPgAgent()) == "CategoricalPgAgent()"
+    assert repr(CategoricalPgAgent(torch.nn.Linear, {"bias": False})) == (
+        "CategoricalPgAgent(ModelCls=Linear, model_kwargs={'bias': False})"
+    )
+    assert repr(GaussianPgAgent(init_log_std=-1.0)) == "GaussianPgAgent(init_log_std=-1.0)"
+    assert repr(CategoricalDqnAgent(V_max=5.0, eps_final=0.1)) == "CategoricalDqnAgent(eps_final=0.1, V_max=5.0)"
+    assert repr(PPO(PPOConfig(epochs=4))) == "PPO(PPOConfig(epochs=4))"
+    assert repr(DQN()) == "DQN(DQNConfig())"
+
+
+def halves(progress: float) -> float:
+    return 0.5 if progress < 0.5 else 0.25
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (PPOConfig(learning_rate=1.0), [1.0, 0.75, 0.25]),
+        (PPOConfig(learning_rate=1.0, linear_lr_schedule=False), [1.0, 1.0, 1.0]),
+        (PPOConfig(learning_rate=1.0, lr_schedule=halves), [0.5, 0.5, 0.25]),
+        (DQNConfig(learning_rate=2.0, lr_schedule=lambda progress: progress), [0.0, 0.5, 1.5]),
+    ],
+    ids=["line", "constant", "function", "lambda"],
+)
+def test_a_function_of_progress_is_a_schedule(config: Any, expected: list[float]) -> None:
+    optimizer = adam_for(torch.nn.Parameter(torch.zeros(3)), config)
+    for progress, rate in zip((0.0, 0.25, 0.75), expected, strict=True):
+        assert set_learning_rate(optimizer, config, progress) == rate
+        assert optimizer.param_groups[0]["lr"] == rate
+
+
+def test_a_schedule_that_is_none_is_refused() -> None:
+    with pytest.raises(TypeError, match="lr_schedule must be a function from progress"):
+        PPOConfig(lr_schedule=3e-4)  # type: ignore[arg-type]
+    config = PPOConfig(lr_schedule=lambda progress: float("nan"))
+    with pytest.raises(ValueError, match=r"lr_schedule\(0.5\) is nan"):
+        set_learning_rate(adam_for(torch.nn.Parameter(torch.zeros(3)), config), config, 0.5)
