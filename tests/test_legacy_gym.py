@@ -232,7 +232,7 @@ def test_a_space_without_a_counterpart_is_refused(space: Any, says: str) -> None
         ((ZERO, {}), (ZERO, 1.0, True, {}), ["step() returned tuple of 4", "terminated, truncated, info"]),
         (ZERO, None, ["step() returned NoneType None", "(observation, reward, done, info)"]),
         (ZERO, (ZERO, 1.0, "yes", {}), ["step() returned terminated = str 'yes'", "expected a bool"]),
-        (ZERO, (ZERO, 1.0, 1, {}), ["step() returned terminated = int 1", "expected a bool"]),
+        (ZERO, (ZERO, 1.0, 2, {}), ["step() returned terminated = int 2", "expected a bool"]),
         (ZERO, (ZERO, 1.0, True, None), ["step() returned info = NoneType", "expected a dict"]),
     ],
     ids=[

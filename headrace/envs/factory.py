@@ -13,6 +13,7 @@ import gymnasium
 
 from headrace.envs.global_rng import Isolation, isolated
 from headrace.envs.legacy_gym import LegacyGym, LegacySpec, is_legacy
+from headrace.envs.padded import Padded
 from headrace.envs.vector_envs import VectorEnvs
 from headrace.errors import EnvContractError, EnvFailed, SamplerError, headline, traceback_of
 from headrace.processes.status import Phase, Status
@@ -31,7 +32,9 @@ class EnvFactory:
 
     make: an `EnvSpec`, one of old gym, a callable returning an `Env`, or `VectorEnvs`; kwargs: its arguments;
     isolation: of what environments draw from global generators, None where they share them; given: the text that named
-    it, if one did. Ids are resolved to specs where the user registered them, so an id known only there works in workers
+    it, if one did; pad: the greatest lengths of texts and sequences, see `Padded`.
+
+    Ids are resolved to specs where the user registered them, so an id known only there works in workers
     under every start method.
     """
 
@@ -39,9 +42,15 @@ class EnvFactory:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     isolation: Isolation | None = None
     given: str = ""
+    pad: Mapping[str, int] = field(default_factory=dict)
 
     @staticmethod
-    def of(env_cls: Any, env_kwargs: Mapping[str, Any] | None, argument: str = "EnvCls") -> EnvFactory:
+    def of(
+        env_cls: Any,
+        env_kwargs: Mapping[str, Any] | None,
+        argument: str = "EnvCls",
+        pad: Mapping[str, int] | None = None,
+    ) -> EnvFactory:
         """From what users pass as `EnvCls`; raises TypeError, or ValueError for an id nobody registered.
 
         "module:Id-v0" imports the module first, as `gymnasium.make` does; "module:name" is a callable of a module;
@@ -58,7 +67,7 @@ class EnvFactory:
                 f"{argument} must be a Gymnasium id, an EnvSpec, a callable returning an Env, or VectorEnvs, "
                 f"got {type(env_cls).__name__} {env_cls!r}"
             )
-        return EnvFactory(env_cls, dict(env_kwargs or {}), given=given)
+        return EnvFactory(env_cls, dict(env_kwargs or {}), given=given, pad=dict(pad or {}))
 
     @property
     def name(self) -> str:
@@ -89,7 +98,7 @@ class EnvFactory:
                     f"{self.name}: {name} is {type(space).__name__} {space!r}, not a gymnasium.Space; "
                     "set it in the environment's constructor"
                 )
-        return env
+        return Padded(env, self.pad) if self.pad else env
 
     def made_for(self, env_id: int) -> gymnasium.Env[Any, Any]:
         """The environment of a number."""
