@@ -99,11 +99,13 @@ def _options(args: Sequence[str]) -> tuple[TrainOptions, EnvSpaces]:
         earlier.require("model", options.model.model)
         if options.algo not in ALGOS:
             raise unknown("algo", options.algo, ALGOS)
-        spaces = spaces_of(factory_of(options.env, options.env_kwargs))
+        spaces = spaces_of(factory_of(options.env, options.env_kwargs, options.pad))
     else:
-        spaces = spaces_of(factory_of(asked.env, asked.env_kwargs))
+        spaces = spaces_of(factory_of(asked.env, asked.env_kwargs, asked.pad))
         defaults = defaults_for(asked.algo, asked.env, spaces, asked.model.recurrent)
-        options = parse_options(replace(defaults, env=asked.env, env_kwargs=asked.env_kwargs), _PROG, args)
+        options = parse_options(
+            replace(defaults, env=asked.env, env_kwargs=asked.env_kwargs, pad=asked.pad), _PROG, args
+        )
     require_at_least(1, "eval-episodes", options.eval_episodes)
     require_at_least(1, "torch-threads", options.torch_threads)
     return options, spaces

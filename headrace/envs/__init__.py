@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from headrace.envs.clauses import Violation as Violation
     from headrace.envs.factory import EnvFactory as EnvFactory
     from headrace.envs.legacy_gym import LegacyGym as LegacyGym
+    from headrace.envs.padded import Padded as Padded
     from headrace.envs.pool import make_envpool as make_envpool
     from headrace.envs.scalar import ScalarEnvs as ScalarEnvs
     from headrace.envs.vector_envs import VectorEnvs as VectorEnvs
@@ -21,6 +22,7 @@ __getattr__, __dir__ = lazy_exports(
     {
         "EnvFactory": "headrace.envs.factory",
         "LegacyGym": "headrace.envs.legacy_gym",
+        "Padded": "headrace.envs.padded",
         "ScalarEnvs": "headrace.envs.scalar",
         "VectorEnvs": "headrace.envs.vector_envs",
         "Violation": "headrace.envs.clauses",

@@ -32,6 +32,7 @@ __all__ = ["CheckJob", "Event", "Findings", "checking_process"]
 
 _RESETS = 8  # resets that are looked at for being all the same
 _DISTINCT = 4  # first observations of as many seeds, from which on their being the same is no chance
+_ADAPTERS = ("gymnasium.", "headrace.")  # whose wrappers hand every argument on
 _FINAL_KEYS = {"final_observation", "final_obs", "terminal_observation"}
 
 
@@ -244,7 +245,7 @@ class _Checker:
             self._note(Violation("action-space", "action_space.sample()", came, "an element of the space"))
 
     def _check_signature(self, env: gymnasium.Env[Any, Any], call: str) -> None:
-        """Of the environment, and of what is below wrappers of Gymnasium: they hand every argument on."""
+        """Of the environment, and of what is below wrappers of Gymnasium and of ours."""
         layer: gymnasium.Env[Any, Any] = env
         while True:
             signature = inspect.signature(getattr(layer, call))
@@ -259,7 +260,7 @@ class _Checker:
                 came = f"{type(layer).__name__}.{call}{signature} ({error})"
                 self._note(Violation("signature", f"{call}()", came, expected))
                 return
-            if not (isinstance(layer, gymnasium.Wrapper) and type(layer).__module__.startswith("gymnasium.")):
+            if not (isinstance(layer, gymnasium.Wrapper) and type(layer).__module__.startswith(_ADAPTERS)):
                 return  # a wrapper of another's answers for what it wraps
             layer = layer.env
 

@@ -98,14 +98,18 @@ class EnvFactory:
                     f"{self.name}: {name} is {type(space).__name__} {space!r}, not a gymnasium.Space; "
                     "set it in the environment's constructor"
                 )
-        return Padded(env, self.pad) if self.pad else env
+        return env
 
     def made_for(self, env_id: int) -> gymnasium.Env[Any, Any]:
         """The environment of a number."""
         return self() if self.isolation is None else isolated(self, self.isolation.seeds(env_id))
 
     def made(self) -> gymnasium.Env[Any, Any]:
-        """A new environment whose spaces were not looked at; one of old gym comes adapted."""
+        """A new environment whose spaces were not looked at; one of old gym comes adapted, and padded as declared."""
+        env = self._adapted()
+        return Padded(env, self.pad) if self.pad else env
+
+    def _adapted(self) -> gymnasium.Env[Any, Any]:
         if isinstance(self.make, gymnasium.envs.registration.EnvSpec):
             env: Any = gymnasium.make(self.make, **self.kwargs)
         elif isinstance(self.make, LegacySpec):

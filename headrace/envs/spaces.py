@@ -144,7 +144,7 @@ def _array_writer(space: spaces.Space[Any], on_cast: OnCast, path: str) -> Obser
 
 
 def fitted(value: Any, space: spaces.Space[Any], shape: tuple[int, ...], on_cast: OnCast, path: str) -> np.ndarray:
-    """The array of this shape in `value`, as the dtype of a Box, MultiDiscrete or MultiBinary; a Mismatch if it is none.
+    """The array of this shape in `value`, as the dtype of a Box, MultiDiscrete or MultiBinary; Mismatch for others.
 
     An array of another dtype, or a list of numbers, is cast if no number is another one then, and `on_cast` is told.
     Floats may be rounded to float32, but to nothing shorter.

@@ -69,6 +69,7 @@ class BaseSampler(Hooks):
         eval_process: evaluate in a process of its own, beside training; for asynchronous samplers.
         isolate_rng: give each environment global generators of its own (NumPy's, Python's, torch's), by seed and env
             id, so that batches are alike for any number of workers though it draws from them; 60 µs a step.
+        pad: the greatest lengths of texts and sequences in the observation, by their place; see `envs.Padded`.
     """
 
     layout: Layout
@@ -98,6 +99,7 @@ class BaseSampler(Hooks):
         n_slots: int | None = None,
         eval_process: bool = False,
         isolate_rng: bool = False,
+        pad: Mapping[str, int] | None = None,
     ) -> None:
         self._settings = SamplerSettings.checked(
             type(self).__name__,
@@ -124,6 +126,7 @@ class BaseSampler(Hooks):
             n_slots=n_slots,
             eval_process=eval_process,
             isolate_rng=isolate_rng,
+            pad=pad,
         )
         self._prepare()
 

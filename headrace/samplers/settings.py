@@ -75,6 +75,7 @@ class SamplerSettings:
         n_slots: int | None,
         eval_process: bool,
         isolate_rng: bool,
+        pad: Mapping[str, int] | None,
     ) -> SamplerSettings:
         """From what the sampler `name` was given; raises TypeError or ValueError that names the argument."""
         checked_arguments(
@@ -97,9 +98,12 @@ class SamplerSettings:
             n_slots=n_slots,
             eval_process=eval_process,
             isolate_rng=isolate_rng,
+            pad=pad,
         )
         if isolate_rng and isinstance(EnvCls, VectorEnvs):
             raise ValueError("isolate_rng is for single environments; a vector environment steps its rows at once")
+        if pad and isinstance(EnvCls, VectorEnvs):
+            raise ValueError("pad is for single environments; have a vector environment give arrays of a fixed shape")
         if eval_process and not layout.asynchronous:
             raise ValueError(f"{name} evaluates in its own processes; eval_process=True is for asynchronous samplers")
         least = 1 + layout.asynchronous
@@ -109,8 +113,8 @@ class SamplerSettings:
         if kept_on is not None and (n_slots or 1) > 1:
             raise ValueError(f"n_slots={n_slots!r} is for batches in host memory; samples_device keeps one batch")
         return SamplerSettings(
-            factory=EnvFactory.of(EnvCls, env_kwargs),
-            eval_factory=EnvFactory.of(EnvCls, env_kwargs if eval_env_kwargs is None else eval_env_kwargs),
+            factory=EnvFactory.of(EnvCls, env_kwargs, pad=pad),
+            eval_factory=EnvFactory.of(EnvCls, env_kwargs if eval_env_kwargs is None else eval_env_kwargs, pad=pad),
             batch_spec=BatchSpec(int(batch_T), int(batch_B)),
             n_workers=None if n_workers is None else int(n_workers),
             max_decorrelation_steps=int(max_decorrelation_steps),
@@ -149,6 +153,7 @@ class SamplerSettings:
             "environment": self.factory.name,
             "env_kwargs": self.factory.kwargs,
             "eval_env_kwargs": self.eval_factory.kwargs,
+            **({"pad": self.factory.pad} if self.factory.pad else {}),
             "batch_T": self.batch_spec.T,
             "batch_B": self.batch_spec.B,
             "max_decorrelation_steps": self.max_decorrelation_steps,
