@@ -457,12 +457,22 @@ BROKEN: dict[str, Broken] = {
     "no action space": Broken(NoActionSpace, "spaces", "env.action_space", "NoneType None"),
     "a shape for a space": Broken(ShapeForASpace, "spaces", "env.observation_space", "tuple (3,)"),
     "space raises": Broken(SpaceThatRaises, "spaces", "env.action_space", "raised FileNotFoundError: robot.xml"),
-    "text": Broken(Good, "spaces", "env.observation_space", "Text(", {"observation_space": spaces.Text(5)}),
+    "text": Broken(
+        Good, "fixed-shape", "env.observation_space", "observation is Text(", {"observation_space": spaces.Text(5)}
+    ),
     "sequence of actions": Broken(
-        Good, "spaces", "env.action_space", "Sequence(", {"action_space": spaces.Sequence(spaces.Discrete(3))}
+        Good,
+        "fixed-shape",
+        "env.action_space",
+        "action is Sequence(",
+        {"action_space": spaces.Sequence(spaces.Discrete(3))},
     ),
     "graph in a Dict": Broken(
-        Good, "spaces", "env.observation_space", "Graph(", {"observation_space": spaces.Dict(g=spaces.Graph(BOX, None))}
+        Good,
+        "fixed-shape",
+        "env.observation_space",
+        "['g'] is Graph(",
+        {"observation_space": spaces.Dict(g=spaces.Graph(BOX, None))},
     ),
     "each has another space": Broken(
         EachHasAnotherSpace, "spaces", "env.observation_space", "(4,), float32) of a second environment"

@@ -560,7 +560,7 @@ ROW_5 = "stepping, step 5"
 LIES: dict[str, tuple[Callable[[list[Any]], Any], str, int | None, str]] = {
     "wrong shape": (
         replace(0, np.zeros((4, 4), np.float32)),
-        "observation = float32 [4, 4], expected a numpy",
+        "observation = float32 [4, 4], expected shape",
         None,
         ROW_5,
     ),
@@ -644,7 +644,7 @@ def test_the_truth_is_no_error() -> None:
 @pytest.mark.parametrize(
     ("change", "words", "env_id"),
     [
-        (replace(0, np.zeros((4, 1), np.float32)), "observation = float32 [4, 1], expected a numpy array", None),
+        (replace(0, np.zeros((4, 1), np.float32)), "observation = float32 [4, 1], expected shape", None),
         (with_cell(0, (LIAR, 1), np.nan), "observation = nan, expected finite numbers", LIAR),
         (lambda answer: answer[0], "its answer = float32 [4, 3], expected (observation, info)", None),
         (replace(1, None), "its answer = a tuple of 2, expected (observation, info)", None),

@@ -11,6 +11,7 @@ import gymnasium
 from headrace.cli.errors import CommandFailed, UsageError, unknown
 from headrace.cli.imports import look_here
 from headrace.envs.factory import EnvFactory, close_quietly
+from headrace.envs.registering import NotRegistered
 from headrace.envs.spaces import action_decoder, null_value
 from headrace.errors import SamplerError, headline
 from headrace.types import EnvSpaces
@@ -29,6 +30,8 @@ def factory_of(env: str, env_kwargs: Mapping[str, Any], pad: Mapping[str, int] |
     except ValueError as error:
         if isinstance(error.__cause__, ImportError):
             raise CommandFailed(str(error)) from error
+        if isinstance(error.__cause__, NotRegistered):
+            raise UsageError(f"unknown environment {env!r}; {error.__cause__}") from error
         module, _, name = env.rpartition(":")
         listing = f"{module} has no {name}, nor registers it" if module in sys.modules else _LISTING
         raise unknown("environment", env, _names_like(env), listing) from error
