@@ -51,14 +51,14 @@ def one_reward() -> Any:
 
 CASES = {
     "minigrid": Case("minigrid", "minigrid:MiniGrid-DoorKey-5x5-v0", options={"pad": {"mission": 48}}),
-    "highway-env": Case("highway-env", "highway_env:highway-v0"),
+    "highway-env": Case("highway-env", "highway_env:highway-fast-v0"),
     "popgym": Case("popgym", "popgym:popgym-RepeatPreviousEasy-v0"),
     "panda-gym": Case("panda-gym", "panda_gym:PandaReach-v3", discrete=False),
     "metaworld": Case("metaworld", "metaworld:Meta-World/MT1", {"env_name": "reach-v3"}, discrete=False),
     "gymnasium-robotics": Case("gymnasium-robotics", "gymnasium_robotics:FetchReach-v4", discrete=False),
     "crafter": Case("crafter", "crafter:Env"),
     "mo-gymnasium": Case("mo-gymnasium", one_reward),
-    "nes-py": Case("nes-py<9 gym-super-mario-bros<9", mario),
+    "nes-py": Case("nes-py gym-super-mario-bros", mario),
     "miniworld": Case("miniworld", "miniworld:MiniWorld-Hallway-v0", options={"start_method": "forkserver"}),
 }
 

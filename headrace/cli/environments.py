@@ -61,7 +61,10 @@ def spaces_of(factory: EnvFactory) -> EnvSpaces:
     except gymnasium.error.DependencyNotInstalled as error:
         raise CommandFailed(f"{factory.name} needs another package: {error}") from error
     except TypeError as error:
-        raise UsageError(f"{factory.name} could not be made with {dict(factory.kwargs)}: {headline(error)}") from error
+        raise UsageError(
+            f"{factory.name} could not be made with {dict(factory.kwargs)}: {headline(error)}; its arguments go into "
+            "--env-kwargs"
+        ) from error
     except Exception as error:
         raise CommandFailed(f"{factory.name} could not be made: {headline(error)}") from error
     spaces = EnvSpaces(env.observation_space, env.action_space)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -186,8 +187,21 @@ def make_envs(factory: EnvFactory, env_ids: Sequence[int], status: Status) -> li
             close_quietly(envs)
             if isinstance(error, KeyboardInterrupt):
                 raise
-            raise user_code_failed(error, f"{factory.name}: the constructor", status) from error
+            what = f"{factory.name}: the constructor"
+            raise user_code_failed(error, what, status, _constructor_remedy(error, len(envs))) from error
     return envs
+
+
+def _constructor_remedy(error: BaseException, n_made: int) -> str:
+    """What to do about a constructor that raised. n_made: environments of this process before it."""
+    if isinstance(error, TypeError) and re.search(r"missing \d+ required|unexpected keyword argument", str(error)):
+        return "; its arguments go into env_kwargs (headrace: --env-kwargs)"
+    if n_made == 1:
+        return (
+            "; this process has made one already: where it can hold no second one, a sampler with workers and "
+            "n_workers=batch_B gives each a process of its own"
+        )
+    return ""
 
 
 def close_quietly(envs: Sequence[gymnasium.Env[Any, Any]]) -> None:
@@ -199,7 +213,7 @@ def close_quietly(envs: Sequence[gymnasium.Env[Any, Any]]) -> None:
             _log.warning("closing an environment after an error failed too: %s", headline(error))
 
 
-def user_code_failed(error: BaseException, what: str, status: Status) -> SamplerError:
+def user_code_failed(error: BaseException, what: str, status: Status, remedy: str = "") -> SamplerError:
     """The `EnvFailed` for an exception out of an environment's code.
 
     Not for KeyboardInterrupt: the person stopped the program, the environment did nothing wrong. SystemExit is a
@@ -207,4 +221,4 @@ def user_code_failed(error: BaseException, what: str, status: Status) -> Sampler
     """
     if isinstance(error, SamplerError):
         return error.at(status.where())
-    return EnvFailed(f"{what} raised {headline(error)}", status.where(), traceback_of(error))
+    return EnvFailed(f"{what} raised {headline(error)}{remedy}", status.where(), traceback_of(error))

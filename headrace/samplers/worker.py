@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 from headrace.envs.global_rng import seed_global_generators
+from headrace.errors import EnvContractError, headline
 from headrace.processes.affinity import Affinity, pin, set_torch_threads
 from headrace.processes.child import Channel
 from headrace.processes.status import Phase
@@ -88,7 +89,7 @@ def obey(channel: Channel, crew: Crew) -> None:
     """
     try:
         channel.status.enter(Phase.WAITING)
-        channel.reply(crew.spaces)
+        _reply_spaces(crew.spaces, channel)
         setup: Setup = channel.receive()
         if setup is not None:
             station = setup.station(crew, channel)
@@ -103,6 +104,16 @@ def obey(channel: Channel, crew: Crew) -> None:
         return
     crew.close()
     channel.leave()
+
+
+def _reply_spaces(spaces: Sequence[EnvSpaces], channel: Channel) -> None:
+    try:
+        channel.reply(spaces)
+    except (pickle.PicklingError, TypeError, AttributeError) as error:
+        raise EnvContractError(
+            f"the spaces of the environment cannot be sent to the program: {headline(error)}; a class that is made at "
+            "run time cannot be pickled: have a wrapper give Gymnasium's own spaces with the same bounds"
+        ) from error
 
 
 def _carry_out(command: tuple[Any, ...], station: Any, crew: Crew, channel: Channel) -> None:
