@@ -1,7 +1,7 @@
 """Run by the Python of an environment with other people's packages: one of their environments in three samplers.
 
-`python -m tests.package_envs NAME` prints a line of JSON: {"error": …}, or {"different": …} with the places where batches
-of one seed are not the same, by sampler; "again" is a second `SerialSampler`.
+`python -m tests.package_envs NAME` prints a line of JSON: {"error": …}, or {"different": …}, by sampler, with the places
+where batches of one seed are not the same; "again" is a second `SerialSampler`.
 """
 
 import json
