@@ -1,7 +1,7 @@
 """Run by the Python of an environment with other people's packages: one of their environments in three samplers.
 
-`python -m tests.package_envs NAME` prints a line of JSON: {"error": …}, or {"different": …}, by sampler, with the places
-where batches of one seed are not the same; "again" is a second `SerialSampler`.
+`python -m tests.package_envs NAME` prints a line of JSON: {"error": …}, or {"different": …}, by sampler, with the
+places of batches that are not the same for the same seed; "again" is a second `SerialSampler`.
 """
 
 import json
@@ -69,7 +69,7 @@ CASES = {
     "highway-env": Case("highway-env", "highway_env:highway-fast-v0"),
     "popgym": Case("popgym", "popgym:popgym-RepeatPreviousEasy-v0"),
     "panda-gym": Case("panda-gym", "panda_gym:PandaReach-v3", discrete=False),
-    "metaworld": Case("metaworld", "metaworld:Meta-World/MT1", {"env_name": "reach-v3"}, {"isolate_rng": True}, False),
+    "metaworld": Case("metaworld", "metaworld:Meta-World/MT1", {"env_name": "reach-v3", "seed": 1}, discrete=False),
     "gymnasium-robotics": Case("gymnasium-robotics", "gymnasium_robotics:FetchReach-v4", discrete=False),
     # Keeps its creatures in sets, in the order of their addresses.
     "crafter": Case("crafter", "crafter:Env", options={"isolate_rng": True}, repeats=False),

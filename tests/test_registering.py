@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from headrace.cli.main import main
+from headrace.envs import VectorEnvs
 from headrace.envs.registering import where_registered
 from headrace.samplers import SerialSampler
 
@@ -59,6 +60,12 @@ def test_the_module_is_named(env_id: str, says: str, capsys: pytest.CaptureFixtu
     assert err.startswith(f"headrace: unknown environment {env_id!r}; ")
     assert says in err
     assert not SOURCES.keys() & sys.modules.keys()
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_vector_environment_is_looked_for_too() -> None:
+    with pytest.raises(ValueError, match="rocket_gym:RocketLand-v3"):
+        VectorEnvs("RocketLand-v3")
 
 
 def test_an_id_that_may_be_misspelled_is_not_looked_for() -> None:

@@ -6,7 +6,7 @@ import importlib
 import logging
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,7 @@ import gymnasium
 from headrace.envs.global_rng import Isolation, isolated
 from headrace.envs.legacy_gym import LegacyGym, LegacySpec, import_gym, is_legacy
 from headrace.envs.padded import Padded
-from headrace.envs.registering import NotRegistered, where_registered
+from headrace.envs.registering import unregistered
 from headrace.envs.vector_envs import VectorEnvs
 from headrace.errors import EnvContractError, EnvFailed, SamplerError, headline, traceback_of
 from headrace.processes.status import Phase, Status
@@ -152,20 +152,14 @@ def _resolved(name: str) -> Any:
     try:
         return gymnasium.spec(env_id)
     except (gymnasium.error.NameNotFound, gymnasium.error.NamespaceNotFound) as error:
-        raise _unknown(name, gymnasium.registry, error) from error
+        raise unregistered(name, gymnasium.registry, error) from error
 
 
 def _legacy(name: str) -> LegacySpec:
     try:
         return LegacySpec.of(name)
     except LookupError as error:
-        raise _unknown(name, import_gym().envs.registration.registry, error, "gym:") from error
-
-
-def _unknown(name: str, registered: Iterable[str], error: Exception, prefix: str = "") -> Exception:
-    """The error for an id that is not registered: what to write, unless it may be misspelled, or names a module."""
-    what_to_write = "" if ":" in name else where_registered(name, registered, prefix)
-    return NotRegistered(what_to_write) if what_to_write else error
+        raise unregistered(name, import_gym().envs.registration.registry, error, "gym:") from error
 
 
 def name_to_import(value: Any) -> str | None:

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from importlib import metadata
 from pathlib import Path
 
-__all__ = ["NotRegistered", "where_registered"]
+__all__ = ["NotRegistered", "unregistered", "where_registered"]
 
 #: Words in the names of packages that say nothing about their environments.
 _COMMON = {"gym", "gymnasium", "env", "envs", "rl"}
@@ -18,11 +18,17 @@ class NotRegistered(LookupError):
     """Nobody has registered an id; the text says what to write instead."""
 
 
-def where_registered(env_id: str, registered: Iterable[str], prefix: str = "") -> str:
-    """What to write for an id that is not registered: with the module that registers it, where a package is known.
+def unregistered(name: str, registered: Iterable[str], error: Exception, prefix: str = "") -> Exception:
+    """The error for an id that nobody registered: NotRegistered, or `error` if it is misspelled or has its module.
 
-    registered: ids that are, of which one may be meant: then the answer is empty; prefix: "gym:" for ids of old gym.
+    registered: the ids that are; prefix: "gym:" for those of old gym.
     """
+    what_to_write = "" if ":" in name else where_registered(name, registered, prefix)
+    return NotRegistered(what_to_write) if what_to_write else error
+
+
+def where_registered(env_id: str, registered: Iterable[str], prefix: str = "") -> str:
+    """What to write for an id, with the module that registers it where one is known; nothing if it is misspelled."""
     name = _name(env_id)
     if get_close_matches(name, map(_name, registered), n=1, cutoff=0.8):
         return ""
