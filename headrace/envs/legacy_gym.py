@@ -131,7 +131,9 @@ class LegacyGym(gymnasium.Env[Any, Any]):
         frame = error.__traceback__
         while frame is not None and frame.tb_next is not None:
             frame = frame.tb_next
-        if frame is None or "unpack" not in str(error) or not frame.tb_frame.f_globals["__name__"].startswith("gym."):
+        if frame is None or "unpack" not in str(error):
+            return
+        if not frame.tb_frame.f_globals.get("__name__", "").startswith("gym."):
             return
         raise EnvContractError(
             f"{self._name()}: step() raised {headline(error)} in {frame.tb_frame.f_code.co_qualname}, which awaits the "

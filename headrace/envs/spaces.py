@@ -256,12 +256,13 @@ def _tuple_writer(space: spaces.Tuple[Any], on_cast: OnCast, path: str) -> Obser
     writers = [observation_writer(child, on_cast, f"{path}[{index}]") for index, child in enumerate(space.spaces)]
 
     def write(to: tuple[Tree, ...], b: int, observation: Any) -> None:
-        if not isinstance(observation, tuple):
-            if not isinstance(observation, list | np.ndarray):
-                raise Mismatch(path, described(observation), f"a tuple of {len(writers)}")
-            on_cast(path, type(observation).__name__, "tuple")
+        listed = not isinstance(observation, tuple)
+        if listed and not (isinstance(observation, list) or (isinstance(observation, ndarray) and observation.ndim)):
+            raise Mismatch(path, described(observation), f"a tuple of {len(writers)}")
         if len(observation) != len(writers):
             raise Mismatch(path, described(observation), f"a tuple of {len(writers)}")
+        if listed:
+            on_cast(path, type(observation).__name__, "tuple")
         for row, writer, value in zip(to, writers, observation, strict=True):
             writer(row, b, value)
 
