@@ -57,7 +57,7 @@ class Policy:
         self._seed = draw_seed() if seed is None else seed
         self._keys = np.empty(0, np.uint64)
         self._steps = 0
-        self._write = observation_writer(self.spaces.observation, lambda: None, "observation")
+        self._write = observation_writer(self.spaces.observation, _not_told)
         self._write_action = action_writer(self.spaces.action)
         self._decode, self._decode_rows = action_decoder(self.spaces.action), vector_action_decoder(self.spaces.action)
         self._null_action = null_value(self.spaces.action)
@@ -142,7 +142,7 @@ class Policy:
         if len(self._keys) != rows:
             self._keys = env_keys(self._seed, Stream.EVAL_ACTION, range(rows))
         self._n, self._n_given = rows, n
-        self._answers = VectorAnswers(rows, self.spaces.observation, {}, lambda path: None)
+        self._answers = VectorAnswers(rows, self.spaces.observation, {}, _not_told)
         self._observation = allocate_like(null_value(self.spaces.observation), (rows,), np.zeros)
         self._action = allocate_like(self._null_action, (rows,), np.zeros)
         self._is_first = np.ones(rows, np.bool_)
@@ -278,3 +278,7 @@ def _require_fit(agent: Agent, spaces: EnvSpaces, weights: dict[str, Any], of_fi
             raise ValueError(
                 f"{name} is {given[name].dtype} {list(given[name].shape)}, expected {tensor.dtype} {list(tensor.shape)}"
             )
+
+
+def _not_told(path: str, came: Any, dtype: Any) -> None:
+    """Who acts casts as samplers do, which said so while they collected."""

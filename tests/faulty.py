@@ -111,5 +111,5 @@ def do(fault: str, observation: Any = None, reward: float = 0.0) -> tuple[Any, A
         case "broadcastable shape":
             return np.zeros(1, np.float32), reward
         case "dtype":
-            return np.zeros(3, np.int32), reward
+            return np.full(3, 2**24 + 1), reward
     return observation, reward

@@ -137,3 +137,66 @@ class LookAlike:
 
 class Parallel(gym.spaces.Space):  # type: ignore[misc]
     """A space that no other package has."""
+
+
+class Unseeded(OldWalk):
+    """Without `seed`: always the same walk."""
+
+    seed = None  # type: ignore[assignment]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._random = np.random.default_rng(5)
+
+
+class Endless(OldWalk):
+    """Ends by no limit of its own."""
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, dict[str, Any]]:
+        self._n = -1
+        return super().step(action)
+
+
+class Joypad(gym.Wrapper):  # type: ignore[misc]
+    """As nes-py has one: its `reset` takes no seed, whatever that of the environment takes."""
+
+    def reset(self) -> Any:
+        return self.env.reset()
+
+    def step(self, action: Any) -> Any:
+        return self.env.step(action)
+
+
+class TakesSeed(OldWalk):
+    """`reset` takes a seed and returns an observation alone, `step` gives four values: nes-py 8."""
+
+    def reset(self, seed: int | None = None, options: Any = None) -> np.ndarray:
+        if seed is not None:
+            self.seed(seed)
+        return super().reset()
+
+
+class Interop(gym.Env):  # type: ignore[misc]
+    """As gym3 adapts procgen: `env` and `unwrapped` are of another kind, which cannot be reset."""
+
+    def __init__(self) -> None:
+        self.env, self._walk = object(), OldWalk()
+        self.observation_space, self.action_space = self._walk.observation_space, self._walk.action_space
+
+    @property
+    def unwrapped(self) -> Any:
+        return self.env
+
+    def reset(self) -> Any:
+        return self._walk.reset()
+
+    def step(self, action: Any) -> Any:
+        return self._walk.step(action)
+
+    def close(self) -> None:
+        self._walk.close()
+
+
+gym.register("tests/Endless-v0", Endless, max_episode_steps=LIMIT)
+gym.register("tests/Unseeded-v0", Unseeded, max_episode_steps=LIMIT)
+gym.register("tests/Compatible-v0", Unseeded, max_episode_steps=LIMIT, apply_api_compatibility=True)

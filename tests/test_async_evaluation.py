@@ -200,7 +200,7 @@ def test_what_its_environments_have_for_the_log_is_said(caplog: pytest.LogCaptur
         sampler.evaluate_agent(1)
     said = [record.getMessage() for record in caplog.records]
     assert len(said) == 1
-    assert "observations arrive as float64" in said[0]
+    assert "observation arrives as float64" in said[0]
 
 
 class Wider(Walk):

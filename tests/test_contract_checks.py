@@ -69,9 +69,8 @@ OBSERVATIONS: dict[str, tuple[Any, list[str]]] = {
     "broadcastable shape": (np.zeros(1, np.float32), ["observation = float32 [1]", "expected shape [3]"]),
     "scalar array": (np.zeros((), np.float32), ["observation = float32 []", "expected shape [3]"]),
     "row of a batch": (np.zeros((1, 3), np.float32), ["observation = float32 [1, 3]", "expected shape [3]"]),
-    "int32": (np.zeros(3, np.int32), ["observation = int32 [3]", "expected dtype float32"]),
-    "float16": (np.zeros(3, np.float16), ["observation = float16 [3]", "expected dtype float32"]),
-    "list": ([0.0, 0.0, 0.0], ["observation = list", "expected a numpy array of float32 [3]"]),
+    "int64": (np.full(3, 2**24 + 1), ["observation = 16777217 in int64 [3]", "expected dtype float32"]),
+    "list": ([0.0, 0.0], ["observation = list", "expected a numpy array of float32 [3]"]),
     "number": (0.5, ["observation = float 0.5", "expected a numpy array of float32 [3]"]),
     "None": (None, ["observation = NoneType None", "expected a numpy array of float32 [3]"]),
     "torch tensor": (torch.zeros(3), ["observation = Tensor", "expected a numpy array of float32 [3]"]),
@@ -91,7 +90,7 @@ NESTED_OBSERVATIONS: dict[str, tuple[Any, list[str]]] = {
     "wrong shape of a leaf": (GOOD | {"x": np.zeros(3, np.float32)}, ["observation['x']", "expected shape [2]"]),
     "out of range": (GOOD | {"parts": (3, GOOD["parts"][1])}, ["observation['parts'][0] = int 3", "in [0, 3)"]),  # type: ignore[index]
     "key missing": ({"x": GOOD["x"]}, ["dict with the keys ['x']", "expected a dict with the keys ['parts', 'x']"]),
-    "list for a tuple": (GOOD | {"parts": [1, GOOD["parts"][1]]}, ["observation['parts'] = list", "a tuple of 2"]),  # type: ignore[index]
+    "set for a tuple": (GOOD | {"parts": {1, 2}}, ["observation['parts'] = set", "a tuple of 2"]),
 }
 
 REWARDS: dict[str, tuple[Any, list[str]]] = {
@@ -110,13 +109,13 @@ REWARDS: dict[str, tuple[Any, list[str]]] = {
 }
 
 ENDS: dict[str, tuple[Any, list[str]]] = {
-    "int 0": (0, ["= int 0", "expected a bool"]),
-    "int 1": (1, ["= int 1", "expected a bool"]),
+    "int 2": (2, ["= int 2", "expected a bool"]),
+    "int -1": (-1, ["= int -1", "expected a bool"]),
     "None": (None, ["= NoneType None", "expected a bool"]),
     "str": ("False", ["= str 'False'", "expected a bool"]),
-    "float": (0.0, ["= float 0.0", "expected a bool"]),
+    "float": (0.5, ["= float 0.5", "expected a bool"]),
     "array of bool": (np.array([False]), ["= ndarray", "expected a bool"]),
-    "numpy int": (np.int64(0), ["= int64", "expected a bool"]),
+    "numpy int": (np.int64(2), ["= int64", "expected a bool"]),
 }
 
 CASES = (
@@ -286,7 +285,7 @@ def test_a_lie_during_decorrelation_is_named(entry: int) -> None:
     assert (error.where.env_id, error.where.phase, error.where.step) == (LIAR, "decorrelating", 0)
 
 
-@pytest.mark.parametrize("change", [replace(0, None), replace(1, None), replace(2, 1), raising(ValueError("unhappy"))])
+@pytest.mark.parametrize("change", [replace(0, None), replace(1, None), replace(2, 2), raising(ValueError("unhappy"))])
 def test_a_failure_in_an_evaluation_is_named(change: Any) -> None:
     made: list[Lying] = []
     sampler = sampler_of(made, change, "first step", number=1001)
@@ -510,6 +509,35 @@ def test_a_cast_is_said_once_with_the_name_of_the_environment(
     assert len(said) == 1
     assert said[0].levelno == logging.WARNING
     assert "Float64" in said[0].getMessage()
+
+
+@EITHER
+def test_ends_that_are_0_or_1_are_truth_values_and_told(
+    cls: type[BaseSampler], caplog: pytest.LogCaptureFixture
+) -> None:
+    class Numbers(EpisodeStep):
+        def step(self, action: Any) -> Any:
+            observation, reward, terminated, truncated, info = super().step(action)
+            return observation, reward, int(terminated), np.float32(truncated), info
+
+    expected, _ = one_batch(EpisodeStep, SerialSampler)
+    with caplog.at_level(logging.DEBUG, "headrace"):
+        samples, _ = one_batch(Numbers, cls)
+    assert expected.env.done.any()
+    assert torch.equal(samples.env.terminated, expected.env.terminated)
+    assert torch.equal(samples.env.truncated, expected.env.truncated)
+    said = sorted(record.getMessage() for record in caplog.records if "arrives as" in record.getMessage())
+    assert [line.partition(": ")[2] for line in said] == [
+        "terminated arrives as int where bool is expected; it is cast",
+        "truncated arrives as float32 where bool is expected; it is cast",
+    ]
+
+
+def one_batch(make: Any, cls: type[BaseSampler]) -> Any:
+    sampler = cls(make, batch_T=20, batch_B=4, n_workers=2, start_method="fork")
+    with sampler.initialize(CategoricalPgAgent(), seed=SEED):
+        samples, traj_infos = sampler.obtain_samples(0)
+        return samples.copy(), traj_infos
 
 
 @EITHER

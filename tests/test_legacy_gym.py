@@ -21,7 +21,7 @@ from headrace.errors import EnvContractError, EnvFailed
 from headrace.samplers import BaseSampler, CpuSampler, SerialSampler, TrajInfo
 from tests import legacy
 from tests.leftovers import DEADLINE
-from tests.legacy import LIMIT, LookAlike, NewWalk, OldWalk, Parallel, Scripted, gym
+from tests.legacy import LIMIT, Interop, Joypad, LookAlike, NewWalk, OldWalk, Parallel, Scripted, TakesSeed, gym
 
 Batches = list[tuple[Samples, list[TrajInfo]]]
 ZERO = np.zeros(2, np.float32)
@@ -232,7 +232,7 @@ def test_a_space_without_a_counterpart_is_refused(space: Any, says: str) -> None
         ((ZERO, {}), (ZERO, 1.0, True, {}), ["step() returned tuple of 4", "terminated, truncated, info"]),
         (ZERO, None, ["step() returned NoneType None", "(observation, reward, done, info)"]),
         (ZERO, (ZERO, 1.0, "yes", {}), ["step() returned terminated = str 'yes'", "expected a bool"]),
-        (ZERO, (ZERO, 1.0, 1, {}), ["step() returned terminated = int 1", "expected a bool"]),
+        (ZERO, (ZERO, 1.0, 2, {}), ["step() returned terminated = int 2", "expected a bool"]),
         (ZERO, (ZERO, 1.0, True, None), ["step() returned info = NoneType", "expected a dict"]),
     ],
     ids=[
@@ -314,3 +314,49 @@ def test_gymnasium_environments_are_left_as_they_are() -> None:
     assert isinstance(EnvFactory.of("CartPole-v1", None)(), gymnasium.Wrapper)
     assert isinstance(EnvFactory.of(legacy.NewWalk, None)(), NewWalk)
     assert LIMIT < 17  # both walks truncate within a batch
+
+
+# ---- what `gym.make` and other packages put around environments ----
+
+
+@pytest.mark.parametrize("make", ["gym:tests.legacy:tests/Endless-v0", lambda: gym.make("tests/Endless-v0")])
+def test_the_time_limit_of_an_older_environment_is_kept(make: Any) -> None:
+    [(samples, traj_infos), *_] = batches_of(CpuSampler, make, n_workers=2)
+    lengths = {info.Length for info in traj_infos}
+    assert max(lengths) == LIMIT
+    assert len(lengths) > 1
+    terminated, truncated = ends_of([(samples, traj_infos)])
+    assert terminated > 0
+    assert truncated > 0
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        "gym:tests.legacy:tests/Unseeded-v0",
+        "gym:tests.legacy:tests/Compatible-v0",
+        lambda: gym.wrappers.RecordEpisodeStatistics(gym.make("tests/Compatible-v0")),
+        Interop,
+    ],
+    ids=["id", "with the adapter of gym", "in a wrapper of gym", "with an `env` of another kind"],
+)
+def test_environments_without_a_seed_method_run(make: Any) -> None:
+    batches = batches_of(SerialSampler, make)
+    assert sum(ends_of(batches)) > 0
+
+
+def test_a_seed_goes_past_wrappers_that_take_none() -> None:
+    direct = batches_of(SerialSampler, OldWalk)
+    for make in (lambda: Joypad(OldWalk()), lambda: Joypad(TakesSeed()), TakesSeed):
+        assert_equal(direct, batches_of(SerialSampler, make))
+
+
+def test_a_wrapper_that_awaits_the_newer_api_is_named_with_the_remedy() -> None:
+    def make() -> Any:
+        return gym.wrappers.RecordEpisodeStatistics(gym.make("tests/Endless-v0"))
+
+    with pytest.raises(EnvContractError) as caught:
+        batches_of(SerialSampler, make)
+    for words in ("Endless: step() raised ValueError", "RecordEpisodeStatistics.step", "apply_api_compatibility=True"):
+        assert words in str(caught.value)
+    assert "LegacyGym(env)" in str(caught.value)

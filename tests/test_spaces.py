@@ -1,5 +1,6 @@
 """Spaces: null values, what is recorded of observations, what environments get for actions, what is refused."""
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,7 +63,7 @@ def test_null_values_are_zeros_of_the_spaces_shape_and_dtype(space: spaces.Space
 def test_observations_are_recorded_as_they_are(space: spaces.Space[Any]) -> None:
     space.seed(3)
     rows, casts = empty_rows(space, 4), []
-    write = observation_writer(space, lambda: casts.append(1), "observation")
+    write = observation_writer(space, lambda *cast: casts.append(cast), "observation")
     observations = [space.sample() for _ in range(4)]
     for row in (2, 0, 3, 1):
         write(rows, row, observations[row])
@@ -98,11 +99,21 @@ def test_box_actions_are_clipped_for_the_environment_only() -> None:
 
 
 @REFUSED
-def test_spaces_without_a_fixed_shape_are_refused_with_the_remedy(space: spaces.Space[Any]) -> None:
-    for function in (null_value, action_decoder, lambda space: observation_writer(space, lambda: None)):
+def test_spaces_without_a_fixed_shape_are_refused_with_the_place_and_the_remedy(space: spaces.Space[Any]) -> None:
+    place = {"Text in a Dict": "['word']", "Sequence in a Tuple": "[1]"}.get(
+        next(name for name, one in SHAPELESS.items() if one is space), ""
+    )
+    for function, path in ((null_value, "space"), (action_decoder, "action")):
         with pytest.raises(EnvContractError, match="no fixed shape") as caught:
             function(space)
-        assert "Wrap the environment" in str(caught.value)
+        assert str(caught.value).startswith(f"{path}{place} is ")
+        assert "wrap the environment so that it uses Box" in str(caught.value)
+    with pytest.raises(EnvContractError, match="no fixed shape") as caught:
+        observation_writer(space, lambda *cast: None)
+    assert str(caught.value).startswith(f"observation{place} is ")
+    key = place.strip("[']")
+    words = "TransformObservation" if isinstance(space, spaces.Graph) else f"pad={{'{key}': n}}, n "
+    assert words in str(caught.value)
 
 
 @pytest.mark.parametrize("where", ["observation", "action"])
@@ -121,18 +132,19 @@ WRONG: dict[str, tuple[spaces.Space[Any], Any, str]] = {
     "broadcastable shape": (SPACES["box"], np.zeros(1, np.float32), "shape [3]"),
     "one dimension more": (SPACES["box"], np.zeros((1, 3), np.float32), "shape [3]"),
     "zero dimensions": (SPACES["box"], np.zeros((), np.float32), "shape [3]"),
-    "float16": (SPACES["box"], np.zeros(3, np.float16), "dtype float32"),
-    "int32": (SPACES["box"], np.zeros(3, np.int32), "dtype float32"),
-    "bool": (SPACES["box"], np.zeros(3, np.bool_), "dtype float32"),
     "object": (SPACES["box"], np.array([1.0, 2.0, None]), "dtype float32"),
-    "float32 for float64": (SPACES["box float64"], np.zeros(2, np.float32), "dtype float64"),
-    "float64 for uint8": (SPACES["image"], np.zeros((2, 4, 3), np.float64), "dtype uint8"),
-    "int64 for uint8": (SPACES["image"], np.zeros((2, 4, 3), np.int64), "dtype uint8"),
+    "float64 for uint8": (SPACES["image"], np.zeros((2, 4, 3), np.float64), "dtype uint8; to round or"),
+    "too large for uint8": (SPACES["image"], np.full((2, 4, 3), 256), "dtype uint8; to round or"),
+    "negative for uint8": (SPACES["image"], np.full((2, 4, 3), -1, np.int8), "dtype uint8; to round or"),
+    "int64 that float64 rounds": (SPACES["box float64"], np.array([0, 2**53 + 1]), "dtype float64; to round or"),
+    "uint64 that int64 wraps": (SPACES["multi-discrete"], np.full(2, 2**64 - 1, np.uint64), "dtype int64; to round or"),
+    "0.5 for an index": (SPACES["multi-discrete"], np.array([0.5, 0]), "dtype int64; to round or"),
+    "2 for a bool": (spaces.Box(0, 1, (2,), np.bool_), np.array([2, 0]), "dtype bool; to round or"),
+    "ragged list": (SPACES["box"], [0.0, [1.0], 2.0], "a numpy array of float32 [3]"),
+    "list of words": (SPACES["box"], ["0", "1", "2"], "a numpy array of float32 [3]"),
+    "list of another length": (SPACES["box"], [0.0], "a numpy array of float32 [3]"),
     "transposed": (SPACES["image"], np.zeros((3, 2, 4), np.uint8), "shape [2, 4, 3]"),
-    "list": (SPACES["box"], [0.0, 0.0, 0.0], "a numpy array of float32 [3]"),
-    "tuple": (SPACES["box"], (0.0, 0.0, 0.0), "a numpy array of float32 [3]"),
     "number": (SPACES["box"], 0.5, "a numpy array of float32 [3]"),
-    "number for a scalar box": (SPACES["box scalar"], 0.5, "a numpy array of float32 []"),
     "None": (SPACES["box"], None, "a numpy array of float32 [3]"),
     "torch tensor": (SPACES["box"], torch.zeros(3), "a numpy array of float32 [3]"),
     "dict for box": (SPACES["box"], {"x": np.zeros(3, np.float32)}, "a numpy array of float32 [3]"),
@@ -145,8 +157,6 @@ WRONG: dict[str, tuple[spaces.Space[Any], Any, str]] = {
     "discrete negative": (SPACES["discrete"], -1, "an integer in [0, 5)"),
     "discrete below its start": (SPACES["discrete from 7"], 6, "an integer in [7, 10)"),
     "discrete after its end": (SPACES["discrete from -2"], 2, "an integer in [-2, 2)"),
-    "multi-discrete dtype": (SPACES["multi-discrete"], np.zeros(2, np.int32), "dtype int64"),
-    "multi-binary bools": (SPACES["multi-binary"], np.zeros(4, np.bool_), "dtype int8"),
     "not a dict": (SPACES["dict"], (0, 0), "a dict with the keys ['gear', 'position']"),
     "key missing": (SPACES["dict"], {"gear": 1}, "a dict with the keys ['gear', 'position']"),
     "key too many": (
@@ -154,7 +164,6 @@ WRONG: dict[str, tuple[spaces.Space[Any], Any, str]] = {
         {"gear": 1, "position": np.zeros(2, np.float32), "extra": 0},
         "a dict with the keys ['gear', 'position']",
     ),
-    "list for tuple": (SPACES["tuple"], [np.zeros(2, np.int8), np.zeros(2, np.float32)], "a tuple of 2"),
     "tuple too short": (SPACES["tuple"], (np.zeros(2, np.int8),), "a tuple of 2"),
 }
 
@@ -165,8 +174,8 @@ def test_an_observation_that_is_not_of_the_space_is_a_mismatch(
 ) -> None:
     rows = empty_rows(space, 2)
     with pytest.raises(Mismatch) as caught:
-        observation_writer(space, lambda: None, "observation")(rows, 1, observation)
-    assert caught.value.expected == expected
+        observation_writer(space, lambda *cast: None, "observation")(rows, 1, observation)
+    assert caught.value.expected.startswith(expected)
     assert caught.value.path == "observation"
     assert caught.value.came
 
@@ -175,9 +184,9 @@ def test_an_observation_that_is_not_of_the_space_is_a_mismatch(
     ("change", "path"),
     [
         (lambda value: value["body"].update(joints=np.zeros(2, np.float32)), "observation['body']['joints']"),
-        (lambda value: value["body"].update(modes=[0, 1]), "observation['body']['modes']"),
+        (lambda value: value["body"].update(modes=[0.5, 1]), "observation['body']['modes']"),
         (lambda value: value.update(camera=(np.zeros((2, 2), np.uint8), 3)), "observation['camera'][1]"),
-        (lambda value: value.update(camera=(np.zeros((2, 2), np.int8), 0)), "observation['camera'][0]"),
+        (lambda value: value.update(camera=(np.full((2, 2), -1, np.int8), 0)), "observation['camera'][0]"),
         (lambda value: value.update(camera=None), "observation['camera']"),
     ],
 )
@@ -186,36 +195,85 @@ def test_a_mismatch_deep_inside_names_its_place(change: Any, path: str) -> None:
     observation = space.sample()
     change(observation)
     with pytest.raises(Mismatch) as caught:
-        observation_writer(space, lambda: None, "observation")(empty_rows(space, 2), 0, observation)
+        observation_writer(space, lambda *cast: None, "observation")(empty_rows(space, 2), 0, observation)
     assert caught.value.path == path
 
 
 def test_a_large_observation_is_not_printed_whole() -> None:
     with pytest.raises(Mismatch) as caught:
-        observation_writer(SPACES["box"], lambda: None, "observation")(empty_rows(SPACES["box"], 1), 0, [0.0] * 10**5)
+        observation_writer(SPACES["box"], lambda *cast: None, "observation")(
+            empty_rows(SPACES["box"], 1), 0, [0.0] * 10**5
+        )
     assert len(caught.value.came) < 80
 
 
-def test_float64_for_float32_is_cast_and_told() -> None:
-    casts: list[int] = []
-    rows = empty_rows(SPACES["dict"], 2)
-    write = observation_writer(SPACES["dict"], lambda: casts.append(1), "observation")
-    write(rows, 1, {"position": np.array([0.1, 0.2]), "gear": 2})
-    assert rows["position"].tolist() == [[0, 0], [np.float32(0.1), np.float32(0.2)]]
-    assert casts == [1]
+CAST: dict[str, tuple[spaces.Space[Any], Any, str]] = {
+    "float64": (SPACES["box"], np.array([0.1, 0.2, 0.3]), "float64"),
+    "float16": (SPACES["box"], np.array([0.5, 1, 2], np.float16), "float16"),
+    "uint8": (SPACES["box"], np.array([0, 1, 255], np.uint8), "uint8"),
+    "int64": (SPACES["box"], np.array([0, -1, 2**24]), "int64"),
+    "bool": (SPACES["box"], np.array([True, False, True]), "bool"),
+    "list": (SPACES["box"], [0.5, 1, 2], "list"),
+    "tuple": (SPACES["box"], (0.5, 1.0, 2.0), "tuple"),
+    "number for a scalar box": (SPACES["box scalar"], 0.5, "float"),
+    "float32 for float64": (SPACES["box float64"], np.array([0.1, 0.2], np.float32), "float32"),
+    "int64 for float64": (SPACES["box float64"], np.array([2**53, -1]), "int64"),
+    "int64 for uint8": (SPACES["image"], np.full((2, 4, 3), 255), "int64"),
+    "0 and 1 for bools": (spaces.Box(0, 1, (2,), np.bool_), np.array([0, 1]), "int64"),
+    "int32 for indices": (SPACES["multi-discrete"], np.array([1, 2], np.int32), "int32"),
+    "floats for bits": (SPACES["multi-binary"], np.array([0.0, 1.0, 1.0, 0.0]), "float64"),
+    "bools for bits": (SPACES["multi-binary"], np.array([True, False, True, False]), "bool"),
+    "list of bits": (SPACES["multi-binary"], [0, 1, 1, 0], "list"),
+}
+
+
+@pytest.mark.parametrize(("space", "observation", "came"), CAST.values(), ids=CAST.keys())
+def test_numbers_that_stay_what_they_are_are_cast_and_told(
+    space: spaces.Space[Any], observation: Any, came: str
+) -> None:
+    casts: list[Any] = []
+    rows = empty_rows(space, 2)
+    observation_writer(space, lambda *cast: casts.append(cast))(rows, 1, observation)
+    assert not rows[0].any()
+    assert rows[1].tolist() == np.asarray(observation).astype(space.dtype).tolist()
+    assert [(path, str(said), dtype) for path, said, dtype in casts] == [("observation", came, space.dtype)]
+
+
+def test_a_list_is_a_tuple_observation_and_told() -> None:
+    casts: list[Any] = []
+    rows = empty_rows(SPACES["tuple"], 1)
+    parts = [np.ones(2, np.int8), np.ones(2, np.float32)]
+    observation_writer(SPACES["tuple"], lambda *cast: casts.append(cast))(rows, 0, parts)
+    assert [leaf.tolist() for leaf in tree_leaves(rows)] == [[[1, 1]], [[1, 1]]]
+    assert casts == [("observation", "list", "tuple")]
+
+
+def test_what_a_space_contains_is_recorded() -> None:
+    """Whatever Gymnasium takes for an element: the numbers as an array of every dtype, and as a list."""
+    for name in ("box", "box float64", "image", "multi-discrete", "multi-binary", "discrete"):
+        space = SPACES[name]
+        space.seed(1)
+        ones = np.ones(space.shape or (), np.int64)
+        for value in (*(ones.astype(dtype) for dtype in "?bBhHiIlLefd"), ones.tolist()):
+            with warnings.catch_warnings(action="ignore"):
+                contained = space.contains(value)
+            if contained:
+                rows = empty_rows(space, 1)
+                observation_writer(space, lambda *cast: None)(rows, 0, value)
+                assert (rows == 1).all()
 
 
 @pytest.mark.parametrize("value", [2, np.int64(2), np.uint8(2), np.array(2)])
 def test_any_integer_is_a_discrete_observation(value: Any) -> None:
     rows = empty_rows(SPACES["discrete"], 1)
-    observation_writer(SPACES["discrete"], lambda: None)(rows, 0, value)
+    observation_writer(SPACES["discrete"], lambda *cast: None)(rows, 0, value)
     assert rows.tolist() == [2]
 
 
 def test_non_contiguous_observations_are_recorded() -> None:
     rows = empty_rows(SPACES["image"], 1)
     image = np.arange(24, dtype=np.uint8).reshape(3, 4, 2).T
-    observation_writer(SPACES["image"], lambda: None)(rows, 0, image)
+    observation_writer(SPACES["image"], lambda *cast: None)(rows, 0, image)
     assert np.array_equal(rows[0], image)
 
 

@@ -569,7 +569,7 @@ ROW_5 = "stepping, step 5"
 LIES: dict[str, tuple[Callable[[list[Any]], Any], str, int | None, str]] = {
     "wrong shape": (
         replace(0, np.zeros((4, 4), np.float32)),
-        "observation = float32 [4, 4], expected a numpy",
+        "observation = float32 [4, 4], expected shape",
         None,
         ROW_5,
     ),
@@ -581,17 +581,17 @@ LIES: dict[str, tuple[Callable[[list[Any]], Any], str, int | None, str]] = {
     ),
     "a column for all": (
         replace(0, np.zeros((4, 1), np.float32)),
-        "float32 [4, 1], expected a numpy array of float32 [4, 3]",
+        "float32 [4, 1], expected shape [4, 3]",
         None,
         ROW_5,
     ),
     "wrong dtype": (
-        replace(0, np.zeros((4, 3), np.int64)),
-        "observation = int64 [4, 3], expected dtype float32",
+        replace(0, np.full((4, 3), 2**24 + 1)),
+        "observation = 16777217 in int64 [4, 3], expected dtype float32",
         None,
         ROW_5,
     ),
-    "list": (replace(0, [[0.0] * 3] * 4), "observation = list", None, ROW_5),
+    "list": (replace(0, [[0.0] * 3] * 3), "observation = list", None, ROW_5),
     "NaN in row 2": (with_cell(0, (LIAR, 1), np.nan), "observation = nan, expected finite numbers", LIAR, ROW_5),
     "-Inf in row 1": (with_cell(0, (1, 0), -np.inf), "observation = -inf, expected finite numbers", 1, ROW_5),
     "infinite reward": (with_cell(1, 3, np.inf), "reward = inf, expected finite numbers", 3, ROW_5),
@@ -599,12 +599,12 @@ LIES: dict[str, tuple[Callable[[list[Any]], Any], str, int | None, str]] = {
     "a reward too few": (replace(1, np.ones(3)), "reward = float64 [3], expected numbers [4]", None, ROW_5),
     "no reward": (replace(1, None), "reward = object [], expected numbers [4]", None, ROW_5),
     "terminated list": (
-        replace(2, [False] * 4),
-        "terminated = list [False, False, False, False], expected a numpy array of bool [4]",
+        replace(2, [False] * 3),
+        "terminated = list [False, False, False], expected a numpy array of bool [4]",
         None,
         ROW_5,
     ),
-    "terminated int": (replace(2, np.zeros(4, np.int64)), "terminated = int64 [4], expected a numpy", None, ROW_5),
+    "terminated int": (replace(2, np.full(4, 2)), "terminated = int64 [4], expected a numpy", None, ROW_5),
     "truncated bool": (replace(3, False), "truncated = bool False, expected a numpy array of bool [4]", None, ROW_5),
     "info list": (replace(4, [{}] * 4), "its answer = a tuple of 5, expected (observation, reward", None, ROW_5),
     "4-tuple": (
@@ -658,7 +658,7 @@ def test_the_truth_is_no_error() -> None:
 @pytest.mark.parametrize(
     ("change", "words", "env_id"),
     [
-        (replace(0, np.zeros((4, 1), np.float32)), "observation = float32 [4, 1], expected a numpy array", None),
+        (replace(0, np.zeros((4, 1), np.float32)), "observation = float32 [4, 1], expected shape", None),
         (with_cell(0, (LIAR, 1), np.nan), "observation = nan, expected finite numbers", LIAR),
         (lambda answer: answer[0], "its answer = float32 [4, 3], expected (observation, info)", None),
         (replace(1, None), "its answer = a tuple of 2, expected (observation, info)", None),
@@ -789,7 +789,7 @@ def test_float64_observations_are_cast_and_the_log_says_so_once(
                 samples, _ = sampler.obtain_samples(itr)
                 assert samples.env.observation.dtype == torch.float32
                 assert samples.env.observation.any()
-    words = "Doubles: observation arrives as float64 while the space says float32; it is cast"
+    words = "Doubles: observation arrives as float64 where float32 is expected; it is cast"
     assert [record.message for record in caplog.records] == [words]
 
 

@@ -14,7 +14,7 @@ from headrace.algos.dqn import DQN, CategoricalDQN, CategoricalDQNConfig, DQNCon
 from headrace.algos.pg import A2C, IMPALA, PPO, A2CConfig, IMPALAConfig, PPOConfig
 from headrace.cli.agents import ActingOptions, ModelOptions, pg_agent, q_agent
 from headrace.cli.errors import UsageError, unknown
-from headrace.cli.options import Json, Unprefixed
+from headrace.cli.options import Json, Lengths, Unprefixed
 from headrace.processes.affinity import Affinity, usable_cores
 from headrace.runners.config import RunnerConfig
 from headrace.samplers.base import BaseSampler
@@ -94,6 +94,9 @@ class PlaceOptions:
     environment; `gym:Id-v0` is an id of old gym."""
     env_kwargs: Json = field(default_factory=dict)
     """Arguments of the environment, as JSON: '{"continuous": true}'."""
+    pad: Lengths = field(default_factory=dict)
+    """Texts and sequences in the observation become arrays of this size: mission=48, or goal.steps=10 where it is
+    nested."""
     sampler: str = "cpu"
     """serial (everything in this process), cpu (worker processes, an agent in each), gpu (worker processes, actions
     for all of them from this process), alternating (the same in two groups, one steps while the other gets its
@@ -223,6 +226,7 @@ def training_sampler(options: TrainOptions) -> BaseSampler:
         n_workers=options.n_workers,
         start_method=options.start_method,
         device=options.acting_device,
+        pad=options.pad,
     )
 
 
@@ -237,6 +241,7 @@ def evaluation_sampler(place: PlaceOptions, device: str | None, episodes: int, a
         n_workers=place.n_workers,
         start_method=place.start_method,
         device=device,
+        pad=place.pad,
         max_decorrelation_steps=0,
         eval_n_envs=math.ceil(episodes / rounds),
         eval_max_trajectories=episodes,

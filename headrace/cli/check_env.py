@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from headrace.cli.environments import factory_of
 from headrace.cli.errors import UsageError
-from headrace.cli.options import Json, Positional, parse_options
+from headrace.cli.options import Json, Lengths, Positional, parse_options
 from headrace.envs.checking.check import check_env
 from headrace.envs.checking.resume import why_not_resumable
 
@@ -28,6 +28,8 @@ class CheckEnvOptions:
     """Seconds that one call of the environment may take."""
     env_kwargs: Json = field(default_factory=dict)
     """Arguments of the environment, as JSON."""
+    pad: Lengths = field(default_factory=dict)
+    """The greatest lengths of texts and sequences, as for headrace train."""
 
 
 def run(args: Sequence[str]) -> int:
@@ -35,10 +37,15 @@ def run(args: Sequence[str]) -> int:
     options = parse_options(CheckEnvOptions(), "headrace check-env", args)
     if not options.env:
         raise UsageError("give an environment, for example: headrace check-env CartPole-v1")
-    factory_of(options.env, options.env_kwargs)  # says what is meant if there is no such environment
+    factory_of(options.env, options.env_kwargs, options.pad)  # says what is meant if there is no such environment
     try:
         violations = check_env(
-            options.env, options.env_kwargs, n_steps=options.steps, seed=options.seed, timeout=options.timeout
+            options.env,
+            options.env_kwargs,
+            n_steps=options.steps,
+            seed=options.seed,
+            timeout=options.timeout,
+            pad=options.pad,
         )
     except ValueError as error:
         raise UsageError(str(error).replace("n_steps", "steps")) from error
@@ -46,7 +53,9 @@ def run(args: Sequence[str]) -> int:
         print(" ".join(str(violation).split()))
     if not violations:
         print(f"{options.env} keeps the contract ({options.steps} steps, seed {options.seed})")
-        why_not = why_not_resumable(options.env, options.env_kwargs, seed=options.seed, timeout=options.timeout)
+        why_not = why_not_resumable(
+            options.env, options.env_kwargs, seed=options.seed, timeout=options.timeout, pad=options.pad
+        )
         goes_on = f"begins new episodes: {why_not}" if why_not else "goes on with its episodes"
         print(f"note: a resumed run {goes_on}")
     return 1 if violations else 0

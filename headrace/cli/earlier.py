@@ -75,6 +75,7 @@ def _of_a_program(config: Mapping[str, Any], missing: dict[str, str]) -> dict[st
     found = {
         "env": config.get("env") or "",
         "env_kwargs": sampler.get("eval_env_kwargs", config.get("env_kwargs")),
+        "pad": sampler.get("pad"),
         "sampler": kinds.get(str(sampler.get("class")).rpartition(".")[2], "cpu"),
         "batch_B": sampler.get("batch_B"),
         "runner": {"seed": runner.get("seed") if isinstance(runner, Mapping) else None},

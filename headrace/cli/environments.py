@@ -11,6 +11,8 @@ import gymnasium
 from headrace.cli.errors import CommandFailed, UsageError, unknown
 from headrace.cli.imports import look_here
 from headrace.envs.factory import EnvFactory, close_quietly
+from headrace.envs.registering import NotRegistered
+from headrace.envs.spaces import action_decoder, null_value
 from headrace.errors import SamplerError, headline
 from headrace.types import EnvSpaces
 
@@ -19,15 +21,17 @@ __all__ = ["factory_of", "spaces_of"]
 _LISTING = "gymnasium.pprint_registry() in Python shows all"
 
 
-def factory_of(env: str, env_kwargs: Mapping[str, Any]) -> EnvFactory:
-    """What makes the environment; a name that is nobody's gets the nearest one as a suggestion."""
+def factory_of(env: str, env_kwargs: Mapping[str, Any], pad: Mapping[str, int] | None = None) -> EnvFactory:
+    """What makes the environment, see `EnvFactory.of`; a name that is nobody's gets the nearest one as a suggestion."""
     if ":" in env:
         look_here()
     try:
-        return EnvFactory.of(env, env_kwargs, "--env")
+        return EnvFactory.of(env, env_kwargs, "--env", pad)
     except ValueError as error:
         if isinstance(error.__cause__, ImportError):
             raise CommandFailed(str(error)) from error
+        if isinstance(error.__cause__, NotRegistered):
+            raise UsageError(f"unknown environment {env!r}; {error.__cause__}") from error
         module, _, name = env.rpartition(":")
         listing = f"{module} has no {name}, nor registers it" if module in sys.modules else _LISTING
         raise unknown("environment", env, _names_like(env), listing) from error
@@ -46,7 +50,10 @@ def _names_like(env: str) -> set[str]:
 
 
 def spaces_of(factory: EnvFactory) -> EnvSpaces:
-    """The spaces of an environment; makes one to see them."""
+    """The spaces of an environment; makes one to see them.
+
+    Raises UsageError where arguments are wrong, EnvContractError where one of the spaces has no fixed shape.
+    """
     try:
         env = factory()
     except SamplerError:
@@ -54,9 +61,14 @@ def spaces_of(factory: EnvFactory) -> EnvSpaces:
     except gymnasium.error.DependencyNotInstalled as error:
         raise CommandFailed(f"{factory.name} needs another package: {error}") from error
     except TypeError as error:
-        raise UsageError(f"{factory.name} could not be made with {dict(factory.kwargs)}: {headline(error)}") from error
+        raise UsageError(
+            f"{factory.name} could not be made with {dict(factory.kwargs)}: {headline(error)}; its arguments go into "
+            "--env-kwargs"
+        ) from error
     except Exception as error:
         raise CommandFailed(f"{factory.name} could not be made: {headline(error)}") from error
     spaces = EnvSpaces(env.observation_space, env.action_space)
     close_quietly([env])
+    action_decoder(spaces.action)
+    null_value(spaces.observation, "observation")
     return spaces

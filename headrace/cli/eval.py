@@ -108,7 +108,7 @@ def run(args: Sequence[str]) -> int:
         options = replace(options, video=options.video.absolute())  # an environment here may change the directory
         require_video(_rendering(options))
     try:
-        spaces = spaces_of(factory_of(options.env, options.env_kwargs))
+        spaces = spaces_of(factory_of(options.env, options.env_kwargs, options.pad))
     except UsageError as error:
         if ":" in options.env or options.env != trained.env:
             raise
@@ -155,6 +155,7 @@ def _defaults(path: Path, trained: TrainOptions) -> EvalOptions:
         checkpoint=path,
         env=trained.env,
         env_kwargs=trained.env_kwargs,
+        pad=trained.pad,
         sampler=trained.sampler,
         n_workers=trained.n_workers,
         start_method=trained.start_method,
@@ -165,7 +166,7 @@ def _defaults(path: Path, trained: TrainOptions) -> EvalOptions:
 
 
 def _rendering(options: EvalOptions) -> EnvFactory:
-    return factory_of(options.env, {**options.env_kwargs, "render_mode": "rgb_array"})
+    return factory_of(options.env, {**options.env_kwargs, "render_mode": "rgb_array"}, options.pad)
 
 
 def _record(agent: Agent, itr: int, options: EvalOptions, folder: Path) -> None:

@@ -18,7 +18,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 from headrace.cli.errors import UsageError
 from headrace.config import meant_name, nearest_name
 
-__all__ = ["Json", "Positional", "Unprefixed", "flags_of", "nearest_flag", "parse_options", "restored"]
+__all__ = ["Json", "Lengths", "Positional", "Unprefixed", "flags_of", "nearest_flag", "parse_options", "restored"]
 
 
 def _json_object(texts: list[str]) -> dict[str, Any]:
@@ -37,6 +37,29 @@ Json = Annotated[
         instance_from_str=_json_object,
         is_instance=lambda value: isinstance(value, dict),
         str_from_instance=lambda value: [json.dumps(value)],
+    ),
+]
+
+
+def _lengths(texts: list[str]) -> dict[str, int]:
+    lengths = {}
+    for text in texts:
+        place, equals, n = text.rpartition("=")
+        if not equals or not n.isdecimal():
+            raise ValueError(f"expected place=n such as mission=48, got {text}")
+        lengths[place] = int(n)
+    return lengths
+
+
+#: Greatest lengths by place, each written as `place=n`.
+Lengths = Annotated[
+    dict[str, int],
+    PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="PLACE=N",
+        instance_from_str=_lengths,
+        is_instance=lambda value: isinstance(value, dict),
+        str_from_instance=lambda value: [f"{place}={n}" for place, n in value.items()],
     ),
 ]
 

@@ -6,5 +6,6 @@ from headrace.envs.checking.rules import Violation as Violation
 from headrace.envs.envpool import make_envpool as make_envpool
 from headrace.envs.factory import EnvFactory as EnvFactory
 from headrace.envs.legacy_gym import LegacyGym as LegacyGym
+from headrace.envs.padded import Padded as Padded
 from headrace.envs.scalar import ScalarEnvs as ScalarEnvs
 from headrace.envs.vector.spec import VectorEnvs as VectorEnvs

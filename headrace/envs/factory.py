@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +13,9 @@ from typing import Any
 import gymnasium
 
 from headrace.envs.global_rng import Isolation, isolated
-from headrace.envs.legacy_gym import LegacyGym, LegacySpec, is_legacy
+from headrace.envs.legacy_gym import LegacyGym, LegacySpec, import_gym, is_legacy
+from headrace.envs.padded import Padded
+from headrace.envs.registering import unregistered
 from headrace.envs.vector.spec import VectorEnvs
 from headrace.errors import EnvContractError, EnvFailed, SamplerError, headline, traceback_of
 from headrace.processes.status import Phase, Status
@@ -31,7 +34,9 @@ class EnvFactory:
 
     make: an `EnvSpec`, one of old gym, a callable returning an `Env`, or `VectorEnvs`; kwargs: its arguments;
     isolation: of what environments draw from global generators, None where they share them; given: the text that named
-    it, if one did. Ids are resolved to specs where the user registered them, so an id known only there works in workers
+    it, if one did; pad: the greatest lengths of texts and sequences, see `Padded`.
+
+    Ids are resolved to specs where the user registered them, so an id known only there works in workers
     under every start method.
     """
 
@@ -39,9 +44,15 @@ class EnvFactory:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     isolation: Isolation | None = None
     given: str = ""
+    pad: Mapping[str, int] = field(default_factory=dict)
 
     @staticmethod
-    def of(env_cls: Any, env_kwargs: Mapping[str, Any] | None, argument: str = "EnvCls") -> EnvFactory:
+    def of(
+        env_cls: Any,
+        env_kwargs: Mapping[str, Any] | None,
+        argument: str = "EnvCls",
+        pad: Mapping[str, int] | None = None,
+    ) -> EnvFactory:
         """From what users pass as `EnvCls`; raises TypeError, or ValueError for an id nobody registered.
 
         "module:Id-v0" imports the module first, as `gymnasium.make` does; "module:name" is a callable of a module;
@@ -58,7 +69,7 @@ class EnvFactory:
                 f"{argument} must be a Gymnasium id, an EnvSpec, a callable returning an Env, or VectorEnvs, "
                 f"got {type(env_cls).__name__} {env_cls!r}"
             )
-        return EnvFactory(env_cls, dict(env_kwargs or {}), given=given)
+        return EnvFactory(env_cls, dict(env_kwargs or {}), given=given, pad=dict(pad or {}))
 
     @property
     def name(self) -> str:
@@ -96,7 +107,11 @@ class EnvFactory:
         return self() if self.isolation is None else isolated(self, self.isolation.seeds(env_id))
 
     def made(self) -> gymnasium.Env[Any, Any]:
-        """A new environment whose spaces were not looked at; one of old gym comes adapted."""
+        """A new environment whose spaces were not looked at; one of old gym comes adapted, and padded as declared."""
+        env = self._adapted()
+        return Padded(env, self.pad) if self.pad else env
+
+    def _adapted(self) -> gymnasium.Env[Any, Any]:
         if isinstance(self.make, gymnasium.envs.registration.EnvSpec):
             env: Any = gymnasium.make(self.make, **self.kwargs)
         elif isinstance(self.make, LegacySpec):
@@ -121,7 +136,7 @@ class EnvFactory:
 def _resolved(name: str) -> Any:
     """The `EnvSpec`, `LegacySpec` or callable that a string names."""
     if name.startswith("gym:"):
-        return LegacySpec.of(name.removeprefix("gym:"))
+        return _legacy(name.removeprefix("gym:"))
     module_name, _, env_id = name.rpartition(":")
     if module_name:
         module = importlib.import_module(module_name)
@@ -134,7 +149,17 @@ def _resolved(name: str) -> Any:
             importlib.import_module(registered_by)
         except ImportError as error:
             raise ImportError(f'{env_id} needs {registered_by}; pip install "headrace[{extra}]"') from error
-    return gymnasium.spec(env_id)
+    try:
+        return gymnasium.spec(env_id)
+    except (gymnasium.error.NameNotFound, gymnasium.error.NamespaceNotFound) as error:
+        raise unregistered(name, gymnasium.registry, error) from error
+
+
+def _legacy(name: str) -> LegacySpec:
+    try:
+        return LegacySpec.of(name)
+    except LookupError as error:
+        raise unregistered(name, import_gym().envs.registration.registry, error, "gym:") from error
 
 
 def name_to_import(value: Any) -> str | None:
@@ -156,8 +181,21 @@ def make_envs(factory: EnvFactory, env_ids: Sequence[int], status: Status) -> li
             close_quietly(envs)
             if isinstance(error, KeyboardInterrupt):
                 raise
-            raise user_code_failed(error, f"{factory.name}: the constructor", status) from error
+            what = f"{factory.name}: the constructor"
+            raise user_code_failed(error, what, status, _constructor_remedy(error, len(envs))) from error
     return envs
+
+
+def _constructor_remedy(error: BaseException, n_made: int) -> str:
+    """What to do about a constructor that raised. n_made: environments of this process before it."""
+    if isinstance(error, TypeError) and re.search(r"missing \d+ required|unexpected keyword argument", str(error)):
+        return "; its arguments go into env_kwargs (headrace: --env-kwargs)"
+    if n_made == 1:
+        return (
+            "; this process has made one already: where it can hold no second one, a sampler with workers and "
+            "n_workers=batch_B gives each a process of its own"
+        )
+    return ""
 
 
 def close_quietly(envs: Sequence[gymnasium.Env[Any, Any]]) -> None:
@@ -169,7 +207,7 @@ def close_quietly(envs: Sequence[gymnasium.Env[Any, Any]]) -> None:
             _log.warning("closing an environment after an error failed too: %s", headline(error))
 
 
-def user_code_failed(error: BaseException, what: str, status: Status) -> SamplerError:
+def user_code_failed(error: BaseException, what: str, status: Status, remedy: str = "") -> SamplerError:
     """The `EnvFailed` for an exception out of an environment's code.
 
     Not for KeyboardInterrupt: the person stopped the program, the environment did nothing wrong. SystemExit is a
@@ -177,4 +215,4 @@ def user_code_failed(error: BaseException, what: str, status: Status) -> Sampler
     """
     if isinstance(error, SamplerError):
         return error.at(status.where())
-    return EnvFailed(f"{what} raised {headline(error)}", status.where(), traceback_of(error))
+    return EnvFailed(f"{what} raised {headline(error)}{remedy}", status.where(), traceback_of(error))

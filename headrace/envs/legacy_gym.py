@@ -21,7 +21,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from headrace.errors import EnvContractError
+from headrace.errors import EnvContractError, headline
 
 __all__ = ["LegacyGym", "LegacySpec", "converted_space", "import_gym", "is_legacy"]
 
@@ -32,12 +32,13 @@ class LegacyGym(gymnasium.Env[Any, Any]):
     """Adapts an environment of old gym. Samplers do it by themselves for what is a `gym.Env`.
 
     Spaces are converted. An end counts as `truncated` where the older API's info says "TimeLimit.truncated", else as
-    `terminated`. Seeds go to `reset(seed=…)` where the environment's own `reset` takes one, else to `seed(…)`, and the
-    environment's own action space is seeded as this one's is.
+    `terminated`. Seeds go to `reset(seed=…)` where the environment's own `reset` and those of all its wrappers take
+    one, else to `seed(…)`, else to the innermost `reset`; its own action space is seeded as this one's is.
 
     Args:
-        env: the environment, any object with the methods and spaces of old gym. The checker that `gym.make` put into it
-            is taken out, because it fails with NumPy 2.
+        env: the environment, any object with the methods and spaces of old gym. Of the wrappers that `gym.make` put
+            around it, those that would fail are taken out: the checker, which does not know NumPy 2, and the time limit
+            of an environment of the older API, which awaits that of 0.26 and is counted here instead.
         api: "0.26": `reset` returns (observation, info), `step` five values; "0.21": `reset` returns an observation,
             `step` four values; "auto": as the first answer of `reset` shows, for good.
         render_mode: for the older API, whose `render(mode)` takes it; newer environments know their own.
@@ -48,16 +49,19 @@ class LegacyGym(gymnasium.Env[Any, Any]):
     def __init__(self, env: Any, api: str = "auto", render_mode: str | None = None) -> None:
         if api not in _APIS:
             raise ValueError(f"api must be one of {', '.join(map(repr, _APIS))}, got {api!r}")
-        self.legacy = _without_checker(env)
+        self.legacy = _without(env, "PassiveEnvChecker")
+        self._limit: int | None = None  # steps of an episode, where no wrapper counts them
+        self._n_steps = 0
         self.observation_space = converted_space(_space_of(env, "observation_space"), "observation_space")
         self.action_space = converted_space(_space_of(env, "action_space"), "action_space")
         self.render_mode = render_mode or getattr(env, "render_mode", None)
         metadata = dict(getattr(env, "metadata", None) or {})
         self.metadata = {"render_modes": metadata.pop("render.modes", []), **metadata}
         self._api = api
-        # Wrappers hand on any keyword, so the innermost environment is asked.
-        base = getattr(env, "unwrapped", env)
-        self._reset_takes_seed = api != "0.21" and _takes_seed(base.reset)
+        # Wrappers may hand on any keyword, or none: all of them are asked.
+        self._reset_takes_seed = api != "0.21" and all(map(_takes_seed, _layers(self.legacy)))
+        if api == "0.21":
+            self._count_steps_here()
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Starts an episode; see `gymnasium.Env.reset`. The older API has no `options`."""
@@ -69,8 +73,11 @@ class LegacyGym(gymnasium.Env[Any, Any]):
             else:
                 self._seed(seed)
         answer = self.legacy.reset(**arguments)
+        self._n_steps = 0
         if self._api == "auto":
             self._api = "0.26" if _has_info(answer, self.observation_space) else "0.21"
+            if self._api == "0.21":
+                self._count_steps_here()
         if self._api == "0.21":
             return answer, {}
         if not _is_pair(answer):
@@ -83,7 +90,11 @@ class LegacyGym(gymnasium.Env[Any, Any]):
 
     def step(self, action: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """One step; see `gymnasium.Env.step`."""
-        answer = self.legacy.step(action)
+        try:
+            answer = self.legacy.step(action)
+        except ValueError as error:
+            self._explain(error)
+            raise
         expected = 4 if self._api == "0.21" else 5
         if not isinstance(answer, tuple) or len(answer) != expected:
             names = "(observation, reward, done, info)"
@@ -96,6 +107,10 @@ class LegacyGym(gymnasium.Env[Any, Any]):
             return answer
         observation, reward, done, info = answer
         truncated = bool(done) and isinstance(info, dict) and bool(info.get("TimeLimit.truncated", False))
+        self._n_steps += 1
+        if self._n_steps == self._limit:
+            truncated = True  # beside `terminated`, as the wrapper of gym 0.26 says it
+            return observation, reward, done, truncated, info
         return observation, reward, False if truncated else done, truncated, info
 
     def render(self) -> Any:
@@ -111,14 +126,39 @@ class LegacyGym(gymnasium.Env[Any, Any]):
     def __str__(self) -> str:
         return f"<LegacyGym{self.legacy}>"
 
+    def _explain(self, error: ValueError) -> None:
+        """Raises EnvContractError if a wrapper of gym awaited other answers than it got."""
+        frame = error.__traceback__
+        while frame is not None and frame.tb_next is not None:
+            frame = frame.tb_next
+        if frame is None or "unpack" not in str(error):
+            return
+        if not frame.tb_frame.f_globals.get("__name__", "").startswith("gym."):
+            return
+        raise EnvContractError(
+            f"{self._name()}: step() raised {headline(error)} in {frame.tb_frame.f_code.co_qualname}, which awaits the "
+            "answers of gym 0.26 from an environment of the older API; make that with gym.make(id, "
+            "apply_api_compatibility=True), or leave gym's wrappers out: LegacyGym(env) and Gymnasium's do the same"
+        ) from error
+
     def _name(self) -> str:
         return type(getattr(self.legacy, "unwrapped", self.legacy)).__name__
 
+    def _count_steps_here(self) -> None:
+        """Instead of the time limit of `gym.make`."""
+        for layer in _layers(self.legacy):
+            if type(layer).__name__ == "TimeLimit":
+                self._limit = vars(layer)["_max_episode_steps"]
+        self.legacy = _without(self.legacy, "TimeLimit")
+
     def _seed(self, seed: int) -> None:
-        """By the older API's method. Without one nothing is seeded: an environment without randomness needs none."""
+        """By the older API's method, or else by the innermost `reset`. What has neither has no use for seeds."""
+        innermost = _layers(self.legacy)[-1]
         seed_method = getattr(self.legacy, "seed", None)
         if seed_method is not None:
             seed_method(seed)
+        elif self._api != "0.21" and _takes_seed(innermost):
+            innermost.reset(seed=seed)
 
     def _seed_action_space(self) -> None:
         """With the seed that `action_space` was given, for environments that draw from their own action space."""
@@ -217,24 +257,31 @@ def _space_of(env: Any, name: str) -> Any:
     return space
 
 
-def _without_checker(env: Any) -> Any:
-    """The environment without the `PassiveEnvChecker` that `gym.make` puts next to the innermost environment.
+def _layers(env: Any) -> list[Any]:
+    """The environment, and what its wrappers hold, down to the innermost that can be reset."""
+    layers = [env]
+    while callable(getattr(inner := getattr(layers[-1], "__dict__", {}).get("env"), "reset", None)):
+        layers.append(inner)
+    return layers
 
-    It fails with NumPy 2, which has no `np.bool8`.
-    """
-    if type(env).__name__ == "PassiveEnvChecker":
-        return env.env
-    wrapper = env
-    while (inner := getattr(wrapper, "__dict__", {}).get("env")) is not None:
-        if type(inner).__name__ == "PassiveEnvChecker":
-            wrapper.env = inner.env
-            break
-        wrapper = inner
+
+def _without(env: Any, name: str) -> Any:
+    """The environment without the wrapper of this class."""
+    layers = _layers(env)
+    for outer, layer in zip([None, *layers], layers, strict=False):
+        if type(layer).__name__ == name and layer is not layers[-1]:
+            if outer is None:
+                return layer.env
+            outer.env = layer.env
+            return env
     return env
 
 
-def _takes_seed(reset: Any) -> bool:
-    parameters = inspect.signature(reset).parameters.values()
+def _takes_seed(layer: Any) -> bool:
+    """Whether the `reset` of an environment, or of a wrapper, takes a seed."""
+    if type(layer).__name__ == "EnvCompatibility":  # gym's adapter for the older API, which calls `seed`
+        return getattr(layer.env, "seed", None) is not None
+    parameters = inspect.signature(layer.reset).parameters.values()
     return any(parameter.name == "seed" or parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
 
 

@@ -14,7 +14,15 @@ import numpy as np
 from headrace.buffers.tree import tree_leaves, tree_map, tree_paths, tree_rows
 from headrace.envs.factory import user_code_failed
 from headrace.envs.infos import info_copy, info_value
-from headrace.envs.spaces import Mismatch, action_decoder, encoded_action, observation_writer, random_action, unmasked
+from headrace.envs.spaces import (
+    Mismatch,
+    action_decoder,
+    cast_note,
+    encoded_action,
+    observation_writer,
+    random_action,
+    unmasked,
+)
 from headrace.errors import EnvContractError, SamplerError
 from headrace.processes.status import Phase, Status
 from headrace.types import Ends, EnvSpaces, StepRow, Timing, Tree
@@ -66,7 +74,7 @@ class ScalarEnvs:
         self._declared = {key: (np.dtype(dtype), tuple(shape)) for key, (dtype, shape) in (env_info_keys or {}).items()}
         self._seen_keys = set(self._declared)
         self._some_wait = False
-        self._cast_noted = False
+        self._noted_casts: set[str] = set()
         self._own_action_spaces: list[gymnasium.Space[Any]] = []
         self._allowance: list[int] | None = None
         self._steps = [env.step for env in envs]
@@ -197,9 +205,9 @@ class ScalarEnvs:
                 if takes_infos:
                     self._take_info(row, info, env_info)
                 if terminated is not False or truncated is not False:
-                    if _boolean(terminated, "terminated"):
+                    if terminated is True or self._boolean(terminated, "terminated"):
                         out.terminated[row] = True
-                    if _boolean(truncated, "truncated"):
+                    if truncated is True or self._boolean(truncated, "truncated"):
                         out.truncated[row] = True
                     if terminated or truncated:
                         ended.append(row)
@@ -305,11 +313,17 @@ class ScalarEnvs:
                     mismatch = Mismatch(field + path, str(leaf[place]), "finite numbers")
                     raise self._explained(mismatch, call) from mismatch
 
-    def _note_cast(self) -> None:
-        if not self._cast_noted:
-            self._cast_noted = True
-            sentence = f"{self._name}: observations arrive as float64 while the space says float32; they are cast"
-            self.notes.append((logging.WARNING, sentence))
+    def _boolean(self, value: Any, field: str) -> bool:
+        if not isinstance(value, bool | np.bool_):
+            if not isinstance(value, int | float | np.number) or value not in (0, 1):
+                raise Mismatch(field, f"{type(value).__name__} {value!r}"[:80], "a bool")
+            self._note_cast(field, type(value).__name__, "bool")
+        return bool(value)
+
+    def _note_cast(self, path: str, came: Any, dtype: Any) -> None:
+        if path not in self._noted_casts:
+            self._noted_casts.add(path)
+            self.notes.append((logging.WARNING, cast_note(self._name, path, came, dtype)))
 
 
 _NO_ENDS = Ends()
@@ -337,9 +351,3 @@ def _reward(came: Any) -> float:
 
 def _alone(leaf: np.ndarray) -> np.ndarray:
     return leaf[None]
-
-
-def _boolean(value: Any, field: str) -> bool:
-    if isinstance(value, bool | np.bool_):
-        return bool(value)
-    raise Mismatch(field, f"{type(value).__name__} {value!r}"[:80], "a bool")

@@ -5,6 +5,7 @@ Box, Discrete (with `start`), MultiDiscrete (with `start`), MultiBinary, and Dic
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from operator import index
 from typing import Any
@@ -19,10 +20,15 @@ from headrace.types import ACTION_MASK, Tree
 __all__ = [
     "Mismatch",
     "ObservationWriter",
+    "OnCast",
     "action_decoder",
     "array_in",
+    "cast_note",
     "described",
     "encoded_action",
+    "fitted",
+    "is_text",
+    "limits",
     "null_value",
     "observation_writer",
     "random_action",
@@ -32,6 +38,10 @@ __all__ = [
 
 #: Writes one observation into row `b` of a tree of `[n, ...]`; raises `Mismatch` when it is not what the space says.
 ObservationWriter = Callable[[Tree, int, Any], None]
+
+
+#: Told (path, what came, dtype) of what was cast without loss.
+OnCast = Callable[[str, Any, Any], None]
 
 
 class Mismatch(Exception):
@@ -45,32 +55,67 @@ class Mismatch(Exception):
         self.path, self.came, self.expected, self.row = path, came, expected, row
 
 
-def null_value(space: spaces.Space[Any]) -> Tree:
-    """Zeros of one element of `space`: a tree of arrays `[...]`, Dict as dict and Tuple as tuple."""
+def null_value(space: spaces.Space[Any], path: str = "space") -> Tree:
+    """Zeros of one element of `space`: a tree of arrays `[...]`, Dict as dict and Tuple as tuple.
+
+    path: what the space is, for the EnvContractError about one without a fixed shape.
+    """
     match space:
         case spaces.Dict():
-            return {key: null_value(child) for key, child in space.spaces.items()}
+            return {key: null_value(child, f"{path}[{key!r}]") for key, child in space.spaces.items()}
         case spaces.Tuple():
-            return tuple(null_value(child) for child in space.spaces)
+            return tuple(null_value(child, f"{path}[{index}]") for index, child in enumerate(space.spaces))
         case spaces.Discrete():
             return np.zeros((), np.int64)
         case spaces.Box() | spaces.MultiDiscrete() | spaces.MultiBinary():
             return np.zeros(space.shape, space.dtype)
-    raise _refused(space)
+    raise _refused(space, path)
 
 
-def _refused(space: spaces.Space[Any]) -> EnvContractError:
+def _refused(space: spaces.Space[Any], path: str) -> EnvContractError:
     return EnvContractError(
-        f"{type(space).__name__} spaces have no fixed shape, so they cannot be rows of a batch: {space}. "
-        "Wrap the environment (gymnasium.ObservationWrapper or ActionWrapper) so that it uses Box, Discrete, "
-        "MultiDiscrete, MultiBinary, or a Dict or Tuple of them; padding to a maximum length is the usual way."
+        f"{path} is {space}: it has no fixed shape, so it cannot be a row of a batch; {_remedy(space, path)}"
     )
 
 
-def observation_writer(space: spaces.Space[Any], on_cast: Callable[[], None], path: str = "") -> ObservationWriter:
-    """The function that records observations of `space`; shape and dtype must be the space's own, nothing is broadcast.
+def is_text(space: spaces.Space[Any]) -> bool:
+    """Whether its elements are strings: Gymnasium's Text, and the like of other packages."""
+    return space.dtype is not None and space.dtype.kind == "U"
 
-    float64 where the space says float32 is cast, and `on_cast` is called: many classic environments do it.
+
+def _remedy(space: spaces.Space[Any], path: str) -> str:
+    """What to do about a space without a fixed shape."""
+    keys = re.findall(r"\[(?:'(.*?)'|(\d+))\]", path)
+    if path.startswith("observation") and (is_text(space) or isinstance(space, spaces.Sequence)):
+        place = ".".join(key or index for key, index in keys)
+        of = "characters" if is_text(space) else "elements"
+        return (
+            f"give the sampler pad={{{place!r}: n}}, n {of} at most (headrace: --pad {place}=n), and it will be an "
+            "array and a length"
+        )
+    return (
+        "wrap the environment so that it uses Box, Discrete, MultiDiscrete, MultiBinary, or a Dict or Tuple of them "
+        f"(gymnasium.wrappers.Transform{'Action' if path.startswith('action') else 'Observation'})"
+    )
+
+
+def limits(space: spaces.Space[Any]) -> tuple[Any, Any]:
+    """The least and the greatest value, of all or of each number, of a space that is no Dict or Tuple."""
+    match space:
+        case spaces.Box():
+            return space.low, space.high
+        case spaces.Discrete():
+            return space.start, space.start + space.n - 1
+        case spaces.MultiDiscrete():
+            return space.start, space.start + space.nvec - 1
+    return 0, 1
+
+
+def observation_writer(space: spaces.Space[Any], on_cast: OnCast, path: str = "observation") -> ObservationWriter:
+    """The function that records observations of `space`; shapes must be the space's own, nothing is broadcast.
+
+    Numbers of another dtype, and lists of numbers, are cast where nothing is lost (float64 to float32 is rounded: many
+    classic environments need it), and `on_cast` is told.
     """
     match space:
         case spaces.Dict():
@@ -81,43 +126,87 @@ def observation_writer(space: spaces.Space[Any], on_cast: Callable[[], None], pa
             return _discrete_writer(space, path)
         case spaces.Box() | spaces.MultiDiscrete() | spaces.MultiBinary():
             return _array_writer(space, on_cast, path)
-    raise _refused(space)
+    raise _refused(space, path)
 
 
-def _array_writer(space: spaces.Space[Any], on_cast: Callable[[], None], path: str) -> ObservationWriter:
+def _array_writer(space: spaces.Space[Any], on_cast: OnCast, path: str) -> ObservationWriter:
     shape, dtype = space.shape, space.dtype
     assert shape is not None  # Box, MultiDiscrete and MultiBinary have both
     assert dtype is not None
-    may_cast = dtype == np.float32
-    expected = f"a numpy array of {dtype} {list(shape)}"
-
-    def explain(array: np.ndarray) -> None:
-        if array.shape != shape:
-            raise Mismatch(path, described(array), f"shape {list(shape)}")
-        if array.dtype != dtype:
-            if not (may_cast and array.dtype == np.float64):
-                raise Mismatch(path, described(array), f"dtype {dtype}")
-            on_cast()
 
     def write(to: np.ndarray, b: int, observation: Any) -> None:
         # Only of a plain array shape and dtype can be believed.
-        if type(observation) is not ndarray:
-            observation = array_in(observation, path, expected)
-        if observation.shape != shape or observation.dtype is not dtype:
-            explain(observation)
+        if type(observation) is not ndarray or observation.shape != shape or observation.dtype is not dtype:
+            observation = fitted(observation, space, shape, on_cast, path)
         to[b] = observation
 
     return write
 
 
+def fitted(value: Any, space: spaces.Space[Any], shape: tuple[int, ...], on_cast: OnCast, path: str) -> np.ndarray:
+    """The array of this shape in `value`, as the dtype of a Box, MultiDiscrete or MultiBinary; Mismatch for others.
+
+    An array of another dtype, or a list of numbers, is cast if no number is another one then, and `on_cast` is told.
+    Floats may be rounded to float32, but to nothing shorter.
+    """
+    dtype = space.dtype
+    assert dtype is not None
+    listed, expected = _is_numbers(value), f"a numpy array of {dtype} {list(shape)}"
+    array = array_in(value, path, expected)
+    if array.shape != shape:
+        came, expected = (value, expected) if listed else (array, f"shape {list(shape)}")
+        raise Mismatch(path, described(came), expected)
+    if listed or array.dtype != dtype:
+        cast = _cast_without_loss(array, space, path)
+        on_cast(path, type(value).__name__ if listed else array.dtype, dtype)
+        return cast
+    return array
+
+
+def _cast_without_loss(array: np.ndarray, space: spaces.Space[Any], path: str) -> np.ndarray:
+    dtype = space.dtype
+    assert dtype is not None
+    if array.dtype.kind not in "biuf":
+        raise Mismatch(path, described(array), f"dtype {dtype}")
+    convert = (
+        f"dtype {dtype}; to round or to scale, use gymnasium.wrappers.TransformObservation(env, lambda observation: "
+        f"observation.astype(np.{dtype}), env.observation_space)"
+    )
+    if array.dtype.kind == "f" and dtype.kind != "f" and isinstance(space, spaces.Box):
+        # A fraction in whole numbers is a scale that was forgotten, also where it happens to be 0.0.
+        raise Mismatch(path, described(array), convert)
+    with np.errstate(all="ignore"):
+        cast = array.astype(dtype)
+        if array.dtype.kind == dtype.kind == "f" and dtype.itemsize >= 4:
+            return cast
+        lost = (cast != array) | (cast.astype(array.dtype) != array)  # both: NumPy compares int64 and float64 rounded
+    if lost.any():
+        raise Mismatch(path, f"{array[lost][0]} in {described(array)}", convert)
+    return cast
+
+
+def cast_note(name: str, path: str, came: Any, dtype: Any) -> str:
+    """What the log says, once, of what is cast."""
+    return f"{name}: {path} arrives as {came} where {dtype} is expected; it is cast"
+
+
+def _is_numbers(value: Any) -> bool:
+    """Whether it is what Python itself has for numbers; `numpy.float64` is a `float`, too."""
+    return isinstance(value, list | tuple | int | float) and not isinstance(value, np.generic)
+
+
 def array_in(value: Any, path: str, expected: str) -> np.ndarray:
-    """The plain array in a subclass of it, in a NumPy scalar, or in an object that acts like one (LazyFrames).
+    """The plain array in a list of numbers, a subclass of ndarray, a NumPy scalar, or what acts like one (LazyFrames).
 
     Such an object has an `__array__`, and a `dtype` of NumPy's. Raises Mismatch for others, and for masked arrays.
     """
-    if not isinstance(value, np.ndarray | np.generic) and not isinstance(getattr(value, "dtype", None), np.dtype):
+    known = _is_numbers(value) or isinstance(value, np.ndarray | np.generic)
+    if not known and not isinstance(getattr(value, "dtype", None), np.dtype):
         raise Mismatch(path, described(value), expected)
-    return unmasked(value, path, expected)
+    array = unmasked(value, path, expected)
+    if _is_numbers(value) and array.dtype.kind not in "biuf":
+        raise Mismatch(path, described(value), expected)
+    return array
 
 
 def unmasked(value: Any, path: str, expected: str) -> np.ndarray:
@@ -151,7 +240,7 @@ def _discrete_writer(space: spaces.Discrete, path: str) -> ObservationWriter:
     return write
 
 
-def _dict_writer(space: spaces.Dict, on_cast: Callable[[], None], path: str) -> ObservationWriter:
+def _dict_writer(space: spaces.Dict, on_cast: OnCast, path: str) -> ObservationWriter:
     writers = {key: observation_writer(child, on_cast, f"{path}[{key!r}]") for key, child in space.spaces.items()}
 
     def write(to: dict[str, Tree], b: int, observation: Any) -> None:
@@ -163,12 +252,17 @@ def _dict_writer(space: spaces.Dict, on_cast: Callable[[], None], path: str) -> 
     return write
 
 
-def _tuple_writer(space: spaces.Tuple[Any], on_cast: Callable[[], None], path: str) -> ObservationWriter:
+def _tuple_writer(space: spaces.Tuple[Any], on_cast: OnCast, path: str) -> ObservationWriter:
     writers = [observation_writer(child, on_cast, f"{path}[{index}]") for index, child in enumerate(space.spaces)]
 
     def write(to: tuple[Tree, ...], b: int, observation: Any) -> None:
-        if not isinstance(observation, tuple) or len(observation) != len(writers):
+        listed = not isinstance(observation, tuple)
+        if listed and not (isinstance(observation, list) or (isinstance(observation, ndarray) and observation.ndim)):
             raise Mismatch(path, described(observation), f"a tuple of {len(writers)}")
+        if len(observation) != len(writers):
+            raise Mismatch(path, described(observation), f"a tuple of {len(writers)}")
+        if listed:
+            on_cast(path, type(observation).__name__, "tuple")
         for row, writer, value in zip(to, writers, observation, strict=True):
             writer(row, b, value)
 
@@ -185,7 +279,7 @@ def described(value: Any) -> str:
     return f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
 
 
-def action_decoder(space: spaces.Space[Any]) -> Callable[[Tree], Sequence[Any]]:
+def action_decoder(space: spaces.Space[Any], path: str = "action") -> Callable[[Tree], Sequence[Any]]:
     """The function that turns recorded actions, a tree of `[n, ...]`, into `n` actions for environments: copies.
 
     Recorded discrete actions are indices from 0, so `start` is added; recorded Box actions are the agent's own, so
@@ -193,7 +287,7 @@ def action_decoder(space: spaces.Space[Any]) -> Callable[[Tree], Sequence[Any]]:
     """
     match space:
         case spaces.Dict():
-            decoders = {key: action_decoder(child) for key, child in space.spaces.items()}
+            decoders = {key: action_decoder(child, f"{path}[{key!r}]") for key, child in space.spaces.items()}
 
             def decode_dict(actions: dict[str, Tree]) -> Sequence[Any]:
                 columns = [decoder(actions[key]) for key, decoder in decoders.items()]
@@ -201,7 +295,7 @@ def action_decoder(space: spaces.Space[Any]) -> Callable[[Tree], Sequence[Any]]:
 
             return decode_dict
         case spaces.Tuple():
-            children = [action_decoder(child) for child in space.spaces]
+            children = [action_decoder(child, f"{path}[{index}]") for index, child in enumerate(space.spaces)]
 
             def decode_tuple(actions: tuple[Tree, ...]) -> Sequence[Any]:
                 return list(zip(*(child(column) for child, column in zip(children, actions, strict=True)), strict=True))
@@ -209,7 +303,7 @@ def action_decoder(space: spaces.Space[Any]) -> Callable[[Tree], Sequence[Any]]:
             return decode_tuple
         case spaces.Discrete() if space.start == 0 and space.dtype == np.int64:
             return list  # scalars are copies
-    decode = vector_action_decoder(space)
+    decode = vector_action_decoder(space, path)
     if isinstance(space, spaces.Box) and space.shape == ():
         # Rows of a vector would be scalars, and the space holds 0-d arrays.
         return lambda actions: [np.asarray(action) for action in decode(actions)]
@@ -217,14 +311,14 @@ def action_decoder(space: spaces.Space[Any]) -> Callable[[Tree], Sequence[Any]]:
     return lambda actions: list(decode(actions))
 
 
-def vector_action_decoder(space: spaces.Space[Any]) -> Callable[[Tree], Tree]:
+def vector_action_decoder(space: spaces.Space[Any], path: str = "action") -> Callable[[Tree], Tree]:
     """The same for a vector environment: one tree of `[n, ...]`, in memory of its own."""
     match space:
         case spaces.Dict():
-            decoders = {key: vector_action_decoder(child) for key, child in space.spaces.items()}
+            decoders = {key: vector_action_decoder(child, f"{path}[{key!r}]") for key, child in space.spaces.items()}
             return lambda actions: {key: decoder(actions[key]) for key, decoder in decoders.items()}
         case spaces.Tuple():
-            children = [vector_action_decoder(child) for child in space.spaces]
+            children = [vector_action_decoder(child, f"{path}[{index}]") for index, child in enumerate(space.spaces)]
             return lambda actions: tuple(child(column) for child, column in zip(children, actions, strict=True))
         case spaces.Discrete():
             start, dtype = int(space.start), space.dtype
@@ -239,7 +333,7 @@ def vector_action_decoder(space: spaces.Space[Any]) -> Callable[[Tree], Tree]:
             return lambda actions: np.clip(actions, low, high)
         case spaces.MultiBinary():
             return lambda actions: actions.copy()
-    raise _refused(space)
+    raise _refused(space, path)
 
 
 def encoded_action(space: spaces.Space[Any], action: Any) -> Tree:

@@ -12,13 +12,38 @@ from contextlib import contextmanager
 from headrace.errors import NO_DESCRIPTORS, SamplerError
 from headrace.processes.status import Phase
 
-__all__ = ["cause_of_death", "enough_descriptors"]
+__all__ = ["after_a_fork", "cause_of_death", "enough_descriptors"]
 
 
-def cause_of_death(exitcode: int | None, who: str, phase: str | None, ended: bool) -> str:
+_FAULTS = {"SIGABRT", "SIGBUS", "SIGILL", "SIGSEGV", "SIGTRAP"}
+_OF_ENVIRONMENTS = {
+    phase.words
+    for phase in (
+        Phase.CONSTRUCTING,
+        Phase.RESETTING,
+        Phase.DECORRELATING,
+        Phase.STEPPING,
+        Phase.EVALUATING,
+        Phase.CALLING,
+    )
+}
+
+
+def after_a_fork(phase: str | None) -> str:
+    """What may be the matter with a forked worker that ends or hangs while it calls an environment; else nothing."""
+    if phase not in _OF_ENVIRONMENTS:
+        return ""
+    return (
+        "; OpenGL, JAX and other libraries that this program has used already may not survive a fork: they need "
+        'start_method="forkserver" (headrace: --start-method forkserver)'
+    )
+
+
+def cause_of_death(exitcode: int | None, who: str, phase: str | None, ended: bool, forked: bool = False) -> str:
     """The sentence for `who` that left with this exit code in a phase (negative: a signal; None: nobody knows, or it
-    still runs).
+    still runs). forked: it began as a copy of this process.
     """
+    fork = after_a_fork(phase) if forked else ""
     if exitcode is None and ended:
         return (
             f"{who} ended, and how is not known: this program ignores SIGCHLD or waits for all of its children, which "
@@ -34,7 +59,7 @@ def cause_of_death(exitcode: int | None, who: str, phase: str | None, ended: boo
             "SIGBUS": "; often a full /dev/shm or a truncated memory-mapped file",
             "SIGABRT": "; an assertion in compiled code of the environment or its libraries",
         }.get(name, "")
-        return f"{who} was killed by {name}{usual}"
+        return f"{who} was killed by {name}{usual}{fork if name in _FAULTS else ''}"
     if phase == Phase.STARTING.words:
         program = getattr(sys.modules["__main__"], "__file__", None)
         if program is not None and not os.path.exists(program):
@@ -46,7 +71,7 @@ def cause_of_death(exitcode: int | None, who: str, phase: str | None, ended: boo
             f"{who} left with exit code {exitcode} while starting; a script that makes a sampler needs "
             'its code under `if __name__ == "__main__":` with start_method "spawn" and "forkserver"'
         )
-    return f"{who} left with exit code {exitcode}; the environment may have called exit()"
+    return f"{who} left with exit code {exitcode}; the environment may have called exit(){fork}"
 
 
 @contextmanager

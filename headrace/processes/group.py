@@ -23,7 +23,7 @@ import psutil
 
 from headrace.errors import NO_DESCRIPTORS, SamplerError, Where, WorkerCrashed, WorkerHung, headline
 from headrace.memory import anonymous_file
-from headrace.processes.causes import cause_of_death
+from headrace.processes.causes import after_a_fork, cause_of_death
 from headrace.processes.child import Failure, Start, child_main
 from headrace.processes.lifeline import Lifeline
 from headrace.processes.members import GONE, Members, set_deadline, sigint_blocked, uninterrupted
@@ -73,6 +73,7 @@ class WorkerGroup:
         self._timeout = timeout
         self._own_line = (Status() if status is None else status).line
         self._names = names
+        self._forked = start_method == "fork"
         payloads = arguments if start_method == "fork" else [pickled(argument) for argument in arguments]
         status_fd = anonymous_file(LINE_BYTES * n)
         self._members = Members(StatusBoard(status_fd, n), Lifeline.make())
@@ -264,6 +265,13 @@ class WorkerGroup:
             self._raise_hung(rank, self._timeout)
         except (EOFError, OSError):  # a peer killed with data unread gives ECONNRESET, not EOF
             self._raise_for(rank)
+        except Exception as error:  # of unpickling, which may raise anything
+            raise SamplerError(
+                f"what {self._name(rank)} answered cannot be read here: {headline(error)}; spaces, infos and answers "
+                "of environments come by pickle: where a class was made at run time, have a wrapper give Gymnasium's "
+                "own spaces and plain values",
+                self._where(rank),
+            ) from error
         if isinstance(answer, Failure):
             raise answer.error(self._where(rank))
         return answer
@@ -288,7 +296,8 @@ class WorkerGroup:
         except (EOFError, OSError):
             pass  # nothing more to read
         where = self._where(rank)
-        cause = cause_of_death(process.exitcode, self._name(rank), where.phase, self._members.ended(rank))
+        ended = self._members.ended(rank)
+        cause = cause_of_death(process.exitcode, self._name(rank), where.phase, ended, self._forked)
         raise WorkerCrashed(cause, where, self._dumped(rank))
 
     def _raise_hung(self, rank: int, timeout: float) -> NoReturn:
@@ -301,7 +310,8 @@ class WorkerGroup:
         raise WorkerHung(
             f"{self._name(rank)} made no progress for {timeout:g} s"
             + (" (it is stopped: SIGSTOP or a debugger)" if stopped else "")
-            + "; a slower environment needs a larger `timeout` (construction and resets: `start_timeout`)",
+            + "; a slower environment needs a larger `timeout` (construction and resets: `start_timeout`)"
+            + (after_a_fork(where.phase) if self._forked and not stopped else ""),
             where,
             self._dumped(rank),
         )

@@ -59,7 +59,7 @@ class Members:
         if self.processes[rank].exitcode is not None:
             return True
         handle = self.handles[rank]
-        return handle is None or not handle.is_running()
+        return handle is None or not _lives(handle)
 
     def kill(self) -> None:
         """Kills the processes, with all that descends from them, and closes the descriptors."""
@@ -143,6 +143,14 @@ def sigint_blocked() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _lives(process: psutil.Process) -> bool:
+    """Whether it runs: one that has ended stays in the list of processes until its parent asks, a fork server say."""
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _family(process: psutil.Process) -> list[psutil.Process]:

@@ -60,6 +60,7 @@ class SamplerOptions:
         eval_process: evaluate in a process of its own, beside training; for asynchronous samplers.
         isolate_rng: give each environment global generators of its own (NumPy's, Python's, torch's), by seed and env
             id, so that batches do not depend on the number of workers though it draws from them; 60 µs a step.
+        pad: greatest lengths of texts and sequences in the observation, by their place; see `headrace.envs.Padded`.
     """
 
     EnvCls: Any
@@ -85,6 +86,7 @@ class SamplerOptions:
     n_slots: int | None = None
     eval_process: bool = False
     isolate_rng: bool = False
+    pad: Mapping[str, int] | None = None
 
 
 #: Options that are not looked at by `checked_arguments`.
@@ -150,6 +152,8 @@ class SamplerConfig:
         n_slots = options.n_slots
         if options.isolate_rng and isinstance(options.EnvCls, VectorEnvs):
             raise ValueError("isolate_rng is for single environments; a vector environment steps its rows at once")
+        if options.pad and isinstance(options.EnvCls, VectorEnvs):
+            raise ValueError("pad is for single environments; have a vector environment give arrays of a fixed shape")
         if options.eval_process and not layout.asynchronous:
             raise ValueError(f"{name} evaluates in its own processes; eval_process=True is for asynchronous samplers")
         least = 1 + layout.asynchronous
@@ -174,8 +178,8 @@ class SamplerConfig:
                 eval_process=bool(options.eval_process),
                 isolate_rng=bool(options.isolate_rng),
             ),
-            factory=EnvFactory.of(options.EnvCls, options.env_kwargs),
-            eval_factory=EnvFactory.of(options.EnvCls, eval_kwargs),
+            factory=EnvFactory.of(options.EnvCls, options.env_kwargs, pad=options.pad),
+            eval_factory=EnvFactory.of(options.EnvCls, eval_kwargs, pad=options.pad),
             device=device,
             samples_device=samples_device,
             n_slots=least if n_slots is None else int(n_slots),
@@ -242,6 +246,7 @@ class SamplerConfig:
             "environment": self.factory.name,
             "env_kwargs": self.factory.kwargs,
             "eval_env_kwargs": self.eval_factory.kwargs,
+            **({"pad": self.factory.pad} if self.factory.pad else {}),
             **{name: getattr(self.options, name) for name in names},
         }
 

@@ -54,6 +54,8 @@ def checked_arguments(**arguments: Any) -> None:
             _check_agent(value)
         elif name == "env_info_keys":
             _check_env_info_keys(value)
+        elif name == "pad":
+            _check_pad(value)
         elif value is not None and not (isinstance(value, Mapping) and all(isinstance(key, str) for key in value)):
             # env_kwargs, eval_env_kwargs, traj_info_kwargs
             raise TypeError(f"{name} must be a dict of arguments by name, got {type(value).__name__} {value!r}")
@@ -121,6 +123,17 @@ def _check_agent(value: Any) -> None:
 
     if not isinstance(value, Agent):
         raise TypeError(f"agent must be an Agent object, got {type(value).__name__} {value!r}")
+
+
+def _check_pad(value: Any) -> None:
+    form = "pad must be a dict of greatest lengths by place, such as {'mission': 48}"
+    if value is None:
+        return
+    if not isinstance(value, Mapping) or not all(isinstance(place, str) for place in value):
+        raise TypeError(f"{form}, got {type(value).__name__} {value!r}")
+    for place, n in value.items():
+        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+            raise ValueError(f"{form}, whole numbers of at least 1, got {place!r}: {n!r}")
 
 
 def _check_env_info_keys(value: Any) -> None:

@@ -22,7 +22,7 @@ from headrace.processes.status import Phase
 
 __all__ = ["Violation", "check_env", "one_thread"]
 
-_UNUSABLE = {"constructor", "spaces"}
+_UNUSABLE = {"constructor", "spaces", "fixed-shape"}
 _WRONG_ANSWERS = {"raises", "reset-answer", "step-answer", "observation", "reward", "terminated", "truncated", "info"}
 _UNPLAYABLE = _UNUSABLE | {"signature", "action-space"}
 _UNREPEATABLE = _UNPLAYABLE | _WRONG_ANSWERS | {"global-rng", "seeding", "continues"}
@@ -45,6 +45,7 @@ def check_env(
     n_steps: int = 1000,
     seed: int = 0,
     timeout: float = 30.0,
+    pad: Mapping[str, int] | None = None,
 ) -> list[Violation]:
     """The clauses of the contract that an environment breaks, the first case of each; empty if it keeps all.
 
@@ -59,6 +60,7 @@ def check_env(
         n_steps: environment steps of the main run; the others together take as many again.
         seed: of its seeds and actions.
         timeout: seconds that one call of the environment may take.
+        pad: the greatest lengths of texts and sequences, see `Padded`.
 
     Raises TypeError and ValueError for arguments that name no environment.
     """
@@ -67,7 +69,7 @@ def check_env(
             f"n_steps must be at least 1, seed at least 0, timeout positive; got n_steps={n_steps}, seed={seed}, "
             f"timeout={timeout}"
         )
-    factory = EnvFactory.of(EnvCls, env_kwargs)
+    factory = EnvFactory.of(EnvCls, env_kwargs, pad=pad)
     if isinstance(factory.make, gymnasium.envs.registration.EnvSpec):
         # Gymnasium's own checker would stop with an assertion before this one could say what is wrong.
         factory = replace(factory, kwargs={"disable_env_checker": True, **factory.kwargs})

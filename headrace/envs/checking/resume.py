@@ -29,7 +29,12 @@ _N_STEPS = 20  # before copies are made, and with them
 
 
 def why_not_resumable(
-    EnvCls: Any, env_kwargs: Mapping[str, Any] | None = None, *, seed: int = 0, timeout: float = 30.0
+    EnvCls: Any,
+    env_kwargs: Mapping[str, Any] | None = None,
+    *,
+    seed: int = 0,
+    timeout: float = 30.0,
+    pad: Mapping[str, int] | None = None,
 ) -> str:
     """Why a resumed run begins new episodes of an environment; empty if it goes on with them, bit for bit.
 
@@ -38,7 +43,7 @@ def why_not_resumable(
     """
     group = WorkerGroup(
         _process,
-        [(EnvFactory.of(EnvCls, env_kwargs), seed)],
+        [(EnvFactory.of(EnvCls, env_kwargs, pad=pad), seed)],
         start_method=choose_start_method("auto"),
         prologue=one_thread,
         name="check_env",

@@ -11,6 +11,8 @@ CLAUSES = {
     "pickling": "make EnvCls a function of a module that opens its resources itself, and env_kwargs plain values",
     "constructor": "have EnvCls return a new gymnasium.Env for env_kwargs",
     "spaces": "set both spaces in the constructor, the same for every environment, and leave them as they are",
+    "fixed-shape": "give samplers pad={place: n} (--pad place=n) for a text or a sequence; make others Box, Discrete, "
+    "MultiDiscrete, MultiBinary, or a Dict or Tuple of them in a wrapper",
     "action-space": "use a space of Gymnasium as it is; it seeds its samples",
     "signature": "define reset(self, *, seed=None, options=None) and step(self, action)",
     "raises": "correct the environment where it raised",

@@ -21,7 +21,7 @@ from headrace.envs.checking.rules import Violation
 from headrace.envs.factory import EnvFactory, close_quietly
 from headrace.envs.global_rng import GlobalRandomness
 from headrace.envs.scalar import ScalarEnvs
-from headrace.envs.spaces import action_decoder, null_value
+from headrace.envs.spaces import action_decoder, limits, null_value
 from headrace.errors import EnvContractError, SamplerError, headline
 from headrace.processes.child import Channel
 from headrace.processes.status import Phase, Status
@@ -32,6 +32,7 @@ __all__ = ["CheckJob", "Event", "Findings", "checking_process"]
 
 _RESETS = 8  # resets that are looked at for being all the same
 _DISTINCT = 4  # first observations of as many seeds, from which on their being the same is no chance
+_ADAPTERS = ("gymnasium.", "headrace.")  # whose wrappers hand every argument on
 _FINAL_KEYS = {"final_observation", "final_obs", "terminal_observation"}
 
 
@@ -212,11 +213,13 @@ class _Checker:
             came = f"{type(space).__name__} {space!r}"
             raise _Broken(Violation("spaces", f"env.{name}", came, "a gymnasium.Space"))
         try:
-            null_value(space)
-            action_decoder(space)
+            if name == "action_space":
+                action_decoder(space)
+            else:
+                null_value(space, "observation")
         except EnvContractError as error:
-            expected = "a space of a fixed shape: Box, Discrete, MultiDiscrete, MultiBinary, or a Dict or Tuple of them"
-            raise _Broken(Violation("spaces", f"env.{name}", str(space), expected)) from error
+            came = error.message.partition(": it has ")[0]
+            raise _Broken(Violation("fixed-shape", f"env.{name}", came, "a space of a fixed shape")) from error
         try:
             copy: spaces.Space[Any] = pickle.loads(pickle.dumps(space))
             came = "" if copy == space else "what comes out of pickle is not equal to it"
@@ -242,7 +245,7 @@ class _Checker:
             self._note(Violation("action-space", "action_space.sample()", came, "an element of the space"))
 
     def _check_signature(self, env: gymnasium.Env[Any, Any], call: str) -> None:
-        """Of the environment, and of what is below wrappers of Gymnasium: they hand every argument on."""
+        """Of the environment, and of what is below wrappers of Gymnasium and of ours."""
         layer: gymnasium.Env[Any, Any] = env
         while True:
             signature = inspect.signature(getattr(layer, call))
@@ -257,7 +260,7 @@ class _Checker:
                 came = f"{type(layer).__name__}.{call}{signature} ({error})"
                 self._note(Violation("signature", f"{call}()", came, expected))
                 return
-            if not (isinstance(layer, gymnasium.Wrapper) and type(layer).__module__.startswith("gymnasium.")):
+            if not (isinstance(layer, gymnasium.Wrapper) and type(layer).__module__.startswith(_ADAPTERS)):
                 return  # a wrapper of another's answers for what it wraps
             layer = layer.env
 
@@ -371,11 +374,5 @@ def _limits(space: spaces.Space[Any]) -> Iterator[tuple[Any, Any]]:
         case spaces.Tuple():
             for child in space.spaces:
                 yield from _limits(child)
-        case spaces.Box():
-            yield space.low, space.high
-        case spaces.Discrete():
-            yield space.start, space.start + space.n - 1
-        case spaces.MultiDiscrete():
-            yield space.start, space.start + space.nvec - 1
-        case spaces.MultiBinary():
-            yield 0, 1
+        case _:
+            yield limits(space)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from gymnasium import spaces
 from headrace.buffers.tree import tree_leaves, tree_map
 from headrace.envs.infos import info_value
 from headrace.envs.scalar import EnvInfoKeys
-from headrace.envs.spaces import Mismatch, array_in, null_value, unmasked
+from headrace.envs.spaces import Mismatch, OnCast, array_in, fitted, null_value, unmasked
 from headrace.types import Tree
 
 __all__ = ["VectorAnswers", "info_rows"]
@@ -20,13 +20,11 @@ __all__ = ["VectorAnswers", "info_rows"]
 class VectorAnswers:
     """Checks the answers of `n` environments: shape and dtype of every array, finiteness of every number.
 
-    on_cast is called with the path of an array that comes as float64 where the space says float32, and is cast.
+    on_cast is told of arrays of another dtype, which are cast where nothing is lost.
     `culprit`: the row of the last mismatch, None where it is all of them.
     """
 
-    def __init__(
-        self, n: int, observation: spaces.Space[Any], env_info_keys: EnvInfoKeys, on_cast: Callable[[str], None]
-    ) -> None:
+    def __init__(self, n: int, observation: spaces.Space[Any], env_info_keys: EnvInfoKeys, on_cast: OnCast) -> None:
         self.culprit: int | None = None
         self._n = n
         self._declared = {key: (np.dtype(dtype), tuple(shape)) for key, (dtype, shape) in env_info_keys.items()}
@@ -57,9 +55,12 @@ class VectorAnswers:
 
     def _truth_values(self, came: Any, path: str) -> np.ndarray:
         ends = came if type(came) is np.ndarray else array_in(came, path, f"a numpy array of bool [{self._n}]")
-        if ends.shape != (self._n,) or ends.dtype != np.bool_:
-            raise Mismatch(path, _described(ends), f"a numpy array of bool [{self._n}]")
-        return ends
+        known = ends.dtype == np.bool_ or (ends.dtype.kind in "iuf" and np.isin(ends, (0, 1)).all())
+        if ends.shape != (self._n,) or not known:
+            raise Mismatch(path, _described(came), f"a numpy array of bool [{self._n}]")
+        if ends.dtype != np.bool_:
+            self._on_cast(path, ends.dtype, "bool")
+        return ends.astype(np.bool_, copy=False)
 
     def write(self, to: Tree, observation: Tree, mask: np.ndarray | None = None) -> None:
         """Checks an observation and copies it, or the rows of a mask, into a tree of `[n, ...]`."""
@@ -134,21 +135,20 @@ class VectorAnswers:
     def _checked(
         self, came: Any, path: str, space: spaces.Space[Any], null: np.ndarray, shape: tuple[int, ...]
     ) -> np.ndarray:
-        """Shape and dtype are the space's own; whole numbers of a Discrete space may be of any integer dtype."""
+        """An array of the space's shape and dtype; whole numbers of a Discrete space may be of any integer dtype."""
+        if not isinstance(space, spaces.Discrete):
+            if type(came) is np.ndarray and came.shape == shape and came.dtype == null.dtype:
+                return came
+            return fitted(came, space, shape, self._on_cast, path)
         leaf = came if type(came) is np.ndarray else array_in(came, path, _array_of(null.dtype, shape))
         if leaf.shape != shape:
             raise Mismatch(path, _described(leaf), _array_of(null.dtype, shape))
-        if isinstance(space, spaces.Discrete):
-            outside = (leaf < space.start) | (leaf >= space.start + space.n)
-            if leaf.dtype.kind not in "iu" or np.any(outside):
-                if shape and np.any(outside):
-                    self.culprit = int(np.flatnonzero(outside)[0])
-                came = _described(leaf) if leaf.dtype.kind not in "iu" else str(leaf[outside].flat[0])
-                raise Mismatch(path, came, f"integers in [{space.start}, {space.start + space.n})")
-        elif leaf.dtype != null.dtype:
-            if not (null.dtype == np.float32 and leaf.dtype == np.float64):
-                raise Mismatch(path, _described(leaf), f"dtype {null.dtype}")
-            self._on_cast(path)
+        outside = (leaf < space.start) | (leaf >= space.start + space.n)
+        if leaf.dtype.kind not in "iu" or np.any(outside):
+            if shape and np.any(outside):
+                self.culprit = int(np.flatnonzero(outside)[0])
+            came = _described(leaf) if leaf.dtype.kind not in "iu" else str(leaf[outside].flat[0])
+            raise Mismatch(path, came, f"integers in [{space.start}, {space.start + space.n})")
         return leaf
 
     def _missing(self, key: str, info: dict[str, Any]) -> Mismatch:

@@ -17,7 +17,7 @@ from headrace.buffers.tree import tree_copy_into, tree_map, tree_rows
 from headrace.envs.factory import user_code_failed
 from headrace.envs.infos import info_copy
 from headrace.envs.scalar import EnvInfoKeys
-from headrace.envs.spaces import Mismatch, encoded_action, random_action, vector_action_decoder
+from headrace.envs.spaces import Mismatch, cast_note, encoded_action, random_action, vector_action_decoder
 from headrace.envs.vector.answers import VectorAnswers, info_rows
 from headrace.errors import EnvContractError, SamplerError
 from headrace.processes.status import Phase, Status
@@ -330,11 +330,10 @@ class VectorBatch:
             self._status.where(),
         )
 
-    def _note_cast(self, path: str) -> None:
+    def _note_cast(self, path: str, came: Any, dtype: Any) -> None:
         if path not in self._noted_casts:
             self._noted_casts.add(path)
-            sentence = f"{self._name}: {path} arrives as float64 while the space says float32; it is cast"
-            self.notes.append((logging.WARNING, sentence))
+            self.notes.append((logging.WARNING, cast_note(self._name, path, came, dtype)))
 
 
 _NO_ENDS = Ends()

@@ -8,6 +8,7 @@ from typing import Any
 import gymnasium
 from gymnasium.vector import VectorEnv
 
+from headrace.envs.registering import unregistered
 from headrace.errors import EnvContractError
 
 __all__ = ["VectorEnvs"]
@@ -31,7 +32,8 @@ class VectorEnvs:
             try:
                 spec = gymnasium.spec(factory)
             except gymnasium.error.Error as error:
-                raise ValueError(f"{factory!r} is not a registered environment: {error}") from error
+                what = unregistered(factory, gymnasium.registry, error)
+                raise ValueError(f"{factory!r} is not a registered environment: {what}") from error
             if spec.vector_entry_point is None:
                 raise ValueError(
                     f"{factory} has no vector entry point; give a callable that returns a gymnasium.vector.VectorEnv, "

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 from headrace.envs.global_rng import seed_global_generators
+from headrace.errors import EnvContractError, headline
 from headrace.processes.affinity import Affinity, pin, set_torch_threads
 from headrace.processes.child import Channel
 from headrace.processes.status import Phase
@@ -58,7 +59,7 @@ def sampling_process(channel: Channel, make: Callable[[Channel], Worker]) -> Non
     worker = make(channel)
     try:
         channel.status.enter(Phase.WAITING)
-        channel.reply(worker.spaces)
+        _reply_spaces(channel, worker.spaces)
         while (command := channel.receive()) is not None:
             method, *arguments = command
             _reply(channel, method(worker, *arguments))
@@ -104,6 +105,16 @@ def process_seeds(config: SliceConfig, role: str, number: int) -> GeneratorSeeds
         number: the process's first environment, which no other has, also of samplers that share a seed.
     """
     return generator_seeds(config.seed, Stream.PROCESS, _ROLES.index(role), number, config.incarnation)
+
+
+def _reply_spaces(channel: Channel, spaces: Sequence[EnvSpaces]) -> None:
+    try:
+        channel.reply(spaces)
+    except (pickle.PicklingError, TypeError, AttributeError) as error:
+        raise EnvContractError(
+            f"the spaces of the environment cannot be sent to the program: {headline(error)}; a class that is made at "
+            "run time cannot be pickled: have a wrapper give Gymnasium's own spaces with the same bounds"
+        ) from error
 
 
 def _reply(channel: Channel, answer: Any) -> None:

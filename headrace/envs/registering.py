@@ -1,0 +1,73 @@
+"""Which installed package would register an id that nobody has registered yet, as far as its files say."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
+from importlib import metadata
+from pathlib import Path
+
+__all__ = ["NotRegistered", "unregistered", "where_registered"]
+
+#: Words in the names of packages that say nothing about their environments.
+_COMMON = {"gym", "gymnasium", "env", "envs", "rl"}
+
+
+class NotRegistered(LookupError):
+    """Nobody has registered an id; the text says what to write instead."""
+
+
+def unregistered(name: str, registered: Iterable[str], error: Exception, prefix: str = "") -> Exception:
+    """The error for an id that nobody registered: NotRegistered, or `error` if it is misspelled or has its module.
+
+    registered: the ids that are; prefix: "gym:" for those of old gym.
+    """
+    what_to_write = "" if ":" in name else where_registered(name, registered, prefix)
+    return NotRegistered(what_to_write) if what_to_write else error
+
+
+def where_registered(env_id: str, registered: Iterable[str], prefix: str = "") -> str:
+    """What to write for an id, with the module that registers it where one is known; nothing if it is misspelled."""
+    name = _name(env_id)
+    if get_close_matches(name, map(_name, registered), n=1, cutoff=0.8):
+        return ""
+    found = sorted({module for distribution in metadata.distributions() for module in _modules(distribution, name)})
+    if len(found) == 1:
+        return f"the package {found[0].rpartition(':')[2]} registers it when it is imported: {found[0]}:{env_id}"
+    likely = f" (perhaps {', '.join(found)})" if found else ""
+    return f"where a package registers it, name its module{likely}, which is imported first: {prefix}module:{env_id}"
+
+
+def _name(env_id: str) -> str:
+    """Without namespace and version."""
+    return re.sub(r"-v\d+$", "", env_id.rpartition("/")[2])
+
+
+_NEEDS_GYM = re.compile(r"(gym|gymnasium|nes[-_]py)\b(?!.*\bextra\b)", re.IGNORECASE)
+
+
+def _modules(distribution: metadata.Distribution, name: str) -> Iterator[str]:
+    """The modules of a distribution that may register the id: called as it begins, or a file that registers has it."""
+    words = [word for word in re.split(r"[_\W]+", distribution.name.lower()) if word not in _COMMON]
+    stem = "".join(words)
+    called_alike = len(stem) > 2 and re.sub(r"[_\W]+", "", name.lower()).startswith(stem)
+    plugs_in = any(entry.group.startswith("gymnasium.envs") for entry in distribution.entry_points)
+    made_for_gym = plugs_in or any(map(_NEEDS_GYM.match, distribution.requires or ()))
+    if not (called_alike or made_for_gym) or stem == "headrace":
+        return
+    texts: dict[str, list[str]] = {}
+    for file in distribution.files or ():
+        path = Path(str(file.locate()))
+        if path.suffix == ".py" and len(file.parts) > 1 and path.exists():
+            texts.setdefault(file.parts[0], []).append(path.read_text(errors="ignore"))
+    for module, own in texts.items():
+        registering = [text for text in own if "register" in text and "gym" in text]
+        if registering and (called_alike or any(_has(text, name) for text in registering)):
+            yield module if any("gymnasium" in text for text in own) else f"gym:{module}"
+
+
+def _has(text: str, name: str) -> bool:
+    """Whether a string in a source is the name, or an f-string begins as it does."""
+    begins = re.findall(r"[\"'/]([\w.-]{4,}){", text)
+    return bool(re.search(rf"[\"'/]{re.escape(name)}\b", text)) or any(map(name.startswith, begins))

@@ -1,0 +1,72 @@
+"""An id that nobody has registered: what to write, with the module where the files of one installed package say it."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from headrace.cli.main import main
+from headrace.envs import VectorEnvs
+from headrace.envs.registering import where_registered
+from headrace.samplers import SerialSampler
+
+SOURCES = {
+    "rocket_gym": "gymnasium.register(id=f'Launch{kind}-v3')",  # called as ids begin: RocketLand
+    "lunar_suite": "from gymnasium import register\nregister(id=f'CraterWalk{kind}-v3')\nregister('lunar/Base-v0')",
+    "ancient": "import gym\ngym.register(id='AncientRuin-v0')",
+    "unrelated": "names = ['CraterWalkDense-v3']",
+}
+REQUIRES = {"rocket_gym": "gymnasium>=1", "lunar_suite": "numpy", "ancient": None, "unrelated": "numpy"}
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Distributions as pip leaves them. They are not imported: that would raise."""
+    for name, source in SOURCES.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text(f"raise AssertionError\n{source}\n")
+        info = tmp_path / f"{name}-1.0.dist-info"
+        info.mkdir()
+        requires = f"Requires-Dist: {REQUIRES[name]}\n" if REQUIRES[name] else ""
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n{requires}")
+        (info / "RECORD").write_text(f"{name}/__init__.py,,\n{info.name}/METADATA,,\n")
+    (tmp_path / "lunar_suite-1.0.dist-info" / "entry_points.txt").write_text(
+        "[gymnasium.envs]\nmoon = nowhere:register\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+
+@pytest.mark.usefixtures("installed")
+@pytest.mark.parametrize(
+    ("env_id", "says"),
+    [
+        ("RocketLand-v3", "the package rocket_gym registers it when it is imported: rocket_gym:RocketLand-v3"),
+        (
+            "CraterWalkDense-v3",
+            "the package lunar_suite registers it when it is imported: lunar_suite:CraterWalkDense-v3",
+        ),
+        ("lunar/Base-v0", "the package lunar_suite registers it when it is imported: lunar_suite:lunar/Base-v0"),
+        ("AncientRuin-v0", "the package ancient registers it when it is imported: gym:ancient:AncientRuin-v0"),
+        ("Zzzzz-v0", "where a package registers it, name its module, which is imported first: module:Zzzzz-v0"),
+        ("gym:Zzzzz-v0", "which is imported first: gym:module:Zzzzz-v0"),
+    ],
+)
+def test_the_module_is_named(env_id: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ValueError, match="is not a registered environment") as caught:
+        SerialSampler(env_id, batch_T=2, batch_B=2)
+    assert says in str(caught.value)
+    assert main(["train", "--env", env_id]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"headrace: unknown environment {env_id!r}; ")
+    assert says in err
+    assert not SOURCES.keys() & sys.modules.keys()
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_vector_environment_is_looked_for_too() -> None:
+    with pytest.raises(ValueError, match="rocket_gym:RocketLand-v3"):
+        VectorEnvs("RocketLand-v3")
+
+
+def test_an_id_that_may_be_misspelled_is_not_looked_for() -> None:
+    assert where_registered("CartPol-v1", ["CartPole-v1", "Pendulum-v1"]) == ""
