@@ -7,6 +7,8 @@ trains it to the end; this file shows the loop.
 
 from __future__ import annotations
 
+import sys
+
 import torch
 
 from headrace.agents.dqn import DqnAgent
@@ -32,4 +34,4 @@ def main(n_itr: int = 150) -> None:
 
 
 if __name__ == "__main__":  # workers may start by importing this file
-    main()
+    main(*map(int, sys.argv[1:]))

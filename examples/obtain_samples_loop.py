@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import torch
 
 from headrace.agents.pg import CategoricalPgAgent
@@ -50,4 +52,4 @@ def main(n_itr: int = 120) -> None:
 
 
 if __name__ == "__main__":  # workers may start by importing this file
-    main()
+    main(*map(int, sys.argv[1:]))

@@ -12,6 +12,8 @@ pytestmark = pytest.mark.programs
 
 FOLDER = Path(__file__).parent.parent / "examples"
 EXAMPLES = sorted(FOLDER.glob("*.py"))
+#: Arguments with which there is less to do.
+LESS = {"async_dqn.py": "2000", "async_ppo.py": "4000", "dqn.py": "50", "obtain_samples_loop.py": "12"}
 
 
 def test_there_are_examples_and_each_can_be_read_in_one_go() -> None:
@@ -36,5 +38,11 @@ def ran(path: Path, cwd: Path, *arguments: str) -> str:
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
 def test_it_runs(path: Path, tmp_path: Path) -> None:
-    assert ran(path, tmp_path)
+    assert ran(path, tmp_path, *LESS.get(path.name, "").split())
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LESS)
+def test_it_runs_to_its_own_end(name: str, tmp_path: Path) -> None:
+    assert ran(FOLDER / name, tmp_path)
