@@ -9,9 +9,9 @@ from functools import wraps
 from inspect import signature
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+from headrace.envs.copy_trial import N_TRIED
 from headrace.envs.factory import EnvFactory
 from headrace.envs.global_rng import Isolation
-from headrace.envs.rehearsal import REHEARSED
 from headrace.envs.scalar import EnvInfoKeys
 from headrace.envs.vector.spec import VectorEnvs
 from headrace.processes.affinity import Affinity
@@ -270,7 +270,7 @@ class SamplerConfig:
             eval_factory = replace(eval_factory, isolation=Isolation(seed, Stream.EVAL_ENV_GLOBAL, again))
         all_eval_ids = range(rank * n_eval, rank * n_eval + n_eval)
         eval_ids = spread_like(all_eval_ids, slices)
-        rehearsed = tuple(env_id for one in slices for env_id in one.env_ids)[:REHEARSED]
+        tried_ids = tuple(env_id for one in slices for env_id in one.env_ids)[:N_TRIED]
         return [
             SliceConfig(
                 factory=factory,
@@ -287,8 +287,8 @@ class SamplerConfig:
                 eval_max_T=self.eval_max_T,
                 incarnation=start.next_incarnation,
                 resumable=resumable,
-                rehearsed=rehearsed,
-                eval_rehearsed=tuple(all_eval_ids[:REHEARSED]),
+                tried_ids=tried_ids,
+                eval_tried_ids=tuple(all_eval_ids[:N_TRIED]),
                 saved={env_id: start.train[env_id] for env_id in one.env_ids if start.train},
                 eval_saved={env_id: start.evaluation[env_id] for env_id in own_eval_ids if start.evaluation},
                 memory={env_id: start.memory[env_id] for env_id in one.env_ids if start.memory},

@@ -218,7 +218,7 @@ MUTANTS = [
     ),
     Mutant(
         "headrace/envs/checking/resume.py",
-        "channel.reply(rehearsal.why_not)",
+        "channel.reply(trial.why_not)",
         'channel.reply("")',
         "tests/test_check_env_command.py",
     ),
@@ -264,7 +264,7 @@ MUTANTS = [
     ),
     Mutant("headrace/envs/plain_spaces.py", "if n_numbers > _MOST_NUMBERS:", "if False:", "tests/test_policy.py"),
     Mutant(
-        "headrace/envs/rehearsal.py",
+        "headrace/envs/copy_trial.py",
         "if not _same(came, expected, rows):",
         "if False:",
         "tests/test_resume_samplers.py",

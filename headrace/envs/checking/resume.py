@@ -9,9 +9,9 @@ import numpy as np
 
 from headrace.buffers.tree import allocate_like, tree_map
 from headrace.envs.checking.check import one_thread
+from headrace.envs.copy_trial import CopyTrial, Recorded
 from headrace.envs.factory import EnvFactory, close_quietly, make_envs
 from headrace.envs.pickling import EnvState
-from headrace.envs.rehearsal import Recorded, Rehearsal
 from headrace.envs.scalar import ScalarEnvs
 from headrace.envs.spaces import null_value
 from headrace.errors import SamplerError
@@ -63,7 +63,7 @@ def _process(channel: Channel, job: tuple[EnvFactory, int]) -> None:
     status = channel.status
     ids = range(_N_ENVS)
     made = make_envs(factory, ids, status)
-    rehearsal = Rehearsal(factory.name)
+    trial = CopyTrial(factory.name)
     try:
         seeds = [env_seeds(seed, env_id) for env_id in ids]
         envs = ScalarEnvs(made, ids, seeds, name=factory.name, status=status)
@@ -72,13 +72,13 @@ def _process(channel: Channel, job: tuple[EnvFactory, int]) -> None:
         envs.reset(None, row)
         status.enter(Phase.STEPPING)
         _record(envs, row)
-        rehearsal.take(ids, [EnvState(*envs.environment(env_id)) for env_id in ids], status)
+        trial.take(ids, [EnvState(*envs.environment(env_id)) for env_id in ids], status)
         status.enter(Phase.STEPPING)
-        rehearsal.play(_record(envs, row))
-        rehearsal.decide(status)
-        channel.reply(rehearsal.why_not)
+        trial.play(_record(envs, row))
+        trial.decide(status)
+        channel.reply(trial.why_not)
     finally:
-        rehearsal.close()
+        trial.close()
         close_quietly(made)
 
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from headrace.buffers.samples import SlotSpec
+from headrace.envs.copy_trial import CopyTrial
 from headrace.envs.pickling import EnvState, dumped, not_pickled
-from headrace.envs.rehearsal import Rehearsal
 from headrace.envs.scalar import ScalarEnvs
 from headrace.errors import EnvContractError
 from headrace.processes.status import Phase, Status
@@ -65,12 +65,12 @@ class EvalSlice:
         self.config = replace(config, saved={}, eval_saved={})  # they are large, and needed once
         self.envs = eval_envs(config, status)
         self._status = status
-        self._n_rehearsed = len({*config.eval_env_ids} & {*config.eval_rehearsed})
+        self._n_tried = len({*config.eval_env_ids} & {*config.eval_tried_ids})
         self._why_not = "" if config.resumable else NOT_ASKED
         if not isinstance(self.envs, ScalarEnvs):
             self._why_not = self._why_not or not_saved(config.eval_factory.name)
-        self._rehearsal = Rehearsal(config.eval_factory.name)  # in the first evaluation
-        self._loading: Rehearsal | None = None  # before there was one
+        self._trial = CopyTrial(config.eval_factory.name)  # in the first evaluation
+        self._loading: CopyTrial | None = None  # before there was one
 
     @property
     def spaces(self) -> EnvSpaces:
@@ -86,8 +86,8 @@ class EvalSlice:
 
     def begin(self) -> None:
         """Resets the environments, each for its number of episodes."""
-        if self._rehearses and self._rehearsal.due:
-            self._take(self._rehearsal)
+        if self._has_trial and self._trial.due:
+            self._take(self._trial)
         self._loop.restart(Phase.RESETTING)
         self.envs.allow(self.config.eval_episodes - 1)
 
@@ -98,9 +98,9 @@ class EvalSlice:
     def report(self, first_row: int, n_rows: int) -> EvalReport:
         """After rows of an evaluation, the first of them number `first_row`."""
         loop = self._loop
-        if self._rehearsal.taken:
+        if self._trial.taken:
             resets = self.config.eval_episodes - 1
-            self._rehearsal.play(recorded(self._view.slot, n_rows, begins=True, resets=resets))
+            self._trial.play(recorded(self._view.slot, n_rows, begins=True, resets=resets))
         loop.finished.time += first_row
         return EvalReport(loop.finished, loop.episodes.unfinished(first_row + n_rows), bool(self.envs.waiting.all()))
 
@@ -109,7 +109,7 @@ class EvalSlice:
         try:
             if self._why_not:
                 return SliceState(why_not=self._why_not)
-            if self._rehearses:
+            if self._has_trial:
                 why_not = self._verdict()
                 if why_not:
                     return SliceState(why_not=why_not)
@@ -122,24 +122,24 @@ class EvalSlice:
             self._status.enter(Phase.WAITING)
 
     @property
-    def _rehearses(self) -> bool:
-        return not self._why_not and self._n_rehearsed > 0
+    def _has_trial(self) -> bool:
+        return not self._why_not and self._n_tried > 0
 
     def _verdict(self) -> str:
         """Why the environments are not saved. Before the first evaluation it is only seen that copies can be loaded."""
-        rehearsal = self._rehearsal
-        if rehearsal.due:
+        trial = self._trial
+        if trial.due:
             if self._loading is None:
-                self._loading = Rehearsal(self.config.eval_factory.name)
+                self._loading = CopyTrial(self.config.eval_factory.name)
                 self._take(self._loading)
                 self._loading.play(None)
-            rehearsal = self._loading
-        rehearsal.decide(self._status)
-        return rehearsal.why_not
+            trial = self._loading
+        trial.decide(self._status)
+        return trial.why_not
 
-    def _take(self, rehearsal: Rehearsal) -> None:
-        n = self._n_rehearsed
-        rehearsal.take(self.config.eval_env_ids[:n], self._env_states(n), self._status)
+    def _take(self, trial: CopyTrial) -> None:
+        n = self._n_tried
+        trial.take(self.config.eval_env_ids[:n], self._env_states(n), self._status)
 
     def _env_states(self, n: int) -> list[EnvState]:
         """Of the first `n` environments, as they stand."""
@@ -154,7 +154,7 @@ class EvalSlice:
 
     def close(self) -> None:
         """Closes the environments."""
-        self._rehearsal.close()
+        self._trial.close()
         if self._loading is not None:
             self._loading.close()
         self.envs.close()

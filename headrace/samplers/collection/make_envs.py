@@ -29,7 +29,7 @@ class SliceConfig:
     env_ids, eval_env_ids: global numbers of this slice's environments (evaluation's are counted on their own);
     eval_episodes: episodes each evaluation environment starts; eval_max_T: rows of an evaluation at most;
     wait_reset: environments that end wait for the end of the batch; incarnation: see `env_seeds`; resumable: `state()`
-    will be asked for; rehearsed, eval_rehearsed: the env ids, of the whole sampler, whose copies are tried before;
+    will be asked for; tried_ids, eval_tried_ids: the env ids, of the whole sampler, whose copies are tried before;
     saved, eval_saved: pickled `EnvState`s by env id, to go on from instead of new environments; memory: the recurrent
     states of their rows by env id, for who acts.
     """
@@ -48,8 +48,8 @@ class SliceConfig:
     eval_max_T: int
     incarnation: int = 0
     resumable: bool = False
-    rehearsed: tuple[int, ...] = ()
-    eval_rehearsed: tuple[int, ...] = ()
+    tried_ids: tuple[int, ...] = ()
+    eval_tried_ids: tuple[int, ...] = ()
     saved: Mapping[int, bytes] = field(default_factory=dict)
     eval_saved: Mapping[int, bytes] = field(default_factory=dict)
     memory: Mapping[int, Tree] = field(default_factory=dict)

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from headrace.buffers.samples import FinalRegion, SlotSpec
+from headrace.envs.copy_trial import CopyTrial
 from headrace.envs.global_rng import ISOLATE, GlobalRandomness
 from headrace.envs.pickling import EnvState, dumped, not_pickled
-from headrace.envs.rehearsal import Rehearsal
 from headrace.envs.scalar import ScalarEnvs
 from headrace.errors import SamplerError
 from headrace.processes.status import Phase, Status
@@ -53,7 +53,7 @@ class TrainSlice:
         # Without the saved environments: they are large, and needed once.
         self.config = replace(config, saved={}, eval_saved={})
         self._status = status
-        self._rehearsal: Rehearsal | None = None
+        self._trial: CopyTrial | None = None
         self._n_noticed = 0
         self._why_not = "" if config.resumable else NOT_ASKED
         self._envs, self._saved = train_envs(config, status)
@@ -88,11 +88,11 @@ class TrainSlice:
             else:
                 self._loop.start(config.seed, config.max_decorrelation_steps, config.incarnation)
         self._stepped = bool(saved or config.max_decorrelation_steps)
-        self._n_rehearsed = len({*config.env_ids} & {*config.rehearsed})
+        self._n_tried = len({*config.env_ids} & {*config.tried_ids})
         if not isinstance(self._envs, ScalarEnvs):
             self._why_not = self._why_not or not_saved(config.factory.name)
-        elif config.resumable and self._n_rehearsed:
-            self._rehearsal = Rehearsal(config.factory.name)
+        elif config.resumable and self._n_tried:
+            self._trial = CopyTrial(config.factory.name)
 
     @property
     def timing(self) -> Timing:
@@ -104,11 +104,11 @@ class TrainSlice:
         self._view = self._views[batch_index % len(self._views)]
         self._loop.reset_waiting()
         # Not of environments that were just reset: of the module globals they use, a reset sets anew what it needs.
-        if self._rehearsal is not None and self._rehearsal.due and self._stepped:
-            envs, n = self._scalar_envs, self._n_rehearsed
+        if self._trial is not None and self._trial.due and self._stepped:
+            envs, n = self._scalar_envs, self._n_tried
             # Without statistics, whose class may be in a program that is slow to import.
             states = [EnvState(*envs.environment(row)) for row in range(n)]
-            self._rehearsal.take(self.config.env_ids[:n], states, self._status)
+            self._trial.take(self.config.env_ids[:n], states, self._status)
         self._stepped = True
         rows = self._loop.collect(self._view, self._n_rows)
         return rows if self._n_noticed == _NOTICED else self._noticed(rows)
@@ -140,9 +140,9 @@ class TrainSlice:
     def report(self) -> SliceReport:
         """After the rows of a batch."""
         loop = self._loop
-        if self._rehearsal is not None and self._rehearsal.taken:
+        if self._trial is not None and self._trial.taken:
             resets = 0 if self.config.wait_reset else None
-            self._rehearsal.play(recorded(self._view.slot, self._n_rows, begins=False, resets=resets))
+            self._trial.play(recorded(self._view.slot, self._n_rows, begins=False, resets=resets))
         return SliceReport(loop.n_final, loop.overflow, loop.finished, self._notes(), loop.timing)
 
     def prepare(self) -> None:
@@ -162,10 +162,10 @@ class TrainSlice:
         try:
             if self._why_not:
                 return SliceState(why_not=self._why_not)
-            if self._rehearsal is not None:
-                self._rehearsal.decide(self._status)
-                if self._rehearsal.why_not:
-                    return SliceState(why_not=self._rehearsal.why_not)
+            if self._trial is not None:
+                self._trial.decide(self._status)
+                if self._trial.why_not:
+                    return SliceState(why_not=self._trial.why_not)
             evaluation = SliceState() if self.evaluation is None else self.evaluation.state()
             if evaluation.why_not:
                 return evaluation
@@ -191,8 +191,8 @@ class TrainSlice:
 
     def close(self) -> None:
         """Closes the environments; a failure is raised after all are closed."""
-        if self._rehearsal is not None:
-            self._rehearsal.close()
+        if self._trial is not None:
+            self._trial.close()
         try:
             self._envs.close()
         finally:

@@ -10,8 +10,8 @@ import numpy as np
 
 from headrace.buffers.samples import Slot
 from headrace.buffers.tree import tree_map
+from headrace.envs.copy_trial import Recorded
 from headrace.envs.pickling import EnvState
-from headrace.envs.rehearsal import Recorded
 from headrace.schema import fields, whole
 from headrace.types import Tree
 

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.rehearsal_kinds import KINDS
+from tests.copy_trial_kinds import KINDS
 
 pytestmark = pytest.mark.programs
 
 ROOT = Path(__file__).parent.parent
-FILE = ROOT / "tests" / "rehearsal_kinds.py"
+FILE = ROOT / "tests" / "copy_trial_kinds.py"
 HOW = {
     "script": ([str(FILE)], None),
     "stdin": (["-"], FILE),
-    "module": (["-c", "from tests.rehearsal_kinds import main; main()"], None),
+    "module": (["-c", "from tests.copy_trial_kinds import main; main()"], None),
 }
 #: One of each way to be saved, and one of each way not to be.
 QUICK = ["plain", "ezpickle", "module global", "close removes", "segfault", "hangs", "a port", "connection", "legacy"]

@@ -536,14 +536,14 @@ def one(sampler_name: str, name: str) -> dict[str, Any]:
 def main() -> None:
     """Takes the (sampler, kind) of its argument in turn."""
     global PORT
-    import headrace.envs.rehearsal as rehearsal
+    import headrace.envs.copy_trial as trial
 
     Path("levels.txt").write_text("".join(f"{k}\n" for k in range(50)))
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Sessions) as server:
         PORT = server.server_address[1]
         threading.Thread(target=server.serve_forever, daemon=True).start()
         for sampler_name, name in json.loads(sys.argv[1]):
-            rehearsal._PATIENCE = 1.0 if name == "hangs" else 100.0  # this machine may have other work
+            trial._PATIENCE = 1.0 if name == "hangs" else 100.0  # this machine may have other work
             print(json.dumps(one(sampler_name, name)), flush=True)
         server.shutdown()
 

@@ -21,10 +21,10 @@ from headrace.processes.fresh import FreshInterpreter
 from headrace.processes.status import Phase, Status
 from headrace.types import StepRow, Tree
 
-__all__ = ["REHEARSED", "Recorded", "Rehearsal", "rehearsed"]
+__all__ = ["N_TRIED", "CopyTrial", "Recorded", "run_trial"]
 
 #: Environments of a sampler whose copies are tried: they are all made alike.
-REHEARSED = 8
+N_TRIED = 8
 
 _PATIENCE = 30.0  # seconds after its start for which a verdict is waited for
 _LIFETIME = 200.0  # seconds after which an interpreter without a verdict ends
@@ -66,7 +66,7 @@ class Recorded:
         )
 
 
-class Rehearsal:
+class CopyTrial:
     """Pickled copies of environments do what the originals did, in an interpreter of their own, or `why_not` says why.
 
     A pickle may lose what an environment is about and say nothing: its generator, its simulator's state. It may hold
@@ -110,7 +110,7 @@ class Rehearsal:
         self._began = time.monotonic()
         try:
             job = pickle.dumps((self._name, pickles, part), pickle.HIGHEST_PROTOCOL)
-            self._interpreter = FreshInterpreter("headrace.envs.rehearsal:rehearsed", job, _LIFETIME)
+            self._interpreter = FreshInterpreter("headrace.envs.copy_trial:run_trial", job, _LIFETIME)
             self.why_not = f"a pickled copy of {self._name} is still being tried"
         except (OSError, SamplerError) as error:
             self.why_not = f"pickled copies of {self._name} could not be tried ({headline(error)})".split("\n")[0]
@@ -141,7 +141,7 @@ class Rehearsal:
 # ---- in the other interpreter ----
 
 
-def rehearsed(job: bytes) -> str:
+def run_trial(job: bytes) -> str:
     """What copies did that the originals did not, in a sentence; empty: nothing."""
     name, pickles, recorded = pickle.loads(job)
     what = "loaded"
