@@ -1,5 +1,6 @@
 """What every test leaves behind is checked: no process, no thread, no name in /dev/shm."""
 
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -8,6 +9,9 @@ import torch
 from tests.leftovers import DEADLINE, Leftovers
 
 torch.set_num_threads(1)  # two cores, and workers besides
+# A shell lets what it runs in the background ignore Ctrl-C, and the programs of tests would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
