@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from headrace.runners.row import significant
 from headrace.storage import write_whole
+from headrace.text import significant
 
 __all__ = ["Curve", "Summary", "axis_label", "plot_curves", "plot_learning_curve", "read_columns", "summary_of"]
 

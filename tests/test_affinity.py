@@ -147,7 +147,7 @@ def test_cuda_idx_is_where_a_sampler_acts(
     cls: type[BaseSampler], given: dict[str, Any], device: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
-    settings = sampler_of(cls)._settings.placed(cls.__name__, cls.layout, Affinity.of(given))
+    settings = sampler_of(cls)._config.placed(cls.__name__, cls.layout, Affinity.of(given))
     assert settings.device == device
 
 

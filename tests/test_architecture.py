@@ -24,7 +24,8 @@ ALLOWED = {
     "types": {"errors"},
     "numpy_inference": set(),
     "storage": set(),
-    "plotting": {"errors", "storage"},
+    "text": set(),
+    "plotting": {"errors", "storage", "text"},
     "buffers": BASE,
     "processes": BASE,
     "envs": BASE | {"buffers", "processes"},
@@ -37,7 +38,7 @@ ALLOWED = {
     "algos": BASE | {"agents", "buffers", "envs", "models", "replays"},  # of envs: what of a space lies in a batch
     "checkpoints": BASE | {"agents", "envs", "samplers", "storage"},
     "runners": BASE
-    | {"agents", "algos", "buffers", "checkpoints", "envs", "plotting", "processes", "samplers", "storage"},
+    | {"agents", "algos", "buffers", "checkpoints", "envs", "plotting", "processes", "samplers", "storage", "text"},
     "policy": BASE | {"agents", "buffers", "checkpoints", "envs"},
     "__init__": {"lazy"},
 }

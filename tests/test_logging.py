@@ -17,8 +17,8 @@ from headrace.agents.pg import CategoricalPgAgent
 from headrace.algos.pg import A2C
 from headrace.runners import MinibatchRl, RunnerConfig
 from headrace.runners.logging import ConsoleLogger, Loggers, TensorBoardLogger, WandbLogger
-from headrace.runners.row import significant
 from headrace.samplers import SerialSampler
+from headrace.text import significant
 
 ROW = {
     "CumSteps": 250,

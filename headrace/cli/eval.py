@@ -23,9 +23,9 @@ from headrace.cli.video import Recorder, require_video
 from headrace.envs.factory import EnvFactory
 from headrace.errors import SamplerError
 from headrace.policy import load_agent
-from headrace.runners.row import significant
 from headrace.runners.threads import torch_threads
 from headrace.samplers.presets import SerialSampler
+from headrace.text import significant
 from headrace.types import AgentStep, EnvSpaces, StepInputs, Tree
 
 __all__ = ["EvalOptions", "run"]

@@ -13,8 +13,8 @@ from headrace.checkpoints.run_settings import flattened
 from headrace.cli.errors import CommandFailed, UsageError, unknown
 from headrace.cli.options import Positional, parse_options
 from headrace.plotting import Curve, axis_label, plot_curves, read_columns, summary_of
-from headrace.runners.row import significant
 from headrace.runners.run_folder import RunFolder
+from headrace.text import significant
 
 __all__ = ["PlotOptions", "names_of_lines", "run"]
 

@@ -9,9 +9,9 @@ import numpy as np
 
 from headrace.cli.errors import CommandFailed
 from headrace.errors import SamplerError
-from headrace.runners.row import significant
 from headrace.samplers.traj_info import TrajInfo
 from headrace.storage import write_whole
+from headrace.text import significant
 
 __all__ = ["failed", "summary_line"]
 

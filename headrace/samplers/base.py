@@ -19,7 +19,7 @@ from headrace.rng import draw_seed
 from headrace.samplers.collection.snapshot import SamplerState, SliceState, joined
 from headrace.samplers.config import SamplerConfig, SamplerOptions, takes_options
 from headrace.samplers.engine import Engine
-from headrace.samplers.engines import make_engine
+from headrace.samplers.engines.make import make_engine
 from headrace.samplers.exclusive import Owner, exclusive
 from headrace.samplers.inference.spec import slot_spec
 from headrace.samplers.layout import Layout

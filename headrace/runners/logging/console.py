@@ -12,7 +12,7 @@ from datetime import timedelta
 from typing import Any, TextIO
 
 from headrace.runners.logging.logger import Logger
-from headrace.runners.row import significant
+from headrace.text import significant
 
 __all__ = ["ConsoleLogger"]
 

@@ -24,7 +24,7 @@ from headrace.samplers.collection.make_envs import SliceConfig
 from headrace.samplers.collection.slice import SliceReport
 from headrace.samplers.collection.snapshot import SliceState
 from headrace.samplers.config import SamplerConfig
-from headrace.samplers.engines import make_engine
+from headrace.samplers.engines.make import make_engine
 from headrace.samplers.engines.parallel import ParallelEngine, joined_answers, pickled_agent, require_picklable
 from headrace.samplers.layout import Layout, Slice, slices_of, spread
 from headrace.samplers.timing import ServerTiming

@@ -86,8 +86,7 @@ class Actor:
             recorder.write_action(t, step.action)
         except Mismatch as mismatch:
             raise policy.failure(mismatch, "step()") from None
-        if recorder.loads:
-            self._require_unwritten("step()")
+        self._require_unwritten("step()")
 
     def record(self, t: int) -> None:
         """Writes what the agent gave with the actions of row t. Nobody waits for it, so it is apart from `act`."""
@@ -99,7 +98,6 @@ class Actor:
     def finish(self) -> None:
         """After the last row: the value of row T, and the state to go on with."""
         policy, recorder = self._policy, self._recorder
-        self._require_unwritten("step()")
         inputs = recorder.inputs(self._T)
         try:
             recorder.write_last_state(policy.state)

@@ -104,13 +104,8 @@ class Recorder:
         self._versions = _versions(self._watched)
         return inputs
 
-    @property
-    def loads(self) -> bool:
-        """Whether `inputs` copies, so that each row is to be looked at by `overwritten` before the next."""
-        return self._device_rows is not None
-
     def overwritten(self) -> list[str]:
-        """The names of inputs that the agent wrote into; a few µs."""
+        """The names of inputs that the agent wrote into since `enter` or `inputs`; 1 µs."""
         if _versions(self._watched) == self._versions:
             return []
         now = zip(tree_paths(self._whole, "inputs"), self._versions, strict=True)
