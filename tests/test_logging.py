@@ -203,4 +203,4 @@ def test_settings_of_a_run_are_tensorboards_hyperparameters(tmp_path: Path) -> N
     assert found["runner.seed"].number_value == 3
     assert found["algo.config.learning_rate"].number_value == A2C().config.learning_rate
     assert found["algo.config.linear_lr_schedule"].bool_value is True
-    assert found["sampler.class"].string_value == "headrace.samplers.engines.serial.SerialSampler"
+    assert found["sampler.class"].string_value == "headrace.samplers.presets.SerialSampler"

@@ -9,7 +9,7 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from headrace import in_numpy
+from headrace import numpy_inference
 from headrace.distributions import Categorical
 from headrace.models import ActorCritic
 from headrace.models.mlp import TanhBody
@@ -43,13 +43,13 @@ def quick_outputs_of(model: ActorCritic, rows: torch.Tensor) -> tuple[torch.Tens
 def numpy_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Filled with the number of rows of every product computed in NumPy."""
     calls: list[int] = []
-    compute = in_numpy.NumpyLinear.__call__
+    compute = numpy_inference.NumpyLinear.__call__
 
-    def counted(self: in_numpy.NumpyLinear, rows: np.ndarray) -> np.ndarray:
+    def counted(self: numpy_inference.NumpyLinear, rows: np.ndarray) -> np.ndarray:
         calls.append(len(rows))
         return compute(self, rows)
 
-    monkeypatch.setattr(in_numpy.NumpyLinear, "__call__", counted)
+    monkeypatch.setattr(numpy_inference.NumpyLinear, "__call__", counted)
     return calls
 
 
