@@ -41,6 +41,7 @@ def test_every_column_is_defined_and_every_definition_is_a_column() -> None:
         row_of(MinibatchRl, CategoricalDQN(CategoricalDQNConfig(**LEARN)), CategoricalDqnAgent(), "CartPole-v1"),
     ]
     assert rows[0]["learningRateMin"] == rows[0]["learningRateMax"] == 0.5 * PPOConfig().learning_rate
+    assert [name for name in rows[0] if name.endswith("Average")][:2] == ["ReturnAverage", "LengthAverage"]
     statistic = re.compile(r"(Average|Std|Median|Min|Max)$")
     written = {statistic.sub("", name) for row in rows for name in row}
     defined = re.findall(r"^\| `(\w+)` \|", PAGE.read_text(), re.MULTILINE)

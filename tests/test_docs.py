@@ -101,7 +101,10 @@ def test_python_of_a_page_runs_from_top_to_bottom(
         pytest.importorskip(name, reason=f"the page needs {name}, which is no dependency of headrace")
     with warnings.catch_warnings():
         if others:
-            warnings.simplefilter("default")  # theirs are not ours to mend
+            warnings.simplefilter(
+                "default"
+            )  # theirs are not ours to mend, nor is a thread that their progress bars leave
+            monkeypatch.setattr(pytest.importorskip("tqdm").tqdm, "monitor_interval", 0)
         runpy.run_path(str(script), run_name="__main__")
     # A comment beside a print() shows what it prints.
     printed = capsys.readouterr().out.splitlines()

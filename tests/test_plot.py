@@ -93,7 +93,7 @@ def test_names_of_lines_can_be_given(four_runs: list[str], tmp_path: Path, capsy
                 {"batch_T": "8", "algo": "a2c", "a2c.discount": "0.9"},
             ],
             ["algo=ppo", "algo=a2c"],
-            ["batch_T", "epochs", "ppo.discount", "a2c.discount"],
+            ["batch_T"],
         ),
         (
             [{"lr": lr, "T": T} for lr in ("1", "2") for T in ("8", "16")],

@@ -549,7 +549,7 @@ def test_a_terminal_gets_a_bar_that_leaves_no_thread() -> None:
         logger.row(ROW)
     text = stream.getvalue()
     assert "50%" in text
-    assert "return 77.7" in text
+    assert "return 77.7:  50%" in text, "the return comes first"
     assert "ETA 0:00:15" in text
 
 

@@ -126,7 +126,7 @@ def _settings(path: Path) -> dict[str, Any]:
 
 
 def names_of_lines(settings: Sequence[Mapping[str, str]]) -> tuple[list[str], list[str]]:
-    """A name for each line, of as few settings as tell them apart, and the settings that differ besides.
+    """A name for each line, of as few settings as tell them apart, and the settings of all that differ besides.
 
     Environment and algorithm go first, then what every line has; the last part of a name stands for it where that is
     enough. With one line, "mean".
@@ -138,10 +138,11 @@ def names_of_lines(settings: Sequence[Mapping[str, str]]) -> tuple[list[str], li
     for name in differing:
         if _n_apart(settings, [*shown, name]) > _n_apart(settings, shown):
             shown.append(name)
-    last = [name.rpartition(".")[2] for name in differing]
-    short = {name: one if last.count(one) == 1 else name for name, one in zip(differing, last, strict=True)}
+    besides = [name for name in differing if name not in shown and all(name in one for one in settings)]
+    last = [name.rpartition(".")[2] for name in (*shown, *besides)]
+    short = {name: one if last.count(one) == 1 else name for name, one in zip((*shown, *besides), last, strict=True)}
     labels = [", ".join(f"{short[name]}={one[name]}" for name in shown if name in one) or "mean" for one in settings]
-    return labels, [short[name] for name in differing if name not in shown]
+    return labels, [short[name] for name in besides]
 
 
 def _n_apart(settings: Sequence[Mapping[str, str]], names: Sequence[str]) -> int:

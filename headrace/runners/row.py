@@ -77,14 +77,15 @@ class Row:
 
 
 def _logged_fields(infos: Sequence[TrajInfo]) -> list[str]:
-    """The names of the fields to log: CamelCase ones that hold a number in each of the episodes."""
+    """The names of the fields to log: CamelCase ones that hold a number in each of the episodes; the return first."""
     if not infos:
         return []
-    return [
+    names = [
         name
         for name in vars(infos[0])
         if name[:1].isupper() and all(isinstance(vars(info).get(name), int | float) for info in infos)
     ]
+    return sorted(names, key=lambda name: name != "Return")
 
 
 def statistics(name: str, values: Iterable[float]) -> dict[str, float]:

@@ -39,7 +39,7 @@ class ConsoleLogger(Logger):
     def progress(self, steps: int, mean_return: float = math.nan) -> None:
         """See `Logger`."""
         if self._bar is not None:
-            self._bar.set_postfix_str(f"return {significant(mean_return)}", refresh=False)
+            self._bar.set_description_str(f"return {significant(mean_return)}", refresh=False)
             self._bar.update(steps - self._bar.n)
 
     def row(self, row: Mapping[str, float]) -> None:
