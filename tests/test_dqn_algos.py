@@ -416,6 +416,7 @@ def test_it_learns_the_same_whoever_collects(cls: type[BaseSampler]) -> None:
     assert equal(trained(SerialSampler), trained(cls))
 
 
+@pytest.mark.slow
 def test_dueling_and_normalized_networks_learn() -> None:
     model_kwargs = {"dueling": True, "normalize_observation": True}
     algo = ALGOS["dqn"](discount=0.5, learning_rate=5e-3, replay_ratio=4.0)

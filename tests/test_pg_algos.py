@@ -143,11 +143,14 @@ def test_wrong_settings_of_ppo_are_named(wrong: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "algo",
-    [A2C(A2CConfig(discount=0.5, learning_rate=1e-2)), PPO(PPOConfig(discount=0.5, epochs=4))],
-    ids=["a2c", "ppo"],
+    ("algo", "reset_mode"),
+    [
+        (A2C(A2CConfig(discount=0.5, learning_rate=1e-2)), "mid_batch"),
+        (PPO(PPOConfig(discount=0.5, epochs=4)), "wait"),
+        pytest.param(A2C(A2CConfig(discount=0.5, learning_rate=1e-2)), "wait", marks=pytest.mark.slow),
+        pytest.param(PPO(PPOConfig(discount=0.5, epochs=4)), "mid_batch", marks=pytest.mark.slow),
+    ],
 )
-@pytest.mark.parametrize("reset_mode", ["mid_batch", "wait"])
 def test_it_learns_to_follow_the_signal(algo: PolicyGradientAlgo, reset_mode: str) -> None:
     agent = CategoricalPgAgent()
     with sampler_of(batch_B=32, reset_mode=reset_mode).initialize(agent, seed=0, bootstrap_value=True) as sampler:
@@ -163,6 +166,7 @@ def test_it_learns_to_follow_the_signal(algo: PolicyGradientAlgo, reset_mode: st
         assert opt_info["entropy"] < 1.0
 
 
+@pytest.mark.slow
 def test_a_recurrent_agent_learns_what_needs_memory() -> None:
     agent, algo = GruAgent(), PPO(PPOConfig(discount=0.5, learning_rate=1e-2, epochs=3, minibatches=2))
     with sampler_of(Recall, batch_B=32).initialize(agent, seed=0, bootstrap_value=True) as sampler:
@@ -349,7 +353,9 @@ def test_returns_that_are_all_equal_have_no_variance_to_explain() -> None:
     assert math.isfinite(found["valueRMSE"])
 
 
-@pytest.mark.parametrize("algo_name", ["ppo", "a2c", "impala"])
+@pytest.mark.parametrize(
+    "algo_name", ["ppo", *(pytest.param(name, marks=pytest.mark.slow) for name in ("a2c", "impala"))]
+)
 def test_defaults_learn_values_of_large_rewards(algo_name: str) -> None:
     """A value that lags behind returns of 10 leaves an explained variance of 0, whatever the policy does."""
     world = large_rewards()

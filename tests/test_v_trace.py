@@ -169,7 +169,7 @@ def test_wrong_settings_are_named(wrong: dict[str, Any]) -> None:
         IMPALAConfig(**wrong)
 
 
-@pytest.mark.parametrize("cls", [SerialSampler, CpuSampler, GpuSampler])
+@pytest.mark.parametrize("cls", [SerialSampler, CpuSampler, pytest.param(GpuSampler, marks=pytest.mark.slow)])
 def test_it_learns_the_same_on_any_sampler_without_a_bootstrap_value(cls: type[BaseSampler]) -> None:
     agent, algo = CategoricalPgAgent(), IMPALA(IMPALAConfig(discount=0.5, learning_rate=1e-2))
     assert not algo.bootstrap_value
@@ -196,6 +196,7 @@ def test_gaussian_agents_learn_by_it() -> None:
     assert np.mean(returns[-5:]) > np.mean(returns[:5]) + 1.0
 
 
+@pytest.mark.slow
 def test_it_learns_to_balance_a_pole() -> None:
     agent, algo, n_itr = CategoricalPgAgent(), IMPALA(), 300
     returns = []

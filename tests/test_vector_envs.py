@@ -341,7 +341,7 @@ def test_evaluation_episodes_are_those_of_single_environments(
     assert by_environment([without_diary(info) for info in expected[0]]) == by_environment(came[0])
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", ["NEXT_STEP", slow("SAME_STEP"), slow("DISABLED")])
 def test_later_evaluations_begin_with_resets_too(mode: str) -> None:
     options = {"evaluations": 3, "eval_n_envs": 5, "eval_max_trajectories": 15}
     expected = run(SerialSampler, Steady, **options).evaluations
@@ -927,7 +927,8 @@ def test_ataris_of_two_workers_are_those_of_one(mode: str) -> None:
     assert len(set(frames.tolist())) == 4  # so many that they did nothing
 
 
-@pytest.mark.parametrize("mode", ["NEXT_STEP", slow("SAME_STEP")])
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["NEXT_STEP", "SAME_STEP"])
 def test_ataris_are_recorded_as_they_come(mode: str) -> None:
     """The same environments stepped here, with the recorded actions, row by row."""
     found = pongs(mode, 2)
