@@ -146,5 +146,5 @@ def test_a_device_that_workers_cannot_share_is_refused() -> None:
 @pytest.mark.parametrize("method", ["auto", "fork", "forkserver", "spawn"])
 def test_workers_start_as_they_are_told(method: Any) -> None:
     options = TrainOptions(start_method=method)
-    assert training_sampler(options)._settings.start_method == method
-    assert evaluation_sampler(options, None, 2, 2)._settings.start_method == method
+    assert training_sampler(options)._config.options.start_method == method
+    assert evaluation_sampler(options, None, 2, 2)._config.options.start_method == method

@@ -123,7 +123,7 @@ class PlaceOptions:
     def acting_device(self) -> str | None:
         """The device for the sampler; none for samplers that act in their workers, on the CPU."""
         layout = self.sampler_class.layout
-        return None if layout.processes and not layout.served else self.device
+        return None if layout.acts_in_workers else self.device
 
 
 @dataclass(kw_only=True)

@@ -41,7 +41,11 @@ def of_place(options: PlaceOptions) -> list[Rule]:
     """Of the options that every command that steps environments has."""
     layout = options.sampler_class.layout
     return [
-        Rule(("start-method",), layout.processes, f"for worker processes, and --sampler {options.sampler} has none"),
+        Rule(
+            ("start-method",),
+            layout.processes or layout.asynchronous,
+            f"for worker processes, and --sampler {options.sampler} has none",
+        ),
         Rule(
             ("n-workers",),
             options.sampler not in ("serial", "async-serial"),
