@@ -135,7 +135,7 @@ def with_final(value: Any) -> Any:
         (np.full(4, None, object), "final_obs"),
         (np.zeros((4, 4), np.float32), "final_obs"),
         (np.zeros((4, 3, 1), np.float32), "final_obs"),
-        (np.zeros((4, 3), np.int64), "final_obs"),
+        (np.full((4, 3), 2**40 + 1), "final_obs"),  # no float32 is that number
         (np.zeros((2, 3), np.float32), "final_obs"),
         ({"x": 1}, "final_obs"),
     ],

@@ -225,6 +225,7 @@ class BaseSampler:
         if unknown:
             raise ValueError(f"env_ids has {unknown}, this sampler has the environments {own[0]} to {own[-1]}")
         self._config.require_callable(self._slices, wanted)
+        self._engine.require_sendable(args)
         try:
             answers = self._engine.call(name, args, wanted)
         except BaseException as error:

@@ -78,6 +78,9 @@ class Engine(ABC):
     def states(self) -> list[SliceState]:
         """Where every slice stands."""
 
+    def require_sendable(self, args: Sequence[Any]) -> None:  # noqa: B027 (what stays in this process needs none)
+        """Raises TypeError for arguments of `call` that cannot travel to the environments."""
+
     @abstractmethod
     def call(self, name: str, args: Sequence[Any], env_ids: Sequence[int]) -> dict[int, Any]:
         """Calls a method of training environments; returns answers by env id."""

@@ -25,7 +25,7 @@ from headrace.samplers.collection.slice import SliceReport
 from headrace.samplers.collection.snapshot import SliceState
 from headrace.samplers.config import SamplerConfig
 from headrace.samplers.engines.make import make_engine
-from headrace.samplers.engines.parallel import ParallelEngine, joined_answers, pickled_agent, require_picklable
+from headrace.samplers.engines.parallel import ParallelEngine, joined_answers, pickled_agent
 from headrace.samplers.layout import Layout, Slice, slices_of, spread
 from headrace.samplers.timing import ServerTiming
 from headrace.samplers.traj_info import Episodes
@@ -233,7 +233,6 @@ class AsynchronousEngine(ParallelEngine[SamplerProcess]):
 
     @override
     def call(self, name: str, args: Sequence[Any], env_ids: Sequence[int]) -> dict[int, Any]:
-        require_picklable(args)
         return joined_answers(self.command(SamplerProcess.call, name, args, env_ids))
 
     @override

@@ -33,7 +33,7 @@ from headrace.samplers.workers.main import Worker, initialize_worker, process_se
 from headrace.samplers.workers.memory import SlotMemory, Slots
 from headrace.types import EnvSpaces
 
-__all__ = ["CpuEngine", "ParallelEngine", "joined_answers", "pickled_agent", "require_picklable"]
+__all__ = ["CpuEngine", "ParallelEngine", "joined_answers", "pickled_agent"]
 
 _log = logging.getLogger("headrace.samplers")
 
@@ -145,6 +145,13 @@ class ParallelEngine(Engine, Generic[_Worker]):
                 self._arena.close_fd()
         return memory
 
+    @override
+    def require_sendable(self, args: Sequence[Any]) -> None:
+        try:
+            pickle.dumps(args)
+        except Exception as error:
+            raise TypeError(f"args of call_envs travel to workers by pickle: {headline(error)}") from error
+
     def wait_until_ready(self) -> None:
         """Waits until every worker stands at its first time step."""
         self.workers.replies(self.config.options.start_timeout)
@@ -214,7 +221,6 @@ class CpuEngine(ParallelEngine[LocalWorker]):
 
     @override
     def call(self, name: str, args: Sequence[Any], env_ids: Sequence[int]) -> dict[int, Any]:
-        require_picklable(args)
         return joined_answers(self.command(LocalWorker.call, name, args, env_ids))
 
     @override
@@ -247,14 +253,6 @@ def pickled_agent(agent: Agent) -> bytes:
     finally:
         agent.to_device(device)
     return agent_bytes
-
-
-def require_picklable(args: Sequence[Any]) -> None:
-    """Raises TypeError for arguments of a call that cannot travel to workers."""
-    try:
-        pickle.dumps(args)
-    except Exception as error:
-        raise TypeError(f"args of call_envs travel to workers by pickle: {headline(error)}") from error
 
 
 def joined_answers(answers: Sequence[dict[int, Any]]) -> dict[int, Any]:

@@ -23,7 +23,7 @@ from headrace.samplers.collection.evaluation import EvalReport, evaluation_episo
 from headrace.samplers.collection.make_envs import SliceConfig
 from headrace.samplers.collection.slice import SliceReport
 from headrace.samplers.collection.snapshot import SliceState
-from headrace.samplers.engines.parallel import ParallelEngine, joined_answers, require_picklable
+from headrace.samplers.engines.parallel import ParallelEngine, joined_answers
 from headrace.samplers.inference.action_server import ActionServer, ServedGroup
 from headrace.samplers.inference.actor import actor_for
 from headrace.samplers.inference.device import DeviceBatch, Pinned, device_batch, serving_device
@@ -158,7 +158,6 @@ class ServedEngine(ParallelEngine[ServedWorker]):
 
     @override
     def call(self, name: str, args: Sequence[Any], env_ids: Sequence[int]) -> dict[int, Any]:
-        require_picklable(args)
         return joined_answers(self.command(ServedWorker.call, name, args, env_ids))
 
     @override
