@@ -48,9 +48,9 @@ MUTANTS = [
     ),
     Mutant(
         "headrace/samplers/board.py",
-        "if self.slices[other].group == group]",
-        "if self.slices[other].group != group]",
-        "tests/test_served_samplers.py",
+        "[turns.acted[self.slices[index].group]],",
+        "[turns.acted[0]],",
+        "tests/test_sampler_grid.py",
     ),
     Mutant(
         "headrace/samplers/collector.py",
@@ -79,7 +79,7 @@ MUTANTS = [
     Mutant(
         "headrace/samplers/eval_collector.py",
         "resets = self.config.eval_episodes - 1",
-        "resets = self.config.eval_episodes",
+        "resets = 0",
         "tests/test_serial_sampler.py",
     ),
     Mutant(
