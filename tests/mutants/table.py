@@ -77,12 +77,6 @@ MUTANTS = [
         "tests/test_serial_sampler.py",
     ),
     Mutant(
-        "headrace/samplers/eval_collector.py",
-        "resets = self.config.eval_episodes - 1",
-        "resets = 0",
-        "tests/test_serial_sampler.py",
-    ),
-    Mutant(
         "headrace/samplers/evaluation.py",
         "n_rows = min(_ROWS, max_T - first_row)",
         "n_rows = _ROWS",
