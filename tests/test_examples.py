@@ -13,7 +13,12 @@ pytestmark = pytest.mark.programs
 FOLDER = Path(__file__).parent.parent / "examples"
 EXAMPLES = sorted(FOLDER.glob("*.py"))
 #: Arguments with which there is less to do.
-LESS = {"async_dqn.py": "2000", "async_ppo.py": "4000", "dqn.py": "50", "obtain_samples_loop.py": "12"}
+LESS = {
+    "async_dqn.py": "2000",
+    "async_ppo.py": "4000",
+    "dqn.py": "50",
+    "obtain_samples_loop.py": "12",
+}
 
 
 def test_there_are_examples_and_each_can_be_read_in_one_go() -> None:
@@ -29,7 +34,7 @@ def ran(path: Path, cwd: Path, *arguments: str) -> str:
         cwd=cwd,
         capture_output=True,
         text=True,
-        timeout=DEADLINE,
+        timeout=2 * DEADLINE,  # the deadline of the other tests is for less work
         check=False,
     )
     assert done.returncode == 0, done.stderr

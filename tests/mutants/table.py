@@ -24,12 +24,6 @@ MUTANTS = [
     ),
     Mutant(
         "headrace/samplers/collection/evaluation.py",
-        "resets = self.config.eval_episodes - 1",
-        "resets = self.config.eval_episodes",
-        "tests/test_serial_sampler.py",
-    ),
-    Mutant(
-        "headrace/samplers/collection/evaluation.py",
         "n_rows = min(_ROWS, max_T - first_row)",
         "n_rows = _ROWS",
         "tests/test_serial_sampler.py",
@@ -193,9 +187,9 @@ MUTANTS = [
     ),
     Mutant(
         "headrace/samplers/workers/served.py",
-        "if self.slices[other].group == group]",
-        "if self.slices[other].group != group]",
-        "tests/test_served_samplers.py",
+        "[counters.acted[self.slices[index].group]],",
+        "[counters.acted[0]],",
+        "tests/test_sampler_grid.py",
     ),
     # envs
     Mutant(
