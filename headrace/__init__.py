@@ -1,4 +1,4 @@
-"""headrace: experience for reinforcement learning, collected in parallel, fast and exact."""
+"""headrace: parallel sampling for reinforcement learning, fast and exact."""
 
 from headrace.lazy import lazy_exports
 

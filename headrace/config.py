@@ -1,4 +1,4 @@
-"""Settings by name: what a wrong name should have been, and which settings differ from the defaults."""
+"""Names of settings: which setting a wrong name means, and which settings differ from their defaults."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 __all__ = ["call_text", "checked_names", "meant_name", "nearest_name"]
 
-#: What other libraries, and common usage, call a setting: our names for it. The first that a class has is meant.
+#: Names of settings in other libraries and common usage, and headrace's names. The first that a class has is meant.
 SYNONYMS: dict[str, tuple[str, ...]] = {
     "alpha": ("pri_alpha",),
     "beta": ("pri_beta_init",),
@@ -96,21 +96,23 @@ _Class = TypeVar("_Class", bound=type)
 
 
 def meant_name(name: str, known: Collection[str]) -> str:
-    """The one of the known names that `name`, ours or another library's, stands for; empty if none does."""
+    """Returns the known name that `name`, headrace's or another library's, means; empty if there is none."""
     lower = name.lower().replace("-", "_")
     return next((ours for ours in (lower, *SYNONYMS.get(lower, ())) if ours in known), "")
 
 
 def nearest_name(name: str, known: Collection[str]) -> str:
-    """`meant_name`, or else the one that is spelt most alike; empty if none is near."""
+    """Returns `meant_name`, or else the known name with the most similar spelling; empty if none is similar."""
     spelt = {one.lower(): one for one in known}
     near = difflib.get_close_matches(name.lower().replace("-", "_"), spelt, n=1, cutoff=0.6)
     return meant_name(name, known) or (spelt[near[0]] if near else "")
 
 
 def checked_names(cls: _Class) -> _Class:
-    """For a dataclass of settings: a keyword that is not there raises TypeError with the name of the setting that is
-    meant, and `repr` shows only what differs from the defaults.
+    """Decorates a dataclass of settings.
+
+    An unknown keyword raises TypeError with the name of the setting that was probably meant, and `repr` shows only
+    settings that differ from their defaults.
     """
     made: Any = cls
     construct = made.__init__
@@ -133,7 +135,7 @@ def checked_names(cls: _Class) -> _Class:
 
 
 def call_text(cls: type, arguments: Mapping[str, Any]) -> str:
-    """`Cls(name=value)`, the call that made an object, with the arguments that differ from their defaults."""
+    """Returns the constructor call of an object, `Cls(name=value)`, with arguments that differ from their defaults."""
     parameters = inspect.signature(cls).parameters
     parts = [
         f"{name}={_text(value)}"
@@ -144,7 +146,7 @@ def call_text(cls: type, arguments: Mapping[str, Any]) -> str:
 
 
 def _same(value: Any, default: Any) -> bool:
-    if default is None and isinstance(value, Mapping):  # an empty dict in place of None
+    if default is None and isinstance(value, Mapping):  # an empty dict equals the default None
         return not value
     return type(value) is type(default) and bool(value == default)
 

@@ -1,22 +1,22 @@
-"""Every exception headrace raises on purpose.
+"""All exceptions that headrace raises on purpose.
 
 ::
 
-    SamplerError                  a sampler ended; the message says who, where and what to do
+    SamplerError                  a sampler ended; the message says which part failed, where, and what to do
     ├── EnvFailed                 an environment's own code raised
     ├── AgentFailed               an agent's own code raised
-    ├── SinkFailed                what takes the batches of an asynchronous sampler raised
-    ├── EnvContractError          an environment answered with something Gymnasium does not allow
+    ├── SinkFailed                the receiver of an asynchronous sampler's batches raised
+    ├── EnvContractError          an environment returned something that Gymnasium does not allow
     ├── WorkerCrashed             a worker process died: a signal, or an exit code
     ├── WorkerHung                a worker process made no progress for `timeout` seconds
     ├── NotEnoughMemory           a batch does not fit (also a MemoryError)
     └── SamplerClosed             a call after shutdown() or after an error
-    CheckpointError               a checkpoint is not ours, not whole, or not of this run; or a run's folder is in use
+    CheckpointError               a checkpoint is not headrace's, damaged or of another run; or its folder is in use
 
-Wrong arguments are plain `TypeError` and `ValueError` that name the argument.
+Wrong arguments raise plain `TypeError` and `ValueError` that name the argument.
 
-What happened in another process arrives as text (`traceback_text`), never as a pickled exception: an exception that
-cannot be pickled, or whose constructor wants other arguments, must not hide the failure it reports.
+Failures in other processes are transferred as text (`traceback_text`), never as pickled exceptions: an exception that
+cannot be pickled, or whose constructor takes other arguments, must not hide the failure that it reports.
 """
 
 from __future__ import annotations
@@ -44,15 +44,20 @@ __all__ = [
     "traceback_of",
 ]
 
-#: What the system says when this process, or the machine, has no file descriptors left.
+#: Error numbers for a process, or a machine, that has no file descriptors left.
 NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
 
 
 @dataclass(frozen=True)
 class Where:
-    """The place of a failure; a field is None where it does not apply.
+    """The place of a failure; a field is None if it does not apply.
 
-    `step` counts rows of the current batch (or steps of the current phase), from 0.
+    Args:
+        worker: number of the worker.
+        pid: process id.
+        env_id: global number of the environment.
+        phase: what the process was doing.
+        step: row of the current batch, or step of the current phase, from 0.
     """
 
     worker: int | None = None
@@ -73,7 +78,13 @@ class Where:
 
 
 class SamplerError(RuntimeError):
-    """A sampler ended. `where`: in which process, environment and phase; `traceback_text`: the user code's own."""
+    """Raised when a sampler ended because of an error.
+
+    Args:
+        message: what happened and what to do.
+        where: process, environment and phase of the failure.
+        traceback_text: traceback of the user's code.
+    """
 
     def __init__(self, message: str, where: Where | None = None, traceback_text: str = "") -> None:
         super().__init__(message, where, traceback_text)
@@ -82,7 +93,7 @@ class SamplerError(RuntimeError):
         self.traceback_text = traceback_text
 
     def at(self, where: Where) -> SamplerError:
-        """The same error, placed."""
+        """Returns the same error with this place."""
         return type(self)(self.message, where, self.traceback_text)
 
     def __str__(self) -> str:
@@ -97,43 +108,43 @@ class SamplerError(RuntimeError):
 
 
 class EnvFailed(SamplerError):
-    """An environment raised in its constructor, `reset`, `step` or `close`."""
+    """Raised if an environment raised in its constructor, `reset`, `step` or `close`."""
 
 
 class AgentFailed(SamplerError):
-    """An agent raised while it was choosing actions."""
+    """Raised if an agent raised while it was choosing actions."""
 
 
 class SinkFailed(SamplerError):
-    """What a sampler process gives its batches to raised: a replay, for what it cannot store."""
+    """Raised if the receiver of a sampler's batches raised, e.g. a replay that cannot store a batch."""
 
 
 class EnvContractError(SamplerError):
-    """An environment returned something its spaces or the Gymnasium API do not allow."""
+    """Raised if an environment returned something that its spaces or the Gymnasium API do not allow."""
 
 
 class WorkerCrashed(SamplerError):
-    """A worker process died: killed by a signal, or left with an exit code."""
+    """Raised if a worker process died: it was killed by a signal, or it exited."""
 
 
 class WorkerHung(SamplerError):
-    """A worker process made no progress for the sampler's `timeout`."""
+    """Raised if a worker process made no progress for the sampler's `timeout`."""
 
 
 class NotEnoughMemory(SamplerError, MemoryError):
-    """A batch needs more memory than the machine, or its memory limit, has left."""
+    """Raised if a batch needs more memory than the machine, or its memory limit, has left."""
 
 
 class SamplerClosed(SamplerError):
-    """The sampler was shut down, or an earlier error closed it; that error is the cause."""
+    """Raised if the sampler was shut down or closed by an earlier error, which is then the cause."""
 
 
 class CheckpointError(RuntimeError):
-    """A file is not a checkpoint written by headrace, not whole, or not of this run; or its folder is in use."""
+    """Raised if a file is no checkpoint of headrace, damaged, or of another run, or if its folder is in use."""
 
 
 def headline(error: BaseException) -> str:
-    """`ValueError: what it said`, even if the exception's own `__str__` is broken."""
+    """Returns `ValueError: message`, even if the exception's own `__str__` raises."""
     try:
         text = str(error)
     except Exception as broken:
@@ -144,13 +155,15 @@ def headline(error: BaseException) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """The headline in a single line of at most 300 characters: errors of torch have many."""
+    """Returns the headline as one line of at most 300 characters, because torch's messages have many lines."""
     return " ".join(headline(error).split())[:300]
 
 
 def shortened(error: BaseException) -> BaseException:
-    """Ctrl-C without the frames below the public call: a person who stops a program wants no page of traceback. And
-    too many open files, as one of our errors.
+    """Returns the error to raise from a public call in place of `error`.
+
+    Ctrl-C loses the frames below the call, because a user who stops a program needs no long traceback, and "too many
+    open files" becomes a SamplerError. Other errors are returned unchanged.
     """
     if isinstance(error, OSError) and error.errno in NO_DESCRIPTORS:
         return SamplerError(headline(error))
@@ -158,7 +171,7 @@ def shortened(error: BaseException) -> BaseException:
 
 
 def traceback_of(error: BaseException) -> str:
-    """The traceback of `error` as text, even if its own `__str__` is broken."""
+    """Returns the traceback of `error` as text, even if its `__str__` raises."""
     try:
         return "".join(traceback.format_exception(error))
     except Exception:

@@ -1,4 +1,4 @@
-"""Lazy re-exports for package `__init__` files: importing a package loads none of its modules, so none loads torch."""
+"""Lazy re-exports for package `__init__` files: importing a package loads none of its modules, and so no torch."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ __all__ = ["lazy_exports"]
 
 
 def lazy_exports(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
-    """What a package needs to load its public names when they are used.
+    """Returns what a package needs to load its public names when they are first used.
 
-    The names stand once, in the stub `__init__.pyi` beside the package's `__init__.py`, where editors and type checkers
-    find them too: `from module import Name as Name`.
+    The names are listed only in the stub `__init__.pyi` beside the package's `__init__.py`, where editors and type
+    checkers find them too: `from module import Name as Name`.
 
     Args:
-        package: its `__name__`.
-        file: its `__file__`.
+        package: `__name__` of the package.
+        file: `__file__` of the package.
 
     Returns:
         `__getattr__`, `__dir__` and `__all__` of the package.
@@ -37,7 +37,7 @@ def lazy_exports(package: str, file: str) -> tuple[Callable[[str], Any], Callabl
         if name not in module_of:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         module = module_of[name]
-        if module == package:  # a package below this one
+        if module == package:  # a subpackage
             return importlib.import_module(f"{package}.{name}")
         return getattr(importlib.import_module(module), name)
 

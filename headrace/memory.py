@@ -1,7 +1,7 @@
-"""Anonymous shared memory, how much memory there is, and the order in which other processes see it written.
+"""Anonymous shared memory, the amount of available memory, and memory ordering between processes.
 
-Anonymous (`memfd_create`, or an unlinked temporary file where there is none), so a crash leaves no name behind, and
-`/dev/shm` may be as small as a container makes it.
+Shared memory is anonymous (`memfd_create`, or an unlinked temporary file where that is missing), so a crash leaves no
+name behind and the size of `/dev/shm`, which containers may limit, does not matter.
 """
 
 from __future__ import annotations
@@ -21,18 +21,21 @@ from headrace.errors import NotEnoughMemory
 
 __all__ = ["WEAKLY_ORDERED", "anonymous_file", "available_memory", "fence", "keep_to_itself"]
 
-_NAME = "headrace"  # of our memory, in lists of what a process has
+_NAME = "headrace"  # name of the memory in the memory maps of a process
 _MAP_FIXED = 0x10
 
-#: Where stores may pass each other, and loads; on x86 only a store may pass a load behind it.
+#: Whether stores may be reordered with stores, and loads with loads; x86 only reorders a store with a later load.
 WEAKLY_ORDERED = platform.machine().lower() not in ("x86_64", "amd64", "i386", "i686")
 
 
 def fence(lock: threading.Lock) -> None:
-    """No load or store behind it comes before one ahead of it; 60 ns. lock: any that nobody holds.
+    """Prevents any load or store after the call from being reordered with one before it; takes 60 ns.
 
-    A lock is an atomic exchange, which is a full fence on x86. Elsewhere taking it acquires and leaving it releases,
-    and only a release followed by an acquire keeps the order of store and load: hence twice.
+    Acquiring a lock is an atomic exchange, which is a full fence on x86. On other machines, taking a lock acquires and
+    leaving it releases, and only a release followed by an acquire orders a store before a load: hence twice.
+
+    Args:
+        lock: any lock that is not held.
     """
     with lock:
         pass
@@ -42,10 +45,13 @@ def fence(lock: threading.Lock) -> None:
 
 
 def anonymous_file(nbytes: int) -> int:
-    """A descriptor of `nbytes` of zeroed memory, reserved now: a machine without memory says so here.
+    """Returns a file descriptor of `nbytes` of zeroed memory.
 
-    Raises NotEnoughMemory, with what is needed and what is free. (`ftruncate` would promise pages that may not exist,
-    and a process would die of SIGBUS at its first write.)
+    The memory is reserved immediately, so missing memory is reported here. (`ftruncate` would promise pages that may
+    not exist, and the process would die of SIGBUS when it first writes to one.)
+
+    Raises:
+        NotEnoughMemory: with the needed and the available memory.
     """
     free = available_memory()
     if nbytes > free:
@@ -70,9 +76,10 @@ def anonymous_file(nbytes: int) -> int:
 
 
 def keep_to_itself() -> None:
-    """In a process that was forked: memory shared with others is zeroed memory of its own from now on. Linux only.
+    """Replaces shared memory by private zeroed memory in a forked process. Linux only.
 
-    For who may run on by mistake as if it were the one it was forked from. It costs a look at /proc/self/maps, 1 ms.
+    This is for child processes that might continue by mistake as if they were their parent. Reading /proc/self/maps
+    takes 1 ms.
     """
     if sys.platform != "linux":
         return
@@ -86,7 +93,7 @@ def keep_to_itself() -> None:
 
 
 def available_memory() -> int:
-    """Bytes this process may still use: the kernel's `MemAvailable`, or what a cgroup limit leaves, if less."""
+    """Returns the bytes this process may still use: the kernel's `MemAvailable`, or less under a cgroup limit."""
     free = int(psutil.virtual_memory().available)
     for limit, usage in _cgroup_limits():
         free = min(free, limit - usage)
@@ -94,7 +101,7 @@ def available_memory() -> int:
 
 
 def _cgroup_limits() -> list[tuple[int, int]]:
-    """(limit, usage) of the cgroups this process is in, both versions; unlimited ones are left out."""
+    """Returns (limit, usage) of the cgroups, v1 and v2, of this process, without unlimited ones."""
     try:
         lines = Path("/proc/self/cgroup").read_text().split()
     except OSError:
@@ -106,7 +113,7 @@ def _cgroup_limits() -> list[tuple[int, int]]:
         for _, name, path in groups
         if "memory" in name.split(",")
     ]
-    files += [("/sys/fs/cgroup", *files[0][1:])] if files else []  # inside a container the mount is the group itself
+    files += [("/sys/fs/cgroup", *files[0][1:])] if files else []  # inside a container, the mount is the group itself
     found = []
     for folder, limit_name, usage_name in files:
         try:

@@ -1,4 +1,4 @@
-"""Learning curves as pictures."""
+"""Plots learning curves."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from headrace.text import significant
 
 __all__ = ["Curve", "Summary", "axis_label", "plot_curves", "plot_learning_curve", "read_columns", "summary_of"]
 
-#: What is in the columns of progress.csv, and in which unit, without their statistics.
+#: Quantities and units of the columns of progress.csv, without their statistics.
 _QUANTITIES = {
     "CumSteps": "environment steps",
     "CumTime": "time (s)",
@@ -36,19 +36,24 @@ _QUANTITIES = {
     "actionStd": "deviation of actions (units of the action)",
 }
 _STATISTICS = {"Std": "standard deviation of ", "Median": "median of ", "Min": "least ", "Max": "greatest "}
-#: Characters of the legend's font beside each other, and those that a line's sample takes.
+#: Width of the legend in characters of its font, and width of a line sample in it.
 _LEGEND_WIDTH, _LEGEND_HANDLE = 90, 8
 
 
 @dataclass(frozen=True)
 class Curve:
-    """The points of one run, float64 `[n]` each, x rising."""
+    """The points of one run.
+
+    Args:
+        x: float64 `[n]`, increasing.
+        y: float64 `[n]`.
+    """
 
     x: np.ndarray
     y: np.ndarray
 
     def smoothed(self, window: int) -> Curve:
-        """Each y the mean of itself and the up to `window − 1` before it."""
+        """Returns the curve with each y replaced by the mean of it and up to `window − 1` values before it."""
         sums = np.concatenate([[0.0], np.cumsum(self.y)])
         ends = np.arange(1, len(self.y) + 1)
         starts = np.maximum(ends - window, 0)
@@ -57,7 +62,15 @@ class Curve:
 
 @dataclass(frozen=True)
 class Summary:
-    """What several runs are together, float64 `[n]` each: the mean, and a band from `low` to `high`."""
+    """Mean of several runs, with a band around it.
+
+    Args:
+        x: float64 `[n]`, increasing.
+        mean: float64 `[n]`.
+        low: float64 `[n]`, lower limit of the band.
+        high: float64 `[n]`, upper limit of the band.
+        n_runs: number of runs.
+    """
 
     x: np.ndarray
     mean: np.ndarray
@@ -67,9 +80,18 @@ class Summary:
 
 
 def read_columns(csv_path: str | Path, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Columns of a progress CSV, float64 `[rows]`, NaN where a row has no value.
+    """Reads columns of a progress CSV.
 
-    Raises KeyError for a name that is no column (its argument is the name), ValueError for what is not a number.
+    Args:
+        csv_path: the file.
+        names: names of columns.
+
+    Returns:
+        float64 `[rows]` for each name, NaN where a value is missing.
+
+    Raises:
+        KeyError: for a name that is not a column; its argument is the name.
+        ValueError: for a value that is not a number.
     """
     with Path(csv_path).open(newline="") as file:
         reader = csv.DictReader(file)
@@ -84,10 +106,19 @@ def read_columns(csv_path: str | Path, names: Sequence[str]) -> dict[str, np.nda
 
 
 def summary_of(curves: Sequence[Curve], band: Literal["range", "std"] = "range") -> Summary:
-    """The mean of runs where all of them have been, at every x of any of them, linearly between their points.
+    """Averages runs over the range of x that all of them cover.
 
-    band: "range" from the least to the greatest run, "std" one standard deviation to either side. Raises ValueError
-    where there is no x that all of them have been at.
+    The mean is computed at the x values of all runs, with linear interpolation between the points of each run.
+
+    Args:
+        curves: the runs.
+        band: "range": from the lowest to the highest run; "std": one standard deviation to either side of the mean.
+
+    Returns:
+        The summary.
+
+    Raises:
+        ValueError: if there is no x that all runs cover.
     """
     first, last = max(curve.x[0] for curve in curves), min(curve.x[-1] for curve in curves)
     x = np.unique(np.concatenate([curve.x for curve in curves]))
@@ -110,11 +141,21 @@ def plot_curves(
     note: str = "",
     marks: Mapping[str, float] | None = None,
 ) -> None:
-    """Draws a line and, where there is one, a band for each summary, named by its key, into a file whose suffix says
-    the format; the names stand beside the axes, not over the curves.
+    """Draws a line, and a band if there is one, for each summary into a file; the legend is outside the axes.
 
-    note: below the x axis, for what the band is; marks: dashed lines across, by name. Raises ImportError where
-    matplotlib is missing, ValueError for a suffix it does not know, OSError where the disk does not take the file.
+    Args:
+        summaries: summaries by name.
+        path: the file; its suffix determines the format.
+        x_label: label of the x axis.
+        y_label: label of the y axis.
+        title: title of the plot.
+        note: text below the x axis, e.g. what the band is.
+        marks: heights of dashed horizontal lines by name.
+
+    Raises:
+        ImportError: if matplotlib is not installed.
+        ValueError: for a suffix that matplotlib does not support.
+        OSError: if the file cannot be written.
     """
     figure = _figure()
     axes = figure.subplots()
@@ -139,10 +180,16 @@ def plot_curves(
 
 
 def plot_learning_curve(csv_path: str | Path, png_path: str | Path, final_return: float | None = None) -> None:
-    """Draws the mean return of a progress CSV over steps, with a band from least to greatest, into a picture.
+    """Draws the mean return of a progress CSV over steps, with a band from the lowest to the highest return.
 
-    final_return: the mean return of a final evaluation, a dashed line. Raises ImportError where matplotlib is missing,
-    ValueError where the file has no row with a return.
+    Args:
+        csv_path: the CSV file.
+        png_path: the picture to write.
+        final_return: mean return of a final evaluation, drawn as a dashed line.
+
+    Raises:
+        ImportError: if matplotlib is not installed.
+        ValueError: if the file has no row with a return.
     """
     names = ("CumSteps", "ReturnAverage", "ReturnMin", "ReturnMax")
     try:
@@ -166,7 +213,7 @@ def plot_learning_curve(csv_path: str | Path, png_path: str | Path, final_return
 
 
 def axis_label(column: str) -> str:
-    """The quantity in a column of progress.csv, with its unit; the name of a column without one here."""
+    """Returns the quantity and unit of a column of progress.csv; the column's name if they are unknown."""
     parts = re.fullmatch(r"(.+?)(Average|Std|Median|Min|Max)?", column)
     if parts is None or parts[1] not in _QUANTITIES:
         return column
@@ -174,9 +221,9 @@ def axis_label(column: str) -> str:
 
 
 def _figure() -> Any:
-    """An empty figure; raises ImportError, naming the extra, where matplotlib is missing."""
+    """Returns an empty figure; raises ImportError, which names the extra, if matplotlib is not installed."""
     try:
-        # The figure itself, not pyplot: no global state, and no display is looked for.
+        # Use Figure, not pyplot: it has no global state and does not look for a display.
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError('learning curves need matplotlib; pip install "headrace[plot]"') from error

@@ -1,4 +1,4 @@
-"""A trained agent as a function from observations to actions, for those who step environments themselves."""
+"""A trained agent as a function from observations to actions, for users who step environments themselves."""
 
 from __future__ import annotations
 
@@ -26,23 +26,27 @@ __all__ = ["Policy", "load_agent"]
 
 
 class Policy:
-    """An initialized agent in one environment, or in several at once::
+    """An initialized agent that acts in one environment, or in several at once::
 
         observation, _ = env.reset()
         policy.reset()
         while ...:
             observation, reward, terminated, truncated, _ = env.step(policy(observation))
 
-    Observations are what the environment returns, actions what its `step` takes, NumPy both. One observation is one
-    action. Observations with a leading dimension n, in every array of a Dict or Tuple, are those of n environments, as
-    Gymnasium's vector environments return them, and give n actions; which of the two came is seen from the shapes of
-    the space. Memory and the previous action of each environment are kept until `reset()`.
+    Observations are what the environment returns and actions are what its `step` takes, both as NumPy values. One
+    observation gives one action. Observations with a leading dimension n, in every array of a Dict or Tuple, are those
+    of n environments, as Gymnasium's vector environments return them, and give n actions; the shapes of the space
+    decide which of the two it is. The recurrent state and the previous action of each environment are kept until
+    `reset()`.
 
     Args:
-        agent: initialized.
-        greedy: the most probable actions; else they are drawn.
-        seed: of the draws; None draws one.
-        itr: batches the agent was trained for, which exploration may depend on.
+        agent: an initialized agent.
+        greedy: whether to take the most probable actions; otherwise actions are sampled.
+        seed: seed of the samples. None: a random one.
+        itr: number of batches the agent was trained on; its exploration may depend on it.
+
+    Raises:
+        ValueError: if the agent is not initialized.
     """
 
     def __init__(self, agent: Agent, greedy: bool = True, seed: int | None = None, itr: int = 0) -> None:
@@ -66,13 +70,17 @@ class Policy:
         self.reset()
 
     def reset(self, rows: Any = None) -> None:
-        """Call it where an episode begins, before its first observation: forgets the one before.
+        """Resets the policy at the start of an episode; call it before the first observation.
 
-        rows: of several environments those that begin anew, as a mask `[n]` or a list of numbers; None: all of them,
-        and another number of environments may follow. Raises ValueError for rows that are not there.
+        Args:
+            rows: which environments start an episode, as a mask `[n]` or a list of indices. None: all of them, and
+                their number may change.
+
+        Raises:
+            ValueError: for environments that do not exist.
         """
         if rows is None:
-            self._n = 0  # environments; the next observation says how many
+            self._n = 0  # number of environments; the next observation determines it
         elif self._n:
             try:
                 self._is_first[rows] = True
@@ -82,11 +90,17 @@ class Policy:
                 ) from None
 
     def __call__(self, observation: Any, prev_reward: Any = 0.0) -> Any:
-        """The action for an observation, or the actions `[n, ...]` for those of n environments.
+        """Returns the action for an observation, or the actions `[n, ...]` for observations of n environments.
 
-        prev_reward: of the step before, `[n]` for several, which some models with memory look at; it counts for nothing
-        at the start of an episode. Raises ValueError for what is no observation of the space, and for another number of
-        environments than before without a `reset()`; AgentFailed where the agent answers what is no action.
+        Args:
+            observation: as the environment returned it.
+            prev_reward: reward of the previous step, `[n]` for n environments; some recurrent models use it. It is
+                ignored at the start of an episode.
+
+        Raises:
+            ValueError: if the observation is not in the space, or if the number of environments has changed without
+                `reset()`.
+            AgentFailed: if the agent returns something that is not an action.
         """
         n = _leading_dimension(self.spaces.observation, observation)
         if not self._n or (self._n_given != n and self._is_first.all()):
@@ -115,11 +129,11 @@ class Policy:
         )
         if device.type != "cpu":
             inputs = tree_map(lambda leaf: leaf.to(device), inputs)
-        # Each time, because others may use the agent meanwhile.
+        # Set the mode in every call, because others may use the agent in between.
         (self.agent.eval_mode if self._greedy else self.agent.sample_mode)(self.itr)
         with torch.inference_mode():
             step = self.agent.step(inputs, self._state)
-        # By way of arrays of the space's dtype, as in samplers.
+        # Convert through arrays of the space's dtype, as samplers do.
         try:
             self._write_action(self._action, step.action)
         except Mismatch as wrong:
@@ -127,7 +141,7 @@ class Policy:
                 f"{type(self.agent).__name__}.step() returned {wrong.path} = {wrong.came}, expected {wrong.expected}; "
                 "correct the agent"
             ) from None
-        # Copies: the agent may use its tensors again, for others too.
+        # Copy, because the agent may reuse its tensors, also for other callers.
         self._state = tree_map(torch.clone, step.state)
         self._prev_action = tree_to_torch(tree_map(np.copy, self._action), device)
         self._is_first[:] = False
@@ -135,7 +149,7 @@ class Policy:
         return self._decode(self._action)[0] if n is None else self._decode_rows(self._action)
 
     def _begin(self, n: int | None) -> None:
-        """Takes the number of environments, None for one without a leading dimension: all of them begin an episode."""
+        """Starts episodes in `n` environments; None for one environment without a leading dimension."""
         rows = 1 if n is None else n
         if not rows:
             raise ValueError("the observation is of no environment at all, [0, ...]")
@@ -150,14 +164,14 @@ class Policy:
         self._state = tree_map(torch.clone, self.agent.initial_state(rows))
 
     def _rewards(self, prev_reward: Any) -> torch.Tensor:
-        """Float32 `[n]`, zero where an episode begins."""
+        """Returns the previous rewards, float32 `[n]`, zero where an episode starts."""
         given = np.asarray(prev_reward, np.float32)
         if given.shape not in ((), (self._n,)):
             raise ValueError(f"prev_reward has the shape {list(given.shape)}, expected one number, or [{self._n}]")
         return torch.from_numpy(np.where(self._is_first, np.float32(0.0), given))
 
     def _noise(self) -> torch.Tensor:
-        """As evaluations draw it for their environments 0 to n − 1, float32 `[n, agent.noise_size]`."""
+        """Returns the noise of an evaluation's environments 0 to n − 1, float32 `[n, agent.noise_size]`."""
         agent = self.agent
         noise = uniforms(self._keys, self._steps, 1, agent.noise_size - agent.noise_has_env_id)[0]
         if agent.noise_has_env_id:
@@ -166,7 +180,7 @@ class Policy:
 
 
 def _leading_dimension(space: gym_spaces.Space[Any], observation: Any) -> int | None:
-    """The n of observations of n environments; None for those of one. Raises ValueError where the parts differ."""
+    """Returns n for observations of n environments, None for one; raises ValueError if the parts disagree."""
     found = dict(_leading_dimensions(space, observation, "observation"))
     if len(set(found.values())) > 1:
         said = ", ".join(f"{path} is of {_environments(n)}" for path, n in found.items())
@@ -175,7 +189,7 @@ def _leading_dimension(space: gym_spaces.Space[Any], observation: Any) -> int | 
 
 
 def _leading_dimensions(space: gym_spaces.Space[Any], observation: Any, path: str) -> Iterator[tuple[str, int | None]]:
-    """(path, leading dimension) of every array. What has another structure is left to those who write it down."""
+    """Yields (path, leading dimension) of every array; observations of another structure are checked later."""
     match space:
         case gym_spaces.Dict():
             for key, child in space.spaces.items():
@@ -186,7 +200,7 @@ def _leading_dimensions(space: gym_spaces.Space[Any], observation: Any, path: st
             for index, (child, part) in enumerate(zip(space.spaces, parts, strict=False)):
                 yield from _leading_dimensions(child, part, f"{path}[{index}]")
         case _:
-            # One dimension more than the space has: a number of a Discrete space is no array `[n]` of them.
+            # Several if there is one dimension more than in the space; a Discrete number is not an array `[n]`.
             several = isinstance(observation, np.ndarray) and observation.ndim == len(space.shape or ()) + 1
             yield path, len(observation) if several else None
 
@@ -203,15 +217,24 @@ def load_agent(
     seed: int | None = None,
     ModelCls: Any = None,
 ) -> Policy:
-    """The agent of a file as a policy: `policy(observation)` is an action.
+    """Loads the agent of a file as a policy: `policy(observation)` returns an action.
 
-    path: a checkpoint, a file of `agent.save`, or the folder of a run (its newest checkpoint; `best.pt` is in it too).
-    ModelCls: the model of the agent where that is not headrace's own, since a file is never allowed to say which code
-    to run. agent: instead, one made like that of the file, not initialized; needed where its class is not headrace's
-    own. greedy, seed: see `Policy`.
+    Args:
+        path: a checkpoint, a file written by `agent.save`, or the folder of a run (its newest checkpoint is used;
+            `best.pt` is in the folder too).
+        agent: an agent that was constructed like the saved one and is not initialized; required if its class is not
+            headrace's own.
+        greedy: see `Policy`.
+        seed: see `Policy`.
+        ModelCls: model of the agent; required if it is not headrace's own, because a file is never allowed to choose
+            the code to run.
 
-    Raises FileNotFoundError; CheckpointError if the file is not whole, does not say all about its agent, or does not
-    fit what was given.
+    Returns:
+        The policy.
+
+    Raises:
+        FileNotFoundError: if there is no file.
+        CheckpointError: if the file is damaged, does not fully describe its agent, or does not fit the arguments.
     """
     path = Path(path)
     if path.is_dir():
@@ -245,13 +268,13 @@ def load_agent(
 
 
 def _restore(agent: Agent, spaces: EnvSpaces, weights: dict[str, Any], path: Path, of_file: bool) -> None:
-    """Builds the model and gives it the weights; raises CheckpointError if they are not its own, or NaN."""
+    """Builds the model and loads the weights; raises CheckpointError if they do not fit or are NaN."""
     try:
         if agent.spaces is None:
             _require_fit(agent, spaces, weights, of_file)
         agent.initialize(spaces, seed=0)
         agent.load_state_dict(weights)
-    except Exception as error:  # whatever forged spaces and weights do to a model
+    except Exception as error:  # forged spaces and weights may cause any error in a model
         raise CheckpointError(
             f"the weights in {path} are not of this {type(agent).__name__} ({one_line(error)}); give "
             "one made with the same arguments: load_agent(path, agent=...)"
@@ -262,8 +285,15 @@ def _restore(agent: Agent, spaces: EnvSpaces, weights: dict[str, Any], path: Pat
 
 
 def _require_fit(agent: Agent, spaces: EnvSpaces, weights: dict[str, Any], of_file: bool) -> None:
-    """Raises ValueError if the model would not have the shapes of the weights, before there is memory for it: settings
-    of a few bytes may ask for more than the machine has. of_file: the model is headrace's own, as the file says.
+    """Raises ValueError if the weights do not have the shapes of the model, before memory is allocated for it.
+
+    Settings of a few bytes could ask for more memory than the machine has.
+
+    Args:
+        agent: not initialized.
+        spaces: spaces of one environment.
+        weights: the agent's entries in the file.
+        of_file: whether the model is headrace's own and described by the file.
     """
     try:
         with torch.device("meta"):
@@ -271,7 +301,7 @@ def _require_fit(agent: Agent, spaces: EnvSpaces, weights: dict[str, Any], of_fi
     except Exception:
         if of_file:
             raise
-        return  # a model of the user's own, which looks at numbers while it is built
+        return  # the user's own model, which reads tensor values while it is built
     given = weights["model"] if of_file else weights.get("model", expected)
     for name, tensor in expected.items():
         if given[name].shape != tensor.shape or not torch.can_cast(given[name].dtype, tensor.dtype):
@@ -281,4 +311,4 @@ def _require_fit(agent: Agent, spaces: EnvSpaces, weights: dict[str, Any], of_fi
 
 
 def _not_told(path: str, came: Any, dtype: Any) -> None:
-    """Who acts casts as samplers do, which said so while they collected."""
+    """Ignores reports of casts: a policy casts as samplers do, and they reported it during training."""

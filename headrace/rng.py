@@ -1,11 +1,11 @@
-"""Random numbers by address: a draw is a function of (seed, stream, env_id, step), never of who asked before.
+"""Random numbers by address: a draw is a function of (seed, stream, env_id, step), never of earlier draws.
 
-So the same environment sees the same randomness in every sampler, with any number of workers, and after a resume.
+An environment therefore sees the same randomness in every sampler, with any number of workers, and after a resume.
 
-`uniforms` hashes the address with the finaliser of SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom
+`uniforms` hashes the address with the finalizer of SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom
 number generators", OOPSLA 2014), twice, with a 64-bit key per (seed, stream, env_id) from NumPy's `SeedSequence`
-between the rounds: without the key inside, two environments would walk the same sequence at two offsets. NumPy's own
-generators make one environment's numbers at a time; this makes a batch's in one call (10 ns a number).
+between the two rounds: without the key there, two environments would draw the same sequence at two offsets. NumPy's
+generators draw for one environment at a time; this draws for a whole batch in one call (10 ns per number).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 
 __all__ = ["GeneratorSeeds", "Stream", "draw_seed", "env_keys", "env_seeds", "generator_seeds", "uniforms"]
 
-#: For the global generators of NumPy, Python and torch, 32 bits each.
+#: Seeds of the global generators of NumPy, Python and torch, 32 bits each.
 GeneratorSeeds = tuple[int, int, int]
 
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
@@ -26,7 +26,7 @@ _MIX2 = np.uint64(0x94D049BB133111EB)
 
 
 class Stream(IntEnum):
-    """What randomness is for. Training environments use the bare `spawn_key=(env_id,)`; the others add their number."""
+    """Purposes of random numbers. Training environments use `spawn_key=(env_id,)`; others add the stream's number."""
 
     ACTION = 1
     DECORRELATION = 2
@@ -43,25 +43,30 @@ class Stream(IntEnum):
 
 
 def draw_seed() -> int:
-    """A fresh seed from the operating system, for those who gave none; 31 bits, so it is easy to write down."""
+    """Returns a new seed from the operating system, with 31 bits so that it is easy to write down."""
     return int(np.random.SeedSequence().generate_state(1)[0]) & 0x7FFFFFFF
 
 
 def env_seeds(seed: int, env_id: int, stream: Stream | None = None, incarnation: int = 0) -> tuple[int, int]:
-    """The seeds of environment `env_id` and of its action space, 31 bits each (some simulators take no more).
+    """Returns the seeds of an environment and of its action space, 31 bits each (some simulators accept no more).
 
-    `stream` None is training: `SeedSequence(seed, spawn_key=(env_id,))`; evaluation has its own stream. incarnation:
-    how often the environments were begun anew, by resumes that could not go on with the old ones.
+    Training uses `SeedSequence(seed, spawn_key=(env_id,))`.
+
+    Args:
+        seed: seed of the run.
+        env_id: global number of the environment.
+        stream: None: training environments; evaluation environments have their own stream.
+        incarnation: how many times the environments were started anew, by resumes that could not restore them.
     """
     spawn_key: tuple[int, ...] = (env_id,) if stream is None else (int(stream), env_id)
-    if incarnation:  # three numbers: two would be another stream's
+    if incarnation:  # three numbers, because two would be the key of another stream
         spawn_key = (int(Stream.ENV_AGAIN if stream is None else stream), env_id, incarnation)
     env_seed, space_seed = np.random.SeedSequence(seed, spawn_key=spawn_key).generate_state(2)
     return int(env_seed) & 0x7FFFFFFF, int(space_seed) & 0x7FFFFFFF
 
 
 def generator_seeds(seed: int, stream: Stream, *address: int) -> GeneratorSeeds:
-    """Those of a process, or of one environment; see `headrace.envs.global_rng`."""
+    """Returns the seeds of the global generators of a process or an environment; see `headrace.envs.global_rng`."""
     numpy_seed, python_seed, torch_seed = np.random.SeedSequence(
         seed, spawn_key=(int(stream), *address)
     ).generate_state(3)
@@ -69,7 +74,7 @@ def generator_seeds(seed: int, stream: Stream, *address: int) -> GeneratorSeeds:
 
 
 def env_keys(seed: int, stream: Stream, env_ids: Sequence[int]) -> np.ndarray:
-    """The 64-bit keys `[len(env_ids)]` from which `uniforms` draws."""
+    """Returns the 64-bit keys, uint64 `[len(env_ids)]`, that `uniforms` draws from."""
     keys = [
         np.random.SeedSequence(seed, spawn_key=(int(stream), int(env_id))).generate_state(1, np.uint64)[0]
         for env_id in env_ids
@@ -78,9 +83,19 @@ def env_keys(seed: int, stream: Stream, env_ids: Sequence[int]) -> np.ndarray:
 
 
 def uniforms(keys: np.ndarray, first_step: int, n_steps: int, size: int) -> np.ndarray:
-    """Uniforms strictly inside (0, 1), float32 `[n_steps, len(keys), size]`, for steps first_step, first_step + 1, …
+    """Draws uniforms strictly inside (0, 1) for steps first_step, first_step + 1, …
 
-    23 random bits and a half: 0 and 1 cannot occur. (24 bits and a half would round up to 1 in float32.)
+    Each is 23 random bits plus one half, so 0 and 1 cannot occur. (24 bits plus one half would round up to 1 in
+    float32.)
+
+    Args:
+        keys: keys of the environments, see `env_keys`.
+        first_step: number of the first step.
+        n_steps: number of steps.
+        size: numbers per environment and step.
+
+    Returns:
+        float32 `[n_steps, len(keys), size]`.
     """
     first = np.uint64(first_step * size % 2**64)
     counter = first + np.arange(n_steps * size, dtype=np.uint64)

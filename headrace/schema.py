@@ -1,8 +1,7 @@
-"""What a value that comes out of a file must be. A file may be whole and come from anybody: its parts are looked at
-before anything is done with them.
+"""Schemas of values that are read from files: an intact file may come from anyone, so values are checked before use.
 
-A `Kind` is a function of a value and its place; it raises ValueError, with the place in words, for a value that is not
-of the kind. Kinds are made of others::
+A `Kind` is a function of a value and a description of its place; it raises ValueError, with the place, for a value that
+does not match. Kinds are composed::
 
     episode = fields({"length": whole(), "return": real(), "name": optional(text())})
     episode(value, "runner.episode")
@@ -35,18 +34,18 @@ __all__ = [
 
 Kind = Callable[[Any, str], None]
 
-#: Counts beyond this are no counts: floats no longer tell one from the next.
+#: Maximum of counts: above this, floats cannot distinguish one integer from the next.
 _MOST = 2**53
-#: Squares of numbers up to this are floats, so statistics of them are.
+#: Maximum magnitude for statistics: the square of such a number is a finite float.
 _GREATEST = 1e150
 
 
 def anything(value: Any, where: str) -> None:
-    """Takes every value: somebody else looks at it."""
+    """Accepts any value, which is checked elsewhere."""
 
 
 def whole(least: int = 0, most: int = _MOST) -> Kind:
-    """An int of this range."""
+    """Returns the kind of integers in this range, both ends included."""
 
     def check(value: Any, where: str) -> None:
         if type(value) is not int or not least <= value <= most:
@@ -56,7 +55,7 @@ def whole(least: int = 0, most: int = _MOST) -> Kind:
 
 
 def real(least: float = -math.inf, most: float = math.inf, *, nan: bool = False) -> Kind:
-    """A float, or an int, of this range, ends included. nan: or NaN."""
+    """Returns the kind of floats and integers in this range, both ends included, and of NaN if `nan`."""
 
     def check(value: Any, where: str) -> None:
         number = type(value) is float or (type(value) is int and abs(value) <= _MOST)
@@ -67,7 +66,7 @@ def real(least: float = -math.inf, most: float = math.inf, *, nan: bool = False)
 
 
 def text(pattern: str = r"[\s\S]*") -> Kind:
-    """A string that the pattern matches as a whole."""
+    """Returns the kind of strings that fully match a regular expression."""
     compiled = re.compile(pattern)
 
     def check(value: Any, where: str) -> None:
@@ -78,7 +77,7 @@ def text(pattern: str = r"[\s\S]*") -> Kind:
 
 
 def optional(kind: Kind) -> Kind:
-    """None, or of the kind."""
+    """Returns the kind of None and of values of `kind`."""
 
     def check(value: Any, where: str) -> None:
         if value is not None:
@@ -88,7 +87,7 @@ def optional(kind: Kind) -> Kind:
 
 
 def each(kind: Kind, n: int | None = None) -> Kind:
-    """A list of values of the kind, n of them if that is said."""
+    """Returns the kind of lists of values of `kind`, of length `n` if given."""
 
     def check(value: Any, where: str) -> None:
         if type(value) is not list or (n is not None and len(value) != n):
@@ -100,7 +99,7 @@ def each(kind: Kind, n: int | None = None) -> Kind:
 
 
 def named(kind: Kind) -> Kind:
-    """A dict of values of the kind, with names of any sort."""
+    """Returns the kind of dicts with arbitrary string keys and values of `kind`."""
 
     def check(value: Any, where: str) -> None:
         _require_dict(value, where)
@@ -112,7 +111,7 @@ def named(kind: Kind) -> Kind:
 
 
 def fields(required: Mapping[Any, Kind], others: Mapping[Any, Kind] | None = None, *, more: bool = False) -> Kind:
-    """A dict that has the required entries and may have the others. more: and any besides."""
+    """Returns the kind of dicts with the required entries, possibly `others`, and, if `more`, any further entries."""
     known = {**required, **(others or {})}
 
     def check(value: Any, where: str) -> None:
@@ -130,7 +129,7 @@ def fields(required: Mapping[Any, Kind], others: Mapping[Any, Kind] | None = Non
 
 
 def alike(example: Mapping[str, Any]) -> Kind:
-    """A dict of numbers and strings; one whose name is in the example is a number there and a string there."""
+    """Returns the kind of dicts of numbers and strings; entries that `example` has must have the same type as there."""
 
     def check(value: Any, where: str) -> None:
         _require_dict(value, where)
@@ -146,7 +145,7 @@ def alike(example: Mapping[str, Any]) -> Kind:
 
 
 def plain(value: Any, where: str) -> None:
-    """None, a truth value, a number or a string; or lists and dicts of them."""
+    """Accepts None, booleans, numbers and strings, and lists and dicts of them."""
     if isinstance(value, list):
         each(plain)(value, where)
     elif isinstance(value, dict):
@@ -158,10 +157,10 @@ def plain(value: Any, where: str) -> None:
 
 
 def tensor(shape: tuple[int, ...], dtype: Any, least: float = -math.inf) -> Kind:
-    """A torch tensor of this shape and dtype, no number in it NaN or below `least`."""
+    """Returns the kind of torch tensors of this shape and dtype without NaN and without values below `least`."""
 
     def check(value: Any, where: str) -> None:
-        import torch  # here, because files without tensors are read where there is no torch
+        import torch  # imported here, because files without tensors are read in processes without torch
 
         if not isinstance(value, torch.Tensor) or value.shape != shape or value.dtype != dtype:
             raise _odd(value, where, f"a tensor {dtype} {list(shape)}")
@@ -172,19 +171,19 @@ def tensor(shape: tuple[int, ...], dtype: Any, least: float = -math.inf) -> Kind
 
 
 def shown(value: Any) -> str:
-    """A value in a few words, whatever it is: on one line, and never long."""
+    """Describes any value in a few words on one short line."""
     if type(value) is int and abs(value) > 2**64:
         return f"a number of {value.bit_length()} bits"
     if type(value).__module__.startswith("torch"):
         return f"a {type(value).__name__} {getattr(value, 'dtype', '')} {list(getattr(value, 'shape', ()))}"
     try:
         return " ".join(reprlib.repr(value).split())
-    except ValueError:  # a huge number inside: Python does not write it
+    except ValueError:  # it contains a huge integer, which Python refuses to format
         return f"a {type(value).__name__}"
 
 
 def number(value: Any, where: str) -> None:
-    """A number, or NaN, that statistics can be made of."""
+    """Accepts NaN and numbers whose statistics can be computed."""
     if type(value) is not bool:
         real(-_GREATEST, _GREATEST, nan=True)(value, where)
 

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Writes files completely or not at all."""
 
 from __future__ import annotations
 
@@ -13,10 +13,18 @@ __all__ = ["sync_directory", "write_whole"]
 
 
 def write_whole(path: Path, parts: Sequence[bytes | memoryview]) -> None:
-    """Writes a file that has its name only once it is on the disk; raises OSError, nothing of it left, the old kept."""
+    """Writes a file under its final name only after it is completely on disk.
+
+    Args:
+        path: the file; an existing one is replaced.
+        parts: contents.
+
+    Raises:
+        OSError: if it cannot be written; no partial file remains, and an existing file is unchanged.
+    """
     needed = sum(len(part) for part in parts)
-    # In the same directory: a rename is atomic within one file system only. Not by `mkstemp`, whose files nobody else
-    # may read.
+    # The temporary file is in the same directory, because renames are atomic only within one file system. `mkstemp` is
+    # not used because other users could not read its files.
     temporary = f"{path}.{secrets.token_hex(4)}.tmp"
     try:
         with open(temporary, "xb") as file:
@@ -39,7 +47,7 @@ def write_whole(path: Path, parts: Sequence[bytes | memoryview]) -> None:
 
 
 def sync_directory(directory: Path) -> None:
-    """Makes renames in it durable."""
+    """Makes renames in a directory durable."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)

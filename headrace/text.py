@@ -1,4 +1,4 @@
-"""Numbers as people read them."""
+"""Formats numbers for people."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ __all__ = ["significant"]
 
 
 def significant(value: float, digits: int = 4) -> str:
-    """The number with so many significant digits, all of those before the point, and no zeros at the end: 0.05, 475.3,
-    123457; with an exponent below 0.0001 and beyond a quadrillion.
+    """Formats a number with `digits` significant digits, all digits before the point, and no trailing zeros.
+
+    Examples: 0.05, 475.3, 123457. Below 0.0001 and from a quadrillion (1e15) on, it uses an exponent.
     """
     if not math.isfinite(value) or value == 0:
         return f"{value:g}"

@@ -1,4 +1,4 @@
-"""The small data classes and protocols that travel between the parts. Importing this module loads no torch."""
+"""Small data classes and protocols that are shared by all parts. Importing this module loads no torch."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ __all__ = [
     "Tree",
 ]
 
-#: Key of a Dict observation that says which actions are allowed: 1 or True where they are, one entry per Discrete
-#: action, or per action of each MultiDiscrete part side by side.
+#: Key of a Dict observation that contains the mask of allowed actions: 1 or True where an action is allowed, with one
+#: entry per Discrete action, or per action of all parts of a MultiDiscrete space in order.
 ACTION_MASK = "action_mask"
 
 #: Arrays or tensors nested in dataclasses, dicts and tuples; None is an empty tree. See `headrace.buffers.tree`.
@@ -34,20 +34,30 @@ Tree = Any
 
 @dataclass(frozen=True)
 class BatchSpec:
-    """The size of a batch: `T` time steps of `B` environments, leading dimensions `[T, B]`."""
+    """The size of a batch, leading dimensions `[T, B]`.
+
+    Args:
+        T: time steps.
+        B: environments, one per column.
+    """
 
     T: int
     B: int
 
     @property
     def size(self) -> int:
-        """Environment steps in one batch."""
+        """Number of environment steps in one batch."""
         return self.T * self.B
 
 
 @dataclass(frozen=True)
 class EnvSpaces:
-    """The spaces of one environment, as an agent needs them to build its model."""
+    """The spaces of one environment, from which an agent builds its model.
+
+    Args:
+        observation: observation space.
+        action: action space.
+    """
 
     observation: gymnasium.Space[Any]
     action: gymnasium.Space[Any]
@@ -55,12 +65,17 @@ class EnvSpaces:
 
 @dataclass
 class StepInputs:
-    """All an agent is given to choose the actions of `n` rows.
+    """The inputs from which an agent chooses the actions of `n` environments.
 
-    observation: tree of `[n, ...]`; prev_action: tree of `[n, ...]` and prev_reward `[n]`, zero where `is_first`;
-    is_first: bool `[n]`, the row follows a reset; noise: float32 `[n, agent.noise_size]`, uniforms inside (0, 1) (the
-    last one the row's env id where `agent.noise_has_env_id`), or None in a training forward. The training forward takes
-    the same fields with leading dimensions `[T, B]` or `[B]`.
+    The training forward pass takes the same fields with leading dimensions `[T, B]` or `[B]`.
+
+    Args:
+        observation: tree of `[n, ...]`.
+        prev_action: tree of `[n, ...]`, zero where `is_first`.
+        prev_reward: float32 `[n]`, zero where `is_first`.
+        is_first: bool `[n]`, whether the observation follows a reset.
+        noise: float32 `[n, agent.noise_size]`, uniforms inside (0, 1); the last one is the env id instead if
+            `agent.noise_has_env_id`. None in the training forward pass.
     """
 
     observation: Tree
@@ -72,9 +87,12 @@ class StepInputs:
 
 @dataclass
 class AgentStep:
-    """What an agent answers for `n` rows: `action` and `agent_info` are recorded, `state` enters the next step.
+    """The output of an agent for `n` environments.
 
-    action: tree of `[n, ...]`; agent_info: tree of `[n, ...]` or None; state: tree of `[n, ...]`, None if feed-forward.
+    Args:
+        action: tree of `[n, ...]`, recorded.
+        agent_info: tree of `[n, ...]` or None, recorded.
+        state: recurrent state, tree of `[n, ...]`, an input of the next step; None if feed-forward.
     """
 
     action: Tree
@@ -86,8 +104,13 @@ class AgentStep:
 class StepRow:
     """Where an `EnvBatch` writes the results of one step of its `n` environments: views of a batch, no copies.
 
-    observation is the *next* observation; the other fields belong to the transition. `floats` lists the
-    floating-point arrays among them, which are checked for NaN and infinity.
+    Args:
+        observation: the *next* observation; all other fields belong to the transition.
+        reward: float32 `[n]`.
+        terminated: bool `[n]`.
+        truncated: bool `[n]`.
+        env_info: recorded fields of info, tree of `[n, ...]` or None.
+        floats: the floating-point arrays among the above, which are checked for NaN and infinity.
     """
 
     observation: Tree
@@ -100,10 +123,12 @@ class StepRow:
 
 @dataclass
 class Ends:
-    """The episodes that ended in one step, in ascending row order.
+    """The episodes that ended in one step, in ascending order of their environments.
 
-    rows: int `[k]`, rows within the `EnvBatch`; observation: tree of `[k, ...]`, the observations before the resets;
-    infos: the last info dict of each episode.
+    Args:
+        rows: int `[k]`, indices of the environments in the `EnvBatch`.
+        observation: tree of `[k, ...]`, the observations before the resets.
+        infos: the last info dict of each episode.
     """
 
     rows: np.ndarray = field(default_factory=lambda: np.empty(0, np.intp))
@@ -113,9 +138,19 @@ class Ends:
 
 @dataclass
 class Timing:
-    """Counters of one collection loop, nanoseconds. `detailed_rows` of the `rows` were taken apart into the others.
+    """Counters of one collection loop. Some rows, one in 61, are timed in detail.
 
-    turned_to_ns: when a process that steps several loops last turned to this one; 0 where an agent drives it.
+    Args:
+        rows: rows collected.
+        steps: environment steps.
+        batch_ns: nanoseconds inside batches.
+        detailed_rows: rows that were timed in detail.
+        row_ns: nanoseconds of the detailed rows.
+        acting_ns: nanoseconds of them for the agent, or waiting for its actions.
+        env_ns: nanoseconds of them inside `env.step`.
+        reset_ns: nanoseconds of them inside resets.
+        turned_to_ns: clock time at which a process that steps several loops last switched to this one; 0 if an agent
+            drives the loop.
     """
 
     rows: int = 0
@@ -130,21 +165,27 @@ class Timing:
 
     @property
     def due(self) -> bool:
-        """Whether the next row is one to take apart: one in 61, a prime, so it is not the same row of each batch."""
+        """Whether to time the next row in detail: 1 in 61, a prime, so it is not the same row of each batch."""
         return self.rows % 61 == 0
 
 
 class EnvBatch(Protocol):
-    """`n` environments with global ids, stepped together: the only thing the collection loop steps.
+    """`n` environments with global ids that are stepped together; the collection loop steps nothing else.
 
-    Rows are 0 to n − 1; `env_ids[row]` is the environment's global number, the key of all its randomness. An ended row
-    is reset in the same `step`, unless it has used up its allowance of resets: then it waits, its fields are zero, and
-    `waiting` says so until `reset` starts it again. `notes`: (level, sentence) for the log, each to be said once.
+    Environments are indexed from 0 to n − 1. After an episode ends, its environment is reset in the same `step`, unless
+    it has used up its allowance of resets: then it waits, its fields are zero, and `waiting` is set until `reset`
+    restarts it. Nothing that is written or returned shares memory with the environments.
 
-    `resetting`: None, or, where environments need a step of their own to reset (Gymnasium's NEXT_STEP mode), a mask of
-    the rows that do so in the next step: that step's action counts for nothing and its reward is 0. `holds`: whether
-    rows can stand while others step; `moves_while_held`: they can only by beginning anew afterwards. `keeps_infos`: set
-    by who asks for `infos`. Nothing that is written or returned shares memory with what an environment has.
+    Args:
+        env_ids: `env_ids[row]` is the global number of an environment, the key of all its randomness.
+        spaces: spaces of one environment.
+        waiting: bool `[n]`, which environments wait for a reset.
+        resetting: None, or, where environments use a step of their own to reset (Gymnasium's NEXT_STEP mode), bool
+            `[n]`, which environments do so in the next step: its action is ignored and its reward is 0.
+        holds: whether some environments can be held while others step.
+        moves_while_held: whether held environments are stepped all the same, and restarted on release.
+        keeps_infos: whether to keep info dicts for `infos`; set by the caller.
+        notes: (level, message) pairs for the log, each to be logged once.
     """
 
     env_ids: Sequence[int]
@@ -157,36 +198,54 @@ class EnvBatch(Protocol):
     notes: list[tuple[int, str]]
 
     def reset(self, rows: Sequence[int] | None, observation: Tree) -> None:
-        """Resets the given rows (None: all); writes their first observations into `observation`, tree of `[n, ...]`."""
+        """Resets environments.
+
+        Args:
+            rows: indices of the environments; None: all.
+            observation: tree of `[n, ...]`, receives the first observations.
+        """
 
     def step(self, actions: Tree, out: StepRow, timing: Timing | None = None) -> Ends:
-        """Steps every row that is not waiting with `actions` (tree of `[n, ...]`, as agents give them).
+        """Steps every environment that is not waiting.
 
-        With `timing`, adds what the environments and their resets took.
+        Args:
+            actions: tree of `[n, ...]`, as agents return them.
+            out: receives the results.
+            timing: if given, the time inside environments and resets is added to it.
         """
 
     def step_random(self, out: StepRow) -> tuple[Sequence[Any], Ends]:
-        """Steps every row that is not waiting with a random action of its own action space: (actions, ends).
+        """Steps every environment that is not waiting with a random action of its own action space.
 
-        `out.observation` holds the current row when it is called: a mask in it (`ACTION_MASK`) is obeyed. The actions
-        are as they would be recorded, one per row.
+        Args:
+            out: receives the results. Before the call, `out.observation` must hold the current observations, because an
+                action mask in them (`ACTION_MASK`) is respected.
+
+        Returns:
+            The actions as they would be recorded, one per environment, and the episodes that ended.
         """
 
     def hold(self, rows: np.ndarray, observation: Tree) -> None:
-        """Has the rows of the mask `[n]` wait, and the others not.
+        """Holds the environments of a mask, and releases all others.
 
-        One that had to step meanwhile all the same begins anew, with the seed it began with before, when it waits no
-        longer: its first observation is written into `observation`.
+        An environment that had to step while it was held is restarted on release, with the seed of its last start.
+
+        Args:
+            rows: bool `[n]`, the environments to hold.
+            observation: tree of `[n, ...]`, receives the first observations of restarted environments.
         """
 
     def allow(self, resets: int | None) -> None:
-        """Sets how many times each row may still reset itself in `step`; None: always."""
+        """Sets how many more times each environment may reset itself in `step`; None: without limit."""
 
     def infos(self) -> Sequence[dict[str, Any]]:
-        """Copies of the info dicts of the last step, one per row, made right after it; only if `keeps_infos`."""
+        """Returns copies of the info dicts of the last step, one per environment; requires `keeps_infos`.
+
+        Call it right after the step.
+        """
 
     def call(self, rows: Sequence[int], name: str, args: Sequence[Any]) -> list[Any]:
-        """`env.name(*args)` of the environments of these rows; of a vector environment once, for all of them."""
+        """Calls `env.name(*args)` on the environments with these indices; on a vector environment once for all."""
 
     def close(self) -> None:
         """Closes every environment."""

@@ -1,4 +1,4 @@
-"""Agents: they choose actions for rows of environments."""
+"""Agents, which choose the actions of a batch of environments."""
 
 from headrace.lazy import lazy_exports
 

@@ -1,3 +1,3 @@
-"""Agents: they choose actions for rows of environments."""
+"""Agents, which choose the actions of a batch of environments."""
 
 from headrace.agents.base import Agent as Agent

@@ -1,4 +1,4 @@
-"""The contract of every agent: actions for rows of environments, from what it is given and nothing else."""
+"""The base class of all agents. An action depends only on the arguments of `step` and on the parameters."""
 
 from __future__ import annotations
 
@@ -22,34 +22,42 @@ __all__ = ["Agent"]
 
 
 class Agent(ABC):
-    """Chooses actions for `n` rows at a time. Pure over rows: row i of an answer depends on row i of the inputs only.
+    """Base class of agents, which choose actions for `n` environments at a time.
 
-    The life of an agent::
+    Element i of an output depends on element i of the inputs only. The calls in the life of an agent::
 
-        agent.initialize(spaces, seed=0)                    # builds the model; the sampler does this
-        agent.sample_mode(itr)                              # once a batch, in every process that acts
-        step = agent.step(inputs, state)                    # n rows; samplers keep state and hand it back
-        value = agent.value(inputs, state)                  # n rows, for bootstrapping
+        agent.initialize(spaces, seed=0)                    # builds the model; the sampler calls this
+        agent.sample_mode(itr)                              # once per batch, in every process that runs inference
+        step = agent.step(inputs, state)                    # n environments; the sampler passes step.state back in
+        value = agent.value(inputs, state)                  # n environments, for bootstrapping
         agent.train_mode(itr)
         outputs = agent(inputs, state)                      # with gradients, leading dims [], [B] or [T, B]
 
-    Randomness comes in as `inputs.noise`, `noise_size` uniforms per row and step, so an action does not depend on which
-    rows share a call. Recurrent state belongs to the rows, is held by whoever calls, and is zero where `is_first`.
-    Agents are pickled (cloudpickle) to reach workers.
+    All randomness is passed as `inputs.noise`, `noise_size` uniforms per environment and step, so an action does not
+    depend on which environments share a call. The caller keeps the recurrent state of each environment; it is zero
+    where `is_first`. Agents are pickled (cloudpickle) to send them to workers.
     """
 
-    #: Numbers of `inputs.noise` per row and step that `step` uses: uniforms.
+    #: Number of uniforms in `inputs.noise` that `step` uses per environment and step.
     noise_size: int = 0
-    #: Whether the last of them is no uniform, but the env id of the row, for exploration per environment.
+    #: Whether the last number is the env id instead of a uniform, for per-environment exploration.
     noise_has_env_id: bool = False
-    #: Built by `initialize`.
+    #: The model, built by `initialize`.
     model: torch.nn.Module
     spaces: EnvSpaces | None = None
 
     def initialize(self, spaces: EnvSpaces, *, seed: int, global_B: int = 1, env_ids: Sequence[int] = (0,)) -> None:
-        """Builds the model; its weights are a function of the seed. An agent that has a model already keeps it.
+        """Builds the model, with weights determined by the seed. An agent that already has a model keeps it.
 
-        global_B: environments over all ranks; env_ids: those of this rank, for exploration per environment.
+        Args:
+            spaces: spaces of one environment.
+            seed: seed of the run.
+            global_B: number of environments over all ranks, for per-environment exploration.
+            env_ids: ids of the environments of this rank, for per-environment exploration.
+
+        Raises:
+            ValueError: if the agent's model was built for other spaces.
+            TypeError: if the model has lazy parameters, or the agent cannot act in these spaces.
         """
         if self.spaces is not None:
             if self.spaces != spaces:
@@ -58,7 +66,8 @@ class Agent(ABC):
         weights_seed = int(np.random.SeedSequence(seed, spawn_key=(int(Stream.WEIGHTS),)).generate_state(1)[0])
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(weights_seed)
-            # Orthogonal starts are matrix products, which more threads round differently: one, whatever is set.
+            # Orthogonal initialization uses matrix products, whose rounding depends on the number of threads, so it
+            # always runs on one thread.
             n_threads = torch.get_num_threads()
             torch.set_num_threads(1)
             try:
@@ -76,102 +85,128 @@ class Agent(ABC):
 
     @abstractmethod
     def build_model(self, spaces: EnvSpaces) -> torch.nn.Module:
-        """The model for these spaces; raises TypeError for spaces this agent cannot act in."""
+        """Returns a new model for these spaces. Raises TypeError for spaces that the agent does not support."""
 
     @abstractmethod
     def step(self, inputs: StepInputs, state: Tree) -> AgentStep:
-        """Actions for `n` rows. Called under `torch.inference_mode`."""
+        """Returns actions for `n` environments. Called under `torch.inference_mode`.
+
+        Args:
+            inputs: tree of `[n, ...]`.
+            state: recurrent state, tree of `[n, ...]`; None if feed-forward.
+        """
 
     @abstractmethod
     def value(self, inputs: StepInputs, state: Tree) -> torch.Tensor:
-        """The value of `n` rows, float `[n]`; does not advance the state."""
+        """Returns the values of `n` environments, float `[n]`. Does not advance the recurrent state.
+
+        Args:
+            inputs: tree of `[n, ...]`.
+            state: recurrent state, tree of `[n, ...]`; None if feed-forward.
+        """
 
     @abstractmethod
     def __call__(self, inputs: StepInputs, state: Tree = None) -> Any:
-        """The training forward, with gradients, over leading dims `[]`, `[B]` or `[T, B]`."""
+        """Runs the training forward pass, with gradients, over leading dims `[]`, `[B]` or `[T, B]`."""
 
     def initial_state(self, n: int) -> Tree:
-        """Zeros `[n, ...]`, the recurrent state at the start of an episode; None if feed-forward."""
+        """Returns the recurrent state at the start of an episode, zeros `[n, ...]`; None if feed-forward."""
         return None
 
     def sample_mode(self, itr: int) -> None:
-        """Before collecting batch `itr`: explore. Schedules are functions of `itr`."""
-        if self.model.training:  # 50 µs for the default model, once a batch
+        """Sets the agent to explore; called before batch `itr` is collected. Schedules are functions of `itr`."""
+        if self.model.training:  # `eval()` takes 50 µs for the default model, once per batch
             self.model.eval()
 
     def eval_mode(self, itr: int) -> None:
-        """Before an evaluation at `itr`: act greedily."""
+        """Sets the agent to act greedily; called before an evaluation at `itr`."""
         self.model.eval()
 
     def train_mode(self, itr: int) -> None:
-        """Before optimizing with batch `itr`."""
+        """Sets the model to training mode; called before optimizing with batch `itr`."""
         self.model.train()
 
     def update_statistics(self, observation: Tree) -> None:  # noqa: B027 (most have none)
-        """Takes observations of a batch, tree of `[N, ...]`, into statistics the model normalizes with, if it does.
+        """Updates the statistics with which the model normalizes observations, if it has any.
 
-        Algorithms call it once a batch, after learning from it: what is recorded and what is learned from it come from
-        the same function.
+        Algorithms call it once per batch, after learning from the batch, so that a batch is collected and learned from
+        with the same statistics.
+
+        Args:
+            observation: observations of a batch, tree of `[N, ...]`.
         """
 
     def exploration(self, itr: int, samples: Samples) -> dict[str, float]:
-        """How much the agent explored in batch `itr`, numbers by name; runners log them. None for most."""
+        """Returns measures of exploration in batch `itr`, by name, for the log; empty for most agents."""
         return {}
 
     def acting_state(self) -> list[torch.Tensor]:
-        """The tensors that decide actions (parameters and buffers), as they live in the model, in a fixed order.
+        """Returns the tensors on which actions depend (the model's own parameters and buffers), in a fixed order.
 
-        Not those of the model's `state_dict()`: a buffer that is not saved decides as well.
+        `state_dict()` is not enough: it leaves out non-persistent buffers, on which actions depend as well.
         """
         return [tensor.detach() for tensor in chain(self.model.parameters(), self.model.buffers())]
 
     def to_device(self, device: torch.device | str) -> None:
-        """Moves the model; raises ValueError for a GPU that is not there."""
+        """Moves the model to the device. Raises ValueError for a GPU that does not exist."""
         place = device_here(device, "device")
         self.model.to(place)
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The device of the model."""
         tensors = chain(self.model.parameters(), self.model.buffers())
         return next((tensor.device for tensor in tensors), torch.device("cpu"))
 
     def parameters(self) -> Iterator[torch.nn.Parameter]:
-        """What an optimizer updates."""
+        """Returns the parameters that an optimizer updates."""
         return self.model.parameters()
 
     def settings(self) -> dict[str, Any]:
-        """What the constructor was given, by name: `type(agent)(**agent.settings())` is alike, but not initialized.
+        """Returns the arguments of the constructor, by name.
 
-        Agents whose constructors take arguments override this; checkpoints describe the agent by it.
+        `type(agent)(**agent.settings())` is an equal agent that is not initialized. Agents whose constructors take
+        arguments override this; checkpoints store the result as the description of the agent.
         """
         return {}
 
     def __repr__(self) -> str:
-        """The call that made it, with the settings that differ from the defaults."""
+        """Returns the constructor call, with the settings that differ from the defaults."""
         return call_text(type(self), self.settings())
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a checkpoint must hold to rebuild this agent's behaviour: tensors and plain values only."""
+        """Returns all that a checkpoint needs to restore the agent's behaviour, as tensors and plain values."""
         return {"model": self.model.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`, in place. Raises KeyError or RuntimeError for a state of another model."""
+        """Restores the result of `state_dict`, in place.
+
+        Raises:
+            KeyError: if the state holds no model.
+            RuntimeError: if the names, shapes or dtypes are those of another model.
+        """
         own, came = self.model.state_dict(), state["model"]
-        for name in own.keys() & came.keys():  # of names and shapes torch says more; other dtypes it would round
+        # torch checks names and shapes, with a better message, but it converts (rounds) other dtypes silently.
+        for name in own.keys() & came.keys():
             dtypes = [value.dtype for value in (own[name], came[name]) if isinstance(value, torch.Tensor)]
             if len(set(dtypes)) > 1:
                 raise RuntimeError(f"{name} is of {dtypes[1]}, expected {dtypes[0]}")
         self.model.load_state_dict(came)
 
     def save(self, path: str | Path, itr: int = 0) -> None:
-        """Writes a file that `headrace.load_agent` makes a policy of: weights, class, settings and spaces; no code.
+        """Writes weights, class, settings and spaces, but no code, to a file for `headrace.load_agent`.
 
-        Whole or not there at all, with a checksum, as checkpoints are. itr: batches the agent was trained for, which
-        the exploration of a loaded agent may depend on. Raises ValueError for an agent without a model, OSError where
-        the disk does not take it.
+        The write is atomic and the file has a checksum, as for checkpoints.
+
+        Args:
+            path: the file.
+            itr: number of batches the agent was trained on; the exploration of a loaded agent may depend on it.
+
+        Raises:
+            ValueError: if the agent has no model.
+            OSError: if the file cannot be written.
         """
-        from headrace.agents.description import described  # which speaks of this class
+        from headrace.agents.description import described  # here, because that module imports this one
 
         if self.spaces is None:
             raise ValueError("the agent has no model yet; agent.initialize(spaces, seed=0) builds one, or a sampler")

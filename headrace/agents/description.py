@@ -1,7 +1,7 @@
-"""What a file tells of its agent, so that it can be built again from nothing but the file.
+"""Descriptions of agents in files, from which an agent can be rebuilt without other information.
 
-Names in a file can only ever lead to agents and models of this package: nothing else is imported or called. The name of
-a model of the user's own is there to be shown, and the model is to be given by whoever loads.
+Class names in a file are resolved only to agents and models of this package; nothing else is imported or called. For a
+user-defined model the file holds its name, for display only, and the caller who loads the file passes the model.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from headrace.types import EnvSpaces
 __all__ = ["agent_of", "described", "own_name", "spaces_of"]
 
 _MODULE = re.compile(r"headrace(\.[a-z_][a-z0-9_]*)+")
-#: The setting that every agent calls its model's class.
+#: The name that every agent uses for the setting with the class of its model.
 _MODEL = "ModelCls"
 _LARGEST = 2**30
 
 
 def described(agent: Agent) -> dict[str, Any]:
-    """Class and settings of an initialized agent, and its spaces, as tensors and plain values.
+    """Returns the class, settings and spaces of an initialized agent, as tensors and plain values.
 
-    `why_not` says what stands in the way of building it again; it is empty if nothing does. `own_model` is the name of
-    a model that is not headrace's: with that model given, it can be built.
+    `why_not` is the reason why the agent cannot be rebuilt, or empty if it can. `own_model` is the name of a
+    user-defined model; the agent can be rebuilt if that model is passed to `agent_of`.
     """
     assert agent.spaces is not None
     about = {
@@ -54,27 +54,32 @@ def described(agent: Agent) -> dict[str, Any]:
 
 
 def own_name(value: Any) -> str:
-    """The name of a class or function that is not headrace's; empty for everything else."""
+    """Returns the name of a class or function from outside headrace; empty for everything else."""
     if not callable(value):
         return ""
-    module = getattr(value, "__module__", type(value).__module__)  # an object that can be called may have no name
+    module = getattr(value, "__module__", type(value).__module__)  # a callable object may have no name of its own
     return "" if _MODULE.fullmatch(module) else f"{module}.{getattr(value, '__qualname__', type(value).__qualname__)}"
 
 
 def spaces_of(about: Mapping[str, Any]) -> EnvSpaces:
-    """The spaces of a description; raises ValueError if it holds none."""
+    """Returns the spaces of a description. Raises ValueError if they are missing or invalid."""
     try:
         for name in ("observation", "action"):
             _require_small(about[name])
         return EnvSpaces(space_of(about["observation"]), space_of(about["action"]))
-    except Exception as error:  # whatever forged values do to the constructors of spaces
+    except Exception as error:  # forged values may raise anything in the constructors of spaces
         raise ValueError(f"it does not say which spaces the agent is for ({one_line(error)})") from error
 
 
 def agent_of(about: Mapping[str, Any], ModelCls: Any = None) -> Agent:
-    """A new agent as the description says, not initialized; ModelCls: in place of the model it had.
+    """Returns a new agent built from a description, not initialized.
 
-    Raises CheckpointError if it says none of this package.
+    Args:
+        about: a description from `described`.
+        ModelCls: model that replaces the described one; None: the described one.
+
+    Raises:
+        CheckpointError: if the class is not one of this package, or does not accept the settings.
     """
     try:
         cls = _class(about["class"], Agent)
@@ -82,7 +87,7 @@ def agent_of(about: Mapping[str, Any], ModelCls: Any = None) -> Agent:
         agent: Agent = cls(**settings if ModelCls is None else {**settings, _MODEL: ModelCls})
     except CheckpointError:
         raise
-    except Exception as error:  # whatever forged values do to a constructor
+    except Exception as error:  # forged values may raise anything in a constructor
         raise CheckpointError(
             f"{shown(about.get('class'))} of this headrace does not take what the checkpoint says: {one_line(error)}"
         ) from error
@@ -96,7 +101,7 @@ def _name(cls: type) -> str:
 
 
 def _require_small(plain: Mapping[str, Any]) -> None:
-    """Raises ValueError for a space with bounds that memory may not hold: a few bytes in a file say any shape."""
+    """Raises ValueError for a space whose bounds may not fit in memory: a few bytes in a file can state any shape."""
     for child in plain.get("spaces", ()):
         _require_small(child[1] if isinstance(child, list) else child)
     shape = plain.get("shape", [])
@@ -119,8 +124,8 @@ def _class(name: str, base: type) -> Any:
 
 
 def _encoded(value: Any) -> Any:
-    """Plain values as they are, containers as `[kind, content]`, models as `["class", name]`; the rest is TypeError."""
-    if isinstance(value, np.generic):  # first, because np.float64 is a float too
+    """Encodes containers as `[kind, content]`, models as `["class", name]`; keeps plain values, else TypeError."""
+    if isinstance(value, np.generic):  # checked first, because np.float64 is also a float
         value = value.item()
     if value is None or isinstance(value, bool | int | float | str):
         return value
@@ -148,7 +153,7 @@ def _decoded(value: Any) -> Any:
 
 
 def _as_tensors(value: Any) -> Any:
-    """Arrays as tensors, which checkpoints may hold."""
+    """Converts arrays to tensors, because checkpoints may hold tensors but not arrays."""
     if isinstance(value, dict):
         return {key: _as_tensors(item) for key, item in value.items()}
     if isinstance(value, list):

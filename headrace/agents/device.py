@@ -1,4 +1,4 @@
-"""Devices as users name them."""
+"""Parsing and checking of device arguments."""
 
 from __future__ import annotations
 
@@ -10,7 +10,12 @@ __all__ = ["device_here", "torch_device"]
 
 
 def torch_device(value: Any, argument: str) -> torch.device:
-    """The device that an argument names; raises ValueError for what is none."""
+    """Returns the torch device for a value given by the user. Raises ValueError if it is not a device.
+
+    Args:
+        value: a device or its name.
+        argument: name of the argument, for the error.
+    """
     try:
         return torch.device(value)
     except (RuntimeError, TypeError) as error:
@@ -18,10 +23,15 @@ def torch_device(value: Any, argument: str) -> torch.device:
 
 
 def device_here(value: Any, argument: str) -> torch.device:
-    """`torch_device`, of this machine; raises ValueError for a GPU that is not here."""
+    """Returns the torch device for a value given by the user. Raises ValueError if this machine has no such GPU.
+
+    Args:
+        value: a device or its name.
+        argument: name of the argument, for the error.
+    """
     device = torch_device(value, argument)
     if device.type == "cuda":
-        # Not `is_available()`: it may initialise CUDA, which processes forked later could then not use.
+        # `is_available()` may initialise CUDA, which processes forked later could then not use.
         n_gpus = torch.cuda.device_count()
         if n_gpus <= (device.index or 0):
             here = f"torch sees {n_gpus} GPU{'s' * (n_gpus != 1)} here"

@@ -1,4 +1,4 @@
-"""Masks of forbidden actions: a part of the observation that models do not see."""
+"""Action masks: an entry of the observation that is not passed to the model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,15 @@ __all__ = ["has_mask", "masked", "seen_spaces", "without_mask"]
 
 
 def has_mask(spaces: EnvSpaces, size: int | None) -> bool:
-    """Whether observations hold a mask; raises TypeError if it is not of `size` entries (None: actions take none)."""
+    """Returns whether observations contain an action mask.
+
+    Args:
+        spaces: spaces of one environment.
+        size: number of entries that the mask must have; None: actions cannot be masked.
+
+    Raises:
+        TypeError: if the mask has another shape, or actions cannot be masked.
+    """
     observation = spaces.observation
     if not isinstance(observation, gym_spaces.Dict) or ACTION_MASK not in observation.spaces:
         return False
@@ -28,17 +36,22 @@ def has_mask(spaces: EnvSpaces, size: int | None) -> bool:
 
 
 def seen_spaces(spaces: EnvSpaces) -> EnvSpaces:
-    """The spaces a model sees, of observations that hold a mask."""
+    """Returns the spaces without the action mask, as the model sees them."""
     assert isinstance(spaces.observation, gym_spaces.Dict)
     return EnvSpaces(gym_spaces.Dict(without_mask(spaces.observation.spaces)), spaces.action)
 
 
 def without_mask(parts: Mapping[str, Any]) -> dict[str, Any]:
-    """The other parts of a Dict observation, or of its space."""
+    """Returns a Dict observation, or the parts of its space, without the action mask."""
     return {key: part for key, part in parts.items() if key != ACTION_MASK}
 
 
 def masked(scores: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Scores of actions, −∞ where the mask is 0; rows that allow nothing (padding) stay as they are."""
+    """Returns scores with −∞ where the mask is 0. Masks that allow no action (padding) change nothing.
+
+    Args:
+        scores: logits or action values, float `[..., n_actions]`.
+        mask: `[..., n_actions]`, nonzero where the action is allowed.
+    """
     allowed = mask != 0
     return scores.masked_fill(~allowed & allowed.any(dim=-1, keepdim=True), -torch.inf)

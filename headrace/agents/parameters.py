@@ -1,7 +1,7 @@
-"""Parameters on their way to other processes: slots of bytes in shared memory, and a version that says which.
+"""Publishes parameters to other processes, in buffers in shared memory that are numbered by version.
 
-The writer fills a slot that no reader was told to read; the batch command names the version. So nobody waits, nobody
-locks, and no reader sees half of an update.
+The writer fills a buffer that no pending command refers to, and the command of a batch names the version to load. So no
+process waits or locks, and no reader sees half of an update.
 """
 
 from __future__ import annotations
@@ -20,9 +20,14 @@ _BYTE = np.dtype("uint8")
 
 
 class ParameterSlots:
-    """Room for some versions of `agent.acting_state()`; constructed alike in two processes, they meet on one arena.
+    """Shared memory for several versions of `agent.acting_state()`.
 
-    n: versions at a time: one that is being written, and as many as commands may name that are not carried out yet.
+    Two processes that construct it in the same way on one arena share the memory.
+
+    Args:
+        agent: an initialized agent, whose tensors set the sizes.
+        allocate: allocates an array `(shape, dtype)` in shared memory.
+        n: versions held at a time: one being written, plus as many as commands not yet carried out may name.
     """
 
     def __init__(self, agent: Agent, allocate: Allocate, n: int = 2) -> None:
@@ -34,21 +39,21 @@ class ParameterSlots:
 
     @torch.no_grad()
     def publish(self, agent: Agent, version: int) -> None:
-        """Writes the agent's acting state as `version`."""
+        """Writes the agent's parameters and buffers as `version`."""
         for slot, live in zip(self._tensors[version % len(self._bytes)], agent.acting_state(), strict=True):
             slot.copy_(live)
 
     @torch.no_grad()
     def load(self, agent: Agent, version: int) -> None:
-        """Puts `version` into the agent, in place."""
+        """Loads `version` into the agent, in place."""
         if self._agent is not agent:
-            self._agent, self._live = agent, agent.acting_state()  # a reader's agent stays as it is: collect once
+            self._agent, self._live = agent, agent.acting_state()  # a reader's agent keeps its tensors: list them once
         for slot, live in zip(self._tensors[version % len(self._bytes)], self._live, strict=True):
             live.copy_(slot)
 
     @cached_property
     def _tensors(self) -> list[list[torch.Tensor]]:
-        """The slots as tensors over their bytes (as bytes, because NumPy has no bfloat16)."""
+        """The buffers as tensors; they are allocated as bytes because NumPy has no bfloat16."""
         return [
             [
                 torch.from_numpy(raw).view(dtype).reshape(shape) if raw.size else torch.empty(shape, dtype=dtype)

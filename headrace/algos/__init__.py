@@ -1,4 +1,4 @@
-"""Algorithms: they improve an agent from batches."""
+"""Algorithms, which update an agent from batches."""
 
 from headrace.lazy import lazy_exports
 

@@ -1,3 +1,3 @@
-"""Algorithms: they improve an agent from batches."""
+"""Algorithms, which update an agent from batches."""
 
 from headrace.algos.base import Algo as Algo, OptInfo as OptInfo

@@ -1,4 +1,4 @@
-"""Adam, which every algorithm uses: its settings, its step size over training, and what it remembers, out of a file."""
+"""The Adam optimizer that all algorithms use: settings, learning-rate schedule, and loading of its saved state."""
 
 from __future__ import annotations
 
@@ -43,14 +43,20 @@ class AdamConfig:
 
 
 def adam_for(vector: torch.nn.Parameter, config: AdamConfig) -> torch.optim.Adam:
-    """The optimizer of one vector, as the settings say."""
+    """Returns an Adam optimizer of one parameter vector with the configured settings."""
     return torch.optim.Adam([vector], lr=config.learning_rate, eps=config.adam_eps, fused=True)
 
 
 def set_learning_rate(optimizer: torch.optim.Adam, config: AdamConfig, progress: float) -> float:
-    """Gives the optimizer the learning rate at `progress`, 0 at the start of training and 1 at its end; returns it.
+    """Sets the optimizer's learning rate to that at `progress`, and returns it.
 
-    Raises ValueError where `lr_schedule` gives no factor.
+    Args:
+        optimizer: the optimizer.
+        config: the settings.
+        progress: 0 at the start of training, 1 at its end.
+
+    Raises:
+        ValueError: if `lr_schedule` returns a factor that is negative, infinite or NaN.
     """
     factor = 1.0
     if config.lr_schedule is not None:
@@ -65,10 +71,15 @@ def set_learning_rate(optimizer: torch.optim.Adam, config: AdamConfig, progress:
 
 
 def load_adam(optimizer: torch.optim.Adam, state: Mapping[str, Any]) -> None:
-    """Gives an optimizer of one vector the moments and the learning rate of a saved `state_dict`; its other settings
-    are its own.
+    """Loads the moments and the learning rate of a saved `state_dict`; the optimizer keeps its other settings.
 
-    Raises ValueError for moments that are not of the vector: Adam would take them, and fail in its first step.
+    Args:
+        optimizer: an optimizer of one parameter vector.
+        state: its saved `state_dict`.
+
+    Raises:
+        ValueError: if the shapes or dtypes of the moments are not those of the vector. Adam would accept them and fail
+            in its first step.
     """
     (group,) = optimizer.param_groups
     (vector,) = group["params"]
@@ -79,7 +90,7 @@ def load_adam(optimizer: torch.optim.Adam, state: Mapping[str, Any]) -> None:
     }
     fields(
         {
-            "state": fields({}, {0: fields(moments)}),  # none before the first step
+            "state": fields({}, {0: fields(moments)}),  # empty before the first step
             "param_groups": each(fields({"lr": real(0, 1e300), "params": anything}, more=True), 1),
         }
     )(state, "optimizer")

@@ -1,4 +1,4 @@
-"""The contract of every algorithm: it improves an agent from batches."""
+"""The base class of all algorithms, which update an agent from batches."""
 
 from __future__ import annotations
 
@@ -12,67 +12,82 @@ from headrace.types import BatchSpec
 
 __all__ = ["Algo", "OptInfo"]
 
-#: Diagnostics of one `optimize_agent`: each the mean over its updates. Names are rlpyt's lowerCamelCase (`gradNorm`).
+#: Diagnostics of one `optimize_agent` call, means over its updates. Names are lowerCamelCase as in rlpyt (`gradNorm`).
 OptInfo = dict[str, float]
 
 
 class Algo(ABC):
-    """Updates an agent's parameters from batches, in place.
+    """Base class of algorithms, which update an agent's parameters in place from batches.
 
-    The life of an algorithm::
+    The calls in the life of an algorithm::
 
         algo = PPO(PPOConfig(learning_rate=3e-4))
         algo.initialize(agent, n_itr=n_itr, batch_spec=sampler.batch_spec, seed=sampler.seed)
         opt_info = algo.optimize_agent(itr, samples)                     # for itr = 0, 1, ... n_itr − 1
 
-    Settings are a frozen dataclass, `algo.config`. Schedules and random numbers are functions of
-    `itr` and the seed, so there is nothing of them to save.
+    Settings are a frozen dataclass, `algo.config`. Schedules and random numbers are functions of `itr` and the seed, so
+    checkpoints need not store them.
     """
 
-    #: Whether batches must hold `agent.bootstrap_value`; what to pass to `sampler.initialize`.
+    #: Whether batches must contain `agent.bootstrap_value`; pass it to `sampler.initialize`.
     bootstrap_value: bool = False
     discount: float
-    #: The settings; a resumed run must have the same. None: an algorithm without.
+    #: The settings, which must be equal in a resumed run; None: the algorithm has none.
     config: Any = None
 
     @abstractmethod
     def initialize(self, agent: Agent, n_itr: int, batch_spec: BatchSpec, seed: int = 0) -> None:
-        """Takes the agent, whose model is built, and makes the optimizer.
+        """Stores the agent and builds the optimizer.
 
-        n_itr: calls of `optimize_agent` to come, for schedules; batch_spec: of the batches; seed: of this algorithm's
-        random numbers (minibatches).
+        Args:
+            agent: an initialized agent.
+            n_itr: number of calls of `optimize_agent` in the run, for schedules.
+            batch_spec: size of the batches.
+            seed: seed of the algorithm's random numbers (minibatches).
         """
 
     @abstractmethod
     def optimize_agent(self, itr: int, samples: Samples) -> OptInfo:
-        """Updates the agent from batch number `itr`. `samples` is read during the call only.
+        """Updates the agent from one batch and returns diagnostics by name.
 
-        Raises FloatingPointError if a loss is NaN or infinite; the parameters are then those of the last good update.
+        Args:
+            itr: number of the batch.
+            samples: the batch; it is read during the call only.
+
+        Raises:
+            FloatingPointError: if a loss or gradient is NaN or infinite. The parameters are then those of the last good
+                update.
         """
 
     def __repr__(self) -> str:
-        """The call that made it, with the settings that differ from the defaults."""
+        """Returns the constructor call, with the settings that differ from the defaults."""
         return f"{type(self).__name__}({'' if self.config is None else repr(self.config)})"
 
     def sink(self) -> Any:
-        """For algorithms that learn from a replay: what an asynchronous sampler is to `feed`, in place of the replay
-        that `optimize_agent` would append to. Called before `initialize`; None: it learns from the batches themselves.
+        """Returns the replay sink that an asynchronous sampler is to `feed`; None if the algorithm learns from batches.
+
+        The sink replaces the replay to which `optimize_agent` would append. Call it before `initialize`.
         """
         return None
 
     def save_contents(self, folder: Path) -> None:  # noqa: B027 (most have none)
-        """Beside a checkpoint: adds to the folder what is too large to be written anew each time, a replay."""
+        """Appends what is too large to rewrite for each checkpoint (a replay) to a folder beside the checkpoint."""
 
     def load_contents(self, folder: Path, state: dict[str, Any]) -> None:  # noqa: B027
-        """The inverse of `save_contents`, after `initialize`, for the checkpoint with this `state_dict`."""
+        """Loads what `save_contents` wrote; call it after `initialize`.
+
+        Args:
+            folder: the folder beside the checkpoint.
+            state: the `state_dict` in the checkpoint.
+        """
 
     def cut(self) -> None:  # noqa: B027
-        """The next batch does not continue the one before: some in between were lost, or every episode begins anew."""
+        """Marks that the next batch does not continue the last one: batches were lost, or all episodes start anew."""
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
-        """What `load_state_dict` needs to go on as if never interrupted: tensors and plain values only."""
+        """Returns all that training needs to resume as if never interrupted, as tensors and plain values."""
 
     @abstractmethod
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`, after `initialize`."""
+        """Restores the result of `state_dict`; call it after `initialize`."""

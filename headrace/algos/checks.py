@@ -1,4 +1,4 @@
-"""What algorithms check alike: their settings, and whether what they computed is finite."""
+"""Checks shared by all algorithms: ranges of settings, and finite losses and gradients."""
 
 from __future__ import annotations
 
@@ -22,10 +22,14 @@ def require(name: str, value: float, low: float, high: float) -> None:
 def not_finite(
     algo: str, where: str, info: Mapping[str, float], batch: Tree, model: torch.nn.Module
 ) -> FloatingPointError:
-    """The error for a loss or a gradient that is NaN or infinite, with the tensors it comes from.
+    """Returns the error for a NaN or infinite loss or gradient; it names the tensors that are not finite.
 
-    algo: the name of the class; where: itr and update; info: the numbers of the update, by name; batch: what it learned
-    from; model: what it changes.
+    Args:
+        algo: class name of the algorithm.
+        where: itr and number of the update.
+        info: scalars of the update, by name.
+        batch: the data of the update.
+        model: the model being updated.
     """
     bad = [f"{name}={value}" for name, value in info.items() if not math.isfinite(value)]
     sources = [

@@ -1,4 +1,4 @@
-"""All parameters of a model as one tensor: what an optimizer costs per tensor is paid once."""
+"""Stores all parameters of a model in one tensor, so that an optimizer pays its cost per tensor only once."""
 
 from __future__ import annotations
 
@@ -10,12 +10,16 @@ __all__ = ["FlatParameters"]
 
 
 class FlatParameters:
-    """The trainable parameters of a model in one vector, their gradients in another; each parameter becomes a view.
+    """Moves the trainable parameters of a model into one vector and their gradients into another.
 
-    With a network of a dozen small tensors an update of PPO takes a fifth less time. Frozen parameters (`requires_grad`
-    false) stay out.
+    Each parameter becomes a view. For a network of a dozen small tensors, an update of PPO takes a fifth less time.
+    Frozen parameters (`requires_grad` false) are left out.
 
-    Raises ValueError for a model without trainable parameters, or with several devices or dtypes.
+    Args:
+        parameters: the parameters of the model.
+
+    Raises:
+        ValueError: if no parameter is trainable, or the parameters have several devices or dtypes.
     """
 
     def __init__(self, parameters: Iterable[torch.nn.Parameter]) -> None:
@@ -38,9 +42,11 @@ class FlatParameters:
         self.vector.grad = self._grad
 
     def zero_grad(self) -> None:
-        """Clears the gradients; to be called before each backward.
+        """Zeros the gradients; call it before each backward pass.
 
-        Raises RuntimeError if parameters were moved meanwhile: steps would change the vector, and not them.
+        Raises:
+            RuntimeError: if parameters have been moved since construction. The optimizer would then change the vector
+                but not the parameters.
         """
         self._grad.zero_()
         for parameter, place, grad in zip(self._parameters, self._places, self._grads, strict=True):
@@ -49,10 +55,10 @@ class FlatParameters:
                     "parameters of the model were moved after algo.initialize(agent), as model.to() does; "
                     "move the agent first, then initialize the algorithm"
                 )
-            parameter.grad = grad  # whoever cleared gradients the usual way meanwhile has taken the views away
+            parameter.grad = grad  # `optimizer.zero_grad()` elsewhere removes the views, so set them again
 
     def clip_grad_norm(self, max_norm: float) -> torch.Tensor:
-        """Scales the gradients down to `max_norm`; returns their norm before, a scalar."""
+        """Scales the gradients down to the norm `max_norm`, and returns their norm before scaling, a scalar."""
         norm: torch.Tensor = torch.linalg.vector_norm(self._grad)
         self._grad.mul_((max_norm / (norm + 1e-6)).clamp(max=1.0))
         return norm

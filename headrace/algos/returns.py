@@ -1,18 +1,18 @@
-"""Returns and advantages: pure functions over `[T, B]` tensors.
+"""Returns and advantages, as pure functions over `[T, B]` tensors.
 
-What stands for the future after step t, V'_{t+1}, is decided in one place, `next_values`:
+`next_values` defines V'_{t+1}, the value of what follows step t, for all functions of this module:
 
 ======================================  =============================================================
 step t                                  V'_{t+1}
 ======================================  =============================================================
-terminated (truncated as well or not)   0: nothing follows
+terminated (also truncated or not)      0: nothing follows
 truncated only                          V(final observation of the episode), see `final_values`
 neither, t < T − 1                      V_{t+1}
-neither, t = T − 1                      `bootstrap_value`: V of the row after the batch
+neither, t = T − 1                      `bootstrap_value`: V of the time step after the batch
 ======================================  =============================================================
 
-After a truncation the next row of the batch is the first of *another* episode: its value says nothing about this one.
-Padding rows (`valid=False`) are zero in every result, whatever their inputs hold, NaN included.
+After a truncation, the next time step of the batch is the first of *another* episode, so its value must not be used.
+Padding (`valid=False`) is zero in every result, whatever its inputs are, NaN included.
 """
 
 from __future__ import annotations
@@ -33,10 +33,14 @@ def next_values(
     bootstrap_value: torch.Tensor,
     final_value: torch.Tensor,
 ) -> torch.Tensor:
-    """V'_{t+1}, what follows each step by the table above, `[T, B]`.
+    """Returns V'_{t+1}, the value of what follows each step (see the table above), `[T, B]`.
 
-    value `[T, B]`: V_t; terminated, truncated bool `[T, B]`; bootstrap_value `[1, B]`; final_value `[T, B]`: V of the
-    final observations where truncated, read nowhere else.
+    Args:
+        value: V_t, float `[T, B]`.
+        terminated: bool `[T, B]`.
+        truncated: bool `[T, B]`.
+        bootstrap_value: V of the time step after the batch, float `[1, B]`.
+        final_value: V of the final observations, float `[T, B]`; used only where truncated.
     """
     following = torch.cat([value[1:], bootstrap_value])
     return torch.where(truncated, final_value, following).masked_fill(terminated, 0.0)
@@ -51,11 +55,18 @@ def discounted_returns(
     discount: float,
     valid: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Discounted returns with bootstrapping, `[T, B]`::
+    """Returns discounted returns with bootstrapping, `[T, B]`::
 
-        R_t = r_t + γ · (R_{t+1} if the episode goes on, else V'_{t+1}),    R_T = bootstrap_value
+        R_t = r_t + γ · (R_{t+1} if the episode continues, else V'_{t+1}),    R_T = bootstrap_value
 
-    reward `[T, B]`; bootstrap_value `[1, B]`; final_value `[T, B]`; valid: bool `[T, B]`, None means all rows.
+    Args:
+        reward: float `[T, B]`.
+        terminated: bool `[T, B]`.
+        truncated: bool `[T, B]`.
+        bootstrap_value: float `[1, B]`, see `next_values`.
+        final_value: float `[T, B]`, see `next_values`.
+        discount: γ.
+        valid: bool `[T, B]`; None: all steps are valid.
     """
     ended = terminated | truncated
     rest = torch.where(truncated, final_value, 0.0).masked_fill(terminated, 0.0)
@@ -75,14 +86,25 @@ def generalized_advantages(
     gae_lambda: float,
     valid: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Generalized advantage estimates and the returns they imply, both `[T, B]`::
+    """Returns generalized advantage estimates and the returns they imply, both `[T, B]`::
 
         δ_t = r_t + γ V'_{t+1} − V_t
         A_t = δ_t + γλ A_{t+1}     (A_{t+1} = 0 where the episode ended at t, and for t = T − 1)
         R_t = A_t + V_t            (the λ-return; the discounted return for λ = 1)
 
     Schulman et al., "High-dimensional continuous control using generalized advantage estimation", 2016, equations 11
-    to 16. Arguments as in `discounted_returns` and `next_values`.
+    to 16.
+
+    Args:
+        reward: float `[T, B]`.
+        value: V_t, float `[T, B]`.
+        terminated: bool `[T, B]`.
+        truncated: bool `[T, B]`.
+        bootstrap_value: float `[1, B]`, see `next_values`.
+        final_value: float `[T, B]`, see `next_values`.
+        discount: γ.
+        gae_lambda: λ.
+        valid: bool `[T, B]`; None: all steps are valid.
     """
     following = next_values(value, terminated, truncated, bootstrap_value, final_value)
     delta = reward + discount * following - value
@@ -105,7 +127,7 @@ def v_trace(
     c_clip: float = 1.0,
     valid: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """V-trace advantages and value targets v_t, both `[T, B]`, for actions of another policy::
+    """Returns V-trace advantages and value targets v_t, both `[T, B]`, for actions of another policy::
 
         ρ_t = min(ρ̄, π(a_t|x_t) / μ(a_t|x_t)),    c_t = λ · min(c̄, π(a_t|x_t) / μ(a_t|x_t))
         δ_t = ρ_t (r_t + γ V'_{t+1} − V_t)
@@ -115,9 +137,19 @@ def v_trace(
     Espeholt et al., "IMPALA: scalable distributed deep-RL with importance weighted actor-learner architectures", 2018:
     equation 1 with remarks 1 and 2, and the policy gradient of section 4.2.
 
-    value: V of the policy π that learns; log_ratio `[T, B]`: log π(a|x) − log μ(a|x), where μ acted; rho_clip: ρ̄, which
-    fixes whose values are learned; c_clip: c̄, which limits how far they travel back; others as in
-    `generalized_advantages`.
+    Args:
+        reward: float `[T, B]`.
+        value: V_t of the learned policy π, float `[T, B]`.
+        log_ratio: log π(a|x) − log μ(a|x), float `[T, B]`, where μ is the behaviour policy.
+        terminated: bool `[T, B]`.
+        truncated: bool `[T, B]`.
+        bootstrap_value: float `[1, B]`, see `next_values`.
+        final_value: float `[T, B]`, see `next_values`.
+        discount: γ.
+        v_lambda: λ.
+        rho_clip: ρ̄, which determines the policy whose values are learned.
+        c_clip: c̄, which limits how far corrections propagate back in time.
+        valid: bool `[T, B]`; None: all steps are valid.
     """
     if valid is not None:
         log_ratio = log_ratio.masked_fill(~valid, 0.0)
@@ -135,9 +167,13 @@ def v_trace(
 
 
 def final_values(agent: Agent, samples: Samples) -> torch.Tensor:
-    """V(final observation) at the (time, column) of every truncated end, 0 elsewhere: float `[T, B]`, no gradient.
+    """Returns V(final observation) at the (time, column) of each truncation, 0 elsewhere: float `[T, B]`, no gradient.
 
-    One call of `agent.value` for all of them, with the recurrent state after the last step, on the samples' device.
+    Calls `agent.value` once for all truncations, with the recurrent state after the last step, on the samples' device.
+
+    Args:
+        agent: the agent, on the device of the samples.
+        samples: a batch.
     """
     reward, final = samples.env.reward, samples.final
     values = torch.zeros_like(reward)
@@ -152,9 +188,9 @@ def final_values(agent: Agent, samples: Samples) -> torch.Tensor:
 def _accumulated(
     terms: torch.Tensor, decay: float | torch.Tensor, ended: torch.Tensor, valid: torch.Tensor | None
 ) -> torch.Tensor:
-    """y_t = x_t + decay_t · y_{t+1}, the sum cut after ends; x `[T, B]` is overwritten with y.
+    """Computes y_t = x_t + decay_t · y_{t+1}, where sums stop at ends of episodes, and overwrites x `[T, B]` with y.
 
-    Padding is zeroed before the sum: NaN · 0 would still be NaN one row up.
+    Padding is zeroed before the sum, because NaN · 0 is NaN and would reach the time step before it.
     """
     if valid is not None:
         terms.masked_fill_(~valid, 0.0)

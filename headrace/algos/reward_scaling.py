@@ -1,4 +1,4 @@
-"""Rewards in units of the spread of discounted returns."""
+"""Scales rewards by the running standard deviation of discounted returns."""
 
 from __future__ import annotations
 
@@ -12,11 +12,15 @@ __all__ = ["RewardScaling"]
 
 
 class RewardScaling:
-    """Divides rewards by the running standard deviation of the discounted return, then cuts them at ±`clip`.
+    """Divides rewards by the running standard deviation of the discounted return, then clips them to ±`clip`.
 
-    The return of environment b is `y_t = γ y_{t−1} + r_t` over its past, from 0 at each start of an episode (Engstrom
-    et al., "Implementation matters in deep policy gradients", 2020, §2). The mean is not subtracted: that would change
-    which policy is best. A batch is taken into the statistics before it is scaled.
+    The return of environment b accumulates past rewards, `y_t = γ y_{t−1} + r_t`, from 0 at the start of each episode
+    (Engstrom et al., "Implementation matters in deep policy gradients", 2020, §2). The mean is not subtracted, because
+    that would change which policy is optimal. Each batch updates the statistics before it is scaled.
+
+    Args:
+        discount: γ.
+        clip: largest absolute value of a scaled reward.
     """
 
     def __init__(self, discount: float, clip: float = 10.0) -> None:
@@ -27,11 +31,17 @@ class RewardScaling:
 
     @property
     def deviation(self) -> float:
-        """What rewards are divided by: the unit of scaled returns, in the environment's rewards."""
+        """The divisor of rewards: the size of one unit of scaled return, in the environment's rewards."""
         return float((self._var + 1e-8) ** 0.5)
 
     def __call__(self, reward: torch.Tensor, ended: torch.Tensor, valid: torch.Tensor | None) -> torch.Tensor:
-        """Scaled rewards `[T, B]`, from rewards, ends of episodes and validity (None: all valid) `[T, B]`."""
+        """Updates the statistics with a batch and returns its scaled rewards, `[T, B]`.
+
+        Args:
+            reward: rewards, float `[T, B]`.
+            ended: bool `[T, B]`, whether the episode ended at this step.
+            valid: bool `[T, B]`; None: all steps are valid.
+        """
         reward = reward if valid is None else reward.masked_fill(~valid, 0.0)
         running = reward.new_zeros(reward.shape[1]) if self._running is None else self._running.to(reward.device)
         goes_on = (~ended).to(reward.dtype)
@@ -50,26 +60,26 @@ class RewardScaling:
             return
         mean, var = float(returns.mean()), float(returns.var(correction=0))
         share, delta = n / (self._count + n), mean - self._mean
-        # The first batch replaces mean 0 and variance 1, which stand for no rows.
+        # The first batch has share 1 and replaces the initial mean 0 and variance 1.
         self._var = (1 - share) * self._var + share * var + (1 - share) * share * delta * delta
         self._mean += share * delta
         self._count += n
 
     def cut(self) -> None:
-        """The next batch does not continue the one before: its returns begin at 0."""
+        """Restarts the running returns at 0, because the next batch does not continue the last one."""
         self._running = None
 
     def state_dict(self) -> dict[str, Any]:
-        """The statistics and the running returns."""
+        """Returns the statistics and the running returns."""
         return {"count": self._count, "mean": self._mean, "var": self._var, "running": self._running}
 
     @staticmethod
     def kind(B: int) -> Kind:
-        """What `state_dict` answers, of batches of B environments."""
+        """Returns the schema of `state_dict` for batches of B environments."""
         running = optional(tensor((B,), torch.float32))
         return fields({"count": whole(), "mean": real(-1e300, 1e300), "var": real(0, 1e300), "running": running})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`."""
+        """Restores the result of `state_dict`."""
         self._count, self._mean, self._var = state["count"], state["mean"], state["var"]
         self._running = state["running"]

@@ -1,4 +1,4 @@
-"""Batches and the memory they lie in."""
+"""Batches and the memory that holds them."""
 
 from headrace.lazy import lazy_exports
 

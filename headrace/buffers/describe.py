@@ -1,4 +1,4 @@
-"""A batch in words: what `print(samples)` shows."""
+"""Text description of a batch, as shown by `print(samples)`."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _WIDTH = 110
 
 
 def described_batch(env: Any, agent: Any, final: Any) -> str:
-    """One line a field, with dtypes, shapes and devices; at most 20 lines, whatever the spaces are.
+    """Returns one line per field, with dtypes, shapes and devices; at most 20 lines for any spaces.
 
     Args:
-        env: `EnvSamples`.
-        agent: `AgentSamples`.
-        final: `Final`.
+        env: the `EnvSamples`.
+        agent: the `AgentSamples`.
+        final: the `Final`.
     """
     T, B = env.reward.shape
     lines = [
@@ -38,7 +38,7 @@ def _line(name: str, tree: Tree) -> str:
 
 
 def _kind(leaf: Any) -> str:
-    """dtype and shape, and the device where it is not the host's memory."""
+    """Returns dtype and shape, and the device unless it is the CPU."""
     device = str(getattr(leaf, "device", "cpu"))
     dtype = str(leaf.dtype).removeprefix("torch.")
     return f"{dtype} {list(leaf.shape)}" + (f" on {device}" if device != "cpu" else "")

@@ -1,7 +1,7 @@
-"""The batch: how it lies in memory (`Slot`) and how users see it (`Samples`).
+"""The batch: its memory layout (`Slot`) and the user's view of it (`Samples`).
 
-A slot holds every array of one batch over shared or private memory. Workers write their columns of it; users read
-torch views of the same bytes. Row t of every `[T, B]` array is contiguous over B, so it is an inference batch as it is.
+A slot holds all arrays of one batch in shared or private memory. Workers write their columns; users read torch views of
+the same memory. Row t of every `[T, B]` array is contiguous over B, so it can be used directly as an inference batch.
 """
 
 from __future__ import annotations
@@ -38,10 +38,14 @@ _BOOL, _FLOAT, _INT32, _INT64 = (np.dtype(name) for name in ("bool", "float32", 
 
 @dataclass(frozen=True)
 class SlotSpec:
-    """What a batch holds: sizes, and examples (arrays of one row) of the trees that depend on spaces and agent.
+    """Contents of a batch: sizes, and examples (arrays for one environment) of trees that depend on spaces and agent.
 
-    widths: columns per worker slice, in column order; agent_info, env_info, state: None or a tree of examples;
-    bootstrap: whether the agent's value of row T is recorded.
+    Args:
+        batch: T and B.
+        widths: number of columns of each slice, in column order.
+        observation, action: examples.
+        agent_info, env_info, state: examples, or None.
+        bootstrap: whether the agent's value of row T is recorded.
     """
 
     batch: BatchSpec
@@ -54,20 +58,22 @@ class SlotSpec:
     bootstrap: bool = False
 
     def plain(self) -> SlotSpec:
-        """The same memory, with the agent's own trees as tuples of arrays: their classes may need torch to unpickle."""
+        """Returns a spec of the same memory without the agent's classes, which may need torch to unpickle."""
         agent_info, state = tuple(tree_leaves(self.agent_info)), tuple(tree_leaves(self.state))
         return replace(self, agent_info=agent_info, state=state)
 
     def first_column(self, index: int) -> int:
-        """The first column of slice `index`."""
+        """Returns the first column of slice `index`."""
         return sum(self.widths[:index])
 
 
 @dataclass
 class FinalRegion:
-    """Room for the ended episodes of one slice, filled from entry 0 in (time, column) order.
+    """Memory for the ended episodes of one slice, filled from entry 0 in (time, column) order; see `Final`.
 
-    time, column: int64 `[F]`; the rest is what V(final) needs, see `Final`.
+    Args:
+        time, column: int64 `[F]`.
+        observation, prev_action, prev_reward, state: `[F, ...]`, the inputs for V(final).
     """
 
     time: np.ndarray
@@ -78,7 +84,7 @@ class FinalRegion:
     state: Tree
 
     def fill(self, entries: FinalRegion) -> FinalRegion | None:
-        """Copies the first entries that fit, from entry 0, without their states; returns the others, or None."""
+        """Copies the first entries that fit, without their states; returns the remaining entries, or None."""
         fits = min(len(entries.time), len(self.time))
         for name in ("time", "column", "observation", "prev_action", "prev_reward"):
             tree_copy_into(
@@ -89,10 +95,13 @@ class FinalRegion:
 
 @dataclass
 class Slot:
-    """The arrays of one batch, or of one slice of its columns; leading dims in brackets.
+    """The arrays of one batch, or of one slice of its columns.
 
-    observation, is_first, prev_action, prev_reward `[T+1, B]`; reward, terminated, truncated, valid, env_info, action,
-    agent_info, version `[T, B]`; bootstrap_value, first_state, last_state `[1, B]` or None; final: one region a slice.
+    Args:
+        observation, is_first, prev_action, prev_reward: `[T+1, B]`.
+        reward, terminated, truncated, valid, env_info, action, agent_info, version: `[T, B]`.
+        bootstrap_value, first_state, last_state: `[1, B]` or None.
+        final: one region per slice.
     """
 
     observation: Tree
@@ -113,23 +122,23 @@ class Slot:
     final: tuple[FinalRegion, ...]
 
     def slice(self, spec: SlotSpec, index: int) -> Slot:
-        """The columns of worker slice `index`, with its own final region."""
+        """Returns the columns of slice `index`, with its final region."""
         return self.slices(spec, index, index + 1)
 
     def slices(self, spec: SlotSpec, first: int, stop: int) -> Slot:
-        """The columns of worker slices `first` to `stop` − 1, which lie side by side, with their final regions."""
+        """Returns the columns of slices `first` to `stop` − 1, which are adjacent, with their final regions."""
         columns = (slice(None), slice(spec.first_column(first), spec.first_column(stop)))
         values = {name: tree_rows(value, columns) for name, value in vars(self).items() if name != "final"}
         return Slot(**values, final=self.final[first:stop])
 
     def step_row(self, t: int) -> StepRow:
-        """Where the environments write the results of step t: observation row t + 1, the other rows t."""
+        """Returns where environments write the results of step t: observation into row t + 1, the rest into row t."""
         observation, env_info = tree_rows(self.observation, t + 1), tree_rows(self.env_info, t)
         floats = [leaf for leaf in (*tree_leaves(observation), *tree_leaves(env_info)) if leaf.dtype.kind == "f"]
         return StepRow(observation, self.reward[t], self.terminated[t], self.truncated[t], env_info, floats)
 
     def inputs(self, t: Any, noise: Tree) -> StepInputs:
-        """What the agent sees in row t (0 to T), or in some rows: views of this slot, and the given noise."""
+        """Returns the agent's inputs in row t (0 to T) or in several rows: views of this slot, and the given noise."""
         return StepInputs(
             tree_rows(self.observation, t),
             tree_rows(self.prev_action, t),
@@ -140,9 +149,9 @@ class Slot:
 
 
 def build_slot(spec: SlotSpec, allocate: Allocate) -> Slot:
-    """A slot whose arrays come from `allocate(shape, dtype)`: an arena's, or `numpy.zeros`.
+    """Builds a slot whose arrays come from `allocate(shape, dtype)`: an arena's method, or `numpy.zeros`.
 
-    The order of allocation is fixed by the spec, so each process that attaches to the same arena finds the same places.
+    The spec determines the order of allocation, so every process that attaches to an arena finds the same offsets.
     """
     T, B = spec.batch.T, spec.batch.B
 
@@ -180,17 +189,20 @@ def build_slot(spec: SlotSpec, allocate: Allocate) -> Slot:
 
 
 def build_slots(spec: SlotSpec, n: int, allocate: Allocate) -> list[Slot]:
-    """Several alike, one behind the other."""
+    """Builds `n` slots of the same spec, one after another in memory."""
     return [build_slot(spec, allocate) for _ in range(n)]
 
 
 @dataclass
 class Final:
-    """The `N` episodes that ended in a batch, in (time, column) order: all that V(final) needs.
+    """The `N` episodes that ended in a batch, in (time, column) order, with all inputs for V(final).
 
-    time, column: int64 `[N]`, the row and column of the last step; observation `[N, ...]`: the true final observation,
-    before the reset; prev_action `[N, ...]`, prev_reward `[N]`: those of the last step; state `[N, ...]`: the
-    recurrent state after it, or None.
+    Args:
+        time, column: int64 `[N]`, time step and column of the last step.
+        observation: tree of `[N, ...]`, the true final observation, from before the reset.
+        prev_action: tree of `[N, ...]`, action of the last step.
+        prev_reward: `[N]`, reward of the last step.
+        state: tree of `[N, ...]`, recurrent state after the last step; None if feed-forward.
     """
 
     time: torch.Tensor
@@ -204,14 +216,24 @@ class Final:
         return len(self.time)
 
     def inputs(self) -> StepInputs:
-        """The inputs of `agent.value` for the final observations (with `state`); is_first is False everywhere."""
+        """Returns the inputs of `agent.value` for the final observations (with `state`); is_first is always False."""
         never = self.time < 0
         return StepInputs(self.observation, self.prev_action, self.prev_reward, never)
 
 
 @dataclass
 class EnvSamples:
-    """What the environments gave. Dims `[T, B]`, last_observation `[1, B]`; see the table in the documentation."""
+    """What the environments returned; see the table in the documentation.
+
+    Args:
+        observation: tree of `[T, B, ...]`.
+        is_first: bool `[T, B]`, no previous action and reward, because an episode starts.
+        prev_reward, reward: float32 `[T, B]`.
+        terminated, truncated: bool `[T, B]`.
+        valid: bool `[T, B]`, False for padding.
+        env_info: tree of `[T, B, ...]`, the recorded fields of info; None if there are none.
+        last_observation: tree of `[1, B, ...]`, the observation after row T − 1.
+    """
 
     observation: Tree
     is_first: torch.Tensor
@@ -225,7 +247,7 @@ class EnvSamples:
 
     @property
     def done(self) -> torch.Tensor:
-        """`terminated | truncated`, `[T, B]`."""
+        """Whether an episode ended, `terminated | truncated`, bool `[T, B]`."""
         return self.terminated | self.truncated
 
     def __getitem__(self, index: Any) -> EnvSamples:
@@ -234,7 +256,15 @@ class EnvSamples:
 
 @dataclass
 class AgentSamples:
-    """What the agent saw and did. Dims `[T, B]`; bootstrap_value, first_state and last_state are `[1, B]` or None."""
+    """What the agent saw and did.
+
+    Args:
+        action, prev_action: trees of `[T, B, ...]`.
+        agent_info: tree of `[T, B, ...]`, or None.
+        version: int32 `[T, B]`, number of the parameters that acted.
+        bootstrap_value: float32 `[1, B]`, the agent's value of `last_observation`, or None.
+        first_state, last_state: trees of `[1, B, ...]`, state before row 0 and after row T − 1, or None.
+    """
 
     action: Tree
     prev_action: Tree
@@ -250,10 +280,15 @@ class AgentSamples:
 
 @dataclass(repr=False)
 class Samples:
-    """One batch `[T, B]`: torch views of the sampler's memory, valid until its next call; `copy()` keeps them.
+    """One batch `[T, B]`: torch views of the sampler's memory, valid until its next call; `copy()` makes a copy.
 
-    `samples[:, columns]` selects columns of everything, `final` too; `samples.env[t]` and `samples.agent[t]` slice the
-    fields that have those dimensions.
+    `samples[:, columns]` selects columns of all fields, including `final`; `samples.env[t]` and `samples.agent[t]`
+    index the fields that have a time dimension.
+
+    Args:
+        agent: what the agent saw and did.
+        env: what the environments returned.
+        final: the episodes that ended in the batch.
     """
 
     agent: AgentSamples
@@ -262,7 +297,7 @@ class Samples:
 
     @staticmethod
     def of(slot: Slot) -> Samples:
-        """Views of a slot; without final entries, which `with_final` gives batch by batch."""
+        """Returns views of a slot, with an empty `final`, which `with_final` sets for each batch."""
         import torch
 
         def torch_of(tree: Tree) -> Tree:
@@ -293,7 +328,7 @@ class Samples:
         return Samples(agent, env, Final(nobody, nobody, None, None, torch.zeros(0), None))
 
     def with_final(self, final: Final) -> Samples:
-        """The same views in dataclasses and dicts of their own, with these final entries."""
+        """Returns the same views in new dataclasses and dicts, with this `final`."""
         return Samples(tree_map(_itself, self.agent), tree_map(_itself, self.env), final)
 
     def __repr__(self) -> str:
@@ -301,7 +336,7 @@ class Samples:
 
     @property
     def batch_spec(self) -> BatchSpec:
-        """Sizes of this batch."""
+        """T and B of this batch."""
         T, B = self.env.reward.shape
         return BatchSpec(T, B)
 
@@ -313,7 +348,7 @@ class Samples:
                 "rows of a part are samples.env[rows] and samples.agent[rows]"
             )
         wanted = np.arange(self.batch_spec.B)[columns].reshape(-1)
-        # New column j holds the entries of column wanted[j]; again in (time, column) order.
+        # New column j holds the entries of column wanted[j]; restore (time, column) order afterwards.
         new_column, entry = np.nonzero(wanted[:, None] == _on_host(self.final.column))
         order = np.lexsort((new_column, _on_host(self.final.time)[entry]))
         final: Final = tree_rows(self.final, entry[order])
@@ -322,18 +357,18 @@ class Samples:
         return Samples(self.agent[chosen], self.env[chosen], final)
 
     def copy(self) -> Samples:
-        """The same batch in memory of its own."""
+        """Returns a copy of the batch in new memory."""
         return Samples(*(tree_map(lambda leaf: leaf.clone(), part) for part in (self.agent, self.env, self.final)))
 
     def numpy(self) -> Samples:
-        """The same memory as NumPy arrays."""
+        """Returns views of the same memory as NumPy arrays."""
         return Samples(*(tree_map(lambda leaf: leaf.numpy(), part) for part in (self.agent, self.env, self.final)))
 
     def to_tensordict(self) -> Any:
-        """The fields of dims `[T, B]` as a `tensordict.TensorDict` of that batch size: the same memory.
+        """Returns the fields of shape `[T, B, ...]` as a `tensordict.TensorDict` of that batch size, without a copy.
 
-        Its keys are "env" and "agent", and below them the names of the fields; parts of a tuple are "0", "1", … What
-        has no time dimension (`last_observation`, `bootstrap_value`, states) and `final` are not in it.
+        Its keys are "env" and "agent", and below them the field names; parts of a tuple are "0", "1", … Fields without
+        a time dimension (`last_observation`, `bootstrap_value`, states) and `final` are left out.
 
         Raises:
             ImportError: if the package tensordict is not installed.
@@ -342,7 +377,7 @@ class Samples:
 
 
 def _indexed(fields: dict[str, Tree], index: Any, without_time: Sequence[str]) -> dict[str, Tree]:
-    """Indexes `[T, B]` fields with `index`, and fields of dims `[1, B]` with its column part only."""
+    """Indexes `[T, B]` fields with `index`, and `[1, B]` fields with its column part only."""
     rows, columns = index if isinstance(index, tuple) else (index, slice(None))
     return {
         name: tree_rows(tree, (slice(None), columns) if name in without_time else (rows, columns))
@@ -355,10 +390,10 @@ def _itself(leaf: Any) -> Any:
 
 
 def _on_host(values: Any) -> np.ndarray:
-    """A tensor or an array as an array."""
+    """Returns a tensor or an array as an array."""
     return values if isinstance(values, np.ndarray) else values.numpy(force=True)
 
 
 def _like(values: np.ndarray, other: Any) -> Any:
-    """Values as an array, or as a tensor where `other` is one."""
+    """Returns `values` as an array, or as a tensor if `other` is one."""
     return values if isinstance(other, np.ndarray) else other.new_tensor(values)

@@ -1,6 +1,6 @@
-"""The arena: one anonymous piece of shared memory that holds every array of a batch.
+"""The arena: one anonymous block of shared memory that holds all arrays of a batch.
 
-One descriptor whatever the number of arrays, no name that a crash could leave behind.
+It needs a single file descriptor for any number of arrays, and has no name that a crash could leave behind.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from headrace.memory import anonymous_file
 
 __all__ = ["Allocate", "Arena", "measure", "shared"]
 
-#: Makes an array of a shape and dtype.
+#: Returns a new array of the given shape and dtype.
 Allocate = Callable[[tuple[int, ...], "np.dtype[Any]"], np.ndarray]
 
 _ALIGNMENT = 64
@@ -26,12 +26,12 @@ _Built = TypeVar("_Built")
 
 
 def _nbytes(shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
-    """Bytes of one array, rounded up so that the next one starts on a cache line."""
+    """Returns the bytes of one array, rounded up so that the next array starts on a cache line."""
     return math.ceil(math.prod(shape) * dtype.itemsize / _ALIGNMENT) * _ALIGNMENT
 
 
 def measure(build: Callable[[Allocate], object]) -> int:
-    """The bytes an arena needs for what `build(allocate)` allocates. Nothing is reserved."""
+    """Returns the bytes that an arena needs for the arrays of `build(allocate)`, without reserving memory."""
     total = 0
 
     def count(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
@@ -44,10 +44,17 @@ def measure(build: Callable[[Allocate], object]) -> int:
 
 
 class Arena:
-    """Shared memory that hands out arrays one after the other; the same calls give the same places in every process.
+    """Shared memory that allocates arrays one after another; the same calls give the same offsets in every process.
 
-    The creating process passes `fd` to others (`Arena(nbytes, fd)` there) and then calls `close_fd`. The memory lives
-    as long as any array in it does, in any process.
+    The process that creates the arena passes `fd` to others, which call `Arena(nbytes, fd)`, and then calls `close_fd`.
+    The memory exists as long as any array in it does, in any process.
+
+    Args:
+        nbytes: size in bytes.
+        fd: file descriptor of another process's arena, to attach to it. None: a new arena.
+
+    Raises:
+        NotEnoughMemory: if the memory is not available, or cannot be mapped.
     """
 
     def __init__(self, nbytes: int, fd: int | None = None) -> None:
@@ -55,7 +62,7 @@ class Arena:
         self.fd: int | None = anonymous_file(self.nbytes) if fd is None else fd
         try:
             self._map = mmap.mmap(self.fd, self.nbytes)
-        except OSError as error:  # a limit on the address space
+        except OSError as error:  # the address space is limited
             self.close_fd()
             raise NotEnoughMemory(
                 f"the system refused to map {self.nbytes / 2**20:.1f} MiB of shared memory ({error.strerror}); "
@@ -64,7 +71,7 @@ class Arena:
         self._offset = 0
 
     def allocate(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
-        """The next array, 64-byte aligned, zero in a fresh arena."""
+        """Returns the next array, 64-byte aligned and zero in a new arena; raises ValueError if the arena is full."""
         size = _nbytes(shape, dtype)
         if self._offset + size > self.nbytes:
             raise ValueError(f"arena of {self.nbytes} bytes is full: {size} more bytes asked at offset {self._offset}")
@@ -74,21 +81,29 @@ class Arena:
 
     @property
     def address(self) -> int:
-        """Where it begins in this process's memory."""
+        """Address of the arena in this process."""
         whole: np.ndarray = np.ndarray((self.nbytes,), np.uint8, buffer=self._map)
         return int(whole.ctypes.data)
 
     def close_fd(self) -> None:
-        """Closes the descriptor; arrays stay valid."""
+        """Closes the file descriptor; arrays stay valid."""
         if self.fd is not None:
             os.close(self.fd)
             self.fd = None
 
 
 def shared(build: Callable[[Allocate], _Built], fd: int | None = None) -> tuple[Arena, _Built]:
-    """An arena just large enough for `build(allocate)`, and what that built in it.
+    """Returns an arena just large enough for `build(allocate)`, and the result of `build`.
 
-    Made anew, or, with the descriptor of another process's arena and the same `build`, attached to.
+    Args:
+        build: allocates the arrays.
+        fd: file descriptor of another process's arena, to attach to it with the same `build`. None: a new arena.
+
+    Returns:
+        The arena, and the result of `build(arena.allocate)`.
+
+    Raises:
+        NotEnoughMemory: if the memory is not available, or cannot be mapped.
     """
     arena = Arena(measure(build), fd)
     return arena, build(arena.allocate)

@@ -1,4 +1,4 @@
-"""Batches for those who work with `tensordict`, an optional package."""
+"""Converts batches to `tensordict`, an optional package."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from headrace.types import Tree
 
 __all__ = ["tensordict_of"]
 
-#: Fields of dims `[1, B]`.
+#: Fields of shape `[1, B, ...]`.
 _WITHOUT_TIME = ("last_observation", "bootstrap_value", "first_state", "last_state")
 
 
@@ -23,7 +23,7 @@ def tensordict_of(env: Any, agent: Any) -> Any:
 
 
 def _nested(tree: Tree, left_out: tuple[str, ...] = ()) -> Any:
-    """Dataclasses, dicts and tuples as dicts with string keys, without parts that are None."""
+    """Converts dataclasses, dicts and tuples to dicts with string keys, without parts that are None."""
     if isinstance(tree, dict):
         named = {str(key): value for key, value in tree.items()}
     elif isinstance(tree, tuple):

@@ -1,4 +1,4 @@
-"""Trees: arrays nested in plain dataclasses, dicts and tuples; None is an empty tree. Importing this loads no torch."""
+"""Trees: arrays nested in dataclasses, dicts and tuples; None is an empty tree. Importing this loads no torch."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ __all__ = [
 
 
 def _field_names(cls: type) -> Iterable[str] | None:
-    """The field names of a dataclass type; None for any other type. (`dataclasses.fields` costs 1 µs a call.)"""
+    """Returns the field names of a dataclass type, else None. (`dataclasses.fields` takes 1 µs per call.)"""
     return getattr(cls, "__dataclass_fields__", None)
 
 
 def tree_map(fn: Callable[..., Any], tree: Tree, *others: Tree) -> Tree:
-    """A tree of the same structure with `fn(leaf, *leaves of others)` at each leaf."""
+    """Returns a tree of the same structure with `fn(leaf, *leaves of others)` at each leaf."""
     if tree is None:
         return None
     if isinstance(tree, dict):
@@ -46,7 +46,7 @@ def tree_map(fn: Callable[..., Any], tree: Tree, *others: Tree) -> Tree:
 
 
 def tree_paths(tree: Tree, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields (path, leaf), the path as a user would write it: `.dist.logits`, `['camera']`, `[0]`."""
+    """Yields (path, leaf) pairs; a path is written as in user code: `.dist.logits`, `['camera']`, `[0]`."""
     if tree is None:
         return
     names = _field_names(type(tree))
@@ -64,7 +64,7 @@ def tree_paths(tree: Tree, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def tree_leaves(tree: Tree) -> list[Any]:
-    """The leaves in the order of `tree_map`. On the path of a step, so it collects without generators."""
+    """Returns the leaves in the order of `tree_map`. It is called in every step, so it avoids generators."""
     leaves: list[Any] = []
     _collect(tree, leaves)
     return leaves
@@ -90,12 +90,12 @@ def _collect(tree: Tree, leaves: list[Any]) -> None:
 
 
 def tree_rows(tree: Tree, index: Any) -> Tree:
-    """`leaf[index]` at every leaf: a row, a slice of rows, a list of rows, or `(slice(None), columns)`."""
+    """Returns `leaf[index]` for every leaf, e.g. a row, a slice or list of rows, or `(slice(None), columns)`."""
     return tree_map(lambda leaf: leaf[index], tree)
 
 
 def tree_copy_into(destination: Tree, source: Tree) -> None:
-    """Copies every leaf of `source` into the array of the same place in `destination`."""
+    """Copies every leaf of `source` into the corresponding array of `destination`."""
     for to, value in zip(tree_leaves(destination), tree_leaves(source), strict=True):
         to[...] = value
 
@@ -103,12 +103,12 @@ def tree_copy_into(destination: Tree, source: Tree) -> None:
 def allocate_like(
     example: Tree, leading: tuple[int, ...], allocate: Callable[[tuple[int, ...], np.dtype[Any]], np.ndarray]
 ) -> Tree:
-    """Arrays shaped `[*leading, *leaf.shape]` with the leaf's dtype, made by `allocate(shape, dtype)`."""
+    """Returns arrays of shape `[*leading, *leaf.shape]` and the leaf's dtype, made by `allocate(shape, dtype)`."""
     return tree_map(lambda leaf: allocate((*leading, *leaf.shape), leaf.dtype), example)
 
 
 def tree_to_torch(tree: Tree, device: torch.device | str | None = None) -> Tree:
-    """Torch views of the same memory; with `device`, tensors there."""
+    """Returns torch views of the same memory or, with `device`, tensors on that device."""
     import torch
 
     tensors = tree_map(torch.from_numpy, tree)
@@ -116,5 +116,5 @@ def tree_to_torch(tree: Tree, device: torch.device | str | None = None) -> Tree:
 
 
 def tree_zeroed(tree: Tree, rows: torch.Tensor) -> Tree:
-    """A tree of tensors `[n, ...]` with zeros in the rows of the mask `[n]`."""
+    """Returns a tree of tensors `[n, ...]` with zeros where the mask `rows`, bool `[n]`, is set."""
     return tree_map(lambda leaf: leaf.masked_fill(rows.reshape(-1, *[1] * (leaf.ndim - 1)), 0), tree)

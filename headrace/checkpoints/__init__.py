@@ -1,1 +1,1 @@
-"""What a run keeps to go on from."""
+"""Checkpoints: what a run saves in order to be resumed."""

@@ -1,7 +1,7 @@
-"""Checkpoints on disk: whole or not there at all, and read without running any code they hold.
+"""Checkpoint files: written completely or not at all, and read without running code.
 
-A file is a line that names the format, the SHA-256 of that line and the rest (32 bytes), and what `torch.save` writes.
-PyTorch does not look at the checksums in its own files: 9 of 10 flipped bits load as other weights without a word.
+A file is a line with the format, the SHA-256 of that line and the rest (32 bytes), and the output of `torch.save`.
+PyTorch does not verify the checksums in its own files: 9 of 10 flipped bits would silently load as other weights.
 """
 
 from __future__ import annotations
@@ -22,28 +22,33 @@ from headrace.storage import write_whole
 
 __all__ = ["FORMAT", "Damaged", "Sealed", "load_checkpoint", "save_checkpoint", "sealed", "unsealed"]
 
-#: The format written here. Format 1 had no state of the sampler.
+#: The format that is written. Format 1 had no sampler state.
 FORMAT = 2
 _HEADER = re.compile(rb"headrace checkpoint ([1-9][0-9]{0,8})\n")
 _DIGEST = hashlib.sha256().digest_size
-#: Containers in containers, at most.
+#: Maximum nesting depth of containers.
 _DEEPEST = 100
 
 
 class Damaged(CheckpointError):
-    """The file is not as anybody wrote it: an earlier one may be whole."""
+    """Raised for a file that is damaged or is no checkpoint; an earlier checkpoint may be intact."""
 
 
 @dataclass(frozen=True)
 class Sealed:
-    """A checkpoint as bytes, in parts. seal: the checksum of all of it, which no other checkpoint has."""
+    """A checkpoint as bytes.
+
+    Args:
+        parts: contents of the file, in parts.
+        seal: checksum of everything, unique to this checkpoint.
+    """
 
     parts: Sequence[bytes | memoryview]
     seal: bytes
 
 
 def sealed(state: Mapping[str, Any]) -> Sealed:
-    """`state` as the bytes of a file."""
+    """Returns `state` as the contents of a file."""
     header = b"headrace checkpoint %d\n" % FORMAT
     buffer = io.BytesIO()
     torch.save(dict(state), buffer)
@@ -53,34 +58,48 @@ def sealed(state: Mapping[str, Any]) -> Sealed:
 
 
 def save_checkpoint(path: str | Path, state: Mapping[str, Any]) -> None:
-    """Writes `state` (nested dicts, lists, tensors, numbers, strings) to `path`; whatever happens, the old file or the
-    new one is there, whole.
+    """Writes a checkpoint; in every case, either the complete old file or the complete new one exists.
 
-    Raises OSError where the disk does not take it.
+    Args:
+        path: the file.
+        state: nested dicts, lists, tensors, numbers and strings.
+
+    Raises:
+        OSError: if the disk does not accept the file.
     """
     write_whole(Path(path), sealed(state).parts)
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
-    """The state saved at `path`, tensors on the CPU.
+    """Loads the state saved at `path`, with tensors on the CPU.
 
-    Raises FileNotFoundError, or CheckpointError if the file is not one of ours, not whole, of another format, or holds
-    more than data. Anybody can write a whole file: that its entries are what a runner wrote is for the reader to see.
+    A valid file can come from anyone: the caller must check that its entries are those that a runner writes.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The state.
+
+    Raises:
+        FileNotFoundError: if there is no file.
+        CheckpointError: if the file was not written by headrace, is damaged, has another format, or contains more than
+            data.
     """
     return unsealed(path)[0]
 
 
 def unsealed(path: str | Path) -> tuple[dict[str, Any], bytes]:
-    """The state saved at `path`, as `load_checkpoint` has it, and the seal of the file."""
+    """Returns the state saved at `path`, as `load_checkpoint` does, and the seal of the file."""
     path = Path(path)
-    if path.exists() and not path.is_file():  # a pipe would be waited for, and some devices never end
+    if path.exists() and not path.is_file():  # reading a pipe would block, and some devices never end
         raise Damaged(f"{path} is not a file; give one that save_checkpoint wrote")
     content = memoryview(path.read_bytes())
     header = _HEADER.match(content)
     if header is None:
         raise Damaged(f"{path} is not a headrace checkpoint; give a file that save_checkpoint wrote")
     seal, payload = bytes(content[header.end() :][:_DIGEST]), content[header.end() + _DIGEST :]
-    # Before the number is believed: a flipped bit in it is damage like any other.
+    # Verify the checksum before using the number: a flipped bit in it is damage like any other.
     if _digest(header[0], payload) != seal:
         raise Damaged(f"{path} is damaged: its checksum does not match; use an earlier checkpoint")
     number = int(header[1])
@@ -98,7 +117,7 @@ def unsealed(path: str | Path) -> tuple[dict[str, Any], bytes]:
         state: dict[str, Any] = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
         _require_plain(state, len(payload))
     except Exception as error:
-        # What torch says advises to load it all the same.
+        # torch's own message would advise loading the file anyway.
         why = f" ({error})" if isinstance(error, ValueError) else ""
         raise CheckpointError(
             f"{path} holds something else than tensors and plain values{why}; it was not loaded, since that could run "
@@ -110,7 +129,7 @@ def unsealed(path: str | Path) -> tuple[dict[str, Any], bytes]:
 
 
 def _require_no_bomb(payload: memoryview) -> None:
-    """Raises ValueError for an archive that is larger unpacked than packed: `torch.save` compresses nothing."""
+    """Raises ValueError for an archive that unpacks to more than its size: `torch.save` does not compress."""
     with zipfile.ZipFile(io.BytesIO(payload)) as archive:
         size = sum(entry.file_size for entry in archive.infolist())
     if size > len(payload):
@@ -118,8 +137,13 @@ def _require_no_bomb(payload: memoryview) -> None:
 
 
 def _require_plain(state: Any, most: int) -> None:
-    """Raises ValueError for what those who read it cannot rely on: containers that are in themselves, or in too many
-    others; tensors without numbers in memory. most: values there can be, since each takes a byte of the file.
+    """Raises ValueError for values that readers cannot handle.
+
+    These are containers that contain themselves or are nested too deeply, and tensors without numbers in host memory.
+
+    Args:
+        state: what was read.
+        most: maximum number of values, since each takes at least a byte of the file.
     """
     waiting = [(state, 0)]
     for _ in range(most):

@@ -1,4 +1,4 @@
-"""One writer a folder."""
+"""A lock that allows one writer per folder."""
 
 from __future__ import annotations
 
@@ -18,18 +18,22 @@ __all__ = ["locked"]
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Holds `folder/lock`, which names this process; raises CheckpointError if another run has it.
+    """Holds the lock file `folder/lock`, which contains the PID of this process; removes it afterwards.
 
-    A file of a process that is gone is taken over. The operating system's lock on it makes that safe; it is a POSIX
-    one, which workers do not inherit (a `flock` they would). That one knows no two runs in one process, nor outlives a
-    second opening of its file there: so what the file says counts too.
+    The lock file of a process that no longer exists is taken over. A POSIX lock on it makes this safe; workers do not
+    inherit it, as they would a `flock`. POSIX locks are per process, so they do not exclude a second run in the same
+    process, and they are lost when the process closes any other descriptor of the file. The contents of the file are
+    therefore checked too.
+
+    Raises:
+        CheckpointError: if another run holds the lock.
     """
     path = folder / "lock"
     descriptor = _acquire(path)
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)  # still ours, so nobody else has it meanwhile
+        path.unlink(missing_ok=True)  # the lock is still held, so no other run can have created the file
         os.close(descriptor)
 
 
@@ -55,7 +59,7 @@ def _acquire(path: Path) -> int:
         except BaseException:
             os.close(descriptor)
             raise
-        os.close(descriptor)  # of a file that its holder unlinked meanwhile
+        os.close(descriptor)  # the holder has unlinked this file meanwhile, so try again
 
 
 def _is_at(descriptor: int, path: Path) -> bool:
@@ -73,7 +77,7 @@ def _lives(holder: str) -> bool:
     pid, _, created = holder.partition(" ")
     try:
         process = psutil.Process(int(pid))
-        # One that was killed and that nobody has waited for yet has let go of everything.
+        # A killed process that nobody has waited for yet (a zombie) no longer holds anything.
         return bool(process.create_time() == float(created)) and process.status() != psutil.STATUS_ZOMBIE
     except (ValueError, OverflowError, psutil.NoSuchProcess):
         return False

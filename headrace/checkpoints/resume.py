@@ -1,4 +1,4 @@
-"""What a run goes on from: a checkpoint that was found whole, and is of the same run."""
+"""Finds the checkpoint to resume a run from, and checks that it is intact and belongs to the same run."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ _COUNTERS = fields(
         "rows_since_best": whole(),
     }
 )
-#: What a runner writes. The parts of the agent, the algorithm, the sampler and the kind of runner are looked at where
-#: they are loaded.
+#: Schema of what a runner writes. The entries of the agent, the algorithm, the sampler and the runner's class are
+#: checked where they are loaded.
 _STATE = fields(
     {
         "agent": fields({}, more=True),
@@ -59,7 +59,13 @@ _STATE = fields(
 
 @dataclass(frozen=True)
 class Resumed:
-    """A checkpoint of a runner, and the sampler's state that belongs to it."""
+    """A checkpoint of a runner, and the sampler's state that belongs to it.
+
+    Args:
+        path: file of the checkpoint.
+        state: contents of the checkpoint.
+        sampler: state of the sampler, with its environments if they could be restored.
+    """
 
     path: Path
     state: dict[str, Any]
@@ -67,17 +73,17 @@ class Resumed:
 
     @property
     def seed(self) -> int:
-        """Of all randomness."""
+        """Seed of the run."""
         return int(self.state["seed"])
 
     @property
     def rows(self) -> int:
-        """Of the log, when the checkpoint was written."""
+        """Number of log rows when the checkpoint was written."""
         return int(self.state["runner"]["counters"]["rows"])
 
     @property
     def sentence(self) -> str:
-        """For the log."""
+        """Message for the log."""
         if self.sampler.train:
             how = "every episode goes on"
         else:
@@ -85,7 +91,7 @@ class Resumed:
         return f"resumed from {self.path}, {self.state['steps']:,} steps, {self.state['itr']:,} batches; {how}"
 
     def require(self, settings: Mapping[str, Any]) -> None:
-        """Raises CheckpointError, with the names, if settings are not as they were."""
+        """Raises CheckpointError, which names the differences, if settings have changed."""
         different = differences(self.state["settings"], settings)
         if different:
             raise CheckpointError(
@@ -94,13 +100,13 @@ class Resumed:
             )
 
     def require_spaces(self, agent: Agent) -> None:
-        """Raises CheckpointError if the agent's environments are of another kind."""
+        """Raises CheckpointError if the agent's environments have other spaces."""
         spaces = spaces_of(self.state["about"])
         if agent.spaces != spaces:
             raise CheckpointError(f"{self.path} is of environments with {spaces}, these have {agent.spaces}")
 
     def restore(self, agent: Agent) -> None:
-        """Gives the agent what it had learned. Raises ValueError for weights that no update leaves."""
+        """Loads the agent's parameters; raises ValueError for values that no update produces (NaN, infinity)."""
         agent.load_state_dict(self.state["agent"])
         for name, parameter in agent.model.named_parameters():
             if not bool(parameter.isfinite().all()):
@@ -111,7 +117,19 @@ class Resumed:
 
 
 def resumed(store: CheckpointStore, path: Path) -> Resumed:
-    """From a folder, the newest checkpoint that is whole; from a file, that one. Both are of the store's folder."""
+    """Loads the newest intact checkpoint of a folder, or the given file.
+
+    Args:
+        store: the checkpoints of the folder.
+        path: the folder of the store, or a checkpoint in it.
+
+    Returns:
+        The checkpoint and its sampler state.
+
+    Raises:
+        FileNotFoundError: if there is no checkpoint.
+        CheckpointError: if none is intact, or if a runner of this headrace did not write it.
+    """
     if path.is_dir():
         path, state, seal = store.found()
     else:
@@ -133,8 +151,10 @@ def resumed(store: CheckpointStore, path: Path) -> Resumed:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Around what is done with the entries of a checkpoint: one that does not fit, in an otherwise whole file, is a
-    CheckpointError that names the file. What the disk, memory or a sampler says goes as it is.
+    """Converts errors while the entries of a checkpoint are used to a CheckpointError that names the file.
+
+    Such errors mean that an intact file has entries that do not fit. CheckpointError, SamplerError, OSError and
+    MemoryError pass unchanged.
     """
     try:
         yield
@@ -148,7 +168,19 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def folder_of(log_dir: str | Path | None, resume_from: Path | None) -> Path | None:
-    """The folder of the run; raises ValueError if two are given."""
+    """Returns the folder of a run.
+
+    Args:
+        log_dir: folder given by the user, or None.
+        resume_from: folder or checkpoint to resume from, or None.
+
+    Returns:
+        The folder, or None if there is none.
+
+    Raises:
+        FileNotFoundError: if `resume_from` does not exist.
+        ValueError: if the two are different folders.
+    """
     if resume_from is None:
         return None if log_dir is None else Path(log_dir).absolute()
     if not resume_from.exists():

@@ -1,4 +1,4 @@
-"""What a run was made with, as plain data: to be compared with what a resumed one is made with."""
+"""The settings of a run as plain data, to be compared with those of a run that resumes it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Run", "described", "differences", "flattened", "plain", "settings_of
 
 
 class Run(Protocol):
-    """The parts of a runner that decide what it does."""
+    """The parts of a runner that determine its results."""
 
     agent: Any
     algo: Any
@@ -27,10 +27,12 @@ class Run(Protocol):
 
 
 def plain(value: Any) -> Any:
-    """`value` as numbers, strings, lists and dicts: configurations by their fields, classes and functions by name, and
-    other objects by their class.
+    """Converts a value to numbers, strings, lists and dicts.
+
+    Configurations become dicts of their fields, classes and functions their names, other objects the name of their
+    class.
     """
-    if isinstance(value, np.generic | np.ndarray):  # first, because np.float64 is a float too
+    if isinstance(value, np.generic | np.ndarray):  # check this first, because np.float64 is a float too
         return plain(value.tolist())
     if value is None or isinstance(value, bool | int | float | str):
         return value
@@ -46,8 +48,9 @@ def plain(value: Any) -> Any:
 
 
 def settings_of(runner: Run) -> dict[str, Any]:
-    """What a run that goes on from a checkpoint must have in common with the one that wrote it: flat and plain,
-    `{"algo.config.discount": 0.99, …}`.
+    """Returns the settings that a resumed run must share with the run that wrote the checkpoint.
+
+    They are flat and plain: `{"algo.config.discount": 0.99, …}`.
     """
     return flattened(
         plain(
@@ -63,15 +66,16 @@ def settings_of(runner: Run) -> dict[str, Any]:
 
 
 def described(runner: Run) -> dict[str, Any]:
-    """All settings of a run, nested and plain, with the environment, and a model that is the user's own, as the command
-    line names them.
+    """Returns all settings of a run, nested and plain, with the environment and model as the command line names them.
+
+    The model is included only if it is the user's own.
     """
     model = runner.agent.settings().get("ModelCls")
     sampler = runner.sampler.settings()
     kwargs = sampler.pop("env_kwargs")
     try:
         json.dumps(kwargs)
-    except (TypeError, ValueError):  # of objects, which a file cannot hold
+    except (TypeError, ValueError):  # objects that a JSON file cannot contain
         name = None
     else:
         name = runner.sampler.env_name
@@ -88,12 +92,12 @@ def described(runner: Run) -> dict[str, Any]:
 
 
 def flattened(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """`{"ppo": {"epochs": 4}}` as `{"ppo.epochs": 4}`."""
+    """Converts `{"ppo": {"epochs": 4}}` to `{"ppo.epochs": 4}`."""
     return dict(_flat("", settings))
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """`name: value then, value now` of every setting that is not the same."""
+    """Returns `name: value then, value now` for each setting that differs."""
     nothing = "nothing"
     return [
         f"{name}: {_short(then.get(name, nothing))} then, {_short(now.get(name, nothing))} now"

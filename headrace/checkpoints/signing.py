@@ -1,4 +1,4 @@
-"""Signatures over files that would run code when read: only what this user wrote is read again."""
+"""Signatures of files that run code when they are read: only files written by this user are read again."""
 
 from __future__ import annotations
 
@@ -14,26 +14,30 @@ from pathlib import Path
 
 __all__ = ["Sign", "signature", "signer"]
 
-#: The signature, 32 bytes, of some content.
+#: Returns the signature, 32 bytes, of some content.
 Sign = Callable[[bytes], bytes]
 
 _KEY_BYTES = 32
 
 
 def signature(content: bytes) -> bytes:
-    """HMAC-SHA256 of `content` with the user's own key, 32 bytes.
+    """Returns the HMAC-SHA256 of `content` with the user's own key, 32 bytes.
 
-    Raises OSError as `signer` does.
+    Raises:
+        OSError: as `signer`.
     """
     return signer()(content)
 
 
 def signer() -> Sign:
-    """What signs with the user's key.
+    """Returns a function that signs with the user's key.
 
-    The key lives in `$XDG_STATE_HOME/headrace/key` (`~/.local/state/headrace/key`), readable by its owner only, and is
-    made when first asked for. Raises OSError where it cannot be kept, and PermissionError where others could have read
-    it.
+    The key is stored in `$XDG_STATE_HOME/headrace/key` (`~/.local/state/headrace/key`), readable by its owner only, and
+    is created when it is first needed.
+
+    Raises:
+        OSError: if the key cannot be stored.
+        PermissionError: if others could have read the key.
     """
     key = _key()
     return lambda content: hmac.digest(key, content, hashlib.sha256)
@@ -54,7 +58,7 @@ def _key() -> bytes:
 
 
 def _make(path: Path) -> None:
-    """Two processes may do this at once: the first to link its key wins, and nobody reads half of one."""
+    """Creates the key. If two processes do so at once, the first to link its file wins; no partial key is ever read."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent)  # mode 0600
     try:
@@ -73,7 +77,7 @@ def _state_home() -> Path:
         return Path(given)
     try:
         return Path.home() / ".local" / "state"
-    except RuntimeError as error:  # no HOME, and a user whom the system does not know: in containers
+    except RuntimeError as error:  # in containers: no HOME, and a user that the system does not know
         raise FileNotFoundError(
             errno.ENOENT, "this user has no home folder to keep a key in; set HOME or XDG_STATE_HOME"
         ) from error

@@ -1,4 +1,4 @@
-"""The checkpoints of a run in its folder: the newest, the one before, the best, and the environments beside them."""
+"""The checkpoints in the folder of a run: newest, previous and best, and the saved environments beside them."""
 
 from __future__ import annotations
 
@@ -28,17 +28,20 @@ _log = logging.getLogger("headrace.runners")
 
 _HEADER = b"headrace environments 2\n"
 _SIGNATURE = 32
-#: What a checkpoint says of its environments. It may come from anywhere: no name leads out of its folder.
+#: Schema of the entry about environments. The file may come from anyone, so no name may lead out of its folder.
 _FILE = fields({"file": text(r"environments-[0-9]+\.pkl"), "sha256": text(r"[0-9a-f]{64}")})
 _NO_FILE = fields({"why_not": text()})
 
 
 class CheckpointStore:
-    """Checkpoints in a folder: `checkpoint.pt`, `checkpoint-previous.pt`, `best.pt`, and `environments-N.pkl`, N being
-    the batches of the checkpoint they belong to.
+    """The files `checkpoint.pt`, `checkpoint-previous.pt`, `best.pt` and `environments-N.pkl` in a folder.
 
-    A checkpoint is data. Environments are pickles, which run code when read: they are apart, and read only if this user
-    signed them (`headrace.checkpoints.signing`) for this very checkpoint: the signature covers its checksum, too.
+    N is the number of batches of the checkpoint that the environments belong to. Checkpoints contain data only.
+    Environments are pickles, which run code when read: they are in separate files, and are read only if this user
+    signed them (`headrace.checkpoints.signing`) for this very checkpoint: the signature covers its checksum too.
+
+    Args:
+        folder: the folder of the run.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -49,7 +52,7 @@ class CheckpointStore:
 
     @contextmanager
     def opened(self) -> Iterator[None]:
-        """Makes the folder, keeps other runs out of it, and clears what a killed one left half written."""
+        """Creates the folder, locks it against other runs, and removes partial files that a killed run left."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with locked(self.folder):
             for name in ("checkpoint", "best", "environments"):
@@ -58,7 +61,7 @@ class CheckpointStore:
             yield
 
     def require_empty(self) -> None:
-        """Raises FileExistsError if a run has a checkpoint here: it is never written over by another's."""
+        """Raises FileExistsError if there is a checkpoint of a run, since another run must never overwrite it."""
         for path in (self.newest, self.previous):
             if path.exists():
                 raise FileExistsError(
@@ -67,7 +70,15 @@ class CheckpointStore:
                 )
 
     def save(self, state: Mapping[str, Any], sampler: SamplerState) -> None:
-        """Writes the newest checkpoint; what was the newest is the one before. Raises OSError; both are then intact."""
+        """Writes the newest checkpoint; the one before becomes the previous checkpoint.
+
+        Args:
+            state: agent, algorithm and runner.
+            sampler: state of the sampler.
+
+        Raises:
+            OSError: if it cannot be written; both earlier checkpoints are then intact.
+        """
         about: dict[str, str] = {"why_not": sampler.why_not}
         payload, sign = b"", None
         if sampler.train:
@@ -87,20 +98,25 @@ class CheckpointStore:
         self._forget_environments(about)
 
     def save_best(self, state: Mapping[str, Any], sampler: SamplerState) -> None:
-        """Writes `best.pt`, without environments."""
+        """Writes `best.pt`, without environments; raises OSError if it cannot be written."""
         save_checkpoint(self.best, {**state, "sampler": sampler.numbers(), "environments": {"why_not": "the best one"}})
 
     def load(self) -> tuple[Path, dict[str, Any]]:
-        """The newest checkpoint that is whole; those that are not are named in a warning.
+        """Loads the newest intact checkpoint; logs a warning for each one that is not.
 
-        Raises FileNotFoundError if there is none, CheckpointError if none is whole, or if the newest that is was not
-        written by a runner of this headrace: of another format, or with something else than data in it.
+        Returns:
+            The file and its contents.
+
+        Raises:
+            FileNotFoundError: if there is no checkpoint.
+            CheckpointError: if none is intact, or if the newest intact one was not written by a runner of this
+                headrace: it has another format, or contains more than data.
         """
         path, state, _ = self.found()
         return path, state
 
     def found(self) -> tuple[Path, dict[str, Any], bytes]:
-        """As `load`, with the seal of the checkpoint."""
+        """Loads a checkpoint as `load` does, and also returns its seal."""
         passed: list[str] = []
         any_damaged = False
         for path in (self.newest, self.previous):
@@ -113,7 +129,7 @@ class CheckpointStore:
                 any_damaged = True
                 passed.append(str(error))
                 if path == self.newest:
-                    self._newest_is_whole = False  # never in the place of one that is
+                    self._newest_is_whole = False  # a damaged one must never replace an intact previous one
                 continue
             for sentence in passed:
                 _log.warning("%s; going on from %s", sentence, path)
@@ -123,8 +139,17 @@ class CheckpointStore:
         raise FileNotFoundError(f"{self.folder} holds no checkpoint; give the folder of a run that saved one")
 
     def sampler_state(self, state: Mapping[str, Any], seal: bytes) -> SamplerState:
-        """The sampler's state of the checkpoint in this folder with this seal, with its environments if they may be
-        read. Raises ValueError for entries that no runner wrote.
+        """Returns the sampler's state of a checkpoint in this folder, with its environments if they may be read.
+
+        Args:
+            state: contents of the checkpoint.
+            seal: seal of the checkpoint.
+
+        Returns:
+            The state; `why_not` is the reason if it has no environments.
+
+        Raises:
+            ValueError: for entries that no runner wrote.
         """
         sampler, about = SamplerState.of(state["sampler"]), state["environments"]
         (_FILE if "file" in about else _NO_FILE)(about, "environments")
@@ -138,7 +163,7 @@ class CheckpointStore:
         return replace(sampler, train=train, evaluation=evaluation, memory=memory)
 
     def _write(self, checkpoint: Sealed) -> None:
-        """Makes it the newest."""
+        """Writes the newest checkpoint, after keeping the current one as the previous."""
         temporary = self.folder / "checkpoint-next.tmp"
         try:
             write_whole(temporary, checkpoint.parts)
@@ -154,16 +179,16 @@ class CheckpointStore:
         self._newest_is_whole = True
 
     def _keep_newest(self) -> None:
-        """Gives the newest the name of the one before as well, so that it never is without its own."""
+        """Links the newest file as the previous one too, so that a newest checkpoint exists at all times."""
         second = self.folder / "checkpoint-previous.tmp"
         second.unlink(missing_ok=True)
         try:
             os.link(self.newest, second)
-        except OSError:  # a file system without hard links: for a moment only the previous one has a name
+        except OSError:  # a file system without hard links: for a moment, only the previous checkpoint exists
             os.replace(self.newest, self.previous)
             return
         os.replace(second, self.previous)
-        second.unlink(missing_ok=True)  # two names of one file are both left by a rename: a kill left them so
+        second.unlink(missing_ok=True)  # if both names link to one file, as after a kill, renaming keeps both
 
     def _load_environments(
         self, about: Mapping[str, str], seal: bytes
@@ -182,17 +207,17 @@ class CheckpointStore:
         return train, evaluation, memory
 
     def _forget_environments(self, about: Mapping[str, str]) -> None:
-        """Removes what neither the newest checkpoint nor the one before belongs to."""
+        """Removes environments that belong to neither the newest nor the previous checkpoint."""
         kept = {about.get("file"), self._kept}
         self._kept = about.get("file")
         for path in self.folder.glob("environments-*.pkl"):
             if path.name not in kept:
                 path.unlink(missing_ok=True)
 
-    #: The environments of the checkpoint before.
+    #: File of the environments of the checkpoint that was saved or loaded last.
     _kept: str | None = None
 
 
 def _covered(seal: bytes, payload: bytes) -> bytes:
-    """What the signature over environments is of: them, and the checkpoint they belong to."""
+    """Returns what a signature of environments covers: the environments and the checkpoint they belong to."""
     return _HEADER + seal + payload

@@ -1,4 +1,4 @@
-"""Distributions over actions, as trees of tensors."""
+"""Distributions over actions, as dataclasses of tensors."""
 
 from headrace.distributions.bernoulli import Bernoulli as Bernoulli
 from headrace.distributions.categorical import Categorical as Categorical

@@ -1,4 +1,4 @@
-"""Distributions over fixed numbers, the atoms: of returns, evenly spaced."""
+"""Distributions over fixed, evenly spaced returns (atoms)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ __all__ = ["mean_of_atoms"]
 
 
 def mean_of_atoms(logits: torch.Tensor, atoms: torch.Tensor) -> torch.Tensor:
-    """The means `[...]` of distributions with unnormalised log-probabilities `[..., n_atoms]` of atoms `[n_atoms]`."""
+    """Returns the means of distributions over atoms, float `[...]`.
+
+    Args:
+        logits: unnormalised log-probabilities, float `[..., n_atoms]`.
+        atoms: the atoms, float `[n_atoms]`.
+    """
     rows = logits.flatten(1) if logits.ndim == 3 else logits
     if suits_numpy(rows, rows.shape[-1]):
         numbers = logits.numpy()

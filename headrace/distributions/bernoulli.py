@@ -1,4 +1,4 @@
-"""Independent coins, for MultiBinary actions, as a tree: it is recorded in a batch and computes from it."""
+"""Independent Bernoulli variables, for MultiBinary actions, as a dataclass of tensors that batches can record."""
 
 from __future__ import annotations
 
@@ -12,24 +12,28 @@ __all__ = ["Bernoulli"]
 
 @dataclass
 class Bernoulli:
-    """Coins that show 1 with log-odds `logits`, float `[..., n]`; leading dims are free."""
+    """Independent Bernoulli variables with any leading dims.
+
+    Args:
+        logits: log-odds of 1, float `[..., n]`.
+    """
 
     logits: torch.Tensor
 
     def sample(self, noise: torch.Tensor) -> torch.Tensor:
-        """Actions int8 `[..., n]` from uniforms `[..., n]` inside (0, 1)."""
+        """Returns actions, int8 `[..., n]`, sampled with uniforms `[..., n]` in the open interval (0, 1)."""
         return (noise < torch.sigmoid(self.logits)).to(torch.int8)
 
     def mode(self) -> torch.Tensor:
-        """The more probable side of each coin, int8 `[..., n]`; 0 where both are."""
+        """Returns the more probable value of each variable, int8 `[..., n]`; 0 for equal probabilities."""
         return (self.logits > 0).to(torch.int8)
 
     def log_prob(self, action: torch.Tensor) -> torch.Tensor:
-        """log π(action), float `[...]`."""
+        """Returns log π(action), float `[...]`, of actions `[..., n]`."""
         signs = 2.0 * action.to(self.logits.dtype) - 1.0
         return functional.logsigmoid(signs * self.logits).sum(dim=-1)
 
     def entropy(self) -> torch.Tensor:
-        """In nats, float `[...]`."""
+        """Returns the entropy in nats, float `[...]`."""
         # H = softplus(x) − x · sigmoid(x)
         return (functional.softplus(self.logits) - self.logits * torch.sigmoid(self.logits)).sum(dim=-1)

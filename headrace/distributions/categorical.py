@@ -1,4 +1,4 @@
-"""The categorical distribution over actions 0 … n − 1, as a tree: it is recorded in a batch and computes from it."""
+"""The categorical distribution over actions 0 … n − 1, as a dataclass of tensors that batches can record."""
 
 from __future__ import annotations
 
@@ -14,15 +14,22 @@ __all__ = ["Categorical"]
 
 @dataclass
 class Categorical:
-    """Unnormalised log-probabilities `logits`, float `[..., n]`; leading dims are free."""
+    """Categorical distributions over `n` actions, with any leading dims.
+
+    Args:
+        logits: unnormalised log-probabilities, float `[..., n]`.
+    """
 
     logits: torch.Tensor
 
     def sample(self, noise: torch.Tensor) -> torch.Tensor:
-        """Actions int64 `[...]` by the inverse of the distribution function, from uniforms `[..., 1]` inside (0, 1).
+        """Returns actions, int64 `[...]`, by inverting the cumulative distribution function.
 
-        The smallest k whose cumulated probability reaches u · total. Scaling by the total and the strict `<` keep an
-        action of probability zero impossible, whatever the rounding.
+        The action is the smallest k whose cumulative probability reaches u · total. Scaling by the total and the strict
+        `<` ensure that an action of probability zero is never sampled, whatever the rounding.
+
+        Args:
+            noise: uniforms u, float32 `[..., 1]`, in the open interval (0, 1).
         """
         if suits_numpy(self.logits):
             return torch.from_numpy(_sample_in_numpy(self.logits.numpy(), noise.numpy()))
@@ -30,16 +37,19 @@ class Categorical:
         return (cumulated < noise * cumulated[..., -1:]).sum(dim=-1)
 
     def mode(self) -> torch.Tensor:
-        """The most probable actions, int64 `[...]`."""
+        """Returns the most probable actions, int64 `[...]`."""
         return self.logits.argmax(dim=-1)
 
     def log_prob(self, action: torch.Tensor) -> torch.Tensor:
-        """log π(action), float `[...]`, of integers `[...]`."""
+        """Returns log π(action), float `[...]`, of integer actions `[...]`."""
         log_probs = torch.log_softmax(self.logits, dim=-1)
         return log_probs.gather(-1, action.long().unsqueeze(-1)).squeeze(-1)
 
     def entropy(self) -> torch.Tensor:
-        """−Σ p log p in nats, float `[...]`; a logit of −∞ (a masked action) has no part in it, nor in its gradient."""
+        """Returns the entropy −Σ p log p in nats, float `[...]`.
+
+        A logit of −∞ (a masked action) contributes neither to the entropy nor to its gradient.
+        """
         log_probs = torch.log_softmax(self.logits, dim=-1)
         finite = log_probs.clamp(min=torch.finfo(log_probs.dtype).min)  # 0 · −∞ would be NaN
         return -(log_probs.exp() * finite).sum(dim=-1)

@@ -1,4 +1,4 @@
-"""The ε-greedy choice among actions 0 … n − 1, as a tree: it is recorded in a batch and chooses from it."""
+"""ε-greedy choice among actions 0 … n − 1, as a dataclass of tensors that batches can record."""
 
 from __future__ import annotations
 
@@ -14,18 +14,23 @@ __all__ = ["EpsilonGreedy"]
 
 @dataclass
 class EpsilonGreedy:
-    """Action values `q`, float `[..., n]`; leading dims are free. An action of value −∞ (a masked one) is impossible.
+    """ε-greedy choice by action values, with any leading dims. An action of value −∞ (a masked one) is never taken.
 
     Sutton and Barto, "Reinforcement learning: an introduction", 2018, section 2.2.
+
+    Args:
+        q: action values, float `[..., n]`.
     """
 
     q: torch.Tensor
 
     def sample(self, noise: torch.Tensor, epsilon: float | torch.Tensor) -> torch.Tensor:
-        """Actions int64 `[...]`: with probability ε any of the possible ones, each as likely, else the best.
+        """Returns actions, int64 `[...]`: with probability ε uniform over the unmasked actions, else the best.
 
-        noise: uniforms `[..., 2]` inside (0, 1); the first decides whether to explore, the second where. epsilon: one
-        for all rows, or float `[...]`.
+        Args:
+            noise: uniforms `[..., 2]` (further entries are ignored) in the open interval (0, 1). The first decides
+                whether to explore, the second which action to take then.
+            epsilon: ε, one number or float `[...]`.
         """
         if suits_numpy(self.q):
             rates = epsilon.numpy() if isinstance(epsilon, torch.Tensor) else epsilon
@@ -35,15 +40,16 @@ class EpsilonGreedy:
         return torch.where(noise[..., 0] < epsilon, anywhere, self.q.argmax(dim=-1))
 
     def mode(self) -> torch.Tensor:
-        """The best actions, int64 `[...]`."""
+        """Returns the best actions, int64 `[...]`."""
         return self.q.argmax(dim=-1)
 
 
 def _sample_in_numpy(q: np.ndarray, noise: np.ndarray, epsilon: float | np.ndarray) -> np.ndarray:
     action = np.asarray(q.argmax(axis=-1))
     explores = noise[..., 0] < epsilon
-    if explores.any():  # late in training: in few rows
-        count = (q > -np.inf).cumsum(axis=-1, dtype=np.float32)  # as torch compares: by either route the same action
+    if explores.any():  # late in training few elements explore
+        # float32, as in torch's comparison, so that both code paths choose the same action.
+        count = (q > -np.inf).cumsum(axis=-1, dtype=np.float32)
         anywhere = (count >= noise[..., 1:2] * count[..., -1:]).argmax(axis=-1)
         action = np.where(explores, anywhere, action)
     return action

@@ -1,4 +1,4 @@
-"""The diagonal Gaussian over real vectors, as a tree: it is recorded in a batch and computes from it."""
+"""The diagonal Gaussian over real vectors, as a dataclass of tensors that batches can record."""
 
 from __future__ import annotations
 
@@ -17,21 +17,29 @@ _LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
 
 @dataclass
 class Gaussian:
-    """Independent normals with `mean` and `log_std`, float `[..., d]`; leading dims are free."""
+    """Diagonal Gaussians over vectors of `d` numbers, with any leading dims.
+
+    Args:
+        mean: means, float `[..., d]`.
+        log_std: logarithms of the standard deviations, float `[..., d]`.
+    """
 
     mean: torch.Tensor
     log_std: torch.Tensor
 
     @staticmethod
     def noise_size(d: int) -> int:
-        """Uniforms a draw of `d` numbers takes: pairs, by Box and Muller."""
+        """Returns the number of uniforms that a sample of `d` numbers uses: pairs, as Box–Muller requires."""
         return 2 * ((d + 1) // 2)
 
     def sample(self, noise: torch.Tensor) -> torch.Tensor:
-        """Vectors float `[..., d]` from uniforms `[..., noise_size(d)]` inside (0, 1).
+        """Returns sampled vectors, float `[..., d]`.
 
         Box and Muller, "A note on the generation of random normal deviates", 1958: one radius and one angle give two
-        normals. The first half of the uniforms are radii, the second half angles.
+        normals. The first half of the uniforms gives the radii, the second half the angles.
+
+        Args:
+            noise: uniforms `[..., noise_size(d)]` in the open interval (0, 1).
         """
         if suits_numpy(self.mean):
             return torch.from_numpy(_sample_in_numpy(self.mean.numpy(), self.log_std.numpy(), noise.numpy()))
@@ -41,16 +49,16 @@ class Gaussian:
         return self.mean + self.log_std.exp() * normal
 
     def mode(self) -> torch.Tensor:
-        """The mean."""
+        """Returns the mean, float `[..., d]`."""
         return self.mean
 
     def log_prob(self, action: torch.Tensor) -> torch.Tensor:
-        """log π(action), float `[...]`: the density of the vector."""
+        """Returns log π(action), float `[...]`, the log density of vectors `[..., d]`."""
         standard = (action - self.mean) * (-self.log_std).exp()
         return -(0.5 * standard.square() + self.log_std + _LOG_SQRT_2PI).sum(dim=-1)
 
     def entropy(self) -> torch.Tensor:
-        """In nats, float `[...]`; a density's, so it may be negative."""
+        """Returns the differential entropy in nats, float `[...]`; it may be negative."""
         return (self.log_std + (0.5 + _LOG_SQRT_2PI)).sum(dim=-1)
 
 

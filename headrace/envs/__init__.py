@@ -1,4 +1,4 @@
-"""Environments: how they are made, stepped, recorded and checked."""
+"""Environments: construction, stepping, recording and contract checks."""
 
 from headrace.lazy import lazy_exports
 

@@ -1,4 +1,4 @@
-"""What agents answer, checked against the arrays of a batch before it is written there: nothing is broadcast or cut."""
+"""Checks what agents return before it is written into the arrays of a batch: nothing is broadcast or truncated."""
 
 from __future__ import annotations
 
@@ -14,22 +14,27 @@ from headrace.types import Tree
 
 __all__ = ["AS_AT_FIRST", "AnswerWriter", "action_writer", "answer_writer"]
 
-#: Writes a tree of tensors `[n, ...]` into a tree of arrays; raises Mismatch where one does not fit.
+#: Writes a tree of tensors `[n, ...]` into a tree of arrays; raises Mismatch if one does not fit.
 AnswerWriter = Callable[[Tree, Tree], None]
 
 AS_AT_FIRST = "one entry for each row of its inputs, as at first"
 
-#: Of fewer numbers Python's own minimum and maximum are faster than one call of NumPy.
+#: For fewer numbers than this, Python's own minimum and maximum are faster than one NumPy call.
 _MANY = 64
 
-#: The kinds of dtypes that each kind holds without loss; whole numbers must fit besides.
+#: The kinds of dtypes that each kind can hold without loss; integers are also checked for range.
 _HELD_BY = {"b": "b", "i": "iub", "u": "iub", "f": "fiub"}
 
 
 def answer_writer(example: Tree, path: str, of_leaf: Callable[[Any, str], AnswerWriter] | None = None) -> AnswerWriter:
-    """The writer of trees like `example`. of_leaf: makes that of a leaf and its path; None: of arrays, any numbers.
+    """Returns the writer of trees like `example`.
 
-    Trees are taken apart by the names of their parts: two dicts with the same keys may have them in another order.
+    Trees are matched by the names of their parts: two dicts with the same keys may have them in different order.
+
+    Args:
+        example: a tree of the arrays that will be written to.
+        path: name of the tree for error messages.
+        of_leaf: makes the writer of a leaf from the leaf and its path; None: writers of arrays of any numbers.
     """
     of_leaf = of_leaf or _array_writer
     fields = getattr(type(example), "__dataclass_fields__", None)
@@ -47,7 +52,7 @@ def answer_writer(example: Tree, path: str, of_leaf: Callable[[Any, str], Answer
 
 
 def action_writer(space: spaces.Space[Any]) -> AnswerWriter:
-    """The writer of actions as they are recorded: whole numbers within their range, finite ones in a Box."""
+    """Returns the writer of recorded actions: integers within their range, finite numbers in a Box."""
     return answer_writer(_tree_of(space), "action", _action_writer)
 
 
@@ -99,7 +104,9 @@ def _fields_writer(cls: type, parts: list[tuple[str, AnswerWriter]], path: str) 
 
 
 class _Values(NamedTuple):
-    """Which numbers are right. each: for every number of an array; quickly: True only if all of an array are."""
+    """The permitted numbers. each: which numbers of an array are; quickly: a faster check, True only if all of them
+    are.
+    """
 
     words: str
     each: Callable[[np.ndarray], np.ndarray] | None = None
@@ -129,7 +136,7 @@ def _leaf_writer(dtype: np.dtype[Any], path: str, values: _Values) -> AnswerWrit
         if array.dtype is dtype:
             to[...] = array
         else:
-            with np.errstate(over="ignore"):  # infinite then, which a Box refuses
+            with np.errstate(over="ignore"):  # overflow gives infinity, which a Box refuses
                 to[...] = array
             if dtype.kind in "iu":
                 require(to == array, to, array)
@@ -140,7 +147,7 @@ def _leaf_writer(dtype: np.dtype[Any], path: str, values: _Values) -> AnswerWrit
 
 
 def _surely_finite(array: np.ndarray) -> bool:
-    """Whether all are finite and none is very large: one call, where `isfinite` and `all` are two."""
+    """Returns whether all numbers are finite and none is very large: one call instead of `isfinite` and `all`."""
     return isfinite(np.vdot(array, array))
 
 
@@ -159,7 +166,7 @@ def _action_values(space: spaces.Space[Any]) -> _Values:
 
             def all_indices(array: np.ndarray) -> bool:
                 if array.size > _MANY:
-                    return bool(array.view(np.uint64).max() < n)  # below 0 is very large there: one call for both ends
+                    return bool(array.view(np.uint64).max() < n)  # negative ones are huge: checks both ends
                 values: list[int] = array.tolist()
                 return min(values) >= 0 and max(values) < n
 

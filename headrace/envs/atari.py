@@ -27,28 +27,33 @@ def make_atari(
     max_frames: int = 108_000,
     render_mode: str | None = None,
 ) -> gymnasium.Env[Any, Any]:
-    """An Atari game as Mnih et al. (2015), "Human-level control through deep reinforcement learning", play it.
+    """Makes an Atari game with the classic preprocessing.
 
-    Observations are uint8 `[n_frames, screen_size, screen_size]`, grey, the newest frame last; the first observation of
-    an episode is its first frame `n_frames` times. `info["score"]` is the game's own score so far at every step, which
-    clipped rewards hide, and with `episodic_life` it runs on over lives; `info["lives"]` are those left.
+    Mnih et al. (2015), "Human-level control through deep reinforcement learning".
+
+    Observations are uint8 `[n_frames, screen_size, screen_size]`, grayscale, newest frame last; the first observation
+    of an episode is its first frame repeated `n_frames` times. `info["score"]` is the unclipped score of the game so
+    far, at every step; with `episodic_life` it continues across lives. `info["lives"]` is the number of lives left.
 
     Args:
-        game_id: "ALE/Pong-v5", "BreakoutNoFrameskip-v4" …; also the way to take a game without these wrappers.
-        noop_max: at most so many no-ops begin a game, a random number from 1; 0: none.
+        game_id: "ALE/Pong-v5", "BreakoutNoFrameskip-v4" …; passing such an id to a sampler as `EnvCls` gives the game
+            without these wrappers.
+        noop_max: maximum number of no-ops at the start of a game, drawn uniformly from 1 to this; 0: none.
         fire_reset: press FIRE at the start of an episode, in games that have it: some wait for it.
-        episodic_life: the loss of a life ends the episode, as `terminated`; the next one goes on with the same game.
-            A game that is over is `terminated` too, one that is cut by its frame limit `truncated`, either way.
-        frame_skip: frames an action is repeated for; the observation is the maximum of the last two.
+        episodic_life: the loss of a life ends the episode with `terminated`; the next episode continues the same game.
+            With or without it, the end of a game is `terminated` and its frame limit `truncated`.
+        frame_skip: frames for which an action is repeated; the observation is the maximum of the last two.
         screen_size: width and height of frames, in pixels.
-        n_frames: frames of an observation.
-        clip_rewards: to [-1, 1].
+        n_frames: frames stacked in an observation.
+        clip_rewards: clip rewards to [-1, 1].
         repeat_action_probability: "sticky actions"; None: as registered, 0.25 for v5 and 0 for "…NoFrameskip-v4".
         full_action_space: all 18 actions instead of the game's own.
-        max_frames: of the emulator, after which a game is cut; 108 000 are half an hour.
+        max_frames: emulator frames after which a game is truncated; 108 000 are half an hour.
         render_mode: as for `gymnasium.make`.
 
-    Raises ImportError without the packages of the extra "atari", gymnasium.error.Error for an unknown id.
+    Raises:
+        ImportError: the packages of the extra "atari" are not installed.
+        gymnasium.error.Error: the id is unknown.
     """
     try:
         import ale_py
@@ -56,7 +61,7 @@ def make_atari(
     except ImportError as error:
         raise ImportError(f'Atari games need ale-py and opencv ({error}); pip install "headrace[atari]"') from error
     ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)  # no banner from every process
-    cv2.setNumThreads(0)  # a pool of threads does not survive a fork, and workers are the parallelism here
+    cv2.setNumThreads(0)  # a thread pool does not survive a fork, and workers already provide the parallelism
     options: dict[str, Any] = {}
     if repeat_action_probability is not None:
         options["repeat_action_probability"] = repeat_action_probability
@@ -64,7 +69,7 @@ def make_atari(
         game_id,
         disable_env_checker=True,
         frameskip=1,
-        obs_type="grayscale",  # of every frame, though the preprocessing takes its own: cheaper than colours
+        obs_type="grayscale",  # for every frame, though the preprocessing fetches its own: cheaper than colours
         full_action_space=full_action_space,
         max_num_frames_per_episode=max_frames,
         render_mode=render_mode,
@@ -83,7 +88,7 @@ def make_atari(
 
 
 class _Score(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """Adds up the rewards of a game in `info["score"]`. (`RecordEpisodeStatistics` would put clock times beside it.)"""
+    """Accumulates the rewards of a game in `info["score"]`. (`RecordEpisodeStatistics` would add wall-clock times.)"""
 
     def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
         super().__init__(env)
@@ -101,7 +106,7 @@ class _Score(gymnasium.Wrapper[Any, Any, Any, Any]):
 
 
 class _EpisodicLife(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """An episode is a life. `reset` begins a new game only when the last one is over, or it is given a seed."""
+    """Makes each life an episode. `reset` starts a new game only if the last one is over or a seed is given."""
 
     def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
         super().__init__(env)
@@ -127,7 +132,7 @@ class _EpisodicLife(gymnasium.Wrapper[Any, Any, Any, Any]):
 
 
 class _FireReset(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """Presses FIRE after a reset. Should that end the episode, there is another reset, without it."""
+    """Presses FIRE after a reset. If that ends the episode, it resets again without FIRE."""
 
     def __init__(self, env: gymnasium.Env[Any, Any], fire: int) -> None:
         super().__init__(env)

@@ -1,4 +1,4 @@
-"""Whether pickled environments, loaded elsewhere, go on as the originals do."""
+"""Tests whether pickled environments, loaded in another process, continue as the originals do."""
 
 from __future__ import annotations
 
@@ -23,20 +23,27 @@ from headrace.types import StepRow, Tree
 
 __all__ = ["N_TRIED", "CopyTrial", "Recorded", "run_trial"]
 
-#: Environments of a sampler whose copies are tried: they are all made alike.
+#: How many environments of a sampler have their copies tested; they are all made by the same factory.
 N_TRIED = 8
 
-_PATIENCE = 30.0  # seconds after its start for which a verdict is waited for
-_LIFETIME = 200.0  # seconds after which an interpreter without a verdict ends
-_ENOUGH = 5.0  # seconds of stepping after which copies have shown what they can do
+_PATIENCE = 30.0  # seconds after the start of a test for which its result is awaited
+_LIFETIME = 200.0  # seconds after which an interpreter without a result ends
+_ENOUGH = 5.0  # seconds of stepping after which copies are considered tested
 _LARGEST_RECORD = 64 * 2**20
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """What environments did in some rows: trees of arrays `[T, n, ...]`, observation `[T + 1, n, ...]`.
+    """What environments did in some time steps: trees of arrays `[T, n, ...]`, observation `[T + 1, n, ...]`.
 
-    begins: whether row 0 came from a reset of all; resets: how often each may reset itself afterwards, None: always.
+    Args:
+        action: recorded actions.
+        reward: float32 `[T, n]`.
+        terminated: bool `[T, n]`.
+        truncated: bool `[T, n]`.
+        observation: before each step, and after the last.
+        begins: whether time step 0 follows a reset of all environments.
+        resets: how often each environment may be reset afterwards; None: without limit.
     """
 
     action: Tree
@@ -48,7 +55,7 @@ class Recorded:
     resets: int | None
 
     def cut(self, n: int) -> Recorded:
-        """Of the first `n` environments, as many rows as are not too large to hand over."""
+        """Returns the part of the first `n` environments, with as many time steps as fit into 64 MiB."""
         bytes_per_row = sum(leaf[0, :n].nbytes for leaf in (*tree_leaves(self.observation), *tree_leaves(self.action)))
         T = max(1, min(len(self.reward), _LARGEST_RECORD // max(1, bytes_per_row)))
 
@@ -67,18 +74,21 @@ class Recorded:
 
 
 class CopyTrial:
-    """Pickled copies of environments do what the originals did, in an interpreter of their own, or `why_not` says why.
+    """Tests whether pickled copies of environments do what the originals did, in a separate interpreter.
 
-    A pickle may lose what an environment is about and say nothing: its generator, its simulator's state. It may hold
-    the number of a simulator that is elsewhere, and a copy here would step, or close, that of the original. So copies
-    are loaded where nothing of this process is, as those of a resumed run would be, and stepped with the recorded
-    actions; they must do what is recorded, bit for bit. Meanwhile the run goes on.
+    `why_not` is empty if they do, and otherwise says why not. A pickle may silently omit essential state, such as the
+    generator or the state of a simulator. It may also hold the number of a simulator in another process, and a copy
+    loaded here would step or close the original's. So copies are loaded in an interpreter that shares nothing with this
+    process, as those of a resumed run would be, and are stepped with the recorded actions; they must reproduce the
+    recording bit for bit. The run continues meanwhile.
 
-    `take` before rows are collected, `play` after them, `decide` when the verdict is needed.
+    Call `take` before time steps are collected, `play` after them, and `decide` when the result is needed.
+
+    Args:
+        name: name of the factory.
     """
 
     def __init__(self, name: str) -> None:
-        """name: the factory's."""
         self._name = name
         self._pickles: list[bytes] = []
         self._interpreter: FreshInterpreter | None = None
@@ -88,11 +98,11 @@ class CopyTrial:
 
     @property
     def taken(self) -> bool:
-        """Whether there are copies that wait for what they are to do."""
+        """Whether copies were taken that have not been played yet."""
         return bool(self._pickles)
 
     def take(self, env_ids: Sequence[int], states: Sequence[EnvState], status: Status) -> None:
-        """Pickles environments as they stand, which is all that is ever done with them."""
+        """Pickles environments in their current state, without changing them."""
         self.due = False
         try:
             self._pickles = list(dumped(env_ids, states, status).values())
@@ -102,7 +112,7 @@ class CopyTrial:
             self.why_not = not_pickled(self._name, error)
 
     def play(self, recorded: Recorded | None) -> None:
-        """Has the copies do what the originals have done since; None: only load them, and reset them."""
+        """Has the copies repeat what the originals did since `take`; None: the copies are only loaded and reset."""
         if not self._pickles:
             return
         pickles, self._pickles = self._pickles, []
@@ -116,7 +126,7 @@ class CopyTrial:
             self.why_not = f"pickled copies of {self._name} could not be tried ({headline(error)})".split("\n")[0]
 
     def decide(self, status: Status) -> None:
-        """Waits for the verdict, if there is none yet, but not for long."""
+        """Waits for the result, if there is none yet, for 30 s after the start at most."""
         interpreter = self._interpreter
         if interpreter is None:
             return
@@ -133,7 +143,7 @@ class CopyTrial:
             self.why_not = cause_of_death(interpreter.exitcode, process, Phase.SAVING.words, ended=True)
 
     def close(self) -> None:
-        """Ends what still runs."""
+        """Ends the interpreter if it still runs."""
         if self._interpreter is not None:
             self._interpreter.close()
 
@@ -142,7 +152,7 @@ class CopyTrial:
 
 
 def run_trial(job: bytes) -> str:
-    """What copies did that the originals did not, in a sentence; empty: nothing."""
+    """Returns what the copies did differently from the originals, in a sentence; empty if nothing."""
     name, pickles, recorded = pickle.loads(job)
     what = "loaded"
     try:
@@ -178,7 +188,7 @@ def _difference(name: str, states: Sequence[EnvState], recorded: Recorded | None
 
 
 def _step(envs: ScalarEnvs, recorded: Recorded, t: int, observation: Tree) -> str:
-    """Takes step t; names what is different."""
+    """Takes step t; returns the name of what differs, empty if nothing does."""
     n = len(envs.env_ids)
     out = StepRow(observation, np.zeros(n, np.float32), np.zeros(n, np.bool_), np.zeros(n, np.bool_), None)
     stepped = ~envs.waiting
@@ -187,7 +197,7 @@ def _step(envs: ScalarEnvs, recorded: Recorded, t: int, observation: Tree) -> st
         ("reward", out.reward, recorded.reward[t], stepped),
         ("end", out.terminated, recorded.terminated[t], stepped),
         ("end", out.truncated, recorded.truncated[t], stepped),
-        ("observation", observation, tree_rows(recorded.observation, t + 1), ~envs.waiting),  # else it is blanked
+        ("observation", observation, tree_rows(recorded.observation, t + 1), ~envs.waiting),  # waiting ones are blanked
     ):
         if not _same(came, expected, rows):
             return name

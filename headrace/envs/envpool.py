@@ -14,15 +14,22 @@ __all__ = ["make_envpool"]
 
 
 def make_envpool(num_envs: int, *, task_id: str, config: dict[str, Any] | None = None) -> VectorEnv[Any, Any, Any]:
-    """`num_envs` environments of EnvPool, for `VectorEnvs(make_envpool)`::
+    """Makes a vector environment of EnvPool, for `VectorEnvs(make_envpool)`::
 
         CpuSampler(VectorEnvs(make_envpool), {"task_id": "Pong-v5", "config": {"num_threads": 1}}, ...)
 
-    EnvPool takes its seed when it is made, so it is made in the first `reset(seed=...)`: one seed for all of its
-    environments. An ended environment is reset in the step after (NEXT_STEP). config: of `envpool.make`, but for
-    num_envs, batch_size and seed; give `num_threads` where several workers share a machine.
+    EnvPool takes its seed at construction, so the pool is made in the first `reset(seed=...)`, with one seed for all of
+    its environments. An environment whose episode ended is reset in the next step (NEXT_STEP).
 
-    Raises ImportError without the package of the extra "envpool".
+    Args:
+        num_envs: number of environments.
+        task_id: EnvPool's id of the environment.
+        config: arguments of `envpool.make`, except num_envs, batch_size, seed and env_type, which the sampler sets;
+            give `num_threads` if several workers share a machine.
+
+    Raises:
+        ImportError: the package of the extra "envpool" is not installed.
+        ValueError: `config` has an argument that the sampler sets.
     """
     return _Pool(task_id, num_envs, dict(config or {}))
 
@@ -47,7 +54,7 @@ class _Pool(VectorEnv[Any, Any, Any]):
         self.metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Makes the pool at first; later resets go on with its generators."""
+        """Makes the pool at the first call; later resets continue with its generators."""
         if seed is not None and not isinstance(seed, int):
             raise TypeError(f"EnvPool takes one seed for all of its environments, got {type(seed).__name__}")
         if options:
@@ -58,17 +65,17 @@ class _Pool(VectorEnv[Any, Any, Any]):
         return observation, _flat(info)
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        """One step of all of them."""
+        """Steps all environments once."""
         if isinstance(self.single_action_space, spaces.Discrete):
-            actions = actions.astype(np.int32)  # EnvPool's own type of discrete actions
+            actions = actions.astype(np.int32)  # EnvPool's dtype of discrete actions
         observation, reward, terminated, truncated, info = self._pool.step(actions)
         return observation, reward, terminated, truncated, _flat(info)
 
-    def close(self) -> None:  # type: ignore[override]  # Gymnasium's takes any keywords, and has a use for none
-        """Lets go of the pool, whose threads end with it."""
+    def close(self) -> None:  # type: ignore[override]  # Gymnasium's accepts any keywords; none are used here
+        """Releases the pool, which ends its threads."""
         self._pool = None
 
 
 def _flat(info: dict[str, Any]) -> dict[str, Any]:
-    """The fields of environments, without EnvPool's own numbers for players."""
+    """Returns the fields of environments, without EnvPool's own numbers for players."""
     return {key: value for key, value in info.items() if isinstance(value, np.ndarray)}

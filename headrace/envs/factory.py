@@ -1,4 +1,4 @@
-"""Making environments: from an id, an `EnvSpec` or any callable."""
+"""Construction of environments from an id, an `EnvSpec` or any callable."""
 
 from __future__ import annotations
 
@@ -24,20 +24,24 @@ __all__ = ["EnvFactory", "close_quietly", "make_envs", "name_to_import", "user_c
 
 _log = logging.getLogger("headrace.envs")
 
-#: Namespaces of ids whose packages Gymnasium does not load by itself: the module that registers them, and our extra.
+#: Namespaces of ids whose packages Gymnasium does not import by itself: the module that registers them, and our extra.
 _NAMESPACES = {"ALE": ("ale_py", "atari")}
 
 
 @dataclass(frozen=True)
 class EnvFactory:
-    """Makes one environment; travels to workers by cloudpickle.
+    """Makes environments; sent to workers by cloudpickle.
 
-    make: an `EnvSpec`, one of old gym, a callable returning an `Env`, or `VectorEnvs`; kwargs: its arguments;
-    isolation: of what environments draw from global generators, None where they share them; given: the text that named
-    it, if one did; pad: the greatest lengths of texts and sequences, see `Padded`.
+    Ids are resolved to specs in the process where the user registered them, so that an id known only there works in
+    workers under every start method.
 
-    Ids are resolved to specs where the user registered them, so an id known only there works in workers
-    under every start method.
+    Args:
+        make: an `EnvSpec`, a spec of old gym, a callable that returns an `Env`, or `VectorEnvs`.
+        kwargs: arguments of the environment.
+        isolation: seeds of each environment's own copy of the global generators; None if environments share the
+            process's.
+        given: the string that named the environment, empty if it was not named by one.
+        pad: maximum lengths of texts and sequences, see `Padded`.
     """
 
     make: gymnasium.envs.registration.EnvSpec | LegacySpec | VectorEnvs | Callable[..., Any]
@@ -53,10 +57,20 @@ class EnvFactory:
         argument: str = "EnvCls",
         pad: Mapping[str, int] | None = None,
     ) -> EnvFactory:
-        """From what users pass as `EnvCls`; raises TypeError, or ValueError for an id nobody registered.
+        """Returns the factory for what a user passes as `EnvCls`.
 
         "module:Id-v0" imports the module first, as `gymnasium.make` does; "module:name" is a callable of a module;
         "gym:Id-v0" is an id of old gym.
+
+        Args:
+            env_cls: the value of `EnvCls`.
+            env_kwargs: arguments of the environment.
+            argument: name of the argument for error messages.
+            pad: maximum lengths of texts and sequences, see `Padded`.
+
+        Raises:
+            TypeError: `env_cls` has none of the accepted types.
+            ValueError: the id is not registered.
         """
         given = env_cls if isinstance(env_cls, str) else ""
         if isinstance(env_cls, str):
@@ -73,7 +87,7 @@ class EnvFactory:
 
     @property
     def name(self) -> str:
-        """The id, or the callable's name, for messages."""
+        """The id or the name of the callable, for messages."""
         if isinstance(self.make, gymnasium.envs.registration.EnvSpec | LegacySpec):
             return self.make.id
         if isinstance(self.make, VectorEnvs):
@@ -83,7 +97,7 @@ class EnvFactory:
 
     @property
     def importable(self) -> str | None:
-        """What another program gives to `of` for the same environment; None for what has no name there."""
+        """The string from which `of` makes the same environment in another program; None if there is none."""
         if self.given:
             return self.given
         if isinstance(self.make, gymnasium.envs.registration.EnvSpec):
@@ -91,7 +105,11 @@ class EnvFactory:
         return name_to_import(self.make)
 
     def __call__(self) -> gymnasium.Env[Any, Any]:
-        """A new environment; raises EnvContractError for what is none, or has no spaces."""
+        """Makes an environment.
+
+        Raises:
+            EnvContractError: the result is not an environment or has no spaces.
+        """
         env = self.made()
         for name in ("observation_space", "action_space"):
             space = getattr(env, name, None)
@@ -103,11 +121,11 @@ class EnvFactory:
         return env
 
     def made_for(self, env_id: int) -> gymnasium.Env[Any, Any]:
-        """The environment of a number."""
+        """Makes the environment with this env id."""
         return self() if self.isolation is None else isolated(self, self.isolation.seeds(env_id))
 
     def made(self) -> gymnasium.Env[Any, Any]:
-        """A new environment whose spaces were not looked at; one of old gym comes adapted, and padded as declared."""
+        """Makes an environment without checking its spaces; adapts environments of old gym and pads as declared."""
         env = self._adapted()
         return Padded(env, self.pad) if self.pad else env
 
@@ -134,13 +152,13 @@ class EnvFactory:
 
 
 def _resolved(name: str) -> Any:
-    """The `EnvSpec`, `LegacySpec` or callable that a string names."""
+    """Returns the `EnvSpec`, `LegacySpec` or callable that a string names."""
     if name.startswith("gym:"):
         return _legacy(name.removeprefix("gym:"))
     module_name, _, env_id = name.rpartition(":")
     if module_name:
         module = importlib.import_module(module_name)
-        found = getattr(module, env_id, None)  # not `vars`: packages may look names up when asked
+        found = getattr(module, env_id, None)  # not `vars`: packages may define a module-level `__getattr__`
         if callable(found) or isinstance(found, VectorEnvs):
             return found
     registered_by, extra = _NAMESPACES.get(env_id.partition("/")[0], (None, None))
@@ -163,7 +181,7 @@ def _legacy(name: str) -> LegacySpec:
 
 
 def name_to_import(value: Any) -> str | None:
-    """`module:name` of a class or function that another program can import; None of all others."""
+    """Returns `module:name` of a class or function that another program can import; None for everything else."""
     module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", "")
     if module == "__main__" or module not in sys.modules or vars(sys.modules[module]).get(name) is not value:
         return None
@@ -171,7 +189,16 @@ def name_to_import(value: Any) -> str | None:
 
 
 def make_envs(factory: EnvFactory, env_ids: Sequence[int], status: Status) -> list[gymnasium.Env[Any, Any]]:
-    """One environment per id; if one fails, those made before it are closed and `EnvFailed` says which."""
+    """Makes one environment per env id.
+
+    Args:
+        factory: makes them.
+        env_ids: env ids, in order.
+        status: marks the environment under construction.
+
+    Raises:
+        EnvFailed: a constructor raised; the environments made before it are closed.
+    """
     envs: list[gymnasium.Env[Any, Any]] = []
     for env_id in env_ids:
         status.enter(Phase.CONSTRUCTING, env_id)
@@ -187,7 +214,7 @@ def make_envs(factory: EnvFactory, env_ids: Sequence[int], status: Status) -> li
 
 
 def _constructor_remedy(error: BaseException, n_made: int) -> str:
-    """What to do about a constructor that raised. n_made: environments of this process before it."""
+    """Returns the remedy for a constructor that raised. n_made: environments this process made before it."""
     if isinstance(error, TypeError) and re.search(r"missing \d+ required|unexpected keyword argument", str(error)):
         return "; its arguments go into env_kwargs (headrace: --env-kwargs)"
     if n_made == 1:
@@ -199,7 +226,7 @@ def _constructor_remedy(error: BaseException, n_made: int) -> str:
 
 
 def close_quietly(envs: Sequence[gymnasium.Env[Any, Any]]) -> None:
-    """Closes environments on the way out of an error, which is the one to tell; failures here go to the log."""
+    """Closes environments while another error is being raised; failures to close are logged and do not replace it."""
     for env in envs:
         try:
             env.close()
@@ -208,10 +235,16 @@ def close_quietly(envs: Sequence[gymnasium.Env[Any, Any]]) -> None:
 
 
 def user_code_failed(error: BaseException, what: str, status: Status, remedy: str = "") -> SamplerError:
-    """The `EnvFailed` for an exception out of an environment's code.
+    """Returns the `EnvFailed` for an exception raised by an environment's code.
 
-    Not for KeyboardInterrupt: the person stopped the program, the environment did nothing wrong. SystemExit is a
-    failure: an environment must not end the program that steps it.
+    Do not use it for KeyboardInterrupt: the user stopped the program and the environment did nothing wrong. SystemExit
+    is a failure: an environment must not end the program that steps it.
+
+    Args:
+        error: the exception; a `SamplerError` is returned with its place filled in.
+        what: the environment and the call, for the message.
+        status: where the process is.
+        remedy: appended to the message.
     """
     if isinstance(error, SamplerError):
         return error.at(status.where())

@@ -1,7 +1,8 @@
-"""The generators that belong to a whole program: NumPy's, Python's and torch's.
+"""The process-wide random generators of NumPy, Python and torch.
 
-The library draws from none of them. Environments may. So they are seeded for each worker process, which would else
-draw what its siblings draw; and `isolated` gives each environment such generators of its own.
+The library draws from none of them, but environments may. So they are seeded in each worker process, which would
+otherwise draw the same numbers as the other workers, and `isolated` gives each environment its own copy of such
+generators.
 """
 
 from __future__ import annotations
@@ -31,12 +32,12 @@ __all__ = [
     "seed_global_generators",
 ]
 
-#: What to do about an environment that draws from them.
+#: The remedy for an environment that draws from the global generators.
 ISOLATE = "have it use self.np_random, or give the sampler isolate_rng=True"
 
 
 def seed_global_generators(seeds: GeneratorSeeds) -> None:
-    """Seeds them: NumPy's, Python's and, as soon as it is loaded, torch's. In processes of ours only."""
+    """Seeds the global generators of NumPy, Python and, once imported, torch; for the library's processes only."""
     numpy_seed, python_seed, torch_seed = seeds
     mtrand.set_bit_generator(_mt19937(numpy_seed))
     random.seed(python_seed)
@@ -55,13 +56,13 @@ def _mt19937(seed: int) -> np.random.MT19937:
 
 
 class GlobalRandomness:
-    """Notices when somebody draws from them, or seeds them."""
+    """Detects use or seeding of the global generators."""
 
     def __init__(self) -> None:
         self._states = _states()
 
     def touched(self) -> list[str]:
-        """Those that changed since the last call; 0.1 ms."""
+        """Returns the names of the generators that changed since the last call; takes 0.1 ms."""
         states, before = _states(), self._states
         self._states = states
         return [name for name, state in states.items() if name in before and state != before[name]]
@@ -81,27 +82,37 @@ def _states() -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Isolation:
-    """Where the generators of environments come from: see `headrace.rng.generator_seeds`."""
+    """Source of the seeds of each environment's generators, see `headrace.rng.generator_seeds`.
+
+    Args:
+        seed: the run's seed.
+        stream: the stream of training or evaluation environments.
+        incarnation: see `headrace.rng.env_seeds`.
+    """
 
     seed: int
     stream: Stream
     incarnation: int
 
     def seeds(self, env_id: int) -> GeneratorSeeds:
-        """Of one environment."""
+        """Returns the seeds for one environment."""
         return generator_seeds(self.seed, self.stream, env_id, self.incarnation)
 
 
 def isolated(make: Callable[[], gymnasium.Env[Any, Any]], seeds: GeneratorSeeds) -> IsolatedEnv:
-    """The environment that `make` makes, with generators of its own from its constructor on."""
+    """Returns the environment that `make` makes, with its own copy of the global generators from its constructor on."""
     generators = _Generators(seeds)
     return IsolatedEnv(generators.call(make), generators)
 
 
 class IsolatedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """An environment that finds generators of its own where the program has its global ones, in every call.
+    """Swaps the environment's own generators in for the global ones during every call.
 
-    Its pickle holds their states. A call costs 60 µs: the states of Python's generator are read and written twice.
+    Its pickle includes their states. A call costs 60 µs: the state of Python's generator is read and written twice.
+
+    Args:
+        env: the environment.
+        generators: its generators.
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any], generators: _Generators) -> None:
@@ -109,7 +120,7 @@ class IsolatedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._generators = generators
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """With the arguments that were given, and no others."""
+        """Resets with exactly the arguments that were given."""
         given: dict[str, Any] = {} if seed is None else {"seed": seed}
         if options is not None:
             given["options"] = options
@@ -126,25 +137,25 @@ class IsolatedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._generators.call(self.env.close)
 
     def get_wrapper_attr(self, name: str) -> Any:
-        """Methods too are called with these generators."""
+        """Returns an attribute; methods are called with the environment's own generators."""
         value = self.env.get_wrapper_attr(name)
         return partial(self._generators.call, value) if callable(value) else value
 
 
 class _Generators:
-    """Global generators of one environment, and how they take the place of the program's."""
+    """The global generators of one environment, and their exchange with those of the process."""
 
     def __init__(self, seeds: GeneratorSeeds) -> None:
         numpy_seed, python_seed, self._torch_seed = seeds
         self._numpy: Any = _mt19937(numpy_seed)
         self._python = random.Random(python_seed).getstate()
-        self._torch: np.ndarray | None = None  # its state, once torch is loaded
+        self._torch: np.ndarray | None = None  # its state, once torch is imported
 
     def call(self, function: Callable[..., Any], *args: Any) -> Any:
-        """`function(*args)` with these in place.
+        """Calls `function(*args)` with these generators in place.
 
-        NumPy's are exchanged: to copy their states takes 70 µs. A normal number that one has in reserve is lost by
-        that; see `gaussian_kept`.
+        NumPy's generators are exchanged, because copying their states takes 70 µs. The exchange loses a normal number
+        that a generator holds in reserve; see `gaussian_kept`.
         """
         numpy_outside, python_outside = mtrand.get_bit_generator(), random.getstate()
         mtrand.set_bit_generator(self._numpy)
@@ -179,7 +190,7 @@ class _Generators:
 
 @contextmanager
 def gaussian_kept() -> Iterator[None]:
-    """Gives NumPy's global generator back the normal number that it has in reserve, which `IsolatedEnv` loses."""
+    """Restores the normal number that NumPy's global generator holds in reserve, which `IsolatedEnv` loses."""
     before: Any = np.random.get_state(legacy=False)
     try:
         yield

@@ -1,4 +1,4 @@
-"""Info dicts of environments: copies of them, and the fields of them that are recorded."""
+"""Info dicts of environments: copies of them, and their recorded fields."""
 
 from __future__ import annotations
 
@@ -12,11 +12,21 @@ from headrace.envs.spaces import Mismatch, unmasked
 
 __all__ = ["info_copy", "info_value"]
 
-_KIND_ORDER = "buif"  # what may be recorded as what: truth values as numbers, whole numbers as floats
+_KIND_ORDER = "buif"  # a kind may be recorded as a later one: booleans as numbers, whole numbers as floats
 
 
 def info_value(came: Any, key: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.ndarray:
-    """A declared info field as its dtype; raises Mismatch unless shape and kind fit and no whole number is cut."""
+    """Returns a declared info field in its dtype.
+
+    Args:
+        came: the value in the info dict.
+        key: name of the field.
+        dtype: the declared dtype.
+        shape: the declared shape.
+
+    Raises:
+        Mismatch: the shape or the kind of dtype does not fit, or a whole number would be truncated.
+    """
     expected = f"{dtype} {list(shape)}"
     path = f"info[{key!r}]"
     value = unmasked(came, path, expected)
@@ -33,15 +43,15 @@ def info_value(came: Any, key: str, dtype: np.dtype[Any], shape: tuple[int, ...]
 
 
 def info_copy(value: Any) -> Any:
-    """An info dict as it is now: containers and arrays are copied at every depth, other objects stay the same ones.
+    """Returns a snapshot of an info dict: containers and arrays are copied at every depth, other objects are shared.
 
-    To copy a simulator, a window or a lock would have effects of its own.
+    Copying a simulator, a window or a lock would have side effects.
     """
     return _copied(value, {})
 
 
 def _copied(value: Any, made: dict[int, Any]) -> Any:
-    """made: the copies so far by the id of what they were made of: it may be in there twice, or in itself."""
+    """Copies a value. made: copies so far by id of the original: a value may occur twice or contain itself."""
     if id(value) in made:
         return made[id(value)]
     new: Any
@@ -58,7 +68,7 @@ def _copied(value: Any, made: dict[int, Any]) -> Any:
             parts = [_copied(part, made) for part in value]
             if all(map(_is, parts, value)):
                 return value
-            new = made[id(value)] = tuple.__new__(type(value), parts)  # a named tuple, too
+            new = made[id(value)] = tuple.__new__(type(value), parts)  # works for named tuples, too
         case np.ndarray():
             new = made[id(value)] = value.copy()
             if value.dtype == np.object_ and value.ndim:

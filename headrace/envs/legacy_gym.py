@@ -1,6 +1,7 @@
-"""`LegacyGym`: environments of the old `gym` package and of its older 4-tuple API, as `gymnasium.Env`s.
+"""`LegacyGym`: environments of the old `gym` package, including its older 4-tuple API, as `gymnasium.Env`s.
 
-`gym` is imported only for ids with the prefix "gym:"; what is made by the user's own code has imported it already.
+`gym` is imported only for ids with the prefix "gym:"; for environments made by the user's own code it is already
+imported.
 """
 
 from __future__ import annotations
@@ -29,28 +30,30 @@ _APIS = ("auto", "0.26", "0.21")
 
 
 class LegacyGym(gymnasium.Env[Any, Any]):
-    """Adapts an environment of old gym. Samplers do it by themselves for what is a `gym.Env`.
+    """Adapts an environment of old gym. Samplers apply it automatically to every `gym.Env`.
 
-    Spaces are converted. An end counts as `truncated` where the older API's info says "TimeLimit.truncated", else as
-    `terminated`. Seeds go to `reset(seed=…)` where the environment's own `reset` and those of all its wrappers take
-    one, else to `seed(…)`, else to the innermost `reset`; its own action space is seeded as this one's is.
+    Spaces are converted. The end of an episode counts as `truncated` if the older API's info has "TimeLimit.truncated",
+    otherwise as `terminated`. Seeds go to `reset(seed=…)` if the `reset` of the environment and of all its wrappers
+    accept one, otherwise to `seed(…)`, otherwise to the innermost `reset`. The environment's own action space is seeded
+    like this one's.
 
     Args:
-        env: the environment, any object with the methods and spaces of old gym. Of the wrappers that `gym.make` put
-            around it, those that would fail are taken out: the checker, which does not know NumPy 2, and the time limit
-            of an environment of the older API, which awaits that of 0.26 and is counted here instead.
+        env: the environment, any object with the methods and spaces of old gym. Wrappers added by `gym.make` that would
+            fail are removed: the checker, which does not support NumPy 2, and the time limit around an environment of
+            the older API, which expects the API of 0.26; this class counts the steps instead.
         api: "0.26": `reset` returns (observation, info), `step` five values; "0.21": `reset` returns an observation,
-            `step` four values; "auto": as the first answer of `reset` shows, for good.
-        render_mode: for the older API, whose `render(mode)` takes it; newer environments know their own.
+            `step` four values; "auto": decided once, by what the first `reset` returns.
+        render_mode: for the older API, whose `render(mode)` takes it; newer environments have their own `render_mode`.
 
-    Raises EnvContractError for spaces without a counterpart, see `converted_space`.
+    Raises:
+        EnvContractError: a space has no counterpart, see `converted_space`.
     """
 
     def __init__(self, env: Any, api: str = "auto", render_mode: str | None = None) -> None:
         if api not in _APIS:
             raise ValueError(f"api must be one of {', '.join(map(repr, _APIS))}, got {api!r}")
         self.legacy = _without(env, "PassiveEnvChecker")
-        self._limit: int | None = None  # steps of an episode, where no wrapper counts them
+        self._limit: int | None = None  # step limit of an episode, if no wrapper counts the steps
         self._n_steps = 0
         self.observation_space = converted_space(_space_of(env, "observation_space"), "observation_space")
         self.action_space = converted_space(_space_of(env, "action_space"), "action_space")
@@ -58,7 +61,7 @@ class LegacyGym(gymnasium.Env[Any, Any]):
         metadata = dict(getattr(env, "metadata", None) or {})
         self.metadata = {"render_modes": metadata.pop("render.modes", []), **metadata}
         self._api = api
-        # Wrappers may hand on any keyword, or none: all of them are asked.
+        # Wrappers may pass on any keyword, or none, so every one of them is asked.
         self._reset_takes_seed = api != "0.21" and all(map(_takes_seed, _layers(self.legacy)))
         if api == "0.21":
             self._count_steps_here()
@@ -89,7 +92,7 @@ class LegacyGym(gymnasium.Env[Any, Any]):
         return observation, info
 
     def step(self, action: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        """One step; see `gymnasium.Env.step`."""
+        """Takes one step; see `gymnasium.Env.step`."""
         try:
             answer = self.legacy.step(action)
         except ValueError as error:
@@ -109,12 +112,12 @@ class LegacyGym(gymnasium.Env[Any, Any]):
         truncated = bool(done) and isinstance(info, dict) and bool(info.get("TimeLimit.truncated", False))
         self._n_steps += 1
         if self._n_steps == self._limit:
-            truncated = True  # beside `terminated`, as the wrapper of gym 0.26 says it
+            truncated = True  # in addition to `terminated`, as the wrapper of gym 0.26 does
             return observation, reward, done, truncated, info
         return observation, reward, False if truncated else done, truncated, info
 
     def render(self) -> Any:
-        """What the environment renders."""
+        """Returns what the environment renders."""
         if self._api == "0.21" and self.render_mode is not None:
             return self.legacy.render(mode=self.render_mode)
         return self.legacy.render()
@@ -127,7 +130,7 @@ class LegacyGym(gymnasium.Env[Any, Any]):
         return f"<LegacyGym{self.legacy}>"
 
     def _explain(self, error: ValueError) -> None:
-        """Raises EnvContractError if a wrapper of gym awaited other answers than it got."""
+        """Raises EnvContractError if a wrapper of gym raised the error because it expected the other API."""
         frame = error.__traceback__
         while frame is not None and frame.tb_next is not None:
             frame = frame.tb_next
@@ -145,14 +148,16 @@ class LegacyGym(gymnasium.Env[Any, Any]):
         return type(getattr(self.legacy, "unwrapped", self.legacy)).__name__
 
     def _count_steps_here(self) -> None:
-        """Instead of the time limit of `gym.make`."""
+        """Replaces the time limit of `gym.make` by one counted here."""
         for layer in _layers(self.legacy):
             if type(layer).__name__ == "TimeLimit":
                 self._limit = vars(layer)["_max_episode_steps"]
         self.legacy = _without(self.legacy, "TimeLimit")
 
     def _seed(self, seed: int) -> None:
-        """By the older API's method, or else by the innermost `reset`. What has neither has no use for seeds."""
+        """Seeds by the older API's `seed`, or else by the innermost `reset`. An environment with neither does not use
+        seeds.
+        """
         innermost = _layers(self.legacy)[-1]
         seed_method = getattr(self.legacy, "seed", None)
         if seed_method is not None:
@@ -161,19 +166,22 @@ class LegacyGym(gymnasium.Env[Any, Any]):
             innermost.reset(seed=seed)
 
     def _seed_action_space(self) -> None:
-        """With the seed that `action_space` was given, for environments that draw from their own action space."""
+        """Seeds the environment's own action space, from which it may draw, with the seed of `action_space`."""
         seed_method = getattr(self.legacy.action_space, "seed", None)
         if seed_method is not None:
             seed_sequence: Any = self.action_space.np_random.bit_generator.seed_seq
-            seed_method(seed_sequence.entropy % 2**31)  # more bits only where it was never seeded
+            seed_method(seed_sequence.entropy % 2**31)  # there are more bits only if it was never seeded
 
 
 @dataclass(frozen=True)
 class LegacySpec:
-    """An id of old gym's registry, resolved where the user registered it. Pickling it elsewhere needs no gym loaded.
+    """An id of old gym's registry, resolved where the user registered it. Unpickling it does not import gym.
 
-    id: without "gym:"; spec: the `gym.envs.registration.EnvSpec`, pickled if it came from another process. In this one
-    it is as it was registered: loading it would set all attributes of a script's class anew, see `loads_apart`.
+    Args:
+        id: without "gym:".
+        spec: the `gym.envs.registration.EnvSpec`, as pickled bytes if it came from another process. In this process it
+            is kept as registered: unpickling it would overwrite all attributes of a class defined in the script, see
+            `loads_apart`.
     """
 
     id: str
@@ -181,7 +189,12 @@ class LegacySpec:
 
     @staticmethod
     def of(env_id: str) -> LegacySpec:
-        """From "CartPole-v1" or "module:Id-v0"; raises ImportError without gym or module, LookupError for the id."""
+        """Returns the spec of "CartPole-v1" or "module:Id-v0".
+
+        Raises:
+            ImportError: gym or the module is not installed.
+            LookupError: gym has no environment with this id.
+        """
         gym = import_gym()
         module, _, name = env_id.rpartition(":")
         if module:
@@ -191,10 +204,10 @@ class LegacySpec:
         return LegacySpec(env_id, gym.envs.registration.registry[name])
 
     def make(self, kwargs: Mapping[str, Any]) -> LegacyGym:
-        """A new environment; kwargs as for `gym.make`."""
+        """Makes an environment; kwargs as for `gym.make`."""
         gym = import_gym()
         if isinstance(self.spec, bytes):
-            object.__setattr__(self, "spec", pickle.loads(self.spec))  # once: all environments are of one class
+            object.__setattr__(self, "spec", pickle.loads(self.spec))  # once: all environments share one class
         return LegacyGym(gym.make(self.spec, **kwargs))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -203,7 +216,7 @@ class LegacySpec:
 
 
 def import_gym() -> ModuleType:
-    """The old gym, without the notice it prints; raises ImportError that names the extra."""
+    """Imports old gym without printing its notice; raises ImportError that names the extra."""
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             return importlib.import_module("gym")
@@ -214,14 +227,21 @@ def import_gym() -> ModuleType:
 
 
 def is_legacy(env: object) -> bool:
-    """Whether an environment is a `gym.Env` of the old package; loads nothing."""
+    """Returns whether an environment is a `gym.Env` of the old package; imports nothing."""
     return isinstance(env, getattr(sys.modules.get("gym"), "Env", ()))
 
 
 def converted_space(space: Any, path: str) -> spaces.Space[Any]:
-    """Gymnasium's space for one of old gym's, known by the names of its classes: subclasses and look-alikes pass too.
+    """Returns the Gymnasium space for a space of old gym.
 
-    path: where it was found, for the message; raises EnvContractError for what has no counterpart.
+    Spaces are matched by class name, so that subclasses and look-alikes work.
+
+    Args:
+        space: a space of old gym, or one of Gymnasium, which is returned as it is.
+        path: where the space was found, for the message.
+
+    Raises:
+        EnvContractError: the space has no counterpart.
     """
     if isinstance(space, spaces.Space):
         return space
@@ -258,7 +278,7 @@ def _space_of(env: Any, name: str) -> Any:
 
 
 def _layers(env: Any) -> list[Any]:
-    """The environment, and what its wrappers hold, down to the innermost that can be reset."""
+    """Returns the environment and what its wrappers hold, down to the innermost object with a `reset`."""
     layers = [env]
     while callable(getattr(inner := getattr(layers[-1], "__dict__", {}).get("env"), "reset", None)):
         layers.append(inner)
@@ -266,7 +286,7 @@ def _layers(env: Any) -> list[Any]:
 
 
 def _without(env: Any, name: str) -> Any:
-    """The environment without the wrapper of this class."""
+    """Returns the environment without its wrapper of this class name."""
     layers = _layers(env)
     for outer, layer in zip([None, *layers], layers, strict=False):
         if type(layer).__name__ == name and layer is not layers[-1]:
@@ -278,7 +298,7 @@ def _without(env: Any, name: str) -> Any:
 
 
 def _takes_seed(layer: Any) -> bool:
-    """Whether the `reset` of an environment, or of a wrapper, takes a seed."""
+    """Returns whether the `reset` of an environment or a wrapper accepts a seed."""
     if type(layer).__name__ == "EnvCompatibility":  # gym's adapter for the older API, which calls `seed`
         return getattr(layer.env, "seed", None) is not None
     parameters = inspect.signature(layer.reset).parameters.values()
@@ -290,7 +310,7 @@ def _is_pair(answer: Any) -> bool:
 
 
 def _has_info(answer: Any, space: spaces.Space[Any]) -> bool:
-    """Whether `reset` returned (observation, info); a Tuple observation may look like it."""
+    """Returns whether `reset` returned (observation, info); a Tuple observation may look like that."""
     return _is_pair(answer) and not (isinstance(space, spaces.Tuple) and space.contains(answer))
 
 

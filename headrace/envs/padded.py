@@ -1,4 +1,4 @@
-"""`Padded`: texts and sequences in observations, as an array of a declared size and a length."""
+"""`Padded`: texts and sequences in observations as fixed-size arrays with a length."""
 
 from __future__ import annotations
 
@@ -20,21 +20,23 @@ __all__ = ["Padded"]
 
 
 class Padded(gymnasium.ObservationWrapper[Any, Any, Any]):
-    """Gives observations a fixed shape: a text or a sequence of up to n becomes `{"array": ..., "length": k}`.
+    """Gives observations a fixed shape: a text or a sequence of up to n elements becomes `{"array": ..., "length": k}`.
 
-    The array of a text is `[n]`: the number of each character, 1 for the first of the space's characters in sorted
-    order (of `string.printable` where the space does not say which it has), and 0 after the end. The array of a
-    sequence is `[n, ...]` of its elements, a Dict or Tuple of such arrays where they are that, and 0 after the end.
+    The array of a text is `[n]`: the index of each character, counted from 1 in the sorted characters of the space (of
+    `string.printable` if the space does not declare its characters), and 0 after the end. The array of a sequence is
+    `[n, ...]` of its elements, or a Dict or Tuple of such arrays if its elements are Dicts or Tuples, and 0 after the
+    end.
 
     Samplers wrap environments themselves if they are given `pad`. To act with a trained agent, wrap the environment.
 
     Args:
         env: the environment.
-        pad: the greatest length, by the place in the observation: the key of a Dict, the number of a part of a Tuple,
-            joined by dots where they are nested, "" for the observation itself: `{"mission": 48, "goal.steps": 10}`.
+        pad: the maximum length n, by path in the observation: the key of a Dict or the index in a Tuple, joined by dots
+            where they are nested, "" for the observation itself: `{"mission": 48, "goal.steps": 10}`.
 
-    Raises EnvContractError where there is no text or sequence in that place; an observation that is longer is an
-    EnvContractError of the sampler.
+    Raises:
+        EnvContractError: there is no text or sequence at that path. A longer observation makes the sampler raise
+            EnvContractError.
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any], pad: Mapping[str, int]) -> None:
@@ -47,7 +49,7 @@ class Padded(gymnasium.ObservationWrapper[Any, Any, Any]):
         self.observation_space = space
 
     def observation(self, observation: Any) -> Any:
-        """The observation with its texts and sequences padded."""
+        """Returns the observation with its texts and sequences padded."""
         for convert in self._converts:
             observation = convert(observation)
         return observation
@@ -56,7 +58,9 @@ class Padded(gymnasium.ObservationWrapper[Any, Any, Any]):
 def _padded(
     space: spaces.Space[Any], keys: Sequence[str], n: int, path: str
 ) -> tuple[spaces.Space[Any], Callable[[Any], Any]]:
-    """The space with a part of it padded, and what does the same to an observation. keys: lead to the part."""
+    """Returns the space with one part padded, and the function that pads that part of an observation. keys: path of the
+    part.
+    """
     if not keys:
         return _fixed(space, n, path)
     key, *rest = keys
@@ -71,7 +75,7 @@ def _padded(
     raise EnvContractError(f"pad names {key!r}, which {path} has not: it is {space}")
 
 
-# What an observation lacks is left to the recording of it to say.
+# Observations that lack the part are returned unchanged: the recorder reports them.
 
 
 def _in_dict(key: str, convert: Callable[[Any], Any], observation: Any) -> Any:
@@ -87,7 +91,7 @@ def _in_tuple(index: int, convert: Callable[[Any], Any], observation: Any) -> An
 
 
 def _fixed(space: spaces.Space[Any], n: int, path: str) -> tuple[spaces.Space[Any], Callable[[Any], Any]]:
-    """The space of an array and a length, and what makes them."""
+    """Returns the space of an array and a length, and the function that makes them."""
     if is_text(space):
         characters = sorted(space.character_set if isinstance(space, spaces.Text) else string.printable)
         numbers = {character: number for number, character in enumerate(characters, 1)}
@@ -105,7 +109,7 @@ def _fixed(space: spaces.Space[Any], n: int, path: str) -> tuple[spaces.Space[An
 
 
 def _rows_of(space: spaces.Space[Any], n: int) -> spaces.Space[Any]:
-    """The space of n elements of a space with a fixed shape, each of them zeros or an element."""
+    """Returns the space of n elements of a space with a fixed shape, where each is an element or zeros."""
     match space:
         case spaces.Dict():
             return spaces.Dict([(key, _rows_of(child, n)) for key, child in space.spaces.items()])
@@ -129,7 +133,7 @@ def _text(path: str, numbers: Mapping[str, int], empty: np.ndarray, text: Any) -
 
 
 def _sequence(path: str, stacked: bool, write: ObservationWriter, empty: Tree, sequence: Any) -> dict[str, Any]:
-    if stacked:  # a tree of arrays, which has as many elements as each of them
+    if stacked:  # a tree of arrays, whose first axis is the element
         elements: Sequence[Any] = [tree_rows(sequence, row) for row in range(len(tree_leaves(sequence)[0]))]
     elif isinstance(sequence, tuple | list):
         elements = sequence
@@ -148,4 +152,4 @@ def _require_length(path: str, value: Any, length: int, most: int) -> None:
 
 
 def _not_told(path: str, came: Any, dtype: Any) -> None:
-    """Elements are cast without a word: sequences are made by hand, of whatever numbers there were."""
+    """Casts of elements are not logged: sequences are made by hand, from whatever numbers the environment has."""

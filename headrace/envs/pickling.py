@@ -1,4 +1,4 @@
-"""Environments as bytes, with all they hold."""
+"""Environments as bytes, with everything they hold."""
 
 from __future__ import annotations
 
@@ -21,16 +21,19 @@ from headrace.types import Tree
 
 __all__ = ["EnvState", "dumped", "dumps", "loads", "loads_apart", "not_pickled"]
 
-#: An environment of more bytes would make every checkpoint slow and large.
+#: A larger environment, in bytes, would make every checkpoint slow and large.
 _LARGEST = 64 * 2**20
 
 
 @dataclass
 class EnvState:
-    """All there is of one environment between two batches.
+    """The complete state of one environment between two batches.
 
-    seed: of its first reset, if that is still to come; row: where the collection loop stands, running: the statistics
-    of the running episode (both None for evaluation, which begins with resets).
+    Args:
+        env: the environment.
+        seed: seed of its first reset; None if it was reset before.
+        row: what the collection loop carries over for it; None for evaluation, which begins with resets.
+        running: statistics of the running episode; None for evaluation.
     """
 
     env: gymnasium.Env[Any, Any]
@@ -40,7 +43,7 @@ class EnvState:
 
 
 def dumped(env_ids: Sequence[int], states: Sequence[EnvState], status: Status) -> dict[int, bytes]:
-    """Pickles states by env id; raises what pickling raises."""
+    """Pickles states by env id; raises whatever pickling raises."""
     found = {}
     for env_id, state in zip(env_ids, states, strict=True):
         status.enter(Phase.SAVING, env_id)
@@ -49,35 +52,42 @@ def dumped(env_ids: Sequence[int], states: Sequence[EnvState], status: Status) -
 
 
 def not_pickled(name: str, error: BaseException) -> str:
-    """The sentence for environments that cannot be saved. name: the factory's."""
+    """Returns the message for environments that cannot be saved. name: name of the factory."""
     return f"{name} cannot be pickled ({headline(error)})".split("\n")[0]
 
 
 def dumps(value: Any) -> bytes:
-    """Pickles an environment, or what holds one, by cloudpickle, compressed; raises what its pickling raises.
+    """Pickles an environment, or an object that holds one, by cloudpickle, and compresses it.
 
-    Classes that pickle the arguments of their constructor only (`EzPickle`: MuJoCo's, Box2D's) would come back as if
-    new; theirs are pickled whole here. Raises ValueError for more than 64 MiB.
+    Classes that pickle only the arguments of their constructor (`EzPickle`: MuJoCo's, Box2D's) would be restored as if
+    new; their full state is pickled here.
+
+    Args:
+        value: the environment.
+
+    Raises:
+        ValueError: the pickle is larger than 64 MiB.
+        Exception: whatever the pickling of the environment raises.
     """
     buffer = _Limited()
     _Pickler(buffer, pickle.HIGHEST_PROTOCOL).dump(value)
-    return zlib.compress(buffer.getvalue(), 1)  # a MuJoCo environment is 1.2 MB, mostly zeros: 4 ms, a 17th
+    return zlib.compress(buffer.getvalue(), 1)  # a MuJoCo environment, 1.2 MB, mostly zeros: to 1/17 in 4 ms
 
 
 def loads(content: bytes) -> Any:
-    """The inverse of `dumps`. Runs code that the bytes name: for bytes of our own only.
+    """Returns the object that `dumps` pickled. It executes code named in the bytes: use it for trusted bytes only.
 
-    Classes that came whole, those of a script or a notebook, are new ones each time; see `loads_apart`.
+    Classes pickled by value (those of a script or a notebook) are created anew at each call; see `loads_apart`.
     """
     return loads_apart(zlib.decompress(content))
 
 
 def loads_apart(content: bytes) -> Any:
-    """`pickle.loads` of what cloudpickle wrote, without a trace in the classes that are here already.
+    """Unpickles what cloudpickle wrote, like `pickle.loads`, without modifying classes that already exist here.
 
-    cloudpickle numbers the classes that it writes whole. Where it reads a number that it knows, in the process that
-    wrote it or for the second time, it sets all attributes of the class that it knows by that number, and every method
-    of it then sees other globals: copies of the script's, as they were when it was written.
+    cloudpickle assigns an id to each class that it pickles by value. If it reads an id that it has seen, in the process
+    that wrote it or on a second load, it overwrites all attributes of the class with that id, and every method of the
+    class then uses other globals: copies of the script's globals at the time of pickling.
     """
     return _Unpickler(io.BytesIO(content)).load()
 
@@ -91,16 +101,18 @@ class _Limited(io.BytesIO):
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     def reducer_override(self, value: Any) -> Any:
-        """What `EzPickle` instances hold, and not what they were made with. (Gymnasium's and old gym's are alike.)"""
+        """Pickles the state of `EzPickle` instances instead of their constructor arguments; Gymnasium's and old gym's
+        alike.
+        """
         if "_ezpickle_args" in getattr(value, "__dict__", ()):
-            # The setter, because EzPickle's own `__setstate__` calls the constructor.
+            # A state setter is given because EzPickle's own `__setstate__` calls the constructor.
             return copyreg.__newobj__, (type(value),), vars(value), None, None, _set_dict  # type: ignore[attr-defined]
         return super().reducer_override(value)
 
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module_name: str, global_name: str, /) -> Any:
-        """What makes classes makes them without their numbers."""
+        """Makes the functions that create classes ignore cloudpickle's class ids."""
         found = super().find_class(module_name, global_name)
         if module_name.partition(".")[0] == "cloudpickle" and global_name.startswith("_make_"):
             return _unnumbered(found)

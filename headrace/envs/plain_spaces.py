@@ -1,4 +1,4 @@
-"""Spaces as plain data, and back: numbers, strings, lists and arrays only, so that files may hold them."""
+"""Spaces as plain data (numbers, strings, lists and arrays), so that they can be stored in files, and back."""
 
 from __future__ import annotations
 
@@ -10,12 +10,20 @@ from gymnasium import spaces
 
 __all__ = ["plain_space", "space_of"]
 
-#: Numbers that one element of a space may have. Bounds are two of them; a few bytes could ask for more than there is.
+#: Maximum number of numbers in one element of a space. Bounds hold two arrays of them, and a file of a few bytes could
+#: otherwise request more memory than there is.
 _MOST_NUMBERS = 2**24
 
 
 def plain_space(space: spaces.Space[Any]) -> dict[str, Any]:
-    """Box, Discrete, MultiDiscrete, MultiBinary, Dict and Tuple of them, bounds bit by bit; TypeError for the rest."""
+    """Returns a space as plain data, with bounds exact to the bit.
+
+    Args:
+        space: Box, Discrete, MultiDiscrete, MultiBinary, or a Dict or Tuple of them.
+
+    Raises:
+        TypeError: any other space.
+    """
     match space:
         case spaces.Dict():
             return {"kind": "Dict", "spaces": [[key, plain_space(child)] for key, child in space.spaces.items()]}
@@ -41,9 +49,17 @@ def plain_space(space: spaces.Space[Any]) -> dict[str, Any]:
 
 
 def space_of(plain: dict[str, Any]) -> spaces.Space[Any]:
-    """The inverse of `plain_space`; raises ValueError, KeyError or TypeError for what is none.
+    """Returns the space for plain data; the inverse of `plain_space`.
 
-    What is plain may be forged: nothing is allocated for a space of more than 2**24 numbers, which is a ValueError.
+    The data may be forged, so nothing is allocated for a space of more than 2**24 numbers.
+
+    Args:
+        plain: what `plain_space` returned.
+
+    Raises:
+        ValueError: the space is too large, or the data is not that of a space.
+        KeyError: a key is missing.
+        TypeError: a value has the wrong type.
     """
     n_numbers = _n_numbers(plain)
     if n_numbers > _MOST_NUMBERS:
@@ -86,14 +102,14 @@ def _space_of(plain: dict[str, Any]) -> spaces.Space[Any]:
 
 
 def _array(values: np.ndarray) -> np.ndarray:
-    """The bytes of an array, uint8 `[n]`; of the one value if all are the same, as bounds of images are."""
+    """Returns the bytes of an array, uint8 `[n]`; only those of one value if all are equal, as bounds of images are."""
     flat = np.ascontiguousarray(values).reshape(-1)
     raw = flat.view(np.uint8).reshape(len(flat), flat.itemsize)
     return raw[0].copy() if len(raw) and (raw == raw[0]).all() else raw.reshape(-1).copy()
 
 
 def _restored(raw: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.ndarray:
-    if math.prod(raw.shape) > dtype.itemsize * math.prod(shape):  # a view of one byte may be of any size
+    if math.prod(raw.shape) > dtype.itemsize * math.prod(shape):  # a view of one byte may have any size
         raise ValueError(f"{list(raw.shape)} bytes are not the values {list(shape)} of a space")
     values = np.asarray(raw, np.uint8).view(dtype)
     return np.full(shape, values[0], dtype) if values.size == 1 else values.reshape(shape).copy()

@@ -1,4 +1,4 @@
-"""Which installed package would register an id that nobody has registered yet, as far as its files say."""
+"""Finds the installed package that would register an unregistered id, judging by its files."""
 
 from __future__ import annotations
 
@@ -15,20 +15,30 @@ _COMMON = {"gym", "gymnasium", "env", "envs", "rl"}
 
 
 class NotRegistered(LookupError):
-    """Nobody has registered an id; the text says what to write instead."""
+    """No package has registered an id; the message says what to write instead."""
 
 
 def unregistered(name: str, registered: Iterable[str], error: Exception, prefix: str = "") -> Exception:
-    """The error for an id that nobody registered: NotRegistered, or `error` if it is misspelled or has its module.
+    """Returns the error for an unregistered id: NotRegistered, or `error` if the id is misspelled or names its module.
 
-    registered: the ids that are; prefix: "gym:" for those of old gym.
+    Args:
+        name: the id.
+        registered: the registered ids.
+        error: the error of the registry.
+        prefix: "gym:" for ids of old gym.
     """
     what_to_write = "" if ":" in name else where_registered(name, registered, prefix)
     return NotRegistered(what_to_write) if what_to_write else error
 
 
 def where_registered(env_id: str, registered: Iterable[str], prefix: str = "") -> str:
-    """What to write for an id, with the module that registers it where one is known; nothing if it is misspelled."""
+    """Returns what to write for an id, with the module that registers it if known; empty if the id is misspelled.
+
+    Args:
+        env_id: the id.
+        registered: the registered ids.
+        prefix: "gym:" for ids of old gym.
+    """
     name = _name(env_id)
     if get_close_matches(name, map(_name, registered), n=1, cutoff=0.8):
         return ""
@@ -40,7 +50,7 @@ def where_registered(env_id: str, registered: Iterable[str], prefix: str = "") -
 
 
 def _name(env_id: str) -> str:
-    """Without namespace and version."""
+    """Returns an id without namespace and version."""
     return re.sub(r"-v\d+$", "", env_id.rpartition("/")[2])
 
 
@@ -48,7 +58,11 @@ _NEEDS_GYM = re.compile(r"(gym|gymnasium|nes[-_]py)\b(?!.*\bextra\b)", re.IGNORE
 
 
 def _modules(distribution: metadata.Distribution, name: str) -> Iterator[str]:
-    """The modules of a distribution that may register the id: called as it begins, or a file that registers has it."""
+    """Yields the modules of a distribution that may register the id.
+
+    A module qualifies if the id begins with the distribution's name, or if one of its files that register ids contains
+    it.
+    """
     words = [word for word in re.split(r"[_\W]+", distribution.name.lower()) if word not in _COMMON]
     stem = "".join(words)
     called_alike = len(stem) > 2 and re.sub(r"[_\W]+", "", name.lower()).startswith(stem)
@@ -68,6 +82,6 @@ def _modules(distribution: metadata.Distribution, name: str) -> Iterator[str]:
 
 
 def _has(text: str, name: str) -> bool:
-    """Whether a string in a source is the name, or an f-string begins as it does."""
+    """Returns whether a string in a source file is the name, or whether an f-string begins like it."""
     begins = re.findall(r"[\"'/]([\w.-]{4,}){", text)
     return bool(re.search(rf"[\"'/]{re.escape(name)}\b", text)) or any(map(name.startswith, begins))

@@ -1,4 +1,4 @@
-"""`ScalarEnvs`: Gymnasium environments stepped one by one, recorded straight into the rows of a batch."""
+"""`ScalarEnvs`: single Gymnasium environments, stepped one by one and recorded directly into a batch."""
 
 from __future__ import annotations
 
@@ -32,20 +32,27 @@ __all__ = ["EnvInfoKeys", "ScalarEnvs"]
 #: The info fields to record: `{name: (dtype, shape)}`.
 EnvInfoKeys = Mapping[str, tuple[Any, tuple[int, ...]]]
 
-#: Classes of rewards that compare as numbers do; a subclass of float may compare as it likes.
+#: Types of rewards that compare as numbers do; a subclass of float may define comparison differently.
 _NUMBERS = frozenset((float, int, np.float64))
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
-_all_true = np.logical_and.reduce  # what `array.all()` calls after two more frames
+_all_true = np.logical_and.reduce  # what `array.all()` calls, two frames deeper
 
 
 class ScalarEnvs:
-    """An `EnvBatch` of plain Gymnasium environments. Checks what each environment returns before it is written.
+    """An `EnvBatch` of single Gymnasium environments, which checks everything that they return before writing it.
 
-    Shape and dtype of every observation, numeric scalar rewards, boolean ends, finiteness: 0.2 µs a step. A step that
-    fails a check raises `EnvContractError`, an environment's code that raises becomes `EnvFailed`; both say which one.
+    It checks the shape and dtype of every observation, that rewards are numeric scalars, that ends are booleans, and
+    that everything is finite: 0.2 µs a step. A failed check raises `EnvContractError`, an exception in an environment's
+    code becomes `EnvFailed`; both name the environment.
 
-    seeds: per environment, the seed of its first reset and of its action space; later resets go on with the
-    environment's own generator. None: an environment that goes on with the generators it has.
+    Args:
+        envs: the environments, one per column.
+        env_ids: env ids of the columns.
+        seeds: for each environment the seed of its first reset and that of its action space; later resets continue with
+            the environment's own generator. None: the environment continues with the generators it has.
+        name: name of the environments for error messages.
+        status: marks the environment being called.
+        env_info_keys: the info fields to record.
     """
 
     def __init__(
@@ -65,7 +72,7 @@ class ScalarEnvs:
         self.holds = True
         self.moves_while_held = False
         self.keeps_infos = False
-        #: (level, sentence) for the log, each to be said once: what was cast, what was left out.
+        #: (level, message) pairs for the log, each to be logged once: what was cast, what was not recorded.
         self.notes: list[tuple[int, str]] = []
         self._envs = list(envs)
         self._name = name
@@ -90,22 +97,22 @@ class ScalarEnvs:
                 )
             if space_seed is not None:
                 env.action_space.seed(space_seed)
-            # Random actions come from a copy: a space that is a class attribute is one for all environments.
+            # Random actions come from a copy: a space that is a class attribute is shared by all environments.
             self._own_action_spaces.append(copy.deepcopy(env.action_space))
             if space_seed is not None:
                 self._own_action_spaces[-1].seed(space_seed)
 
     def hold(self, rows: np.ndarray, observation: Tree) -> None:
-        """Has the rows of the mask `[n]` wait, and the others not."""
+        """Makes the columns in the mask `[n]` wait, and no others."""
         self.waiting[:] = rows
         self._some_wait = bool(rows.any())
 
     def allow(self, resets: int | None) -> None:
-        """Sets how many times each row may still reset itself in `step`; None: always."""
+        """Sets how often each column may still be reset in `step`; None: without limit."""
         self._allowance = None if resets is None else [resets] * len(self._envs)
 
     def environment(self, row: int) -> tuple[gymnasium.Env[Any, Any], int | None]:
-        """The environment of a row, and the seed of its first reset if that is still to come."""
+        """Returns the environment of a column and the seed of its first reset, None if it was reset before."""
         return self._envs[row], self._seeds[row]
 
     def infos(self) -> Sequence[dict[str, Any]]:
@@ -113,7 +120,7 @@ class ScalarEnvs:
         return self._infos
 
     def reset(self, rows: Sequence[int] | None, observation: Tree) -> None:
-        """Resets `rows` (None: all) and writes their first observations into the tree of `[n, ...]`."""
+        """Resets the columns `rows` (None: all) and writes their first observations into the tree of `[n, ...]`."""
         floats = [leaf for leaf in tree_leaves(observation) if leaf.dtype.kind == "f"]
         for row in range(len(self._envs)) if rows is None else rows:
             self._reset_row(row, observation)
@@ -122,7 +129,7 @@ class ScalarEnvs:
         self._check_finite(observation, None, floats, "reset()")
 
     def step(self, actions: Tree, out: StepRow, timing: Timing | None = None) -> Ends:
-        """Steps every row that is not waiting; see `EnvBatch.step`."""
+        """Steps every column that is not waiting; see `EnvBatch.step`."""
         steps = self._steps if timing is None else [_timed(step, timing) for step in self._steps]
         ended, last_infos = self._step_rows(self._decode(actions), steps, out)
         if not ended:
@@ -134,18 +141,18 @@ class ScalarEnvs:
         return ends
 
     def step_random(self, out: StepRow) -> tuple[Sequence[Any], Ends]:
-        """Steps every row that is not waiting with a random action; see `EnvBatch.step_random`."""
+        """Steps every column that is not waiting with a random action; see `EnvBatch.step_random`."""
         recorded = [
             None if waits else encoded_action(self.spaces.action, random_action(space, tree_rows(out.observation, row)))
             for row, (space, waits) in enumerate(zip(self._own_action_spaces, self.waiting, strict=True))
         ]
-        # From the recorded ones, as in `step`: a space may sample into an array that it uses again.
+        # Decode the recorded actions, as `step` does: a space may sample into an array that it uses again.
         actions = [None if one is None else self._decode(tree_map(_alone, one))[0] for one in recorded]
         ended, last_infos = self._step_rows(actions, self._steps, out)
         return recorded, self._end(ended, last_infos, out) if ended else _NO_ENDS
 
     def call(self, rows: Sequence[int], name: str, args: Sequence[Any]) -> list[Any]:
-        """`env.name(*args)` of each, looked for through its wrappers; what is not callable is returned."""
+        """Calls `env.name(*args)` of each column, found through its wrappers; attributes are returned."""
         return [self._call(row, name, args) for row in rows]
 
     def _call(self, row: int, name: str, args: Sequence[Any]) -> Any:
@@ -159,7 +166,7 @@ class ScalarEnvs:
             raise user_code_failed(error, f"{self._name}: {name}()", self._status) from error
 
     def close(self) -> None:
-        """Closes every environment; the first failure is raised after the last is closed."""
+        """Closes every environment; raises the first failure after the last one is closed."""
         failure: BaseException | None = None
         for env, env_id in zip(self._envs, self.env_ids, strict=True):
             self._status.enter(Phase.CLOSING, env_id)
@@ -176,9 +183,9 @@ class ScalarEnvs:
     def _step_rows(
         self, actions: Sequence[Any], steps: Sequence[Any], out: StepRow
     ) -> tuple[list[int], list[dict[str, Any]]]:
-        """Steps and records the rows that are not waiting; returns those that ended, not yet reset, and their infos.
+        """Steps and records the columns that are not waiting; returns those that ended, before resets, and last infos.
 
-        What an environment returned is copied before the next one steps: they may share it.
+        What an environment returns is copied before the next one steps, because environments may share it.
         """
         observation, write = out.observation, self._write
         rewards, infos, line, env_cell = self._rewards, self._infos, self._status.line, Status.ENV
@@ -197,8 +204,8 @@ class ScalarEnvs:
                 line[env_cell] = env_id
                 next_observation, reward, terminated, truncated, info = step(action)
                 write(observation, row, next_observation)
-                # In Python, a step at a time: NumPy calls that run once a row cost several times their time here,
-                # because the policy between two rows turns their code out of the caches.
+                # Plain Python for each step: NumPy calls made once per time step cost several times their usual time
+                # here, because inference between two time steps evicts their code from the caches.
                 if type(reward) not in _NUMBERS or not -_FLOAT32_MAX <= reward <= _FLOAT32_MAX:
                     reward = _reward(reward)
                 rewards[row] = reward
@@ -221,7 +228,7 @@ class ScalarEnvs:
         return ended, last_infos
 
     def _end(self, ended: list[int], last_infos: list[dict[str, Any]], out: StepRow) -> Ends:
-        """Notes the episodes that ended, then resets them where the allowance says so."""
+        """Records the episodes that ended, then resets their environments as far as `allow` permits."""
         rows = np.array(ended)
         ends = Ends(rows, tree_rows(out.observation, rows), last_infos)
         stopped = []
@@ -252,7 +259,7 @@ class ScalarEnvs:
             raise self._explained(error, "reset()") from error
 
     def _take_info(self, row: int, info: Any, env_info: dict[str, np.ndarray]) -> None:
-        """Records the declared fields, and keeps a copy of the whole for `infos`."""
+        """Records the declared fields and, if `keeps_infos`, keeps a copy of the whole dict for `infos`."""
         for key, (dtype, shape) in self._declared.items():
             if not isinstance(info, dict) or key not in info:
                 came = f"the keys {sorted(map(str, info))}" if isinstance(info, dict) else type(info).__name__
@@ -262,7 +269,7 @@ class ScalarEnvs:
             self._infos[row] = info_copy(info)
 
     def _last_info(self, info: Any) -> dict[str, Any]:
-        """A copy of the last info dict of an episode."""
+        """Returns a copy of the last info dict of an episode."""
         if not isinstance(info, dict):
             raise Mismatch("info", type(info).__name__, "a dict")
         if not info.keys() <= self._seen_keys:
@@ -277,7 +284,7 @@ class ScalarEnvs:
         return copied
 
     def _explained(self, error: BaseException, call: str) -> SamplerError:
-        """What went wrong in an environment, as one of our errors."""
+        """Returns the error of this library for an exception in a call of an environment."""
         if isinstance(error, Mismatch):
             return EnvContractError(
                 f"{self._name}: {call} returned {error.path} = {error.came}, expected {error.expected}; "
@@ -285,7 +292,7 @@ class ScalarEnvs:
                 self._status.where(),
             )
         own_frame = error.__traceback__ is not None and error.__traceback__.tb_next is None
-        if own_frame and isinstance(error, TypeError | ValueError) and "unpack" in str(error):  # what came back
+        if own_frame and isinstance(error, TypeError | ValueError) and "unpack" in str(error):  # of the answer
             expected = (
                 "(observation, info)" if call == "reset()" else "(observation, reward, terminated, truncated, info)"
             )
@@ -340,7 +347,9 @@ def _timed(step: Callable[[Any], Any], timing: Timing) -> Callable[[Any], Any]:
 
 
 def _reward(came: Any) -> float:
-    """A reward that is no plain Python number within float32: a NumPy scalar, a 0-d array, or a Mismatch."""
+    """Returns a reward that is not a plain Python number within float32: a NumPy scalar or 0-d array; Mismatch for
+    others.
+    """
     value = unmasked(came, "reward", "one number")
     if value.shape != () or value.dtype.kind not in "fiub":
         raise Mismatch("reward", f"{type(came).__name__} {value.dtype} {list(value.shape)}", "one number")

@@ -1,6 +1,7 @@
-"""What headrace needs to know of Gymnasium spaces: null values, recording observations, handing over actions.
+"""Operations on Gymnasium spaces: null values, recording of observations, conversion of actions.
 
-Box, Discrete (with `start`), MultiDiscrete (with `start`), MultiBinary, and Dict and Tuple of them, to any depth.
+Supports Box, Discrete (with `start`), MultiDiscrete (with `start`), MultiBinary, and Dict and Tuple of them, nested to
+any depth.
 """
 
 from __future__ import annotations
@@ -36,18 +37,24 @@ __all__ = [
     "vector_action_decoder",
 ]
 
-#: Writes one observation into row `b` of a tree of `[n, ...]`; raises `Mismatch` when it is not what the space says.
+#: Writes one observation into column `b` of a tree of `[n, ...]`; raises `Mismatch` if it does not fit the space.
 ObservationWriter = Callable[[Tree, int, Any], None]
 
 
-#: Told (path, what came, dtype) of what was cast without loss.
+#: Called with (path, what came, dtype) for a value that was cast without loss.
 OnCast = Callable[[str, Any, Any], None]
 
 
 class Mismatch(Exception):
-    """What an environment or an agent answered is not what was agreed on; who knows which one makes an error of it.
+    """A returned value does not fit; callers that have the context turn this into an error.
 
-    row: of the batch row, where one is to blame.
+    Raised for what environments and agents return.
+
+    Args:
+        path: the place in the returned value.
+        came: what was there, in words.
+        expected: what should be there, in words.
+        row: index of the column in the batch, if one is to blame.
     """
 
     def __init__(self, path: str, came: str, expected: str, row: int | None = None) -> None:
@@ -56,9 +63,9 @@ class Mismatch(Exception):
 
 
 def null_value(space: spaces.Space[Any], path: str = "space") -> Tree:
-    """Zeros of one element of `space`: a tree of arrays `[...]`, Dict as dict and Tuple as tuple.
+    """Returns zeros for one element of `space`: a tree of arrays `[...]`, Dict as dict and Tuple as tuple.
 
-    path: what the space is, for the EnvContractError about one without a fixed shape.
+    Raises EnvContractError, in which the space is called `path`, if the space has no fixed shape.
     """
     match space:
         case spaces.Dict():
@@ -79,12 +86,12 @@ def _refused(space: spaces.Space[Any], path: str) -> EnvContractError:
 
 
 def is_text(space: spaces.Space[Any]) -> bool:
-    """Whether its elements are strings: Gymnasium's Text, and the like of other packages."""
+    """Returns whether the elements of a space are strings: Gymnasium's Text and similar spaces of other packages."""
     return space.dtype is not None and space.dtype.kind == "U"
 
 
 def _remedy(space: spaces.Space[Any], path: str) -> str:
-    """What to do about a space without a fixed shape."""
+    """Returns the remedy for a space without a fixed shape."""
     keys = re.findall(r"\[(?:'(.*?)'|(\d+))\]", path)
     if path.startswith("observation") and (is_text(space) or isinstance(space, spaces.Sequence)):
         place = ".".join(key or index for key, index in keys)
@@ -100,7 +107,7 @@ def _remedy(space: spaces.Space[Any], path: str) -> str:
 
 
 def limits(space: spaces.Space[Any]) -> tuple[Any, Any]:
-    """The least and the greatest value, of all or of each number, of a space that is no Dict or Tuple."""
+    """Returns the bounds (low, high), scalars or arrays, of a space other than Dict or Tuple; both inclusive."""
     match space:
         case spaces.Box():
             return space.low, space.high
@@ -112,10 +119,15 @@ def limits(space: spaces.Space[Any]) -> tuple[Any, Any]:
 
 
 def observation_writer(space: spaces.Space[Any], on_cast: OnCast, path: str = "observation") -> ObservationWriter:
-    """The function that records observations of `space`; shapes must be the space's own, nothing is broadcast.
+    """Returns the function that records observations of `space`; nothing is broadcast.
 
-    Numbers of another dtype, and lists of numbers, are cast where nothing is lost (float64 to float32 is rounded: many
-    classic environments need it), and `on_cast` is told.
+    Shapes must be exactly the space's. Numbers of another dtype and lists of numbers are cast if nothing is lost.
+    Rounding float64 to float32 is allowed, because many classic environments need it.
+
+    Args:
+        space: the observation space.
+        on_cast: called for each cast.
+        path: name of the observation for error messages.
     """
     match space:
         case spaces.Dict():
@@ -135,7 +147,7 @@ def _array_writer(space: spaces.Space[Any], on_cast: OnCast, path: str) -> Obser
     assert dtype is not None
 
     def write(to: np.ndarray, b: int, observation: Any) -> None:
-        # Only of a plain array shape and dtype can be believed.
+        # The shape and dtype of a subclass of ndarray cannot be trusted.
         if type(observation) is not ndarray or observation.shape != shape or observation.dtype is not dtype:
             observation = fitted(observation, space, shape, on_cast, path)
         to[b] = observation
@@ -144,10 +156,20 @@ def _array_writer(space: spaces.Space[Any], on_cast: OnCast, path: str) -> Obser
 
 
 def fitted(value: Any, space: spaces.Space[Any], shape: tuple[int, ...], on_cast: OnCast, path: str) -> np.ndarray:
-    """The array of this shape in `value`, as the dtype of a Box, MultiDiscrete or MultiBinary; Mismatch for others.
+    """Returns `value` as an array of this shape and of the dtype of a Box, MultiDiscrete or MultiBinary.
 
-    An array of another dtype, or a list of numbers, is cast if no number is another one then, and `on_cast` is told.
-    Floats may be rounded to float32, but to nothing shorter.
+    An array of another dtype or a list of numbers is cast if this changes no number, and `on_cast` is called. Floats
+    may be rounded to float32, but not to a shorter type.
+
+    Args:
+        value: what was returned.
+        space: the space.
+        shape: the shape, with a leading axis for vector environments.
+        on_cast: called for each cast.
+        path: name of the value for error messages.
+
+    Raises:
+        Mismatch: the shape differs or the cast would lose something.
     """
     dtype = space.dtype
     assert dtype is not None
@@ -173,7 +195,7 @@ def _cast_without_loss(array: np.ndarray, space: spaces.Space[Any], path: str) -
         f"observation.astype(np.{dtype}), env.observation_space)"
     )
     if array.dtype.kind == "f" and dtype.kind != "f" and isinstance(space, spaces.Box):
-        # A fraction in whole numbers is a scale that was forgotten, also where it happens to be 0.0.
+        # Floats where integers are expected mean that scaling was forgotten, also if the values happen to be 0.0.
         raise Mismatch(path, described(array), convert)
     with np.errstate(all="ignore"):
         cast = array.astype(dtype)
@@ -186,19 +208,20 @@ def _cast_without_loss(array: np.ndarray, space: spaces.Space[Any], path: str) -
 
 
 def cast_note(name: str, path: str, came: Any, dtype: Any) -> str:
-    """What the log says, once, of what is cast."""
+    """Returns the log message about a cast, which is logged once."""
     return f"{name}: {path} arrives as {came} where {dtype} is expected; it is cast"
 
 
 def _is_numbers(value: Any) -> bool:
-    """Whether it is what Python itself has for numbers; `numpy.float64` is a `float`, too."""
+    """Returns whether a value is a Python number, list or tuple; `numpy.float64`, which is a `float`, is not."""
     return isinstance(value, list | tuple | int | float) and not isinstance(value, np.generic)
 
 
 def array_in(value: Any, path: str, expected: str) -> np.ndarray:
-    """The plain array in a list of numbers, a subclass of ndarray, a NumPy scalar, or what acts like one (LazyFrames).
+    """Returns a list of numbers, a subclass of ndarray, a NumPy scalar or an array-like as a plain array.
 
-    Such an object has an `__array__`, and a `dtype` of NumPy's. Raises Mismatch for others, and for masked arrays.
+    An array-like, such as LazyFrames, has an `__array__` and a NumPy `dtype`. Raises Mismatch for other values
+    and for masked arrays.
     """
     known = _is_numbers(value) or isinstance(value, np.ndarray | np.generic)
     if not known and not isinstance(getattr(value, "dtype", None), np.dtype):
@@ -210,13 +233,15 @@ def array_in(value: Any, path: str, expected: str) -> np.ndarray:
 
 
 def unmasked(value: Any, path: str, expected: str) -> np.ndarray:
-    """`numpy.asarray(value)`; raises Mismatch for lists of different lengths, and for masked arrays: that would take
-    what is under the mask for numbers.
+    """Returns `numpy.asarray(value)`.
+
+    Raises Mismatch for lists of different lengths and for masked arrays, whose values under the mask `asarray` would
+    take for numbers.
     """
     try:
         array = np.asanyarray(value)
     except ValueError:
-        if not isinstance(value, list | tuple):  # then it comes from its own `__array__`
+        if not isinstance(value, list | tuple):  # then the error comes from the object's own `__array__`
             raise
         raise Mismatch(path, described(value), expected) from None
     if isinstance(array, np.ma.MaskedArray):
@@ -230,7 +255,7 @@ def _discrete_writer(space: spaces.Discrete, path: str) -> ObservationWriter:
 
     def write(to: np.ndarray, b: int, observation: Any) -> None:
         try:
-            value = index(observation)  # a plain int, whatever the class of the observation says of its order
+            value = index(observation)  # a plain int, however the observation's class defines comparison
         except TypeError:
             raise Mismatch(path, described(observation), f"an integer in [{low}, {high})") from None
         if not low <= value < high or isinstance(observation, np.ma.MaskedArray):
@@ -270,7 +295,7 @@ def _tuple_writer(space: spaces.Tuple[Any], on_cast: OnCast, path: str) -> Obser
 
 
 def described(value: Any) -> str:
-    """What came, in words: never the whole value, it may be an image."""
+    """Describes a value in words, never in full: it may be an image."""
     if isinstance(value, np.ndarray | np.generic):
         return f"{value.dtype} {list(value.shape)}"
     if isinstance(value, dict):
@@ -280,10 +305,14 @@ def described(value: Any) -> str:
 
 
 def action_decoder(space: spaces.Space[Any], path: str = "action") -> Callable[[Tree], Sequence[Any]]:
-    """The function that turns recorded actions, a tree of `[n, ...]`, into `n` actions for environments: copies.
+    """Returns the function that turns recorded actions, a tree of `[n, ...]`, into copies for `n` environments.
 
-    Recorded discrete actions are indices from 0, so `start` is added; recorded Box actions are the agent's own, so
-    the environment gets them clipped.
+    Recorded discrete actions are indices from 0, so `start` is added. Recorded Box actions are those of the agent, so
+    they are clipped for the environment.
+
+    Args:
+        space: the action space.
+        path: name of the action for error messages.
     """
     match space:
         case spaces.Dict():
@@ -302,17 +331,17 @@ def action_decoder(space: spaces.Space[Any], path: str = "action") -> Callable[[
 
             return decode_tuple
         case spaces.Discrete() if space.start == 0 and space.dtype == np.int64:
-            return list  # scalars are copies
+            return list  # iterating gives scalars, which are copies
     decode = vector_action_decoder(space, path)
     if isinstance(space, spaces.Box) and space.shape == ():
-        # Rows of a vector would be scalars, and the space holds 0-d arrays.
+        # Iterating a vector gives scalars, and the space contains 0-d arrays.
         return lambda actions: [np.asarray(action) for action in decode(actions)]
-    # NumPy integers of the space's dtype, as `space.sample()` gives: Gymnasium checks them faster than ints.
+    # NumPy integers of the space's dtype, as `space.sample()` returns: Gymnasium checks them faster than ints.
     return lambda actions: list(decode(actions))
 
 
 def vector_action_decoder(space: spaces.Space[Any], path: str = "action") -> Callable[[Tree], Tree]:
-    """The same for a vector environment: one tree of `[n, ...]`, in memory of its own."""
+    """Returns the same as `action_decoder` for a vector environment: one tree of `[n, ...]`, in memory of its own."""
     match space:
         case spaces.Dict():
             decoders = {key: vector_action_decoder(child, f"{path}[{key!r}]") for key, child in space.spaces.items()}
@@ -337,7 +366,7 @@ def vector_action_decoder(space: spaces.Space[Any], path: str = "action") -> Cal
 
 
 def encoded_action(space: spaces.Space[Any], action: Any) -> Tree:
-    """An environment's action as it is recorded: the inverse of `action_decoder`, for one action. A copy."""
+    """Converts one action of an environment to its recorded form, as a copy; the inverse of `action_decoder`."""
     match space:
         case spaces.Dict():
             return {key: encoded_action(child, action[key]) for key, child in space.spaces.items()}
@@ -349,7 +378,7 @@ def encoded_action(space: spaces.Space[Any], action: Any) -> Tree:
 
 
 def random_action(space: spaces.Space[Any], observation: Tree) -> Any:
-    """A random action, one that the observation's mask allows if there is one; see `ACTION_MASK`."""
+    """Samples an action, by the observation's action mask if it has one; see `ACTION_MASK`."""
     if not isinstance(observation, dict) or ACTION_MASK not in observation:
         return space.sample()
     mask = observation[ACTION_MASK].astype(np.int8)

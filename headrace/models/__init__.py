@@ -1,4 +1,4 @@
-"""Small torch modules."""
+"""Small torch modules, the default models of the agents."""
 
 from headrace.lazy import lazy_exports
 

@@ -1,4 +1,4 @@
-"""Small torch modules."""
+"""Small torch modules, the default models of the agents."""
 
 from headrace.models.conv import NatureCnn as NatureCnn
 from headrace.models.features import Features as Features

@@ -1,4 +1,4 @@
-"""Convolutional features of images."""
+"""Convolutional networks for image observations."""
 
 from __future__ import annotations
 
@@ -12,22 +12,26 @@ from torch.nn import functional
 
 __all__ = ["NatureCnn", "is_image"]
 
-#: Below this the third convolution has nothing left to see.
+#: Shortest side of an image: below it, the third convolution has no input left.
 _SMALLEST = 36
 
 
 def is_image(space: spaces.Space[Any]) -> bool:
-    """Whether observations are images for a `NatureCnn`: uint8 `[C, H, W]` or `[H, W, C]`, sides of 36 or more."""
+    """Returns whether a `NatureCnn` fits: uint8 images `[C, H, W]` or `[H, W, C]` with H and W of at least 36."""
     if not isinstance(space, spaces.Box) or space.dtype != np.uint8 or len(space.shape) != 3:
         return False
     return sorted(space.shape)[1] >= _SMALLEST and min(space.shape) in (space.shape[0], space.shape[2])
 
 
 class NatureCnn(torch.nn.Module):
-    """Three convolutions and a linear layer: uint8 images `[..., *shape]` to float32 `[..., size]`.
+    """Three convolutions and a linear layer, which map uint8 images `[..., *shape]` to float32 `[..., size]`.
 
     Mnih et al., "Human-level control through deep reinforcement learning", Nature 2015. The channel axis is the
-    smaller of the first and the last; bytes are scaled to 0 … 1.
+    smaller of the first and the last; pixel values are scaled to 0 … 1.
+
+    Args:
+        shape: shape of one image, `(C, H, W)` or `(H, W, C)`.
+        size: number of features.
     """
 
     def __init__(self, shape: tuple[int, ...], size: int = 512) -> None:
@@ -50,9 +54,9 @@ class NatureCnn(torch.nn.Module):
             torch.nn.init.zeros_(layer.bias)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """See the class."""
+        """Returns features float32 `[..., size]` of uint8 images `[..., *shape]`."""
         leading = images.shape[:-3]
-        # Scaled in place: one copy of a batch of images as floats, not two.
+        # Scaling in place makes one float copy of a batch of images instead of two.
         hidden = images.reshape(-1, *images.shape[-3:]).float().mul_(1.0 / 255.0)
         if self._channels_last:
             hidden = hidden.permute(0, 3, 1, 2)

@@ -1,4 +1,4 @@
-"""Observations of any supported space as vectors."""
+"""Converts observations of any supported space to vectors."""
 
 from __future__ import annotations
 
@@ -17,11 +17,18 @@ __all__ = ["Features"]
 
 
 class Features(torch.nn.Module):
-    """Maps a tree of `[..., *shape]` to float32 `[..., size]`: the parts of Dict and Tuple side by side.
+    """Maps an observation, a tree of `[..., *shape]`, to one vector, float32 `[..., size]`.
 
-    Numbers are flattened, Discrete is one-hot (under a linear layer: an embedding), images go through a `NatureCnn`
-    each. normalize: numbers of Box spaces pass a `RunningNorm`, whose statistics `update` gathers; agents call it for
-    every `Features` in their model. Raises TypeError for a space without parts.
+    The parts of Dict and Tuple spaces are concatenated. Numbers are flattened, Discrete is one-hot (an embedding, if a
+    linear layer follows), and each image passes through its own `NatureCnn`.
+
+    Args:
+        space: the observation space.
+        normalize: normalize numbers of Box spaces by a `RunningNorm`, whose statistics `update` changes; agents call
+            `update` for every `Features` in their model.
+
+    Raises:
+        TypeError: if the space has no parts.
     """
 
     size: int
@@ -40,8 +47,8 @@ class Features(torch.nn.Module):
         self.has_images = any(isinstance(leaf, NatureCnn) for leaf in leaves)
 
     def forward(self, observation: Tree) -> torch.Tensor:
-        """See the class."""
-        # `forward`, and the dict below the ModuleList: calls of modules and its iterator cost 2 µs each.
+        """Returns features float32 `[..., size]` of observations, a tree of `[..., *shape]`."""
+        # `leaf.forward` and `_modules`, because a module call and the iterator of a ModuleList cost 2 µs each.
         parts = [
             leaf.forward(_at(observation, keys))
             for leaf, keys in zip(self.leaves._modules.values(), self._keys, strict=True)
@@ -49,14 +56,14 @@ class Features(torch.nn.Module):
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
     def update(self, observation: Tree) -> None:
-        """Takes observations, a tree of `[N, *shape]`, into the statistics of normalization, if there are any."""
+        """Updates the normalization statistics, if any, with observations, a tree of `[N, *shape]`."""
         for leaf, keys in zip(self.leaves, self._keys, strict=True):
             if isinstance(leaf, _Numbers) and leaf.norm is not None:
                 leaf.norm.update(leaf.flat(_at(observation, keys)))
 
 
 class _Numbers(torch.nn.Module):
-    """Numbers `[..., *shape]` as float32 `[..., size]`."""
+    """Flattens numbers `[..., *shape]` to float32 `[..., size]` and normalizes them if asked."""
 
     def __init__(self, shape: tuple[int, ...], normalize: bool) -> None:
         super().__init__()
@@ -64,8 +71,8 @@ class _Numbers(torch.nn.Module):
         self.norm = RunningNorm(self.size) if normalize else None
 
     def flat(self, numbers: torch.Tensor) -> torch.Tensor:
-        """Not normalized."""
-        # Not `float()` alone: an operator that does nothing costs its dispatch too.
+        """Returns the flattened numbers, not normalized."""
+        # The dtype is checked because `float()` costs an operator dispatch even when it does nothing.
         floats = numbers if numbers.dtype is torch.float32 else numbers.float()
         if self._n_dims == 1:
             return floats
@@ -77,19 +84,19 @@ class _Numbers(torch.nn.Module):
 
 
 class _OneHot(torch.nn.Module):
-    """Integers `[...]` from `start` as float32 `[..., n]`."""
+    """One-hot encodes integers `[...]`, which begin at `start`, as float32 `[..., n]`."""
 
     def __init__(self, n: int, start: int) -> None:
         super().__init__()
         self.size, self._start = n, start
 
     def forward(self, numbers: torch.Tensor) -> torch.Tensor:
-        # Clamped, because padding rows are 0 whatever the space's start.
+        # Clamped because padding is 0, whatever the `start` of the space.
         return one_hot((numbers.long() - self._start).clamp(0, self.size - 1), self.size).float()
 
 
 def _parts(space: spaces.Space[Any], keys: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], spaces.Space[Any]]]:
-    """The spaces that are no Dict or Tuple, with the keys that lead there."""
+    """Yields the leaf spaces (neither Dict nor Tuple) with the keys of the path to each."""
     match space:
         case spaces.Dict():
             children: Any = space.spaces.items()

@@ -18,7 +18,13 @@ __all__ = ["ActorCritic", "TanhBody", "linear"]
 
 
 def linear(n_in: int, n_out: int, gain: float) -> torch.nn.Linear:
-    """A linear layer with orthogonal weights of the given gain and zero bias (the usual start of policy gradients)."""
+    """Returns a linear layer with orthogonal weights and zero bias, the usual initialization for policy gradients.
+
+    Args:
+        n_in: number of inputs.
+        n_out: number of outputs.
+        gain: gain of the orthogonal weights.
+    """
     layer = torch.nn.Linear(n_in, n_out)
     torch.nn.init.orthogonal_(layer.weight, gain)
     torch.nn.init.zeros_(layer.bias)
@@ -26,9 +32,11 @@ def linear(n_in: int, n_out: int, gain: float) -> torch.nn.Linear:
 
 
 class TanhBody(torch.nn.Module):
-    """Layers of tanh, then a linear one: float32 `[..., sizes[0]]` to `[..., sizes[-1]]`.
+    """A multi-layer perceptron: tanh layers, then a linear layer; float32 `[..., sizes[0]]` to `[..., sizes[-1]]`.
 
-    head_gain: of the last layer's weights.
+    Args:
+        sizes: sizes of the input, of the hidden layers and of the output.
+        head_gain: gain of the orthogonal weights of the last layer.
     """
 
     def __init__(self, sizes: Sequence[int], head_gain: float = 1.0) -> None:
@@ -42,7 +50,7 @@ class TanhBody(torch.nn.Module):
         self._numpy_head = NumpyLinear(self, "head")
 
     def in_numpy(self, features: torch.Tensor) -> np.ndarray | None:
-        """The outputs, if these few rows are to be computed in NumPy."""
+        """Returns the outputs computed in NumPy, or None where torch should compute them (see `suits_numpy`)."""
         if not suits_numpy(features, self._largest):
             return None
         hidden = features.numpy()
@@ -52,8 +60,8 @@ class TanhBody(torch.nn.Module):
         return self._numpy_head(hidden)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """See the class."""
-        for layer in self.layers:  # functions, not module calls, which cost 2 to 3 µs each
+        """Returns outputs float32 `[..., sizes[-1]]` of features `[..., sizes[0]]`."""
+        for layer in self.layers:  # calls of functions, because a module call costs 2 to 3 µs
             assert isinstance(layer, torch.nn.Linear)
             features = torch.tanh(functional.linear(features, layer.weight, layer.bias))
         return functional.linear(features, self.head.weight, self.head.bias)
@@ -63,14 +71,14 @@ class ActorCritic(torch.nn.Module):
     """Policy outputs and a value from any observation; the default model of policy-gradient agents.
 
     Takes `(observation, prev_action, prev_reward)` with any leading dims and returns `(outputs [..., n_outputs],
-    value [...])`; it does not look at the previous action and reward.
+    value [...])`; it ignores the previous action and reward.
 
     Args:
-        spaces: of one environment.
-        n_outputs: policy outputs.
-        hidden_sizes: tanh layers over the features (`Features`); default two of 64, none over images.
-        separate_value: a body of its own for the value, over the same features.
-        normalize_observation: see `Features`.
+        spaces: spaces of one environment.
+        n_outputs: number of policy outputs.
+        hidden_sizes: sizes of the tanh layers over the features (`Features`). Default: two of 64, none over images.
+        separate_value: compute the value by separate layers over the same features.
+        normalize_observation: see `normalize` of `Features`.
     """
 
     def __init__(
@@ -93,12 +101,12 @@ class ActorCritic(torch.nn.Module):
             self.policy = TanhBody([*sizes, n_outputs + 1])
             self.value = None
             with torch.no_grad():
-                self.policy.head.weight[:-1] *= 0.01  # start near the uniform policy
+                self.policy.head.weight[:-1] *= 0.01  # start close to the uniform policy
 
     def forward(
         self, observation: Tree, prev_action: Tree, prev_reward: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """See the class."""
+        """Returns policy outputs `[..., n_outputs]` and values `[...]`."""
         features, policy, value_body = self.features.forward(observation), self.policy, self.value
         outputs = policy.in_numpy(features)
         if outputs is None:
@@ -109,5 +117,5 @@ class ActorCritic(torch.nn.Module):
         if value_body is None:
             return torch.from_numpy(outputs[..., :-1]), torch.from_numpy(np.asarray(outputs[..., -1]))
         value = value_body.in_numpy(features)
-        assert value is not None  # its products are no larger
+        assert value is not None  # its matrix products are no larger than the policy's
         return torch.from_numpy(outputs), torch.from_numpy(np.asarray(value[..., 0]))

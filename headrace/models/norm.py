@@ -1,4 +1,4 @@
-"""Normalization by running statistics."""
+"""Normalization of observations by running statistics."""
 
 from __future__ import annotations
 
@@ -11,11 +11,15 @@ __all__ = ["RunningNorm"]
 
 
 class RunningNorm(torch.nn.Module):
-    """`(x − mean) / std` over rows `[..., size]`, cut at ±`clip`.
+    """Normalizes vectors `[..., size]` as `(x − mean) / std`, clipped to ±`clip`.
 
-    Mean and variance are buffers, so they reach other processes and checkpoints with the weights. They change in
-    `update` only: a batch is collected and learned from with the same statistics, and rows stay as recorded. Until the
-    first update, rows pass as they are.
+    Mean and variance are buffers, so they are published to other processes and saved in checkpoints with the weights.
+    Only `update` changes them: a batch is collected and learned from with the same statistics, and recorded
+    observations are not normalized. Until the first update, mean is 0 and std is 1.
+
+    Args:
+        size: length of a vector.
+        clip: largest absolute value of the result.
     """
 
     def __init__(self, size: int, clip: float = 10.0) -> None:
@@ -24,7 +28,7 @@ class RunningNorm(torch.nn.Module):
         self.register_buffer("count", torch.zeros((), dtype=torch.float64))
         self.register_buffer("mean", torch.zeros(size, dtype=torch.float64))
         self.register_buffer("var", torch.ones(size, dtype=torch.float64))
-        # What `forward` uses, worked out once an update.
+        # `forward` uses these; each update computes them once.
         self.register_buffer("shift", torch.zeros(size))
         self.register_buffer("scale", torch.ones(size))
         self._views = NumpyViews(self, ("shift", "scale"))
@@ -36,7 +40,7 @@ class RunningNorm(torch.nn.Module):
     scale: torch.Tensor
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
-        """Float32 `[..., size]` to the same."""
+        """Returns normalized vectors, float32 `[..., size]` as the input."""
         if suits_numpy(rows):
             shift, scale = self._views()
             normal = rows.numpy() - shift
@@ -47,7 +51,7 @@ class RunningNorm(torch.nn.Module):
 
     @torch.no_grad()
     def update(self, rows: torch.Tensor) -> None:
-        """Takes rows `[N, size]` into the statistics.
+        """Updates the statistics with vectors `[N, size]`.
 
         Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances", 1979.
         """
@@ -58,7 +62,7 @@ class RunningNorm(torch.nn.Module):
         mean, var = rows.mean(dim=0), rows.var(dim=0, correction=0)
         total, delta = self.count + n, mean - self.mean
         share = n / total
-        # The first batch replaces mean 0 and variance 1, which stand for no rows.
+        # The first batch has share 1 and replaces the initial mean 0 and variance 1.
         self.var.copy_((1 - share) * self.var + share * var + (1 - share) * share * delta.square())
         self.mean.add_(share * delta)
         self.count.copy_(total)

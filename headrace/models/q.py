@@ -1,4 +1,4 @@
-"""Networks for action values and for distributions of returns."""
+"""Networks for action values and for return distributions."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ __all__ = ["DuelingHead", "QNetwork"]
 
 
 class DuelingHead(torch.nn.Module):
-    """`Q(s, a) = V(s) + A(s, a) − mean over actions of A(s, ·)`, V and A with layers of their own.
+    """Dueling head `Q(s, a) = V(s) + A(s, a) − mean over actions of A(s, ·)`; V and A have separate layers.
 
-    Float32 `[..., sizes[0]]` to `[..., n_actions · n_atoms]`, the atoms of an action side by side; each atom is a sum
-    of its own. Wang et al., "Dueling network architectures for deep reinforcement learning", 2016, equation 9.
+    Maps float32 `[..., sizes[0]]` to `[..., n_actions · n_atoms]`. The atoms of an action are adjacent, and the formula
+    is applied to each atom. Wang et al., "Dueling network architectures for deep reinforcement learning", 2016,
+    equation 9.
 
     Args:
-        sizes: of the features and of the hidden layers, for V and A alike.
-        n_actions: actions.
-        n_atoms: outputs for each action; 1: its value.
+        sizes: sizes of the features and of the hidden layers, for both V and A.
+        n_actions: number of actions.
+        n_atoms: number of outputs per action; 1: its value.
     """
 
     def __init__(self, sizes: Sequence[int], n_actions: int, n_atoms: int = 1) -> None:
@@ -33,18 +34,18 @@ class DuelingHead(torch.nn.Module):
         self._shape = (n_actions, n_atoms)
 
     def in_numpy(self, features: torch.Tensor) -> np.ndarray | None:
-        """The outputs, if these few rows are to be computed in NumPy."""
+        """Returns the outputs computed in NumPy, or None where torch should compute them (see `suits_numpy`)."""
         advantage = self.advantage.in_numpy(features)
         if advantage is None:
             return None
         value = self.value.in_numpy(features)
-        assert value is not None  # its products are no larger
+        assert value is not None  # its matrix products are no larger than those of A
         shaped = advantage.reshape(*advantage.shape[:-1], *self._shape)
         shaped += value[..., None, :] - shaped.mean(axis=-2, keepdims=True)
         return advantage
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """See the class."""
+        """Returns outputs float32 `[..., n_actions · n_atoms]` of features `[..., sizes[0]]`."""
         outputs = self.advantage.forward(features)
         advantage = outputs.reshape(*outputs.shape[:-1], *self._shape)
         value = self.value.forward(features).unsqueeze(-2)
@@ -52,19 +53,19 @@ class DuelingHead(torch.nn.Module):
 
 
 class QNetwork(torch.nn.Module):
-    """A value for every action, from any observation; the default model of DQN agents.
+    """Values of all actions from any observation; the default model of DQN agents.
 
-    Takes `(observation, prev_action, prev_reward)` with any leading dims and returns values `[..., n_outputs]`, or,
-    with `n_atoms`, unnormalised log-probabilities of returns `[..., n_outputs, n_atoms]`; it does not look at the
-    previous action and reward.
+    Takes `(observation, prev_action, prev_reward)` with any leading dims and returns values `[..., n_outputs]` or, with
+    `n_atoms`, unnormalised log-probabilities of returns `[..., n_outputs, n_atoms]`; it ignores the previous action and
+    reward.
 
     Args:
-        spaces: of one environment.
-        n_outputs: actions.
-        n_atoms: atoms of the distribution of returns of each action; None: its value.
-        hidden_sizes: tanh layers over the features (`Features`); default two of 64, none over images.
-        dueling: see `DuelingHead`.
-        normalize_observation: see `Features`.
+        spaces: spaces of one environment.
+        n_outputs: number of actions.
+        n_atoms: number of atoms in the return distribution of each action; None: output values instead.
+        hidden_sizes: sizes of the tanh layers over the features (`Features`). Default: two of 64, none over images.
+        dueling: use a `DuelingHead`.
+        normalize_observation: see `normalize` of `Features`.
     """
 
     def __init__(
@@ -88,7 +89,7 @@ class QNetwork(torch.nn.Module):
         self._shape = None if n_atoms is None else (n_outputs, n_atoms)
 
     def forward(self, observation: Tree, prev_action: Tree, prev_reward: torch.Tensor) -> torch.Tensor:
-        """See the class."""
+        """Returns values `[..., n_outputs]`, or log-probabilities `[..., n_outputs, n_atoms]`."""
         features = self.features.forward(observation)
         quick = self.head.in_numpy(features)
         outputs = self.head.forward(features) if quick is None else torch.from_numpy(quick)

@@ -1,4 +1,4 @@
-"""Recurrent models."""
+"""Recurrent models for policy-gradient agents."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ _CELLS = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU}
 
 
 class RecurrentActorCritic(torch.nn.Module):
-    """Policy outputs and a value from all observations of an episode so far, through an LSTM or a GRU.
+    """Policy outputs and a value from all observations of an episode so far, by an LSTM or a GRU.
 
     Takes `(observation, prev_action, prev_reward, is_first, state)` with leading dims `[]`, `[B]` or `[T, B]` (those of
-    is_first), the state `[*, ...]` without time; returns `(outputs [..., n_outputs], value [...], state)`. State is
-    zeroed where `is_first`, so sequences may hold the ends of episodes.
+    is_first); state has the same leading dims without T. Returns `(outputs [..., n_outputs], value [...], state)`. The
+    state is zeroed where `is_first`, so sequences may contain ends of episodes.
 
     Args:
-        spaces: of one environment.
-        n_outputs: policy outputs.
+        spaces: spaces of one environment.
+        n_outputs: number of policy outputs.
         cell: "lstm" or "gru".
-        input_size: width of the tanh layer below the cell.
-        hidden_size: of the cell.
-        normalize_observation: see `Features`.
+        input_size: width of the tanh layer before the cell.
+        hidden_size: width of the cell.
+        normalize_observation: see `normalize` of `Features`.
     """
 
     def __init__(
@@ -53,17 +53,17 @@ class RecurrentActorCritic(torch.nn.Module):
         self.rnn = _CELLS[cell](input_size, hidden_size)
         self.head = linear(hidden_size, n_outputs + 1, 1.0)
         with torch.no_grad():
-            self.head.weight[:-1] *= 0.01  # start near the uniform policy
+            self.head.weight[:-1] *= 0.01  # start close to the uniform policy
 
     def initial_state(self, n: int) -> Tree:
-        """Zeros: `(h, c)` of `[n, hidden_size]` each for an LSTM, `(h,)` for a GRU."""
+        """Returns zeros: `(h, c)` for an LSTM, `(h,)` for a GRU, each `[n, hidden_size]`."""
         device = self.head.weight.device
         return tuple(torch.zeros(n, self.hidden_size, device=device) for _ in range(1 + self._has_cell_state))
 
     def forward(
         self, observation: Tree, prev_action: Tree, prev_reward: torch.Tensor, is_first: torch.Tensor, state: Tree
     ) -> tuple[torch.Tensor, torch.Tensor, Tree]:
-        """See the class."""
+        """Returns policy outputs `[..., n_outputs]`, values `[...]` and the new state."""
         seen = torch.cat(
             [self.features(observation), self.action_features(prev_action), prev_reward.unsqueeze(-1)], dim=-1
         )
@@ -83,7 +83,7 @@ class RecurrentActorCritic(torch.nn.Module):
         return outputs[..., :-1], outputs[..., -1], state
 
     def _step(self, inputs: torch.Tensor, state: Tree) -> Tree:
-        """One step of `[n]` rows."""
+        """Returns the state after one step, for inputs `[n, input_size]`."""
         rnn = self.rnn
         weights = (rnn.weight_ih_l0, rnn.weight_hh_l0, rnn.bias_ih_l0, rnn.bias_hh_l0)
         if self._has_cell_state:
@@ -91,12 +91,12 @@ class RecurrentActorCritic(torch.nn.Module):
         return (torch.gru_cell(inputs, state[0], *weights),)
 
     def _over_time(self, inputs: torch.Tensor, is_first: torch.Tensor, state: Tree) -> tuple[torch.Tensor, Tree]:
-        """Outputs `[T, B, hidden_size]` of `[T, B]` inputs, and the state after them.
+        """Returns outputs `[T, B, hidden_size]` for inputs `[T, B, input_size]`, and the state after time step T − 1.
 
-        The pieces between resets are sequences of their own, run side by side: as fast as without resets.
+        The parts between resets run as separate sequences of one packed batch, as fast as without resets.
         """
         T, B = is_first.shape
-        starts = is_first.T.clone()  # [B, T]: pieces in the order (column, time)
+        starts = is_first.T.clone()  # [B, T], so that sequences are in the order (column, time)
         starts[:, 0] = True
         column, time = starts.nonzero(as_tuple=True)
         at = column * T + time
@@ -118,5 +118,5 @@ class RecurrentActorCritic(torch.nn.Module):
 
 
 def _recorded(action_space: gym_spaces.Space[Any]) -> gym_spaces.Space[Any]:
-    """The space of actions as they are recorded: Discrete ones are indices from 0, whatever their `start`."""
+    """Returns the space of recorded actions: Discrete ones are recorded as indices from 0, whatever their `start`."""
     return gym_spaces.Discrete(action_space.n) if isinstance(action_space, gym_spaces.Discrete) else action_space

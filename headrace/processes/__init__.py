@@ -1,4 +1,4 @@
-"""Worker processes: starting, watching and ending them."""
+"""Worker processes: start, supervision and shutdown."""
 
 from headrace.lazy import lazy_exports
 

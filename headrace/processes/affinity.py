@@ -1,4 +1,4 @@
-"""How many cores there are for us, and which of them workers run on."""
+"""Number of usable cores, and placement of workers on them."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ __all__ = ["Affinity", "cores_shared_by", "cpu_quota", "pin", "set_torch_threads
 
 _log = logging.getLogger("headrace.processes")
 
-#: In each of rlpyt's dicts: the CPUs of all its parts together, for the program that starts runs.
+#: Key in each of rlpyt's dicts: the CPUs of all its parts together, for the program that launches runs.
 _OF_ITS_PARTS = "all_cpus"
-#: rlpyt's dict for asynchronous runs has these parts; the names of the first one's settings are others there.
+#: rlpyt's dict for asynchronous runs has two parts; the optimizer part has other names for the settings of this class.
 _LEARNER = {
     "cpus": "master_cpus",
     "torch_threads": "master_torch_threads",
@@ -35,22 +35,24 @@ _ACTING = {
     "alternating": "alternating",
     "set_affinity": "set_affinity",
 }
-#: Of the sampler's own process, which is not pinned here: its workers are.
+#: Settings of the sampler's own process, which is not pinned here; its workers are.
 _SAMPLER_PROCESS = {"master_cpus", "master_torch_threads"}
 
 
 @dataclass(frozen=True)
 class Affinity:
-    """Where the processes of a sampler run.
+    """CPUs, GPUs and thread counts of the processes of a sampler.
 
-    workers_cpus: one group of CPU numbers per worker; None: wherever the system puts them. worker_torch_threads,
-    master_torch_threads: threads of torch operations. The latter and master_cpus are for runners, which pin the process
-    they run in; None leaves the threads to them (see `Runner`). set_affinity False keeps the thread counts and pins
-    nothing.
-
-    cuda_idx: number of the GPU where the agent learns, and acts, if the sampler acts in this process or has an action
-    server; sampler_cuda_idx: of the GPUs where asynchronous samplers act, if others. alternating: whether this is for
-    an alternating sampler, and refused by others; None: it is for any.
+    Args:
+        workers_cpus: one group of CPU numbers per worker; None: the system places them.
+        worker_torch_threads: threads of torch operations in a worker.
+        master_cpus: CPUs of the process a runner runs in; runners pin it.
+        master_torch_threads: threads of torch operations in that process; None: the runner decides (see `Runner`).
+        set_affinity: False: keep the thread counts but pin nothing.
+        cuda_idx: GPU on which the agent learns, and on which it acts if the sampler acts in this process or has an
+            action server.
+        sampler_cuda_idx: GPUs on which asynchronous samplers act, if they differ from `cuda_idx`.
+        alternating: whether it is for an alternating sampler, in which case other samplers refuse it; None: for any.
     """
 
     workers_cpus: tuple[tuple[int, ...], ...] | None = None
@@ -80,7 +82,7 @@ class Affinity:
 
     @staticmethod
     def of(value: Affinity | Mapping[str, Any] | None) -> Affinity:
-        """From an `Affinity`, a dict of its settings or as rlpyt's `make_affinity` builds it, or None."""
+        """Returns the affinity for an `Affinity`, a dict of its settings or of rlpyt's `make_affinity`, or None."""
         if value is None:
             return Affinity()
         if isinstance(value, Affinity):
@@ -97,34 +99,34 @@ class Affinity:
 
     @property
     def device(self) -> str | None:
-        """Where the agent learns; None: where it is."""
+        """Torch device on which the agent learns; None: the device it is on."""
         return None if self.cuda_idx is None else f"cuda:{self.cuda_idx}"
 
     @property
     def acting_devices(self) -> tuple[str, ...]:
-        """Where the agent acts, for samplers that do not act in workers; none: where it is."""
+        """Torch devices on which the agent acts, for samplers that do not act in workers; empty: where it is."""
         own = () if self.cuda_idx is None else (self.cuda_idx,)
         return tuple(f"cuda:{number}" for number in self.sampler_cuda_idx or own)
 
     @staticmethod
     def one_core_each(n_workers: int) -> Affinity:
-        """Worker i on the i-th usable core, round and round."""
+        """Places worker i on the i-th usable core, starting over when the cores run out."""
         cpus = _allowed_cpus()
         return Affinity(workers_cpus=tuple((cpus[i % len(cpus)],) for i in range(n_workers)))
 
     def cpus_of(self, worker: int) -> tuple[int, ...] | None:
-        """The CPUs worker number `worker` is to be pinned to; None: do not pin."""
+        """Returns the CPUs to which worker number `worker` is pinned; None: it is not pinned."""
         return self.workers_cpus[worker] if self.workers_cpus is not None and self.set_affinity else None
 
 
 def usable_cores() -> int:
-    """Cores this process may use: its affinity mask and the cgroup's CPU quota, not how many the machine has."""
+    """Returns the number of cores this process may use by its affinity mask and the cgroup's CPU quota."""
     cores, quota = len(_allowed_cpus()), cpu_quota()
     return cores if quota is None else min(cores, quota)
 
 
 def cores_shared_by(affinity: Affinity, n_workers: int) -> int:
-    """Cores on which this process and its workers run, as `affinity` places them."""
+    """Returns the number of cores on which this process and its workers run, as placed by `affinity`."""
     own = affinity.master_cpus if affinity.set_affinity else None
     cpus = set(_allowed_cpus() if own is None else own)
     for worker in range(n_workers):
@@ -133,7 +135,7 @@ def cores_shared_by(affinity: Affinity, n_workers: int) -> int:
 
 
 def cpu_quota() -> int | None:
-    """How many cores' worth of time the cgroup allows, rounded up; None without a limit."""
+    """Returns how many cores' worth of CPU time the cgroup allows, rounded up; None without a limit."""
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
     except (OSError, ValueError):
@@ -142,7 +144,7 @@ def cpu_quota() -> int | None:
 
 
 def pin(cpus: Sequence[int]) -> None:
-    """Pins this process; where the system has no pinning, or not these CPUs, it is a log line."""
+    """Pins this process; logs a warning if the system does not support it or does not have these CPUs."""
     process = psutil.Process()
     if not psutil.LINUX and not psutil.WINDOWS and not psutil.FREEBSD:
         _log.warning("this system has no CPU affinity; running unpinned")
@@ -154,9 +156,10 @@ def pin(cpus: Sequence[int]) -> None:
 
 
 def set_torch_threads(n_threads: int) -> None:
-    """Threads of torch's operations in this process, which has just been forked or started, whenever it loads torch.
+    """Sets the threads of torch operations in this process, as soon as it imports torch.
 
-    A pool of threads does not survive a fork: the first large matrix product would wait for it for ever.
+    Call it in a process that was just forked or started: a thread pool does not survive a fork, and the first large
+    matrix product would wait for it forever.
     """
 
     def limit() -> None:
@@ -173,7 +176,7 @@ def _allowed_cpus() -> list[int]:
 
 
 def _of_asynchronous(value: Mapping[str, Any]) -> Affinity:
-    """From rlpyt's `{"optimizer": [a dict for each learner], "sampler": a dict, or one for each of its GPUs}`."""
+    """Returns the affinity for rlpyt's `{"optimizer": [one dict per learner], "sampler": one dict, or one per GPU}`."""
     parts = _renamed(
         value, {"optimizer": "learners", "sampler": "samplers"}, "affinity", {_OF_ITS_PARTS, "set_affinity"}
     )
@@ -197,7 +200,9 @@ def _of_asynchronous(value: Mapping[str, Any]) -> Affinity:
 
 
 def _once(settings: dict[str, Any]) -> dict[str, Any]:
-    """Without the CPUs that rlpyt's alternating samplers name twice, for a worker of each group: one here has both."""
+    """Removes duplicate CPUs: rlpyt's alternating samplers list them once per group, and here one worker serves both
+    groups.
+    """
     groups = settings.get("workers_cpus") or ()
     half = len(groups) // 2
     if settings.get("alternating") and half and groups[half:] == groups[:half]:
@@ -206,7 +211,7 @@ def _once(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _renamed(value: Any, names: Mapping[str, str], what: str, passed_over: set[str]) -> dict[str, Any]:
-    """The values of a dict by our names; raises ValueError for a key that has none and is not to be passed over."""
+    """Renames the keys of a dict to ours; raises ValueError for keys that are neither known nor to be ignored."""
     if not isinstance(value, Mapping):
         raise TypeError(f"{what} must be a dict, got {type(value).__name__} {value!r}")
     unknown = sorted(set(value) - set(names) - passed_over)

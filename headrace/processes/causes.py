@@ -1,4 +1,4 @@
-"""How a process died, in words, with the usual reason."""
+"""Describes how a process died, with the usual cause."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _OF_ENVIRONMENTS = {
 
 
 def after_a_fork(phase: str | None) -> str:
-    """What may be the matter with a forked worker that ends or hangs while it calls an environment; else nothing."""
+    """Returns the likely cause if a forked worker ended or hung in a call of an environment; empty for other phases."""
     if phase not in _OF_ENVIRONMENTS:
         return ""
     return (
@@ -40,8 +40,14 @@ def after_a_fork(phase: str | None) -> str:
 
 
 def cause_of_death(exitcode: int | None, who: str, phase: str | None, ended: bool, forked: bool = False) -> str:
-    """The sentence for `who` that left with this exit code in a phase (negative: a signal; None: nobody knows, or it
-    still runs). forked: it began as a copy of this process.
+    """Returns the message for a process that ended.
+
+    Args:
+        exitcode: its exit code; negative: a signal; None: unknown, or the process still runs.
+        who: its name.
+        phase: what it was doing.
+        ended: whether it ended.
+        forked: whether it was forked from this process.
     """
     fork = after_a_fork(phase) if forked else ""
     if exitcode is None and ended:
@@ -76,7 +82,7 @@ def cause_of_death(exitcode: int | None, who: str, phase: str | None, ended: boo
 
 @contextmanager
 def enough_descriptors(n_workers: int) -> Iterator[None]:
-    """Running out of file descriptors inside becomes an error that says what to do."""
+    """Turns running out of file descriptors in the block into an error that names the remedy."""
     try:
         yield
     except OSError as error:

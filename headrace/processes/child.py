@@ -1,6 +1,6 @@
-"""What a worker process does first and last: signals, threads, its parent's death, and saying what went wrong.
+"""The start and end of a worker process: signals, threads, death of the parent, and error reports.
 
-This module loads neither torch nor an environment.
+This module imports neither torch nor an environment.
 """
 
 from __future__ import annotations
@@ -29,13 +29,20 @@ from headrace.processes.status import Status, StatusBoard
 __all__ = ["Channel", "Failure", "Start", "child_main", "watch_parent"]
 
 
-#: What a worker may report, by name, besides SamplerError itself.
+#: Errors that a worker may report, by name, besides SamplerError itself.
 _KINDS = {kind.__name__: kind for kind in SamplerError.__subclasses__()}
 
 
 @dataclass(frozen=True)
 class Failure:
-    """An error on its way to the parent, as text."""
+    """An error sent to the parent, as text.
+
+    Args:
+        kind: class name of the error.
+        message: its message.
+        where: the place in the worker.
+        traceback_text: the worker's traceback.
+    """
 
     kind: str
     message: str
@@ -44,13 +51,17 @@ class Failure:
 
     @staticmethod
     def of(error: BaseException, status: Status) -> Failure:
-        """From any exception; what is not ours is user code that raised."""
+        """Returns the report of any exception; exceptions that are not the library's were raised by user code."""
         if isinstance(error, SamplerError):
             return Failure(type(error).__name__, error.message, error.where, error.traceback_text)
         return Failure(EnvFailed.__name__, f"the worker raised {headline(error)}", status.where(), traceback_of(error))
 
     def error(self, at: Where) -> SamplerError:
-        """The exception to raise in the parent. at: the process it comes from; a worker of that stays where it was."""
+        """Returns the exception to raise in the parent.
+
+        Args:
+            at: the process the report comes from; it is kept only if the report names no worker of its own.
+        """
         here = self.where or Where()
         process = at if here.worker is None else here
         where = Where(process.worker, process.pid, here.env_id, here.phase, here.step)
@@ -58,37 +69,39 @@ class Failure:
 
 
 class Channel:
-    """A worker's end: commands in, replies out, and its status line."""
+    """A worker's end of its pipe: receives commands, sends replies, and holds its status line."""
 
     def __init__(self, pipe: Connection) -> None:
         self._pipe = pipe
-        self.status = Status()  # until that on the board is here
+        self.status = Status()  # replaced by the one on the status board
         self._pid = os.getpid()
-        self._forking: tuple[Where | None, str] = None, ""  # where the last fork was
+        self._forking: tuple[Where | None, str] = None, ""  # place of the last fork
 
     def receive(self) -> Any:
-        """The next command; None means close and leave. Raises EOFError when the parent is gone.
+        """Returns the next command; None means close and exit. Raises EOFError when the parent is gone.
 
-        The one wait without a deadline: a worker has nothing to do until it is told, and its watch ends it when the
-        parent dies.
+        This is the only wait without a deadline: a worker has nothing to do until it gets a command, and its watch
+        thread ends it when the parent dies.
         """
         self._require_owner()
         return self._pipe.recv()
 
     def receive_fd(self) -> int:
-        """A descriptor sent with `WorkerGroup.send_fd`."""
+        """Receives a descriptor sent with `WorkerGroup.send_fd`."""
         try:
             return reduction.recv_handle(self._pipe)
-        except RuntimeError as error:  # the kernel had no number for it, and left it out
+        except RuntimeError as error:  # the kernel had no descriptor free and dropped it
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE)) from error
 
     def reply(self, message: Any) -> None:
-        """Answers a command. Raises what pickling raises, with nothing sent."""
+        """Replies to a command. Raises what pickling raises; nothing is sent then."""
         self._require_owner()
         self._send(message)
 
     def leave(self) -> None:
-        """Answers the command to leave; a process that was forked here may first say that it came back, too."""
+        """Replies to the command to exit, after processes that were forked here had a second to report that they
+        returned.
+        """
         self._require_owner()
         if self._forking[0] is not None:
             descendants.wait(1.0)
@@ -103,20 +116,21 @@ class Channel:
             os._exit(1)
 
     def fork(self) -> None:
-        """Before this worker forks: notes where that is, for `_require_owner`."""
+        """Records, before this worker forks, where that happens, for `_require_owner`."""
         if os.getpid() == self._pid:
             self._forking = self.status.where(), "".join(traceback.format_stack(limit=4)[:-1])
 
     def split(self) -> None:
-        """In the process that was forked. It may be one that an environment has work for. If it comes back from the
-        environment instead, it must do no harm: what it shares with others becomes its own, and its status line gives
-        way under the next step.
+        """Detaches a forked child, which runs this after the fork.
+
+        An environment may have forked it for work of its own. If it returns from the environment instead, it must do no
+        harm: the shared memory becomes its own, and its next step fails on the released status line.
         """
         self.status.line.release()
         keep_to_itself()
 
     def _require_owner(self) -> None:
-        """Says what happened, and leaves, where the environment came back in a process that it forked."""
+        """Reports an environment that returned in a process that it forked, and exits that process."""
         if os.getpid() == self._pid:
             return
         where, stack = self._forking
@@ -135,11 +149,15 @@ class Channel:
 
 @dataclass(frozen=True)
 class Start:
-    """What a worker is told by who starts it.
+    """What a worker is given by the process that starts it.
 
-    rank: its number among n_workers; parent_pid: of who starts it; tied: a lifeline is handed over; inherited:
-    descriptors of the parent that a fork brought along and that must not be held open here: while a sibling holds the
-    parent's end of a pipe, the parent's death does not close it.
+    Args:
+        rank: its number among `n_workers`.
+        n_workers: number of workers in the group.
+        parent_pid: PID of the process that starts it.
+        tied: whether a lifeline is sent to it.
+        inherited: descriptors of the parent that a fork copied and that must be closed here: while a sibling holds the
+            parent's end of a pipe open, the death of the parent does not close it.
     """
 
     rank: int
@@ -156,17 +174,25 @@ def child_main(
     pipe: Connection,
     start: Start,
 ) -> None:
-    """The first function of every worker. target: runs the worker; payload: its argument, pickled unless forked."""
+    """Runs a worker; the first function that every worker calls.
+
+    Args:
+        target: the worker's function.
+        payload: its argument, pickled unless forked.
+        prologue: called with the rank before `target`.
+        pipe: the worker's end of its pipe.
+        start: what the parent gives it.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _go_on)
-    signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # the log of a group in the background may go to a terminal
+    signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # a group in the background may log to a terminal
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     for fd in start.inherited:
         os.close(fd)
     descendants.lead()
     channel = Channel(pipe)
     try:
-        with suppress(EOFError):  # the parent closed the pipe: it is gone, or it has what it wanted
+        with suppress(EOFError):  # the parent closed the pipe: it is gone or needs nothing more
             try:
                 _open(channel, start)
                 watch_parent(pipe.fileno(), start.parent_pid)
@@ -183,15 +209,16 @@ def child_main(
 
 
 def _go_on(signum: int, frame: object) -> None:
-    """SIGTERM goes to a whole job: the parent finishes its batch and ends its workers itself.
+    """Ignores SIGTERM, which goes to a whole job: the parent finishes its batch and ends its workers itself.
 
-    A handler and not SIG_IGN, which a program started by an environment would inherit: `terminate()` would not end it.
+    It is a handler instead of SIG_IGN because a program started by an environment would inherit SIG_IGN, and
+    `terminate()` would not end it.
     """
 
 
 def _open(channel: Channel, start: Start) -> None:
-    """Takes the descriptors the group sends first: its lifeline, the status board, and the file for the stack of a
-    dying process.
+    """Receives the descriptors that the group sends first: the lifeline, the status board, and the file for the stack
+    of a dying process.
     """
     if start.tied:
         hold_on(channel.receive_fd())
@@ -203,13 +230,17 @@ def _open(channel: Channel, start: Start) -> None:
 
 
 def watch_parent(pipe_fd: int, parent_pid: int) -> None:
-    """Ends this process, and what its environments started, when its parent is gone.
+    """Kills this process and the programs its environments started when its parent is gone.
 
-    The lifeline does it at once, and whatever this process is doing, where the system has one. But a process that the
-    parent forked meanwhile may hold the other end open, of the lifeline as of the pipe: so the parent's pid is looked
-    at once a second.
+    Where the system supports it, the lifeline does so at once, whatever this process is doing. But a process that the
+    parent forked in the meantime may hold the other end of the lifeline, and of the pipe, open. So this also checks the
+    parent's PID once a second.
+
+    Args:
+        pipe_fd: the pipe to the parent.
+        parent_pid: the parent's PID.
     """
-    watch_pid = os.getppid() == parent_pid  # not so under a fork server
+    watch_pid = os.getppid() == parent_pid  # false under a fork server
     hang_up = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
     poll = select.poll()
     poll.register(pipe_fd, hang_up)

@@ -1,4 +1,4 @@
-"""What descends from a worker: programs that its environments started, and what these started."""
+"""The descendants of a worker: programs that its environments started, and programs started by those."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ import psutil
 __all__ = ["end", "lead", "wait"]
 
 _PR_SET_CHILD_SUBREAPER = 36
-_GONE = 1.0  # seconds a process that was killed may take to disappear
+_GONE = 1.0  # seconds that a killed process may take to disappear
 
 
 def lead() -> None:
-    """Makes this process the head of a process group, which can be killed as a whole, and adopts what its descendants
-    leave behind: a program that put itself into the background has another group, and is found as a child.
+    """Makes this process the leader of a process group, which can be killed as a whole, and the reaper of its orphaned
+    descendants.
+
+    A program that became a daemon has left the group, and is then found as a child of this process.
     """
     os.setpgid(0, 0)
     if sys.platform == "linux":
@@ -25,12 +27,12 @@ def lead() -> None:
 
 
 def wait(seconds: float) -> None:
-    """Gives children so much time to end by themselves."""
+    """Waits for at most `seconds` for the children to end by themselves."""
     psutil.wait_procs(psutil.Process().children(), timeout=seconds)
 
 
 def end() -> None:
-    """Kills all of them."""
+    """Kills all descendants."""
     while _has_children():
         children = psutil.Process().children(recursive=True)
         for process in children:
@@ -41,7 +43,7 @@ def end() -> None:
 
 
 def _has_children() -> bool:
-    """Whether there is anything to do: to look through all processes takes milliseconds."""
+    """Returns whether there are children: looking through all processes takes milliseconds."""
     try:
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:

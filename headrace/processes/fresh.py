@@ -1,11 +1,11 @@
-"""`FreshInterpreter`: a Python executed anew, which calls one function with bytes and answers with a sentence.
+"""`FreshInterpreter`: a newly executed Python, which calls one function with bytes and answers with a line of text.
 
-For what must not happen in this process, nor in a copy of it: a forked one has its sockets, files and devices, and
-those of multiprocessing run the user's program again. This one has the import path in common with its parent, and a
-socket to answer by. What it runs may read, compute and change itself, and not what others see: Python refuses it to
-write files, to connect, and to start or signal processes.
+It is for code that must not run in this process, nor in a copy of it: a forked process shares its sockets, files and
+devices, and the processes of multiprocessing run the user's program again. This interpreter shares with its parent only
+the import path and a socket for the answer. Its code may read, compute and change its own state, but not what other
+processes see: Python refuses it to write files, to connect, and to start or signal processes.
 
-This module loads neither torch nor an environment.
+This module imports neither torch nor an environment.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from headrace.processes.members import GONE, sigint_blocked
 
 __all__ = ["FreshInterpreter", "main"]
 
-_TICK = 0.05  # seconds between signs of life while waiting
-#: The folder Python puts first for `-c` is left out: a `pickle.py` of the user's would be imported from there.
+_TICK = 0.05  # seconds between calls of `tick` while waiting
+#: The folder that Python puts first for `-c` is removed: a `pickle.py` of the user's would be imported from there.
 _PROGRAM = (
     "import sys; sys.path[:] = filter(None, sys.path); import pickle; sys.path[:] = pickle.load(sys.stdin.buffer); "
     "from headrace.processes.fresh import main; main()"
@@ -41,22 +41,24 @@ _PROGRAM = (
 
 
 class FreshInterpreter:
-    """Starts at once and waits for nothing; `ended` and `close` are for later.
+    """Starts the interpreter without waiting for it; use `ended` and `close` later.
 
     Args:
-        function: "module:name" of what is called there, a function of bytes that returns a line of text.
+        function: "module:name" of the function to call there, which takes bytes and returns a line of text.
         argument: its argument.
-        seconds: after which the process ends itself, by SIGALRM.
+        seconds: time after which the process ends itself, by SIGALRM.
 
-    Raises OSError and NotEnoughMemory if it cannot be started.
+    Raises:
+        OSError: the interpreter cannot be started.
+        NotEnoughMemory: there is no memory for the argument.
     """
 
-    #: What the function returned; None before the end, and if the process ended otherwise.
+    #: What the function returned; None before the end, and if the process ended in another way.
     answer: str | None = None
 
     def __init__(self, function: str, argument: bytes, seconds: float) -> None:
         head = pickle.dumps(sys.path) + pickle.dumps((function, seconds, os.getpid()))
-        content = anonymous_file(len(head) + len(argument))  # a pipe would have somebody wait for its reader
+        content = anonymous_file(len(head) + len(argument))  # a pipe would block the writer until it is read
         try:
             for part in (head, argument):
                 while part:
@@ -69,14 +71,19 @@ class FreshInterpreter:
         self._close = weakref.finalize(self, _kill, self._process, self._pipe, os.getpid())
 
     def ended(self, seconds: float, tick: Callable[[], None]) -> bool:
-        """Whether it has ended, after waiting for at most so long; calls `tick` meanwhile, 20 times a second."""
+        """Returns whether the process has ended, after waiting for at most `seconds`.
+
+        Args:
+            seconds: time to wait.
+            tick: called 20 times a second meanwhile.
+        """
         deadline = time.monotonic() + seconds
         poll = select.poll()
         poll.register(self._pipe, select.POLLIN)
         while self._close.alive:
             tick()
             left = max(0.0, deadline - time.monotonic())
-            gone = self._process.poll() is not None  # before looking at the pipe, which it may have written to last
+            gone = self._process.poll() is not None  # before reading the pipe, to which it may have written just before
             if poll.poll(0 if gone else min(_TICK, left) * 1e3):
                 said = self._pipe.recv(1 << 16)
                 self._said += said
@@ -89,14 +96,14 @@ class FreshInterpreter:
 
     @property
     def exitcode(self) -> int | None:
-        """After its end; negative: the signal that ended it."""
+        """Exit code after the end; negative: the signal that killed it."""
         code: int | None = self._process.returncode
         return code
 
     def close(self) -> None:
-        """Ends it at once if it still runs. Safe to call twice.
+        """Kills the process if it still runs. Safe to call twice.
 
-        It also runs when this object is forgotten, and when the interpreter exits.
+        It also runs when this object is garbage collected, and when the interpreter exits.
         """
         self._close()
 
@@ -109,7 +116,9 @@ class FreshInterpreter:
 
 
 def _started(content: int) -> tuple[socket.socket, subprocess.Popen[bytes]]:
-    """Our end of the socket it answers by, and the process. In a group of its own: Ctrl-C is none of its business."""
+    """Returns our end of the answer's socket and the process, which has a group of its own so that Ctrl-C does not
+    reach it.
+    """
     ours, theirs = socket.socketpair()
     try:
         with theirs, sigint_blocked():
@@ -141,16 +150,16 @@ def _kill(process: subprocess.Popen[bytes], pipe: socket.socket, owner: int) -> 
 
 
 def main() -> None:
-    """The life of the process: everything it needs is in standard input, its answer goes to standard output."""
+    """Runs the process: reads everything it needs from standard input and writes its answer to standard output."""
     function, seconds, parent_pid = pickle.load(sys.stdin.buffer)
     argument = sys.stdin.buffer.read()
-    answer = os.dup(1)  # not inherited by what is executed from here
+    answer = os.dup(1)  # not inherited by programs executed from here
     nothing = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(nothing, fd)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, set())
-    signal.setitimer(signal.ITIMER_REAL, seconds)  # the kernel's, so that it ends whatever holds Python up
+    signal.setitimer(signal.ITIMER_REAL, seconds)  # the kernel's, so that it ends whatever blocks Python
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     watch_parent(answer, parent_pid)
     module, _, name = function.partition(":")
@@ -160,10 +169,10 @@ def main() -> None:
     sys.addaudithook(_refuse)
     text = " ".join(call(argument).split()) + "\n"
     os.write(answer, text.encode(errors="replace")[-(1 << 15) :])
-    os._exit(0)  # no destructor, no exit handler: they belong to what it has copies of
+    os._exit(0)  # no destructors, no exit handlers: they belong to what was copied
 
 
-#: Python's audit events that would change what other processes see, or reach one of them.
+#: Python's audit events for actions that would change what other processes see, or reach another process.
 _REFUSED = {
     *(f"socket.{name}" for name in ("connect", "bind", "sendto", "sendmsg")),
     *(f"os.{name}" for name in ("chmod", "chown", "link", "mkdir", "remove", "rename", "rmdir", "symlink", "truncate")),
@@ -174,17 +183,18 @@ _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
 def _refuse(event: str, args: tuple[Any, ...]) -> None:
-    """Raises what a read-only file system and a machine without network would.
+    """Raises the errors of a read-only file system and of a machine without network.
 
-    Not for what a module does while it is imported (glfw asks a program for its version): it would do so anywhere.
+    Modules may do these things while they are imported (glfw runs a program to ask for its version): they would do so
+    in any process.
     """
     if event == "open":
         path, _, flags = args
         refused = (
             not isinstance(path, int) and bool(flags & _WRITING) and path != os.devnull
-        )  # a number is open already
+        )  # a number is a descriptor that is open already
     elif event in ("os.kill", "os.killpg"):
-        refused = args[0] != os.getpid()  # its own group has the same number: `watch_parent` ends that
+        refused = args[0] != os.getpid()  # its own group has the same number; `watch_parent` kills that
     else:
         refused = event in _REFUSED or (event == "sqlite3.connect" and args[0] != ":memory:")
     if refused and not _importing():
@@ -204,7 +214,7 @@ _WHY = "a copy that is tried must not reach beyond itself: {} {}"
 
 
 def _refuse_shared_memory() -> None:
-    """Opening shared memory by its name is no audit event."""
+    """Refuses to open shared memory by name, which is not an audit event."""
 
     def refuse(name: str, flags: int, mode: int = 0o777) -> int:
         raise PermissionError(_WHY.format("shm_open", repr(name)))

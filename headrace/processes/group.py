@@ -1,9 +1,9 @@
-"""`WorkerGroup`: the only place, but for `fresh.py`, that starts, signals or joins processes.
+"""`WorkerGroup`: the only place, except `fresh.py`, that starts, signals or joins processes.
 
-A group is a fixed set of workers, each with a pipe and a line of shared memory that says what it is doing. Commands go
-down the pipes, one reply comes back for each. Every wait has a deadline and looks at pipes and processes together: a
-worker that dies, or makes no progress for its timeout, is an error at once. The first error wins; then all workers are
-stopped, and their children with them.
+A group is a fixed set of workers, each with a pipe and a line of shared memory that says what it is doing. Commands are
+sent through the pipes, and each gets one reply. Every wait has a deadline and watches pipes and processes together: a
+worker that dies, or makes no progress for its timeout, raises an error at once. The first error is raised; then all
+workers and their children are killed.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = ["WorkerGroup", "WorkerWatch"]
 
 _log = logging.getLogger("headrace.processes")
 
-_TICK = 0.05  # seconds between looks at progress while waiting
+_TICK = 0.05  # seconds between checks of progress while waiting
 
 
 class WorkerGroup:
@@ -44,12 +44,13 @@ class WorkerGroup:
         target: a module-level function.
         arguments: one per worker; pickled with cloudpickle unless the start method is fork.
         start_method: "fork", "forkserver" or "spawn".
-        prologue: called first thing in each child with its worker number (threads, affinity).
-        name: for process names.
+        prologue: called first in each child with its worker number (threads, affinity).
+        name: prefix of the process names.
         timeout: seconds without progress after which a worker counts as hung.
-        status: this process's own line, which is marked while it waits: who waits for a living worker gets on.
-        names: what each process is called, default "worker 0", "worker 1", …; an error of one with a name of its own is
-            not placed in a worker.
+        status: this process's own status line, which is updated while it waits: waiting for a living worker is
+            progress.
+        names: name of each process in messages, default "worker 0", "worker 1", …; with names of their own, errors do
+            not carry a worker number.
     """
 
     def __init__(
@@ -77,14 +78,14 @@ class WorkerGroup:
         payloads = arguments if start_method == "fork" else [pickled(argument) for argument in arguments]
         status_fd = anonymous_file(LINE_BYTES * n)
         self._members = Members(StatusBoard(status_fd, n), Lifeline.make())
-        self._answers: dict[int, Any] = {}  # replies that were taken from their pipes already
+        self._answers: dict[int, Any] = {}  # replies already read from their pipes
         self._end = weakref.finalize(self, Members.kill, self._members)
         self._lines = self._members.board.lines
-        for line in self._lines:  # before anybody is there to say so
+        for line in self._lines:  # before the workers run and can do so
             line.enter(Phase.STARTING)
-        self._poll = select.poll()  # on the pipe and the end of everybody whose answer is not taken yet
-        self._everybody = select.poll()  # on the end of everybody, whatever they were asked
-        self._pipes: dict[int, int] = {}  # descriptors that are looked at, and whose they are
+        self._poll = select.poll()  # watches pipe and end of every worker whose reply is outstanding
+        self._everybody = select.poll()  # watches the end of every worker, whether asked or not
+        self._pipes: dict[int, int] = {}  # watched descriptors, and the rank of each
         self._ends: dict[int, int] = {}
         context: Any = multiprocessing.get_context(start_method)
         if start_method != "fork":
@@ -129,7 +130,7 @@ class WorkerGroup:
 
     @property
     def pids(self) -> list[int]:
-        """Of the workers."""
+        """PIDs of the workers."""
         return [process.pid for process in self._members.processes if process.pid is not None]
 
     def _pid(self, rank: int) -> int:
@@ -138,7 +139,7 @@ class WorkerGroup:
         return pid
 
     def send(self, message: Any, ranks: Sequence[int] | None = None) -> None:
-        """Sends the same command to every worker, or to some; raises for anybody who has ended before."""
+        """Sends the same command to all workers or to `ranks`; raises if any worker has already ended."""
         if ended := {fd for fd, _ in self._everybody.poll(0)}:
             for rank, process in enumerate(self._members.processes):
                 if process.sentinel in ended:
@@ -147,7 +148,7 @@ class WorkerGroup:
             self.send_to(rank, message)
 
     def send_to(self, rank: int, message: Any) -> None:
-        """Sends one worker a command."""
+        """Sends a command to one worker."""
         try:
             self._members.pipes[rank].send(message)
         except BlockingIOError:
@@ -156,16 +157,16 @@ class WorkerGroup:
             self._raise_for(rank)
 
     def send_fd(self, fd: int) -> None:
-        """Hands every worker a descriptor; `Channel.receive_fd` takes it."""
+        """Sends a descriptor to every worker, which takes it with `Channel.receive_fd`."""
         for rank in range(len(self)):
             self.send_fd_to(rank, fd)
 
     def replies(self, timeout: float | None = None, ranks: Sequence[int] | None = None) -> list[Any]:
-        """One reply from every worker, or from some, in their order.
+        """Returns one reply from every worker, or from `ranks`, in their order.
 
-        Raises what a worker reports, `WorkerCrashed` when one dies, whether asked or not, `WorkerHung` when one of
-        those asked makes no progress for `timeout` seconds (default: the group's). A reply of a living worker is never
-        lost by looking.
+        Raises whatever a worker reports, `WorkerCrashed` if any worker dies, asked or not, and `WorkerHung` if one of
+        those asked makes no progress for `timeout` seconds (default: the group's). Checking never loses the
+        reply of a living worker.
         """
         asked = range(len(self)) if ranks is None else ranks
         watch = self.watch(timeout)
@@ -177,22 +178,22 @@ class WorkerGroup:
         return [self._answers.pop(rank) for rank in asked]
 
     def answered(self, rank: int, watch: ProgressWatch) -> bool:
-        """Whether the reply of one worker is there already; raises as `replies` does."""
+        """Returns whether a worker's reply has arrived, without waiting; raises as `replies` does."""
         if rank not in self._answers:
             self._look(0.0)
             self._require_progress(watch, [rank])
         return rank in self._answers
 
     def watch(self, timeout: float | None = None) -> ProgressWatch:
-        """Sees who makes no progress for `timeout` seconds (default: the group's), from now on."""
+        """Returns a watch for workers without progress for `timeout` seconds (default: the group's), from now on."""
         return ProgressWatch(self._lines, self._timeout if timeout is None else timeout)
 
     def watch_workers(self, fd: int) -> WorkerWatch:
-        """What a server sleeps on while it waits for workers to ring `fd`; see there."""
+        """Returns what a server sleeps on while it waits for workers to ring `fd`; see `WorkerWatch`."""
         return WorkerWatch(self, fd)
 
     def _take(self, talking: Sequence[int], ended: Sequence[int]) -> None:
-        """Takes replies from readable pipes; raises for a worker that failed, or ended without a word."""
+        """Reads replies from readable pipes; raises for a worker that failed, or that ended without a reply."""
         for rank in talking:
             self._answers[rank] = self._receive(rank)
             self._unregister(rank)
@@ -201,7 +202,7 @@ class WorkerGroup:
                 self._raise_for(rank)
 
     def _look(self, seconds: float) -> None:
-        """Waits for so long for somebody to reply or to end, and takes what came."""
+        """Waits at most `seconds` for a worker to reply or to end, and reads the replies."""
         ready = [fd for fd, _ in self._poll.poll(seconds * 1e3)]
         self._own_line[Status.PROGRESS] += 1
         self._take(
@@ -210,31 +211,33 @@ class WorkerGroup:
         )
 
     def _register(self, rank: int) -> None:
-        """Looks at one's pipe and end from now on."""
+        """Starts watching a worker's pipe and end."""
         pipe, end = self._members.pipes[rank].fileno(), self._members.processes[rank].sentinel
         self._pipes[pipe] = self._ends[end] = rank
         self._poll.register(pipe, select.POLLIN)
         self._poll.register(end, select.POLLIN)
 
     def _unregister(self, rank: int) -> None:
-        """One's answer is here: the next is not to be looked at before this one is taken."""
+        """Stops watching a worker whose reply was read: its next reply must not be read before this one is taken."""
         pipe, end = self._members.pipes[rank].fileno(), self._members.processes[rank].sentinel
         del self._pipes[pipe], self._ends[end]
         self._poll.unregister(pipe)
         self._poll.unregister(end)
 
     def _ended(self, ranks: Sequence[int]) -> list[int]:
-        """Those that have ended. A sentinel does not tell while a process that the worker forked holds it open, too."""
+        """Returns the workers that have ended. Sentinels do not show it while a process forked by the worker holds them
+        open.
+        """
         return [rank for rank in ranks if self._members.ended(rank)]
 
     def _require_progress(self, watch: ProgressWatch, ranks: Sequence[int]) -> None:
-        """Raises WorkerHung for one of `ranks` that has stood still for too long."""
+        """Raises WorkerHung if one of `ranks` has made no progress for too long."""
         for rank in ranks:
             if watch.stands_still(rank):
                 self._raise_hung(rank, watch.timeout)
 
     def stop(self) -> None:
-        """Asks every worker to close and waits for it; raises what a worker reports of its closing."""
+        """Asks every worker to close and waits for it; raises errors that a worker reports while closing."""
         if not self._end.alive:
             return
         failure: SamplerError | None = None
@@ -251,9 +254,9 @@ class WorkerGroup:
             raise failure
 
     def kill(self) -> None:
-        """Ends every worker and its children at once. Safe to call at any time, and twice.
+        """Kills every worker and its children at once. Safe to call at any time, and twice.
 
-        It also runs when the group is forgotten, and when the interpreter exits.
+        It also runs when the group is garbage collected, and when the interpreter exits.
         """
         with uninterrupted(deliver=True):
             self._end()
@@ -263,9 +266,9 @@ class WorkerGroup:
             answer = self._members.pipes[rank].recv()
         except BlockingIOError:
             self._raise_hung(rank, self._timeout)
-        except (EOFError, OSError):  # a peer killed with data unread gives ECONNRESET, not EOF
+        except (EOFError, OSError):  # a peer killed with unread data gives ECONNRESET, not EOF
             self._raise_for(rank)
-        except Exception as error:  # of unpickling, which may raise anything
+        except Exception as error:  # from unpickling, which may raise anything
             raise SamplerError(
                 f"what {self._name(rank)} answered cannot be read here: {headline(error)}; spaces, infos and answers "
                 "of environments come by pickle: where a class was made at run time, have a wrapper give Gymnasium's "
@@ -284,7 +287,7 @@ class WorkerGroup:
         return f"worker {rank}" if self._names is None else self._names[rank]
 
     def _raise_for(self, rank: int) -> NoReturn:
-        """Worker `rank` is gone: raises what it said last, or how it died."""
+        """Raises the last report of worker `rank`, which has ended, or the cause of its death."""
         process = self._members.processes[rank]
         process.join(GONE)
         pipe = self._members.pipes[rank]
@@ -317,7 +320,7 @@ class WorkerGroup:
         )
 
     def _ask_for_stack(self, rank: int) -> None:
-        """Has the worker's faulthandler write its stack; C code that blocks the signal never does."""
+        """Makes the worker's faulthandler write its stack; C code that blocks the signal never does."""
         try:
             os.kill(self._pid(rank), signal.SIGUSR1)
         except ProcessLookupError:
@@ -327,23 +330,29 @@ class WorkerGroup:
             connection.wait([self._members.processes[rank].sentinel], 0.005)
 
     def _dumped(self, rank: int) -> str:
-        """What the worker's faulthandler wrote."""
+        """Returns what the worker's faulthandler wrote."""
         dump = self._members.dumps[rank]
         return os.pread(dump, os.fstat(dump).st_size, 0).decode(errors="replace")
 
     def send_fd_to(self, rank: int, fd: int) -> None:
-        """Hands one worker a descriptor."""
+        """Sends a descriptor to one worker."""
         try:
             reduction.send_handle(self._members.pipes[rank], fd, self._pid(rank))
         except OSError as error:
             if error.errno in NO_DESCRIPTORS:
-                raise  # it duplicates the pipe's: this process has too many open, and the worker is well
+                raise  # send_handle duplicates the pipe's: this process has too many open, the worker is fine
             self._raise_for(rank)
 
 
 class WorkerWatch:
-    """The sleep of a server that waits for its workers to ring a bell: `sleep` ends when they do, and raises if one of
-    them failed, died or hangs. One `poll` on everything, made once: it lies between two rows.
+    """Lets a server sleep until its workers ring a bell.
+
+    `sleep` ends when they ring, and raises if one of them failed, died or hangs. It makes one `poll` on everything,
+    registered once, because it runs between two time steps.
+
+    Args:
+        group: the workers.
+        fd: read end of the bell.
     """
 
     def __init__(self, group: WorkerGroup, fd: int) -> None:
@@ -362,13 +371,14 @@ class WorkerWatch:
         self._watch: ProgressWatch | None = None
 
     def awake(self) -> None:
-        """What was waited for has come: a later sleep begins to count anew."""
+        """Ends the current wait: the next sleep starts a new count of the time without progress."""
         self._watch = None
 
     def sleep(self, awaited: Sequence[int]) -> bool:
         """Sleeps until the bell rings, for at most a tick of 50 ms; returns whether it rang.
 
-        awaited: the workers that are to ring it; one of them that makes no progress for the group's timeout hangs.
+        Args:
+            awaited: ranks of the workers that are to ring it; one that makes no progress for the group's timeout hangs.
         """
         group = self._group
         ready = [fd for fd, _ in self._poll.poll(_TICK * 1e3)]

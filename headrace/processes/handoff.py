@@ -1,17 +1,18 @@
-"""Handing rows back and forth between processes: counters in shared memory, and a bell for who sleeps.
+"""Passes turns between processes: counters in shared memory, and a bell for a process that sleeps.
 
-Each side counts up a number of its own and waits for the other's. A number is written by one process only and has cache
-lines of its own, so there is no lock and no token that could be lost or counted twice. Waiting is two things in turn:
-look at the number for as long as `headrace.processes.patience` allows, giving the core away with `sched_yield` after
-every look (half a microsecond where nobody wants it), then sleep on the bell.
+Each side increments a counter of its own and waits for the counters of the other side. A counter is written by one
+process only and has cache lines of its own, so there is no lock and no token that could be lost or counted twice.
+Waiting has two phases: poll the counter for as long as `headrace.processes.patience` allows, yielding the core with
+`sched_yield` after every look (half a microsecond if no other process wants it), then sleep on the bell.
 
-The bell is a pipe. A futex or a semaphore would do the waking as fast (measured on two idle cores, there and back: pipe
-67 µs, semaphore 83; on one core 11 and 8), but a pipe can be slept on together with the pipes and sentinels of the
-workers, so a peer that dies wakes the sleeper at once, it works the same under every start method and system, and has
+The bell is a pipe. A futex or a semaphore would wake a process as fast (measured round trip on two idle cores: pipe 67
+µs, semaphore 83; on one core 11 and 8). But a process can sleep on a pipe together with the pipes and sentinels of the
+workers, so the death of a peer wakes it at once; a pipe works the same under every start method and system; and it has
 no name that a crash could leave behind.
 
-Nobody rings for who is awake: the sleeper raises a flag first, then looks once more, and the other side moves its
-number first, then looks at the flag. With a full fence between the two on either side, one of them sees the other.
+The bell is not rung for a process that is awake: the sleeper first raises a flag, then looks at the counter once more,
+and the other side first increments its counter, then looks at the flag. With a full fence between the two on either
+side, at least one of them sees the other's write.
 """
 
 from __future__ import annotations
@@ -30,21 +31,26 @@ from headrace.memory import WEAKLY_ORDERED, fence
 
 __all__ = ["Bell", "Cell", "Handoff", "make_cell"]
 
-_TICK_MS = 50  # a sleeper looks around this often, whatever happens
+_TICK_MS = 50  # a sleeper checks the counters this often in any case
 
 #: A number in shared memory: index 0 of a view of int64.
 Cell = memoryview
 
 
 def make_cell(allocate: Callable[[tuple[int, ...], np.dtype[Any]], np.ndarray]) -> Cell:
-    """A number on two cache lines of its own (the processor fetches them in pairs)."""
+    """Allocates a number on two cache lines of its own (the processor fetches them in pairs)."""
     return allocate((16,), np.dtype(np.int64)).data
 
 
 class Bell:
-    """Wakes one process: `parked` says that it sleeps, the pipe is what it sleeps on.
+    """Wakes one process: `parked` says that it sleeps, and the pipe is what it sleeps on.
 
-    read_fd: the owner's end, -1 elsewhere; write_fd: the ringers' end. Neither is closed here.
+    Neither descriptor is closed here.
+
+    Args:
+        parked: cell, 1 while the owner sleeps.
+        read_fd: the owner's end, -1 in other processes.
+        write_fd: the end of the processes that ring, -1 in the owner.
     """
 
     def __init__(self, parked: Cell, *, read_fd: int = -1, write_fd: int = -1) -> None:
@@ -57,31 +63,37 @@ class Bell:
 
     @staticmethod
     def pipe() -> tuple[int, int]:
-        """Descriptors for a bell: (read, write), neither of which ever blocks."""
+        """Returns the descriptors of a bell, (read, write), neither of which ever blocks."""
         return os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def ring(self) -> None:
-        """Wakes the owner; a pipe that is full has rung already, one nobody reads any more wakes nobody."""
+        """Wakes the owner; a full pipe has rung already, and a pipe without a reader is ignored."""
         with suppress(BlockingIOError, BrokenPipeError):
             os.write(self._write_fd, b"!")
 
     def sleep(self) -> bool:
-        """Sleeps until it rings, a tick of 50 ms at most; returns whether it rang."""
+        """Sleeps until the bell rings, for a tick of 50 ms at most; returns whether it rang."""
         return bool(self._poll.poll(_TICK_MS))
 
     def silence(self) -> None:
-        """Forgets the rings so far."""
+        """Discards the rings so far."""
         with suppress(BlockingIOError):
             os.read(self._read_fd, 4096)
 
 
 class Handoff:
-    """One side's hands: `post` says that it has moved on, `wait_for` waits until all peers have.
+    """One side of the handoff: `post` signals that it has moved on, `wait_for` waits until all peers have.
 
-    own: the number this side counts up; peers: those it waits for; bell: where it sleeps; peer_bells: where those sleep
-    that wait for it; companions: other numbers that these wait for together with `own`, so that only the last rings;
-    spin_ns: a cell with the nanoseconds to look before sleeping, see `headrace.processes.patience`. `late` counts the
-    sleeps that ended by the tick although the number had moved and nobody rang: 0, or the protocol is broken.
+    `late` counts the sleeps that ended by the tick although the counter had moved and the bell did not ring: it is 0
+    unless the protocol is broken.
+
+    Args:
+        own: the counter of this side.
+        peers: the counters it waits for.
+        bell: where it sleeps.
+        peer_bells: the bells of the processes that wait for this side.
+        companions: other counters that those processes wait for together with `own`, so that only the last one rings.
+        spin_ns: cell with the nanoseconds to poll before sleeping, see `headrace.processes.patience`.
     """
 
     def __init__(
@@ -100,7 +112,7 @@ class Handoff:
         self._peer_bells = list(peer_bells)
         self._companions = list(companions)
         self._spin_ns = spin_ns
-        self._lock = threading.Lock()  # its own: one that a thread held while this process was forked would stay held
+        self._lock = threading.Lock()  # not shared: a lock held in another thread at a fork would stay locked
         self.late = 0
 
     @property
@@ -109,7 +121,10 @@ class Handoff:
         return self._own[0]
 
     def post(self) -> int:
-        """Counts up; everything written before is seen by who sees the number. Returns it. 0.3 µs, ringing 3 more."""
+        """Increments the counter and returns it; takes 0.3 µs, and 3 more to ring.
+
+        Everything written before is visible to a process that sees the new count.
+        """
         if WEAKLY_ORDERED:
             fence(self._lock)
         self._own[0] = number = self._own[0] + 1
@@ -120,15 +135,17 @@ class Handoff:
         return number
 
     def lagging(self, number: int) -> list[int]:
-        """The peers that have not come as far as `number`, by their place in `peers`."""
+        """Returns the peers that have posted less than `number` times, by their index in `peers`."""
         return [index for index, peer in enumerate(self._peers) if peer[0] < number]
 
     def wait_for(self, number: int, sleep: Callable[[Sequence[int]], bool] | None = None) -> None:
         """Waits until every peer has posted `number` times.
 
-        sleep: called as often as needed with the peers still awaited, to sleep for a tick at most; returns whether the
-        bell rang, raises when there is nothing to wait for any more. None: sleeps on the bell alone, for ever, which
-        is for workers: they end with their parent.
+        Args:
+            number: the count to wait for.
+            sleep: called as often as needed with the peers still awaited, to sleep for a tick at most; returns whether
+                the bell rang, and raises if there is nothing left to wait for. None: sleeps on the bell alone, without
+                a deadline, as workers do, which end with their parent.
         """
         for peer in self._peers:
             while peer[0] < number:
@@ -138,7 +155,7 @@ class Handoff:
             fence(self._lock)
 
     def _saw(self, peer: Cell, number: int) -> bool:
-        """Looks for as long as patience lasts."""
+        """Polls one peer for as long as `spin_ns` says; returns whether it has posted `number` times."""
         spin_ns = self._spin_ns[0]
         if not spin_ns:
             return False
@@ -162,7 +179,7 @@ class Handoff:
                 if rang:
                     bell.silence()
                 elif not self.lagging(number) and not bell.sleep():
-                    # Not the ring of just now, which a tick may coincide with: nobody rings.
+                    # The second sleep excludes a ring that coincided with the tick: the bell was not rung.
                     self.late += 1
         finally:
             bell.parked[0] = 0

@@ -1,4 +1,4 @@
-"""Doing something when a module is imported for the first time, by whomever."""
+"""Callbacks on the first import of a module, whoever imports it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,13 @@ __all__ = ["LateImport"]
 
 
 class LateImport(MetaPathFinder, Loader):
-    """Calls `then` as soon as the module `name`, which is not loaded, has been; once. For worker processes, whose
-    import system is ours to add to.
+    """Calls `then` once, as soon as the module `name`, which is not imported yet, has been imported.
+
+    For worker processes, whose import system the library may extend.
+
+    Args:
+        name: the module.
+        then: the callback.
     """
 
     def __init__(self, name: str, then: Callable[[], None]) -> None:
@@ -24,14 +29,14 @@ class LateImport(MetaPathFinder, Loader):
         sys.meta_path.insert(0, self)
 
     def forget(self) -> None:
-        """Nothing is to be done any more."""
+        """Cancels the callback."""
         if self in sys.meta_path:
             sys.meta_path.remove(self)
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """See `MetaPathFinder`: what the others find, loaded by this object."""
+        """See `MetaPathFinder`; returns what the other finders find, with this object as loader."""
         if fullname != self._name:
             return None
         self.forget()
@@ -46,7 +51,7 @@ class LateImport(MetaPathFinder, Loader):
         return self._loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Loads the module as if this object were not there, and calls."""
+        """Loads the module with its original loader, then calls the callback."""
         assert self._loader is not None
         assert module.__spec__ is not None
         module.__spec__.loader = module.__loader__ = self._loader

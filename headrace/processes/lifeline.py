@@ -1,10 +1,11 @@
-"""What ends workers when the process that started them is gone, whatever they are doing then.
+"""Kills workers when the process that started them ends, whatever they are doing at that time.
 
-A thread that watches the parent needs the interpreter: it never runs while a C loop of the environment holds it. So the
-kernel does it. The process that starts workers holds the write end of a pipe and never writes. Each worker has a read
-end of its own, which is set to send SIGKILL instead of SIGIO, to the worker and the programs its environments started:
-when the last write end closes, for whatever reason, they are gone. (PR_SET_PDEATHSIG is no way: it fires when the
-*thread* that started the worker ends, and a fork server's children have the server for a parent.)
+A thread that watches the parent needs the interpreter lock, and never gets it while C code of the environment loops and
+holds it. So the kernel kills the workers. The process that starts workers holds the write end of a pipe and never
+writes. Each worker has a read end of its own, which is set to send SIGKILL instead of SIGIO to the worker and the
+programs its environments started: when the last write end closes, for whatever reason, they are killed.
+(PR_SET_PDEATHSIG does not work here: it fires when the *thread* that started the worker ends, and the parent of a fork
+server's children is the server.)
 """
 
 from __future__ import annotations
@@ -26,18 +27,19 @@ class Lifeline:
 
     @staticmethod
     def make() -> Lifeline | None:
-        """None where the system cannot do it: there the watch thread of a worker must do."""
+        """Returns a lifeline; None if the system has no support, where only each worker's watch thread ends it."""
         return Lifeline() if sys.platform == "linux" and os.path.isdir("/proc/self/fd") else None
 
     @property
     def fds(self) -> list[int]:
-        """Those that a forked worker must not keep: it would hold itself and its siblings alive."""
+        """Descriptors that a forked worker must close: otherwise it would keep itself and its siblings alive."""
         return [self._write] if self._read < 0 else [self._read, self._write]
 
     def tie(self, pid: int) -> int:
-        """A read end that kills the process `pid` from now on; for that process to `hold_on` to, and to be closed here.
+        """Returns a read end that kills the process `pid` from now on.
 
-        Opened anew: whom a descriptor signals belongs to the opening, which `os.dup` would share.
+        The process takes it with `hold_on`, and the caller closes it here. It is opened anew because the process that a
+        descriptor signals is a property of the open file description, which `os.dup` would share.
         """
         fd = os.open(f"/proc/self/fd/{self._read}", os.O_RDONLY | os.O_NONBLOCK)
         fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGKILL)
@@ -46,21 +48,21 @@ class Lifeline:
         return fd
 
     def complete(self) -> None:
-        """Nobody else will be tied."""
+        """Closes the read end; no more processes can be tied."""
         if self._read >= 0:
             os.close(self._read)
             self._read = -1
 
     def close(self) -> None:
-        """Lets go: whoever is still tied dies."""
+        """Closes the write end, which kills all processes that are still tied."""
         self.complete()
         os.close(self._write)
 
 
 def hold_on(fd: int) -> None:
-    """In a worker that leads a process group: from now on the group is killed as a whole."""
+    """Extends the lifeline of this worker, which leads a process group, to the whole group."""
     fcntl.fcntl(fd, fcntl.F_SETOWN, -os.getpgrp())
     poll = select.poll()
     poll.register(fd, 0)
-    if poll.poll(0):  # the end came before the owner was changed: it may have gone unheard
+    if poll.poll(0):  # the write end closed before the owner was changed: the signal may have been lost
         os.kill(os.getpid(), signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""The operating system's side of a group of processes: what there is to close and to kill, and how."""
+"""The operating system's resources of a group of processes, and how to kill and close them."""
 
 from __future__ import annotations
 
@@ -24,15 +24,23 @@ __all__ = ["GONE", "Members", "set_deadline", "sigint_blocked", "uninterrupted"]
 
 _log = logging.getLogger("headrace.processes")
 
-GONE = 1.0  # seconds a process that was killed, or said goodbye, may take to disappear
+GONE = 1.0  # seconds that a killed or leaving process may take to disappear
 
 
 @dataclass
 class Members:
-    """The operating system's side of a group. Apart from it, so that a forgotten group can be cleaned up.
+    """The processes and descriptors of a group.
 
-    handles: of the processes, which know a number that was given to somebody else; lifeline: what ends them when this
-    process ends, None where the system has none.
+    They are kept apart from `WorkerGroup`, so that they can be cleaned up after it is garbage collected.
+
+    Args:
+        board: status lines of the processes.
+        lifeline: kills the processes when this process ends; None if the system does not support it.
+        processes: the processes, by rank.
+        handles: psutil handles of them, which detect that a PID was reused; None for one that had ended already.
+        pipes: our ends of the pipes.
+        dumps: descriptors of the files to which faulthandler writes stacks.
+        owner: PID of the process that started them.
     """
 
     board: StatusBoard
@@ -44,17 +52,17 @@ class Members:
     owner: int = field(default_factory=os.getpid)
 
     def add(self, process: BaseProcess) -> None:
-        """Takes a process that was started."""
+        """Adds a process that was started."""
         self.processes.append(process)
         self.handles.append(None)
-        with suppress(psutil.Error):  # it has ended, and somebody else waited for it
+        with suppress(psutil.Error):  # it has ended, and another part of the program waited for it
             self.handles[-1] = psutil.Process(process.pid)
 
     def ended(self, rank: int) -> bool:
-        """Whether a process is gone.
+        """Returns whether a process has ended.
 
-        Its exit code alone does not say: where the program ignores SIGCHLD, or waits for all of its children, that goes
-        to the program, or to nobody.
+        Its exit code alone is not enough: if the program ignores SIGCHLD or waits for all of its children, the exit
+        code is lost or goes to the program.
         """
         if self.processes[rank].exitcode is not None:
             return True
@@ -62,11 +70,11 @@ class Members:
         return handle is None or not _lives(handle)
 
     def kill(self) -> None:
-        """Kills the processes, with all that descends from them, and closes the descriptors."""
+        """Kills the processes and all their descendants, and closes the descriptors."""
         if os.getpid() != self.owner:
-            return  # a forked child has a copy of this object, and no business with its siblings
-        with uninterrupted(deliver=False):  # it may be the interpreter's end, or anybody's turn to collect garbage
-            for dump in self.dumps:  # first: where no descriptor is left, nobody can be looked for
+            return  # a forked child has a copy of this object and must not kill its siblings
+        with uninterrupted(deliver=False):  # may run at interpreter exit or in garbage collection
+            for dump in self.dumps:  # first: without a free descriptor no process can be looked up
                 os.close(dump)
             families = [_family(handle) for handle in self.handles if handle is not None]
             for family in families:
@@ -88,8 +96,8 @@ class Members:
     def _kill_group(self, rank: int) -> None:
         """Kills what a process that has ended left behind: programs that its environments started.
 
-        The number of a group is not given away before its last member has ended. So a process of that number is either
-        the one we know, or a new one, and then nobody of the group was left.
+        The number of a process group is not reused before its last member has ended. So a process with that number is
+        either the one we started, or a new one, in which case nothing of the group was left.
         """
         pid, handle = self.processes[rank].pid, self.handles[rank]
         if pid is None or (psutil.pid_exists(pid) and not (handle is not None and handle.is_running())):
@@ -99,7 +107,7 @@ class Members:
 
 
 def set_deadline(pipe: Connection, seconds: float) -> None:
-    """Bounds every read and write on our end of a pipe: a worker may be stopped in the middle of a message."""
+    """Sets a timeout for reads and writes on our end of a pipe: a worker may be stopped in the middle of a message."""
     interval = struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
     with socket.fromfd(pipe.fileno(), socket.AF_UNIX, socket.SOCK_STREAM) as end:
         end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, interval)
@@ -107,7 +115,7 @@ def set_deadline(pipe: Connection, seconds: float) -> None:
 
 
 class _Heard(list[int]):
-    """A signal handler that takes notes."""
+    """A signal handler that records signals."""
 
     def __call__(self, signum: int, frame: object) -> None:
         self.append(signum)
@@ -115,9 +123,10 @@ class _Heard(list[int]):
 
 @contextmanager
 def uninterrupted(deliver: bool) -> Iterator[None]:
-    """Ctrl-C does not interrupt a clean-up. A second one, while the first is cleaned up after, is not heard; another is
-    delivered afterwards if somebody is there to hear it. (To block the signal would not do: another thread of the
-    program would take it for us.)
+    """Keeps Ctrl-C from interrupting a clean-up.
+
+    A Ctrl-C during the clean-up after an earlier one is ignored. Any other is delivered afterwards if `deliver` is set.
+    (Blocking the signal would not work: another thread of the program would receive it.)
     """
     before = signal.getsignal(signal.SIGINT)
     in_main = threading.current_thread() is threading.main_thread()
@@ -137,7 +146,7 @@ def uninterrupted(deliver: bool) -> Iterator[None]:
 
 @contextmanager
 def sigint_blocked() -> Iterator[None]:
-    """A child starts with SIGINT blocked until its prologue ignores it."""
+    """Blocks SIGINT while a child starts, until its prologue ignores it."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -146,7 +155,9 @@ def sigint_blocked() -> Iterator[None]:
 
 
 def _lives(process: psutil.Process) -> bool:
-    """Whether it runs: one that has ended stays in the list of processes until its parent asks, a fork server say."""
+    """Returns whether a process runs. One that has ended stays in the process list until its parent, e.g. a fork
+    server, waits for it.
+    """
     try:
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
@@ -154,10 +165,10 @@ def _lives(process: psutil.Process) -> bool:
 
 
 def _family(process: psutil.Process) -> list[psutil.Process]:
-    """A process's descendants, then the process."""
+    """Returns a process's descendants, followed by the process."""
     try:
         return [*process.children(recursive=True), process]
-    except (psutil.Error, OSError):  # it ended; or there is no descriptor left to look with
+    except (psutil.Error, OSError):  # it ended, or no descriptor is left to look it up
         return [process]
 
 

@@ -1,4 +1,4 @@
-"""How processes are started, and what that asks of what they are given."""
+"""Choice of the start method of processes, and pickling of what they are given."""
 
 from __future__ import annotations
 
@@ -13,11 +13,17 @@ __all__ = ["choose_start_method", "pickled"]
 
 
 def choose_start_method(asked: str) -> str:
-    """The start method for `asked`: "auto" is fork on Linux while CUDA is not initialised, else forkserver.
+    """Returns the start method to use.
 
-    Raises ValueError for "fork" after CUDA was initialised: the children would hang or fail at their first CUDA call.
+    "auto" is fork on Linux while CUDA is not initialised, otherwise forkserver.
+
+    Args:
+        asked: "fork", "forkserver", "spawn" or "auto".
+
+    Raises:
+        ValueError: "fork" after CUDA was initialised: the children would hang or fail at their first CUDA call.
     """
-    torch = sys.modules.get("torch")  # not loaded here: then it has not initialised CUDA either
+    torch = sys.modules.get("torch")  # if torch is not imported, it has not initialised CUDA either
     cuda = torch is not None and torch.cuda.is_initialized()
     if asked == "auto":
         return "fork" if sys.platform == "linux" and not cuda else "forkserver"
@@ -27,7 +33,7 @@ def choose_start_method(asked: str) -> str:
 
 
 def pickled(argument: Any) -> bytes:
-    """What a worker is given, for a start method that does not fork; raises SamplerError where it cannot be."""
+    """Pickles a worker's argument, for start methods other than fork; raises SamplerError if it cannot be pickled."""
     try:
         payload: bytes = cloudpickle.dumps(argument)
     except Exception as error:

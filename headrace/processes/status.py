@@ -1,6 +1,6 @@
-"""What a process is doing, in one cache line that its owner can read at any time, even after it died.
+"""The current activity of a process in one shared cache line, readable at any time, even after the process died.
 
-Written with plain stores by one process (35 ns each) and read by another for messages and the hang check: a torn or
+One process writes it with plain stores (35 ns each), and another reads it for messages and the hang check. A torn or
 late value costs a wrong number in a message, so there is no lock.
 """
 
@@ -19,7 +19,7 @@ LINE_BYTES = 64
 
 
 class Phase(IntEnum):
-    """What a process that owns environments can be doing."""
+    """Activities of a process that owns environments."""
 
     STARTING = 0
     CONSTRUCTING = 1
@@ -37,7 +37,7 @@ class Phase(IntEnum):
 
     @property
     def words(self) -> str:
-        """The phase for a message."""
+        """The phase in words, for messages."""
         return _WORDS[self]
 
 
@@ -69,10 +69,13 @@ _TIMELESS = {
 
 
 class Status:
-    """A line of eight integers; the writer uses `line[Status.X] = …` directly, because it does so for every step.
+    """A line of eight integers; writers use `line[Status.X] = …` directly, because they do so at every step.
 
-    PROGRESS grows whenever the process gets on; PHASE is a `Phase`; ENV is the env id being called, or -1; STEP is the
-    row of the batch.
+    PROGRESS grows whenever the process makes progress; PHASE is a `Phase`; ENV is the env id of the environment being
+    called, or -1; STEP is the time step in the batch.
+
+    Args:
+        memory: `LINE_BYTES` bytes of shared memory; None: memory of its own.
     """
 
     PROGRESS, PHASE, ENV, STEP = range(4)
@@ -83,18 +86,24 @@ class Status:
             self.line[Status.ENV] = -1
 
     def enter(self, phase: Phase, env_id: int = -1, step: int = 0) -> None:
-        """Marks the begin of a phase, which is progress too."""
+        """Marks the start of a phase, which also counts as progress.
+
+        Args:
+            phase: the phase.
+            env_id: env id of the environment being called, or -1.
+            step: time step in the batch.
+        """
         line = self.line
         line[Status.PHASE], line[Status.ENV], line[Status.STEP] = phase, env_id, step
         line[Status.PROGRESS] += 1
 
     @property
     def progress(self) -> int:
-        """A number that stands still exactly while the process does."""
+        """A counter that stays the same exactly while the process makes no progress."""
         return self.line[Status.PROGRESS]
 
     def where(self, worker: int | None = None, pid: int | None = None) -> Where:
-        """The place named by the line, as errors carry it."""
+        """Returns the place that the line describes, in the form that errors carry."""
         phase, env_id = Phase(self.line[Status.PHASE]), self.line[Status.ENV]
         timeless = phase in _TIMELESS
         return Where(
@@ -107,7 +116,12 @@ class Status:
 
 
 class StatusBoard:
-    """The lines of a group of processes over one piece of shared memory of `LINE_BYTES` each."""
+    """The status lines of a group of processes in one piece of shared memory.
+
+    Args:
+        fd: shared memory of `count * LINE_BYTES` bytes.
+        count: number of processes.
+    """
 
     def __init__(self, fd: int, count: int) -> None:
         self._map = mmap.mmap(fd, LINE_BYTES * count)
@@ -116,7 +130,7 @@ class StatusBoard:
         memory.release()
 
     def close(self) -> None:
-        """Lets go of the shared memory (a map holds a descriptor); the lines keep what they said last."""
+        """Releases the shared memory, whose map holds a descriptor; the lines keep their last values."""
         for status in self.lines:
             last = bytearray(status.line)
             status.line.release()
@@ -125,7 +139,12 @@ class StatusBoard:
 
 
 class ProgressWatch:
-    """Which workers stand still, and since when."""
+    """Tracks which workers make no progress, and since when.
+
+    Args:
+        lines: status lines of the workers.
+        timeout: seconds.
+    """
 
     def __init__(self, lines: Sequence[Status], timeout: float) -> None:
         self.timeout = timeout
@@ -133,7 +152,7 @@ class ProgressWatch:
         self._seen = [(line.progress, time.monotonic()) for line in lines]
 
     def stands_still(self, rank: int) -> bool:
-        """Whether a worker has made no progress for longer than the timeout."""
+        """Returns whether a worker has made no progress for longer than the timeout."""
         progress, since = self._lines[rank].progress, self._seen[rank][1]
         if progress != self._seen[rank][0]:
             self._seen[rank] = (progress, time.monotonic())

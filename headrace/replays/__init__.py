@@ -1,4 +1,4 @@
-"""Replay buffers: batches are appended to a ring in shared memory, transitions are sampled from it."""
+"""Replay buffers: batches are appended to a ring in shared memory, and transitions are sampled from it."""
 
 from headrace.lazy import lazy_exports
 

@@ -1,4 +1,4 @@
-"""What every replay buffer gives: transitions, or the error that there are none yet."""
+"""What every replay buffer returns: `Transitions`, or the error `ReplayNotReady` while there are none."""
 
 from __future__ import annotations
 
@@ -13,19 +13,24 @@ __all__ = ["ReplayNotReady", "Transitions"]
 
 
 class ReplayNotReady(ValueError):
-    """There is no transition to sample yet."""
+    """Raised when the replay holds no transition that can be sampled yet."""
 
 
 @dataclass
 class Transitions:
-    """`N` sampled transitions of up to n steps, in memory of their own.
-
-    inputs: what the agent saw at t; action: tree of `[N, ...]`; `return_`: float32 `[N]`, Σ_{k<m} γ^k r_{t+k}, where m
-    is n, or less where the episode ended earlier; next_inputs: what it saw at t + m, or, where the episode was
-    truncated, its final observation; discount: float32 `[N]`, γ^m, 0 where the episode terminated (next_inputs are then
-    those of its last step); weights: float32 `[N]`, importance weights, at most 1; indices: for `update_priorities`.
+    """`N` sampled transitions of up to n steps, in their own memory.
 
     The target is `return_ + discount · value(next_inputs)`.
+
+    Args:
+        inputs: what the agent saw at time step t.
+        action: tree of `[N, ...]`.
+        return_: float32 `[N]`, Σ_{k<m} γ^k r_{t+k}, where m is n, or less if the episode ended earlier.
+        next_inputs: what the agent saw at t + m. If the episode was truncated, its final observation; if it terminated,
+            the observation of its last step, which `discount` cancels.
+        discount: float32 `[N]`, γ^m, or 0 where the episode terminated.
+        weights: float32 `[N]`, importance weights, at most 1.
+        indices: which transitions these are, for `update_priorities`.
     """
 
     inputs: StepInputs

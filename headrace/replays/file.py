@@ -1,4 +1,4 @@
-"""The contents of a replay on disk, so that a run can go on with them: only what is new is written at each save."""
+"""Saves the contents of a replay to disk, so that a run can be resumed; each save writes only the new rows."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _log = logging.getLogger("headrace.replays")
 _FORMAT = b"headrace replay 2\n"
 _HEADER = re.compile(rb"(headrace replay [1-9][0-9]{0,8})\n([^\n]*)\n")
 _DIGEST = hashlib.sha256().digest_size
-_LONGEST = 2**20  # bytes of a header that may be another's
+_LONGEST = 2**20  # bytes to read of a header that may be of another format
 _NAME = re.compile(r"rows-[0-9]{19}\.bin")
 
 
 @dataclass
 class _Segment:
-    """A file of records, the row after its last, and its length in bytes."""
+    """A file of records: path, number of the row after its last, length in bytes, and whether it is torn."""
 
     path: Path
     stop: int = 0
@@ -37,13 +37,16 @@ class _Segment:
 
 
 class ReplayFile:
-    """A folder of segments, files that are only ever appended to; one whose rows have all left the ring is removed.
+    """A folder of segments: append-only files. A segment is removed when all of its rows have left the ring.
 
-    A segment is a line that names the format, a line with the layout of the rows, the SHA-256 of both (32 bytes), and
-    records: raw arrays with their checksum (`headrace.replays.records`). They are data and nothing else. Its name says
-    its first row.
+    A segment is a line with the format, a line with the layout of the rows, the SHA-256 of both lines (32 bytes), and
+    records: raw arrays with their checksum (`headrace.replays.records`). It contains data only, no code. The file name
+    is the number of its first row.
 
-    segment_bytes: a segment as large is followed by a new one.
+    Args:
+        folder: where the segments are.
+        spec: layout of the ring.
+        segment_bytes: a segment that has reached this size is followed by a new one.
     """
 
     def __init__(self, folder: str | Path, spec: ReplaySpec, *, segment_bytes: int = 2**28) -> None:
@@ -53,15 +56,23 @@ class ReplayFile:
         self._header = lines + hashlib.sha256(lines).digest()
         self._segment_bytes = segment_bytes
         self._segments: list[_Segment] = []
-        self._saved = 0  # the row after the last on disk
+        self._saved = 0  # number of the row after the last one on disk
         self._opened = False
 
     def save(self, ring: ReplayRing) -> int:
-        """Writes the rows appended since the last save, in any process that sees the ring; returns how many.
+        """Writes the rows that were appended since the last save, in any process that can read the ring.
 
-        They are on the disk when this returns. Raises OSError where it does not take them: what was saved before is
-        untouched, and the next save tries again. Raises FileExistsError for a folder with contents that were not
-        loaded.
+        The rows are on disk when this returns.
+
+        Args:
+            ring: the ring to save.
+
+        Returns:
+            The number of rows written.
+
+        Raises:
+            OSError: if the disk does not accept them. Earlier saves are intact, and the next save tries again.
+            FileExistsError: if the folder has contents that were not loaded.
         """
         if not self._opened:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -74,7 +85,7 @@ class ReplayFile:
         n_saved = 0
         while (first := max(self._saved, ring.oldest[0])) < cursor:
             record = self._records.of(ring, first, min(first + self._records.most_rows, cursor))
-            if record is not None:  # else they were overwritten: on with what is there now
+            if record is not None:  # else the rows were overwritten: continue with the rows that are there now
                 self._append(*record)
                 n_saved += record[0].n_rows
         for segment in self._segments[:-1]:
@@ -83,14 +94,23 @@ class ReplayFile:
         return n_saved
 
     def load(self, ring: ReplayRing, until: int | None = None) -> int:
-        """Puts what was saved into an empty ring, bit for bit; returns the row after the last, its `cursor`.
+        """Loads what was saved into an empty ring, bit for bit.
 
-        until: only rows before this one, for a checkpoint older than the last save; the others are forgotten. A tail
-        torn by a crash is cut off with a warning; what is appended next then continues nothing. A segment that is no
-        whole one is put aside, rows that are missing are passed over; both with a warning.
+        A tail that was torn by a crash is cut off with a warning; the row appended next then continues no episode. A
+        damaged segment is renamed and missing rows are skipped, both with a warning.
 
-        Raises FileNotFoundError if nothing was saved, CheckpointError for files of another layout or format, ValueError
-        for a ring that is not empty.
+        Args:
+            ring: an empty ring.
+            until: load only rows before this one, for a checkpoint older than the last save; later rows are discarded.
+                None: all rows.
+
+        Returns:
+            The number of the row after the last one: the ring's `cursor`.
+
+        Raises:
+            FileNotFoundError: if nothing was saved.
+            CheckpointError: for files of another layout or format.
+            ValueError: for a ring that is not empty.
         """
         if ring.cursor[0]:
             raise ValueError(f"the ring has {ring.cursor[0]} rows already; load into a new one, before any append")
@@ -106,14 +126,14 @@ class ReplayFile:
                 if stop <= head.first:
                     break
                 if head.first != cursor:
-                    begin = head.first  # those between are lost
+                    begin = head.first  # the rows in between are lost
                 self._records.put(ring, head, payload, stop)
                 cursor, oldest = stop, head.oldest
                 if stop < head.stop:
-                    break  # what was taken of it is saved again, as a record of its own
+                    break  # the loaded part will be saved again as its own record
                 segment.stop, segment.size = stop, end
             self._keep(segment)
-        if segment.torn if until is None else cursor < until:  # torn behind what is wanted, nothing is missing
+        if segment.torn if until is None else cursor < until:  # if torn after `until`, no row is missing
             ring.cut[0] = cursor
         self._say_what_is_missing(oldest, begin, cursor, until)
         self._saved = self._segments[-1].stop if self._segments else 0
@@ -122,7 +142,7 @@ class ReplayFile:
         return cursor
 
     def _say_what_is_missing(self, oldest: int, begin: int, cursor: int, until: int | None) -> None:
-        """Logs which rows there should be besides begin to cursor − 1, those loaded."""
+        """Logs the rows that should exist besides the loaded ones, begin to cursor − 1."""
         missing = [(oldest, begin), (cursor, cursor if until is None else until)]
         rows = " and ".join(f"{first} to {stop - 1}" for first, stop in missing if first < stop)
         if rows:
@@ -132,12 +152,16 @@ class ReplayFile:
             )
 
     def _paths(self) -> list[Path]:
-        """The segments in the folder, in the order of their rows."""
+        """Returns the segments in the folder, in the order of their rows."""
         return sorted(path for path in self.folder.glob("rows-*.bin") if _NAME.fullmatch(path.name) and path.is_file())
 
     def _whole(self, segment: _Segment, ring: ReplayRing, cursor: int) -> Iterator[tuple[Head, bytes, int]]:
-        """The records of a segment up to the first that is damaged, with the byte after each. cursor: the row after the
-        last in the ring before this segment.
+        """Yields the records of a segment up to the first damaged one, with the offset of the byte after each.
+
+        Args:
+            segment: the segment to read.
+            ring: the ring that is being loaded.
+            cursor: number of the row after the last one that was loaded before this segment.
         """
         with segment.path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
@@ -174,7 +198,7 @@ class ReplayFile:
         )
 
     def _keep(self, segment: _Segment) -> None:
-        """Cuts off what was not taken from a segment; without any rows it is removed."""
+        """Cuts off the part of a segment that was not loaded; removes a segment without loaded rows."""
         self._segments.append(segment)
         if not segment.stop:
             self._remove(segment)
@@ -182,14 +206,14 @@ class ReplayFile:
             os.truncate(segment.path, segment.size)
 
     def _put_aside(self, segment: _Segment, why: str) -> None:
-        """Gives a file that is no segment of this replay another name: a person may know what to do with it."""
+        """Renames a file that is not a segment of this replay, so that a person can examine it."""
         aside = segment.path.with_name(segment.path.name + ".damaged")
         os.replace(segment.path, aside)
         segment.torn = True
         _log.warning("%s %s: its rows are lost; it is now %s", segment.path, why, aside)
 
     def _refuse_other(self, path: Path, found: bytes) -> None:
-        """Raises CheckpointError for the beginning of a whole segment of another format or layout."""
+        """Raises CheckpointError if the file begins like an intact segment of another format or layout."""
         lines = _HEADER.match(found)
         if lines is None or hashlib.sha256(lines[0]).digest() != found[lines.end() :][:_DIGEST]:
             return
@@ -205,7 +229,7 @@ class ReplayFile:
         )
 
     def _append(self, head: Head, parts: list[bytes]) -> None:
-        """Writes a record behind the others, whole or not at all."""
+        """Appends a record, completely or not at all."""
         if not self._segments or self._segments[-1].size >= self._segment_bytes:
             self._segments.append(_Segment(self.folder / f"rows-{head.first:019d}.bin"))
         segment = self._segments[-1]
@@ -213,7 +237,7 @@ class ReplayFile:
         size = segment.size
         try:
             with segment.path.open("ab") as file:
-                file.truncate(size)  # of what a write that failed may have left
+                file.truncate(size)  # remove what a failed write may have left
                 for part in (self._header, *parts) if fresh else parts:
                     file.write(part)
                     size += len(part)

@@ -1,8 +1,8 @@
-"""Observations that stack frames, each frame stored once: how a stack is put together again, exactly or not at all.
+"""Stores each frame of stacked observations once, and rebuilds the stacks exactly.
 
-A stack slides: its older frames are the newer ones of the row before. At the start of an episode there is no row
-before; `gymnasium.wrappers.FrameStackObservation` repeats the first frame there, or puts zeros. Both are told from what
-is appended. Whatever else is found is refused.
+A stack slides: its older frames are the newer frames of the row before. At the start of an episode there is no row
+before; `gymnasium.wrappers.FrameStackObservation` then repeats the first frame, or uses zeros. Which of the two applies
+is recognized from the appended observations. Any other padding or stacking is refused.
 """
 
 from __future__ import annotations
@@ -22,10 +22,17 @@ _ADVICE = "use frames=0, which stores observations as they come"
 
 
 def stack_positions(flags: np.ndarray, index: np.ndarray, n_frames: int, B: int) -> tuple[np.ndarray, np.ndarray]:
-    """Where the frames of the stacks at `index` lie.
+    """Returns where the frames of the stacks at `index` are stored.
 
-    flags: uint8 `[n_rows · B]`; index: int64 `[N]`, row · B + column. Returns (index of each frame, int64
-    `[N, n_frames]`, newest last; bool `[N, n_frames]`, where a zero frame stands instead).
+    Args:
+        flags: uint8 `[n_rows · B]`.
+        index: int64 `[N]`, row · B + column.
+        n_frames: number of stacked frames.
+        B: number of columns.
+
+    Returns:
+        The index of each frame, int64 `[N, n_frames]`, newest last, and a mask, bool `[N, n_frames]`, of the frames
+        that are zero instead.
     """
     frames = np.empty((len(index), n_frames), np.int64)
     blank = np.zeros((len(index), n_frames), np.bool_)
@@ -33,14 +40,14 @@ def stack_positions(flags: np.ndarray, index: np.ndarray, n_frames: int, B: int)
     for older in range(n_frames - 2, -1, -1):
         known = flags.take(index % len(flags))
         follows = (known & FOLLOWS) != 0
-        blank[:, older] = (known & ZEROS) != 0  # a row with zeros before it follows none: it stays there
+        blank[:, older] = (known & ZEROS) != 0  # a row with zeros before it follows no other, so the index stays there
         index = index - B * follows
         frames[:, older] = index
     return frames, blank
 
 
 def stacks(frames: np.ndarray, positions: np.ndarray, blank: np.ndarray) -> np.ndarray:
-    """Stacks `[N, n_frames, ...]` from frames `[size, ...]`; positions, blank: `[N, n_frames]`."""
+    """Returns the stacks `[N, n_frames, ...]` of frames `[size, ...]`; positions and blank are `[N, n_frames]`."""
     found = np.take(frames, positions, axis=0)
     if blank.any():
         found[blank] = 0
@@ -48,10 +55,19 @@ def stacks(frames: np.ndarray, positions: np.ndarray, blank: np.ndarray) -> np.n
 
 
 def padding(observation: np.ndarray, is_first: np.ndarray, ended: np.ndarray) -> np.ndarray:
-    """What the stacks at the first rows of episodes hold before their first frames: flags `[T, B]`.
+    """Returns which padding the stacks at the first rows of episodes have: flags `[T, B]`.
 
-    observation `[T, B, n_frames, ...]`; is_first bool `[T, B]`; ended bool `[T, B]`: the row before is the end of an
-    episode or padding, so that this is a true beginning. Where it is not, anything may be there.
+    Args:
+        observation: `[T, B, n_frames, ...]`.
+        is_first: bool `[T, B]`.
+        ended: bool `[T, B]`, the row before is padding or the end of an episode, so that the episode really begins
+            here. Elsewhere the stack may hold any frames.
+
+    Returns:
+        uint8 `[T, B]`: PADDED, ZEROS or 0.
+
+    Raises:
+        ValueError: for any other padding.
     """
     flags = np.zeros(is_first.shape, np.uint8)
     time, column = is_first.nonzero()
@@ -71,9 +87,11 @@ def padding(observation: np.ndarray, is_first: np.ndarray, ended: np.ndarray) ->
 
 
 def check_slides(observation: np.ndarray, follows: np.ndarray) -> None:
-    """Raises ValueError where the older frames of a row are not the newer ones of the row before.
+    """Raises ValueError if the older frames of a row are not the newer frames of the row before.
 
-    observation `[T, B, n_frames, ...]`; follows bool `[T, B]`.
+    Args:
+        observation: `[T, B, n_frames, ...]`.
+        follows: bool `[T, B]`, the row continues the episode of the row before.
     """
     for t in range(1, len(observation)):
         older, newer = _words(observation[t, :, :-1]), _words(observation[t - 1, :, 1:])
@@ -83,13 +101,13 @@ def check_slides(observation: np.ndarray, follows: np.ndarray) -> None:
 
 
 def check_joint(ring: ReplayRing, first: int, observation: np.ndarray, follows: np.ndarray) -> None:
-    """The same for the first row of a batch, `[B, n_frames, ...]`, and the last row of the ring, number `first` − 1."""
+    """Checks the same for the first row of a batch, `[B, n_frames, ...]`, against row `first` − 1 of the ring."""
     B, n_frames = observation.shape[:2]
     flags = ring.flags.reshape(-1)
     index, blank = stack_positions(flags, (first - 1) * B + follows.nonzero()[0], n_frames, B)
     position = index % len(flags)
     expected = stacks(ring.observation.reshape(-1, *observation.shape[2:]), position, blank)[:, 1:]
-    # A row that follows none and is no beginning hides what was before it.
+    # A row that neither follows another nor begins an episode hides the frames before it.
     clear = (flags.take(position) & (FOLLOWS | PADDED | ZEROS)) != 0
     clear = np.logical_and.accumulate(clear[:, ::-1], axis=1)[:, ::-1]
     known = index[:, 1:] >= ring.oldest[0] * B
@@ -103,6 +121,6 @@ def check_joint(ring: ReplayRing, first: int, observation: np.ndarray, follows: 
 
 
 def _words(rows: np.ndarray) -> np.ndarray:
-    """Bytes `[B, ...]` as `[B, m]` of the widest words that fit: comparing them takes an eighth of the time."""
+    """Views bytes `[B, ...]` as the widest words that fit, `[B, m]`: comparing them takes an eighth of the time."""
     flat = rows.reshape(len(rows), -1)
     return flat if flat.shape[1] % 8 else flat.view(np.uint64)

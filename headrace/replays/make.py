@@ -1,4 +1,4 @@
-"""Replays by their size in environment steps."""
+"""Builds replay buffers from their size in environment steps."""
 
 from __future__ import annotations
 
@@ -26,10 +26,16 @@ def replay_spec(
     frames: int = 0,
     n_finals: int | None = None,
 ) -> ReplaySpec:
-    """The spec of a replay of `size` environment steps, rounded up to whole rows of time.
+    """Returns the spec of a replay of `size` environment steps, rounded up to whole rows.
 
-    observation, action: examples, trees of arrays of one row; frames, n_finals: see `ReplaySpec`. By default there is
-    room for a truncated episode in every 16 steps, in every 64 where frames are stored.
+    Args:
+        batch_spec: T and B of the batches that will be appended.
+        observation: example, a tree of arrays for one environment.
+        action: example, a tree of arrays for one environment.
+        size: capacity in environment steps.
+        frames: see `ReplaySpec`.
+        n_finals: see `ReplaySpec`. Default: room for one truncated episode in every 16 steps, or in every 64 steps if
+            frames are stored, and at least T · B.
     """
     if n_finals is None:
         n_finals = max(size // (64 if frames else 16), batch_spec.size)
@@ -37,9 +43,18 @@ def replay_spec(
 
 
 def shared_ring(spec: ReplaySpec, fd: int | None = None) -> tuple[Arena, ReplayRing]:
-    """A ring in shared memory, and the arena it lies in, whose `fd` goes to the other process.
+    """Returns a ring in shared memory and the arena that holds it.
 
-    With the descriptor of another process's arena and the same spec: that ring. Raises NotEnoughMemory.
+    Args:
+        spec: layout of the ring.
+        fd: file descriptor of another process's arena, to attach to its ring (the spec must be the same). None: a new
+            arena, whose `fd` is to be passed to the other process.
+
+    Returns:
+        The arena and the ring.
+
+    Raises:
+        NotEnoughMemory: if a new ring does not fit into the available memory.
     """
     if fd is None:
         _require_memory(spec)
@@ -62,9 +77,16 @@ def make_replay(
     beta: float = 0.4,
     allocate: Allocate | None = None,
 ) -> tuple[ReplayWriter, UniformReplay]:
-    """A writer and a replay over the same memory, this process's own unless `allocate` gives another.
+    """Returns a writer and a replay over the same memory.
 
-    Arguments as in `replay_spec`, `UniformReplay` and `PrioritizedReplay`. Raises NotEnoughMemory.
+    The memory is private to this process unless `allocate` provides another. For the arguments, see `replay_spec`,
+    `UniformReplay` and `PrioritizedReplay`.
+
+    Returns:
+        The writer and a `UniformReplay`, or a `PrioritizedReplay` if `prioritized`.
+
+    Raises:
+        NotEnoughMemory: if the ring does not fit into the available memory (checked only without `allocate`).
     """
     spec = replay_spec(batch_spec, observation, action, size, frames=frames, n_finals=n_finals)
     if allocate is None:
@@ -87,14 +109,17 @@ def replay_over(
     alpha: float = 0.6,
     beta: float = 0.4,
 ) -> UniformReplay:
-    """A replay over a ring that somebody else fills. Arguments as in `UniformReplay` and `PrioritizedReplay`."""
+    """Returns a replay over a ring that another object or process fills.
+
+    For the arguments, see `UniformReplay` and `PrioritizedReplay`.
+    """
     if prioritized:
         return PrioritizedReplay(spec, ring, n_step=n_step, discount=discount, seed=seed, alpha=alpha, beta=beta)
     return UniformReplay(spec, ring, n_step=n_step, discount=discount, seed=seed)
 
 
 def _require_memory(spec: ReplaySpec) -> None:
-    """Raises NotEnoughMemory if the machine has not enough left: pages are only taken when they are first written."""
+    """Raises NotEnoughMemory if too little memory is left: the system only allocates pages when first written."""
     needed, free = measure(lambda allocate: build_ring(spec, allocate)), available_memory()
     if needed > free:
         raise NotEnoughMemory(

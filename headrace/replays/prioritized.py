@@ -1,4 +1,4 @@
-"""Replay that samples transitions in proportion to their priorities."""
+"""Replay that samples transitions with probabilities proportional to their priorities."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from headrace.schema import anything, fields, real, tensor, whole
 
 __all__ = ["PrioritizedReplay"]
 
-#: Of priorities, p^α: so many as memory holds can be summed.
+#: Largest priority p^α: the sum over as many of them as fit into memory stays finite.
 _LARGEST = 1e290
 
 
@@ -23,10 +23,18 @@ class PrioritizedReplay(UniformReplay):
 
         P(i) = p_i^α / Σ_j p_j^α,   p_i = |δ_i| + ε,   w_i = (N · P(i))^−β / max_j w_j
 
-    (equations 1 and 2 of section 3.3; the maximum is over the sampled ones). New transitions have the largest priority
-    given so far, 1 at first. Draws are stratified, one from each n-th of the total.
+    (sections 3.3 and 3.4; the maximum is over the sampled transitions). New transitions get the largest
+    priority so far, initially 1. Draws are stratified: one from each n-th of the total.
 
-    alpha: 0 is uniform; beta: may be set at any time, 1 corrects the bias fully; eps: ε.
+    Args:
+        spec: layout of the ring.
+        ring: the memory to read.
+        n_step: maximum number of steps of a transition.
+        discount: γ per step.
+        seed: seed of the draws.
+        alpha: exponent of the priorities; 0 is uniform sampling.
+        beta: exponent of the importance weights; 1 corrects the bias fully. May be changed at any time.
+        eps: ε.
     """
 
     def __init__(
@@ -48,11 +56,11 @@ class PrioritizedReplay(UniformReplay):
         self.beta = beta
         self.eps = eps
         self._tree = SumTree(spec.size)
-        self._largest = 1.0  # of the values in the tree, p^α, ever given
+        self._largest = 1.0  # largest p^α ever stored in the tree
 
     @property
     def beta(self) -> float:
-        """The exponent of the importance weights."""
+        """Exponent β of the importance weights."""
         return self._beta
 
     @beta.setter
@@ -62,9 +70,14 @@ class PrioritizedReplay(UniformReplay):
         self._beta = float(value)
 
     def update_priorities(self, indices: Any, priorities: torch.Tensor) -> None:
-        """Gives transitions new priorities `[N]`, `|δ|` for example; those that have left the ring are passed over.
+        """Sets the priorities of transitions; ignores those that have left the ring.
 
-        indices: those of `Transitions`. Raises ValueError unless all are numbers that are 0 or more.
+        Args:
+            indices: `Transitions.indices`.
+            priorities: `[N]`, for example |δ|; absolute values are taken.
+
+        Raises:
+            ValueError: if the shapes differ or a priority is not finite.
         """
         given = np.abs(np.asarray(priorities.detach().cpu() if isinstance(priorities, torch.Tensor) else priorities))
         index = np.asarray(indices)
@@ -73,13 +86,13 @@ class PrioritizedReplay(UniformReplay):
         if not np.isfinite(given).all():
             raise ValueError("a priority is not a finite number; the loss it comes from has diverged")
         self._window.update()
-        kept = self._window.holds(index)  # by number, not by place: another transition may lie there now
+        kept = self._window.holds(index)  # by number, because another transition may be at the same position by now
         values = (given[kept].astype(np.float64) + self.eps) ** self.alpha
         self._tree.set(index[kept] % self.spec.size, values)
         self._largest = max(self._largest, float(values.max(initial=0.0)))
 
     def state_dict(self) -> dict[str, Any]:
-        """Random state, priorities (float64 `[size]`) and the rows they are of."""
+        """Returns the random state, the priorities (float64 `[size]`) and the range of rows they belong to."""
         self._window.update()
         return {
             **super().state_dict(),
@@ -91,9 +104,10 @@ class PrioritizedReplay(UniformReplay):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`; rows that the ring has beyond those saved get the largest priority.
+        """Restores what `state_dict` returned; rows of the ring that were not saved get the largest priority.
 
-        Raises ValueError for the state of a replay of another size or kind.
+        Raises:
+            ValueError: for the state of a replay of another size or kind.
         """
         fields(
             {

@@ -1,7 +1,7 @@
-"""Rows of a ring as bytes and back: raw arrays, a checksum, and sizes that are known before anything is allocated.
+"""Converts rows of a ring to bytes and back: raw arrays with a checksum, whose size is known before allocation.
 
-A record is a head of fixed size, the SHA-256 of head and payload (32 bytes), and the payload: every array's part, one
-after the other. How large the payload is follows from the head's two counts and the replay's spec.
+A record is a head of fixed size, the SHA-256 of head and payload (32 bytes), and the payload: the parts of all arrays,
+one after another. The size of the payload follows from the two counts in the head and the replay's spec.
 """
 
 from __future__ import annotations
@@ -26,21 +26,28 @@ __all__ = ["Damaged", "Head", "Misplaced", "Records"]
 _MAGIC = b"rows"
 _HEAD = struct.Struct("<4sQQII")
 _DIGEST = hashlib.sha256().digest_size
-_LARGEST = 2**26  # bytes of a record, unless one row has more
+_LARGEST = 2**26  # maximum bytes of a record, unless a single row has more
 _MOST_ROWS = 2**62
 
 
 class Damaged(Exception):
-    """Here is no whole record."""
+    """There is no complete, undamaged record at this position."""
 
 
 class Misplaced(Exception):
-    """A whole record, which does not follow what is before it."""
+    """The record is intact but does not follow what is before it."""
 
 
 @dataclass(frozen=True)
 class Head:
-    """Rows first to first + n_rows − 1, with n_finals final entries; `oldest` of the ring when they were written."""
+    """Head of a record with rows first to first + n_rows − 1.
+
+    Args:
+        first: number of the first row.
+        oldest: `oldest` of the ring when the record was written.
+        n_rows: number of rows.
+        n_finals: number of final observations.
+    """
 
     first: int
     oldest: int
@@ -49,12 +56,12 @@ class Head:
 
     @property
     def stop(self) -> int:
-        """The row after the last."""
+        """Number of the row after the last one."""
         return self.first + self.n_rows
 
 
 class Records:
-    """Reads and writes rows of rings of one spec."""
+    """Reads and writes rows of rings that have the given spec."""
 
     def __init__(self, spec: ReplaySpec) -> None:
         self.spec = spec
@@ -67,13 +74,13 @@ class Records:
         stored = [(leaf.dtype, leaf.shape) for leaf in tree_leaves(spec.stored)]
         action = [(leaf.dtype, leaf.shape) for leaf in tree_leaves(spec.action)]
         own = [(np.dtype(name), ()) for name in ("f4", "u1", "i4")]
-        #: The arrays of a row, and of a final entry, as `_by_row` and `_by_final` have them.
+        #: dtype and shape of the arrays of a row and of a final observation, in the order of `_by_row` and `_by_final`.
         self._row = [*((dtype, (B, *shape)) for dtype, shape in [*stored, *action, *own]), (np.dtype("i8"), (2,))]
         self._final: list[_Like] = [*stored, (np.dtype("i8"), ())]
 
     @property
     def layout(self) -> str:
-        """What two replays must have in common to read each other's records."""
+        """Description of the layout; replays can read each other's records only if it is equal."""
 
         def leaves(tree: Tree) -> str:
             return ", ".join(f"{path} {leaf.dtype.str} {list(leaf.shape)}".strip() for path, leaf in tree_paths(tree))
@@ -85,7 +92,7 @@ class Records:
         )
 
     def of(self, ring: ReplayRing, first: int, stop: int) -> tuple[Head, list[bytes]] | None:
-        """A record of rows first to stop − 1, in parts; None if they were overwritten meanwhile."""
+        """Returns a record of rows first to stop − 1, in parts; None if they were overwritten meanwhile."""
         rows = np.arange(first, stop) % self.spec.n_rows
         parts = [leaf[rows] for leaf in _by_row(ring)]
         slots = _slots(parts)
@@ -100,7 +107,7 @@ class Records:
         return head, [packed, _digest(packed, content), *content]
 
     def read(self, file: BinaryIO, left: int) -> tuple[Head, bytes] | None:
-        """The next record of a file of which `left` bytes are left; None at its end. Raises Damaged."""
+        """Returns the next record of a file with `left` bytes left; None at its end; raises Damaged."""
         if not left:
             return None
         if left < _HEAD.size + _DIGEST:
@@ -109,7 +116,7 @@ class Records:
         magic, *numbers = _HEAD.unpack(packed)
         head = Head(*numbers)
         size = head.n_rows * self._row_bytes + head.n_finals * self._final_bytes
-        # Before anything of that size is read.
+        # Check the head before anything of that size is read.
         if (
             magic != _MAGIC
             or not 0 < head.n_rows <= min(self.most_rows, self.spec.n_rows)
@@ -125,14 +132,14 @@ class Records:
         return head, payload
 
     def continues(self, ring: ReplayRing, head: Head, payload: bytes) -> bool:
-        """Whether a record counts on from the row before it in the ring: those of another run hardly do."""
+        """Returns whether the totals of a record continue those of the row before it: another run's hardly would."""
         before = ring.totals[(head.first - 1) % self.spec.n_rows] if head.first else np.zeros(2, np.int64)
         *_, flags, _, totals = self._parts(head, payload)[0]
         new = [np.count_nonzero(flags[0] & VALID), np.count_nonzero(_ends(flags[0]))]
         return np.array_equal(totals[0], before + new)
 
     def put(self, ring: ReplayRing, head: Head, payload: bytes, stop: int) -> None:
-        """Puts the rows of a record before `stop` into a ring."""
+        """Copies the rows of a record before `stop` into a ring."""
         n_rows = min(head.stop, stop) - head.first
         rows = np.arange(head.first, head.first + n_rows) % self.spec.n_rows
         by_row, by_final = self._parts(head, payload)
@@ -144,7 +151,7 @@ class Records:
             leaf[slots] = values[: len(slots)]
 
     def _parts(self, head: Head, payload: bytes) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """The arrays of the rows of a record, and of its final entries."""
+        """Returns the arrays of the rows of a record, and those of its final observations."""
         offset, found = 0, []
         for (dtype, shape), count in [
             *((one, head.n_rows) for one in self._row),
@@ -156,7 +163,7 @@ class Records:
         return found[: len(self._row)], found[len(self._row) :]
 
     def _agree(self, head: Head, payload: bytes) -> bool:
-        """Whether what leads from one array of a record to another does so: anybody can compute a checksum."""
+        """Returns whether the arrays of a record refer to each other correctly: anyone can compute a valid checksum."""
         by_row, by_final = self._parts(head, payload)
         *_, flags, _, totals = by_row
         time, _ = _ends(flags).nonzero()
@@ -172,23 +179,23 @@ class Records:
         )
 
 
-#: The dtype and the shape of a row of an array.
+#: dtype and shape of one row of an array.
 _Like = tuple[np.dtype[Any], tuple[int, ...]]
 
 
 def _ends(flags: np.ndarray) -> np.ndarray:
-    """Where episodes were truncated, of flags `[n, B]`: those have final entries."""
+    """Returns where episodes were truncated in flags `[n, B]`: these have final observations."""
     return np.asarray((flags & (TERMINATED | TRUNCATED)) == TRUNCATED)
 
 
 def _slots(parts: list[np.ndarray]) -> np.ndarray:
-    """Where the final entries of rows are, in their order; parts: as `_by_row` has them."""
+    """Returns the positions of the final observations of rows, in their order; parts: as returned by `_by_row`."""
     *_, flags, final, _ = parts
     return np.asarray(final[_ends(flags)])
 
 
 def _by_row(ring: ReplayRing) -> list[np.ndarray]:
-    """The arrays of rows, `[n_rows, ...]`."""
+    """Returns the arrays that are indexed by row, `[n_rows, ...]`."""
     return [*tree_leaves(ring.observation), *tree_leaves(ring.action), ring.reward, ring.flags, ring.final, ring.totals]
 
 

@@ -1,12 +1,13 @@
-"""The ring that replay buffers read: one writer, in any process, and readers that it never waits for.
+"""The ring buffer that replays read: one writer, in any process, and readers that the writer never waits for.
 
-Rows of time are numbered from 0 for ever; row i lies at i modulo `n_rows`. Two numbers in shared memory say which are
-whole: those from `oldest` to `cursor` − 1. The writer first moves `oldest` past what it is about to overwrite, then
-writes, then moves `cursor`. A reader reads both, copies what it wants, and looks at `oldest` again: what has fallen
-behind it meanwhile may be torn, everything else is whole. There is no lock, so nobody can die holding one: after a
-writer that was killed in the middle of an append, what it had announced is gone and everything else is there.
+Rows (all columns of one time step) are numbered from 0 without end; row i is stored at position i modulo `n_rows`. Two
+numbers in shared memory say which rows are intact: `oldest` to `cursor` − 1. The writer first advances `oldest` past
+the rows it is about to overwrite, then writes, then advances `cursor`. A reader reads both numbers, copies what it
+needs, and reads `oldest` again: rows below the new value may be torn, all others are intact. There is no lock, so no
+process can die while it holds one: if a writer is killed in the middle of an append, only the rows it had announced to
+overwrite are lost.
 
-Importing this loads no torch: the writer may be a process without.
+Importing this module loads no torch, because the writer may be a process without it.
 """
 
 from __future__ import annotations
@@ -30,12 +31,17 @@ __all__ = ["ReplayRing", "ReplaySpec", "ReplayWriter", "build_ring"]
 
 @dataclass(frozen=True)
 class ReplaySpec:
-    """What a replay holds: sizes, and examples (arrays of one row) of observation and action.
+    """What a replay stores: sizes, and examples (arrays for one environment) of observation and action.
 
-    batch: of the samples that are appended; n_rows: rows of time, more than `batch.T`; n_finals: room for the final
-    observations of truncated episodes (without room for one more, the rows up to the oldest of them are given up);
-    frames: 0, or the number of frames that the first axis of the observation, a uint8 array, stacks, newest last: then
-    each frame is stored once.
+    Args:
+        batch: T and B of the batches that are appended.
+        n_rows: capacity in rows, more than `batch.T`.
+        observation: example, a tree of arrays.
+        action: example, a tree of arrays.
+        n_finals: room for final observations of truncated episodes. When it is used up, the rows up to and including
+            the one with the oldest final observation are dropped.
+        frames: number of frames stacked along the first axis of the observation (a uint8 array), newest last; each
+            frame is then stored once. 0: observations are stored whole.
     """
 
     batch: BatchSpec
@@ -70,12 +76,12 @@ class ReplaySpec:
 
     @property
     def size(self) -> int:
-        """Environment steps it has room for."""
+        """Capacity in environment steps."""
         return self.n_rows * self.batch.B
 
     @property
     def stored(self) -> Tree:
-        """Example of what is stored of an observation: all of it, or its newest frame."""
+        """Example of the stored part of an observation: the whole observation, or its newest frame."""
         return self.observation[-1] if self.frames else self.observation
 
 
@@ -83,11 +89,20 @@ class ReplaySpec:
 class ReplayRing:
     """The arrays of a replay, in shared or private memory.
 
-    observation, action: trees of `[n_rows, B, ...]`; reward float32, flags uint8 (`headrace.replays.rows`), and final
-    int32, where in the final arrays a truncated episode's last observation is: `[n_rows, B]`; totals: int64
-    `[n_rows, 2]`, the steps and the final entries ever appended, up to and with this row; final_observation: tree of
-    `[n_finals, ...]`; final_row: int64 `[n_finals]`, the row each belongs to. oldest, cursor: see the module;
-    cut: the row that continues nothing, though it may look so, see `ReplayWriter.cut`.
+    Args:
+        observation: tree of `[n_rows, B, ...]`.
+        action: tree of `[n_rows, B, ...]`.
+        reward: float32 `[n_rows, B]`.
+        flags: uint8 `[n_rows, B]`, see `headrace.replays.rows`.
+        final: int32 `[n_rows, B]`, for truncated episodes the position of their last observation in
+            `final_observation`.
+        totals: int64 `[n_rows, 2]`, the numbers of steps and of final observations ever appended, up to and including
+            this row.
+        final_observation: tree of `[n_finals, ...]`.
+        final_row: int64 `[n_finals]`, the row that each final observation belongs to.
+        oldest: number of the first intact row, see the module docstring.
+        cursor: number of the row after the last intact one, see the module docstring.
+        cut: number of a row that does not continue the row before it although it may look so, see `ReplayWriter.cut`.
     """
 
     observation: Tree
@@ -104,9 +119,9 @@ class ReplayRing:
 
 
 def build_ring(spec: ReplaySpec, allocate: Allocate) -> ReplayRing:
-    """A ring whose arrays come from `allocate(shape, dtype)`: an arena's, or `numpy.zeros`.
+    """Builds a ring whose arrays come from `allocate(shape, dtype)`: an arena's method, or `numpy.zeros`.
 
-    Each process that attaches to the same arena with the same spec finds the same places.
+    Every process that attaches to the same arena with the same spec finds the arrays at the same offsets.
     """
     rows, B, n_finals = spec.n_rows, spec.batch.B, spec.n_finals
     int64 = np.dtype(np.int64)
@@ -119,7 +134,7 @@ def build_ring(spec: ReplaySpec, allocate: Allocate) -> ReplayRing:
         totals=allocate((rows, 2), int64),
         final_observation=allocate_like(spec.stored, (n_finals,), allocate),
         final_row=allocate((n_finals,), int64),
-        # On two cache lines each: the processor fetches them in pairs.
+        # Each counter has two cache lines, because the processor fetches them in pairs.
         oldest=allocate((16,), int64).data,
         cursor=allocate((16,), int64).data,
         cut=allocate((16,), int64).data,
@@ -127,7 +142,7 @@ def build_ring(spec: ReplaySpec, allocate: Allocate) -> ReplayRing:
 
 
 class ReplayWriter:
-    """The one writer of a ring. Another may take over where one died."""
+    """The only writer of a ring. If the writer process died, a new writer may continue."""
 
     def __init__(self, spec: ReplaySpec, ring: ReplayRing) -> None:
         self.spec = spec
@@ -135,16 +150,21 @@ class ReplayWriter:
         self._lock = threading.Lock()
 
     def cut(self) -> None:
-        """What is appended next does not continue what was appended last: batches between the two were lost."""
+        """Marks that the next batch does not continue the last one: batches between the two were lost."""
         self.ring.cut[0] = self.ring.cursor[0]
 
     def append(self, samples: Samples) -> None:
-        """Copies a batch `[T, B]` in; its memory may be reused afterwards.
+        """Copies a batch `[T, B]` into the ring; its memory may be reused afterwards.
 
-        The batches of one sampler, all of them, in their order: episodes run on from one to the next.
+        Append all batches of one sampler, in order: episodes continue from one batch to the next.
 
-        Raises ValueError if the batch is not of the spec's shapes, lacks the final observation of a truncated episode,
-        or stacks frames in another way than `gymnasium.wrappers.FrameStackObservation`; the ring is then as before.
+        Args:
+            samples: batch of the spec's shapes and dtypes.
+
+        Raises:
+            ValueError: if the batch has other shapes than the spec, lacks the final observation of a truncated episode,
+                has more truncated episodes than `n_finals`, or stacks frames in another way than
+                `gymnasium.wrappers.FrameStackObservation`. The ring is then unchanged.
         """
         spec, ring = self.spec, self.ring
         first: int = ring.cursor[0]
@@ -160,11 +180,11 @@ class ReplayWriter:
         numbers = n_entries + np.arange(len(time))
         slots = numbers % spec.n_finals
         given_up = ring.final_row[slots[numbers >= spec.n_finals]]
-        given_up = given_up[given_up < first]  # others are of an append that was never finished
+        given_up = given_up[given_up < first]  # the others belong to an append that was never finished
         truncated = np.bincount(time, minlength=spec.batch.T)
         totals = np.stack([n_steps + _counts(flags & VALID), n_entries + truncated.cumsum()], axis=1)
 
-        # Never back: a writer that died may have overwritten as far as this.
+        # `oldest` must never move back: a writer that died may have overwritten rows up to its value.
         ring.oldest[0] = max(ring.oldest[0], first + spec.batch.T - spec.n_rows, given_up.max(initial=-1) + 1)
         fence(self._lock)
         reward = _array(samples.env.reward)
@@ -184,7 +204,7 @@ class ReplayWriter:
         ring.cursor[0] = first + spec.batch.T
 
     def _checked(self, samples: Samples) -> tuple[Tree, Tree]:
-        """Observation (what of it is stored) and action as arrays, of the shapes expected."""
+        """Returns observation (all of its frames) and action as arrays; raises ValueError for other shapes."""
         T, B = self.spec.batch.T, self.spec.batch.B
         observation, action = tree_map(_array, samples.env.observation), tree_map(_array, samples.agent.action)
         for name, example, tree in (
@@ -201,7 +221,7 @@ class ReplayWriter:
         return observation, action
 
     def _flags(self, samples: Samples, first: int, observation: Tree) -> np.ndarray:
-        """The flags `[T, B]`, see `headrace.replays.rows`."""
+        """Returns the flags `[T, B]`, see `headrace.replays.rows`."""
         env, ring = samples.env, self.ring
         valid, is_first = _array(env.valid), _array(env.is_first) & _array(env.valid)
         flags = np.where(valid, np.uint8(VALID), np.uint8(0))
@@ -219,7 +239,7 @@ class ReplayWriter:
             check_slides(observation, follows)
             if joined:
                 check_joint(ring, first, observation[0], follows[0])
-            # The very first row of a sampler may stand in the middle of an episode, with the frames of its beginning.
+            # The first row of a sampler may be in the middle of an episode and hold frames of its beginning.
             ended = ~goes_on
             ended[0] &= joined
             flags |= padding(observation, is_first, ended)
@@ -229,7 +249,7 @@ class ReplayWriter:
 def _finals(
     samples: Samples, flags: np.ndarray, observation: Tree, spec: ReplaySpec
 ) -> tuple[np.ndarray, np.ndarray, Tree]:
-    """(time `[N]`, column `[N]`, what is stored of the final observations `[N, ...]`) of the truncated episodes."""
+    """Returns (time `[N]`, column `[N]`, stored part of the final observation `[N, ...]`) of truncated episodes."""
     cut = (flags & (TERMINATED | TRUNCATED)) == TRUNCATED
     time, column = _array(samples.final.time), _array(samples.final.column)
     chosen = cut[time, column]
@@ -253,12 +273,12 @@ def _finals(
 
 
 def _counts(mask: np.ndarray) -> np.ndarray:
-    """How many are set up to and with each row."""
+    """Returns, for each row, the number of set entries up to and including it."""
     return np.cumsum(np.count_nonzero(mask, axis=1))
 
 
 def _array(leaf: Any) -> np.ndarray:
-    """A tensor, on any device, or an array as an array."""
+    """Returns a tensor on any device, or an array, as an array."""
     array: np.ndarray = leaf if isinstance(leaf, np.ndarray) else leaf.numpy(force=True)
     return array
 

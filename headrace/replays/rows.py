@@ -1,4 +1,4 @@
-"""What is known of each row of a ring, one byte, and how rows lie in it."""
+"""Flags of one step of a ring, one byte for each row and column, and the positions of rows in the ring."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ __all__ = [
     "row_slices",
 ]
 
-VALID = 1  #: a step, no padding
+VALID = 1  #: a step, not padding
 FIRST = 2  #: the agent saw no previous action and reward
-FOLLOWS = 4  #: the row before it is the step before it, of the same episode
+FOLLOWS = 4  #: the row before holds the previous step of the same episode
 TERMINATED = 8
 TRUNCATED = 16
-PADDED = 32  #: of stacked frames: those before this one repeat it
-ZEROS = 64  #: of stacked frames: those before this one are zero
+PADDED = 32  #: stacked frames: the frames before this one repeat it
+ZEROS = 64  #: stacked frames: the frames before this one are zero
 
 
 def row_slices(first: int, count: int, n_rows: int) -> Iterator[tuple[slice, slice]]:
-    """Pairs of slices, at most two: of an array of the rows first, first + 1, … and of the ring."""
+    """Yields one or two pairs of slices: into an array of rows first, first + 1, …, and into the ring."""
     at = first % n_rows
     head = min(count, n_rows - at)
     yield slice(0, head), slice(at, at + head)

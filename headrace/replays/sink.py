@@ -1,4 +1,4 @@
-"""A replay that an asynchronous sampler fills in its own process."""
+"""A replay that an asynchronous sampler fills from its own process."""
 
 from __future__ import annotations
 
@@ -14,14 +14,21 @@ __all__ = ["ReplaySink"]
 
 
 class ReplaySink:
-    """Give it to `sampler.feed`; once the sampler is initialized, `spec` and `ring` are there for a replay to read::
+    """Passes the batches of an asynchronous sampler to a replay ring.
+
+    Pass it to `sampler.feed`; after the sampler is initialized, `spec` and `ring` are set and a replay can read them::
 
         sink = ReplaySink(100_000)
         sampler.feed(sink)
         with sampler.initialize(agent, seed=0):
             replay = UniformReplay(sink.spec, sink.ring, n_step=3)
 
-    size, frames, n_finals: as in `replay_spec`. The sampler process is the ring's one writer.
+    The sampler process is the only writer of the ring.
+
+    Args:
+        size: capacity in environment steps.
+        frames: see `ReplaySpec`.
+        n_finals: see `replay_spec`.
     """
 
     spec: ReplaySpec
@@ -31,7 +38,11 @@ class ReplaySink:
         self._size, self._frames, self._n_finals = size, frames, n_finals
 
     def open(self, spec: SlotSpec) -> int:
-        """See `headrace.samplers.Sink`. Raises NotEnoughMemory."""
+        """See `headrace.samplers.Sink`.
+
+        Raises:
+            NotEnoughMemory: if the ring does not fit into the available memory.
+        """
         self.spec = self._spec(spec)
         arena, self.ring = shared_ring(self.spec)
         assert arena.fd is not None
@@ -47,7 +58,7 @@ class ReplaySink:
         return ReplayWriter(own, ring).append
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the ring, which the other process attaches to."""
+        """Leaves out the ring, because the other process attaches to it by descriptor."""
         return {name: value for name, value in vars(self).items() if name not in ("spec", "ring")}
 
     def _spec(self, spec: SlotSpec) -> ReplaySpec:

@@ -1,4 +1,4 @@
-"""A tree of sums: draws places in proportion to their values, and changes values, in log time."""
+"""Sum tree: draws positions in proportion to their values, and changes values, in logarithmic time."""
 
 from __future__ import annotations
 
@@ -6,35 +6,35 @@ import numpy as np
 
 __all__ = ["SumTree"]
 
-_SEARCHED = 1024  # nodes of the level that is searched whole, as fast as the levels above it
+_SEARCHED = 1024  # nodes of the level that is searched as a whole, which is as fast as searching the levels above it
 
 
 class SumTree:
-    """Values `[size]`, float64, not negative; each node holds the sum of its two children.
+    """Non-negative values, float64 `[size]`; each node of the tree holds the sum of its two children.
 
-    See Schaul et al., "Prioritized experience replay", 2016, appendix B.2.1. Float64, and a draw that rounding carries
-    onto a place of value 0 is put back: in float32 that is not even rare.
+    See Schaul et al., "Prioritized experience replay", 2016, appendix B.2.1. Values are float64, and a draw that
+    rounding moves to a position of value 0 is corrected; in float32 this would not even be rare.
     """
 
     def __init__(self, size: int) -> None:
         self.size = size
         self._n_levels = max(size - 1, 1).bit_length()
         self._n_leaves = 1 << self._n_levels
-        # Node 1 is the root, those below node i are 2i and 2i + 1, the leaves are the last.
+        # Node 1 is the root, the children of node i are 2i and 2i + 1, and the leaves are the last nodes.
         self._sums = np.zeros(2 * self._n_leaves)
 
     @property
     def total(self) -> float:
-        """The sum of all values."""
+        """Sum of all values."""
         return float(self._sums[1])
 
     @property
     def values(self) -> np.ndarray:
-        """All values, `[size]`: a view, to be read."""
+        """All values, `[size]`: a view that must only be read."""
         return self._sums[self._n_leaves : self._n_leaves + self.size]
 
     def set(self, places: np.ndarray, values: np.ndarray) -> None:
-        """Sets values `[n]` at places `[n]`; where one is there twice, its last value counts."""
+        """Sets values `[n]` at positions `[n]`; if a position occurs twice, its last value counts."""
         node = places + self._n_leaves
         self._sums[node] = values
         for _ in range(self._n_levels):
@@ -42,7 +42,7 @@ class SumTree:
             self._sums[node] = self._sums.take(2 * node) + self._sums.take(2 * node + 1)
 
     def set_range(self, start: int, values: np.ndarray) -> None:
-        """Sets the values of places start, start + 1, …"""
+        """Sets the values of positions start, start + 1, …"""
         if not len(values):
             return
         first, last = start + self._n_leaves, start + self._n_leaves + len(values) - 1
@@ -53,7 +53,7 @@ class SumTree:
             np.add(below[::2], below[1::2], out=self._sums[first : last + 1])
 
     def find(self, uniforms: np.ndarray) -> np.ndarray:
-        """The places `[n]` under the fractions `[n]`, in [0, 1), of the total; the total must not be 0."""
+        """Returns the positions `[n]` at fractions `[n]`, in [0, 1), of the total; the total must not be 0."""
         width = min(self._n_leaves, _SEARCHED)
         upto = np.zeros(width + 1)
         self._sums[width : 2 * width].cumsum(out=upto[1:])
@@ -70,6 +70,6 @@ class SumTree:
             width <<= 1
         place = node - self._n_leaves
         for drawn in (self._sums.take(node) == 0).nonzero()[0]:
-            # Rounding carried it past the last value of a subtree.
+            # Rounding moved the draw past the last value of a subtree.
             place[drawn] = self.values[: place[drawn]].nonzero()[0][-1]
         return np.asarray(place)

@@ -1,4 +1,4 @@
-"""Reading transitions of up to n steps out of a ring."""
+"""Reads transitions of up to n steps from a ring."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ENDS = TERMINATED | TRUNCATED
 
 
 class Gather:
-    """Copies transitions out; n-step returns are summed here, from the rewards as they were appended::
+    """Copies transitions out of a ring and sums their n-step returns from the rewards as they were appended::
 
         return_ = Σ_{k<m} γ^k r_{t+k},   discount = γ^m, or 0 where the episode terminated
 
@@ -39,13 +39,20 @@ class Gather:
         self._final_observation = ring.final_observation
 
     def __call__(self, index: np.ndarray, weights: np.ndarray) -> tuple[Transitions, np.ndarray]:
-        """The transitions that start at `index`, int64 `[N]`, row · B + column; and the oldest index each was read at.
+        """Returns transitions and the oldest index that each was read from.
 
-        What was overwritten meanwhile is not noticed here.
+        It does not notice rows that are overwritten while it reads; the caller must compare the oldest indices.
+
+        Args:
+            index: int64 `[N]`, row · B + column of the first steps.
+            weights: importance weights, float32 `[N]`.
+
+        Returns:
+            The transitions, and int64 `[N]`.
         """
         place = index % self._size
         begun = (self._flags.take(place) & FIRST) != 0
-        before = index - self._B * ~begun  # at a first row it is masked
+        before = index - self._B * ~begun  # at the first step of an episode the result is masked
         return_, discount, last = self._forward(place, index)
         last_place = last % self._size
         ends = self._flags.take(last_place) & _ENDS
@@ -72,7 +79,7 @@ class Gather:
         return transitions, np.minimum(oldest, before)
 
     def _forward(self, place: np.ndarray, index: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(Σ γ^k r_{t+k}, γ^m, index of the last step), each `[N]`; the sum is taken in float64."""
+        """Returns Σ γ^k r_{t+k} (summed in float64), γ^m and the index of the last step, each `[N]`."""
         reward, last = self._reward.take(place), index
         if len(self._powers) == 2:
             return reward, np.full(len(index), self._powers[1], np.float32), last
@@ -86,14 +93,14 @@ class Gather:
         return total.astype(np.float32), self._powers.take(n_steps).astype(np.float32), last
 
     def _observations(self, index: np.ndarray) -> tuple[Tree, np.ndarray]:
-        """(Observations `[N, ...]`, index of the oldest row each was made of)."""
+        """Returns the observations `[N, ...]` and the index of the oldest row that each was built from."""
         if not self._frames:
             return _taken(self._observation, index % self._size), index
         positions, blank = stack_positions(self._flags, index, self._frames, self._B)
         return stacks(self._observation, positions % self._size, blank), positions[:, 0]
 
     def _put_finals(self, observation: Tree, rows: np.ndarray, last_place: np.ndarray) -> None:
-        """Puts the final observations of the episodes that end at `last_place` into these rows."""
+        """Writes the final observations of the episodes that end at `last_place` into entries `rows`."""
         if not len(rows):
             return
         finals = _taken(self._final_observation, self._final.take(last_place[rows]))
@@ -106,5 +113,5 @@ class Gather:
 
 
 def _taken(tree: Tree, place: np.ndarray) -> Tree:
-    """The rows at `place` of every leaf; faster than indexing."""
+    """Returns `leaf[place]` of every leaf; `take` is faster than indexing."""
     return tree_map(lambda leaf: leaf.take(place, axis=0), tree)

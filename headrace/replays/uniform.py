@@ -1,4 +1,4 @@
-"""Replay that samples every transition with the same probability."""
+"""Replay that samples all transitions with equal probability."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from headrace.schema import fields, text, whole
 __all__ = ["UniformReplay"]
 
 _TRIES = 1000
-#: The state of the generator of draws.
+#: Schema of the state of the random generator that draws transitions.
 _RANDOM = fields(
     {
         "bit_generator": text("PCG64"),
@@ -30,9 +30,14 @@ _RANDOM = fields(
 
 
 class UniformReplay:
-    """The learner's side of a ring, which a `ReplayWriter` fills here or in another process.
+    """The learner's side of a ring that a `ReplayWriter` fills in this or another process.
 
-    n_step: steps of a transition at most; discount: γ per step; seed: of the draws.
+    Args:
+        spec: layout of the ring.
+        ring: the memory to read.
+        n_step: maximum number of steps of a transition.
+        discount: γ per step.
+        seed: seed of the draws.
     """
 
     def __init__(
@@ -57,13 +62,13 @@ class UniformReplay:
         )
 
     def __len__(self) -> int:
-        """The transitions that can be sampled now."""
+        """Returns the number of transitions that can be sampled now."""
         self._window.update()
         return self._window.count
 
     @property
     def n_appended(self) -> int:
-        """Environment steps ever appended, without padding."""
+        """Number of environment steps ever appended, without padding."""
         for _ in range(_TRIES):
             n_steps = self._window.n_appended()
             if n_steps is not None:
@@ -71,9 +76,10 @@ class UniformReplay:
         raise RuntimeError(_OUTRUN)
 
     def sample(self, n: int) -> Transitions:
-        """`n` transitions, drawn with replacement, in memory of their own.
+        """Samples `n` transitions with replacement, into their own memory.
 
-        Raises ReplayNotReady while there is none.
+        Raises:
+            ReplayNotReady: while no transition can be sampled.
         """
         self._look()
         index = self._draw(n)
@@ -85,24 +91,26 @@ class UniformReplay:
         return transitions
 
     def update_priorities(self, indices: Any, priorities: torch.Tensor) -> None:
-        """Does nothing here: every transition has the same."""
+        """Does nothing: all transitions have the same priority."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What sampling needs to go on as if never interrupted, over the same contents of the ring."""
+        """Returns what is needed to continue sampling exactly, given the same contents of the ring."""
         return {"random": self._random.bit_generator.state}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`, once the ring has its contents again; raises ValueError for a state of another
-        kind.
+        """Restores what `state_dict` returned; the ring must have its contents again.
+
+        Raises:
+            ValueError: for the state of another kind of replay.
         """
         fields({"random": _RANDOM}, more=True)(state, "replay")
         self._random.bit_generator.state = state["random"]
 
     def _look(self) -> None:
-        """Takes in what the writer did; raises ReplayNotReady if nothing can be sampled."""
+        """Reads what the writer changed; raises ReplayNotReady if no transition can be sampled."""
         self._window.update()
         while not self._window.count and self._window.still_whole() > self._window.oldest:
-            self._window.update()  # what was looked at was gone by then, and there is other
+            self._window.update()  # the rows seen before were overwritten meanwhile, and there are newer ones
         if not self._window.count:
             raise ReplayNotReady(
                 f"nothing to sample: {self.n_appended} steps were appended, and a transition needs {self.n_step} and "
@@ -110,7 +118,7 @@ class UniformReplay:
             )
 
     def _draw(self, n: int) -> np.ndarray:
-        """Index int64 `[n]`, row · B + column, of transitions that can be sampled."""
+        """Draws `n` transitions that can be sampled: int64 indices `[n]`, row · B + column."""
         window, B, size = self._window, self.spec.batch.B, self.spec.size
         index = self._random.integers(window.oldest * B, window.cursor * B, n)
         for _ in range(_TRIES):
@@ -120,51 +128,56 @@ class UniformReplay:
             if window.count * 20 < (window.cursor - window.oldest) * B:
                 break
             index[refused] = self._random.integers(window.oldest * B, window.cursor * B, len(refused))
-        # Hardly any can be: chosen among those.
+        # Less than 1 in 20 can be sampled: choose among those directly.
         places = window.ready.nonzero()[0]
         return self._index_of(places[self._random.integers(0, len(places), n)])
 
     def _index_of(self, place: np.ndarray) -> np.ndarray:
-        """The index, row · B + column, of what lies at a place of the ring."""
+        """Returns the index, row · B + column, of the transition stored at a position of the ring."""
         lowest = (self._window.cursor - self.spec.n_rows) * self.spec.batch.B
         return lowest + (place - lowest) % self.spec.size
 
     def _lost(self, oldest: np.ndarray) -> np.ndarray:
-        """Which of the transitions just gathered may be torn: positions. oldest: as `Gather` gives it."""
+        """Returns the positions of gathered transitions that may be torn. oldest: as returned by `Gather`."""
         lost: np.ndarray = (oldest < self._window.still_whole() * self.spec.batch.B).nonzero()[0]
         return lost
 
     def _replace(self, lost: np.ndarray, transitions: Transitions, priorities: np.ndarray) -> None:
-        """Draws others where transitions were overwritten while they were copied. The rest is copied and stays: so each
-        try is about fewer, and shorter, and a reader that had no core for a while catches up.
+        """Draws replacements for transitions that were overwritten while they were copied.
 
-        priorities: as drawn, `[N]`.
+        All other transitions are kept, so each attempt is about fewer transitions and takes less time; a reader that
+        had no CPU core for a while catches up.
+
+        Args:
+            lost: positions of the torn transitions.
+            transitions: what was sampled; changed in place.
+            priorities: priorities of the drawn transitions, `[N]`; changed in place.
         """
         for _ in range(_TRIES):
             self._look()
             index = self._draw(len(lost))
             priorities[lost] = self._priorities(index)
             others, oldest = self._gather(index, self._weights(priorities[lost]))
-            torn = self._lost(oldest)  # at once: what follows takes time, too
+            torn = self._lost(oldest)  # check at once, because what follows takes time too
             whole = np.setdiff1d(np.arange(len(lost)), torn)
             for to, values in zip(tree_leaves(transitions), tree_leaves(others), strict=True):
                 np.asarray(to)[lost[whole]] = np.asarray(values)[whole]
             lost = lost[torn]
             if not len(lost):
-                transitions.weights = torch.from_numpy(self._weights(priorities))  # relative to all of them
+                transitions.weights = torch.from_numpy(self._weights(priorities))  # normalized over all of them
                 return
         raise RuntimeError(_OUTRUN)
 
     def _priorities(self, index: np.ndarray) -> np.ndarray:
-        """What transitions that can be sampled are drawn in proportion to."""
+        """Returns the values to which the sampling probabilities of these transitions are proportional."""
         return np.ones(len(index), np.float32)
 
     def _weights(self, priorities: np.ndarray) -> np.ndarray:
-        """Importance weights, float32 `[N]`."""
+        """Returns the importance weights, float32 `[N]`."""
         return priorities
 
     def _changed(self, start: int, stop: int) -> None:
-        """Places start to stop − 1 of the window's `ready` were written."""
+        """Called after positions start to stop − 1 of the window's `ready` were written."""
 
 
 _OUTRUN = "rows are overwritten faster than they are read; give the replay more rows, or have its writer wait"

@@ -1,4 +1,4 @@
-"""Which rows a reader may start a transition at: its own book, kept up with the writer's two numbers."""
+"""Which rows a transition may start at: the reader's own record, updated from the writer's `oldest` and `cursor`."""
 
 from __future__ import annotations
 
@@ -15,11 +15,18 @@ __all__ = ["Window", "can_start"]
 
 
 def can_start(flags: np.ndarray, n_step: int, n_frames: int) -> np.ndarray:
-    """Where all that a transition needs is in these rows: bool `[R, B]`.
+    """Returns where these rows contain everything that a transition needs: bool `[R, B]`.
 
-    flags: uint8 `[R, B]`, successive rows. Ahead: the next n_step steps and the row after them, or an end of the
-    episode before. Behind: the step before, unless this is an episode's first; and, of stacked frames, those of the
-    first stack.
+    A transition needs, ahead of it, the next n_step steps and the row after them, or an earlier end of the episode;
+    behind it, the previous step, unless it is the first step of an episode, and all frames of its first stack.
+
+    Args:
+        flags: uint8 `[R, B]` of successive rows, see `headrace.replays.rows`.
+        n_step: maximum number of steps of a transition.
+        n_frames: number of stacked frames, 0 if frames are not stored once.
+
+    Returns:
+        True where a transition can start.
     """
     ends, follows = (flags & (TERMINATED | TRUNCATED)) != 0, (flags & FOLLOWS) != 0
     valid = (flags & VALID) != 0
@@ -37,17 +44,22 @@ def can_start(flags: np.ndarray, n_step: int, n_frames: int) -> np.ndarray:
 
 
 def _continued(follows: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Which rows follow one that is known."""
+    """Returns which entries follow an entry that is known."""
     continued = np.zeros_like(known)
     continued[1:] = follows[1:] & known[:-1]
     return continued
 
 
 class Window:
-    """Rows `oldest` to `cursor` − 1 as of the last `update`, and where in them transitions can start.
+    """Rows `oldest` to `cursor` − 1 as of the last `update`, and where transitions can start in them.
 
-    ready: bool `[n_rows · B]`, by place; count: how many are. changed(start, stop): called when places start to
-    stop − 1 of `ready` have been written.
+    `ready`, bool `[n_rows · B]`, marks by ring position where a transition can start; `count` is the number of them.
+
+    Args:
+        spec: layout of the ring.
+        ring: the memory to read.
+        n_step: maximum number of steps of a transition.
+        changed: `changed(start, stop)` is called after positions start to stop − 1 of `ready` were written.
     """
 
     def __init__(self, spec: ReplaySpec, ring: ReplayRing, n_step: int, changed: Callable[[int, int], None]) -> None:
@@ -62,14 +74,14 @@ class Window:
         self._lock = threading.Lock()
 
     def update(self) -> None:
-        """Takes in what was appended and overwritten since."""
+        """Accounts for all rows that were appended or overwritten since the last call."""
         oldest, cursor = self._whole()
         if (oldest, cursor) == (self.oldest, self.cursor):
             return
         gone = min(oldest, self.cursor)
         self._write(self.oldest, np.zeros((gone - self.oldest, self.spec.batch.B), np.bool_))
         behind = max(1, self.spec.frames - 1)
-        # New rows, and those that waited for what follows them; then those that have lost what was behind them.
+        # First the new rows and those that waited for their next steps, then those that lost the rows before them.
         begin = max(oldest, self.cursor - self.n_step)
         self._assess(begin, cursor, oldest, cursor)
         if oldest != self.oldest:
@@ -77,29 +89,29 @@ class Window:
         self.oldest, self.cursor = oldest, cursor
 
     def holds(self, index: np.ndarray) -> np.ndarray:
-        """Which of these transitions, int64 `[N]`, row · B + column, can be sampled: bool `[N]`."""
+        """Returns which of these transitions (int64 `[N]`, row · B + column) can be sampled: bool `[N]`."""
         held: np.ndarray = (index >= self.oldest * self.spec.batch.B) & self.ready.take(index % self.spec.size)
         return held
 
     def n_appended(self) -> int | None:
-        """Steps ever appended; None if that was overwritten while it was read."""
+        """Returns the number of steps ever appended; None if the number was overwritten while it was read."""
         cursor: int = self.ring.cursor[0]
         if not cursor:
             return 0
         n_steps = int(self.ring.totals[(cursor - 1) % self.spec.n_rows, 0])
         fence(self._lock)
-        # Not `oldest`: rows may be given up without being overwritten, see `ReplaySpec`.
+        # Do not compare with `oldest`: rows may be dropped without being overwritten, see `ReplaySpec`.
         overwritten: int = self.ring.cursor[0] + self.spec.batch.T - self.spec.n_rows
         return n_steps if overwritten < cursor else None
 
     def still_whole(self) -> int:
-        """The oldest row that was whole in everything read before this call."""
+        """Returns the oldest row that was intact in everything read before this call."""
         fence(self._lock)
         oldest: int = self.ring.oldest[0]
         return oldest
 
     def _whole(self) -> tuple[int, int]:
-        """`oldest` and `cursor` of one moment: between two looks the writer may go round the whole ring."""
+        """Returns a consistent `oldest` and `cursor`: between two reads the writer may pass the whole ring."""
         cursor: int = self.ring.cursor[0]
         while True:
             oldest, before = self.still_whole(), cursor
@@ -109,7 +121,7 @@ class Window:
                 return oldest, cursor
 
     def _assess(self, begin: int, end: int, oldest: int, cursor: int) -> None:
-        """Writes `ready` of rows begin to end − 1."""
+        """Updates `ready` for rows begin to end − 1."""
         if begin >= end:
             return
         first = max(oldest, begin - max(1, self.spec.frames - 1))
@@ -118,7 +130,7 @@ class Window:
         self._write(begin, ready[begin - first : end - first])
 
     def _write(self, first: int, ready: np.ndarray) -> None:
-        """ready: bool `[R, B]`, of rows first to first + R − 1."""
+        """Writes `ready`, bool `[R, B]`, for rows first to first + R − 1."""
         B = self.spec.batch.B
         for here, there in row_slices(first, len(ready), self.spec.n_rows):
             start, stop = there.start * B, there.stop * B

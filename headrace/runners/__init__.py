@@ -1,4 +1,4 @@
-"""Runners: the training loop, written for you."""
+"""Runners: ready-made training loops."""
 
 from headrace.lazy import lazy_exports
 

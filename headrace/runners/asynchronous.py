@@ -1,4 +1,4 @@
-"""`AsyncRl` and `AsyncRlEval`: a sampler that collects beside the learner, and fills its replay."""
+"""`AsyncRl` and `AsyncRlEval`: the sampler collects in parallel with the learner, and fills its replay."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ __all__ = ["AsyncRl", "AsyncRlEval"]
 
 
 class AsyncRl(MinibatchRl):
-    """`MinibatchRl` with an asynchronous sampler: each batch is collected while the algorithm learns from those before.
+    """`MinibatchRl` with an asynchronous sampler: batches are collected while the algorithm learns from earlier ones.
 
-    An algorithm with a replay has it filled in the sampler process. Both sides keep its `replay_ratio`: the learner
-    does the updates that a batch asks for and then waits for the next, and the sampler, `n_slots` − 1 batches ahead,
-    waits for the learner. A run takes the longer of sampling and learning, not their sum. Arguments as of `Runner`.
+    If the algorithm has a replay, the sampler process fills it. Both processes maintain the `replay_ratio`: the learner
+    does the updates for a batch and then waits for the next one, and the sampler, `n_slots` − 1 batches ahead, waits
+    for the learner. A run takes as long as the slower of sampling and learning, not their sum. For the arguments, see
+    `Runner`.
     """
 
     def _before_start(self) -> None:
@@ -28,14 +29,14 @@ class AsyncRl(MinibatchRl):
 
 
 class AsyncRlEval(MinibatchRlEval):
-    """`MinibatchRlEval` in the same way. Evaluations take place between two batches.
+    """`MinibatchRlEval` with an asynchronous sampler. Evaluations take place between two batches.
 
-    Unless the sampler has `eval_process=True`: then the agent of a row is evaluated beside training, and the row, about
-    the `Iteration` it names, is written when the evaluation ends. The next row and the next checkpoint wait for it. If
-    training fails meanwhile, that row is missing.
+    If the sampler has `eval_process=True`, the agent is evaluated in parallel with training, and the log row, which is
+    about the `Iteration` it names, is written when the evaluation ends. The next log row and the next checkpoint wait
+    for it. If training fails meanwhile, that row is missing.
     """
 
-    _waiting: Row | None = None  # for the episodes of its evaluation
+    _waiting: Row | None = None  # the log row whose evaluation is running
 
     def _before_start(self) -> None:
         self._async = feed(self.sampler, self.algo)
@@ -49,7 +50,7 @@ class AsyncRlEval(MinibatchRlEval):
         with self._at_work():
             self._async.begin_evaluation(self.counters.itr)
             row = Row.of(self.counters, self._opt_infos)
-            if self._store is not None:  # the agent may be another by the time it is known how good this one is
+            if self._store is not None:  # the agent may have changed by the time its return is known
                 row = replace(row, agent=(deepcopy(self._state()), self._async.state(environments=False)))
             self._waiting = row
         self._eval_seconds += perf_counter() - begin
@@ -62,7 +63,7 @@ class AsyncRlEval(MinibatchRlEval):
         self._look(wait=True)
 
     def _look(self, wait: bool) -> None:
-        """Writes the row that waits, if its evaluation has ended or is to be waited for."""
+        """Writes the waiting row if its evaluation has ended, or after waiting for it if `wait`."""
         if self._waiting is None:
             return
         begin = perf_counter()
@@ -75,9 +76,17 @@ class AsyncRlEval(MinibatchRlEval):
 
 
 def feed(sampler: BaseSampler, algo: Algo) -> AsyncSamplerBase:
-    """Has the sampler process fill the algorithm's replay, if it has one; returns the sampler.
+    """Makes the sampler process fill the algorithm's replay, if it has one.
 
-    Raises TypeError for a sampler that does not collect in a process of its own.
+    Args:
+        sampler: an asynchronous sampler, not initialized.
+        algo: the algorithm.
+
+    Returns:
+        The sampler.
+
+    Raises:
+        TypeError: if the sampler does not collect in its own process.
     """
     if not isinstance(sampler, AsyncSamplerBase):
         raise TypeError(

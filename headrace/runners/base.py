@@ -39,28 +39,28 @@ _log = logging.getLogger("headrace.runners")
 
 
 class Runner(ABC):
-    """Trains an agent: `runner.train()` runs to the end, to an error, to Ctrl-C or to `runner.stop()`.
+    """Trains an agent: `runner.train()` runs until the last step, an error, Ctrl-C or `runner.stop()`.
 
-    Whichever way it ends, the sampler is closed, the log is flushed and a checkpoint of the last update is written.
+    However it ends, the sampler is closed, the log is flushed and a checkpoint of the last update is written.
 
     Args:
-        algo, agent, sampler: not initialized yet.
-        config: how long to train, how often to log and save; `runner.seed` tells the seed drawn if it has none.
-        affinity: where processes run (`Affinity`, or rlpyt's dict). Its `master_cpus` are set for this process, after
-            the workers have started, and stay; its `master_torch_threads` while it trains; its `cuda_idx` is where the
-            agent learns. If threads are not given, and `torch.set_num_threads` was not called, a small model has one:
-            more spend their time waiting for each other, a hundredfold where workers want the same cores. The log says
-            what was chosen.
-        log_dir: the folder of the run (`RunFolder`): settings, versions, `progress.csv`, checkpoints, learning curve;
-            made if it is not there; None: nothing is written.
-        logger: hears of progress besides the CSV; default a `ConsoleLogger`, `Logger()` for silence.
-        callbacks: hear what happens, and may stop training; see `Callback`.
-        resume_from: go on with the run in this folder, from its newest checkpoint that is whole, or from this
-            checkpoint file; the log goes on there too. Algorithm, agent, sampler and seed must be as they were; what
-            may change is `config` otherwise, and where and how fast the sampler works (its workers and timeouts).
-            Where environments can be pickled every episode goes on, and training ends as if it had never been
-            interrupted; elsewhere episodes begin anew, and the log says so.
-        record: what `config.json` and `run.json` say; default: the settings of what was given here, and `sys.argv`.
+        algo, agent, sampler: what to train with, not initialized yet.
+        config: how long to train, and how often to log and save. If it has no seed, one is drawn: `runner.seed`.
+        affinity: where processes run (`Affinity`, or rlpyt's dict). This process is pinned to `master_cpus` after the
+            workers have started, and stays pinned; `master_torch_threads` applies while training; the agent learns on
+            `cuda_idx`. If threads are not given and `torch.set_num_threads` was not called, a small model gets one:
+            more threads spend their time waiting for each other, a hundred times as long if workers need the same
+            cores. The log says what was chosen.
+        log_dir: folder of the run (`RunFolder`) for settings, versions, `progress.csv`, checkpoints and the learning
+            curve; created if missing. None: nothing is written.
+        logger: receives progress in addition to the CSV file. Default: a `ConsoleLogger`; `Logger()` logs nothing.
+        callbacks: called during training, and may stop it; see `Callback`.
+        resume_from: folder of the run to resume from its newest intact checkpoint, or a checkpoint file; the log is
+            continued there. Algorithm, agent, sampler and seed must be unchanged; the rest of `config`, and where and
+            how fast the sampler works (workers, timeouts), may change. If environments can be pickled, all episodes
+            continue and training ends as if it had never been interrupted; otherwise new episodes begin, and the log
+            says so.
+        record: contents of `config.json` and `run.json`. Default: the settings of these arguments, and `sys.argv`.
     """
 
     def __init__(
@@ -101,20 +101,22 @@ class Runner(ABC):
         self._callbacks = tuple(callbacks)
         self._record = record
         self._stopping = False
-        self._between = True  # the sampler stands between batches, and nothing of a batch is half learned
-        self._saved = (-1, -1)  # batches and rows of the newest checkpoint
+        self._between = True  # no batch is partly collected or partly learned from
+        self._saved = (-1, -1)  # batches and log rows of the newest checkpoint
         self._saved_episodes = False
-        self._why_not = ""  # as the log was told last
+        self._why_not = ""  # the reason that was logged last
         self._logged = Counters()
         self._opt_infos: dict[str, list[float]] = defaultdict(list)
         self._last_infos: list[TrajInfo] = []
 
     def train(self) -> list[TrajInfo]:
-        """Trains; returns the episodes of the last row of the log.
+        """Trains the agent; returns the episodes of the last log row.
 
-        Raises what the sampler or the algorithm raises, after closing everything; KeyboardInterrupt after Ctrl-C;
-        OSError if the last checkpoint cannot be written (for one before, a warning is logged); with `resume_from`
-        CheckpointError where there is nothing whole to go on from, or settings are not as they were.
+        Raises:
+            KeyboardInterrupt: after Ctrl-C.
+            OSError: if the last checkpoint cannot be written (for earlier ones a warning is logged).
+            CheckpointError: with `resume_from`, if there is no intact checkpoint or settings have changed.
+            Exception: what the sampler or the algorithm raises, after everything is closed.
         """
         failure: BaseException | None = None
         try:
@@ -125,7 +127,7 @@ class Runner(ABC):
                 if self._store is not None:
                     RunFolder(self._store.folder).draw()
         except KeyboardInterrupt as error:
-            # The frames below are ours: a person who pressed Ctrl-C knows why.
+            # Without the frames below: a person who pressed Ctrl-C knows why training ended.
             failure = error
             raise KeyboardInterrupt(self._interrupted()) from None
         except BaseException as error:
@@ -137,35 +139,35 @@ class Runner(ABC):
         return self._last_infos
 
     def stop(self) -> None:
-        """Ends training after the batch at hand, in good order. May be called from a signal handler."""
+        """Ends training in good order after the current batch. May be called from a signal handler."""
         self._stopping = True
 
-    # ---- what differs between runners ----
+    # ---- what subclasses define ----
 
-    #: Whether a row is logged before the first batch.
+    #: Whether to log a row before the first batch.
     _log_at_start = False
 
     @abstractmethod
     def _on_episodes(self, traj_infos: Sequence[TrajInfo]) -> float:
-        """Takes the episodes of a batch; returns the mean return to show."""
+        """Records the episodes of a batch; returns the mean return to display."""
 
     @abstractmethod
     def _episodes(self, itr: int) -> tuple[Sequence[TrajInfo], dict[str, float]]:
-        """The episodes a row of the log is about, and columns of its own."""
+        """Returns the episodes of a log row, and the columns that only this runner has."""
 
     @abstractmethod
     def _own_state(self) -> dict[str, Any]:
-        """What this runner remembers, for a checkpoint: plain values only."""
+        """Returns the state of this runner for a checkpoint: plain values only."""
 
     @abstractmethod
     def _load_own_state(self, state: Mapping[str, Any]) -> None:
-        """The inverse of `_own_state`."""
+        """Restores what `_own_state` returned."""
 
     def _before_start(self) -> None:  # noqa: B027
-        """Before the sampler is initialized."""
+        """Called before the sampler is initialized."""
 
     def _settle(self) -> None:  # noqa: B027
-        """Writes a row that waits for its episodes."""
+        """Writes the log row that waits for its episodes, if there is one."""
 
     # ---- the loop ----
 
@@ -193,7 +195,7 @@ class Runner(ABC):
                 with reading(before.path):
                     self._restore(before)
             record = self._record or RunRecord.of(self)
-            if self._store is not None:  # not before: a run that is refused changes nothing
+            if self._store is not None:  # only now, so that a refused run changes nothing
                 RunFolder(self._store.folder).note_start(record.command, record.config)
             self._logger.settings(record.config)
             self._logger.start(self.n_itr * sampler.batch_spec.size)
@@ -206,7 +208,7 @@ class Runner(ABC):
                     self._log()
                 while not self._finished():
                     self._iterate()
-                    # Before the row: a run that goes on from here begins with it, and an evaluation may take its time.
+                    # Save before logging: a resumed run begins with this row, and its evaluation may take long.
                     if self.counters.itr % self._save_itrs == 0 and not self._finished():
                         self._settle()
                         self._save_or_warn("training goes on without")
@@ -216,7 +218,8 @@ class Runner(ABC):
             except BaseException:
                 self._save_or_warn("training ends without")
                 raise
-            # Before a last row out of turn, which a run that goes on from here, after a stop or longer, is not to have.
+            # Save before logging an extra last row: a run resumed from here, after a stop or to train longer, must not
+            # have that row.
             try:
                 self._save()
             finally:
@@ -235,19 +238,19 @@ class Runner(ABC):
 
     @contextmanager
     def _at_work(self) -> Iterator[None]:
-        """Around what leaves sampler or agent in the middle of something if it is interrupted."""
+        """Marks a section that leaves sampler or agent inconsistent if it is interrupted."""
         self._between = False
         yield
         self._between = True
 
     def _iterate(self) -> None:
-        """One batch: collect and optimize."""
+        """Collects one batch and learns from it."""
         counters, begin = self.counters, perf_counter()
         itr = counters.itr
         with self._at_work():
             samples, traj_infos = self.sampler.obtain_samples(itr)
             collected = perf_counter()
-            steps = int(samples.env.valid.sum())  # padding is not experience
+            steps = int(samples.env.valid.sum())  # padding does not count as experience
             for callback in self._callbacks:
                 callback.on_batch(self, itr, samples, traj_infos)
             heard = perf_counter()
@@ -265,14 +268,14 @@ class Runner(ABC):
             callback.on_optimize(self, itr, opt_info)
 
     def _log(self) -> None:
-        """One row: counters, then statistics of episodes and of the optimizer."""
+        """Logs a row: counters, then statistics of episodes and of the optimizer."""
         row = Row.of(self.counters, self._opt_infos)
         with self._at_work():
             infos, columns = self._episodes(self.counters.itr)
         self._write(row, infos, columns)
 
     def _write(self, row: Row, infos: Sequence[TrajInfo], own: Mapping[str, float]) -> None:
-        """Logs a row, now that its episodes are there. own: columns of this runner."""
+        """Writes a log row after its episodes are known. own: columns that only this runner has."""
         columns = row.columns(self._logged, perf_counter() - self._began, infos, own)
         self._last_infos = list(infos)
         self._logger.row(columns)
@@ -283,7 +286,7 @@ class Runner(ABC):
             callback.on_eval(self, infos, columns)
 
     def _note_return(self, mean_return: float, row: Row) -> None:
-        """The best agent so far has a checkpoint of its own."""
+        """Saves the best agent so far as a checkpoint of its own."""
         counters = self.counters
         if mean_return > counters.best_return:
             counters.best_return, counters.rows_since_best = mean_return, 0
@@ -298,7 +301,7 @@ class Runner(ABC):
     # ---- checkpoints ----
 
     def _save(self) -> None:
-        """A checkpoint of everything as it is now, unless there is one already."""
+        """Saves a checkpoint of the current state, unless it was saved already."""
         if self._store is None or self._saved == (self.counters.itr, self.counters.rows):
             return
         if self._between:
@@ -311,7 +314,7 @@ class Runner(ABC):
                 )
         else:
             sampler = replace(self.sampler.state(environments=False), why_not="training was cut within a batch")
-        self.algo.save_contents(self._store.folder / "replay")  # first: the checkpoint says how much of it is its own
+        self.algo.save_contents(self._store.folder / "replay")  # first: the checkpoint records how much belongs to it
         self._store.save(self._state(), sampler)
         self._saved, self._saved_episodes = (self.counters.itr, self.counters.rows), bool(sampler.train)
         for callback in self._callbacks:
@@ -324,7 +327,7 @@ class Runner(ABC):
             _log.warning("%s; %s", error.strerror, consequence)
 
     def _state(self) -> dict[str, Any]:
-        """The agent, the algorithm and this runner as they are now: tensors and plain values."""
+        """Returns the current state of agent, algorithm and runner: tensors and plain values."""
         assert self.agent.spaces is not None
         return {
             "agent": self.agent.state_dict(),
@@ -344,7 +347,7 @@ class Runner(ABC):
         }
 
     def _resumed(self) -> Resumed | None:
-        """What to go on from; None for a new run."""
+        """Returns the checkpoint to resume from; None for a new run."""
         if self._resume_from is None:
             if self._store is not None:
                 self._store.require_empty()
@@ -358,7 +361,7 @@ class Runner(ABC):
         return before
 
     def _restore(self, before: Resumed) -> None:
-        """Everything as it was; the agent's model and the optimizer are built."""
+        """Restores everything; the agent's model and the optimizer must have been built."""
         before.require_spaces(self.agent)
         before.restore(self.agent)
         if self._store is not None:
@@ -384,7 +387,7 @@ class Runner(ABC):
             text += " (a resumed run begins new episodes)"
         return f"{text}; checkpoint: {self._store.newest}"
 
-    # ---- beginnings ----
+    # ---- setup ----
 
     def _in_batches(self, steps: float) -> int:
         return max(1, int(steps) // self.sampler.batch_spec.size)

@@ -1,4 +1,4 @@
-"""Callbacks: what a runner tells while it trains, and those that end training early."""
+"""Callbacks: what a runner calls while it trains, and two callbacks that stop training early."""
 
 from __future__ import annotations
 
@@ -19,36 +19,45 @@ __all__ = ["Callback", "EarlyStop", "StopAtReturn"]
 
 
 class Callback:
-    """Hears what a runner does; this one does nothing, subclasses override what they care for.
+    """Is called while a runner trains; does nothing by default, and subclasses override the methods they need.
 
-    Called between batches, never in one, so it costs a call or two a batch. It may call `runner.stop()`: training then
-    ends, in good order, after the batch at hand. One that raises ends training with its error; the checkpoint is
-    written as after every error. Callbacks of one runner are called in their order.
+    Methods are called between batches, never within one, so a callback costs one or two calls per batch. It may call
+    `runner.stop()`: training then ends in good order after the current batch. If a callback raises, training ends with
+    its error, and a checkpoint is written as after every error. Several callbacks of a runner are called in order.
 
-    A callback's own memory is not in checkpoints; `runner.counters` is: steps, rows, the best return.
+    Checkpoints do not contain the state of callbacks, but do contain `runner.counters`: steps, log rows, best return.
     """
 
     def on_batch(self, runner: Runner, itr: int, samples: Samples, traj_infos: Sequence[TrajInfo]) -> None:
-        """Batch `itr` was collected, and is to be learned from. The next batch writes the memory of `samples` again."""
+        """Called after batch `itr` was collected, before it is learned from; the next batch overwrites `samples`."""
 
     def on_optimize(self, runner: Runner, itr: int, opt_info: OptInfo) -> None:
-        """The algorithm learned from batch `itr`; `opt_info` is what it says of it."""
+        """Called after the algorithm learned from batch `itr`; `opt_info` is what `optimize_agent` returned."""
 
     def on_eval(self, runner: Runner, episodes: Sequence[TrajInfo], row: Mapping[str, float]) -> None:
-        """A row of the log was written. `episodes` are those it is about: of the evaluation in a runner that evaluates,
-        else the last training episodes.
+        """Called after a log row was written.
+
+        Args:
+            runner: the runner.
+            episodes: the episodes of the row: those of the evaluation if the runner evaluates, else the last training
+                episodes.
+            row: the numbers by column name.
         """
 
     def on_checkpoint(self, runner: Runner, path: Path) -> None:
-        """A checkpoint was written to `path`."""
+        """Called after a checkpoint was written to `path`."""
 
     def on_end(self, runner: Runner, error: BaseException | None) -> None:
-        """Training ended: by itself (None), or by `error`. The sampler is closed."""
+        """Called when training ended: regularly (`error` is None) or by `error`. The sampler is closed."""
 
 
 @dataclass(frozen=True)
 class EarlyStop(Callback):
-    """Stops once the mean return has not been better than the best before for `patience` rows of the log."""
+    """Stops when the mean return has not exceeded its best value for `patience` log rows.
+
+    Args:
+        patience: number of log rows, at least 1.
+    """
 
     patience: int = 10
 
@@ -64,7 +73,11 @@ class EarlyStop(Callback):
 
 @dataclass(frozen=True)
 class StopAtReturn(Callback):
-    """Stops once the mean return of a row of the log is at least `mean_return`."""
+    """Stops when the mean return of a log row reaches `mean_return`.
+
+    Args:
+        mean_return: return per episode, not NaN.
+    """
 
     mean_return: float
 

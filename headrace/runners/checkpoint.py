@@ -1,4 +1,4 @@
-"""Where programs import these from: a checkpoint of a runner as data."""
+"""Public import path of the functions that read and write checkpoints as data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`MinibatchRl` and `MinibatchRlEval`: one process learns, one batch at a time."""
+"""`MinibatchRl` and `MinibatchRlEval`: one process collects a batch, learns from it, and repeats."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = ["MinibatchRl", "MinibatchRlEval"]
 
 
 class MinibatchRl(Runner):
-    """Logs the last `config.log_traj_window` training episodes. Arguments are those of `Runner`."""
+    """Logs the last `config.log_traj_window` training episodes. For the arguments, see `Runner`."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class MinibatchRl(Runner):
         return list(self._window), {"StepsInTrajWindow": sum(info.Length for info in self._window)}
 
     def _own_state(self) -> dict[str, Any]:
-        # Without `info`, which may hold anything.
+        # Without `info`, which may contain anything.
         return {
             "window": [
                 {
@@ -82,10 +82,10 @@ class MinibatchRl(Runner):
 
 
 class MinibatchRlEval(Runner):
-    """Evaluates before the first batch and at every row of the log, and logs those episodes.
+    """Evaluates before the first batch and at every log row, and logs the evaluation episodes.
 
-    The sampler needs `eval_n_envs`. Time that training waits for evaluation counts in `CumTime` and `CumEvalTime`, not
-    in `StepsPerSecond`.
+    The sampler must have `eval_n_envs`. The time that training waits for evaluation counts in `CumTime` and
+    `CumEvalTime`, but not in `StepsPerSecond`. For the arguments, see `Runner`.
     """
 
     _log_at_start = True
@@ -102,7 +102,7 @@ class MinibatchRlEval(Runner):
         return infos, self._evaluated(infos)
 
     def _evaluated(self, infos: Sequence[TrajInfo]) -> dict[str, float]:
-        """Takes the episodes of an evaluation; returns the columns that are about it."""
+        """Records the episodes of an evaluation; returns the columns about it."""
         self._eval_return = _mean_return(infos)
         return {
             "StepsInEval": sum(info.Length for info in infos),

@@ -1,4 +1,4 @@
-"""A row of the log before it is written, and how far a run has come."""
+"""The numbers of a log row before it is written, and the progress counters of a run."""
 
 from __future__ import annotations
 
@@ -17,8 +17,17 @@ __all__ = ["Counters", "Row", "statistics"]
 
 @dataclass
 class Counters:
-    """Since the start of training: batches, environment steps, ended episodes, seconds collecting and optimizing; rows
-    of the log, the best mean return of a row (−inf before the first), and how many rows with a return came since.
+    """Counters since the start of training.
+
+    Args:
+        itr: batches.
+        steps: environment steps.
+        trajs: completed episodes.
+        sample_seconds: seconds spent collecting.
+        optimize_seconds: seconds spent optimizing.
+        rows: log rows.
+        best_return: best mean return of a log row, −inf before the first.
+        rows_since_best: log rows with a return since the best one.
     """
 
     itr: int = 0
@@ -33,10 +42,13 @@ class Counters:
 
 @dataclass(frozen=True)
 class Row:
-    """What is known of a row when it is due; its episodes may come later.
+    """The part of a log row that is known when it is due; its episodes may follow later.
 
-    counters: at that moment; learned: statistics of what the optimizer said since the row before; agent: the checkpoint
-    of the agent the row is about, with the sampler's; None: as everything is when the row is written.
+    Args:
+        counters: counters at that moment.
+        learned: statistics of the optimizer's values since the row before.
+        agent: checkpoint of the agent that the row is about, and of the sampler. None: the state when the row is
+            written.
     """
 
     counters: Counters
@@ -45,7 +57,7 @@ class Row:
 
     @staticmethod
     def of(counters: Counters, opt_infos: Mapping[str, list[float]]) -> Row:
-        """As of now; what the optimizer said begins anew."""
+        """Returns a row of the current counters and optimizer values, and clears the latter."""
         learned: dict[str, float] = {}
         for name, values in opt_infos.items():
             learned |= statistics(name, values)
@@ -55,8 +67,16 @@ class Row:
     def columns(
         self, then: Counters, seconds: float, infos: Sequence[TrajInfo], own: Mapping[str, float]
     ) -> dict[str, float]:
-        """The whole row. then: the counters of the row before; seconds: since the start; infos: its episodes, own:
-        columns of the runner.
+        """Returns all columns of the row.
+
+        Args:
+            then: counters of the row before.
+            seconds: seconds since the start of training.
+            infos: episodes of the row.
+            own: columns that only this runner has.
+
+        Returns:
+            The numbers by column name.
         """
         now = self.counters
         busy = now.sample_seconds + now.optimize_seconds - then.sample_seconds - then.optimize_seconds
@@ -77,7 +97,7 @@ class Row:
 
 
 def _logged_fields(infos: Sequence[TrajInfo]) -> list[str]:
-    """The names of the fields to log: CamelCase ones that hold a number in each of the episodes; the return first."""
+    """Returns the fields to log: those in CamelCase that hold a number in every episode, with the return first."""
     if not infos:
         return []
     names = [
@@ -89,7 +109,7 @@ def _logged_fields(infos: Sequence[TrajInfo]) -> list[str]:
 
 
 def statistics(name: str, values: Iterable[float]) -> dict[str, float]:
-    """`{nameAverage, nameStd, nameMedian, nameMin, nameMax}` of the values that are not NaN; all NaN if none are."""
+    """Returns `{nameAverage, nameStd, nameMedian, nameMin, nameMax}`, without NaN values; all NaN if none are left."""
     array = np.array([value for value in values if value == value], np.float64)
     if not len(array):
         return {name + kind: float("nan") for kind in ("Average", "Std", "Median", "Min", "Max")}

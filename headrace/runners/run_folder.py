@@ -1,4 +1,4 @@
-"""The folder of a run: what was asked for, and with what it was done."""
+"""The folder of a run: its settings, and the program, versions and machine that ran it."""
 
 from __future__ import annotations
 
@@ -30,19 +30,22 @@ __all__ = ["RunFolder", "RunRecord"]
 
 _log = logging.getLogger("headrace.runners")
 
-#: Distributions whose versions a result depends on.
+#: Distributions whose versions may change results.
 _PACKAGES = ("headrace", "torch", "numpy", "gymnasium")
-#: Any of these is worth more than a new run.
+#: A new run must not replace any of these.
 _CHECKPOINTS = ("checkpoint.pt", "checkpoint-previous.pt", "best.pt")
-#: What a run writes before its first checkpoint.
+#: Files that a run writes before its first checkpoint.
 _WRITTEN = ("config.json", "run.json", "git-*.diff", "progress.csv", "learning_curve.png", "replay")
 _SIGNATURE = "signature"
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What a run says of itself in its folder. config: settings, plain values, or what `str` makes plain; command: the
-    words it was started with.
+    """What a run records about itself in its folder.
+
+    Args:
+        config: settings, as plain values or values that `str` makes plain.
+        command: command line that started the run.
     """
 
     config: Mapping[str, Any]
@@ -50,27 +53,32 @@ class RunRecord:
 
     @staticmethod
     def of(runner: Runner) -> RunRecord:
-        """Its settings, and the command line of this program."""
+        """Returns the settings of a runner, and the command line of this program."""
         return RunRecord(described(runner), sys.argv)
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Holds `config.json`, the settings, nested as they came; `run.json`, a list with an entry for the start and one
-    for every resumption: time, command line, versions, machine, git commit; and, where a file under version control
-    differed from that commit, the difference in `git-N.diff`, N being the number of the entry.
+    """The files that describe a run.
 
-    `config.json` ends with a signature of this user on this machine (`headrace.checkpoints.signing`): only
-    settings that have it may name code to import without being asked again.
+    `config.json` contains the settings, nested as they were given. `run.json` is a list with one entry for the start
+    and one for each resumption: time, command line, versions, machine and git commit. If a file under version control
+    differed from that commit, `git-N.diff` contains the difference, where N is the number of the entry.
 
-    `RunFolder.create` for a new run, `RunFolder.open` for one that is there.
+    `config.json` ends with a signature of this user on this machine (`headrace.checkpoints.signing`): only settings
+    with a valid signature may name code to import without asking the user again.
+
+    Use `RunFolder.create` for a new run and `RunFolder.open` for an existing one.
+
+    Args:
+        path: the folder.
     """
 
     path: Path
 
     @staticmethod
     def create(path: str | Path, config: Mapping[str, Any], command: Sequence[str]) -> RunFolder:
-        """A new folder, made if it is not there; see `make_room` and `RunRecord`."""
+        """Creates the files of a new run, and the folder if it is missing; see `make_room` and `RunRecord`."""
         folder = RunFolder(Path(path).absolute())
         folder.make_room()
         folder.path.mkdir(parents=True, exist_ok=True)
@@ -79,16 +87,17 @@ class RunFolder:
 
     @staticmethod
     def open(path: str | Path) -> RunFolder:
-        """The folder of an earlier run; raises FileNotFoundError if there is none."""
+        """Returns the folder of an earlier run; raises FileNotFoundError if there is none."""
         folder = RunFolder(Path(path).absolute())
         if not (folder.path / "config.json").is_file():
             raise FileNotFoundError(f"{folder.path} holds no run: it has no config.json; give the folder of a run")
         return folder
 
     def make_room(self) -> None:
-        """For a new run: what one left that never reached a checkpoint goes into a folder of its own, `earlier-N`.
+        """Prepares the folder for a new run: moves files of a run that never reached a checkpoint to `earlier-N`.
 
-        Raises FileExistsError if there is a checkpoint, or a file of these names that no run wrote.
+        Raises:
+            FileExistsError: if there is a checkpoint, or a file of these names that no run wrote.
         """
         for name in _CHECKPOINTS:
             if (self.path / name).exists():
@@ -99,7 +108,7 @@ class RunFolder:
         there = [path for pattern in _WRITTEN for path in sorted(self.path.glob(pattern))]
         if not (self.path / "run.json").exists():
             for path in there:
-                if not (path.name == "progress.csv" and not path.stat().st_size):  # of a run that did not start
+                if not (path.name == "progress.csv" and not path.stat().st_size):  # else left by a run that never began
                     raise FileExistsError(
                         f"{self.path} holds something else ({path.name} is there, and no run.json); choose another "
                         "folder"
@@ -114,19 +123,19 @@ class RunFolder:
         _log.warning("%s: an earlier run never reached a checkpoint; what it left is in %s", self.path, earlier)
 
     def config(self) -> dict[str, Any]:
-        """The settings; raises ValueError if the file is not what `note_start` wrote."""
+        """Returns the settings; raises ValueError if `note_start` did not write the file."""
         config = self._config()
         config.pop(_SIGNATURE, None)
         return config
 
     def is_own(self) -> bool:
-        """Whether this user wrote the settings, on this machine; raises ValueError as `config` does."""
+        """Returns whether this user wrote the settings on this machine; raises ValueError as `config` does."""
         config = self._config()
         signed = config.pop(_SIGNATURE, None)
         return isinstance(signed, str) and hmac.compare_digest(signed.encode(), (_signature(config) or "-").encode())
 
     def note_start(self, command: Sequence[str], config: Mapping[str, Any]) -> None:
-        """Adds an entry to `run.json`, of the start or of a resumption, and writes the settings from now on."""
+        """Adds an entry for a start or a resumption to `run.json`, and replaces the settings in `config.json`."""
         signed = _signature(config)
         _write(self.path / "config.json", config if signed is None else {**config, _SIGNATURE: signed})
         starts = self._starts()
@@ -148,7 +157,14 @@ class RunFolder:
         _write(self.path / "run.json", starts)
 
     def draw(self, final_return: float | None = None) -> str:
-        """Draws `learning_curve.png`; returns why there is none, empty if there is. final_return: of an evaluation."""
+        """Draws `learning_curve.png`.
+
+        Args:
+            final_return: mean return of a final evaluation, if there was one.
+
+        Returns:
+            Why there is no picture; empty if there is one.
+        """
         try:
             plot_learning_curve(self.path / "progress.csv", self.path / "learning_curve.png", final_return)
         except (ImportError, ValueError, OSError) as error:
@@ -159,14 +175,14 @@ class RunFolder:
         path = self.path / "config.json"
         try:
             config = json.loads(path.read_text())
-        except (ValueError, RecursionError) as error:  # also text that is no UTF-8
+        except (ValueError, RecursionError) as error:  # ValueError also for text that is not UTF-8
             raise ValueError(f"{path} is damaged: {error}; restore it, or give another run") from error
         if not isinstance(config, dict):
             raise ValueError(f"{path} is damaged: it holds a {type(config).__name__}, not settings; give another run")
         return config
 
     def _starts(self) -> list[Any]:
-        """The entries of `run.json`; a damaged one is kept beside it, and the list begins anew."""
+        """Returns the entries of `run.json`; renames a damaged file and returns an empty list."""
         path = self.path / "run.json"
         try:
             starts = json.loads(path.read_text())
@@ -187,7 +203,7 @@ def _text(content: Any) -> str:
 
 
 def _signature(config: Mapping[str, Any]) -> str | None:
-    """Of the settings as they are read back; None where no key can be kept."""
+    """Returns the signature of the settings as they will be read back; None if no key can be stored."""
     try:
         return signature(b"config.json\n" + _text(json.loads(_text(config))).encode()).hex()
     except OSError as error:
@@ -196,7 +212,7 @@ def _signature(config: Mapping[str, Any]) -> str | None:
 
 
 def _write(path: Path, content: Any) -> None:
-    """JSON, there whole or not at all."""
+    """Writes a JSON file, completely or not at all."""
     write_whole(path, [_text(content).encode()])
 
 
@@ -204,24 +220,24 @@ def _version(package: str) -> str | None:
     try:
         return version(package)
     except PackageNotFoundError:
-        # Used from a source tree that nobody installed.
+        # The package is used from a source tree that is not installed.
         return getattr(sys.modules.get(package), "__version__", None)
 
 
 def _git() -> tuple[dict[str, Any] | None, str]:
-    """Commit and whether the work tree we stand in differs from it, and how; `(None, "")` where there is no git."""
+    """Returns the commit and whether and how the current work tree differs from it; `(None, "")` without git."""
     commit = _git_says("rev-parse", "HEAD")
     status = _git_says("status", "--porcelain")
     if commit is None or status is None:
         return None, ""
-    # `changed` also counts files that git does not know yet; they are not in the difference.
+    # `changed` also lists untracked files, which are not in the diff.
     changed = [line[3:] for line in status.splitlines()]
     return {"commit": commit.strip(), "dirty": bool(changed), "changed": changed}, _git_says("diff", "HEAD") or ""
 
 
 def _git_says(*arguments: str) -> str | None:
-    """What a git command prints; None where git is missing, fails, or takes 10 s."""
-    # Without optional locks, looking does not get in the way of a person who commits.
+    """Returns the output of a git command; None if git is missing, fails, or takes more than 10 s."""
+    # Without optional locks, this does not interfere with a person who is committing.
     environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
     try:
         answer = subprocess.run(

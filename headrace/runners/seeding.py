@@ -1,4 +1,4 @@
-"""What torch draws while an algorithm learns."""
+"""Seeds torch's global generators while an algorithm learns."""
 
 from __future__ import annotations
 
@@ -15,11 +15,17 @@ __all__ = ["torch_seeded"]
 
 @contextmanager
 def torch_seeded(seed: int | None, itr: int, device: torch.device) -> Iterator[None]:
-    """Inside, torch's global generators are a function of (seed, itr), for models that draw from them (dropout);
-    outside they are as they were. device: the agent's.
+    """Seeds torch's global generators by (seed, itr) inside the context, and restores them afterwards.
+
+    This makes models that draw from them (dropout) reproducible.
+
+    Args:
+        seed: seed of the run.
+        itr: number of the batch.
+        device: device of the agent.
     """
     assert seed is not None
-    # Not by `torch.manual_seed`: it looks after every kind of device, which takes 0.2 ms.
+    # `torch.manual_seed` would seed every kind of device, which takes 0.2 ms.
     generators = [torch.default_generator]
     if device.type == "cuda":
         index = torch.cuda.current_device() if device.index is None else device.index

@@ -1,4 +1,4 @@
-"""Where the learner runs, and how many threads its torch operations get."""
+"""Places the learner on CPUs and a GPU, and sets the number of threads of its torch operations."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from headrace.processes.affinity import Affinity, pin
 
 __all__ = ["learner_threads", "place_learner", "torch_threads"]
 
-#: What torch chose itself, unless somebody was quicker.
+#: Number of threads that torch chose, unless it was changed before this import.
 _AT_IMPORT = torch.get_num_threads()
-#: Models with fewer parameters learn with one thread. Two can at best halve an update of some milliseconds; where
-#: others want a core they made it 4 to 16 times as long (benchmarks/torch_threads.py, docs/performance.md).
+#: Models with fewer parameters train with one thread. Two threads can at best halve an update of some milliseconds; if
+#: other processes needed a core, updates took 4 to 16 times as long (benchmarks/torch_threads.py, docs/performance.md).
 SMALL = 1_000_000
 
 
 def place_learner(affinity: Affinity, agent: Agent) -> None:
-    """Pins this process and moves the agent, as `affinity` says.
+    """Pins this process and moves the agent to its device, as `affinity` says.
 
-    Workers are to be there already: those forked from a pinned process would inherit its CPUs, and a process that has
-    used CUDA cannot be forked.
+    Start the workers before: workers forked from a pinned process would inherit its CPUs, and a process that has used
+    CUDA cannot be forked.
     """
     if affinity.master_cpus is not None and affinity.set_affinity:
         pin(affinity.master_cpus)
@@ -34,10 +34,17 @@ def place_learner(affinity: Affinity, agent: Agent) -> None:
 
 @contextmanager
 def learner_threads(affinity: Affinity, agent: Agent) -> Iterator[str]:
-    """Inside, torch's threads are `affinity.master_torch_threads`, or one for a small model; outside as before.
+    """Sets torch's threads inside the context to `affinity.master_torch_threads`, or to one for a small model.
 
-    A number that the user chose otherwise stays: by `torch.set_num_threads` since headrace was imported, or by
-    OMP_NUM_THREADS or MKL_NUM_THREADS. Gives a sentence for the log, empty where nothing was chosen for the user.
+    Another number that the user chose is kept: by `torch.set_num_threads` since headrace was imported, or by
+    OMP_NUM_THREADS or MKL_NUM_THREADS.
+
+    Args:
+        affinity: affinity of the run.
+        agent: initialized agent.
+
+    Yields:
+        A message for the log; empty if nothing was chosen for the user.
     """
     before = torch.get_num_threads()
     threads, sentence = affinity.master_torch_threads, ""
@@ -53,7 +60,7 @@ def learner_threads(affinity: Affinity, agent: Agent) -> Iterator[str]:
 
 @contextmanager
 def torch_threads(n: int) -> Iterator[None]:
-    """Inside, torch has `n` threads; outside as many as before."""
+    """Sets torch's threads to `n` inside the context, and restores the number afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(n)
     try:

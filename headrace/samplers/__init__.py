@@ -1,4 +1,4 @@
-"""Samplers: they collect batches `[batch_T, batch_B]` with an agent."""
+"""Samplers collect batches `[batch_T, batch_B]` with an agent."""
 
 from headrace.lazy import lazy_exports
 

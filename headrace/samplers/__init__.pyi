@@ -1,4 +1,4 @@
-"""Samplers: they collect batches `[batch_T, batch_B]` with an agent."""
+"""Samplers collect batches `[batch_T, batch_B]` with an agent."""
 
 from headrace.samplers.base import BaseSampler as BaseSampler
 from headrace.samplers.config import SamplerOptions as SamplerOptions

@@ -1,4 +1,4 @@
-"""`BaseSampler`: the face of every sampler, whatever does its work."""
+"""`BaseSampler`: the public interface that all samplers share."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ _log = logging.getLogger("headrace.samplers")
 
 
 class BaseSampler:
-    """Collects batches `[batch_T, batch_B]` with an agent. The same calls for every sampler::
+    """Collects batches `[batch_T, batch_B]` with an agent. All samplers have the same methods::
 
         with sampler.initialize(agent, seed=0, bootstrap_value=True):
             samples, traj_infos = sampler.obtain_samples(itr)
             eval_infos = sampler.evaluate_agent(itr)
 
-    The subclasses differ in their `layout` alone; all take the same options, see `SamplerOptions`.
+    Subclasses differ only in their `layout`; all take the same options, see `SamplerOptions`.
     """
 
     layout: Layout
@@ -64,7 +64,7 @@ class BaseSampler:
         return make_engine(type(self).__name__, self.layout, self._config, status)
 
     def _in_call(self, name: str) -> AbstractContextManager[None]:
-        """What a public method happens in; see `exclusive`."""
+        """Returns the context in which a public method runs; see `exclusive`."""
         return self._owner.inside(name, self._engine.call_context())
 
     # ---- public ----
@@ -82,13 +82,26 @@ class BaseSampler:
         resumable: bool = False,
         resume: SamplerState | None = None,
     ) -> Self:
-        """Makes the environments, builds the agent's model from their spaces, starts the workers; returns the sampler.
+        """Makes the environments, initializes the agent from their spaces and starts the workers.
 
-        agent: built here unless it already is; affinity: where workers run (`Affinity`, or rlpyt's dict); seed: of all
-        randomness, None draws one (`sampler.seed` tells); bootstrap_value: record the value of row T;
-        traj_info_kwargs: arguments of `TrajInfoCls`, e.g. `{"discount": 0.99}`; rank, world_size: this sampler's place
-        among several of the same size, env ids are rank · B + column; resumable: `state()` will be asked for;
-        resume: go on from there, with the same seed and settings.
+        Args:
+            agent: the agent that acts; its model is built here unless the agent is already initialized.
+            affinity: where workers run, an `Affinity` or rlpyt's dict.
+            seed: seed of all randomness. Default: drawn from the operating system and kept in `sampler.seed`.
+            bootstrap_value: whether to record the value of row T in `samples.agent.bootstrap_value`.
+            traj_info_kwargs: arguments of `TrajInfoCls`, for example `{"discount": 0.99}`.
+            rank: index of this sampler among `world_size` samplers; its env ids are rank · B + column.
+            world_size: number of samplers of the same size.
+            resumable: whether `state()` will be called to save the environments.
+            resume: the state to continue from; the seed and the settings must be the same.
+
+        Returns:
+            The sampler itself.
+
+        Raises:
+            SamplerError: if `initialize` was called before, or if an environment, the agent or a worker fails.
+            TypeError: if an argument has a wrong type, or `TrajInfoCls` does not accept `traj_info_kwargs`.
+            ValueError: if an argument has a wrong value.
         """
         if self._state != "new":
             self._require_open()
@@ -137,10 +150,15 @@ class BaseSampler:
 
     @exclusive
     def obtain_samples(self, itr: int) -> tuple[Samples, list[TrajInfo]]:
-        """One batch by the agent as it is now, and the episodes that ended in it, in the order (end time, env id).
+        """Collects one batch with the agent's current parameters.
 
-        itr: number of the batch, for the agent's schedules. The samples are views of memory that the next call writes
-        again; `samples.copy()` keeps them.
+        Args:
+            itr: number of the batch, for the agent's schedules.
+
+        Returns:
+            The samples and the `TrajInfo`s of the episodes that ended in the batch, sorted by (end time, env id). The
+            samples are views of memory that the next call overwrites (with more slots, a later call: see `n_slots`);
+            call `samples.copy()` to keep them.
         """
         self._require_open()
         checked_arguments(itr=itr)
@@ -167,10 +185,19 @@ class BaseSampler:
 
     @exclusive
     def evaluate_agent(self, itr: int) -> list[TrajInfo]:
-        """Greedy episodes of the agent as it is now, in the order (end time, env id).
+        """Runs greedy episodes with the agent's current parameters.
 
-        Every evaluation environment starts the same number of episodes, and all of them are in the answer; those cut by
+        Every evaluation environment starts the same number of episodes, and all of them are returned; episodes cut by
         `eval_max_steps` have `finished=False`.
+
+        Args:
+            itr: number of the batch, for the agent's schedules.
+
+        Returns:
+            The `TrajInfo`s of the episodes, sorted by (end time, env id).
+
+        Raises:
+            SamplerError: if the sampler has no evaluation environments.
         """
         self._require_open()
         if not self._config.options.eval_n_envs:
@@ -185,10 +212,15 @@ class BaseSampler:
 
     @exclusive
     def state(self, environments: bool = True) -> SamplerState:
-        """Where the sampler stands, between batches, for `initialize(resume=...)`.
+        """Returns the sampler's state between two batches, for `initialize(resume=...)`.
 
-        With environments, if they can be pickled and a copy was seen to go on as the original does: one that goes on
-        from here then continues every episode. The answer's `why_not` says why they are missing.
+        Args:
+            environments: whether to include the environments. They are included if they can be pickled and a test copy
+                was seen to behave like the original; a sampler that resumes from this state then continues every
+                episode.
+
+        Returns:
+            The state. If it lacks the environments, its `why_not` says why.
         """
         found = SliceState(why_not="they were not asked for")
         if environments:
@@ -212,11 +244,23 @@ class BaseSampler:
 
     @exclusive
     def call_envs(self, name: str, *args: Any, env_ids: Sequence[int] | None = None) -> list[Any]:
-        """`env.name(*args)` of training environments, between batches: curricula, looking into a simulator.
+        """Calls `env.name(*args)` on training environments between batches, for curricula or to inspect a simulator.
 
-        The method is looked for through the wrappers; an attribute that is not callable is returned. env_ids: which
-        environments, default all (a vector environment is called once, for all of its rows; a sequence of answers is
-        taken apart). Returns the answers in the order of `env_ids`. Workers answer by pickle.
+        The method is looked up through the wrappers; an attribute that is not callable is returned. A vector
+        environment is called once for all its columns, and a sequence that it returns is split over them. Workers send
+        the results by pickle.
+
+        Args:
+            name: name of the method or attribute.
+            args: arguments of the method.
+            env_ids: which environments to call. Default: all.
+
+        Returns:
+            The results in the order of `env_ids`.
+
+        Raises:
+            ValueError: if `env_ids` names unknown environments, or only some columns of a vector environment.
+            TypeError: if the arguments cannot be pickled.
         """
         self._require_open()
         own = [env_id for one in self._slices for env_id in one.env_ids]
@@ -233,28 +277,35 @@ class BaseSampler:
         return [answers[env_id] for env_id in wanted]
 
     def traj_info(self, values: Mapping[str, Any]) -> TrajInfo:
-        """An episode as this sampler makes them, with these fields."""
+        """Returns a `TrajInfo` of this sampler's `TrajInfoCls` with its fields set to `values`."""
         info = self._config.options.TrajInfoCls(**self._traj_info_kwargs)
         vars(info).update(values)
         return info
 
     @property
     def env_name(self) -> str | None:
-        """What another program gives as `EnvCls` for the same environments; None for what has no name there."""
+        """The `EnvCls` argument with which another program can make the same environments; None if there is no such
+        name.
+        """
         return self._config.factory.importable
 
     def settings(self) -> dict[str, Any]:
-        """What decides what is in a batch, besides the agent and the seed; not where and how fast it is collected."""
+        """Returns the settings that determine the contents of a batch, apart from the agent and the seed.
+
+        Settings that only change where and how fast batches are collected are not included.
+        """
         return self._config.content()
 
     def timing(self) -> TimingReport:
-        """Where the time of `obtain_samples` went so far, an action server's too."""
+        """Returns how the time of `obtain_samples` was spent so far, including an action server's time."""
         seconds = self._engine.seconds(self._seconds)
         return TimingReport.of(self._timings, seconds).with_servers(self._engine.server_timings)
 
     @exclusive
     def shutdown(self) -> None:
-        """Closes environments and processes; raises what closing an environment raised. Safe to call twice."""
+        """Closes the environments and processes; raises an error that closing an environment raised. Safe to call
+        twice.
+        """
         was_open, self._state = self._state == "open", "closed"
         self._slots = None
         if was_open:
@@ -287,12 +338,12 @@ class BaseSampler:
         return make_traj_infos(parts, self._config.options.TrajInfoCls, self._traj_info_kwargs)
 
     def _next_version(self) -> int:
-        """Parameters versions count the calls that act: 0, 1, 2, …"""
+        """Returns the next version; versions number the calls that act: 0, 1, 2, …"""
         version, self._version = self._version, self._version + 1
         return version
 
     def _say(self, notes: Sequence[tuple[int, str]]) -> None:
-        """Logs (level, sentence) once each."""
+        """Logs each (level, sentence) once."""
         for level, sentence in notes:
             if sentence not in self._said:
                 self._said.add(sentence)
@@ -305,13 +356,13 @@ class BaseSampler:
             raise SamplerClosed("the sampler is closed; make a new one") from self._cause
 
     def _abandon(self, error: BaseException) -> BaseException:
-        """Closes everything because of `error`, which is the cause of later refusals; returns what to raise."""
+        """Closes everything after `error` and keeps it as the cause of later refusals; returns the error to raise."""
         if self._state != "closed":
             self._state, self._cause = "closed", error
             self._slots = None
             if isinstance(error, SamplerError) and error.__cause__ is None:
-                # It happened in another process. The frames it came through here would keep the batch alive, memory and
-                # descriptor, for as long as somebody keeps the error.
+                # The error happened in another process. The frames it passed through here would keep the batch (memory
+                # and file descriptor) alive for as long as the caller keeps the error.
                 traceback.clear_frames(error.__traceback__)
             self._engine.kill()
         return shortened(error)

@@ -1,4 +1,4 @@
-"""The options of a sampler, documented once, and what a sampler makes of them."""
+"""The options of a sampler and the checked configuration made from them."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class SamplerOptions:
     pad: Mapping[str, int] | None = None
 
 
-#: Options that are not looked at by `checked_arguments`.
+#: Options that `checked_arguments` does not check.
 _CHECKED_APART = ("EnvCls", "device", "samples_device")
 
 _Arguments = ParamSpec("_Arguments")
@@ -99,7 +99,13 @@ _Self = TypeVar("_Self")
 def takes_options(
     options: Callable[_Arguments, SamplerOptions],
 ) -> Callable[[Callable[[_Self, SamplerOptions], None]], Callable[Concatenate[_Self, _Arguments], None]]:
-    """For a constructor that is given `SamplerOptions`: callers write the options themselves, as its signature says."""
+    """Decorates a constructor that takes `SamplerOptions` so that callers pass the options as its arguments.
+
+    The signature and docstring of the decorated constructor are those of the options.
+
+    Args:
+        options: the options class.
+    """
 
     def decorate(
         constructor: Callable[[_Self, SamplerOptions], None],
@@ -146,7 +152,17 @@ class SamplerConfig:
 
     @staticmethod
     def checked(name: str, layout: Layout, options: SamplerOptions) -> SamplerConfig:
-        """From what the sampler `name` was given; raises TypeError or ValueError that names the argument."""
+        """Returns the checked configuration of a sampler.
+
+        Args:
+            name: class name of the sampler, for error messages.
+            layout: the sampler's layout.
+            options: the options as given by the caller.
+
+        Raises:
+            TypeError: if an option has a wrong type; the message names it.
+            ValueError: if an option has a wrong value; the message names it.
+        """
         given = {field.name: getattr(options, field.name) for field in fields(options)}
         checked_arguments(**{key: value for key, value in given.items() if key not in _CHECKED_APART})
         n_slots = options.n_slots
@@ -186,10 +202,15 @@ class SamplerConfig:
         )
 
     def placed(self, name: str, layout: Layout, affinity: Affinity) -> SamplerConfig:
-        """With the devices that the affinity names, for the sampler `name`.
+        """Returns this configuration with the devices that the affinity names.
+
+        Args:
+            name: class name of the sampler, for error messages.
+            layout: the sampler's layout.
+            affinity: where the sampler runs.
 
         Raises:
-            ValueError: for an affinity of another kind of sampler, and for devices that are not those of the sampler.
+            ValueError: if the affinity is for another kind of sampler, or its devices differ from the sampler's.
         """
         alternates = layout.groups > 1
         if affinity.alternating not in (None, alternates):
@@ -208,28 +229,31 @@ class SamplerConfig:
 
     @property
     def batch_spec(self) -> BatchSpec:
-        """T and B."""
+        """Batch size: T and B."""
         return BatchSpec(self.options.batch_T, self.options.batch_B)
 
     @property
     def env_info_keys(self) -> EnvInfoKeys:
-        """The fields of info that are recorded."""
+        """The fields of info that are recorded in `samples.env.env_info`."""
         return self.options.env_info_keys or {}
 
     @property
     def eval_max_T(self) -> int:
-        """Most time steps of an evaluation."""
+        """Maximum number of time steps of an evaluation."""
         n_eval, most = max(self.options.eval_n_envs, 1), self.options.eval_max_steps
         return max(1, 100_000 if most is None else int(most) // n_eval)
 
     def require_callable(self, slices: Sequence[Slice], env_ids: Sequence[int]) -> None:
-        """Raises ValueError for environments that cannot be called without others."""
+        """Raises ValueError if `env_ids` selects only some columns of a vector environment."""
         whole = isinstance(self.factory.make, VectorEnvs)
         if whole and any(0 < len({*one.env_ids} & {*env_ids}) < len(one.env_ids) for one in slices):
             raise ValueError("env_ids: a vector environment is called for all of its rows at once; leave env_ids out")
 
     def content(self) -> dict[str, Any]:
-        """What decides what is in a batch, besides the agent and the seed; not where and how fast it is collected."""
+        """Returns the settings that determine the contents of a batch, apart from the agent and the seed.
+
+        Settings that only change where and how fast batches are collected are not included.
+        """
         names = (
             "batch_T",
             "batch_B",
@@ -259,7 +283,7 @@ class SamplerConfig:
         start: SamplerState,
         resumable: bool,
     ) -> list[SliceConfig]:
-        """One for each slice, with its share of the evaluation environments."""
+        """Returns one `SliceConfig` per slice, each with its share of the evaluation environments."""
         options, n_eval = self.options, self.options.eval_n_envs
         wanted = options.eval_max_trajectories
         episodes = 1 if wanted is None else math.ceil(wanted / max(n_eval, 1))

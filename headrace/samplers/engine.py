@@ -1,4 +1,4 @@
-"""`Engine`: what does the work of a sampler. `BaseSampler` has one, and so has a sampler process."""
+"""`Engine` does the work of a sampler. `BaseSampler` has one, and so does each sampler process."""
 
 from __future__ import annotations
 
@@ -28,13 +28,14 @@ __all__ = ["Engine"]
 
 
 class Engine(ABC):
-    """Makes environments, collects batches, evaluates. The methods are called in the order of this class.
+    """Makes environments, collects batches and evaluates. The methods are called in the order in which they are
+    defined.
 
     Args:
-        name: of the sampler, for messages and for the names of its processes.
-        layout: which part runs where.
-        config: what the sampler was made with.
-        status: says where this process is.
+        name: name of the sampler, for messages and process names.
+        layout: which part runs in which process.
+        config: the sampler's configuration.
+        status: where this process records what it is doing.
     """
 
     def __init__(self, name: str, layout: Layout, config: SamplerConfig, status: Status) -> None:
@@ -42,16 +43,16 @@ class Engine(ABC):
         self.layout = layout
         self.config = config
         self.status = status
-        #: The batch on the agent's device, with the option samples_device.
+        #: The batch on the agent's device if the option samples_device is set, else None.
         self.device_batch: DeviceBatch | None = None
 
     def call_context(self) -> AbstractContextManager[None]:
-        """What every call of the sampler happens in."""
+        """Returns the context in which every call of the sampler runs."""
         return nullcontext()
 
     @abstractmethod
     def divide(self, env_ids: Sequence[int], affinity: Affinity) -> list[Slice]:
-        """Spreads the columns over processes."""
+        """Distributes the columns over processes; returns the slices."""
 
     @abstractmethod
     def start(self, slices: Sequence[Slice], configs: Sequence[SliceConfig], affinity: Affinity) -> EnvSpaces:
@@ -61,47 +62,65 @@ class Engine(ABC):
     def setup(
         self, agent: Agent, spec: SlotSpec, slots: Slots, configs: Sequence[SliceConfig], first_slice: int
     ) -> None:
-        """Gives agent and slots to every slice; returns when all stand at their first time step.
+        """Sets up every slice with the agent and slots; returns when all slices are ready for their first time step.
 
-        first_slice: where the slices of this engine begin among those of the batch.
+        Args:
+            agent: the agent that acts.
+            spec: the contents of a slot.
+            slots: the memory of the batches.
+            configs: one per slice of this engine.
+            first_slice: index of this engine's first slice among the slices of the batch.
         """
 
     @abstractmethod
     def collect(self, itr: int, version: int, batch_index: int) -> list[SliceReport]:
-        """Has every slice fill its columns of the slot; returns reports in the order of columns."""
+        """Makes every slice fill its columns of the slot.
+
+        Args:
+            itr: number of the batch, for the agent's schedules.
+            version: version of the parameters.
+            batch_index: counts batches from 0.
+
+        Returns:
+            The reports of the slices in column order.
+        """
 
     @abstractmethod
     def evaluate(self, itr: int, version: int, evaluation_index: int) -> list[Episodes]:
-        """Has every slice evaluate."""
+        """Makes every slice evaluate; returns the episodes."""
 
     @abstractmethod
     def states(self) -> list[SliceState]:
-        """Where every slice stands."""
+        """Returns the state of every slice."""
 
-    def require_sendable(self, args: Sequence[Any]) -> None:  # noqa: B027 (what stays in this process needs none)
-        """Raises TypeError for arguments of `call` that cannot travel to the environments."""
+    def require_sendable(self, args: Sequence[Any]) -> None:  # noqa: B027 (not needed within one process)
+        """Raises TypeError if the arguments of `call` cannot be sent to the environments' process."""
 
     @abstractmethod
     def call(self, name: str, args: Sequence[Any], env_ids: Sequence[int]) -> dict[int, Any]:
-        """Calls a method of training environments; returns answers by env id."""
+        """Calls a method of training environments; returns the results by env id."""
 
     @abstractmethod
     def stop(self) -> None:
-        """Closes everything in good order."""
+        """Closes everything in order."""
 
     @abstractmethod
     def kill(self) -> None:
-        """Closes everything at once, after an error; raises nothing of its own."""
+        """Closes everything immediately after an error; does not raise."""
 
     def n_commanded(self, n_batches: int) -> int:
-        """How many batches were begun, of which `n_batches` were asked for."""
+        """Returns how many batches were commanded, of which `n_batches` were requested by the caller."""
         return n_batches
 
     def seconds(self, inside: float) -> float:
-        """What `timing()` relates to. inside: seconds spent in `obtain_samples`."""
+        """Returns the time to which `timing()` relates its shares.
+
+        Args:
+            inside: seconds spent in `obtain_samples`.
+        """
         return inside
 
     @property
     def server_timings(self) -> Sequence[ServerTiming]:
-        """Where the time of the action servers went."""
+        """How the action servers spent their time."""
         return ()

@@ -1,4 +1,4 @@
-"""Who may call a sampler: one thread at a time, of the process that made it."""
+"""Restricts calls of a sampler to one thread at a time, in the process that made it."""
 
 from __future__ import annotations
 
@@ -18,15 +18,22 @@ _Answer = TypeVar("_Answer")
 
 
 class Owner:
-    """The process that made a sampler, and the thread that is in one of its calls."""
+    """Records the process that made a sampler and the thread that is currently in one of its calls."""
 
     def __init__(self) -> None:
         self._pid = os.getpid()
-        self._lock = threading.RLock()  # for one thread again and again: a signal handler may shut the sampler down
+        self._lock = threading.RLock()  # reentrant: a signal handler may call shutdown() during another call
         self._inside = ""
 
     def enter(self, call: str) -> None:
-        """Raises SamplerError unless `call` may begin; `leave` is to follow."""
+        """Begins a call; `leave` must follow.
+
+        Args:
+            call: name of the method.
+
+        Raises:
+            SamplerError: in another process, or while another thread is in a call.
+        """
         if os.getpid() != self._pid:
             raise SamplerError(
                 f"{call}() was called in process {os.getpid()}, which was forked from process {self._pid} that made "
@@ -40,18 +47,26 @@ class Owner:
         self._inside = call
 
     def leave(self) -> None:
-        """The call has ended."""
+        """Ends a call."""
         self._lock.release()
 
     @contextmanager
     def inside(self, call: str, context: AbstractContextManager[None]) -> Iterator[None]:
-        """Around `call`, which also happens in `context`; raises SamplerError unless it may begin."""
+        """Returns a context manager for a call.
+
+        Args:
+            call: name of the method.
+            context: a context that is entered for the duration of the call.
+
+        Raises:
+            SamplerError: in another process, or while another thread is in a call.
+        """
         self.enter(call)
         try:
             with context:
                 yield
         except KeyboardInterrupt:
-            raise KeyboardInterrupt from None  # once, though the person pressed it again during the clean-up
+            raise KeyboardInterrupt from None  # only one, even if the user pressed Ctrl-C again during the clean-up
         finally:
             self.leave()
 
@@ -66,7 +81,7 @@ _Self = TypeVar("_Self", bound=_Owned)
 def exclusive(
     method: Callable[Concatenate[_Self, _Arguments], _Answer],
 ) -> Callable[Concatenate[_Self, _Arguments], _Answer]:
-    """For a public method of a sampler: `Owner` decides whether it may be called."""
+    """Decorates a public method of a sampler so that `Owner` checks whether it may be called."""
 
     @wraps(method)
     def entered(self: _Self, /, *args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Answer:

@@ -1,4 +1,4 @@
-"""Which part runs where: the only thing in which the samplers differ."""
+"""`Layout`: which part runs in which process. The samplers differ only in this."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ __all__ = ["Layout", "Slice", "slices_of", "spread", "spread_like"]
 
 @dataclass(frozen=True)
 class Layout:
-    """Where environments step, and where actions come from.
+    """Where environments step and where actions are computed.
 
     Args:
-        processes: environments step in worker processes, else in the process of the sampler.
-        served: actions come from an action server, else from an agent beside the environments.
+        processes: whether environments step in worker processes, instead of the sampler's process.
+        served: whether an action server computes the actions, instead of an agent in the environments' process.
         groups: number of groups of environments that are served in turn.
         overlap: whether one group may step while another does.
-        asynchronous: the sampler runs in a process of its own, ahead of the caller.
+        asynchronous: whether the sampler runs in a separate process, ahead of the caller.
     """
 
     processes: bool
@@ -28,23 +28,29 @@ class Layout:
 
     @property
     def ahead(self) -> Layout:
-        """The same layout in a process of its own."""
+        """The same layout in a separate process."""
         return replace(self, asynchronous=True)
 
     @property
     def inner(self) -> Layout:
-        """The layout of the sampler that the sampler process runs."""
+        """The layout of the sampler inside the sampler process."""
         return replace(self, asynchronous=False)
 
     @property
     def acts_in_workers(self) -> bool:
-        """Whether agents act in processes of their own, on the CPU."""
+        """Whether agents act on the CPU in processes other than the caller's."""
         return not self.served and (self.processes or self.asynchronous)
 
 
 @dataclass(frozen=True)
 class Slice:
-    """A run of columns: one worker's part of one group."""
+    """The columns of one worker in one group: a contiguous range.
+
+    Args:
+        worker: index of the worker.
+        group: index of the group.
+        env_ids: global numbers of the environments.
+    """
 
     worker: int
     group: int
@@ -52,10 +58,19 @@ class Slice:
 
 
 def slices_of(env_ids: Sequence[int], n_workers: int, n_groups: int) -> list[Slice]:
-    """Splits environments into groups, and each group over the workers; in column order, group by group.
+    """Splits environments into groups and each group over the workers.
 
-    At most as many workers as environments: then every worker has something, though not of every group. Later groups
-    are dealt out from the last worker on, so that the larger parts do not all fall to the first.
+    `n_workers` must not exceed the number of environments; then every worker has at least one environment, though not
+    necessarily one of every group. Every second group is distributed starting from the last worker, so that the larger
+    parts do not all go to the first workers.
+
+    Args:
+        env_ids: global numbers of the environments.
+        n_workers: number of workers.
+        n_groups: number of groups.
+
+    Returns:
+        The slices in column order, group by group.
     """
     slices = []
     for group, ids in enumerate(spread(env_ids, n_groups)):
@@ -69,7 +84,7 @@ def slices_of(env_ids: Sequence[int], n_workers: int, n_groups: int) -> list[Sli
 
 
 def spread_like(items: Sequence[int], slices: Sequence[Slice]) -> list[tuple[int, ...]]:
-    """Splits `items` over slices that are there already: evenly over the groups, and over the slices of each."""
+    """Splits `items` over existing slices: evenly over the groups, then evenly over the slices of each group."""
     groups = sorted({one.group for one in slices})
     parts: list[tuple[int, ...]] = []
     for group, own in zip(groups, spread(items, len(groups)), strict=True):
@@ -78,7 +93,7 @@ def spread_like(items: Sequence[int], slices: Sequence[Slice]) -> list[tuple[int
 
 
 def spread(items: Sequence[int], n_parts: int) -> list[tuple[int, ...]]:
-    """Splits `items` into `n_parts` runs whose lengths differ by at most one, the longer ones first."""
+    """Splits `items` into `n_parts` contiguous parts whose lengths differ by at most one, longer parts first."""
     size, extra = divmod(len(items), n_parts)
     parts, start = [], 0
     for part in range(n_parts):

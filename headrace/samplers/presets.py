@@ -1,4 +1,4 @@
-"""The ten samplers: one face, ten layouts. And the bases by which they are told apart."""
+"""The ten samplers, which differ in their layouts, and the base classes that group them."""
 
 from __future__ import annotations
 
@@ -38,84 +38,87 @@ __all__ = [
 
 
 class SerialSampler(BaseSampler):
-    """Environments and agent in this process: for debugging, for cheap environments on one core, and as the reference.
+    """Runs environments and agent in the calling process: for debugging, cheap environments on one core, and reference.
 
-    A hanging environment cannot be noticed here: it hangs the caller. `n_workers`, `start_method` and the timeouts mean
-    nothing to this sampler.
+    This sampler cannot detect a hanging environment: it hangs the caller. It ignores `n_workers`, `start_method` and
+    the timeouts.
     """
 
     layout = Layout(processes=False)
 
 
 class ParallelSamplerBase(BaseSampler):
-    """Samplers with worker processes, which fill their columns of one shared batch."""
+    """Base of samplers with worker processes, which fill their columns of one shared batch."""
 
 
 class CpuSampler(ParallelSamplerBase):
-    """Each worker steps its environments and computes their actions: one synchronisation per batch.
+    """Runs environments and the agent in each worker: one synchronization per batch.
 
-    The fastest for small models on CPU cores. `n_workers` defaults to the usable cores.
+    This sampler is the fastest for small models on CPU cores. `n_workers` defaults to the number of usable cores.
     """
 
     layout = Layout(processes=True)
 
 
 class GpuSamplerBase(ParallelSamplerBase):
-    """Workers step environments, an `ActionServer` in this process acts for all of them at once, on any torch device.
+    """Base of samplers whose workers step environments while an `ActionServer` in this process acts for all of them.
 
-    The agent never leaves this process, and workers do not load torch. `n_workers` defaults to the usable cores but
-    one, which the server keeps busy.
+    The server runs on any torch device. The agent stays in this process, and workers do not load torch. `n_workers`
+    defaults to the number of usable cores minus one, because the server keeps one core busy.
     """
 
 
 class GpuSampler(GpuSamplerBase):
-    """All environments step, then one inference chooses all actions: for slow inference and fast environments, on a GPU
-    or a CPU core of its own.
+    """Steps all environments, then computes all actions in one forward pass.
+
+    Use it for slow inference and fast environments, on a GPU or a CPU core of its own.
     """
 
     layout = Layout(processes=True, served=True)
 
 
 class AlternatingSamplerBase(GpuSamplerBase):
-    """Each worker has environments of two groups and steps them in turn.
+    """Base of samplers whose workers have environments of two groups and step the groups in turn.
 
-    Any agent will do, recurrent ones too: states belong to rows. Nothing need be even.
+    Any agent works, including recurrent ones, because recurrent state belongs to columns. The groups and workers need
+    not divide the batch evenly.
     """
 
 
 class AlternatingSampler(AlternatingSamplerBase):
-    """The server computes for one group while the other steps, so neither cores nor device wait for each other."""
+    """Computes actions for one group while the other steps, so neither the cores nor the device wait for each other."""
 
     layout = Layout(processes=True, served=True, groups=2)
 
 
 class NoOverlapAlternatingSampler(AlternatingSamplerBase):
-    """The two groups never step at once: a group may step when the other has come back.
+    """Never steps both groups at once: a group starts stepping only after the other has finished.
 
-    For environments that would get in each other's way, such as two groups that share their cores.
+    Use it for environments that would slow each other down, such as two groups that share their cores.
     """
 
     layout = Layout(processes=True, served=True, groups=2, overlap=False)
 
 
 class AsyncSamplerBase(ParallelSamplerBase):
-    """Collects while the caller learns: a process of its own runs a sampler that is up to `n_slots` − 1 batches ahead.
+    """Base of asynchronous samplers: a separate process collects up to `n_slots` − 1 batches ahead of the learner.
 
-    The same calls as of every sampler. `obtain_samples(itr)` publishes the agent's parameters, commands the next batch,
-    to be collected with them into the slot that is given back by this call, and returns the batch that was commanded
-    before. So batch n was collected with the parameters of call n − (n_slots − 1), whichever process was faster (the
-    first call's batches with those of the first call), `samples.agent.version` records it, and a run is reproducible.
-    A batch that is commanded ahead is told the itr it will be asked for with: one more for each batch.
+    The methods are those of every sampler. `obtain_samples(itr)` publishes the agent's parameters, commands the next
+    batch (to be collected with these parameters into the slot that this call frees), and returns the batch that was
+    commanded earlier. Batch n was therefore collected with the parameters of call n − (n_slots − 1), whichever process
+    was faster; the batches commanded in the first call use the parameters of the first call. `samples.agent.version`
+    records the version, and a run is reproducible. A batch that is commanded ahead gets the itr with which it will be
+    requested: one more for each batch.
 
-    Evaluations, `state()` and `call_envs()` take place between batches, after those that were commanded. With
-    `eval_process=True` a process of its own has the evaluation environments and an agent: `begin_evaluation` sends it
-    the parameters and returns, batches go on, `evaluation` has the episodes. They are those that `evaluate_agent` would
-    have had at this place.
+    Evaluations, `state()` and `call_envs()` run between batches, after the batches that were already commanded. With
+    `eval_process=True` a separate process holds the evaluation environments and a copy of the agent: `begin_evaluation`
+    sends it the parameters and returns, batches continue meanwhile, and `evaluation` returns the episodes. They are the
+    same episodes that `evaluate_agent` would have returned at this point.
     """
 
     _engine: AsynchronousEngine
 
-    #: rlpyt's name for `initialize` here.
+    #: rlpyt's name for `initialize` of an asynchronous sampler.
     async_initialize = BaseSampler.initialize
 
     @override
@@ -123,10 +126,13 @@ class AsyncSamplerBase(ParallelSamplerBase):
         return AsynchronousEngine(type(self).__name__, self.layout, self._config, status)
 
     def feed(self, sink: Sink) -> None:
-        """Has the sampler process give every batch that it collects to `sink`, in their order.
+        """Makes the sampler process pass every batch that it collects to `sink`, in order.
+
+        Args:
+            sink: receives the batches, for example a replay buffer.
 
         Raises:
-            SamplerError: after `initialize`.
+            SamplerError: if `initialize` was called before.
         """
         if self._state != "new":
             raise SamplerError("feed() comes before initialize(): the sampler process is told where to put its batches")
@@ -142,15 +148,21 @@ class AsyncSamplerBase(ParallelSamplerBase):
 
     @property
     def evaluates_beside(self) -> bool:
-        """Whether evaluation has a process of its own."""
+        """Whether a separate process evaluates."""
         return self._engine.evaluates_beside
 
     @exclusive
     def begin_evaluation(self, itr: int) -> None:
-        """Has the agent as it is now evaluated beside training; `evaluation` is to be called before the next one.
+        """Starts an evaluation of the agent's current parameters beside training.
+
+        Call `evaluation` to collect its episodes before the next evaluation.
+
+        Args:
+            itr: number of the batch, for the agent's schedules.
 
         Raises:
-            SamplerError: without `eval_process=True` and evaluation environments.
+            SamplerError: without `eval_process=True` and evaluation environments, or if the episodes of the previous
+                evaluation were not collected.
         """
         self._require_open()
         if not self.evaluates_beside:
@@ -167,13 +179,16 @@ class AsyncSamplerBase(ParallelSamplerBase):
 
     @exclusive
     def evaluation(self, wait: bool = True) -> list[TrajInfo] | None:
-        """The episodes of the evaluation that was begun, as `evaluate_agent` gives them.
+        """Returns the episodes of the evaluation that was begun, in the form of `evaluate_agent`.
 
         Args:
-            wait: for its end; else None is returned while it lasts.
+            wait: whether to wait until the evaluation ends.
+
+        Returns:
+            The `TrajInfo`s; None if `wait` is False and the evaluation is still running.
 
         Raises:
-            SamplerError: if none was begun; and what ended it.
+            SamplerError: if no evaluation was begun, or the evaluation failed.
         """
         self._require_open()
         if not self._engine.evaluating:
@@ -197,49 +212,53 @@ class AsyncSamplerBase(ParallelSamplerBase):
 
 
 class AsyncSerialSampler(AsyncSamplerBase):
-    """`SerialSampler` in a process of its own: one core samples, this one learns."""
+    """Runs a `SerialSampler` in a separate process: one core samples while the calling process learns."""
 
     layout = SerialSampler.layout.ahead
 
 
 class AsyncCpuSampler(AsyncSamplerBase):
-    """`CpuSampler` beside the learner, which keeps a core busy: `n_workers` defaults to the usable ones but that."""
+    """Runs a `CpuSampler` beside the learner.
+
+    `n_workers` defaults to the number of usable cores minus one, because the learner keeps one core busy.
+    """
 
     layout = CpuSampler.layout.ahead
 
 
 class AsyncGpuSamplerBase(AsyncSamplerBase):
-    """Samplers with an action server, which serves in the sampler process, beside the learner.
+    """Base of asynchronous samplers with an action server, which runs in the sampler process beside the learner.
 
-    device may be several, `["cuda:0", "cuda:1"]`: a sampler process for each, with its share of columns and workers.
+    `device` may name several devices, such as `["cuda:0", "cuda:1"]`: each gets a sampler process with its share of the
+    columns and workers.
     """
 
-    #: What runs there.
+    #: The function that the sampler process runs.
     action_server_process = staticmethod(sampling_process)
 
 
 class AsyncGpuSampler(AsyncGpuSamplerBase):
-    """`GpuSampler` beside the learner."""
+    """Runs a `GpuSampler` beside the learner."""
 
     layout = GpuSampler.layout.ahead
 
 
 class AsyncAlternatingSamplerBase(AsyncGpuSamplerBase):
-    """Two groups of environments, of which one steps while actions are computed for the other; beside the learner."""
+    """Base of asynchronous samplers with two groups: one group steps while actions are computed for the other."""
 
 
 class AsyncAlternatingSampler(AsyncAlternatingSamplerBase):
-    """`AlternatingSampler` beside the learner."""
+    """Runs an `AlternatingSampler` beside the learner."""
 
     layout = AlternatingSampler.layout.ahead
 
 
 class AsyncNoOverlapAlternatingSampler(AsyncAlternatingSamplerBase):
-    """`NoOverlapAlternatingSampler` beside the learner."""
+    """Runs a `NoOverlapAlternatingSampler` beside the learner."""
 
     layout = NoOverlapAlternatingSampler.layout.ahead
 
 
-#: rlpyt builds asynchronous samplers from mixins; here these are the base of all of them.
+#: rlpyt builds asynchronous samplers from mixins; here both names refer to the base of all asynchronous samplers.
 AsyncSamplerMixin = AsyncSamplerBase
 AsyncParallelSamplerMixin = AsyncSamplerBase

@@ -1,4 +1,4 @@
-"""Where the time of sampling goes: whole batches always, one row in 61 in detail."""
+"""Timing of sampling: whole batches are always timed, and one row in 61 is timed in detail."""
 
 from __future__ import annotations
 
@@ -12,7 +12,12 @@ __all__ = ["ServerTiming", "TimingReport"]
 
 @dataclass
 class ServerTiming:
-    """Where an action server's time went, nanoseconds: waiting for rows, and acting."""
+    """How an action server spent its time.
+
+    Args:
+        waiting_ns: nanoseconds spent waiting for rows.
+        acting_ns: nanoseconds spent acting.
+    """
 
     waiting_ns: int = 0
     acting_ns: int = 0
@@ -20,14 +25,23 @@ class ServerTiming:
 
 @dataclass(frozen=True)
 class TimingReport:
-    """Where the time went since `initialize`.
+    """How the time since `initialize` was spent.
 
-    steps: environment steps; seconds: inside `obtain_samples`; steps_per_second; the shares (of the workers' time)
-    add up to 1: env (inside `env.step`), reset, acting (the agent, or waiting for its actions), recording (checks,
-    copies, bookkeeping); idle: the share of the sampler's time in which its workers were not collecting (start of a
-    batch, waiting for the slowest worker, assembling the batch). server_acting, server_waiting: of an action server,
-    the shares of `seconds` it acted and waited for rows; None without one. A server that hardly waits is what there is
-    too little of; one that hardly acts could serve more workers.
+    The four shares of the workers' time (env, reset, acting, recording) add up to 1. If the server hardly waits, it is
+    the bottleneck; if it hardly acts, it could serve more workers.
+
+    Args:
+        steps: number of environment steps.
+        seconds: seconds spent in `obtain_samples`; for asynchronous samplers, since the first batch was commanded.
+        steps_per_second: steps / seconds.
+        env: share of the workers' time spent in `env.step`.
+        reset: share spent in resets.
+        acting: share spent in the agent, or waiting for its actions.
+        recording: share spent in checks, copies and bookkeeping.
+        idle: share of the sampler's time in which its workers were not collecting: start of a batch, waiting for the
+            slowest worker, assembling the batch.
+        server_acting: share of `seconds` that an action server spent acting; None without a server.
+        server_waiting: share of `seconds` that an action server spent waiting for rows; None without a server.
     """
 
     steps: int
@@ -43,7 +57,12 @@ class TimingReport:
 
     @staticmethod
     def of(timings: Sequence[Timing], seconds: float) -> TimingReport:
-        """Sums over the loops of a sampler; `seconds` is the sampler's own clock."""
+        """Returns the report of a sampler.
+
+        Args:
+            timings: counters of the sampler's collection loops.
+            seconds: elapsed time by the sampler's own clock.
+        """
         steps = sum(timing.steps for timing in timings)
         row = max(sum(timing.row_ns for timing in timings), 1)
         env = sum(timing.env_ns for timing in timings) / row
@@ -62,7 +81,7 @@ class TimingReport:
         )
 
     def with_servers(self, timings: Sequence[ServerTiming]) -> TimingReport:
-        """The same, with what action servers counted: the mean of several."""
+        """Returns this report with the shares of action servers, averaged over several servers."""
         if not timings or not self.seconds:
             return self
         whole = self.seconds * len(timings) * 1e9

@@ -1,4 +1,4 @@
-"""Statistics of finished episodes: the `TrajInfo` users get, and the running columns it is made from."""
+"""Statistics of episodes: the `TrajInfo` that users get, and the running columns from which it is made."""
 
 from __future__ import annotations
 
@@ -15,11 +15,17 @@ __all__ = ["EpisodeColumns", "Episodes", "TrajInfo", "make_traj_infos"]
 
 @dataclass
 class TrajInfo:
-    """One episode. Fields in CamelCase are what runners log; a subclass may add more and override `step`.
+    """Statistics of one episode. Runners log the fields in CamelCase; a subclass may add more and override `step`.
 
-    Length: steps; Return: sum of rewards; DiscountedReturn: sum of discount^t · reward; NonzeroRewards: how many;
-    env_id: global number of the environment; finished: False for an evaluation episode cut by `eval_max_steps`;
-    info: a copy of the last info dict of the episode; discount: from `traj_info_kwargs`.
+    Args:
+        Length: number of steps.
+        Return: sum of rewards.
+        DiscountedReturn: sum of discount^t · reward.
+        NonzeroRewards: number of nonzero rewards.
+        env_id: global number of the environment.
+        finished: False for an evaluation episode cut by `eval_max_steps`.
+        info: a copy of the last info dict of the episode.
+        discount: discount factor, from `traj_info_kwargs`.
     """
 
     Length: int = 0
@@ -34,10 +40,12 @@ class TrajInfo:
     def step(
         self, observation: Any, action: Any, reward: float, terminated: bool, truncated: bool, env_info: dict[str, Any]
     ) -> None:
-        """Called for each step of the episode, only in subclasses that override it (it costs a call per step).
+        """Updates the statistics with one step of the episode; override it in subclasses.
 
-        observation and action are those of the row at t, the rest is what `env.step` returned: copies, to keep and to
-        change. Of env_info containers and arrays are copied; other objects in it are the environment's own.
+        The sampler calls it only in subclasses that override it, because it costs one Python call per step. Observation
+        and action are those of time step t, and the other arguments are what `env.step` returned. All are copies that
+        the method may keep and modify. In `env_info`, containers and arrays are copied; other objects belong to the
+        environment.
         """
 
 
@@ -46,11 +54,19 @@ _BASE_FIELDS = frozenset(base.name for base in fields(TrajInfo))
 
 @dataclass
 class Episodes:
-    """Finished episodes of one slice in (time, row) order, as columns `[N]`: what travels from worker to sampler.
+    """Finished episodes of one slice in (time, column) order, as columns `[N]`; workers send these to the sampler.
 
-    time: row of the batch; env_id; the columns of `TrajInfo`; infos: last info dicts; own: the other fields of
-    the `TrajInfo`s where the class overrides `step`, else None (as dicts: a class defined in a script has no name in a
-    spawned worker that pickle could use).
+    Args:
+        time: row of the batch in which the episode ended.
+        env_id: global number of the environment.
+        length: `TrajInfo.Length`.
+        ret: `TrajInfo.Return`.
+        discounted: `TrajInfo.DiscountedReturn`.
+        nonzero: `TrajInfo.NonzeroRewards`.
+        finished: `TrajInfo.finished`.
+        infos: the last info dict of each episode.
+        own: the fields that a `TrajInfo` subclass added, if it overrides `step`; else None. They are dicts because
+            pickle cannot find a class defined in a script by name in a spawned worker.
     """
 
     time: np.ndarray
@@ -65,17 +81,22 @@ class Episodes:
 
 
 class EpisodeColumns:
-    """What the running episodes of `n` environments have gathered so far, in float64; updated once a batch.
+    """Statistics of the running episodes of `n` environments, in float64; updated once per batch.
 
     Sums are taken per episode and batch, so they do not depend on which environments share a slice.
 
-    gap: rows after each end that belong to no episode: 1 where environments need a step of their own to reset.
+    Args:
+        env_ids: global numbers of the environments.
+        cls: the `TrajInfo` class.
+        kwargs: arguments of the class.
+        gap: number of rows after each episode end that belong to no episode: 1 where environments need an extra step to
+            reset.
     """
 
     def __init__(self, env_ids: Sequence[int], cls: type[TrajInfo], kwargs: Mapping[str, Any], gap: int = 0) -> None:
         n = len(env_ids)
         self._gap = gap
-        self._first = np.zeros(n, np.int64)  # the first row of the next batch that counts
+        self._first = np.zeros(n, np.int64)  # the first row of the next batch that belongs to an episode
         self._env_ids = np.asarray(env_ids, np.int64)
         self._cls, self._kwargs = cls, kwargs
         self._discount = self._new().discount
@@ -83,14 +104,14 @@ class EpisodeColumns:
         self._return = np.zeros(n)
         self._discounted = np.zeros(n)
         self._nonzero = np.zeros(n, np.int64)
-        #: The running `TrajInfo`s, for the loop to call `step` on; None where the class does not override it.
+        #: The running `TrajInfo`s, on which the loop calls `step`; None if the class does not override it.
         self.objects: list[TrajInfo] | None = None if cls.step is TrajInfo.step else [self._new() for _ in range(n)]
 
     def _new(self) -> TrajInfo:
         return self._cls(**self._kwargs)
 
     def restart(self) -> None:
-        """Forgets the running episodes."""
+        """Discards the running episodes."""
         for column in (self._length, self._return, self._discounted, self._nonzero, self._first):
             column[:] = 0
         if self.objects is not None:
@@ -106,25 +127,30 @@ class EpisodeColumns:
         objects: list[TrajInfo],
         offset: np.ndarray | None = None,
     ) -> Episodes:
-        """Adds a batch and returns the episodes it finished.
+        """Adds a batch and returns the episodes that it finished.
 
-        reward: `[T, n]`; stepped: `[n]`, each environment took its steps in rows 0 to stepped − 1; times, rows: `[N]`,
-        where episodes ended, in (time, row) order; infos and objects belong to them; offset: `[n]`, rows at the
-        beginning that were no steps.
+        Args:
+            reward: rewards, float `[T, n]`.
+            stepped: int `[n]`; each environment took its steps in rows 0 to stepped − 1.
+            times: `[N]`, rows in which episodes ended, in (time, column) order.
+            rows: `[N]`, columns in which they ended.
+            infos: `[N]`, last info dicts of the ended episodes.
+            objects: `[N]`, `TrajInfo`s of the ended episodes; empty if the class does not override `step`.
+            offset: int `[n]`, number of rows at the beginning in which the environment did not step. Default: none.
         """
         n_rows = len(reward)
         begin = self._first if offset is None else np.maximum(self._first, offset)
         end_time, end_row = np.asarray(times, np.int64), np.asarray(rows, np.int64)
-        order = np.argsort(end_row, kind="stable")  # segments below are sorted by (row, time)
+        order = np.argsort(end_row, kind="stable")  # segments below are sorted by (column, time)
         after_end = begin.copy()
-        after_end[end_row] = end_time + 1 + self._gap  # times ascend, so the last one stays
+        after_end[end_row] = end_time + 1 + self._gap  # times ascend, so the last end of a column wins
         running = np.flatnonzero(stepped > after_end)
 
         stop = np.concatenate([end_time[order] + 1, stepped[running]])
         row = np.concatenate([end_row[order], running])
         start = np.concatenate([self._starts(end_time[order], end_row[order], begin), after_end[running]])
         sums, discounted, nonzero = self._sum(reward, row * n_rows + start, row * n_rows + stop)
-        first = start == begin[row]  # these segments go on from earlier batches
+        first = start == begin[row]  # these segments continue episodes of earlier batches
         self._first = np.maximum(after_end - n_rows, 0)
         discounted *= np.where(first, self._discount ** self._length[row], 1.0)
         length = stop - start + np.where(first, self._length[row], 0)
@@ -156,7 +182,7 @@ class EpisodeColumns:
         )
 
     def unfinished(self, time: int) -> Episodes:
-        """The running episodes as they are, marked `finished=False`; those of no step yet are left out."""
+        """Returns the running episodes with `finished=False`, without those that have no step yet."""
         rows = np.flatnonzero(self._length)
         return Episodes(
             np.full(len(rows), time),
@@ -171,26 +197,29 @@ class EpisodeColumns:
         )
 
     def running(self, row: int) -> tuple[int, float, float, int, TrajInfo | None]:
-        """What the running episode of a row has gathered: the values of the columns, and its object."""
+        """Returns the statistics of one column's running episode: length, return, discounted return, nonzero rewards,
+        object.
+        """
         columns = (self._length, self._return, self._discounted, self._nonzero)
         length, ret, discounted, nonzero = (column[row].item() for column in columns)
         return length, ret, discounted, nonzero, None if self.objects is None else self.objects[row]
 
     def restore(self, row: int, running: tuple[int, float, float, int, TrajInfo | None]) -> None:
-        """The inverse of `running`."""
+        """Restores what `running` returned."""
         self._length[row], self._return[row], self._discounted[row], self._nonzero[row] = running[:4]
         if self.objects is not None and running[4] is not None:
             self.objects[row] = running[4]
 
     def end(self, row: int) -> TrajInfo:
-        """Takes the running object of an ended episode and starts the next one's."""
+        """Returns the `TrajInfo` of an ended episode and starts a new one."""
         assert self.objects is not None
         finished, self.objects[row] = self.objects[row], self._new()
         return finished
 
     def _starts(self, times: np.ndarray, rows: np.ndarray, begin: np.ndarray) -> np.ndarray:
-        """Where each ended segment begins: after the previous end of its row, or where that begins. Sorted by (row,
-        time).
+        """Returns where each ended segment begins: after the previous end in its column, or where the column begins.
+
+        Sorted by (column, time).
         """
         starts: np.ndarray = begin[rows]
         same_row = rows[1:] == rows[:-1]
@@ -200,9 +229,9 @@ class EpisodeColumns:
     def _sum(
         self, reward: np.ndarray, start: np.ndarray, stop: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Sum, discounted sum (from each start) and count of non-zero rewards over flat segments `[start, stop)`."""
+        """Returns sums, discounted sums (from each start) and nonzero counts of flat segments [start, stop)."""
         length = stop - start
-        flat = np.append(reward.T.astype(np.float64).reshape(-1), 0.0)  # one more: reduceat wants stop < len
+        flat = np.append(reward.T.astype(np.float64).reshape(-1), 0.0)  # one extra: reduceat needs stop < len
         bounds = np.stack([start, stop], axis=1).reshape(-1)
         sums = np.add.reduceat(flat, bounds)[::2]
         nonzero = np.add.reduceat((flat != 0).astype(np.int64), bounds)[::2]
@@ -215,12 +244,18 @@ class EpisodeColumns:
 
 
 def _own_fields(traj_info: TrajInfo) -> dict[str, Any]:
-    """What a subclass added."""
+    """Returns the fields that a subclass added."""
     return {name: value for name, value in vars(traj_info).items() if name not in _BASE_FIELDS}
 
 
 def make_traj_infos(parts: Sequence[Episodes], cls: type[TrajInfo], kwargs: Mapping[str, Any]) -> list[TrajInfo]:
-    """The `TrajInfo`s of all slices, ordered by (end time, env id)."""
+    """Returns the `TrajInfo`s of all slices, sorted by (end time, env id).
+
+    Args:
+        parts: episodes of each slice.
+        cls: the `TrajInfo` class.
+        kwargs: arguments of the class.
+    """
     found: list[tuple[int, int, TrajInfo]] = []
     for part in parts:
         columns = zip(

@@ -1,4 +1,4 @@
-"""Arguments of samplers: a wrong one is a TypeError or ValueError that names it, before anything starts."""
+"""Checks the arguments of samplers before anything starts; TypeError and ValueError name the wrong argument."""
 
 from __future__ import annotations
 
@@ -65,9 +65,16 @@ def checked_arguments(**arguments: Any) -> None:
 
 
 def checked_devices(name: str, layout: Layout, device: Any, samples_device: Any) -> tuple[Any, Any]:
-    """`device` and `samples_device` of the sampler `name` as torch devices, None where they are left to it.
+    """Returns `device` and `samples_device` of a sampler as torch devices; None where the sampler chooses.
 
-    Several devices are a tuple.
+    Args:
+        name: class name of the sampler, for error messages.
+        layout: the sampler's layout.
+        device: the option `device`; several devices give a tuple.
+        samples_device: the option `samples_device`.
+
+    Raises:
+        ValueError: if the devices do not fit the layout or each other.
     """
     if isinstance(device, list | tuple):
         if not (layout.asynchronous and layout.served):
@@ -111,7 +118,7 @@ def _here(device: Any, argument: str) -> Any:
 def _check_whole_number(name: str, value: Any) -> None:
     if value is None and name in _OPTIONAL:
         return
-    whole = isinstance(value, int | np.integer) or (isinstance(value, float) and value.is_integer())  # 1e5 is welcome
+    whole = isinstance(value, int | np.integer) or (isinstance(value, float) and value.is_integer())  # accepts 1e5
     if isinstance(value, bool | np.bool_) or not whole:
         raise TypeError(f"{name} must be a whole number, got {type(value).__name__} {value!r}")
     if value < _AT_LEAST[name]:

@@ -1,4 +1,4 @@
-"""DQN agents: ε-greedy by values of actions."""
+"""DQN agents, which act ε-greedily on action values."""
 
 from headrace.agents.dqn.categorical import (
     CategoricalDqnAgent as CategoricalDqnAgent,

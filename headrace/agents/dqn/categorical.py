@@ -1,4 +1,4 @@
-"""`CategoricalDqnAgent`: ε-greedy by the means of distributions of returns."""
+"""`CategoricalDqnAgent`, which acts ε-greedily on the means of return distributions."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ __all__ = ["CategoricalDqnAgent", "ReturnDistributions"]
 
 @dataclass
 class ReturnDistributions:
-    """What `CategoricalDqnAgent.distributions` returns.
+    """The return distributions of all actions, from `CategoricalDqnAgent.distributions`.
 
-    q: the means, float `[..., n_actions]`, −∞ for masked actions; logits: unnormalised log-probabilities of the atoms,
-    float `[..., n_actions, n_atoms]`.
+    Args:
+        q: means, float `[..., n_actions]`, −∞ for masked actions.
+        logits: unnormalised log-probabilities of the atoms, float `[..., n_actions, n_atoms]`.
     """
 
     q: torch.Tensor
@@ -29,17 +30,24 @@ class ReturnDistributions:
 
 
 class CategoricalDqnAgent(DqnAgent):
-    """A `DqnAgent` whose network gives each action a distribution over `n_atoms` returns, evenly spaced.
+    """A `DqnAgent` whose network outputs, for each action, a distribution over `n_atoms` evenly spaced returns.
 
-    Bellemare, Dabney and Munos, "A distributional perspective on reinforcement learning", 2017. The returns are a
-    buffer of the model, `atoms`. Discounted returns (as the algorithm sees them) beyond `V_min` and `V_max` count as
-    these.
+    Bellemare, Dabney and Munos, "A distributional perspective on reinforcement learning", 2017. The atoms are a buffer
+    of the model, `atoms`. Discounted returns (as the algorithm sees them) outside `V_min` to `V_max` are clipped to
+    that range.
 
     Args:
-        ModelCls: called with `n_atoms` besides; returns logits `[..., n_outputs, n_atoms]`.
-        model_kwargs, eps_init, eps_final, eps_final_min, eps_itr_min, eps_itr_max, eps_eval: see `DqnAgent`.
-        n_atoms: at least 2.
-        V_min, V_max: the lowest and the highest return.
+        ModelCls: as for `DqnAgent`, but also called with `n_atoms`; returns logits `[..., n_outputs, n_atoms]`.
+        model_kwargs: see `DqnAgent`.
+        n_atoms: number of atoms, at least 2.
+        V_min: lowest atom, a discounted return.
+        V_max: highest atom, a discounted return.
+        eps_init: see `DqnAgent`.
+        eps_final: see `DqnAgent`.
+        eps_final_min: see `DqnAgent`.
+        eps_itr_min: see `DqnAgent`.
+        eps_itr_max: see `DqnAgent`.
+        eps_eval: see `DqnAgent`.
     """
 
     def __init__(
@@ -75,7 +83,7 @@ class CategoricalDqnAgent(DqnAgent):
 
     @property
     def atoms(self) -> torch.Tensor:
-        """The returns, float32 `[n_atoms]`, where the model is."""
+        """The atoms, float32 `[n_atoms]`, on the model's device."""
         return self.model.get_buffer("atoms")
 
     def settings(self) -> dict[str, Any]:
@@ -83,7 +91,7 @@ class CategoricalDqnAgent(DqnAgent):
         return {**super().settings(), "n_atoms": self.n_atoms, "V_min": self.V_min, "V_max": self.V_max}
 
     def distributions(self, inputs: StepInputs) -> ReturnDistributions:
-        """The training forward: distributions and their means, with gradients."""
+        """Runs the training forward pass and returns distributions and their means, with gradients."""
         return ReturnDistributions(*self._forward(inputs))
 
     def _network(self, spaces: EnvSpaces, n_actions: int) -> torch.nn.Module:
@@ -94,9 +102,9 @@ class CategoricalDqnAgent(DqnAgent):
         return network
 
     def _answer_shape(self) -> list[int]:
-        """What the network returns for a row."""
+        """Returns the shape of the network's output for one environment."""
         return [self._n_actions, self.n_atoms]
 
     def _values(self, outputs: torch.Tensor) -> torch.Tensor:
-        """The means of the distributions."""
+        """Returns the means of the distributions."""
         return mean_of_atoms(outputs, self.atoms)

@@ -1,4 +1,4 @@
-"""`DqnAgent`: ε-greedy by the values of a network."""
+"""`DqnAgent`, which acts ε-greedily on the action values of a network."""
 
 from __future__ import annotations
 
@@ -23,30 +23,32 @@ __all__ = ["DqnAgent", "DqnInfo"]
 
 @dataclass
 class DqnInfo:
-    """What a DQN agent records, and what its training forward returns.
+    """The `agent_info` that a DQN agent records, and the output of its training forward pass.
 
-    q: the values of all actions, float `[..., n_actions]`, −∞ for masked ones.
+    Args:
+        q: values of all actions, float `[..., n_actions]`, −∞ for masked ones.
     """
 
     q: torch.Tensor
 
 
 class DqnAgent(Agent):
-    """Takes the Discrete action of the highest value, or, with probability ε, any; feed-forward.
+    """Takes the Discrete action with the highest value or, with probability ε, a random one; feed-forward.
 
-    Mnih et al., "Human-level control through deep reinforcement learning", Nature 2015. ε is a function of the number
-    of the batch (`EpsilonSchedule`), known before workers start, so every sampler explores alike; in evaluations it is
-    `eps_eval`. An observation space Dict with the key "action_mask" (one entry per action) masks actions: those with 0
-    are never taken, nor do they count in targets. The model does not see the mask.
+    Mnih et al., "Human-level control through deep reinforcement learning", Nature 2015. ε is a function of the batch
+    number (`EpsilonSchedule`) and is known before workers start, so every sampler explores in the same way; in
+    evaluations it is `eps_eval`. A Dict observation space with the key "action_mask" (one entry per action) masks
+    actions: those with 0 are never taken and do not count in targets. The model does not see the mask.
 
     Args:
         ModelCls: called as `ModelCls(spaces, n_outputs=..., **model_kwargs)`; a module that takes `(observation,
             prev_action, prev_reward)` over any leading dims and returns values `[..., n_outputs]`.
-        model_kwargs: of `QNetwork` for example `{"dueling": True}`.
-        eps_init: ε of the first batches.
-        eps_final: ε of the last ones.
-        eps_final_min: gives every environment a final ε of its own, from `eps_final` to this.
-        eps_itr_min, eps_itr_max: batches between which ε falls linearly.
+        model_kwargs: further arguments of the model; for `QNetwork` for example `{"dueling": True}`.
+        eps_init: ε up to batch `eps_itr_min`.
+        eps_final: ε from batch `eps_itr_max` on.
+        eps_final_min: if given, each environment has its own final ε, from `eps_final` down to this.
+        eps_itr_min: batch at which ε begins to fall linearly.
+        eps_itr_max: batch at which ε reaches its final value.
         eps_eval: ε in evaluations.
     """
 
@@ -77,7 +79,7 @@ class DqnAgent(Agent):
         self._model_cls = ModelCls
         self._model_kwargs = dict(model_kwargs or {})
         self._masks = False
-        self._fits = False  # whether the network was seen to answer in the right shape
+        self._fits = False  # whether the shape of the network's output has been checked
         self._n_envs = 1
         if eps_final_min is not None:
             self.noise_size, self.noise_has_env_id = 3, True
@@ -89,7 +91,7 @@ class DqnAgent(Agent):
         self._n_envs = global_B
 
     def build_model(self, spaces: EnvSpaces) -> torch.nn.Module:
-        """The network; raises TypeError for action spaces other than Discrete, and masks that do not fit them."""
+        """Returns a new network. Raises TypeError if actions are not Discrete or an action mask has the wrong shape."""
         action = spaces.action
         if not isinstance(action, gym_spaces.Discrete):
             raise TypeError(
@@ -110,36 +112,36 @@ class DqnAgent(Agent):
         }
 
     def sample_mode(self, itr: int) -> None:
-        """Explores with the ε of batch `itr`."""
+        """Sets ε to that of batch `itr`."""
         super().sample_mode(itr)
         epsilon = self.schedule.at(itr, self._n_envs)
         self._epsilon = torch.from_numpy(epsilon).to(self.device) if epsilon.ndim else float(epsilon)
 
     def eval_mode(self, itr: int) -> None:
-        """Acts greedily, but for `eps_eval`."""
+        """Sets ε to `eps_eval`."""
         super().eval_mode(itr)
         self._epsilon = self.eps_eval
 
     def __call__(self, inputs: StepInputs, state: Tree = None) -> DqnInfo:
-        """The values of all actions, with gradients."""
+        """Returns the values of all actions, with gradients."""
         return DqnInfo(self._forward(inputs)[0])
 
     def step(self, inputs: StepInputs, state: Tree) -> AgentStep:
-        """Actions `[n]` with a `DqnInfo`."""
+        """Returns actions `[n]` with a `DqnInfo`."""
         info, noise = DqnInfo(self._forward(inputs)[0]), inputs.noise
         epsilon = self._epsilon if isinstance(self._epsilon, float) else _of_rows(self._epsilon, noise[..., 2])
         return AgentStep(EpsilonGreedy(info.q).sample(noise, epsilon), info)
 
     def value(self, inputs: StepInputs, state: Tree) -> torch.Tensor:
-        """The value of the best action of `n` rows."""
+        """Returns the value of the best action, float `[n]`."""
         return self._forward(inputs)[0].max(dim=-1).values
 
     def exploration(self, itr: int, samples: Samples) -> dict[str, float]:
-        """`epsilon`, the mean over environments."""
+        """Returns `epsilon`, the mean over environments."""
         return {"epsilon": float(self.schedule.at(itr, self._n_envs).mean())}
 
     def update_statistics(self, observation: Tree) -> None:
-        """Takes observations `[N, ...]` into every `Features(..., normalize=True)` of the model."""
+        """Updates every `Features(..., normalize=True)` of the model with observations `[N, ...]`."""
         if self._masks:
             observation = without_mask(observation)
         for module in self.model.modules():
@@ -151,15 +153,15 @@ class DqnAgent(Agent):
         return network
 
     def _answer_shape(self) -> list[int]:
-        """What the network returns for a row."""
+        """Returns the shape of the network's output for one environment."""
         return [self._n_actions]
 
     def _values(self, outputs: torch.Tensor) -> torch.Tensor:
-        """Values `[..., n_actions]` from what the network returned."""
+        """Returns values `[..., n_actions]`, computed from the network's output."""
         return outputs
 
     def _forward(self, inputs: StepInputs) -> tuple[torch.Tensor, torch.Tensor]:
-        """Values, −∞ where masked, and what the network returned."""
+        """Returns values, −∞ where masked, and the network's output."""
         observation = inputs.observation
         seen = without_mask(observation) if self._masks else observation
         outputs = self.model(seen, inputs.prev_action, inputs.prev_reward)
@@ -169,7 +171,7 @@ class DqnAgent(Agent):
         return masked(values, observation[ACTION_MASK]) if self._masks else values, outputs
 
     def _require_fit(self, outputs: torch.Tensor) -> None:
-        """Once, with the first answer of the network: the best of too many values is an action that does not exist."""
+        """Checks the network's first output: with too many values, the best action might not exist."""
         expected = self._answer_shape()
         if list(outputs.shape[-len(expected) :]) != expected:
             raise ValueError(
@@ -179,8 +181,8 @@ class DqnAgent(Agent):
 
 
 def _of_rows(epsilon: torch.Tensor, env_ids: torch.Tensor) -> torch.Tensor:
-    """The ε of each row `[n]`, from that of all environments and the float32 ids of those of the rows.
+    """Returns ε `[n]` for `n` environments, given by float32 ids, from the ε of all environments.
 
-    An agent in environments it was not initialized for (`load_agent`) begins again with the first ε.
+    Ids beyond those that the agent was initialized for (`load_agent`) wrap around to the first ε.
     """
     return epsilon[env_ids.long() % len(epsilon)]

@@ -1,4 +1,4 @@
-"""How much to explore: ε as a function of the number of the batch, the same for all environments or one for each."""
+"""Schedules of ε as a function of the batch number, shared by all environments or one per environment."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ class EpsilonSchedule:
             )
 
     def final(self, n_envs: int) -> np.ndarray:
-        """Where ε ends: float32 `[n_envs]`, or `[]` if it is the same everywhere."""
+        """Returns the final ε: float32 `[n_envs]`, or `[]` if all environments share it."""
         if self.eps_final_min is None:
             return np.asarray(self.eps_final, np.float32)
         return np.geomspace(self.eps_final, self.eps_final_min, n_envs, dtype=np.float32)
 
     def at(self, itr: int, n_envs: int) -> np.ndarray:
-        """ε in batch `itr`: float32 `[n_envs]`, or `[]` if it is the same everywhere."""
+        """Returns ε in batch `itr`: float32 `[n_envs]`, or `[]` if all environments share it."""
         length = self.eps_itr_max - self.eps_itr_min
         done = min(max((itr - self.eps_itr_min) / length, 0.0), 1.0) if length else float(itr >= self.eps_itr_min)
-        # So written that it ends at the final value exactly.
+        # Written in this form because it reaches the final value exactly.
         return np.float32(1 - done) * np.float32(self.eps_init) + np.float32(done) * self.final(n_envs)

@@ -1,4 +1,4 @@
-"""What all policy-gradient agents are: a model, and a policy that reads its outputs."""
+"""Base class of policy-gradient agents: a model, and a policy that turns its outputs into a distribution."""
 
 from __future__ import annotations
 
@@ -21,22 +21,31 @@ __all__ = ["PgAgent", "PgInfo"]
 
 @dataclass
 class PgInfo:
-    """What a policy-gradient agent records (and what its training forward returns): distribution and value `[...]`."""
+    """The `agent_info` that a policy-gradient agent records, and the output of its training forward pass.
+
+    Args:
+        dist: distribution over actions, with leading dims `[...]`.
+        value: value estimates V, float `[...]`.
+    """
 
     dist: Distribution
     value: torch.Tensor
 
 
 class PgAgent(Agent):
-    """Draws actions from a distribution that a model's outputs describe; the classes users take are its subclasses.
+    """Samples actions from a distribution given by the outputs of a model. Users construct one of its subclasses.
 
-    ModelCls: called as `ModelCls(spaces, n_outputs=..., **model_kwargs)`. A feed-forward module takes `(observation,
-    prev_action, prev_reward)` over any leading dims and returns `(outputs [..., n_outputs], value [...])`; a recurrent
-    one takes `is_first` and `state` besides, has `initial_state(n)`, and returns the new state too (see
-    `RecurrentActorCritic`).
+    A Dict observation space with the key "action_mask" (one entry per Discrete action, or the entries of all
+    MultiDiscrete parts concatenated) masks actions: those with 0 are never sampled. The model does not see the mask.
 
-    An observation space Dict with the key "action_mask" (one entry per Discrete action, or per action of each
-    MultiDiscrete part, side by side) masks actions: those with 0 are never drawn. The model does not see the mask.
+    Args:
+        policy: turns outputs into a distribution.
+        ModelCls: called as `ModelCls(spaces, n_outputs=..., **model_kwargs)`. A feed-forward module takes
+            `(observation, prev_action, prev_reward)` over any leading dims and returns `(outputs [..., n_outputs],
+            value [...])`; a recurrent one also takes `is_first` and `state`, has `initial_state(n)`, and also returns
+            the new state (see `RecurrentActorCritic`).
+        model_kwargs: further arguments of the model.
+        recurrent: whether the model is recurrent.
     """
 
     def __init__(
@@ -48,10 +57,10 @@ class PgAgent(Agent):
         self._recurrent = recurrent
         self._masks = False
         self._greedy = False
-        self._fits = False  # whether the model was seen to answer in the right shapes
+        self._fits = False  # whether the shapes of the model's outputs have been checked
 
     def build_model(self, spaces: EnvSpaces) -> torch.nn.Module:
-        """The policy and value network; raises TypeError for action spaces and masks this agent cannot use."""
+        """Returns a new policy and value network. Raises TypeError for unsupported action spaces and masks."""
         policy = self._policy
         policy.build(spaces.action, type(self).__name__)
         self.noise_size = policy.noise_size
@@ -70,35 +79,35 @@ class PgAgent(Agent):
         return self.model.initial_state(n) if self._recurrent else None  # type: ignore[operator]
 
     def sample_mode(self, itr: int) -> None:
-        """Actions are drawn from the policy."""
+        """Sets the agent to sample actions from the policy."""
         super().sample_mode(itr)
         self._greedy = False
 
     def eval_mode(self, itr: int) -> None:
-        """Actions are the most probable ones."""
+        """Sets the agent to take the most probable actions."""
         super().eval_mode(itr)
         self._greedy = True
 
     def __call__(self, inputs: StepInputs, state: Tree = None) -> PgInfo:
-        """Distribution and value with gradients; a state left out is zero."""
+        """Returns the distribution and the value, with gradients; `state` None means zeros."""
         return self._forward(inputs, state)[0]
 
     def step(self, inputs: StepInputs, state: Tree) -> AgentStep:
-        """Actions `[n]` or `[n, d]` with a `PgInfo`."""
+        """Returns actions `[n]` or `[n, d]` with a `PgInfo`."""
         info, state = self._forward(inputs, state)
         action = info.dist.mode() if self._greedy else info.dist.sample(inputs.noise)
         return AgentStep(action, info, state)
 
     def value(self, inputs: StepInputs, state: Tree) -> torch.Tensor:
-        """V of `n` rows."""
+        """Returns the values V of `n` environments, float `[n]`."""
         return self._forward(inputs, state)[0].value
 
     def exploration(self, itr: int, samples: Samples) -> dict[str, float]:
-        """`actionStd`, the mean deviation of Box actions over the batch, in the units of the action."""
+        """Returns `actionStd`, the mean standard deviation of Box actions over the batch, in the action's units."""
         return self._policy.exploration(samples.agent.agent_info.dist, samples.env.valid)
 
     def update_statistics(self, observation: Tree) -> None:
-        """Takes observations `[N, ...]` into every `Features(..., normalize=True)` of the model."""
+        """Updates every `Features(..., normalize=True)` of the model with observations `[N, ...]`."""
         if self._masks:
             observation = without_mask(observation)
         for module in self.model.modules():
@@ -123,7 +132,7 @@ class PgAgent(Agent):
         return PgInfo(self._policy.dist(self.model, outputs, mask), value), state
 
     def _require_fit(self, outputs: torch.Tensor, value: torch.Tensor) -> None:
-        """Once, with the first answer of the model: other shapes would be drawn from, or broadcast, without a word."""
+        """Checks the model's first outputs: wrong shapes would be sampled from, or broadcast, without an error."""
         n_outputs = self._policy.n_outputs
         if outputs.shape[-1] != n_outputs or outputs.shape[:-1] != value.shape:
             raise ValueError(

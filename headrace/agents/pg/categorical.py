@@ -14,10 +14,14 @@ __all__ = ["CategoricalPgAgent", "RecurrentCategoricalPgAgent"]
 
 
 class CategoricalPgAgent(PgAgent):
-    """Draws Discrete actions from a softmax, MultiDiscrete ones part by part, MultiBinary ones bit by bit.
+    """Samples Discrete actions from a softmax, MultiDiscrete ones part by part, MultiBinary ones bit by bit.
 
-    Feed-forward. The default model (`ActorCritic`) is chosen by the observation space: two tanh layers of 64 over
-    numbers, a `NatureCnn` over images. The arguments are those of `PgAgent`.
+    Feed-forward. The default model (`ActorCritic`) depends on the observation space: two tanh layers of 64 units over
+    numbers, a `NatureCnn` over images.
+
+    Args:
+        ModelCls: see `PgAgent`.
+        model_kwargs: see `PgAgent`.
     """
 
     def __init__(self, ModelCls: Any = ActorCritic, model_kwargs: Mapping[str, Any] | None = None) -> None:
@@ -25,7 +29,12 @@ class CategoricalPgAgent(PgAgent):
 
 
 class RecurrentCategoricalPgAgent(PgAgent):
-    """`CategoricalPgAgent` with memory: an LSTM (`model_kwargs={"cell": "gru"}`: a GRU) over all of an episode."""
+    """Recurrent `CategoricalPgAgent`, with an LSTM (or a GRU: `model_kwargs={"cell": "gru"}`) over the whole episode.
+
+    Args:
+        ModelCls: see `PgAgent`.
+        model_kwargs: see `PgAgent`.
+    """
 
     def __init__(self, ModelCls: Any = RecurrentActorCritic, model_kwargs: Mapping[str, Any] | None = None) -> None:
         super().__init__(DiscretePolicy(), ModelCls, model_kwargs, recurrent=True)

@@ -14,10 +14,15 @@ __all__ = ["GaussianPgAgent", "RecurrentGaussianPgAgent"]
 
 
 class GaussianPgAgent(PgAgent):
-    """Draws Box actions `[d]` from a diagonal Gaussian; feed-forward.
+    """Samples Box actions `[d]` from a diagonal Gaussian; feed-forward.
 
-    ModelCls, model_kwargs: those of `PgAgent`; state_dependent_std, init_log_std: those of `GaussianPolicy`, which also
-    says how outputs are scaled to the bounds.
+    `GaussianPolicy` describes how outputs are scaled to the bounds.
+
+    Args:
+        ModelCls: see `PgAgent`.
+        model_kwargs: see `PgAgent`.
+        state_dependent_std: see `GaussianPolicy`.
+        init_log_std: see `GaussianPolicy`.
     """
 
     def __init__(
@@ -31,7 +36,14 @@ class GaussianPgAgent(PgAgent):
 
 
 class RecurrentGaussianPgAgent(PgAgent):
-    """`GaussianPgAgent` with memory: an LSTM (`model_kwargs={"cell": "gru"}`: a GRU) over all of an episode."""
+    """Recurrent `GaussianPgAgent`, with an LSTM (or a GRU: `model_kwargs={"cell": "gru"}`) over the whole episode.
+
+    Args:
+        ModelCls: see `PgAgent`.
+        model_kwargs: see `PgAgent`.
+        state_dependent_std: see `GaussianPolicy`.
+        init_log_std: see `GaussianPolicy`.
+    """
 
     def __init__(
         self,

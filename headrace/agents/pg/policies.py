@@ -1,4 +1,4 @@
-"""How the outputs of a model become a distribution over actions: one policy per kind of action space."""
+"""Policies, which turn the outputs of a model into a distribution over actions, one per kind of action space."""
 
 from __future__ import annotations
 
@@ -24,36 +24,56 @@ _NO_BOUND = 1e6
 
 
 class Policy(ABC):
-    """Built for an action space by `build`; then `dist` for every row of outputs."""
+    """Base class of policies: `build` prepares one for an action space, `dist` turns outputs into distributions."""
 
-    #: Outputs the model is to give, and uniforms a draw takes.
+    #: Number of outputs that the model must return.
     n_outputs: int
+    #: Number of uniforms that one sample uses.
     noise_size: int
-    #: Entries of an action mask; None where actions cannot be masked.
+    #: Number of entries of an action mask; None if actions cannot be masked.
     mask_size: int | None
 
     def settings(self) -> dict[str, Any]:
-        """What the agent's constructor was given for it, by name."""
+        """Returns the arguments of the agent's constructor that belong to the policy, by name."""
         return {}
 
     @abstractmethod
     def build(self, space: spaces.Space[Any], agent: str) -> None:
-        """Looks at the action space; raises TypeError, which names the agent, if it is not one of this policy's."""
+        """Prepares the policy for an action space.
+
+        Args:
+            space: the action space of one environment.
+            agent: class name of the agent, for the error.
+
+        Raises:
+            TypeError: if the policy does not support the space.
+        """
 
     def prepare(self, model: torch.nn.Module) -> None:  # noqa: B027 (most have none)
-        """Adds parameters of the policy's own to a new model."""
+        """Adds the policy's own parameters to a new model."""
 
     @abstractmethod
     def dist(self, model: torch.nn.Module, outputs: torch.Tensor, mask: torch.Tensor | None) -> Distribution:
-        """The distribution `[...]` of outputs `[..., n_outputs]`; mask: `[..., mask_size]`, or None."""
+        """Returns the distribution over actions, with leading dims `[...]`.
+
+        Args:
+            model: the model, which holds the policy's own parameters.
+            outputs: outputs of the model, float `[..., n_outputs]`.
+            mask: action mask `[..., mask_size]`, or None.
+        """
 
     def exploration(self, dist: Any, valid: torch.Tensor) -> dict[str, float]:
-        """How much was explored by drawing from distributions `[T, B]`, where valid: numbers by name, to log."""
+        """Returns measures of exploration over the valid steps of a batch, by name, for the log.
+
+        Args:
+            dist: distributions from which actions were sampled, leading dims `[T, B]`.
+            valid: bool `[T, B]`.
+        """
         return {}
 
 
 class DiscretePolicy(Policy):
-    """Softmax over Discrete and over each part of MultiDiscrete actions, a coin for each bit of MultiBinary ones."""
+    """A categorical for Discrete actions, one per part of MultiDiscrete actions, a Bernoulli per MultiBinary bit."""
 
     def build(self, space: spaces.Space[Any], agent: str) -> None:
         """See `Policy`."""
@@ -88,11 +108,15 @@ class DiscretePolicy(Policy):
 
 
 class GaussianPolicy(Policy):
-    """A diagonal Gaussian over Box actions `[d]`, in units of the bounds: output 0 is the middle, ±1 are the bounds.
+    """A diagonal Gaussian over Box actions `[d]`, scaled to the bounds: output 0 is the middle, ±1 are the bounds.
 
-    An unbounded number is in its own units. Actions are not cut: the recorded action is the drawn one, the environment
-    gets it clipped. state_dependent_std: the model gives log standard deviations too; else they are parameters
-    (`log_std`, added to the model). init_log_std: where those begin.
+    Unbounded components are not scaled. The recorded action is the sampled one, not clipped; the environment receives
+    the clipped one.
+
+    Args:
+        state_dependent_std: True: the model also outputs log standard deviations. False: they are parameters
+            (`log_std`, added to the model).
+        init_log_std: initial log standard deviation, in the scaled units.
     """
 
     mask_size = None
@@ -114,8 +138,8 @@ class GaussianPolicy(Policy):
                 "ActionWrapper"
             )
         self._d = space.shape[0]
-        # A number that can only have one value has no scale: it is left to the environment's clipping.
-        # Bounds beyond a million are no range to act in, they say that there is none.
+        # A component with low = high has no scale: it stays unscaled, and the environment's clipping sets its value.
+        # Bounds of a million or more mean that the component is unbounded.
         low, high = space.low.astype(np.float64), space.high.astype(np.float64)
         bounded = (low > -_NO_BOUND) & (high < _NO_BOUND) & (low < high)
         low, high = np.where(bounded, low, -1.0), np.where(bounded, high, 1.0)
@@ -144,5 +168,5 @@ class GaussianPolicy(Policy):
         return Gaussian(mean, log_std)
 
     def exploration(self, dist: Gaussian, valid: torch.Tensor) -> dict[str, float]:
-        """See `Policy`: the mean deviation."""
+        """Returns `actionStd`, the mean standard deviation."""
         return {"actionStd": float(dist.log_std[valid].exp().mean())}

@@ -1,4 +1,4 @@
-"""DQN algorithms: action values from a replay."""
+"""DQN algorithms, which learn action values from a replay buffer."""
 
 from headrace.lazy import lazy_exports
 

@@ -1,4 +1,4 @@
-"""What DQN algorithms share: batches into a replay, sampled transitions into steps of the optimizer, and a target."""
+"""Base class of DQN algorithms: fills a replay, trains on sampled transitions and maintains a target network."""
 
 from __future__ import annotations
 
@@ -48,14 +48,18 @@ _STATE = fields(
         "n_updates": whole(),
     }
 )
-#: Batches whose updates may be still to come: each one that Ctrl-C cut adds its own.
+#: Most batches whose updates may still be due in a checkpoint: each batch that Ctrl-C interrupted leaves its updates.
 _MOST_CUT = 100
 
 
 @dataclass
 class TransitionLosses:
-    """Of `N` transitions. loss: `[N]`, with gradient; priority: `[N]`, how surprising each was, without; info: scalars
-    without gradient, to log by name.
+    """The losses of `N` transitions.
+
+    Args:
+        loss: float `[N]`, with gradient.
+        priority: size of the error of each transition, float `[N]`, without gradient.
+        info: scalars without gradient, by name, for the log.
     """
 
     loss: torch.Tensor
@@ -112,14 +116,17 @@ class QLearningConfig(AdamConfig):
 
 
 class QLearningAlgo(Algo):
-    """Off-policy learning of action values from a replay, with a target network, by Adam.
+    """Learns action values off-policy from a replay, with a target network and Adam.
 
-    Each batch is appended to the replay; then as many updates follow as `replay_ratio` asks for, fractions carried over
-    to the next batch. A transition's target bootstraps from the final observation where its episode was truncated, and
-    from nothing where it terminated. Rows of padding are not stored.
+    Each batch is appended to the replay, and then as many updates follow as `replay_ratio` requires; fractions carry
+    over to the next batch. The target of a transition bootstraps from the final observation where its episode was
+    truncated, and does not bootstrap where it terminated. Padding is not stored.
+
+    Args:
+        config: the settings.
     """
 
-    #: The agents it improves.
+    #: Class of the agents that the algorithm can train.
     AgentCls: ClassVar[type[DqnAgent]] = DqnAgent
     config: QLearningConfig
 
@@ -129,15 +136,17 @@ class QLearningAlgo(Algo):
         self._sink: ReplaySink | None = None
 
     def sink(self) -> ReplaySink:
-        """See `Algo.sink`: the replay is then a ring that the sampler process fills."""
+        """Returns a sink, so that the sampler process fills the replay, a ring buffer; see `Algo.sink`."""
         self._sink = ReplaySink(self.config.replay_size, frames=self.config.frames)
         return self._sink
 
     def initialize(self, agent: Agent, n_itr: int, batch_spec: BatchSpec, seed: int = 0) -> None:
         """See `Algo`.
 
-        Raises TypeError for agents of another family, NotEnoughMemory if the replay does not fit, ValueError if it is
-        too small for a batch.
+        Raises:
+            TypeError: if the agent is not an `AgentCls`.
+            NotEnoughMemory: if the replay does not fit in memory.
+            ValueError: if the agent is not initialized, or the replay is too small for a batch.
         """
         config, spaces = self.config, agent.spaces
         if not isinstance(agent, self.AgentCls):
@@ -172,15 +181,15 @@ class QLearningAlgo(Algo):
         )
         self._file: ReplayFile | None = None
         self._n_collected = 0
-        self._n_steps = 0  # of these, since learning began
+        self._n_steps = 0  # those of `_n_collected` since learning began
         self._n_updates = 0
 
     def optimize_agent(self, itr: int, samples: Samples) -> OptInfo:
-        """See `Algo`. Empty until `min_steps_learn` steps are in the replay."""
+        """See `Algo`. The result is empty until `min_steps_learn` steps are in the replay."""
         replay, infos = self._replay, []
         if self._writer is not None:
             self._writer.append(samples)
-        # Counted here and not in the ring, which a sampler process may be ahead in.
+        # Not read from the ring, in which a sampler process may be ahead of this batch.
         n_steps = int(samples.env.valid.sum())
         self._n_collected += n_steps
         if self._n_collected >= self.config.min_steps_learn and len(replay):
@@ -196,10 +205,10 @@ class QLearningAlgo(Algo):
 
     @abstractmethod
     def losses(self, transitions: Transitions) -> TransitionLosses:
-        """The losses of sampled transitions, on the agent's device."""
+        """Returns the losses of sampled transitions, which are on the agent's device."""
 
     def state_dict(self) -> dict[str, Any]:
-        """The optimizer's, the target network, counters, and what the replay samples by; not what is in the replay."""
+        """Returns the state of optimizer, target network, counters and replay sampling, not the stored transitions."""
         return {
             "optimizer": self._optimizer.state_dict(),
             "target": self._target.state_dict(),
@@ -210,32 +219,38 @@ class QLearningAlgo(Algo):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`. Without the contents of the replay (`load_contents`), learning goes on once
-        `min_steps_learn` new steps are in it. Raises ValueError for what `state_dict` cannot have answered.
+        """Restores the result of `state_dict`. Raises ValueError for an invalid state.
+
+        Without the contents of the replay (`load_contents`), learning resumes once it holds `min_steps_learn` new
+        steps.
         """
         _STATE(state, "algo")
         load_adam(self._optimizer, state["optimizer"])
         self._target.load_state_dict(state["target"])
         self._replay.load_state_dict(state["replay"])
         self._n_steps, self._n_updates = state["n_steps"], state["n_updates"]
-        # Else the next batch is followed by as many updates as those numbers say, or none are for as long.
+        # Wrong counters could make the next batch run an arbitrary number of updates, or stop updates for as long.
         due = self._asked(self._n_steps) - self._n_updates
         whole(0, 1 + self._asked(_MOST_CUT * self._spec.batch.size))(due, "algo: the updates that are due")
 
     def cut(self) -> None:
-        """See `Algo.cut`. What a sampler process fills has all of its batches."""
+        """See `Algo.cut`. A replay that a sampler process fills contains every batch and is not marked."""
         if self._writer is not None:
             self._writer.cut()
 
     def save_contents(self, folder: Path) -> None:
-        """See `Algo.save_contents`: what was appended to the replay since the last time."""
+        """Writes what was appended to the replay since the last call; see `Algo.save_contents`."""
         if self._file is None:
             self._file = ReplayFile(folder, self._spec)
         self._file.save(self._ring)
 
     def load_contents(self, folder: Path, state: dict[str, Any]) -> None:
-        """See `Algo.load_contents`. What is missing of the replay is said in the log, and learning goes on once
-        `min_steps_learn` steps are in it.
+        """Loads the replay; see `Algo.load_contents`.
+
+        A warning is logged for what is missing of the replay; learning resumes once `min_steps_learn` steps are in it.
+
+        Raises:
+            CheckpointError: if the replay holds actions that the environment does not have.
         """
         n_rows = state["n_rows"]
         whole()(n_rows, "algo.n_rows")
@@ -262,26 +277,29 @@ class QLearningAlgo(Algo):
         self._n_collected = self._replay.n_appended
 
     def best_next(self, values: torch.Tensor, transitions: Transitions) -> torch.Tensor:
-        """The action after each transition, int64 `[N]`, by the target's values `[N, n_actions]` or, for double DQN, by
-        the agent's.
+        """Returns the greedy next action of each transition, int64 `[N]`.
+
+        Args:
+            values: values of the target network, float `[N, n_actions]`; double DQN uses the agent's instead.
+            transitions: the transitions, on the agent's device.
         """
         if self.config.double_dqn:
             values = self._agent(transitions.next_inputs).q
         return values.argmax(dim=-1)
 
     def _asked(self, n_steps: int) -> int:
-        """Updates that `replay_ratio` asks for: exactly, in fractions, so that none is lost over many batches."""
+        """Returns the updates that `replay_ratio` requires, by exact fractions, so that rounding loses none."""
         return math.floor(Fraction(self.config.replay_ratio) * n_steps / self.config.batch_size)
 
     def _schedule(self, itr: int) -> float:
-        """What changes over training: the learning rate, which is returned, and how much importance weights correct."""
+        """Sets the learning rate and the importance weights' exponent β for batch `itr`; returns the learning rate."""
         config, done = self.config, min(1.0, itr / self._n_itr)
         if isinstance(self._replay, PrioritizedReplay):
             self._replay.beta = config.pri_beta_init + done * (config.pri_beta_final - config.pri_beta_init)
         return set_learning_rate(self._optimizer, config, done)
 
     def _update(self, itr: int) -> OptInfo:
-        """One step of the optimizer; everything stays as it is if a loss or a gradient is not finite."""
+        """Takes one optimizer step; if the loss or the gradient is not finite, raises and changes nothing."""
         sampled = self._replay.sample(self.config.batch_size)
         indices, sampled.indices = sampled.indices, None
         device = self._flat.vector.device
@@ -305,13 +323,13 @@ class QLearningAlgo(Algo):
 
     @torch.no_grad()
     def _update_target(self) -> None:
-        """Moves the target's parameters towards the agent's, and copies its buffers, which are statistics."""
+        """Moves the target's parameters towards the agent's, and copies the agent's buffers, which are statistics."""
         self._target_flat.vector.lerp_(self._flat.vector, self.config.target_update_tau)
         for to, value in zip(self._target.model.buffers(), self._agent.model.buffers(), strict=True):
             to.copy_(value)
 
     def _gather_statistics(self, samples: Samples) -> None:
-        """After learning: the observations of a batch, for models that normalize."""
+        """Updates the normalization statistics with the observations of a batch, after learning from it."""
         valid = samples.env.valid
 
         def rows(leaf: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""CategoricalDQN (C51): distributions of returns."""
+"""CategoricalDQN (C51), which learns return distributions."""
 
 from __future__ import annotations
 
@@ -21,11 +21,13 @@ class CategoricalDQNConfig(QLearningConfig):
 
 
 class CategoricalDQN(QLearningAlgo):
-    """Cross entropy of the distribution of returns with the projected one of the target; the divergence from that is
-    the priority.
+    """Minimizes the cross entropy between the projected target distribution and the agent's return distribution.
 
-    Bellemare, Dabney and Munos, "A distributional perspective on reinforcement learning", 2017, algorithm 1. For a
-    `CategoricalDqnAgent`.
+    The KL divergence from the target is the priority. Bellemare, Dabney and Munos, "A distributional perspective on
+    reinforcement learning", 2017, algorithm 1. The agent is a `CategoricalDqnAgent`.
+
+    Args:
+        config: the settings; None: the defaults.
     """
 
     AgentCls = CategoricalDqnAgent
@@ -47,29 +49,33 @@ class CategoricalDQN(QLearningAlgo):
         now = self._agent.distributions(transitions.inputs)
         action = transitions.action.long()
         loss = -(target * now.logits[rows, action].log_softmax(dim=-1)).sum(dim=-1)
-        # Cross entropy less entropy; it may round below 0.
+        # KL divergence = cross entropy − entropy of the target. Clamped because it may round below 0.
         divergence = (loss.detach() + torch.xlogy(target, target).sum(dim=-1)).clamp(min=0.0)
         info = {"klDivergence": divergence.mean(), "q": now.q.detach()[rows, action].mean()}
         return TransitionLosses(loss, divergence, info)
 
 
 def projected(p: torch.Tensor, atoms: torch.Tensor, return_: torch.Tensor, discount: torch.Tensor) -> torch.Tensor:
-    """The distribution of `return_ + discount · Z` over the atoms, cut to their range, `[N, n_atoms]`::
+    """Projects the distribution of `return_ + discount · Z` onto the atoms; returns probabilities `[N, n_atoms]`::
 
         b_j = ([r + γ z_j] − V_min) / Δz
         m_l += p_j (1 − (b_j − l)),  m_{l+1} += p_j (b_j − l)     with l = ⌊b_j⌋
 
-    with brackets that cut to V_min … V_max: algorithm 1 of Bellemare et al., 2017, without its loss of what falls on an
-    atom exactly.
+    where brackets clip to V_min … V_max. This is algorithm 1 of Bellemare et al., 2017, except that probability which
+    falls exactly on an atom is not lost.
 
-    p `[N, n_atoms]`: the distribution of Z over `atoms` `[n_atoms]`, evenly spaced by Δz; return_, discount `[N]`.
+    Args:
+        p: probabilities of Z over the atoms, float `[N, n_atoms]`.
+        atoms: the atoms, float `[n_atoms]`, evenly spaced by Δz.
+        return_: n-step returns, float `[N]`.
+        discount: discount of Z, float `[N]`.
     """
     last = len(atoms) - 1
     spacing = (atoms[-1] - atoms[0]) / last
     moved = (return_[:, None] + discount[:, None] * atoms).clamp(atoms[0], atoms[-1])
-    place = ((moved - atoms[0]) / spacing).clamp(max=last)  # rounding may lead beyond
+    place = ((moved - atoms[0]) / spacing).clamp(max=last)  # rounding may exceed the last atom
     below = place.floor()
     above = place - below
-    lower = below.nan_to_num().long()  # what is not a number stays none, in the shares
+    lower = below.nan_to_num().long()  # NaN is no valid index, but stays NaN in `above`
     spread = torch.zeros_like(p).scatter_add_(-1, lower, p * (1.0 - above))
     return spread.scatter_add_(-1, (lower + 1).clamp(max=last), p * above)

@@ -1,4 +1,4 @@
-"""DQN: action values by temporal differences."""
+"""DQN, which learns action values by temporal differences."""
 
 from __future__ import annotations
 
@@ -32,11 +32,14 @@ class DQNConfig(QLearningConfig):
 
 
 class DQN(QLearningAlgo):
-    """`δ = return + discount · Q_target(s', a*) − Q(s, a)`, and its square or Huber's loss; its size is the priority.
+    """Minimizes the square or the Huber loss of `δ = return + discount · Q_target(s', a*) − Q(s, a)`; priority is |δ|.
 
-    Mnih et al., "Human-level control through deep reinforcement learning", Nature 2015; a* is the target's best action,
-    or, for double DQN, the learning network's (van Hasselt et al., "Deep reinforcement learning with double
-    Q-learning", 2016, equation 4).
+    Mnih et al., "Human-level control through deep reinforcement learning", Nature 2015. a* is the best action of the
+    target network or, for double DQN, of the online network (van Hasselt et al., "Deep reinforcement learning with
+    double Q-learning", 2016, equation 4).
+
+    Args:
+        config: the settings; None: the defaults.
     """
 
     config: DQNConfig
@@ -56,7 +59,7 @@ class DQN(QLearningAlgo):
         return TransitionLosses(self._penalty(q, target), error, {"tdAbsErr": error.mean(), "q": q.detach().mean()})
 
     def _penalty(self, q: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """½δ², linear beyond `delta_clip`, `[N]`."""
+        """Returns ½δ², linear beyond `delta_clip`, float `[N]`."""
         if self.config.delta_clip is None:
             return 0.5 * (target - q).square()
         return functional.huber_loss(q, target, reduction="none", delta=self.config.delta_clip)

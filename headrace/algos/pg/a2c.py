@@ -23,9 +23,12 @@ class A2CConfig(PgConfig):
 
 
 class A2C(PolicyGradientAlgo):
-    """One gradient step per batch, on `−mean(log π(a|s) · A)`.
+    """Takes one gradient step per batch, with the policy loss `−mean(log π(a|s) · A)`.
 
-    Mnih et al., "Asynchronous methods for deep reinforcement learning", 2016, in its synchronous form.
+    This is the synchronous form of Mnih et al., "Asynchronous methods for deep reinforcement learning", 2016.
+
+    Args:
+        config: the settings; None: the defaults.
     """
 
     config: A2CConfig
@@ -34,7 +37,7 @@ class A2C(PolicyGradientAlgo):
         super().__init__(A2CConfig() if config is None else config)
 
     def parts(self, itr: int, batch: PgBatch) -> Iterator[PgBatch]:
-        """The whole batch, once."""
+        """Yields the whole batch, once."""
         yield batch
 
     def losses(self, itr: int, part: PgBatch) -> Losses:

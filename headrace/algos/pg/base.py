@@ -1,4 +1,4 @@
-"""What policy-gradient algorithms share: from a batch to advantages, and from a loss to a step."""
+"""Base class of policy-gradient algorithms: computes advantages from a batch and takes gradient steps on a loss."""
 
 from __future__ import annotations
 
@@ -30,10 +30,17 @@ __all__ = ["Losses", "PgBatch", "PgConfig", "PolicyGradientAlgo", "mean_of"]
 
 @dataclass
 class PgBatch:
-    """What a loss is computed from; leading dims `[N]` (the valid rows of a batch) or `[T, B]` (recurrent agents).
+    """The data of a loss, with leading dims `[N]` (the valid steps of a batch) or `[T, B]` (recurrent agents).
 
-    state: `[B, ...]`, entering row 0, or None; valid: bool `[T, B]`, None where all rows are; the others are as
-    recorded, `advantage` perhaps normalized.
+    Args:
+        inputs: inputs of the agent, as recorded.
+        action: actions, as recorded.
+        log_prob: log π(a|s) of the recorded distributions.
+        value: values V, as recorded.
+        advantage: advantages, normalized if the algorithm does so.
+        returns: targets of the values.
+        state: recurrent state before time step 0, tree of `[B, ...]`; None if feed-forward.
+        valid: bool `[T, B]`; None: all steps are valid.
     """
 
     inputs: StepInputs
@@ -48,7 +55,14 @@ class PgBatch:
 
 @dataclass
 class Losses:
-    """Scalars with gradients, whose weighted sum is the loss, and `info`, scalars without, to log by name."""
+    """The terms of a loss, which is their weighted sum (see `PolicyGradientAlgo`).
+
+    Args:
+        policy: policy loss, a scalar with gradient.
+        value: value loss, a scalar with gradient.
+        entropy: mean entropy, a scalar with gradient.
+        info: scalars without gradient, by name, for the log.
+    """
 
     policy: torch.Tensor
     value: torch.Tensor
@@ -86,21 +100,23 @@ class PgConfig(AdamConfig):
 
 
 class PolicyGradientAlgo(Algo):
-    """Advantage actor-critic: `loss = policy + value_loss_coeff · value − entropy_loss_coeff · entropy`, by Adam.
+    """Advantage actor-critic: `loss = policy + value_loss_coeff · value − entropy_loss_coeff · entropy`, with Adam.
 
-    Works with agents whose training forward returns `dist` and `value`, and that record both as their `agent_info`.
-    Feed-forward agents learn from the valid rows in any order; recurrent ones (`initial_state` is not None) from whole
-    columns.
+    It works with agents whose training forward pass returns `dist` and `value` and that record both in `agent_info`.
+    Feed-forward agents learn from the valid steps in any order; recurrent ones (`initial_state` is not None) learn from
+    whole columns.
 
-    Two numbers of `optimize_agent` tell how well the values V that were recorded while the batch was collected, hence
-    before it was learned from, foretell the returns R they are to become (λ-returns, or V-trace's targets), over valid
-    rows:
+    `optimize_agent` returns two measures of how well the recorded values V predict their targets R (λ-returns or
+    V-trace targets), over valid steps. V was recorded during collection, before the agent learned from the batch.
 
-    - `explainedVariance`: 1 − Var(R − V) / Var(R); 1: exactly but for a constant, 0: no better than a constant, below
-      0: worse. NaN where all R are equal.
-    - `valueRMSE`: √mean((R − V)²), in the environment's rewards, also with `normalize_reward`.
+    - `explainedVariance`: 1 − Var(R − V) / Var(R). 1: V equals R up to a constant; 0: V is no better than a constant;
+      below 0: V is worse. NaN if all R are equal.
+    - `valueRMSE`: √mean((R − V)²), in units of the environment's rewards, also with `normalize_reward`.
 
-    Where R hardly varies, explained variance compares small errors with smaller differences: read valueRMSE there.
+    If R hardly varies, explained variance divides a small error by an even smaller variance; use valueRMSE then.
+
+    Args:
+        config: the settings.
     """
 
     bootstrap_value = True
@@ -125,13 +141,13 @@ class PolicyGradientAlgo(Algo):
         agent, device = self._agent, self._flat.vector.device
         if not samples.env.valid.any():
             return {}
-        samples = tree_map(lambda leaf: leaf.to(device), samples)  # the same tensors where they are there already
-        agent.sample_mode(itr)  # V(final) is to come from the same function as the recorded values
+        samples = tree_map(lambda leaf: leaf.to(device), samples)  # no copy of tensors that are on the device already
+        agent.sample_mode(itr)  # V(final) must be computed in the same mode as the recorded values
         batch = self._process(samples)
         agent.train_mode(itr)
         learning_rate = set_learning_rate(self._optimizer, self.config, self._progress(itr))
         infos = [self._update(itr, number, part) for number, part in enumerate(self.parts(itr, batch))]
-        observation = batch.inputs.observation  # valid rows side by side already, but for recurrent agents
+        observation = batch.inputs.observation  # already only the valid steps, except for recurrent agents
         agent.update_statistics(observation if batch.state is None else _valid_rows(observation, samples.env.valid))
         opt_info = {name: math.fsum(info[name] for info in infos) / len(infos) for name in infos[0]}
         opt_info["learningRate"] = learning_rate
@@ -141,9 +157,15 @@ class PolicyGradientAlgo(Algo):
     def advantages(
         self, samples: Samples, reward: torch.Tensor, valid: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Advantages, and what values are to become, both `[T, B]`; by generalized advantage estimation.
+        """Returns advantages and targets of the values, both `[T, B]`, by generalized advantage estimation.
 
-        reward `[T, B]`: scaled; valid: bool `[T, B]`, None where all rows are.
+        Args:
+            samples: a batch.
+            reward: rewards, scaled with `normalize_reward`, float `[T, B]`.
+            valid: bool `[T, B]`; None: all steps are valid.
+
+        Raises:
+            ValueError: if the batch has no bootstrap value.
         """
         env, agent = samples.env, samples.agent
         if agent.bootstrap_value is None:
@@ -165,21 +187,26 @@ class PolicyGradientAlgo(Algo):
 
     @abstractmethod
     def parts(self, itr: int, batch: PgBatch) -> Iterator[PgBatch]:
-        """What each update learns from: the whole batch, or minibatches of it."""
+        """Yields the data of each update: the whole batch, or minibatches."""
 
     @abstractmethod
     def losses(self, itr: int, part: PgBatch) -> Losses:
-        """The losses of one part."""
+        """Returns the losses of one part of a batch.
+
+        Args:
+            itr: number of the batch.
+            part: the data of one update, from `parts`.
+        """
 
     def state_dict(self) -> dict[str, Any]:
-        """The optimizer's, and the statistics of rewards."""
+        """Returns the state of the optimizer and of the reward scaling."""
         state = {"optimizer": self._optimizer.state_dict()}
         if self._reward_scaling is not None:
             state["reward_scaling"] = self._reward_scaling.state_dict()
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`; raises ValueError for what it cannot have answered."""
+        """Restores the result of `state_dict`. Raises ValueError for an invalid state."""
         scaling = {} if self._reward_scaling is None else {"reward_scaling": self._reward_scaling.kind(self._B)}
         fields({"optimizer": anything, **scaling})(state, "algo")
         load_adam(self._optimizer, state["optimizer"])
@@ -192,7 +219,7 @@ class PolicyGradientAlgo(Algo):
             self._reward_scaling.cut()
 
     def actor_critic_losses(self, part: PgBatch) -> Losses:
-        """The policy gradient `−mean(log π(a|s) · A)`, half the squared error of the value, entropy."""
+        """Returns the policy loss `−mean(log π(a|s) · A)`, half the squared value error, and the entropy."""
         dist, value = self.forward(part)
         return Losses(
             policy=-mean_of(dist.log_prob(part.action) * part.advantage, part.valid),
@@ -202,21 +229,21 @@ class PolicyGradientAlgo(Algo):
         )
 
     def forward(self, part: PgBatch) -> tuple[Any, torch.Tensor]:
-        """The agent's distribution and value now, for the rows of a part."""
+        """Returns the distribution and the value under the current parameters, for one part of a batch."""
         outputs = self._agent(part.inputs, part.state)
         return outputs.dist, outputs.value
 
     def permutation(self, itr: int, epoch: int, n: int) -> torch.Tensor:
-        """The numbers 0 to n − 1 in random order, a function of (seed, itr, epoch): int64 `[n]`."""
+        """Returns a random permutation of 0 to n − 1, a function of (seed, itr, epoch): int64 `[n]`."""
         sequence = np.random.SeedSequence(self._seed, spawn_key=(int(Stream.MINIBATCH), itr, epoch))
         return torch.from_numpy(np.random.default_rng(sequence).permutation(n))
 
     def _progress(self, itr: int) -> float:
-        """0 in the first iteration, rising linearly towards 1."""
+        """Returns the progress of training: 0 in the first iteration, rising linearly towards 1."""
         return min(1.0, itr / self._n_itr)
 
     def _process(self, samples: Samples) -> PgBatch:
-        """Advantages and returns; then, for feed-forward agents, the valid rows side by side."""
+        """Computes advantages and returns; for feed-forward agents, also flattens `[T, B]` to the valid steps."""
         env, agent = samples.env, samples.agent
         all_valid = bool(env.valid.all())
         valid = None if all_valid else env.valid
@@ -243,7 +270,7 @@ class PolicyGradientAlgo(Algo):
         return side_by_side
 
     def _update(self, itr: int, number: int, part: PgBatch) -> OptInfo:
-        """One step of the optimizer; the parameters stay as they are if a loss or a gradient is not finite."""
+        """Takes one optimizer step; if the loss or the gradient is not finite, raises and leaves the parameters."""
         losses = self.losses(itr, part)
         loss = (
             losses.policy
@@ -266,25 +293,32 @@ class PolicyGradientAlgo(Algo):
             where = f"itr {itr}, update {number}"
             raise not_finite(type(self).__name__, where, info, part, self._agent.model)
         self._optimizer.step()
-        info["perplexity"] = math.exp(min(info["entropy"], 700.0))  # of many bits it is no float any more
+        info["perplexity"] = math.exp(min(info["entropy"], 700.0))  # with many MultiBinary bits, exp overflows
         return info
 
 
 def _valid_rows(tree: Tree, valid: torch.Tensor) -> Tree:
-    """The valid rows of a tree of `[T, B, ...]` side by side, `[N, ...]`; views where all are."""
+    """Flattens a tree of `[T, B, ...]` to its valid steps, `[N, ...]`; views if all are valid."""
     flat = tree_map(lambda leaf: leaf.flatten(0, 1), tree)
     return flat if bool(valid.all()) else tree_rows(flat, valid.flatten().nonzero()[:, 0])
 
 
 def mean_of(rows: torch.Tensor, valid: torch.Tensor | None) -> torch.Tensor:
-    """The mean over valid rows, a scalar."""
+    """Returns the mean over valid steps, a scalar.
+
+    Args:
+        rows: float `[N]` or `[T, B]`.
+        valid: bool of the same shape; None: all steps are valid.
+    """
     return rows.mean() if valid is None else rows[valid].mean()
 
 
 def _value_fit(batch: PgBatch, unit: float) -> OptInfo:
-    """How well values foretell what they are to become, over valid rows; see `PolicyGradientAlgo`.
+    """Returns measures of how well values predict their targets, over valid steps; see `PolicyGradientAlgo`.
 
-    unit: what the batch's returns are measured in, in the environment's rewards.
+    Args:
+        batch: a batch, from `_process`.
+        unit: size of one unit of the batch's returns, in the environment's rewards.
     """
     returns, value = batch.returns, batch.value
     if batch.valid is not None:

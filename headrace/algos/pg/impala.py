@@ -1,4 +1,4 @@
-"""IMPALA, an actor-critic that corrects for batches an older policy collected."""
+"""IMPALA, an actor-critic with off-policy corrections for batches that an older policy collected."""
 
 from __future__ import annotations
 
@@ -40,11 +40,14 @@ class IMPALAConfig(PgConfig):
 
 
 class IMPALA(PolicyGradientAlgo):
-    """One gradient step per batch, on V-trace advantages and targets.
+    """Takes one gradient step per batch, with V-trace advantages and value targets.
 
     Espeholt et al., "IMPALA: scalable distributed deep-RL with importance weighted actor-learner architectures", 2018.
-    The policy that acted is taken from the distributions recorded in the batch; values are those of the parameters that
-    learn, also of the row after the batch. Where both are the same this is A2C.
+    The behaviour policy is given by the distributions recorded in the batch. Values, also for the time step after the
+    batch, are computed with the current parameters. If those are the parameters that acted, this is A2C.
+
+    Args:
+        config: the settings; None: the defaults.
     """
 
     bootstrap_value = False
@@ -56,7 +59,7 @@ class IMPALA(PolicyGradientAlgo):
     def advantages(
         self, samples: Samples, reward: torch.Tensor, valid: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """See `PolicyGradientAlgo`; by V-trace."""
+        """Returns V-trace advantages and value targets; see `PolicyGradientAlgo`."""
         env, acted = samples.env, samples.agent
         inputs = StepInputs(env.observation, acted.prev_action, env.prev_reward, env.is_first)
         now = self._agent(inputs, None if acted.first_state is None else tree_rows(acted.first_state, 0))
@@ -76,7 +79,7 @@ class IMPALA(PolicyGradientAlgo):
         )
 
     def parts(self, itr: int, batch: PgBatch) -> Iterator[PgBatch]:
-        """The whole batch, once."""
+        """Yields the whole batch, once."""
         yield batch
 
     def losses(self, itr: int, part: PgBatch) -> Losses:
@@ -84,7 +87,7 @@ class IMPALA(PolicyGradientAlgo):
         return self.actor_critic_losses(part)
 
     def _bootstrap_value(self, samples: Samples) -> torch.Tensor:
-        """V of the row after the batch, `[1, B]`, read where the episode goes on."""
+        """Returns V of the time step after the batch, `[1, B]`; used only where the episode continues."""
         env, acted = samples.env, samples.agent
         goes_on = torch.zeros_like(env.is_first[:1])
         inputs = StepInputs(env.last_observation, tree_rows(acted.action, slice(-1, None)), env.reward[-1:], goes_on)

@@ -1,4 +1,4 @@
-"""PPO, proximal policy optimization with a clipped ratio."""
+"""PPO, proximal policy optimization with a clipped probability ratio."""
 
 from __future__ import annotations
 
@@ -41,10 +41,13 @@ class PPOConfig(PgConfig):
 
 
 class PPO(PolicyGradientAlgo):
-    """Several epochs of minibatches over each batch, on the clipped surrogate objective.
+    """Takes several epochs of minibatch steps on each batch, with the clipped surrogate objective.
 
     Schulman et al., "Proximal policy optimization algorithms", 2017, equations 7 and 9. The behaviour policy's
     log-probabilities come from the distributions recorded in the batch.
+
+    Args:
+        config: the settings; None: the defaults.
     """
 
     config: PPOConfig
@@ -53,7 +56,7 @@ class PPO(PolicyGradientAlgo):
         super().__init__(PPOConfig() if config is None else config)
 
     def parts(self, itr: int, batch: PgBatch) -> Iterator[PgBatch]:
-        """Random minibatches of rows, or, for recurrent agents, of whole columns; each row once an epoch."""
+        """Yields random minibatches of steps or, for recurrent agents, of whole columns; each step once per epoch."""
         recurrent = batch.state is not None
         n = batch.returns.shape[1 if recurrent else 0]
         for epoch in range(self.config.epochs):
@@ -65,7 +68,7 @@ class PPO(PolicyGradientAlgo):
                 yield replace(part, state=tree_rows(batch.state, chosen))
 
     def losses(self, itr: int, part: PgBatch) -> Losses:
-        """The clipped surrogate, half the squared error of the value (clipped if asked), entropy."""
+        """Returns the clipped surrogate, half the squared value error (clipped with `value_clip`), and the entropy."""
         clip = self.config.ratio_clip * ((1.0 - self._progress(itr)) if self.config.linear_clip_schedule else 1.0)
         dist, value = self.forward(part)
         log_ratio = dist.log_prob(part.action) - part.log_prob
@@ -77,7 +80,7 @@ class PPO(PolicyGradientAlgo):
             error = torch.maximum(error, (near - part.returns).square())
         with torch.no_grad():
             info = {
-                # Schulman's estimator of KL(π_old, π): never negative, less noisy than −mean(log_ratio).
+                # Schulman's estimator of KL(π_old, π) is never negative and less noisy than −mean(log_ratio).
                 "approxKl": mean_of(ratio - 1.0 - log_ratio, part.valid),
                 "clipFraction": mean_of(((ratio - 1.0).abs() > clip).float(), part.valid),
             }

@@ -1,1 +1,1 @@
-"""What `check_env` tries."""
+"""The checks of `check_env`."""

@@ -1,4 +1,4 @@
-"""`check_env`: does an environment keep the contract that samplers rely on? Names each clause it breaks."""
+"""`check_env`: checks an environment against the contract that samplers rely on and reports each broken clause."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _WRONG_ANSWERS = {"raises", "reset-answer", "step-answer", "observation", "rewar
 _UNPLAYABLE = _UNUSABLE | {"signature", "action-space"}
 _UNREPEATABLE = _UNPLAYABLE | _WRONG_ANSWERS | {"global-rng", "seeding", "continues"}
 
-#: The stages, and for each the clauses that must have been kept for it to tell anything new.
+#: The stages. Each is skipped if one of its clauses is broken, because it could not find anything new.
 _STAGES: tuple[tuple[str, set[str]], ...] = (
     ("make", set()),
     ("play", _UNPLAYABLE),
@@ -47,22 +47,24 @@ def check_env(
     timeout: float = 30.0,
     pad: Mapping[str, int] | None = None,
 ) -> list[Violation]:
-    """The clauses of the contract that an environment breaks, the first case of each; empty if it keeps all.
+    """Returns the clauses of the contract that an environment breaks, the first case of each; empty if it breaks none.
 
-    Two processes of their own each make the environment and step it with the same random actions, through the code
-    samplers use, so what passes here a sampler takes. A crash and a hang are violations, too. That an environment
-    returns the same array at each step, and changes it, is none: samplers copy. Stepping on after an end is not tried:
-    its outcome is undefined, and samplers do not do it.
+    Two separate processes each make the environment and step it with the same random actions, through the code that
+    samplers use, so a sampler accepts whatever passes here. Crashes and hangs are violations, too. Returning the same
+    array at each step and modifying it is not a violation: samplers copy. Stepping after the end of an episode is not
+    tried: its outcome is undefined, and samplers do not do it.
 
     Args:
         EnvCls: as for a sampler.
-        env_kwargs: its arguments.
-        n_steps: environment steps of the main run; the others together take as many again.
-        seed: of its seeds and actions.
+        env_kwargs: arguments of the environment.
+        n_steps: environment steps of the main run; the other runs together take as many again.
+        seed: seed of the environment's seeds and of the actions.
         timeout: seconds that one call of the environment may take.
-        pad: the greatest lengths of texts and sequences, see `Padded`.
+        pad: maximum lengths of texts and sequences, see `Padded`.
 
-    Raises TypeError and ValueError for arguments that name no environment.
+    Raises:
+        TypeError: `EnvCls` has none of the accepted types.
+        ValueError: the id is not registered, or a number is out of range.
     """
     if n_steps < 1 or seed < 0 or timeout <= 0:
         raise ValueError(
@@ -71,7 +73,7 @@ def check_env(
         )
     factory = EnvFactory.of(EnvCls, env_kwargs, pad=pad)
     if isinstance(factory.make, gymnasium.envs.registration.EnvSpec):
-        # Gymnasium's own checker would stop with an assertion before this one could say what is wrong.
+        # Gymnasium's own checker would stop with an assertion before this one could report the violation.
         factory = replace(factory, kwargs={"disable_env_checker": True, **factory.kwargs})
     found = _unpicklable(factory)
     start_method = choose_start_method("auto")
@@ -101,7 +103,7 @@ def check_env(
 
 
 def one_thread(rank: int) -> None:
-    """For environments that use torch."""
+    """Limits torch to one thread, for environments that use it."""
     set_torch_threads(1)
 
 
@@ -114,7 +116,7 @@ def _unpicklable(factory: EnvFactory) -> list[Violation]:
 
 
 def _merged(replies: Sequence[Findings]) -> list[Violation]:
-    """What both processes found, and whether they lived through the same."""
+    """Returns what both processes found or, if nothing, where their runs differ."""
     first, second = replies
     known = {violation.clause for violation in first.violations}
     found = first.violations + [violation for violation in second.violations if violation.clause not in known]
@@ -122,7 +124,7 @@ def _merged(replies: Sequence[Findings]) -> list[Violation]:
 
 
 def first_difference(events: Sequence[Event], others: Sequence[Event]) -> list[Violation]:
-    """The violation that two runs with the same seed and actions differ; none if they do not."""
+    """Returns the violation that two runs with the same seed and actions differ; empty if they do not."""
     for event, other in zip(events, others, strict=False):
         if event != other:
             later = event.is_reset and event.place != events[0].place
@@ -146,7 +148,7 @@ _CALLS = {
 
 
 def _fatal(error: EnvFailed | WorkerCrashed | WorkerHung, timeout: float) -> Violation:
-    """The violation for a process that died, or answers no more."""
+    """Returns the violation for a process that died or does not answer."""
     where = error.where
     phase = where.phase if where is not None and where.phase is not None else ""
     step = where.step if where is not None and where.step is not None else 0
@@ -157,7 +159,7 @@ def _fatal(error: EnvFailed | WorkerCrashed | WorkerHung, timeout: float) -> Vio
 
 
 def _hung_at(stack: str) -> str:
-    """The innermost frame of the environment's thread in what faulthandler wrote."""
+    """Returns the innermost frame of the environment's thread in the output of faulthandler."""
     for path, line, function in re.findall(r'File "(.*?)", line (\d+) in (\S+)', stack):
         if not path.endswith(("threading.py", "processes/child.py")):
             return f" (in {function}, {path}:{line})"

@@ -1,4 +1,4 @@
-"""What stands between an environment under check and the code of samplers that steps it."""
+"""`Probe`: the wrapper between an environment under check and the sampler code that steps it."""
 
 from __future__ import annotations
 
@@ -17,9 +17,14 @@ __all__ = ["Probe", "headline_at", "violation_of"]
 
 
 class Probe(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """Between `ScalarEnvs` and an environment: counts calls, and checks what they return before it is taken apart.
+    """Wraps an environment below `ScalarEnvs`: counts calls, and checks what they return before it is unpacked.
 
-    place: the last call; stepped: the last call of `step`; steps_of_last: the steps of its episode.
+    `place` is the last call, `stepped` the last call of `step`, and `steps_of_last` the number of steps in its episode.
+
+    Args:
+        env: the environment.
+        status: marks the call in progress.
+        note_randomness: called after each call, with its name.
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any], status: Status, note_randomness: Callable[[str], None]) -> None:
@@ -31,7 +36,7 @@ class Probe(gymnasium.Wrapper[Any, Any, Any, Any]):
         self.max_steps = None if env.spec is None else env.spec.max_episode_steps
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Calls with the arguments that `ScalarEnvs` gave, and no others."""
+        """Resets with exactly the arguments that `ScalarEnvs` gave."""
         self.episode, self.step_number = self.episode + 1, 0
         self.place = f"reset({'' if seed is None else 'seed=...'}) of episode {self.episode}"
         self._status.enter(Phase.RESETTING, 0, self.episode)
@@ -42,7 +47,7 @@ class Probe(gymnasium.Wrapper[Any, Any, Any, Any]):
         return answer[0], answer[1]
 
     def step(self, action: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        """Calls and checks."""
+        """Steps the environment and checks what it returns."""
         self.step_number += 1
         self.place = self.stepped = f"step() {self.step_number} of episode {self.episode}"
         self.steps_of_last = self.step_number
@@ -71,13 +76,13 @@ def _require_dict(info: Any) -> None:
 
 
 def violation_of(error: SamplerError, place: str) -> Violation:
-    """What an error of `ScalarEnvs` is a violation of, in the call `place`."""
+    """Returns the violation that an error of `ScalarEnvs` in the call `place` stands for."""
     cause = error.__cause__
     if isinstance(cause, Mismatch):
         clause = cause.path.partition("[")[0]
         came = f"{cause.path} = {cause.came}" if clause in ("observation", "info") else cause.came
         return Violation(clause, place, came, cause.expected)
-    if isinstance(cause, EnvContractError):  # the adapter for old gym found an answer of the wrong form
+    if isinstance(cause, EnvContractError):  # the adapter for old gym found a wrong form of answer
         came, _, expected = cause.message.partition(", expected ")
         return Violation(f"{place.partition('(')[0]}-answer", place, came, expected.partition(";")[0])
     if cause is None:
@@ -86,6 +91,6 @@ def violation_of(error: SamplerError, place: str) -> Violation:
 
 
 def headline_at(error: BaseException) -> str:
-    """The headline of an exception, and where it was raised."""
+    """Returns the headline of an exception and where it was raised."""
     frames = traceback.extract_tb(error.__traceback__)
     return headline(error) + (f" (in {frames[-1].name}, {frames[-1].filename}:{frames[-1].lineno})" if frames else "")

@@ -1,4 +1,4 @@
-"""Whether a resumed run goes on with the episodes of an environment. That is no clause of the contract."""
+"""Checks whether a resumed run continues the episodes of an environment, which is not a clause of the contract."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from headrace.types import StepRow
 
 __all__ = ["why_not_resumable"]
 
-_N_ENVS = 2  # so that it is seen what they share
-_N_STEPS = 20  # before copies are made, and with them
+_N_ENVS = 2  # two, so that state they share is detected
+_N_STEPS = 20  # before the copies are made, and again with the copies
 
 
 def why_not_resumable(
@@ -36,10 +36,17 @@ def why_not_resumable(
     timeout: float = 30.0,
     pad: Mapping[str, int] | None = None,
 ) -> str:
-    """Why a resumed run begins new episodes of an environment; empty if it goes on with them, bit for bit.
+    """Returns why a resumed run starts new episodes of an environment; empty if it continues them, bit for bit.
 
-    Two environments take random actions in a process of their own, and pickled copies of them the same in another.
-    Arguments as of `check_env`; meant for environments in which that finds nothing.
+    Two environments take random actions in a separate process, and pickled copies of them take the same actions in
+    another. Use it for environments in which `check_env` finds nothing.
+
+    Args:
+        EnvCls: as for a sampler.
+        env_kwargs: arguments of the environment.
+        seed: seed of the environments' seeds and of the actions.
+        timeout: seconds that one call of the environment may take.
+        pad: maximum lengths of texts and sequences, see `Padded`.
     """
     group = WorkerGroup(
         _process,
@@ -83,7 +90,7 @@ def _process(channel: Channel, job: tuple[EnvFactory, int]) -> None:
 
 
 def _record(envs: ScalarEnvs, row: Any) -> Recorded:
-    """Takes random steps from the observations in `row`, and leaves the last ones there."""
+    """Takes random steps from the observations in `row` and leaves the last observations there."""
     actions: list[Any] = []
     observations = [tree_map(np.copy, row)]
     reward = np.zeros((_N_STEPS, _N_ENVS), np.float32)

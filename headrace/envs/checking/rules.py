@@ -1,4 +1,4 @@
-"""The clauses of the environment contract, and what a broken one is reported as."""
+"""The clauses of the environment contract, and the report of a broken one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 __all__ = ["CLAUSES", "Violation"]
 
-#: Clause: what to do about a violation of it.
+#: The remedy for a violation of each clause.
 CLAUSES = {
     "pickling": "make EnvCls a function of a module that opens its resources itself, and env_kwargs plain values",
     "constructor": "have EnvCls return a new gymnasium.Env for env_kwargs",
@@ -41,8 +41,11 @@ CLAUSES = {
 class Violation:
     """One clause that an environment broke.
 
-    clause: its name, a key of `CLAUSES`; call: the call of the environment; came, expected: what it gave, and what the
-    contract asks for.
+    Args:
+        clause: name of the clause, a key of `CLAUSES`.
+        call: the call of the environment.
+        came: what the call returned or did.
+        expected: what the contract requires.
     """
 
     clause: str
@@ -52,7 +55,7 @@ class Violation:
 
     @property
     def remedy(self) -> str:
-        """What to do."""
+        """The remedy for this violation."""
         return CLAUSES[self.clause]
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""The process that an environment is checked in: one stage of the contract after the other, as `check_env` asks."""
+"""The process in which an environment is checked, one stage after another, as requested by `check_env`."""
 
 from __future__ import annotations
 
@@ -30,15 +30,21 @@ from headrace.types import StepRow, Tree
 
 __all__ = ["CheckJob", "Event", "Findings", "checking_process"]
 
-_RESETS = 8  # resets that are looked at for being all the same
-_DISTINCT = 4  # first observations of as many seeds, from which on their being the same is no chance
-_ADAPTERS = ("gymnasium.", "headrace.")  # whose wrappers hand every argument on
+_RESETS = 8  # resets that are compared for being all the same
+_DISTINCT = 4  # distinct first observations of seeded resets for which equal unseeded ones are no coincidence
+_ADAPTERS = ("gymnasium.", "headrace.")  # wrappers from these packages pass every argument on
 _FINAL_KEYS = {"final_observation", "final_obs", "terminal_observation"}
 
 
 @dataclass(frozen=True)
 class CheckJob:
-    """What to check: n_steps of the main run; seed, of seeds and actions."""
+    """What to check.
+
+    Args:
+        factory: makes the environment.
+        n_steps: steps of the main run.
+        seed: seed of the environment's seeds and of the actions.
+    """
 
     factory: EnvFactory
     n_steps: int
@@ -47,7 +53,7 @@ class CheckJob:
 
 @dataclass(frozen=True)
 class Event:
-    """What one call gave. observation: a digest; reward and ends are those of `step`."""
+    """The result of one call. observation: a digest; reward, terminated and truncated are those of `step`."""
 
     place: str
     observation: bytes
@@ -61,7 +67,7 @@ class Event:
         return self.place.startswith("reset")
 
     def difference(self, other: Event) -> str:
-        """What is different, in words."""
+        """Describes in words what differs from another event."""
         for name in ("reward", "terminated", "truncated"):
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine != theirs:
@@ -71,14 +77,14 @@ class Event:
 
 @dataclass
 class Findings:
-    """What a stage found; events: what its environment went through, for `play`."""
+    """What a stage found. events: for `play`, the results of the calls of its environment."""
 
     violations: list[Violation] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
 
 
 def checking_process(channel: Channel, job: CheckJob) -> None:
-    """Answers the name of a stage with its `Findings`, until told to leave."""
+    """Runs the requested stages and replies with their `Findings`, until it receives None."""
     checker = _Checker(job, channel.status)
     while (stage := channel.receive()) is not None:
         channel.reply(checker.run(stage))
@@ -87,7 +93,7 @@ def checking_process(channel: Channel, job: CheckJob) -> None:
 
 
 class _Broken(Exception):
-    """A violation after which its stage cannot go on."""
+    """A violation after which its stage cannot continue."""
 
     def __init__(self, violation: Violation) -> None:
         super().__init__(violation)
@@ -95,7 +101,7 @@ class _Broken(Exception):
 
 
 class _Checker:
-    """The environments under check, from stage to stage."""
+    """Keeps the environments under check from stage to stage."""
 
     def __init__(self, job: CheckJob, status: Status) -> None:
         self._job = job
@@ -129,7 +135,7 @@ class _Checker:
         return Findings(list(self._found.values()), events)
 
     def leave(self) -> None:
-        """Closes what no stage closed."""
+        """Closes the environments that no stage closed."""
         close_quietly(self._envs)
 
     # ---- stages ----
@@ -147,7 +153,9 @@ class _Checker:
         self._compare(events, "reseeding", "an environment that was used before, given its first seed again, gave")
 
     def _restart(self) -> None:
-        """Are all episodes the same one? Only where seeds make a difference can that be told."""
+        """Checks whether all episodes are the same, which can be decided only if different seeds give different
+        episodes.
+        """
         seeded = {self._first_observations(seed, 1)[0] for seed in range(_RESETS)}
         if len(seeded) < _DISTINCT:
             return
@@ -157,7 +165,7 @@ class _Checker:
             self._note(Violation("continues", "reset()", came, "that the generator goes on"))
 
     def _together(self) -> None:
-        """The first of two that are stepped in turn must not notice the other."""
+        """Checks that stepping a second environment in turn does not affect the first."""
         events = self._play([self._envs[1], self._new_env()], max(1, self._job.n_steps // 4))
         self._compare(events, "independence", "an environment stepped in turn with another gave")
 
@@ -181,7 +189,7 @@ class _Checker:
 
     @contextmanager
     def _watched(self, call: str, clause: str) -> Iterator[None]:
-        """A call outside `ScalarEnvs`: it must not raise, nor touch the global generators."""
+        """Guards a call outside `ScalarEnvs`: it must neither raise nor use the global generators."""
         try:
             yield
         except BaseException as error:
@@ -206,7 +214,7 @@ class _Checker:
         return env
 
     def _space(self, env: gymnasium.Env[Any, Any], name: str) -> spaces.Space[Any]:
-        """One of the spaces, checked by itself."""
+        """Returns one of the spaces, checked by itself."""
         with self._watched(f"env.{name}", "spaces"):
             space = getattr(env, name, None)
         if not isinstance(space, spaces.Space):
@@ -227,7 +235,7 @@ class _Checker:
             came = headline(error)
         if came:
             raise _Broken(Violation("spaces", f"pickling env.{name}", came, "a space that workers can send"))
-        return copy  # which the environment cannot change
+        return copy  # a copy, which the environment cannot modify
 
     def _check_action_space(self, space: spaces.Space[Any]) -> None:
         with self._watched("action_space.sample()", "action-space"):
@@ -245,7 +253,7 @@ class _Checker:
             self._note(Violation("action-space", "action_space.sample()", came, "an element of the space"))
 
     def _check_signature(self, env: gymnasium.Env[Any, Any], call: str) -> None:
-        """Of the environment, and of what is below wrappers of Gymnasium and of ours."""
+        """Checks the signature of the environment and of everything below wrappers of Gymnasium and of this library."""
         layer: gymnasium.Env[Any, Any] = env
         while True:
             signature = inspect.signature(getattr(layer, call))
@@ -261,7 +269,7 @@ class _Checker:
                 self._note(Violation("signature", f"{call}()", came, expected))
                 return
             if not (isinstance(layer, gymnasium.Wrapper) and type(layer).__module__.startswith(_ADAPTERS)):
-                return  # a wrapper of another's answers for what it wraps
+                return  # a third-party wrapper is responsible for what it wraps
             layer = layer.env
 
     def _check_spaces_are_the_same(self, env: gymnasium.Env[Any, Any], when: str) -> None:
@@ -273,7 +281,9 @@ class _Checker:
     def _batch(
         self, envs: Sequence[gymnasium.Env[Any, Any]], seeds: Sequence[tuple[int, int]]
     ) -> tuple[Probe, ScalarEnvs, StepRow]:
-        """The samplers' own batch of environments, the probe of the first, and a row to step them in."""
+        """Returns the samplers' own batch of environments, the probe of the first one, and a time step to record them
+        in.
+        """
         probes = [Probe(env, self._status, self._note_randomness) for env in envs]
         with self._explained(probes[0]):
             batch = ScalarEnvs(probes, range(len(envs)), seeds, name=self._job.factory.name, status=self._status)
@@ -285,17 +295,17 @@ class _Checker:
 
     @contextmanager
     def _explained(self, probe: Probe) -> Iterator[None]:
-        """Turns what `ScalarEnvs` raises into the violation it is."""
+        """Turns errors of `ScalarEnvs` into violations."""
         try:
             yield
         except SamplerError as error:
             raise _Broken(violation_of(error, probe.place)) from error
-        except KeyboardInterrupt as error:  # the environment's own: this process ignores Ctrl-C
+        except KeyboardInterrupt as error:  # raised by the environment: this process ignores Ctrl-C
             came = f"raised {headline_at(error)}"
             raise _Broken(Violation("raises", probe.place, came, "no exception")) from error
 
     def _first_observations(self, seed: int, count: int) -> list[bytes]:
-        """Digests of the observations of a seeded reset and of those that follow it."""
+        """Returns digests of the observations of a seeded reset and of the resets after it, `count` in total."""
         probe, batch, row = self._batch(self._envs[:1], [(seed, seed)])
         digests = []
         for _ in range(count):
@@ -305,7 +315,7 @@ class _Checker:
         return digests
 
     def _play(self, envs: Sequence[gymnasium.Env[Any, Any]], n_steps: int) -> list[Event]:
-        """Steps environments with random actions; what the first went through."""
+        """Steps environments with random actions and returns the events of the first one."""
         seeds = [env_seeds(self._job.seed, env_id) for env_id in range(len(envs))]
         first, batch, row = self._batch(envs, seeds)
         limits = list(_limits(self._spaces["observation_space"]))
@@ -332,7 +342,7 @@ class _Checker:
         return events
 
     def _check_bounds(self, observation: Tree, limits: Sequence[tuple[Any, Any]], place: str) -> None:
-        """Of the first row."""
+        """Checks the bounds of the first environment's observation."""
         for (path, leaf), (low, high) in zip(tree_paths(observation), limits, strict=True):
             outside = (leaf[0] < low) | (leaf[0] > high)
             if outside.any():
@@ -349,7 +359,7 @@ class _Checker:
         self._note(Violation("time-limit", probe.stepped, came, f"truncated=True: max_episode_steps is {limit}"))
 
     def _compare(self, events: Sequence[Event], clause: str, what: str) -> None:
-        """Notes where a run differs from the main one."""
+        """Records where a run differs from the main run."""
         for event, other in zip(events, self._events, strict=False):
             if event != other:
                 came = f"{what} {other.difference(event)}"
@@ -358,7 +368,7 @@ class _Checker:
 
 
 def _digest(observation: Tree) -> bytes:
-    """Of the first row."""
+    """Returns a digest of the first environment's observation."""
     digest = hashlib.blake2b(digest_size=16)
     for leaf in tree_leaves(observation):
         digest.update(leaf[0].tobytes())
@@ -366,7 +376,7 @@ def _digest(observation: Tree) -> bytes:
 
 
 def _limits(space: spaces.Space[Any]) -> Iterator[tuple[Any, Any]]:
-    """(low, high) of every leaf, in the order of `tree_paths`."""
+    """Yields (low, high) of every leaf, in the order of `tree_paths`."""
     match space:
         case spaces.Dict():
             for child in space.spaces.values():

@@ -1,1 +1,1 @@
-"""Vector environments as rows of a batch."""
+"""Vector environments as columns of a batch."""

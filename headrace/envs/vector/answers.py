@@ -1,4 +1,4 @@
-"""What vector environments answer: checked whole, written row by row of a batch, taken apart into episodes."""
+"""Checks what vector environments return, writes it into a batch and splits it into episodes."""
 
 from __future__ import annotations
 
@@ -18,10 +18,15 @@ __all__ = ["VectorAnswers", "info_rows"]
 
 
 class VectorAnswers:
-    """Checks the answers of `n` environments: shape and dtype of every array, finiteness of every number.
+    """Checks what `n` environments return: shape and dtype of every array, finiteness of every number.
 
-    on_cast is told of arrays of another dtype, which are cast where nothing is lost.
-    `culprit`: the row of the last mismatch, None where it is all of them.
+    `culprit` is the index of the environment with the last mismatch, None if the mismatch concerns all of them.
+
+    Args:
+        n: number of environments.
+        observation: observation space of a single environment.
+        env_info_keys: the info fields to record.
+        on_cast: called for arrays of another dtype, which are cast if nothing is lost.
     """
 
     def __init__(self, n: int, observation: spaces.Space[Any], env_info_keys: EnvInfoKeys, on_cast: OnCast) -> None:
@@ -34,14 +39,14 @@ class VectorAnswers:
         self._leaves = list(_leaf_spaces(observation))
 
     def of_reset(self, answer: Any) -> tuple[Tree, dict[str, Any]]:
-        """(observation, info) of `reset()`."""
+        """Returns (observation, info) of `reset()`; raises Mismatch for any other form."""
         self.culprit = None
         if not isinstance(answer, tuple) or len(answer) != 2 or not isinstance(answer[1], dict):
             raise Mismatch("its answer", _described(answer), "(observation, info)")
         return answer[0], answer[1]
 
     def of_step(self, answer: Any) -> tuple[Tree, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """(observation, reward, terminated, truncated, info) of `step()`."""
+        """Returns (observation, reward, terminated, truncated, info) of `step()`; raises Mismatch for another form."""
         self.culprit = None
         if not isinstance(answer, tuple) or len(answer) != 5 or not isinstance(answer[4], dict):
             raise Mismatch("its answer", _described(answer), "(observation, reward, terminated, truncated, info)")
@@ -63,7 +68,16 @@ class VectorAnswers:
         return ends.astype(np.bool_, copy=False)
 
     def write(self, to: Tree, observation: Tree, mask: np.ndarray | None = None) -> None:
-        """Checks an observation and copies it, or the rows of a mask, into a tree of `[n, ...]`."""
+        """Checks an observation and copies it into a tree of `[n, ...]`, all of it or the columns in a mask.
+
+        Args:
+            to: the tree to write into.
+            observation: what the environment returned, a tree of `[n, ...]`.
+            mask: the columns to write, bool `[n]`; None: all.
+
+        Raises:
+            Mismatch: the observation does not fit its space or is not finite.
+        """
         came = _space_paths(self._space, observation, "observation")
         for row, (path, leaf), (space, null) in zip(tree_leaves(to), came, self._leaves, strict=True):
             leaf = self._checked(leaf, path, space, null, (self._n, *null.shape))
@@ -71,10 +85,18 @@ class VectorAnswers:
                 row[...] = leaf
             else:
                 row[mask] = leaf[mask]
-            self.check_finite(row, path)  # as it is recorded: what is too large for float32 is infinite there
+            self.check_finite(row, path)  # check the recorded numbers: too large ones are infinite as float32
 
     def final(self, info: dict[str, Any], rows: np.ndarray) -> Tree:
-        """The observations before the resets, tree of `[k, ...]`, which SAME_STEP environments put into their info."""
+        """Returns the observations before the resets, a tree of `[k, ...]`, from the info of SAME_STEP environments.
+
+        Args:
+            info: info dict of the step.
+            rows: indices of the `k` environments whose episodes ended.
+
+        Raises:
+            Mismatch: an observation is missing or does not fit its space.
+        """
         self.culprit = None
         if "final_obs" not in info:
             keys = sorted(map(str, info))
@@ -100,7 +122,18 @@ class VectorAnswers:
     def write_infos(
         self, to: Tree, info: dict[str, Any], resetting: np.ndarray, ended: np.ndarray, last: Sequence[dict[str, Any]]
     ) -> None:
-        """Records the declared fields: of ended rows from their last info dicts; of rows that reset what there is."""
+        """Records the declared fields of info.
+
+        Args:
+            to: arrays `[n, ...]` by field.
+            info: info dict of the step.
+            resetting: columns that are reset in this step, bool `[n]`; they get the field if present, else zeros.
+            ended: indices of the columns whose episodes ended; they get the fields of their last info dicts.
+            last: the last info dict of each ended episode.
+
+        Raises:
+            Mismatch: a field is missing or does not fit.
+        """
         self.culprit = None
         for key, (dtype, shape) in self._declared.items():
             asked = ~resetting
@@ -126,7 +159,7 @@ class VectorAnswers:
             self.check_finite(to[key], f"info[{key!r}]")
 
     def check_finite(self, rows: np.ndarray, path: str) -> None:
-        """Raises for NaN and infinity in `[n, ...]`."""
+        """Raises Mismatch for NaN and infinity in an array `[n, ...]`."""
         if rows.dtype.kind == "f" and not _all_true(np.isfinite(rows), None):
             place = tuple(np.argwhere(~np.isfinite(rows))[0])
             self.culprit = int(place[0])
@@ -135,7 +168,7 @@ class VectorAnswers:
     def _checked(
         self, came: Any, path: str, space: spaces.Space[Any], null: np.ndarray, shape: tuple[int, ...]
     ) -> np.ndarray:
-        """An array of the space's shape and dtype; whole numbers of a Discrete space may be of any integer dtype."""
+        """Returns an array of the space's shape and dtype; integers of a Discrete space may have any integer dtype."""
         if not isinstance(space, spaces.Discrete):
             if type(came) is np.ndarray and came.shape == shape and came.dtype == null.dtype:
                 return came
@@ -160,12 +193,12 @@ _all_true = np.logical_and.reduce
 
 
 def _array_of(dtype: np.dtype[Any], shape: tuple[int, ...]) -> str:
-    """For a message: to put a dtype into words takes longer than to check an array."""
+    """Describes an array for a message; formatting a dtype takes longer than checking an array."""
     return f"a numpy array of {dtype} {list(shape)}"
 
 
 def _leaf_spaces(space: spaces.Space[Any]) -> Iterator[tuple[spaces.Space[Any], np.ndarray]]:
-    """The spaces of the leaves and their null values, in the order of the leaves."""
+    """Yields the leaf spaces and their null values, in the order of the leaves."""
     match space:
         case spaces.Dict():
             for child in space.spaces.values():
@@ -178,7 +211,7 @@ def _leaf_spaces(space: spaces.Space[Any]) -> Iterator[tuple[spaces.Space[Any], 
 
 
 def _space_paths(space: spaces.Space[Any], value: Any, path: str) -> Iterable[tuple[str, Any]]:
-    """(path, leaf) in the order of the space's own leaves; raises Mismatch for another structure."""
+    """Yields (path, leaf) in the order of the space's own leaves; raises Mismatch for another structure."""
     match space:
         case spaces.Dict():
             if not isinstance(value, dict) or value.keys() != space.spaces.keys():
@@ -195,7 +228,7 @@ def _space_paths(space: spaces.Space[Any], value: Any, path: str) -> Iterable[tu
 
 
 def _row_of(values: Any, row: int, space: spaces.Space[Any]) -> Any:
-    """One environment's part of what is stacked, or of an array of objects."""
+    """Returns one environment's part of stacked values or of an array of objects."""
     match space:
         case spaces.Dict() if isinstance(values, dict):
             return {key: _row_of(values[key], row, child) for key, child in space.spaces.items()}
@@ -205,7 +238,12 @@ def _row_of(values: Any, row: int, space: spaces.Space[Any]) -> Any:
 
 
 def info_rows(info: dict[str, Any], rows: Iterable[int]) -> list[dict[str, Any]]:
-    """A dict of arrays, with masks under `_key` where not every environment has an entry, as dicts of single rows."""
+    """Splits an info dict of a vector environment into dicts of single environments.
+
+    Args:
+        info: arrays by field, with a mask under `_key` if not every environment has the field.
+        rows: indices of the environments to return.
+    """
     found = []
     for row in rows:
         one: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""Vector environments: many environments behind one `step`, recorded by one copy a row."""
+"""Vector environments: many environments behind one `step`, recorded with one copy per time step."""
 
 from __future__ import annotations
 
@@ -27,13 +27,20 @@ __all__ = ["VectorBatch"]
 
 
 class VectorBatch:
-    """An `EnvBatch` around a vector environment. Rows that wait step along, and what they do counts for nothing.
+    """An `EnvBatch` around a vector environment. Columns that wait are stepped along, and their results are ignored.
 
-    Shapes, dtypes and finiteness of everything that comes back are checked a row at a time, as of single environments.
+    It checks shapes, dtypes and finiteness of everything returned, for all columns at once, as strictly as for single
+    environments.
 
-    seeds: per row, the seeds of the environment and of its action space. Gymnasium's SyncVectorEnv and AsyncVectorEnv,
-    and ale-py's, take one for each row; one with a single generator gets the first row's, and its batches are the same
-    only for the same slices.
+    Args:
+        env: the vector environment.
+        env_ids: env ids of the columns.
+        seeds: for each column the seed of the environment and that of its action space. Gymnasium's SyncVectorEnv and
+            AsyncVectorEnv, and ale-py's, take one per column. One with a single generator gets the first column's, and
+            its batches are the same only for the same slices.
+        name: name of the environments for error messages.
+        status: marks the call in progress.
+        env_info_keys: the info fields to record.
     """
 
     def __init__(
@@ -58,24 +65,24 @@ class VectorBatch:
         self.holds = self._mode is AutoresetMode.DISABLED
         self.moves_while_held = True
         self.keeps_infos = False
-        #: Rows whose next step is their reset; `resetting` is those of them that do not wait.
+        #: Columns whose next step is their reset; `resetting` contains those of them that do not wait.
         self._due = np.zeros(n, np.bool_)
         self.resetting: np.ndarray | None = None
         if self._mode is AutoresetMode.NEXT_STEP:
             self.resetting = np.zeros(n, np.bool_)
-        self._moved = np.zeros(n, np.bool_)  # while they were held
+        self._moved = np.zeros(n, np.bool_)  # stepped while they were held
         self._seeds = [env_seed for env_seed, _ in seeds]
         self._started = False
         self._seed_as: Callable[[Sequence[int], np.ndarray], Any] | None = None
         self._allowance: np.ndarray | None = None
         self._info: dict[str, Any] = {}
-        self._ended: np.ndarray = np.empty(0, np.intp)  # in the last step, and their last info dicts
+        self._ended: np.ndarray = np.empty(0, np.intp)  # in the last step, with their last info dicts below
         self._ended_infos: list[dict[str, Any]] = []
         self._seen_keys = set(env_info_keys or {})
         self._noted_casts: set[str] = set()
         self._decode = vector_action_decoder(self.spaces.action)
         self._answers = VectorAnswers(n, self.spaces.observation, env_info_keys or {}, self._note_cast)
-        #: The masks of what every row showed last, also of rows that wait, which a batch does not show.
+        #: The latest action mask of every column, also of waiting columns, whose observations the batch does not show.
         self._mask: np.ndarray | None = None
         self._idle_space = copy.deepcopy(self.spaces.action)
         self._idle_space.seed(seeds[0][1])
@@ -93,7 +100,7 @@ class VectorBatch:
             self._moved[again] = False
 
     def allow(self, resets: int | None) -> None:
-        """Sets how many times each row may still reset itself in `step`; None: always."""
+        """Sets how often each column may still be reset in `step`; None: without limit."""
         self._allowance = None if resets is None else np.full(len(self.env_ids), resets)
 
     def infos(self) -> Sequence[dict[str, Any]]:
@@ -104,7 +111,7 @@ class VectorBatch:
         return found
 
     def reset(self, rows: Sequence[int] | None, observation: Tree) -> None:
-        """Resets `rows` (None: all) and writes their first observations into the tree of `[n, ...]`."""
+        """Resets the columns `rows` (None: all) and writes their first observations into the tree of `[n, ...]`."""
         if rows is None:
             self._reset_all(observation)
             return
@@ -114,12 +121,12 @@ class VectorBatch:
         self.waiting[mask] = False
 
     def step(self, actions: Tree, out: StepRow, timing: Timing | None = None) -> Ends:
-        """Steps every row that is not waiting; see `EnvBatch.step`."""
+        """Steps every column that is not waiting; see `EnvBatch.step`."""
         self._status.line[Status.ENV] = -1
         return self._step(self._decode(self._allowed(actions)), out, timing)
 
     def step_random(self, out: StepRow) -> tuple[Sequence[Any], Ends]:
-        """Steps every row that is not waiting with a random action; see `EnvBatch.step_random`."""
+        """Steps every column that is not waiting with a random action; see `EnvBatch.step_random`."""
         recorded = [
             encoded_action(self.spaces.action, random_action(space, tree_rows(out.observation, row)))
             for row, (space, waits) in enumerate(zip(self._action_spaces, self.waiting, strict=True))
@@ -131,7 +138,7 @@ class VectorBatch:
         return actions, self._step(self._decode(self._allowed(_stacked(actions))), out, None)
 
     def _allowed(self, actions: Tree) -> Tree:
-        """The same, but for rows that wait and step along: they get actions that their own masks allow."""
+        """Returns the actions, with those of waiting columns replaced by actions that their own action masks allow."""
         if self._mask is None or not self.waiting.any():
             return actions
         actions = tree_map(np.copy, actions)
@@ -141,7 +148,7 @@ class VectorBatch:
         return actions
 
     def call(self, rows: Sequence[int], name: str, args: Sequence[Any]) -> list[Any]:
-        """The vector environment's method, once; of a sequence of n answers each row gets its own.
+        """Calls the vector environment's method once; if it returns a sequence of n, each column gets its own element.
 
         Gymnasium's SyncVectorEnv and AsyncVectorEnv pass the call on to each environment.
         """
@@ -178,7 +185,7 @@ class VectorBatch:
             out.reward[:] = reward
             out.terminated[:] = terminated
             out.truncated[:] = truncated
-            ended = terminated | truncated  # what the environment says, also of rows whose ends do not count
+            ended = terminated | truncated  # as returned by the environment, also for columns whose ends are ignored
             quiet = self._due | self.waiting
             if quiet.any():
                 out.reward[quiet] = 0.0
@@ -197,7 +204,7 @@ class VectorBatch:
         if self.holds:
             self._moved |= self.waiting
         elif self._mode is AutoresetMode.NEXT_STEP:
-            np.greater(ended, self._due, out=self._due)  # ended, and not by the reset that was due
+            np.greater(ended, self._due, out=self._due)  # episodes that ended, except by the reset that was due
         again = self.holds and ended.any()
         if not len(rows) and not again:
             self._after_step(rows)
@@ -222,7 +229,7 @@ class VectorBatch:
         return Ends(rows, observation, infos)
 
     def _after_step(self, rows: np.ndarray) -> None:
-        """Which of the rows that ended go on."""
+        """Makes ended columns wait that have no resets left, and updates `resetting`."""
         if self._allowance is not None and len(rows):
             stopped = rows[self._allowance[rows] <= 0]
             self._allowance[rows] -= 1
@@ -231,7 +238,7 @@ class VectorBatch:
             np.greater(self._due, self.waiting, out=self.resetting)
 
     def _last_infos(self, rows: np.ndarray) -> list[dict[str, Any]]:
-        """Copies of the last info dict of each ended episode."""
+        """Returns copies of the last info dict of each ended episode."""
         info = {key: value for key, value in self._info.items() if key not in _FINAL_KEYS}
         last = info_rows(info, rows)
         found = self._info.get("final_info") if self._mode is AutoresetMode.SAME_STEP else None
@@ -262,9 +269,12 @@ class VectorBatch:
             self.resetting[:] = False
 
     def _first_reset(self) -> Any:
-        """Seeds as the environment takes them: a list, an array, or one number. What it raises for a number counts."""
+        """Makes the first reset, with seeds in the form that the environment accepts: a list, an array, or one number.
+
+        Errors about the seed are ignored for a list and an array; whatever a single number raises is reported.
+        """
         everyone = np.ones(len(self.env_ids), np.bool_)
-        reset: Callable[..., Any] = self._env.reset  # Gymnasium's own types know one number only
+        reset: Callable[..., Any] = self._env.reset  # Gymnasium's type annotation allows one number only
         if isinstance(self._env.unwrapped, SyncVectorEnv | AsyncVectorEnv):
             self._seed_as = _seed_list
             return self._guarded("reset()", partial(reset, seed=_seed_list(self._seeds, everyone)))
@@ -276,7 +286,7 @@ class VectorBatch:
             except BaseException as error:
                 about_seeds = isinstance(error, TypeError | ValueError | gymnasium.error.Error) and "seed" in str(error)
                 if about_seeds or "Seed" in str(error):
-                    continue  # it takes them in another form
+                    continue  # try the next form
                 raise user_code_failed(error, f"{self._name}: reset()", self._status) from error
             self._seed_as = form
             return answer
@@ -284,7 +294,7 @@ class VectorBatch:
         return self._guarded("reset()", partial(reset, seed=self._seeds[0]))
 
     def _reset_masked(self, mask: np.ndarray, observation: Tree, seeds: Sequence[int] | None) -> None:
-        """Resets the rows of a mask, and writes theirs only."""
+        """Resets the columns in a mask and writes only their observations."""
         reset = partial(self._env.reset, options={"reset_mask": mask.copy()})
         if seeds is not None and self._seed_as is not None:
             reset = partial(reset, seed=self._seed_as(seeds, mask))
@@ -313,7 +323,7 @@ class VectorBatch:
         )
 
     def _guarded(self, call: str, function: Callable[[], Any]) -> Any:
-        """Calls the environment; what it raises becomes `EnvFailed`."""
+        """Calls the environment; an exception becomes `EnvFailed`."""
         try:
             return function()
         except KeyboardInterrupt:
@@ -337,12 +347,12 @@ class VectorBatch:
 
 
 _NO_ENDS = Ends()
-#: What SAME_STEP environments add where an episode ended; the rest of their info is the next episode's.
+#: Fields that SAME_STEP environments add when an episode ended; their other fields belong to the next episode.
 _FINAL_KEYS = {"final_obs", "_final_obs", "final_info", "_final_info"}
 
 
 def _stacked(actions: Sequence[Tree]) -> Tree:
-    """Actions of single rows as one tree of `[n, ...]`."""
+    """Stacks actions of single columns into one tree of `[n, ...]`."""
     first = actions[0]
     if isinstance(first, dict):
         return {key: _stacked([action[key] for action in actions]) for key in first}

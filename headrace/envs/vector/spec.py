@@ -1,4 +1,4 @@
-"""`VectorEnvs`: how users ask for vector environments."""
+"""`VectorEnvs`: requests vector environments from a sampler."""
 
 from __future__ import annotations
 
@@ -15,16 +15,24 @@ __all__ = ["VectorEnvs"]
 
 
 class VectorEnvs:
-    """Passed as a sampler's `EnvCls`: asks for vector environments, one for each slice of columns.
+    """Requests vector environments, one for each slice of columns; passed to a sampler as `EnvCls`.
 
-    factory: called as `factory(num_envs=n, **env_kwargs)`, returns a `gymnasium.vector.VectorEnv`; or a Gymnasium id
-    that has a vector entry point. Its autoreset mode is read from `metadata["autoreset_mode"]`::
+    The autoreset mode is read from `metadata["autoreset_mode"]` of the environment::
 
         CpuSampler(VectorEnvs("CartPole-v1"), batch_T=64, batch_B=256)
         CpuSampler(VectorEnvs(AtariVectorEnv), {"game": "pong", "num_threads": 1}, batch_T=64, batch_B=64)
 
-    SAME_STEP and DISABLED give exactly the rows that single environments give. NEXT_STEP spends a step on each reset:
-    that row is padding (`valid=False`, reward 0), the row after it `is_first`, and it is not counted as a step.
+    SAME_STEP and DISABLED give exactly the batches that single environments give. NEXT_STEP spends a step on each
+    reset: that time step of the column is padding (`valid=False`, reward 0) and is not counted as a step; the time step
+    after it has `is_first`.
+
+    Args:
+        factory: a callable, called as `factory(num_envs=n, **env_kwargs)`, that returns a `gymnasium.vector.VectorEnv`;
+            or a Gymnasium id with a vector entry point.
+
+    Raises:
+        TypeError: `factory` is neither an id nor callable.
+        ValueError: the id is not registered or has no vector entry point.
     """
 
     def __init__(self, factory: Callable[..., VectorEnv[Any, Any, Any]] | str) -> None:
@@ -45,13 +53,21 @@ class VectorEnvs:
 
     @property
     def name(self) -> str:
-        """The id, or the callable's name, for messages."""
+        """The id or the name of the callable, for messages."""
         if isinstance(self._factory, gymnasium.envs.registration.EnvSpec):
             return self._factory.id
         return str(getattr(self._factory, "__qualname__", repr(self._factory)))
 
     def make(self, num_envs: int, kwargs: Mapping[str, Any]) -> VectorEnv[Any, Any, Any]:
-        """A vector environment of `num_envs`; raises EnvContractError for what is none."""
+        """Makes a vector environment.
+
+        Args:
+            num_envs: number of environments in it.
+            kwargs: arguments of the factory.
+
+        Raises:
+            EnvContractError: the factory returned something else than a `VectorEnv` of `num_envs` environments.
+        """
         if isinstance(self._factory, gymnasium.envs.registration.EnvSpec):
             mode = gymnasium.VectorizeMode.VECTOR_ENTRY_POINT
             env: Any = gymnasium.make_vec(self._factory, num_envs=num_envs, vectorization_mode=mode, **kwargs)

@@ -1,4 +1,4 @@
-"""Progress for a person who watches: a line and a table per log interval, and a bar on a terminal."""
+"""Progress on the console: a line and a table per log interval, and a progress bar on a terminal."""
 
 from __future__ import annotations
 
@@ -16,14 +16,19 @@ from headrace.text import significant
 
 __all__ = ["ConsoleLogger"]
 
-#: Columns of a number in the table: fixed, so that numbers stay in their places from table to table.
+#: Width of a number in the table; it is fixed so that numbers keep their positions from table to table.
 _NUMBER_WIDTH = 9
 
 
 class ConsoleLogger(Logger):
-    """Writes to `stream`, standard error by default. The bar needs tqdm (`pip install "headrace[log]"`) and a terminal;
-    without, the lines say the same: return, steps, rate, time left. Below a line, the means of what else was logged
-    and the spread of the returns, in columns as wide as the terminal has room for.
+    """Writes progress to a text stream.
+
+    The progress bar needs tqdm (`pip install "headrace[log]"`) and a terminal; without it, the lines contain the same
+    information: return, steps, rate and time left. Below each line, a table shows the spread of the returns and the
+    means of the other logged values, in as many columns as the terminal has room for.
+
+    Args:
+        stream: default: standard error.
     """
 
     def __init__(self, stream: TextIO | None = None) -> None:
@@ -70,15 +75,15 @@ class ConsoleLogger(Logger):
 
 
 def _main_numbers(row: Mapping[str, float]) -> dict[str, float]:
-    """What the table shows: the spread of the returns, then the mean of everything else that has one."""
+    """Returns the numbers of the table: the spread of the returns, then the means of all other values that have one."""
     spread = {name: row[name] for name in ("ReturnStd", "ReturnMin", "ReturnMax") if name in row}
     means = {name.removesuffix("Average"): value for name, value in row.items() if name.endswith("Average")}
-    means.pop("Return", None)  # in the line above
+    means.pop("Return", None)  # shown in the line above
     return {name: value for name, value in (spread | means).items() if not math.isnan(value)}
 
 
 def _table(numbers: Mapping[str, float], width: int) -> list[str]:
-    """Names and numbers in as many columns as fit into `width`, filled row by row."""
+    """Formats names and numbers in as many columns as fit into `width`, filled line by line."""
     longest = max(map(len, numbers), default=0)
     cells = [f"  {name:<{longest}} {_number(value):>{_NUMBER_WIDTH}}" for name, value in numbers.items()]
     n_columns = max(1, width // (longest + _NUMBER_WIDTH + 3))
@@ -86,28 +91,28 @@ def _table(numbers: Mapping[str, float], width: int) -> list[str]:
 
 
 def _number(value: float) -> str:
-    """Four digits, or three where a sign and an exponent need the room."""
+    """Formats a number with four digits, or three if a sign and an exponent need the room."""
     text = significant(value)
     return text if len(text) <= _NUMBER_WIDTH else f"{value:.3g}"
 
 
 def _width(stream: TextIO) -> int:
-    """Columns of the terminal behind `stream`; elsewhere what COLUMNS says, or 80."""
+    """Returns the width of the terminal of `stream` in characters; if it is no terminal, COLUMNS or 80."""
     try:
         return os.get_terminal_size(stream.fileno()).columns
-    except (OSError, ValueError):  # no terminal; no file at all
+    except (OSError, ValueError):  # not a terminal, or not a file at all
         return shutil.get_terminal_size().columns
 
 
 def _bar(n_steps: int, stream: TextIO) -> Any:
-    """A tqdm bar; None if tqdm is not installed."""
+    """Returns a tqdm bar; None if tqdm is not installed."""
     try:
         from tqdm import tqdm
     except ImportError:
         return None
 
     class Bar(tqdm):  # type: ignore[misc]
-        """tqdm without its monitor thread and its lock between processes: a runner leaves nothing behind."""
+        """tqdm without its monitor thread and multiprocessing lock, so that a runner leaves nothing behind."""
 
         monitor_interval = 0
 

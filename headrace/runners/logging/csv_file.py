@@ -1,4 +1,4 @@
-"""Rows of numbers in a CSV file that is whole after every row."""
+"""Writes log rows to a CSV file that is complete after every row."""
 
 from __future__ import annotations
 
@@ -18,21 +18,26 @@ _log = logging.getLogger("headrace.runners")
 
 
 class CsvLogger(Logger):
-    """Writes each row to `path`, which must not exist: a run's numbers are never written over another's.
+    """Writes each log row to a new file; numbers of another run are never overwritten.
 
-    A row may bring columns that earlier rows did not have (no episode had ended yet): the file is then rewritten with
-    the longer header, the old rows empty there. Rows that the disk does not take are kept, with a warning, and written
-    once it does.
+    A row may have columns that earlier rows did not have (because no episode had ended yet): the file is then rewritten
+    with the longer header, and the new columns of earlier rows are empty. Rows that the disk does not accept are kept
+    in memory, with a warning, and are written as soon as the disk accepts them.
 
-    keep_rows: go on with the file of a run that is resumed, whose first rows these many are; what follows them, and was
-    not known to the checkpoint, is cut. Rows that are missing or damaged are said in the log.
+    Args:
+        path: must not exist, unless `keep_rows` is given.
+        keep_rows: number of rows to keep when a run is resumed; later rows, which the checkpoint does not know, are
+            removed. Missing or damaged rows are reported in the log. None: a new run.
+
+    Raises:
+        FileExistsError: if `path` exists and `keep_rows` is None.
     """
 
     def __init__(self, path: str | Path, keep_rows: int | None = None) -> None:
         self.path = Path(path).absolute()
         self._columns: list[str] = []
-        self._size = 0  # of the file in bytes
-        self._waiting: list[Mapping[str, float]] = []  # rows that are not in the file yet
+        self._size = 0  # size of the file in bytes
+        self._waiting: list[Mapping[str, float]] = []  # rows that are not yet in the file
         self._warned = False
         if keep_rows is not None and self.path.exists():
             self._restore(keep_rows)
@@ -45,23 +50,23 @@ class CsvLogger(Logger):
             _log.warning("%s is not there: it begins anew, without the %d rows of the checkpoint", self.path, keep_rows)
 
     def progress(self, steps: int, mean_return: float = math.nan) -> None:
-        """See `Logger`: rows that wait are tried again."""
+        """See `Logger`. Also retries rows that the disk did not accept."""
         self._write()
 
     def row(self, row: Mapping[str, float]) -> None:
-        """See `Logger`; it is in the file when this returns, or waits."""
+        """See `Logger`. When this returns, the row is in the file, or waits in memory."""
         self._waiting.append(dict(row))
         self._write()
 
     def close(self) -> None:
-        """See `Logger`. Rows that the disk does not take now are lost, and the log says so."""
+        """See `Logger`. Rows that the disk still does not accept are lost, with a warning."""
         self._write()
         if self._waiting:
             _log.warning("%s is without its last %d rows, which the disk did not take", self.path, len(self._waiting))
             self._waiting.clear()
 
     def _restore(self, keep_rows: int) -> None:
-        """Cuts the file behind the rows to keep, those of them that are whole."""
+        """Removes everything but the intact rows among the first `keep_rows`."""
         content = self.path.read_bytes() if self.path.is_file() else b""
         columns, rows, n_damaged = _parsed(content, keep_rows)
         if n_damaged:
@@ -73,7 +78,7 @@ class CsvLogger(Logger):
         self._replace(columns, rows)
 
     def _write(self) -> None:
-        """Writes what waits; warns where that fails, once for a disk that takes nothing for a while."""
+        """Writes the waiting rows; if that fails, warns once until a write succeeds again."""
         if not self._waiting:
             return
         columns = list(dict.fromkeys([*self._columns, *(name for row in self._waiting for name in row)]))
@@ -92,7 +97,7 @@ class CsvLogger(Logger):
         self._warned = False
 
     def _append(self, content: bytes) -> None:
-        """Adds to the file; where the disk does not take all of it, leaves it as it was and raises OSError."""
+        """Appends to the file; if the disk does not accept everything, restores the file and raises OSError."""
         with self.path.open("r+b", buffering=0) as file:
             file.seek(self._size)
             rest = memoryview(content)
@@ -105,7 +110,7 @@ class CsvLogger(Logger):
         self._size += len(content)
 
     def _replace(self, columns: list[str], rows: Iterable[Mapping[str, float | str]]) -> None:
-        """Writes the file anew, whole or not at all; raises OSError."""
+        """Rewrites the file, completely or not at all; raises OSError."""
         header = [dict(zip(columns, columns, strict=True))] if columns else []
         content = _lines(columns, [*header, *rows])
         write_whole(self.path, [content])
@@ -119,9 +124,10 @@ def _lines(columns: list[str], rows: Iterable[Mapping[str, float | str]]) -> byt
 
 
 def _parsed(content: bytes, n: int | None = None) -> tuple[list[str], list[dict[str, str]], int]:
-    """The columns of a file, those of its first n rows (None: all) that are whole, and how many of them are not.
+    """Returns the columns of a file, its intact rows among the first n (None: all), and the number of damaged ones.
 
-    Line by line, so that one that is damaged takes no other with it; a last one without an end is torn.
+    The file is parsed line by line, so that a damaged line does not affect others; a last line without a line end is
+    torn.
     """
     header, *lines = content.splitlines(keepends=True) or [b""]
     lines = lines[:n]
@@ -134,7 +140,7 @@ def _parsed(content: bytes, n: int | None = None) -> tuple[list[str], list[dict[
 
 
 def _values(line: bytes) -> list[str]:
-    """The values of a line; none where it is not one of a CSV file."""
+    """Returns the values of a CSV line; an empty list if the line is damaged."""
     try:
         (values,) = csv.reader([line.decode()], strict=True)
     except (ValueError, csv.Error):

@@ -1,4 +1,4 @@
-"""What every logger is: this one ignores all it is told."""
+"""The interface of loggers, which is also a logger that ignores everything."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ __all__ = ["Logger", "Loggers"]
 
 
 class Logger:
-    """Hears what a runner tells, and does nothing with it; subclasses override what they care for.
+    """Receives the progress of a runner and ignores it; subclasses override the methods they need.
 
-    A context manager: leaving it closes.
+    A logger is a context manager that calls `close` at the end.
     """
 
     def settings(self, config: Mapping[str, Any]) -> None:
-        """Before `start`: the settings of the run, as `config.json` holds them."""
+        """Receives the settings of the run, as in `config.json`; called before `start`."""
 
     def start(self, n_steps: int) -> None:
-        """Training begins; it will take `n_steps` environment steps."""
+        """Called when training begins; it will take `n_steps` environment steps."""
 
     def progress(self, steps: int, mean_return: float = math.nan) -> None:
-        """After each batch: steps so far, and the mean return of recent episodes."""
+        """Called after each batch with the steps so far and the mean return of recent episodes."""
 
     def row(self, row: Mapping[str, float]) -> None:
-        """Every log interval: the numbers by column name."""
+        """Called every log interval with the numbers by column name."""
 
     def message(self, text: str) -> None:
-        """A sentence for a person."""
+        """Receives a message for the user."""
 
     def close(self) -> None:
-        """Nothing follows. Safe to call twice."""
+        """Called at the end; may be called twice."""
 
     def __enter__(self) -> Self:
         return self
@@ -42,7 +42,11 @@ class Logger:
 
 
 class Loggers(Logger):
-    """Tells several loggers."""
+    """Passes everything to several loggers.
+
+    Args:
+        loggers: called in this order.
+    """
 
     def __init__(self, *loggers: Logger) -> None:
         self._loggers = loggers

@@ -1,4 +1,4 @@
-"""Rows of numbers for TensorBoard."""
+"""Writes log rows for TensorBoard."""
 
 from __future__ import annotations
 
@@ -18,16 +18,21 @@ _STATISTIC = re.compile(r"(.+)(Average|Std|Median|Min|Max)")
 
 
 class TensorBoardLogger(Logger):
-    """Writes event files into `log_dir`: a scalar per column, over `CumSteps`; `ReturnMin` is the tag `Return/Min`, so
-    that the statistics of one quantity share a section of the page. NaN is left out. The settings of the run are its
-    hyperparameters, for the page HParams.
+    """Writes event files: one scalar per column, over `CumSteps`, and the settings of the run as hyperparameters.
 
-    Raises ImportError, naming the extra, where tensorboard is not installed.
+    `ReturnMin` gets the tag `Return/Min`, so that the statistics of one quantity share a section of the page. NaN is
+    left out. The hyperparameters are shown on the page HParams.
+
+    Args:
+        log_dir: folder of the event files.
+
+    Raises:
+        ImportError: if tensorboard is not installed; the message names the extra.
     """
 
     def __init__(self, log_dir: str | Path) -> None:
         try:
-            # Imported for the error now, before environments and workers start.
+            # Import now, so that an error is raised before environments and workers start.
             from tensorboard.compat.proto import event_pb2, summary_pb2
             from tensorboard.plugins.hparams.summary_v2 import hparams_pb
             from tensorboard.summary.writer.event_file_writer import EventFileWriter
@@ -45,19 +50,19 @@ class TensorBoardLogger(Logger):
         self._settings = {name: _hyperparameter(value) for name, value in flat.items()}
 
     def start(self, n_steps: int) -> None:
-        """See `Logger`. The writer's thread starts here: a runner forks its workers before."""
+        """See `Logger`. The writer's thread is started here because a runner has forked its workers by now."""
         self._writer = self._open(str(self._log_dir))
         if self._settings:
             self._add(0, self._hparams(self._settings))
 
     def row(self, row: Mapping[str, float]) -> None:
-        """See `Logger`; flushed."""
+        """See `Logger`. The event file is flushed."""
         values = [
             self._summary.Value(tag=_STATISTIC.sub(r"\1/\2", name), simple_value=value)
             for name, value in row.items()
             if not math.isnan(value)
         ]
-        # One event for all: an event each, as torch's writer makes, takes ten times as long.
+        # One event for all values: one event each, as torch's writer does, takes ten times as long.
         summary = self._summary(value=values)
         self._add(int(row["CumSteps"]), summary)
 
@@ -73,5 +78,5 @@ class TensorBoardLogger(Logger):
 
 
 def _hyperparameter(value: Any) -> bool | int | float | str:
-    """As TensorBoard takes it: numbers and truth values as they are, the rest as text."""
+    """Returns a value as TensorBoard accepts it: numbers and booleans unchanged, everything else as text."""
     return value if isinstance(value, bool | int | float) else str(value)

@@ -1,4 +1,4 @@
-"""Rows of numbers for Weights & Biases."""
+"""Sends log rows to Weights & Biases."""
 
 from __future__ import annotations
 
@@ -13,11 +13,17 @@ __all__ = ["WandbLogger"]
 
 
 class WandbLogger(Logger):
-    """Sends each row to a run of Weights & Biases, at step `CumSteps`; columns keep their names, NaN is left out.
+    """Sends each log row to a run of Weights & Biases, at step `CumSteps`; columns keep their names, NaN is left out.
 
-    project: of the run; name: of the run, wandb's choice if None; config: settings to show in place of the
-    run's; folder: where wandb keeps its local files; mode: "online", "offline" (sent later by `wandb sync`) or
-    "disabled"; None: what wandb's own settings say. Raises ImportError, naming the extra, where wandb is not installed.
+    Args:
+        project: project of the run.
+        name: name of the run. Default: chosen by wandb.
+        config: settings to show in place of the run's.
+        folder: where wandb stores its local files.
+        mode: "online", "offline" (sent later by `wandb sync`) or "disabled". Default: wandb's own settings.
+
+    Raises:
+        ImportError: if wandb is not installed; the message names the extra.
     """
 
     def __init__(
@@ -29,7 +35,7 @@ class WandbLogger(Logger):
         mode: Literal["online", "offline", "disabled"] | None = None,
     ) -> None:
         try:
-            # Imported for the error now, before environments and workers start.
+            # Import now, so that an error is raised before environments and workers start.
             import wandb
         except ImportError as error:
             raise ImportError('sending to Weights & Biases needs wandb; pip install "headrace[wandb]"') from error
@@ -45,7 +51,7 @@ class WandbLogger(Logger):
             self._config = dict(config)
 
     def start(self, n_steps: int) -> None:
-        """See `Logger`. wandb's threads and processes start here: a runner forks its workers before."""
+        """See `Logger`. wandb starts threads and processes here, after a runner has forked its workers."""
         self._run = self._open(
             project=self._project, name=self._name, config=self._config, dir=self._folder, mode=self._mode
         )

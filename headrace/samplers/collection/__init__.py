@@ -1,1 +1,1 @@
-"""Environments of one slice and the loop over them; no torch here."""
+"""Environments of one slice and the loop that steps them; these modules do not load torch."""

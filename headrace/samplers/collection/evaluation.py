@@ -1,4 +1,4 @@
-"""Evaluation: the same loop with other environments, some rows at a time, until each has had its episodes."""
+"""Evaluation: runs the collection loop on evaluation environments, some rows at a time, until all have finished."""
 
 from __future__ import annotations
 
@@ -19,14 +19,18 @@ from headrace.types import BatchSpec, EnvSpaces
 
 __all__ = ["EvalReport", "EvalSlice", "evaluation_episodes", "evaluation_spec", "require_alike"]
 
-#: Rows collected at a time, into a slot that is written again and again.
+#: Number of rows collected at a time, into a slot that is overwritten repeatedly.
 _ROWS = 32
 
 
 @dataclass
 class EvalReport:
-    """What a slice tells after some rows of an evaluation: the episodes that ended in them, those that still run, and
-    whether all of its environments have had theirs.
+    """Report of a slice after some rows of an evaluation.
+
+    Args:
+        finished: the episodes that ended in these rows.
+        unfinished: the episodes that are still running.
+        idle: whether all environments of the slice have finished their episodes.
     """
 
     finished: Episodes
@@ -35,14 +39,22 @@ class EvalReport:
 
 
 def evaluation_spec(spec: SlotSpec, widths: tuple[int, ...]) -> SlotSpec:
-    """What the slot of an evaluation holds, for so many evaluation environments in each slice."""
+    """Returns the contents of the slot of an evaluation.
+
+    Args:
+        spec: the contents of a training slot.
+        widths: number of evaluation environments in each slice.
+    """
     return replace(spec, batch=BatchSpec(_ROWS, sum(widths)), widths=widths, env_info=None, bootstrap=False)
 
 
 def evaluation_episodes(collect: Callable[[int, int], Sequence[EvalReport]], max_T: int) -> list[Episodes]:
-    """All episodes of an evaluation of `max_T` rows at most, unfinished ones last.
+    """Runs an evaluation and returns its episodes, unfinished ones last.
 
-    collect: called with the number of a first row and how many to collect, until all slices say they are idle.
+    Args:
+        collect: collects rows, given the number of the first row and the number of rows; called until all slices are
+            idle.
+        max_T: maximum number of rows.
     """
     parts: list[Episodes] = []
     first_row = 0
@@ -56,47 +68,58 @@ def evaluation_episodes(collect: Callable[[int, int], Sequence[EvalReport]], max
 
 
 class EvalSlice:
-    """Makes its environments at once; `setup` gives it its columns of a slot; then `rows` collects.
+    """The evaluation environments of one slice, with their loop.
 
-    That is an iterator like `TrainSlice.batch`.
+    The constructor makes the environments, `setup` sets their columns of a slot, and `rows` collects; its result is an
+    iterator like that of `TrainSlice.batch`.
     """
 
     def __init__(self, config: SliceConfig, status: Status) -> None:
-        self.config = replace(config, saved={}, eval_saved={})  # they are large, and needed once
+        self.config = replace(config, saved={}, eval_saved={})  # saved environments are large and only needed below
         self.envs = eval_envs(config, status)
         self._status = status
         self._n_tried = len({*config.eval_env_ids} & {*config.eval_tried_ids})
         self._why_not = "" if config.resumable else NOT_ASKED
         if not isinstance(self.envs, ScalarEnvs):
             self._why_not = self._why_not or not_saved(config.eval_factory.name)
-        self._trial = CopyTrial(config.eval_factory.name)  # in the first evaluation
-        self._loading: CopyTrial | None = None  # before there was one
+        self._trial = CopyTrial(config.eval_factory.name)  # runs in the first evaluation
+        self._loading: CopyTrial | None = None  # used before the first evaluation
 
     @property
     def spaces(self) -> EnvSpaces:
-        """Those of every environment here."""
+        """The spaces of each environment in the slice."""
         return self.envs.spaces
 
     def setup(self, spec: SlotSpec, view: SlotView) -> None:
-        """Takes its columns of the slot that evaluations write again and again."""
+        """Sets the view of the slot that evaluations overwrite repeatedly."""
         self._view = view
         self._loop = CollectionLoop(
             self.envs, spec, status=self._status, traj_info=self.config.traj_info, wait_reset=False
         )
 
     def begin(self) -> None:
-        """Resets the environments, each for its number of episodes."""
+        """Resets the environments and sets the number of episodes that each runs."""
         if self._has_trial and self._trial.due:
             self._take(self._trial)
         self._loop.restart(Phase.RESETTING)
         self.envs.allow(self.config.eval_episodes - 1)
 
     def rows(self, n_rows: int, until_idle: bool) -> Iterator[int]:
-        """The next rows of an evaluation; until_idle: stop when no environment has an episode left."""
+        """Returns an iterator that collects the next rows of an evaluation.
+
+        Args:
+            n_rows: number of rows.
+            until_idle: whether to stop when no environment has an episode left.
+        """
         return self._loop.collect(self._view, n_rows, evaluating=True, until_idle=until_idle)
 
     def report(self, first_row: int, n_rows: int) -> EvalReport:
-        """After rows of an evaluation, the first of them number `first_row`."""
+        """Returns the report after rows of an evaluation.
+
+        Args:
+            first_row: number of the first of these rows.
+            n_rows: number of rows.
+        """
         loop = self._loop
         if self._trial.taken:
             resets = self.config.eval_episodes - 1
@@ -105,7 +128,7 @@ class EvalSlice:
         return EvalReport(loop.finished, loop.episodes.unfinished(first_row + n_rows), bool(self.envs.waiting.all()))
 
     def state(self) -> SliceState:
-        """Its pickled environments, or why there are none."""
+        """Returns the pickled environments, or the reason why they are missing."""
         try:
             if self._why_not:
                 return SliceState(why_not=self._why_not)
@@ -126,7 +149,10 @@ class EvalSlice:
         return not self._why_not and self._n_tried > 0
 
     def _verdict(self) -> str:
-        """Why the environments are not saved. Before the first evaluation it is only seen that copies can be loaded."""
+        """Returns why the environments are not saved, or "".
+
+        Before the first evaluation this only checks that copies can be loaded.
+        """
         trial = self._trial
         if trial.due:
             if self._loading is None:
@@ -142,13 +168,13 @@ class EvalSlice:
         trial.take(self.config.eval_env_ids[:n], self._env_states(n), self._status)
 
     def _env_states(self, n: int) -> list[EnvState]:
-        """Of the first `n` environments, as they stand."""
+        """Returns the current state of the first `n` environments."""
         envs = self.envs
-        assert isinstance(envs, ScalarEnvs)  # of others it was said why not
+        assert isinstance(envs, ScalarEnvs)  # other kinds already set `_why_not`
         return [EnvState(*envs.environment(row)) for row in range(n)]
 
     def notes(self) -> list[tuple[int, str]]:
-        """What the environments have for the log since the last time."""
+        """Returns and clears the environments' log messages."""
         notes, self.envs.notes = self.envs.notes, []
         return notes
 
@@ -161,7 +187,10 @@ class EvalSlice:
 
 
 def require_alike(evaluation: EnvSpaces, training: EnvSpaces) -> None:
-    """Raises EnvContractError unless an agent made for the one can act in the other."""
+    """Raises EnvContractError if evaluation and training environments have different spaces.
+
+    An agent made for one could not act in the other.
+    """
     if evaluation != training:
         raise EnvContractError(
             f"evaluation environments have {evaluation}, training environments {training}; make eval_env_kwargs give "

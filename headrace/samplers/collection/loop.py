@@ -1,4 +1,4 @@
-"""The collection loop: there is one, and it knows no agent, process, device or semaphore."""
+"""The collection loop, shared by all samplers; it is independent of agents, processes, devices and semaphores."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ __all__ = ["CollectionLoop", "SlotView", "null_rows", "private_array"]
 
 
 def private_array(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
-    """Allocates in this process's own memory."""
+    """Allocates a zeroed array in this process's private memory."""
     return np.zeros(shape, dtype)
 
 
 def null_rows(example: Tree, *leading: int) -> Tree:
-    """Zeros `[*leading, ...]` in this process's own memory."""
+    """Allocates zeros `[*leading, ...]` in this process's private memory."""
     return allocate_like(example, leading, private_array)
 
 
 class SlotView:
-    """One slice of a slot with the views of every row made once: no slicing on the path of a step."""
+    """One slice of a slot with precomputed views of every row, so that a step does no slicing."""
 
     def __init__(self, slot: Slot, first_column: int) -> None:
         T = len(slot.reward)
@@ -45,7 +45,7 @@ class SlotView:
         self.is_first = list(slot.is_first)
 
     def begin(self) -> None:
-        """Sets what most cells of a batch are, so that a step writes only what differs."""
+        """Sets the values that most cells of a batch have, so that a step writes only exceptions."""
         slot = self.slot
         slot.terminated[:] = False
         slot.truncated[:] = False
@@ -55,9 +55,15 @@ class SlotView:
     def write_finals(
         self, times: Sequence[int], rows: Sequence[int], observations: Sequence[Tree]
     ) -> FinalRegion | None:
-        """Writes the batch's ended episodes into the final region; returns what did not fit, without states.
+        """Writes the batch's ended episodes into the final region.
 
-        times, rows: `[N]` in (time, row) order; observations: trees of `[k, ...]` that make up the N in that order.
+        Args:
+            times: `[N]`, time steps in which episodes ended, in (time, column) order.
+            rows: `[N]`, columns of the slice in which they ended.
+            observations: trees of `[k, ...]` whose concatenation has the N final observations in that order.
+
+        Returns:
+            The entries that did not fit, without states; None if all did.
         """
         if not times:
             return None
@@ -78,12 +84,12 @@ _NOBODY = np.empty(0, np.intp)
 
 
 def _copy(leaf: Any) -> Any:
-    """An array, or a scalar, which `numpy.copy` would make an array of."""
+    """Copies an array or a scalar; `numpy.copy` would turn a scalar into an array."""
     return leaf.copy()
 
 
 def _either(rows: np.ndarray | None, others: np.ndarray | None) -> np.ndarray | None:
-    """The rows of either mask, in an array of its own."""
+    """Returns the union of two masks as a new array."""
     if others is None:
         return rows
     return others.copy() if rows is None else rows | others
@@ -91,7 +97,7 @@ def _either(rows: np.ndarray | None, others: np.ndarray | None) -> np.ndarray | 
 
 @dataclass
 class _Ended:
-    """The episodes that ended in a batch so far, in (time, row) order."""
+    """The episodes that ended in a batch so far, in (time, column) order."""
 
     times: list[int] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
@@ -100,7 +106,7 @@ class _Ended:
     objects: list[TrajInfo] = field(default_factory=list)
 
     def add(self, t: int, ends: Ends, episodes: EpisodeColumns) -> None:
-        """Adds those of step t."""
+        """Adds the episodes that ended in time step t."""
         rows = ends.rows.tolist()
         self.times += [t] * len(rows)
         self.rows += rows
@@ -111,15 +117,15 @@ class _Ended:
 
 
 class CollectionLoop:
-    """Steps the environments of one slice through batches and records everything that is theirs.
+    """Steps the environments of one slice through batches and records what the environments return.
 
-    `collect` is a generator: it yields t when row t is ready and is resumed when the actions of row t are in the slot.
-    Whoever drives it decides where they come from::
+    `collect` is a generator: it yields t when row t is ready, and continues after the caller has written the actions of
+    row t into the slot. The caller decides where the actions come from::
 
         for t in loop.collect(view):
             actor.act(t)
 
-    The loop owns the environments, their current row and the running episode statistics.
+    The loop owns the environments, their current row and the statistics of the running episodes.
     """
 
     def __init__(
@@ -142,34 +148,36 @@ class CollectionLoop:
         self._is_first = np.ones(n, np.bool_)
         self._prev_action = null_rows(spec.action, n)
         self._prev_reward = np.zeros(n, np.float32)
-        self._env_info = null_rows(spec.env_info, n)  # where decorrelation's infos go
+        self._env_info = null_rows(spec.env_info, n)  # receives the infos of decorrelation steps
 
     def start(self, seed: int, max_decorrelation_steps: int, incarnation: int = 0) -> None:
-        """First resets; then each environment takes 1 to `max_decorrelation_steps` random actions (0: none).
+        """Resets the environments, then takes 1 to `max_decorrelation_steps` random actions in each (0: none).
 
-        So the environments of a batch are not all at the start of an episode. The steps count into the statistics of
-        the running episodes; row 0 starts them anew for the agent: `is_first`, null previous inputs, zero state.
+        Decorrelation prevents all environments of a batch from being at the start of an episode. Its steps count in the
+        statistics of the running episodes; for the agent, row 0 starts an episode: `is_first`, null previous inputs,
+        zero state.
         """
         self.restart(Phase.RESETTING)
         if max_decorrelation_steps:
             draws = uniforms(env_keys(seed, Stream.DECORRELATION, self.envs.env_ids), incarnation, 1, 1)[0, :, 0]
             counts = 1 + (draws * max_decorrelation_steps).astype(np.int64)
             if not self.envs.holds:
-                counts[:] = max_decorrelation_steps  # where none can be kept from moving, all take as many
+                counts[:] = max_decorrelation_steps  # environments that cannot be held all take the same number
             self._decorrelate(counts)
         if self._wait_reset:
             self.envs.allow(0)
         self.status.enter(Phase.WAITING)
 
     def row(self, row: int) -> tuple[Tree, Any]:
-        """Where a row stands (observation, is_first, previous action and reward, whether its environment waits), and
-        the statistics of its running episode.
+        """Returns the current inputs of a column and the statistics of its running episode.
+
+        The inputs are observation, is_first, previous action, previous reward, and whether the environment waits.
         """
         columns = (self._observation, self._is_first, self._prev_action, self._prev_reward, self.envs.waiting)
         return tree_map(np.copy, tree_rows(columns, row)), self.episodes.running(row)
 
     def restore(self, rows: Sequence[Tree], running: Sequence[Any]) -> None:
-        """In place of `start`: stands where `row` said, of every row."""
+        """Restores every column from what `row` returned; called instead of `start`."""
         for index, (observation, is_first, prev_action, prev_reward, _) in enumerate(rows):
             self.episodes.restore(index, running[index])
             tree_copy_into(tree_rows(self._observation, (index, ...)), observation)
@@ -180,14 +188,14 @@ class CollectionLoop:
             self.envs.allow(0)
 
     def restart(self, phase: Phase) -> None:
-        """Resets every environment, in the middle of an episode or not; null inputs, empty statistics."""
+        """Resets every environment, even within an episode, with null previous inputs and empty statistics."""
         self.status.enter(phase)
         self.envs.reset(None, self._observation)
         self._null_inputs(slice(None))
         self.episodes.restart()
 
     def reset_waiting(self) -> None:
-        """In reset mode "wait": resets the environments that ended in the last batch."""
+        """Resets the environments that ended in the last batch, if the reset mode is "wait"."""
         if not (self._wait_reset and self.envs.waiting.any()):
             return
         rows = np.flatnonzero(self.envs.waiting).tolist()
@@ -198,10 +206,15 @@ class CollectionLoop:
         self.status.enter(Phase.WAITING)
 
     def collect(self, view: SlotView, n_rows: int, evaluating: bool = False, until_idle: bool = False) -> Iterator[int]:
-        """Collects rows 0 to n_rows − 1 (all of a batch; fewer at the end of an evaluation); see the class.
+        """Collects rows 0 to n_rows − 1: a whole batch, or fewer rows at the end of an evaluation; see the class.
 
-        evaluating: environments wait once they have used up their resets; until_idle: stop early when all of them do.
-        The episodes that ended are in `finished` afterwards, and in the slot's final region.
+        Afterwards the episodes that ended are in `finished` and in the slot's final region.
+
+        Args:
+            view: the slice of the slot to fill.
+            n_rows: number of rows.
+            evaluating: whether environments wait once they have used up their resets.
+            until_idle: whether to stop early when all environments wait.
         """
         phase = Phase.EVALUATING if evaluating else Phase.STEPPING
         slot, envs, timing, line = view.slot, self.envs, self.timing, self.status.line
@@ -212,7 +225,7 @@ class CollectionLoop:
         stepped = np.full(len(envs.env_ids), n_rows)
         stepped[envs.waiting] = 0
         may_wait = self._wait_reset or evaluating
-        idle = envs.waiting.copy() if envs.waiting.any() else None  # who does not take step t
+        idle = envs.waiting.copy() if envs.waiting.any() else None  # columns that do not take step t
         resetting, n_resets = envs.resetting, 0
         if resetting is not None:
             slot.valid[0, resetting] = slot.is_first[0, resetting] = False
@@ -230,7 +243,7 @@ class CollectionLoop:
             if detail:
                 row_begin = max(row_begin, detail.turned_to_ns)
                 detail.acting_ns += perf_counter_ns() - row_begin
-            line[Status.PHASE], line[Status.STEP] = phase, t  # again: loops of several slices share the line
+            line[Status.PHASE], line[Status.STEP] = phase, t  # set again: loops of several slices share the line
             line[Status.PROGRESS] += 1
             beginning = _NOBODY if resetting is None else resetting.nonzero()[0]
             silent = _either(idle, resetting) if self.episodes.objects is not None else None
@@ -266,36 +279,36 @@ class CollectionLoop:
         timing.batch_ns += perf_counter_ns() - begin
         self.status.enter(Phase.WAITING)
 
-    #: The episodes that ended in the last `collect`: their statistics, their number, and the final entries that did
-    #: not fit into the slot's region (None if all did).
+    #: The episodes that ended in the last `collect`: their statistics, their number, and the final entries that did not
+    #: fit into the slot's region (None if all did).
     finished: Episodes
     n_final: int
     overflow: FinalRegion | None
 
     def _start_episodes(self, view: SlotView, t: int, rows: np.ndarray) -> None:
-        """After ends in step t, row t + 1 starts an episode."""
+        """Marks row t + 1 as the start of an episode in these columns, whose episodes ended in step t."""
         for leaf in view.prev_action_leaves[t + 1]:
             leaf[rows] = 0
         view.prev_rewards[t + 1][rows] = 0
         view.is_first[t + 1][rows] = True
 
     def _pad(self, view: SlotView, t: int, rows: np.ndarray, stepped: np.ndarray) -> None:
-        """These rows stopped in step t and wait: what follows in this batch is padding."""
+        """Marks the rest of the batch as padding in these columns, which stopped in step t and wait."""
         view.is_first[t + 1][rows] = False
         view.slot.valid[t + 1 :, rows] = False
         stepped[rows] = t + 1
 
     def _skip(self, view: SlotView, t: int, rows: np.ndarray) -> int:
-        """These rows spend step t + 1 on a reset: it is padding, and what follows is the first row of an episode.
+        """Marks step t + 1 as padding in these columns, which spend it on a reset; the next row starts an episode.
 
-        Returns how many of this batch's rows that are; in the next batch, row 0 is.
+        Returns the number of these padded rows that lie in this batch; the next batch handles its own row 0.
         """
         view.is_first[t + 1][rows] = False
         view.slot.valid[t + 1 : t + 2, rows] = False
         return len(rows) if t + 1 < len(view.slot.valid) else 0
 
     def _blank(self, view: SlotView, t: int, idle: np.ndarray | None) -> None:
-        """Zeros what a waiting environment does not give: observation and inputs of row t + 1, env_info of row t."""
+        """Zeros the fields that waiting environments do not write: inputs of row t + 1 and env_info of row t."""
         waiting = self.envs.waiting
         for leaf in (*tree_leaves(view.step_rows[t].observation), *view.prev_action_leaves[t + 1]):
             leaf[waiting] = 0
@@ -320,9 +333,9 @@ class CollectionLoop:
                 )
 
     def _decorrelate(self, counts: np.ndarray) -> None:
-        """Steps environment b `counts[b]` times with random actions, and starts its row anew for the agent.
+        """Steps environment b `counts[b]` times with random actions; the next row starts an episode for the agent.
 
-        Environments that move while they are held begin anew when their steps begin: these are the last of all.
+        Environments that move while they are held restart when their steps begin, so they take their steps at the end.
         """
         n_rows, n = int(counts.max()), len(counts)
         offsets = n_rows - counts if self.envs.moves_while_held else np.zeros(n, np.int64)
@@ -350,21 +363,21 @@ class CollectionLoop:
         self.episodes.add(reward, stepped, ended.times, ended.rows, ended.infos, ended.objects, offsets)
 
     def _null_inputs(self, rows: Any) -> None:
-        """The given rows start an episode."""
+        """Sets the previous inputs of columns that start an episode."""
         self._is_first[rows] = True
         self._prev_reward[rows] = 0
         for leaf in tree_leaves(self._prev_action):
             leaf[rows] = 0
 
     def _write_current(self, slot: Slot) -> None:
-        """Row 0 of a slot is the row this loop stands at."""
+        """Writes the loop's current row into row 0 of a slot."""
         tree_copy_into(tree_rows(slot.observation, 0), self._observation)
         tree_copy_into(tree_rows(slot.prev_action, 0), self._prev_action)
         slot.is_first[0] = self._is_first
         slot.prev_reward[0] = self._prev_reward
 
     def _read_current(self, slot: Slot, t: int) -> None:
-        """This loop stands at row t of a slot."""
+        """Makes row t of a slot the loop's current row."""
         tree_copy_into(self._observation, tree_rows(slot.observation, t))
         tree_copy_into(self._prev_action, tree_rows(slot.prev_action, t))
         self._is_first[:] = slot.is_first[t]

@@ -1,4 +1,4 @@
-"""The environments of one slice: what they are made from, and the making."""
+"""The configuration of one slice's environments, and the functions that make the environments."""
 
 from __future__ import annotations
 
@@ -56,13 +56,13 @@ class SliceConfig:
 
 
 def train_envs(config: SliceConfig, status: Status) -> tuple[Envs, list[EnvState]]:
-    """The training environments, and the states they go on from, none if they are new."""
+    """Returns the training environments and the states from which they continue (empty if they are new)."""
     saved = _unpickled(config.factory, config.env_ids, config.saved, status)
     return _made(config, config.factory, config.env_ids, None, config.env_info_keys, saved, status), saved
 
 
 def eval_envs(config: SliceConfig, status: Status) -> Envs:
-    """The evaluation environments, at least one."""
+    """Returns the evaluation environments; there must be at least one."""
     saved = _unpickled(config.eval_factory, config.eval_env_ids, config.eval_saved, status)
     return _made(config, config.eval_factory, config.eval_env_ids, Stream.EVAL_ENV, {}, saved, status)
 

@@ -1,4 +1,4 @@
-"""The training environments of one slice, with their loop. Whoever acts drives it."""
+"""The training environments of one slice, with their loop. The caller provides the actions."""
 
 from __future__ import annotations
 
@@ -24,15 +24,19 @@ from headrace.types import EnvSpaces, Timing
 
 __all__ = ["SliceReport", "TrainSlice", "TrainSlices"]
 
-_NOTICED = 32  # rows that are looked at for draws from global generators, 0.3 ms each
+_NOTICED = 32  # number of rows that are checked for draws from global generators, 0.3 ms each
 
 
 @dataclass
 class SliceReport:
-    """What a slice tells its sampler after a batch, besides what it wrote into the slot.
+    """Report of a slice to its sampler after a batch, in addition to what the slice wrote into the slot.
 
-    n_final: ended episodes; overflow: the entries that did not fit into the slot's final region, or None;
-    episodes: statistics; notes: (level, sentence) for the log; timing: counters since the start.
+    Args:
+        n_final: number of ended episodes.
+        overflow: the entries that did not fit into the slot's final region, or None.
+        episodes: statistics of the ended episodes.
+        notes: log messages, (level, sentence).
+        timing: counters since the start.
     """
 
     n_final: int
@@ -43,14 +47,15 @@ class SliceReport:
 
 
 class TrainSlice:
-    """Makes its environments at once; `setup` gives it its columns of the slots; then `batch` collects.
+    """The training environments of one slice.
 
-    That is an iterator over rows: each number says that this row is ready, and what comes after it takes the actions of
-    that row from the slot. evaluation: what has this slice's share of the evaluation environments, None without any.
+    The constructor makes the environments, `setup` sets their columns of the slots, and `batch` collects. The result of
+    `batch` is an iterator over rows: it yields t when row t is ready, and when it is resumed it reads the actions of
+    row t from the slot. `evaluation` has this slice's share of the evaluation environments; None if it has none.
     """
 
     def __init__(self, config: SliceConfig, status: Status) -> None:
-        # Without the saved environments: they are large, and needed once.
+        # Saved environments are large and only needed below.
         self.config = replace(config, saved={}, eval_saved={})
         self._status = status
         self._trial: CopyTrial | None = None
@@ -69,11 +74,11 @@ class TrainSlice:
 
     @property
     def spaces(self) -> EnvSpaces:
-        """Those of every environment here."""
+        """The spaces of each environment in the slice."""
         return self._envs.spaces
 
     def setup(self, spec: SlotSpec, views: Sequence[SlotView]) -> None:
-        """Takes its columns of every slot; resets and decorrelates the environments, or goes on with saved ones."""
+        """Sets the views of every slot; resets and decorrelates the environments, or restores saved ones."""
         config = self.config
         self._n_rows = spec.batch.T
         self._views = views
@@ -96,17 +101,17 @@ class TrainSlice:
 
     @property
     def timing(self) -> Timing:
-        """Counters of its batches."""
+        """Counters of the slice's batches."""
         return self._loop.timing
 
     def batch(self, batch_index: int) -> Iterator[int]:
-        """The rows of a batch, which lies in the slots in turn."""
+        """Returns an iterator over the rows of a batch; batches use the slots in turn."""
         self._view = self._views[batch_index % len(self._views)]
         self._loop.reset_waiting()
-        # Not of environments that were just reset: of the module globals they use, a reset sets anew what it needs.
+        # Environments that were just reset are not copied, because a reset sets the module globals that it needs.
         if self._trial is not None and self._trial.due and self._stepped:
             envs, n = self._scalar_envs, self._n_tried
-            # Without statistics, whose class may be in a program that is slow to import.
+            # Statistics are left out: their class may be in a program that is slow to import.
             states = [EnvState(*envs.environment(row)) for row in range(n)]
             self._trial.take(self.config.env_ids[:n], states, self._status)
         self._stepped = True
@@ -114,7 +119,7 @@ class TrainSlice:
         return rows if self._n_noticed == _NOTICED else self._noticed(rows)
 
     def _noticed(self, rows: Iterator[int]) -> Iterator[int]:
-        """The same rows. Whether environments draw from global generators is noticed in the first ones only."""
+        """Yields the same rows; in the first ones, checks whether environments draw from global generators."""
         end = False
         while not end and self._n_noticed < _NOTICED:
             self._n_noticed += 1
@@ -127,6 +132,7 @@ class TrainSlice:
 
     @contextmanager
     def _noticing(self) -> Iterator[None]:
+        """Returns a context manager that warns if environments draw from global generators inside it."""
         randomness = None if self.config.factory.isolation is not None else GlobalRandomness()
         yield
         if randomness is not None and randomness.touched():
@@ -138,7 +144,7 @@ class TrainSlice:
             self._envs.notes.append((logging.WARNING, sentence))
 
     def report(self) -> SliceReport:
-        """After the rows of a batch."""
+        """Returns the report after the rows of a batch."""
         loop = self._loop
         if self._trial is not None and self._trial.taken:
             resets = 0 if self.config.wait_reset else None
@@ -146,11 +152,11 @@ class TrainSlice:
         return SliceReport(loop.n_final, loop.overflow, loop.finished, self._notes(), loop.timing)
 
     def prepare(self) -> None:
-        """Resets the rows that wait, ahead of the next batch."""
+        """Resets the waiting environments ahead of the next batch."""
         self._loop.reset_waiting()
 
     def call(self, name: str, args: Sequence[Any], env_ids: Sequence[int]) -> dict[int, Any]:
-        """Calls a method of training environments, or reads an attribute; answers by env id."""
+        """Calls a method of training environments, or reads an attribute; returns the results by env id."""
         envs = self._envs
         rows = [row for row, env_id in enumerate(envs.env_ids) if env_id in env_ids]
         answers = envs.call(rows, name, args) if rows else []
@@ -158,7 +164,7 @@ class TrainSlice:
         return {envs.env_ids[row]: answer for row, answer in zip(rows, answers, strict=True)}
 
     def state(self) -> SliceState:
-        """Where this slice stands, between batches; without recurrent states, which belong to who acts."""
+        """Returns the slice's state between batches, without recurrent states, which the actor holds."""
         try:
             if self._why_not:
                 return SliceState(why_not=self._why_not)
@@ -181,16 +187,16 @@ class TrainSlice:
 
     @property
     def _scalar_envs(self) -> ScalarEnvs:
-        assert isinstance(self._envs, ScalarEnvs)  # of others it was said why not
+        assert isinstance(self._envs, ScalarEnvs)  # other kinds already set `_why_not`
         return self._envs
 
     def _notes(self) -> list[tuple[int, str]]:
-        """What the environments have for the log since the last time."""
+        """Returns and clears the environments' log messages."""
         notes, self._envs.notes = self._envs.notes, []
         return notes if self.evaluation is None else notes + self.evaluation.notes()
 
     def close(self) -> None:
-        """Closes the environments; a failure is raised after all are closed."""
+        """Closes the environments; raises a failure after all are closed."""
         if self._trial is not None:
             self._trial.close()
         try:
@@ -201,7 +207,7 @@ class TrainSlice:
 
 
 class TrainSlices:
-    """Those of one process, one for each of its slices; if one fails, those made before it are closed."""
+    """The `TrainSlice`s of one process. If making one fails, those made before it are closed."""
 
     def __init__(self, configs: Sequence[SliceConfig], status: Status) -> None:
         self.all: list[TrainSlice] = []
@@ -215,17 +221,17 @@ class TrainSlices:
 
     @property
     def spaces(self) -> list[EnvSpaces]:
-        """One for each slice."""
+        """The spaces of each slice."""
         return [collector.spaces for collector in self.all]
 
     def call(self, name: str, args: Sequence[Any], env_ids: Sequence[int]) -> dict[int, Any]:
-        """Calls training environments; answers by env id."""
+        """Calls training environments; returns the results by env id."""
         return {
             env_id: value for collector in self.all for env_id, value in collector.call(name, args, env_ids).items()
         }
 
     def close(self) -> None:
-        """Closes them; the first failure is raised after the last is closed."""
+        """Closes all slices; raises the first failure after the last is closed."""
         with ExitStack() as stack:
             for collector in reversed(self.all):
                 stack.callback(collector.close)

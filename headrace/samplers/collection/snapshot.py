@@ -1,4 +1,4 @@
-"""Where the environments of a sampler stand between two batches."""
+"""The state of a sampler's environments between two batches."""
 
 from __future__ import annotations
 
@@ -18,14 +18,19 @@ from headrace.types import Tree
 __all__ = ["NOT_ASKED", "EnvState", "SamplerState", "SliceState", "joined", "not_saved", "recorded"]
 
 _NUMBERS = ("batches", "evaluations", "version", "incarnation", "ahead")
-#: Why there is no state of environments that were not to be saved.
+#: Why there are no environments in the state if saving them was not requested.
 NOT_ASKED = "it was not asked for: initialize(resumable=True)"
 
 
 @dataclass
 class SliceState:
-    """The pickled `EnvState`s of a slice by env id; or none, and in `why_not` the reason. memory: the recurrent states
-    of its rows by env id, from who acts for them.
+    """The saved environments of a slice.
+
+    Args:
+        train: pickled `EnvState`s of training environments by env id.
+        evaluation: pickled `EnvState`s of evaluation environments by env id.
+        memory: recurrent states of the columns by env id, from the actor.
+        why_not: why the environments are missing; "" if they are not.
     """
 
     train: dict[int, bytes] = field(default_factory=dict)
@@ -35,7 +40,7 @@ class SliceState:
 
 
 def joined(states: Sequence[SliceState]) -> SliceState:
-    """Those of all slices as one; without environments where they are missing of one."""
+    """Joins the states of all slices; without environments if any slice lacks them."""
     whole = SliceState(why_not=next((state.why_not for state in states if state.why_not), ""))
     for state in states if not whole.why_not else ():
         whole.train |= state.train
@@ -46,13 +51,21 @@ def joined(states: Sequence[SliceState]) -> SliceState:
 
 @dataclass(frozen=True)
 class SamplerState:
-    """Where a sampler stands between two batches: what `initialize(resume=...)` goes on from.
+    """The state of a sampler between two batches, from which `initialize(resume=...)` continues.
 
-    batches, evaluations, version: how many there were, the addresses of randomness; incarnation: how often the
-    environments were begun anew; ahead: of the batches, those that were collected and not given to anybody, so that the
-    next one does not continue what was given last; train, evaluation: pickled `EnvState`s by env id, and memory: the
-    recurrent states of their rows (trees of arrays, None if feed-forward), so that any number of workers of any sampler
-    can take them over; empty where they could not be had, `why_not` says why.
+    Environments are saved by env id, so a sampler of any kind with any number of workers can restore them.
+
+    Args:
+        batches: number of batches so far; addresses randomness.
+        evaluations: number of evaluations so far; addresses randomness.
+        version: number of parameter versions so far; addresses randomness.
+        incarnation: how often the environments were restarted as new ones.
+        ahead: how many of the batches were collected but not returned to the caller; the next batch does not continue
+            the last returned one.
+        train: pickled `EnvState`s of training environments by env id; empty if they are not available.
+        evaluation: pickled `EnvState`s of evaluation environments by env id; empty if they are not available.
+        memory: recurrent states of the columns by env id, trees of arrays, None if feed-forward.
+        why_not: why the environments are missing; "" if they are not.
     """
 
     batches: int
@@ -67,17 +80,21 @@ class SamplerState:
 
     @staticmethod
     def of(numbers: Any) -> SamplerState:
-        """Without environments, from what `numbers` answers; raises ValueError for anything else."""
+        """Returns a state without environments from what `numbers` returned.
+
+        Raises:
+            ValueError: for anything else.
+        """
         fields(dict.fromkeys(_NUMBERS, whole()))(numbers, "sampler")
         whole(0, numbers["batches"])(numbers["ahead"], "sampler.ahead")
         return SamplerState(**numbers)
 
     def numbers(self) -> dict[str, int]:
-        """All of it but environments: plain numbers, for a file."""
+        """Returns everything but the environments as plain numbers, for a file."""
         return {name: getattr(self, name) for name in _NUMBERS}
 
     def require(self, env_ids: Sequence[int], n_eval: int) -> None:
-        """Raises ValueError if the environments in it are not those of a sampler that is to go on from here."""
+        """Raises ValueError if the saved environments differ from those of the sampler that is to continue."""
         if self.train and (self.train.keys() != set(env_ids) or len(self.evaluation) != n_eval):
             raise ValueError(
                 f"resume has the environments {sorted(self.train)} and {len(self.evaluation)} for evaluation, this "
@@ -86,12 +103,12 @@ class SamplerState:
 
     @property
     def next_incarnation(self) -> int:
-        """That of a sampler which goes on from here."""
+        """Incarnation of a sampler that continues from this state."""
         return self.incarnation + (not self.train and self.batches > 0)
 
 
 def recorded(slot: Slot, n_rows: int, *, begins: bool, resets: int | None) -> Recorded:
-    """The first rows of a slot, as copies are to repeat them."""
+    """Returns the first rows of a slot, for copies of the environments to replay."""
 
     def rows(leaf: np.ndarray) -> np.ndarray:
         return leaf[:n_rows]
@@ -108,5 +125,9 @@ def recorded(slot: Slot, n_rows: int, *, begins: bool, resets: int | None) -> Re
 
 
 def not_saved(name: str) -> str:
-    """The sentence for vector environments. name: the factory's."""
+    """Returns the sentence that says why vector environments are not saved.
+
+    Args:
+        name: name of the environment factory.
+    """
     return f"{name} makes vector environments, which are not saved"

@@ -1,1 +1,1 @@
-"""Engines: what does the work of a sampler, in this process, in workers, or ahead of the learner."""
+"""Engines do the work of a sampler: in this process, in workers, or ahead of the learner."""

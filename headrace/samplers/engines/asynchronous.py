@@ -1,4 +1,4 @@
-"""The engine that collects ahead of the learner: an engine of any other layout, in a process of its own."""
+"""The engine that collects ahead of the learner: it runs the engine of any other layout in a separate process."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ _Answer = TypeVar("_Answer")
 
 
 class AsynchronousEngine(ParallelEngine[SamplerProcess]):
-    """A sampler process, one for each device, collects up to `n_slots` − 1 batches ahead of the caller.
+    """Runs one sampler process per device, which collect up to `n_slots` − 1 batches ahead of the caller.
 
-    `collect` publishes the parameters, commands the next batch, to be collected with them into the slot that is given
-    back by this call, and returns the batch that was commanded before. Evaluations, `states` and `call` take place
-    after the batches that were commanded. With the option eval_process a process of its own evaluates.
+    `collect` publishes the parameters, commands the next batch (to be collected with them into the slot that this call
+    frees) and returns the batch that was commanded earlier. Evaluations, `states` and `call` run after the batches that
+    were already commanded. With the option eval_process a separate process evaluates.
     """
 
     _agent: Agent | None = None
@@ -54,22 +54,22 @@ class AsynchronousEngine(ParallelEngine[SamplerProcess]):
 
     def __init__(self, name: str, layout: Layout, config: SamplerConfig, status: Status) -> None:
         super().__init__(name, layout, config, status)
-        #: What every batch is given to, in the sampler process.
+        #: Receives every batch in the sampler process.
         self.sink: Sink | None = None
         self._shards: list[list[Slice]] = []
-        self._finished: deque[list[SliceReport]] = deque()  # batches that were collected and not asked for
-        self._n_outstanding = 0  # batches that were commanded and not yet replied to
-        self._ranks: Sequence[int] = ()  # of the sampler processes; behind them may be one that evaluates
-        self._evaluating: ProgressWatch | None = None  # of the evaluation that was begun and not taken
+        self._finished: deque[list[SliceReport]] = deque()  # batches that were collected and not requested yet
+        self._n_outstanding = 0  # batches that were commanded and have no reply yet
+        self._ranks: Sequence[int] = ()  # of the sampler processes; the evaluation process, if any, comes after them
+        self._evaluating: ProgressWatch | None = None  # watches the evaluation whose episodes are not collected yet
         self._next: int | None = None  # number of the next batch to command
         self._began = 0.0
         self._server_timings: Sequence[ServerTiming] = ()
-        #: What evaluation environments have for the log.
+        #: Log messages from evaluation environments.
         self.notes: Notes = []
 
     @property
     def evaluates_beside(self) -> bool:
-        """Whether evaluation has a process of its own."""
+        """Whether a separate process evaluates."""
         return self.config.options.eval_process and self.config.options.eval_n_envs > 0
 
     @property
@@ -79,7 +79,7 @@ class AsynchronousEngine(ParallelEngine[SamplerProcess]):
 
     @override
     def divide(self, env_ids: Sequence[int], affinity: Affinity) -> list[Slice]:
-        """One shard for each device, with columns of its own, side by side."""
+        """Splits the columns into one shard per device; each shard has adjacent columns."""
         if not self.layout.processes:
             self._shards = [slices_of(env_ids, 1, self.layout.groups)]
             return self._shards[0]
@@ -100,7 +100,7 @@ class AsynchronousEngine(ParallelEngine[SamplerProcess]):
 
     @override
     def worker_maker(self, configs: Sequence[SliceConfig]) -> Callable[[Channel], SamplerProcess]:
-        raise NotImplementedError  # `start` makes them, from shards
+        raise NotImplementedError  # `start` makes the workers from shards
 
     @override
     def start(self, slices: Sequence[Slice], configs: Sequence[SliceConfig], affinity: Affinity) -> EnvSpaces:
@@ -130,7 +130,7 @@ class AsynchronousEngine(ParallelEngine[SamplerProcess]):
         names = [f"sampler process {rank}" for rank in self._ranks]
         if self.evaluates_beside:
             makers.append(partial(EvalProcess, eval_config(configs)))
-            answering.append(())  # it compares its spaces with the agent's
+            answering.append(())  # this process compares its spaces with the agent's in `setup`
             names.append("evaluation process")
             seeds.append(process_seeds(configs[0], "evaluation process", configs[0].env_ids[0]))
         own = Affinity(worker_torch_threads=affinity.worker_torch_threads)
@@ -145,7 +145,7 @@ class AsynchronousEngine(ParallelEngine[SamplerProcess]):
     ) -> None:
         self._agent = agent
         n_slots = len(slots.all)
-        # One version for each batch that may be commanded, one for an evaluation, and the one that is being written.
+        # One version for each batch that may be outstanding, one for an evaluation, and one that is being written.
         n_versions = n_slots + 1
         sink_bytes = None if self.sink is None else cloudpickle.dumps(self.sink)
         agent_bytes, evaluates = pickled_agent(agent), self.evaluates_beside
@@ -157,7 +157,7 @@ class AsynchronousEngine(ParallelEngine[SamplerProcess]):
         if self.sink is not None:
             fd = self.sink.open(spec)
             try:
-                self.workers.send_fd_to(0, fd)  # a sink is fed by one sampler process
+                self.workers.send_fd_to(0, fd)  # only one sampler process feeds a sink
             finally:
                 os.close(fd)
         self.wait_until_ready()
@@ -189,11 +189,11 @@ class AsynchronousEngine(ParallelEngine[SamplerProcess]):
 
     @property
     def evaluating(self) -> bool:
-        """Whether an evaluation was begun whose episodes were not taken."""
+        """Whether an evaluation was begun whose episodes were not collected."""
         return self._evaluating is not None
 
     def begin_evaluation(self, itr: int, version: int, evaluation_index: int) -> None:
-        """Has the process that evaluates begin."""
+        """Starts an evaluation in the evaluation process."""
         memory = self._shared.evaluation
         assert memory is not None
         assert self._agent is not None
@@ -202,12 +202,12 @@ class AsynchronousEngine(ParallelEngine[SamplerProcess]):
         self._evaluating = self.workers.watch()
 
     def evaluation_ended(self) -> bool:
-        """Whether `evaluation` would return at once."""
+        """Whether `evaluation` would return without waiting."""
         assert self._evaluating is not None
         return self.workers.answered(self._evaluator, self._evaluating)
 
     def evaluation(self) -> list[Episodes]:
-        """Waits for the episodes of the evaluation that was begun."""
+        """Waits for the evaluation that was begun; returns its episodes."""
         self._evaluating = None
         answer: tuple[list[Episodes], Notes] = self.workers.replies(ranks=[self._evaluator])[0]
         episodes, notes = answer
@@ -216,7 +216,7 @@ class AsynchronousEngine(ParallelEngine[SamplerProcess]):
 
     @property
     def _evaluator(self) -> int:
-        """Its rank."""
+        """Rank of the evaluation process."""
         return len(self._ranks)
 
     # ---- between batches ----
@@ -242,7 +242,11 @@ class AsynchronousEngine(ParallelEngine[SamplerProcess]):
         *args: _Arguments.args,
         **kwargs: _Arguments.kwargs,
     ) -> list[_Answer]:
-        """Has the sampler processes do something after the batches they were told to collect."""
+        """Makes the sampler processes call a method after the batches that were already commanded.
+
+        Returns:
+            The results, one per sampler process.
+        """
         assert not kwargs, "commands are sent with positional arguments"
         self.workers.send((method, *args), self._ranks)
         while self._n_outstanding:
@@ -270,12 +274,12 @@ class AsynchronousEngine(ParallelEngine[SamplerProcess]):
 
     @override
     def seconds(self, inside: float) -> float:
-        """Since the first batch was commanded, the learner's included."""
+        """Returns the seconds since the first batch was commanded, including the learner's time."""
         return perf_counter() - self._began if self._began else 0.0
 
     @override
     def stop(self) -> None:
-        while self._n_outstanding:  # the reply to the farewell comes behind theirs
+        while self._n_outstanding:  # replies to these batches come before the reply to the stop command
             self._take_one()
         if self.evaluating:
             self.evaluation()

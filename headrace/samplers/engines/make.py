@@ -1,4 +1,4 @@
-"""From a layout to its engine."""
+"""Makes the engine of a layout."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["make_engine"]
 
 
 def make_engine(name: str, layout: Layout, config: SamplerConfig, status: Status) -> Engine:
-    """The engine of a layout; see `Engine` for the arguments."""
+    """Returns the engine of a layout; see `Engine` for the arguments."""
     if layout.asynchronous:
         from headrace.samplers.engines.asynchronous import AsynchronousEngine
 

@@ -1,4 +1,4 @@
-"""Engines with worker processes, and the one whose workers have an agent each."""
+"""Engines with worker processes, and the engine whose workers each have an agent."""
 
 from __future__ import annotations
 
@@ -43,14 +43,17 @@ _Answer = TypeVar("_Answer")
 
 
 class ParallelEngine(Engine, Generic[_Worker]):
-    """Workers fill their columns of one shared batch; one command and one reply per worker and batch."""
+    """Base of engines whose workers fill their columns of one shared batch.
+
+    Each worker gets one command and sends one reply per batch.
+    """
 
     _group: WorkerGroup | None = None
     _arena: Arena | None = None
 
     @property
     def workers(self) -> WorkerGroup:
-        """The processes."""
+        """The worker processes."""
         assert self._group is not None
         return self._group
 
@@ -59,14 +62,18 @@ class ParallelEngine(Engine, Generic[_Worker]):
         return slices_of(env_ids, self.n_workers(affinity), self.layout.groups)
 
     def n_workers(self, affinity: Affinity) -> int:
-        """How many processes to start; raises ValueError if affinity and options do not agree."""
+        """Returns the number of processes to start.
+
+        Raises:
+            ValueError: if the affinity and the options disagree.
+        """
         pinned = None if affinity.workers_cpus is None else len(affinity.workers_cpus)
         wanted, B = self.config.options.n_workers, self.config.options.batch_B
         if pinned is not None and wanted is not None and pinned != wanted:
             raise ValueError(
                 f"affinity has workers_cpus for {pinned} workers and n_workers is {wanted}; make them agree"
             )
-        # An action server keeps a core busy, and so does who learns beside an asynchronous sampler.
+        # An action server keeps one core busy, and so does the learner beside an asynchronous sampler.
         taken = self.layout.served + self.layout.asynchronous
         asked = pinned or wanted or max(1, usable_cores() - taken)
         if asked > B:
@@ -75,7 +82,7 @@ class ParallelEngine(Engine, Generic[_Worker]):
 
     @abstractmethod
     def worker_maker(self, configs: Sequence[SliceConfig]) -> Callable[[Channel], _Worker]:
-        """What makes a worker with these slices, in its process."""
+        """Returns a function that makes a worker with these slices; it is called in the worker's process."""
 
     @override
     def start(self, slices: Sequence[Slice], configs: Sequence[SliceConfig], affinity: Affinity) -> EnvSpaces:
@@ -95,7 +102,20 @@ class ParallelEngine(Engine, Generic[_Worker]):
         prologue: Callable[[int], None],
         names: Sequence[str] | None = None,
     ) -> EnvSpaces:
-        """Starts a process for each maker, which answers with the spaces of each of its `configs`; returns them."""
+        """Starts one process per maker; each replies with the spaces of its slices.
+
+        Args:
+            makers: functions that make the workers, called in their processes.
+            configs: of each worker, the configurations of the slices whose spaces it replies with.
+            prologue: called first in each process with its rank.
+            names: names of the processes. Default: chosen by `WorkerGroup`.
+
+        Returns:
+            The spaces of the environments.
+
+        Raises:
+            EnvContractError: if the spaces differ between environments.
+        """
         options = self.config.options
         with enough_descriptors(len(makers)):
             self._group = WorkerGroup(
@@ -120,18 +140,18 @@ class ParallelEngine(Engine, Generic[_Worker]):
         return spaces
 
     def share(self, slots: Slots, build: Callable[[Allocate], _Answer], setups: Sequence[tuple[Any, ...]]) -> _Answer:
-        """Makes shared memory; sends each worker its setup command and the descriptors of slots and memory.
+        """Allocates shared memory and sends each worker its setup command and the descriptors of slots and memory.
 
-        `wait_until_ready` is to follow.
+        Call `wait_until_ready` afterwards.
 
         Args:
-            slots: of the sampler.
-            build: what is shared besides.
-            setups: of each worker, the method and its arguments.
+            slots: the sampler's slots.
+            build: allocates what is shared in addition to the slots.
+            setups: for each worker, the method and its arguments.
 
         Returns:
-            What `build` made. Keep it in no local variable while waiting for workers: the traceback of an error would
-            keep it, and its descriptor, alive.
+            What `build` returned. Do not keep it in a local variable while waiting for workers: the traceback of an
+            error would keep the memory and its descriptor alive.
         """
         with enough_descriptors(len(setups)):
             self._arena, memory = shared(build)
@@ -153,7 +173,7 @@ class ParallelEngine(Engine, Generic[_Worker]):
             raise TypeError(f"args of call_envs travel to workers by pickle: {headline(error)}") from error
 
     def wait_until_ready(self) -> None:
-        """Waits until every worker stands at its first time step."""
+        """Waits until every worker is ready for its first time step."""
         self.workers.replies(self.config.options.start_timeout)
 
     def command(
@@ -162,7 +182,7 @@ class ParallelEngine(Engine, Generic[_Worker]):
         *args: _Arguments.args,
         **kwargs: _Arguments.kwargs,
     ) -> list[_Answer]:
-        """Has every worker call one of its methods; returns what it returns, by worker."""
+        """Makes every worker call one of its methods; returns the results in worker order."""
         assert not kwargs, "commands are sent with positional arguments"
         self.workers.send((method, *args))
         return self.workers.replies()
@@ -180,13 +200,13 @@ class ParallelEngine(Engine, Generic[_Worker]):
             group.kill()
 
     def forget(self) -> WorkerGroup | None:
-        """Forgets workers and memory; returns the workers, if there were any."""
+        """Drops the references to workers and memory; returns the workers, if there were any."""
         group, self._group, self._arena = self._group, None, None
         return group
 
 
 class CpuEngine(ParallelEngine[LocalWorker]):
-    """Each worker has an agent, and reads the parameters that the batch command names."""
+    """Runs an agent in each worker, which loads the parameters of the version that the batch command names."""
 
     _agent: Agent | None = None
     _parameters: ParameterSlots | None = None
@@ -229,17 +249,17 @@ class CpuEngine(ParallelEngine[LocalWorker]):
         return super().forget()
 
     def _publish(self, version: int) -> None:
-        """Publishes the agent's parameters as `version`, which the command tells workers to act with."""
+        """Publishes the agent's parameters as `version`; the command makes workers act with this version."""
         assert self._parameters is not None
         assert self._agent is not None
         self._parameters.publish(self._agent, version)
 
 
 def pickled_agent(agent: Agent) -> bytes:
-    """The agent on the CPU, where workers act: they are not to touch the learner's GPU.
+    """Returns the pickled agent, moved to the CPU: workers act there and must not touch the learner's GPU.
 
     Raises:
-        SamplerError: if it cannot be pickled.
+        SamplerError: if the agent cannot be pickled.
     """
     device = agent.device
     agent.to_device("cpu")
@@ -256,5 +276,5 @@ def pickled_agent(agent: Agent) -> bytes:
 
 
 def joined_answers(answers: Sequence[dict[int, Any]]) -> dict[int, Any]:
-    """The answers of all workers by env id."""
+    """Returns the results of all workers by env id."""
     return {env_id: value for own in answers for env_id, value in own.items()}

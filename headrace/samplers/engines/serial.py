@@ -1,4 +1,4 @@
-"""The engine without processes: environments and agent in the process of the caller."""
+"""The engine without worker processes: environments and agent run in the caller's process."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _log = logging.getLogger("headrace.samplers")
 
 
 class SerialEngine(Engine):
-    """Has one slice, of all columns, and a `LocalCollector` for it."""
+    """Runs one slice with all columns in a `LocalCollector`."""
 
     _environments: TrainSlice | None = None
     _collector: LocalCollector | None = None
@@ -91,7 +91,7 @@ class SerialEngine(Engine):
     def kill(self) -> None:
         try:
             self.stop()
-        except (Exception, KeyboardInterrupt) as error:  # the first error is the one to tell
+        except (Exception, KeyboardInterrupt) as error:  # the caller raises the first error
             _log.warning("closing after an error failed too: %s", headline(error))
 
     @property

@@ -1,4 +1,4 @@
-"""The engine whose actions come from an action server in this process, on any torch device."""
+"""The engine whose actions are computed by an action server in this process, on any torch device."""
 
 from __future__ import annotations
 
@@ -39,9 +39,16 @@ __all__ = ["ServedEngine"]
 
 @dataclass(frozen=True)
 class _Stage:
-    """Training or evaluation: its columns, slice by slice, and the counters by which they are handed over.
+    """The columns of training or evaluation, slice by slice, and the counters of their hand-offs.
 
-    first_slice: where in the slots our slices begin.
+    Args:
+        counters: shared row counters.
+        slots: the slots that batches are written into in turn.
+        spec: the contents of a slot.
+        stream: stream of the action noise.
+        env_ids: global numbers of the environments of each slice.
+        first_slice: index of this engine's first slice among the slices of the slots.
+        device_batch: the batch on the agent's device, if it is kept there.
     """
 
     counters: RowCounters
@@ -54,20 +61,20 @@ class _Stage:
 
 
 class ServedEngine(ParallelEngine[ServedWorker]):
-    """Workers step environments; an `ActionServer` in this process acts for all of them at once.
+    """Runs an `ActionServer` in this process that acts for all environments at once, while workers step them.
 
-    The agent never leaves this process, and workers do not load torch.
+    The agent stays in this process, and workers do not load torch.
     """
 
     _memory: ServedMemory | None = None
     _server: ActionServer | None = None
-    #: Of the server's bell, read and write, and the write ends of the workers'.
+    #: Read and write end of the server's bell, then the write ends of the workers' bells.
     _pipe_ends: tuple[int, ...] = ()
     _pinned: Pinned | None = None
 
     @property
     def server(self) -> ActionServer:
-        """Who acts."""
+        """The action server."""
         assert self._server is not None
         return self._server
 
@@ -99,7 +106,7 @@ class ServedEngine(ParallelEngine[ServedWorker]):
         with enough_descriptors(n_workers):
             self._send_bells(n_workers)
         self.wait_until_ready()
-        # Only now that workers exist: a process that has used CUDA cannot be forked.
+        # CUDA must be used only after the workers have started: a process that has used CUDA cannot be forked.
         device = serving_device(self.config.device)
         agent.to_device(device)
         if device.type == "cuda":
@@ -172,7 +179,7 @@ class ServedEngine(ParallelEngine[ServedWorker]):
         return super().forget()
 
     def _send_bells(self, n_workers: int) -> None:
-        """A pipe to wake each worker, and one to wake the server: hands out their ends, and keeps the others."""
+        """Makes a pipe to wake each worker and one to wake the server; sends workers their ends, keeps the others."""
         self._pipe_ends = Bell.pipe()
         write = self._pipe_ends[1]
         for rank in range(n_workers):
@@ -193,7 +200,7 @@ class ServedEngine(ParallelEngine[ServedWorker]):
         config: SliceConfig,
         stage: _Stage,
     ) -> list[ServedGroup]:
-        """The groups of a stage that have environments, as the server sees them."""
+        """Returns the server's `ServedGroup`s of a stage, for the groups that have environments."""
         groups = []
         spec = stage.spec
         for number in range(self.layout.groups):
@@ -218,6 +225,6 @@ class ServedEngine(ParallelEngine[ServedWorker]):
         return groups
 
     def _in_column_order(self, answers: Sequence[Sequence[SliceReport]]) -> list[SliceReport]:
-        """The reports of all workers, each in the order of its groups, as the slices lie in the batch."""
+        """Sorts the reports of all workers, each in group order, into the column order of the batch."""
         left = [iter(reports) for reports in answers]
         return [next(left[one.worker]) for one in self._slices]

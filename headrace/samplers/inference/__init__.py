@@ -1,1 +1,1 @@
-"""The agent's side of a batch: actions for rows, and their recording."""
+"""The agent's side of a batch: computes actions for rows and records them."""

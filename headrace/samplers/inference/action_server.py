@@ -1,4 +1,4 @@
-"""Action servers: one process computes the actions of all workers, on a GPU or here."""
+"""Action servers: one process computes the actions of all workers, on a GPU or on the CPU."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ __all__ = [
 
 @dataclass
 class ServedGroup:
-    """Environments that are served together.
+    """A group of environments that are served together.
 
     Args:
-        handoff: to the workers that step them.
-        watch: what to sleep on while they do.
-        ranks: of these workers, in the order of the hand-off's peers.
-        slices: their numbers, in column order.
-        actor: acts for them.
+        handoff: the hand-off to the workers that step them.
+        watch: sleeps while the workers step, and watches them.
+        ranks: ranks of these workers, in the order of the hand-off's peers.
+        slices: numbers of the group's slices, in column order.
+        actor: acts for the group.
     """
 
     handoff: Handoff
@@ -45,9 +45,9 @@ class ServedGroup:
     actor: Actor
 
     def wait_ready(self) -> None:
-        """Waits until every worker of the group stands at its next row."""
-        # A method and no lambda: the frame of a lambda keeps what it encloses even when it is cleared, and an error
-        # that came through it would keep the batch alive.
+        """Waits until every worker of the group has written its next row."""
+        # `_sleep` is a method, not a lambda: the frame of a lambda keeps its closure even when it is cleared, and an
+        # error that passed through it would keep the batch alive.
         self.handoff.wait_for(self.handoff.count + 1, self._sleep)
         self.watch.awake()
 
@@ -55,7 +55,7 @@ class ServedGroup:
         return self.watch.sleep([self.ranks[index] for index in awaited])
 
     def give_states(self, reports: Sequence[SliceReport]) -> None:
-        """Adds recurrent states to the final entries that travelled with the reports (of all slices)."""
+        """Adds recurrent states to the overflow entries in the reports of all slices."""
         for index, states in zip(self.slices, self.actor.overflow, strict=True):
             overflow = reports[index].overflow
             if overflow is not None:
@@ -63,14 +63,14 @@ class ServedGroup:
 
 
 class ActionServer:
-    """Waits for a row of every worker, acts for all of them at once, lets them step.
+    """Waits for a row from every worker, acts for all of them at once, and lets them step.
 
     Args:
-        agent: acts.
-        groups: of training environments.
-        evaluation: of evaluation environments.
-        patience: for how long to look before sleeping while no row comes.
-        status: says where an agent failed.
+        agent: the agent that acts.
+        groups: groups of training environments.
+        evaluation: groups of evaluation environments.
+        patience: decides how long to spin before sleeping while no row arrives.
+        status: where the process records what it is doing, for error messages.
         overlap: whether a group may step while another does.
     """
 
@@ -92,12 +92,19 @@ class ActionServer:
         self._status = status
 
     def update_spin(self) -> None:
-        """Decides for how long to look before sleeping."""
+        """Decides how long to spin before sleeping."""
         self._patience.decide()
 
     def serve_actions(self, itr: int, version: int, batch_index: int, n_rows: int) -> None:
-        """Acts for the `n_rows` rows of batch number `batch_index` of every group, whose workers have been told to
-        collect it, and values the row behind them.
+        """Acts for one batch of every group, then values the row after the last.
+
+        The workers must already have been commanded to collect the batch.
+
+        Args:
+            itr: number of the batch, for the agent's schedules.
+            version: version of the parameters.
+            batch_index: counts batches from 0; addresses the noise.
+            n_rows: number of rows of the batch.
         """
         self._agent.sample_mode(itr)
         for group in self.groups:
@@ -105,29 +112,40 @@ class ActionServer:
         self._serve(self.groups, n_rows, finish=True)
 
     def begin_evaluation(self, itr: int) -> None:
-        """Before the first rows of an evaluation: greedy, zero states."""
+        """Sets the agent to evaluation mode and zeros the states before the first rows of an evaluation."""
         self._agent.eval_mode(itr)
         for group in self._evaluation:
             group.actor.restart()
 
     def serve_actions_evaluation(self, version: int, first_step: int, n_rows: int) -> None:
-        """Acts for `n_rows` rows of an evaluation."""
+        """Acts for `n_rows` rows of an evaluation.
+
+        Args:
+            version: version of the parameters.
+            first_step: number of the first time step; addresses the noise.
+            n_rows: number of rows.
+        """
         for group in self._evaluation:
             group.actor.begin(version, first_step)
         self._serve(self._evaluation, n_rows, finish=False)
 
     @property
     def late(self) -> int:
-        """Rows whose news nobody rang for; see `Handoff`."""
+        """Number of sleeps that timed out although a row was ready; nonzero only if the protocol of `Handoff` is
+        broken.
+        """
         return sum(group.handoff.late for group in (*self.groups, *self._evaluation))
 
     def _serve(self, groups: Sequence[ServedGroup], n_rows: int, finish: bool) -> None:
-        """Every group comes in n_rows + 1 times, and the last time nobody is let go to step.
+        """Serves n_rows + 1 rows of every group; after the last one, no worker steps.
 
-        finish: the last time, value the row and close the batch.
+        Args:
+            groups: the groups to serve.
+            n_rows: number of rows to act for.
+            finish: whether to value the last row and complete the batch.
         """
         timing, line = self.timing, self._status.line
-        held: ServedGroup | None = None  # acted for, and not let go before the other group has come in
+        held: ServedGroup | None = None  # has its actions, but may step only when the other group is ready
         now = perf_counter_ns()
         for t in range(n_rows + 1):
             line[Status.PHASE], line[Status.STEP] = Phase.ACTING, t
@@ -149,7 +167,7 @@ class ActionServer:
                 if t < n_rows:
                     group.actor.record(t)
                     if len(groups) > 1:
-                        group.actor.own_state()  # the agent acts for the others next
+                        group.actor.own_state()  # the agent acts for the other group next
                 elif finish:
                     group.actor.finish()
                 before, now = now, perf_counter_ns()
@@ -157,7 +175,8 @@ class ActionServer:
         self._status.enter(Phase.WAITING)
 
 
-#: rlpyt has a class for each schedule, and for each of them in a sampler process; here one serves any number of groups.
+#: rlpyt has one class per schedule, and one more for each in a sampler process; here one class serves any number of
+#: groups.
 AlternatingActionServer = ActionServer
 NoOverlapAlternatingActionServer = ActionServer
 AsyncActionServer = ActionServer

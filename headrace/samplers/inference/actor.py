@@ -1,4 +1,4 @@
-"""A batch policy and a recorder together: acts for the rows of a slot."""
+"""Combines a batch policy and a recorder: acts for the rows of a slot."""
 
 from __future__ import annotations
 
@@ -23,10 +23,14 @@ __all__ = ["Actor", "actor_for"]
 
 
 class Actor:
-    """Acts for some columns: reads rows of a slot, writes action, agent_info, bootstrap value and states.
+    """Acts for some columns: reads rows of a slot and writes action, agent_info, bootstrap value and recurrent states.
 
-    What an agent answers is checked before it counts: what does not fit is `AgentFailed`, and so is an agent that
-    writes into its inputs.
+    The actor checks what the agent returns before it is used. An output that does not fit raises `AgentFailed`, and so
+    does an agent that writes into its inputs.
+
+    Args:
+        policy: calls the agent.
+        recorder: writes the agent's outputs into the slots.
     """
 
     def __init__(self, policy: BatchPolicy, recorder: Recorder) -> None:
@@ -45,19 +49,19 @@ class Actor:
         return self._recorder.overflow
 
     def restart(self) -> None:
-        """Zeros the state of every column."""
+        """Zeros the recurrent state of every column."""
         self._policy.restart()
 
     def own_state(self) -> None:
-        """Copies the state before the agent acts for other columns."""
+        """Copies the recurrent state before the agent is called for other columns."""
         self._policy.own_state()
 
     def memory(self) -> dict[int, Tree]:
-        """The state of each column by env id."""
+        """Returns the recurrent state of each column by env id."""
         return self._policy.memory()
 
     def restore(self, memory: Mapping[int, Tree]) -> None:
-        """The inverse of `memory`."""
+        """Restores the recurrent state that `memory` returned."""
         self._policy.restore(memory)
 
     def draw(self, first_step: int) -> None:
@@ -65,18 +69,18 @@ class Actor:
         self._policy.draw(first_step)
 
     def begin(self, version: int, first_step: int, slot: int = 0) -> None:
-        """Before row 0 of a batch.
+        """Prepares for row 0 of a batch.
 
         Args:
-            version: of the parameters that act.
-            first_step: number of the first step; the address of the noise.
-            slot: which slot the batch is written into.
+            version: version of the parameters.
+            first_step: number of the first time step; addresses the noise.
+            slot: index of the slot that the batch is written into.
         """
         self._recorder.enter(slot, version)
         self._policy.draw(first_step)
 
     def act(self, t: int) -> None:
-        """Chooses the actions of row t and writes them; `record` is to follow before the next row."""
+        """Computes and writes the actions of row t; call `record` before the next row."""
         policy, recorder = self._policy, self._recorder
         inputs = recorder.inputs(t)
         try:
@@ -89,14 +93,16 @@ class Actor:
         self._require_unwritten("step()")
 
     def record(self, t: int) -> None:
-        """Writes what the agent gave with the actions of row t. Nobody waits for it, so it is apart from `act`."""
+        """Writes what the agent returned besides the actions of row t. No worker waits for it, so it is separate from
+        `act`.
+        """
         try:
             self._recorder.write_info(t, self._step)
         except Mismatch as mismatch:
             raise self._policy.failure(mismatch, "step()") from None
 
     def finish(self) -> None:
-        """After the last row: the value of row T, and the state to go on with."""
+        """Writes the value of row T and the recurrent state after the last row."""
         policy, recorder = self._policy, self._recorder
         inputs = recorder.inputs(self._T)
         try:
@@ -117,9 +123,9 @@ class Actor:
             raise policy.failure(mismatch, "value()") from None
 
     def _enter_row(self, t: int, is_first: torch.Tensor) -> None:
-        """Keeps the state of episodes that ended in step t − 1; zeros it where row t `is_first`.
+        """Keeps the states of episodes that ended in step t − 1; zeros the state where row t `is_first`.
 
-        Row 0 exists only once the loop is there: its state is recorded here, not in `begin`.
+        The loop writes row 0 only after `begin`, so the first state is recorded here and not in `begin`.
         """
         policy, recorder = self._policy, self._recorder
         if t:
@@ -145,17 +151,17 @@ def actor_for(
     status: Status,
     device_batch: DeviceBatch | None,
 ) -> Actor:
-    """An actor with the settings of a slice.
+    """Returns an actor with the settings of a slice.
 
     Args:
         agent: on its device.
-        slots: the columns it acts for, of every slot that batches are written into in turn.
-        env_ids: of the columns, in order and without gaps.
-        widths: of the worker slices that the columns belong to.
-        config: of one of them.
-        stream: of the noise.
-        status: says where an agent failed.
-        device_batch: the same columns of a batch that stays on the agent's device.
+        slots: the columns to act for, in each slot that batches are written into in turn.
+        env_ids: global numbers of the columns' environments, in order and without gaps.
+        widths: number of columns of each slice.
+        config: configuration of one of the slices.
+        stream: stream of the noise.
+        status: where the process records what it is doing, for error messages.
+        device_batch: the same columns of a batch that stays on the agent's device, or None.
     """
     policy = BatchPolicy(
         agent,
@@ -170,5 +176,5 @@ def actor_for(
     if device_batch is not None or agent.device.type != "cpu":
         row = tree_to_torch(slots[0].inputs(0, np.zeros((len(env_ids), agent.noise_size), np.float32)))
         device_rows = DeviceRows(row, agent.device, device_batch)
-    assert agent.spaces is not None  # the sampler has initialized it
+    assert agent.spaces is not None  # the sampler initialized the agent
     return Actor(policy, Recorder(agent.spaces.action, slots, widths, policy.noise, device_rows))

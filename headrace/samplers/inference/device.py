@@ -1,4 +1,4 @@
-"""Rows of a slot in the memory of another device, and batches that stay there for the learner."""
+"""Copies rows of a slot to another device, and holds batches that stay there for the learner."""
 
 from __future__ import annotations
 
@@ -23,9 +23,15 @@ _log = logging.getLogger("headrace.samplers")
 
 
 class DeviceBatch:
-    """What an agent sees and does in one batch, on a device: inputs `[T+1, B]`, action and agent_info `[T, B]`.
+    """The agent's inputs and outputs of one batch on a device: inputs `[T+1, B]`, action and agent_info `[T, B]`.
 
-    `samples` makes a whole batch of it, with the rest copied there once a batch.
+    `samples` completes the batch by copying the other fields to the device, once per batch.
+
+    Args:
+        inputs: trees of `[T+1, B, ...]`.
+        action: tree of `[T, B, ...]`.
+        agent_info: tree of `[T, B, ...]`.
+        device: where they are.
     """
 
     def __init__(self, inputs: StepInputs, action: Tree, agent_info: Tree, device: torch.device) -> None:
@@ -35,13 +41,16 @@ class DeviceBatch:
         self.device = device
 
     def columns(self, first: int, stop: int) -> DeviceBatch:
-        """Some columns of the same memory."""
+        """Returns columns `first` to `stop` − 1 of the same memory."""
         columns = (slice(None), slice(first, stop))
         inputs, action, agent_info = tree_rows((self.inputs, self.action, self.agent_info), columns)
         return DeviceBatch(inputs, action, agent_info, self.device)
 
     def samples(self, host: Samples) -> Samples:
-        """The batch `host` on the device: copies of what the environments and the sampler wrote, views of the rest."""
+        """Returns the batch `host` on the device.
+
+        Fields that the environments and the sampler wrote are copied; the others are views of this memory.
+        """
         inputs, device = self.inputs, self.device
         rows, last = slice(None, -1), slice(-1, None)
         env: dict[str, Tree] = {
@@ -61,7 +70,7 @@ class DeviceBatch:
 
 
 def device_batch(slot: Slot, agent: Agent, device: torch.device) -> DeviceBatch:
-    """Room on a device for what an agent with this slot sees and does."""
+    """Allocates a `DeviceBatch` for an agent and a slot."""
     T, B = slot.reward.shape
 
     def room(leaf: np.ndarray) -> torch.Tensor:
@@ -78,13 +87,15 @@ def device_batch(slot: Slot, agent: Agent, device: torch.device) -> DeviceBatch:
 
 
 class DeviceRows:
-    """Brings the rows of some columns to a device, one transfer per leaf and row.
+    """Copies the rows of some columns to a device, with one transfer per leaf and row.
 
-    batch: the same columns of a `DeviceBatch`, where row t is kept; None: every row takes the place of the one before.
+    Args:
+        inputs: torch views of any row of the slot.
+        device: where to copy rows to.
+        batch: the same columns of a `DeviceBatch`, where row t is kept. None: each row overwrites the previous one.
     """
 
     def __init__(self, inputs: StepInputs, device: torch.device, batch: DeviceBatch | None) -> None:
-        """inputs: torch views of any row of the slot."""
         self._batch = batch
         if batch is None:
             self._row = tree_map(lambda leaf: torch.zeros_like(leaf, device=device), inputs)
@@ -101,7 +112,7 @@ class DeviceRows:
 
     @property
     def keeps(self) -> bool:
-        """Whether rows are kept, and `record` is to be called."""
+        """Whether rows are kept, so that `record` must be called."""
         return self._batch is not None
 
     @property
@@ -111,15 +122,15 @@ class DeviceRows:
         return whole
 
     def load(self, t: int, inputs: StepInputs) -> StepInputs:
-        """Row t on the device."""
+        """Copies row t to the device and returns it there."""
         row, leaves = (self._row, self._row_leaves) if self._batch is None else (self._rows[t], self._leaves[t])
         for to, value in zip(leaves, tree_leaves(inputs), strict=True):
-            to.copy_(value, non_blocking=True)  # really so where the slot is registered with CUDA
+            to.copy_(value, non_blocking=True)  # asynchronous only if the slot is registered with CUDA
         loaded: StepInputs = row
         return loaded
 
     def record(self, t: int, step: AgentStep) -> None:
-        """Keeps what an agent did in row t; raises Mismatch for what does not fit."""
+        """Keeps the agent's action and agent_info of row t; raises Mismatch if they do not fit."""
         self._write_action(self._actions[t], step.action)
         self._write_info(self._infos[t], step.agent_info)
 
@@ -140,22 +151,25 @@ def _kind(tensor: torch.Tensor) -> str:
 
 
 def _sent(tree: Tree, device: torch.device) -> Any:
-    """Copies on the device, also where that is the host's memory: the slot is written again."""
+    """Copies a tree to the device, even if that is the CPU: the slot will be overwritten."""
     return tree_map(lambda leaf: leaf.to(device, copy=True), tree)
 
 
 def serving_device(device: torch.device | None) -> torch.device:
-    """Where an action server acts: `device`, by default the first GPU if there is one."""
+    """Returns the device of an action server: `device`, or by default the first GPU if there is one, else the CPU."""
     if device is not None:
         return device
     return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
 
 
 class Pinned:
-    """An arena registered with CUDA: copies from it need no staging and do not hold up the host.
+    """Registers an arena with CUDA, so that copies from it need no staging and do not block the host.
 
-    Registering locks the pages, which takes a while, once. Where the system refuses (a limit on locked memory), copies
-    are slower, and the log says so.
+    Registering locks the pages, which takes some time, once. If the system refuses (a limit on locked memory), copies
+    are slower, and a warning is logged.
+
+    Args:
+        arena: the memory to register.
     """
 
     def __init__(self, arena: Arena) -> None:
@@ -166,7 +180,7 @@ class Pinned:
             _log.warning("the batch's memory could not be registered with CUDA (error %d); copies are slower", error)
 
     def release(self) -> None:
-        """Before the memory goes away."""
+        """Unregisters the memory; call it before the memory is freed."""
         arena, self._arena = self._arena, None
         if arena is not None:
             torch.cuda.cudart().cudaHostUnregister(arena.address)  # type: ignore[no-untyped-call]

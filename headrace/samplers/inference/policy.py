@@ -1,4 +1,4 @@
-"""An agent for the rows of a batch: noise, recurrent state, inference."""
+"""Runs an agent on the rows of a batch: noise, recurrent state, inference."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from headrace.types import AgentStep, StepInputs, Tree
 
 __all__ = ["BatchPolicy"]
 
-#: Rows of one inference in deterministic mode. Which row a number stands in is fixed by its env id.
+#: Number of columns of one inference in deterministic mode; the env id determines a column's position in its block.
 _BLOCK = 32
 
 
 class BatchPolicy:
-    """Acts for some columns: draws the noise of a batch, holds their recurrent state, asks the agent.
+    """Acts for some columns: draws the noise of a batch, holds the recurrent state and calls the agent.
 
     Args:
         agent: initialized, on its device.
-        env_ids: of the columns, in order and without gaps.
-        n_rows: time steps of a batch.
-        seed: of all randomness.
-        stream: of the noise.
-        status: says where an agent failed.
-        deterministic: infer in fixed blocks of rows.
+        env_ids: global numbers of the columns' environments, in order and without gaps.
+        n_rows: number of time steps of a batch.
+        seed: seed of all randomness.
+        stream: stream of the noise.
+        status: where the process records what it is doing, for error messages.
+        deterministic: whether to infer in fixed blocks of columns.
     """
 
     def __init__(
@@ -64,26 +64,28 @@ class BatchPolicy:
         self.restart()
 
     def restart(self) -> None:
-        """Zeros the state of every column."""
+        """Zeros the recurrent state of every column."""
         self.state = self._agent.initial_state(len(self._keys))
         self.own_state()
 
     def own_state(self) -> None:
-        """Copies the state, before the agent does anything else: its tensors may be ones that the agent uses again."""
+        """Copies the recurrent state before the agent is called for other columns, because the agent may reuse its
+        tensors.
+        """
         self.state = tree_map(torch.clone, self.state)
 
     def memory(self) -> dict[int, Tree]:
-        """The state of each column by env id, trees of arrays; None if feed-forward."""
+        """Returns the recurrent state of each column by env id, as trees of arrays; None if feed-forward."""
         rows = tree_map(_numpy, self.state)
         return {env_id: tree_map(np.copy, tree_rows(rows, row)) for row, env_id in enumerate(self._env_ids)}
 
     def restore(self, memory: Mapping[int, Tree]) -> None:
-        """The inverse of `memory`."""
+        """Restores the recurrent state that `memory` returned."""
         states = [memory[env_id] for env_id in self._env_ids]
         self.state = tree_map(lambda now, *rows: torch.from_numpy(np.stack(rows)).to(now.device), self.state, *states)
 
     def draw(self, first_step: int) -> None:
-        """Draws the noise of the batch that begins at `first_step`, unless it was drawn before."""
+        """Draws the noise of the batch that begins at `first_step`, unless it is already drawn."""
         if self._drawn_for != first_step:
             n_rows, size = len(self.noise), self._n_uniforms
             if size:
@@ -91,14 +93,21 @@ class BatchPolicy:
             self._drawn_for = first_step
 
     def zero_state(self, is_first: torch.Tensor) -> None:
-        """Zeros the state of columns at the first step of an episode, bool `[n]`."""
+        """Zeros the recurrent state of columns at the first step of an episode.
+
+        Args:
+            is_first: bool `[n]`.
+        """
         self.state = tree_zeroed(self.state, is_first)
 
     def step(self, inputs: StepInputs) -> AgentStep:
-        """Asks the agent for actions, and keeps its new state.
+        """Calls the agent's `step` and keeps its new recurrent state.
+
+        Args:
+            inputs: the inputs of one row.
 
         Raises:
-            AgentFailed: what the agent raised, or if it answered something else than an AgentStep.
+            AgentFailed: if the agent raises, or returns something other than an AgentStep.
         """
         step = self._ask(self._agent.step, "step()", inputs, self.state)
         if not isinstance(step, AgentStep):
@@ -107,14 +116,29 @@ class BatchPolicy:
         return step
 
     def value(self, inputs: StepInputs) -> torch.Tensor:
-        """Asks the agent for values `[n]`; the state stays what it is. Raises AgentFailed for what the agent raised."""
+        """Calls the agent's `value` without changing the recurrent state.
+
+        Args:
+            inputs: the inputs of one row.
+
+        Returns:
+            Values `[n]`.
+
+        Raises:
+            AgentFailed: if the agent raises.
+        """
         state = self.state
-        self.own_state()  # `value` may write into the one it is given
+        self.own_state()  # `value` may write into the state that it is given
         value: torch.Tensor = self._ask(self._agent.value, "value()", inputs, state)
         return value
 
     def failure(self, mismatch: Mismatch, call: str) -> SamplerError:
-        """The error of an answer that does not fit. call: the method of the agent."""
+        """Returns the error for an agent output that does not fit.
+
+        Args:
+            mismatch: what was returned and what was expected.
+            call: name of the agent's method.
+        """
         where = self._status.where()
         if mismatch.row is not None:
             where = replace(where, env_id=self._env_ids[mismatch.row])
@@ -125,7 +149,12 @@ class BatchPolicy:
         )
 
     def overwritten(self, names: Sequence[str], call: str) -> SamplerError:
-        """The error of an agent that wrote into its inputs, at the latest in this call."""
+        """Returns the error for an agent that wrote into its inputs.
+
+        Args:
+            names: names of the inputs.
+            call: name of the agent's method; the agent wrote in this call or before it.
+        """
         return AgentFailed(
             f"{type(self._agent).__name__}.{call} wrote into {' and '.join(names)}, which is the memory of the batch: "
             "what is recorded would no longer be what it was given; compute something new in its place "
@@ -150,10 +179,11 @@ def _directly(call: Callable[..., Any], inputs: StepInputs, state: Tree) -> Any:
 
 
 def _in_blocks(offset: int, n: int) -> Callable[[Callable[..., Any], StepInputs, Tree], Any]:
-    """Inference in fixed blocks of 32 rows, each row at the place its env id says, the others like the first.
+    """Returns a function that infers in fixed blocks of 32 columns, with each column at a position fixed by its env id.
 
-    Matrix products may round differently for another number of rows, or at another row; so neither may change.
-    Zeros would not do for the others: noise is never 0, and agents may take its logarithm.
+    Matrix products may round differently for another batch size or at another position in the batch, so neither may
+    change. Unused positions are filled with copies of the first column; zeros would not work, because noise is never 0
+    and agents may take its logarithm.
     """
     n_blocks = -(-(offset + n) // _BLOCK)
 
@@ -165,7 +195,7 @@ def _in_blocks(offset: int, n: int) -> Callable[[Callable[..., Any], StepInputs,
     def infer(call: Callable[..., Any], inputs: StepInputs, state: Tree) -> Any:
         inputs, state = tree_map(padded, inputs), tree_map(padded, state)
         blocks = [slice(k * _BLOCK, (k + 1) * _BLOCK) for k in range(n_blocks)]
-        # A copy of each: an agent may answer with the same tensors again.
+        # Each result is copied, because an agent may return the same tensors again.
         parts = [tree_map(torch.clone, call(tree_rows(inputs, block), tree_rows(state, block))) for block in blocks]
         return tree_map(lambda *leaves: torch.cat(leaves)[offset : offset + n], parts[0], *parts[1:])
 

@@ -1,4 +1,4 @@
-"""Writes what an agent answered into the slots of a batch, and sees to it that the agent did not."""
+"""Writes the agent's outputs into the slots of a batch, and checks that the agent did not write into its inputs."""
 
 from __future__ import annotations
 
@@ -19,9 +19,14 @@ __all__ = ["Recorder"]
 
 
 class _Views(NamedTuple):
-    """A slot, with the views of every row made once. inputs: of T + 1 rows; actions, infos: of T rows.
+    """A slot with precomputed views of every row.
 
-    whole: the inputs of all rows at once, with which those of single rows share their version counters.
+    Args:
+        slot: the slot.
+        whole: the inputs of all rows at once; the views of single rows share their version counters.
+        inputs: inputs of T + 1 rows.
+        actions: actions of T rows.
+        infos: agent_infos of T rows.
     """
 
     slot: Slot
@@ -32,9 +37,9 @@ class _Views(NamedTuple):
 
     @staticmethod
     def of(slot: Slot, noise: np.ndarray) -> _Views:
-        """With the noise `[T + 1, B, noise_size]` among the inputs."""
+        """Returns the views of a slot, with noise `[T + 1, B, noise_size]` among the inputs."""
         T = len(slot.reward)
-        with torch.inference_mode(False):  # tensors made under it count no versions
+        with torch.inference_mode(False):  # tensors made in inference mode have no version counter
             whole = tree_to_torch(slot.inputs(slice(None), noise))
             inputs = [tree_rows(whole, t) for t in range(T + 1)]
         return _Views(
@@ -47,16 +52,16 @@ class _Views(NamedTuple):
 
 
 class Recorder:
-    """The columns of some worker slices, in every slot: gives rows to the agent, and writes what it answers.
+    """Reads and writes the columns of some slices in every slot: returns rows for the agent and writes its outputs.
 
-    What does not fit raises `Mismatch`; nothing is broadcast or cut.
+    An output that does not fit raises `Mismatch`; nothing is broadcast or truncated.
 
     Args:
-        action_space: of the environments.
+        action_space: action space of the environments.
         slots: the columns, in each slot that batches are written into in turn.
-        widths: of the worker slices.
+        widths: number of columns of each slice.
         noise: `[T + 1, B, noise_size]`, part of the inputs.
-        device_rows: where rows are copied for the agent; None: the agent reads the slot itself.
+        device_rows: copies rows to the agent's device. None: the agent reads the slot itself.
     """
 
     def __init__(
@@ -78,7 +83,8 @@ class Recorder:
         self._state_rows: Tree = tree_map(np.empty_like, tree_rows(slots[0].first_state, 0))
         self._final_rows: list[np.ndarray] = []
         self._final_states: list[Tree] = []
-        #: For each slice the states of the last batch's ended episodes that did not fit into its final region, or None.
+        #: For each slice, the recurrent states of the last batch's ended episodes that did not fit into its final
+        #: region, or None.
         self.overflow: list[Tree] = [None] * len(widths)
         self.enter(0, 0)
 
@@ -88,7 +94,12 @@ class Recorder:
         return len(self._views)
 
     def enter(self, slot: int, version: int) -> None:
-        """Before row 0 of a batch in this slot. version: of the parameters that act."""
+        """Prepares for row 0 of a batch.
+
+        Args:
+            slot: index of the slot.
+            version: version of the parameters.
+        """
         self.slot, whole, self._inputs, self._actions, self._infos = self._views[slot]
         self.slot.version[:] = version
         self._final_rows, self._final_states = [], []
@@ -97,7 +108,7 @@ class Recorder:
         self._versions = _versions(self._watched)
 
     def inputs(self, t: int) -> StepInputs:
-        """What the agent is given for row t, on its device."""
+        """Returns the agent's inputs for row t, on its device."""
         if self._device_rows is None:
             return self._inputs[t]
         inputs = self._device_rows.load(t, self._inputs[t])
@@ -105,18 +116,18 @@ class Recorder:
         return inputs
 
     def overwritten(self) -> list[str]:
-        """The names of inputs that the agent wrote into since `enter` or `inputs`; 1 µs."""
+        """Returns the names of inputs that the agent wrote into since `enter` or `inputs`. Takes 1 µs."""
         if _versions(self._watched) == self._versions:
             return []
         now = zip(tree_paths(self._whole, "inputs"), self._versions, strict=True)
         return [path for (path, leaf), version in now if leaf._version != version]
 
     def write_action(self, t: int, action: Tree) -> None:
-        """Writes the actions of row t, which workers may wait for."""
+        """Writes the actions of row t; workers may be waiting for them."""
         self._write_action(self._actions[t], action)
 
     def write_info(self, t: int, step: AgentStep) -> None:
-        """Writes what the agent gave with the actions of row t."""
+        """Writes the agent_info of row t, and the action too where rows are kept on the agent's device."""
         if self._keeps:
             assert self._device_rows is not None
             self._device_rows.record(t, step)
@@ -124,7 +135,7 @@ class Recorder:
             self._write_info(self._infos[t], step.agent_info)
 
     def write_ends(self, t: int, state: Tree) -> None:
-        """Keeps the states of the episodes that ended in step t − 1, for their V(final)."""
+        """Keeps the recurrent states of episodes that ended in step t − 1, for V(final)."""
         rows = np.flatnonzero(self.slot.terminated[t - 1] | self.slot.truncated[t - 1])
         if len(rows):
             self._final_rows.append(rows)
@@ -132,11 +143,11 @@ class Recorder:
             self._final_states.append(tree_rows(self._state_rows, rows))
 
     def write_first_state(self, state: Tree) -> None:
-        """Writes the state that enters row 0."""
+        """Writes the recurrent state at the start of row 0."""
         self._write_state(tree_rows(self.slot.first_state, 0), state)
 
     def write_last_state(self, state: Tree) -> None:
-        """Writes the state behind the last row."""
+        """Writes the recurrent state after the last row."""
         self._write_state(tree_rows(self.slot.last_state, 0), state)
 
     def write_value(self, value: torch.Tensor) -> None:
@@ -145,7 +156,7 @@ class Recorder:
         self._write_value(self.slot.bootstrap_value[0], value)
 
     def write_final_states(self) -> None:
-        """Writes the kept states into the final regions of the slices, whose entries are in the order (time, row)."""
+        """Writes the kept states into the final regions of the slices, whose entries are in (time, column) order."""
         self.overflow = [None] * len(self._widths)
         if not self._final_rows:
             return
@@ -162,5 +173,5 @@ class Recorder:
 
 
 def _versions(tensors: Sequence[torch.Tensor]) -> list[int]:
-    """How often each was written by torch, whichever view of it was."""
+    """Returns how often torch wrote to each tensor, through any view of it."""
     return [tensor._version for tensor in tensors]

@@ -1,4 +1,4 @@
-"""What a batch holds, found out by one step of the agent."""
+"""Determines the contents of a batch by running one step of the agent."""
 
 from __future__ import annotations
 
@@ -24,7 +24,19 @@ def slot_spec(
     env_info_keys: EnvInfoKeys,
     bootstrap_value: bool,
 ) -> SlotSpec:
-    """What the batch holds; the agent's part from one step on null inputs, whose errors are AgentFailed."""
+    """Returns the contents of a batch; the agent's part is taken from one step on null inputs.
+
+    Args:
+        agent: initialized, on its device.
+        spaces: spaces of one environment.
+        batch_spec: batch size.
+        widths: number of columns of each slice.
+        env_info_keys: the fields of info that are recorded.
+        bootstrap_value: whether the value of row T is recorded.
+
+    Raises:
+        AgentFailed: if the step raises, or returns something other than an AgentStep.
+    """
     observation, action = null_value(spaces.observation), null_value(spaces.action)
 
     def one_row(leaf: np.ndarray) -> torch.Tensor:

@@ -1,1 +1,1 @@
-"""What runs in each kind of process."""
+"""The code that runs in each kind of process."""

@@ -1,4 +1,4 @@
-"""Evaluation in a process of its own, beside training: environments, and an agent that acts in them."""
+"""Evaluation in a separate process beside training, with its own environments and agent."""
 
 from __future__ import annotations
 
@@ -29,30 +29,33 @@ Notes = list[tuple[int, str]]
 
 
 def eval_config(configs: Sequence[SliceConfig]) -> SliceConfig:
-    """The evaluation environments of all slices as those of one; the slices are then to have none."""
+    """Joins the evaluation environments of all slices into one configuration; the slices must then have none."""
     env_ids = tuple(env_id for config in configs for env_id in config.eval_env_ids)
     saved: Mapping[int, bytes] = {key: value for config in configs for key, value in config.eval_saved.items()}
     return replace(configs[0], env_ids=(), saved={}, memory={}, eval_env_ids=env_ids, eval_saved=saved)
 
 
 class EvalProcess:
-    """Evaluates when it is told to; see `Worker`."""
+    """Runs evaluations on command; see `Worker`."""
 
     def __init__(self, config: SliceConfig, channel: Channel) -> None:
         self._channel = channel
         self._environments = EvalSlice(config, channel.status)
-        #: None: training environments decide, and `setup` compares with the agent's.
+        #: Empty: the training environments determine the spaces, and `setup` compares those of the agent.
         self.spaces: list[EnvSpaces] = []
 
     def setup(self, spec: SlotSpec, agent_bytes: bytes, n_versions: int, device: Any, served: bool) -> None:
-        """Attaches to the parameters; the descriptor of the slots, which it has no use for, comes before theirs.
+        """Attaches to the shared parameters and makes the evaluator.
+
+        The descriptor of the slots arrives before that of the parameters and is closed, because this process does not
+        use slots.
 
         Args:
-            spec: of a batch.
+            spec: the contents of a slot.
             agent_bytes: the pickled agent.
             n_versions: see `async_memory`.
-            device: where the sampler acts that it belongs to.
-            served: whether that is an action server.
+            device: the sampler's device, or None.
+            served: whether the sampler has an action server, which determines the default device.
         """
         channel = self._channel
         agent: Agent = pickle.loads(agent_bytes)
@@ -66,17 +69,17 @@ class EvalProcess:
         channel.status.enter(Phase.WAITING)
 
     def evaluate(self, itr: int, version: int, evaluation_index: int) -> tuple[list[Episodes], Notes]:
-        """See `LocalEvaluator.evaluate`; with what the environments have for the log."""
+        """Runs an evaluation; see `LocalEvaluator.evaluate`. Returns the episodes and the log messages."""
         episodes = self._evaluator.evaluate(itr, version, evaluation_index)
         self._channel.status.enter(Phase.WAITING)
         return episodes, self._environments.notes()
 
     def states(self) -> list[SliceState]:
-        """The pickled evaluation environments, or why there are none."""
+        """Returns the pickled evaluation environments, or the reason why they are missing."""
         return [self._environments.state()]
 
     def prepare(self) -> None:
-        """Nothing: evaluations begin with resets."""
+        """Does nothing: evaluations begin with resets."""
 
     def close(self) -> None:
         """Closes the environments."""

@@ -1,4 +1,4 @@
-"""An agent beside the environments: what `SerialSampler` runs, and each worker of a `CpuSampler`."""
+"""Collects with an agent in the environments' process: for `SerialSampler` and each worker of a `CpuSampler`."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ class LocalCollector:
 
     Args:
         environments: the slice.
-        agent: acts in it.
-        spec: of the whole batch.
-        slots: the columns of this slice, of each slot.
-        first_column: of this slice.
-        status: says where this process is.
-        parameters: where the agent's parameters come from; None: it is the learner's own agent.
-        device_batch: the columns of this slice of a batch that stays on the agent's device.
+        agent: the agent that acts.
+        spec: the contents of a slot, for the whole batch.
+        slots: the columns of this slice in each slot.
+        first_column: first column of this slice.
+        status: where this process records what it is doing.
+        parameters: shared parameters that are loaded into the agent. None: it is the learner's own agent.
+        device_batch: the columns of this slice in a batch that stays on the agent's device, or None.
     """
 
     def __init__(
@@ -77,9 +77,9 @@ class LocalCollector:
         """Collects one batch.
 
         Args:
-            itr: for the agent's schedules.
-            version: of the parameters to act with.
-            batch_index: counts batches from 0; the address of the batch's randomness.
+            itr: number of the batch, for the agent's schedules.
+            version: version of the parameters.
+            batch_index: counts batches from 0; addresses the batch's randomness.
         """
         if self._parameters is not None:
             self._parameters.load(self._agent, version)
@@ -106,16 +106,16 @@ class LocalCollector:
             self._next = None
 
     def evaluate(self, itr: int, version: int, evaluation_index: int) -> list[Episodes]:
-        """Evaluates in the evaluation environments of this slice, if it has any."""
+        """Runs an evaluation in the evaluation environments of this slice, if it has any."""
         return [] if self._evaluator is None else self._evaluator.evaluate(itr, version, evaluation_index)
 
     def state(self) -> SliceState:
-        """Where the slice stands, between batches."""
+        """Returns the slice's state between batches."""
         return replace(self._environments.state(), memory=self._actor.memory())
 
 
 class LocalEvaluator:
-    """Evaluates an agent in the evaluation environments of one slice; `parameters` as of `LocalCollector`."""
+    """Evaluates an agent in the evaluation environments of one slice; see `LocalCollector` for `parameters`."""
 
     def __init__(
         self,
@@ -136,7 +136,7 @@ class LocalEvaluator:
         self._actor = actor_for(agent, [slot], config.eval_env_ids, widths, config, Stream.EVAL_ACTION, status, None)
 
     def evaluate(self, itr: int, version: int, evaluation_index: int) -> list[Episodes]:
-        """Runs each evaluation environment for its number of episodes, greedily; unfinished ones come last."""
+        """Runs each evaluation environment for its number of episodes, greedily; returns unfinished episodes last."""
         environments, actor = self._environments, self._actor
         if self._parameters is not None:
             self._parameters.load(self._agent, version)
@@ -154,7 +154,7 @@ class LocalEvaluator:
 
 
 class LocalWorker:
-    """A worker process with one slice and an agent of its own; see `Worker`."""
+    """A worker process with one slice and its own agent; see `Worker`."""
 
     def __init__(self, config: SliceConfig, channel: Channel) -> None:
         self._channel = channel
@@ -167,12 +167,12 @@ class LocalWorker:
         return [self._environments.spaces]
 
     def setup(self, slots: SlotMemory, agent_bytes: bytes, index: int) -> None:
-        """Attaches to the memory whose descriptors come behind the command, slots and parameters; makes the agent.
+        """Attaches to the memory of slots and parameters, whose descriptors follow the command, and makes the agent.
 
         Args:
-            slots: which memory that is.
+            slots: which memory to attach to.
             agent_bytes: the pickled agent.
-            index: of this slice in the batch.
+            index: index of this slice in the batch.
         """
         agent: Agent = pickle.loads(agent_bytes)
         spec, batches = slots.spec, slots.attach(self._channel)
@@ -202,7 +202,7 @@ class LocalWorker:
         return [self._ready.state()]
 
     def call(self, name: str, args: Sequence[Any], env_ids: Sequence[int]) -> dict[int, Any]:
-        """Calls training environments; answers by env id."""
+        """Calls training environments; returns the results by env id."""
         return self._environments.call(name, args, env_ids)
 
     def prepare(self) -> None:
@@ -221,5 +221,11 @@ class LocalWorker:
 
 
 def parameter_memory(agent: Agent, n_versions: int, allocate: Allocate) -> ParameterSlots:
-    """The memory of an agent's parameters; the same in every process. n_versions: how many it holds at a time."""
+    """Allocates the memory of an agent's parameters; the layout is the same in every process.
+
+    Args:
+        agent: the agent whose parameters are stored.
+        n_versions: number of versions stored at a time.
+        allocate: allocates the arrays.
+    """
     return ParameterSlots(agent, allocate, n_versions)

@@ -1,4 +1,4 @@
-"""The life of a worker process, of whatever kind: commands and replies."""
+"""The main function of all worker processes: receives commands and sends replies."""
 
 from __future__ import annotations
 
@@ -31,30 +31,30 @@ _ROLES = ("worker", "sampler process", "evaluation process")
 class Worker(Protocol):
     """What a process runs. The other public methods of a class are its commands.
 
-    A command is sent as the function itself, which pickle writes as its name, and its arguments.
+    A command is sent as the function itself, which pickle writes as its name, followed by its arguments.
     """
 
     @property
     def spaces(self) -> list[EnvSpaces]:
-        """The first reply: the spaces of each slice."""
+        """The spaces of each slice, sent as the first reply."""
 
     def prepare(self) -> None:
-        """Does what can be done before the next command comes; called after every reply."""
+        """Does work ahead of the next command; called after every reply."""
 
     def close(self) -> None:
-        """Closes everything; the first failure is raised after the last is closed."""
+        """Closes everything; raises the first failure after the last is closed."""
 
 
 def sampling_process(channel: Channel, make: Callable[[Channel], Worker]) -> None:
-    """Makes a worker, and carries out its commands until it is told to leave::
+    """Makes a worker and executes its commands until it receives None::
 
         (start)                → the spaces of each slice
         (method, *arguments)   → what `method(worker, *arguments)` returns
         None                   → None, everything closed
 
     Args:
-        channel: to the process that started this one.
-        make: makes the worker, with its environments.
+        channel: connection to the process that started this one.
+        make: makes the worker with its environments.
     """
     worker = make(channel)
     try:
@@ -65,8 +65,8 @@ def sampling_process(channel: Channel, make: Callable[[Channel], Worker]) -> Non
             _reply(channel, method(worker, *arguments))
             worker.prepare()
     except BaseException as error:
-        if not isinstance(error, EOFError):  # the parent is gone
-            channel.fail(error)  # before closing, which may hang or fail for the same reason
+        if not isinstance(error, EOFError):  # EOFError: the parent has exited
+            channel.fail(error)  # report before closing, which may hang or fail for the same reason
         worker.close()
         return
     worker.close()
@@ -74,17 +74,18 @@ def sampling_process(channel: Channel, make: Callable[[Channel], Worker]) -> Non
 
 
 def initialize_worker(affinity: Affinity, loads_torch: bool, seeds: Sequence[GeneratorSeeds], rank: int) -> None:
-    """The first thing in a worker process: its CPUs, threads, global generators and garbage.
+    """Initializes a worker process: its CPUs, threads, global generators and garbage collector. Called first.
 
-    torch gets one thread, whatever the parent used, also where it is the environment that uses torch. What the parent
-    made is frozen: a collection that walked it would copy its pages.
+    torch gets one thread unless the affinity says otherwise, whatever the parent used, even if only the environment
+    uses torch. The parent's objects are frozen, because a garbage collection that visits them would copy their memory
+    pages.
 
     Args:
         affinity: where workers run.
-        loads_torch: whether this process will use torch itself.
-        seeds: of each worker, for environments that draw from global generators: forked workers would all go on with
-            the parent's.
-        rank: of this worker.
+        loads_torch: whether this process itself will use torch.
+        seeds: seeds of each worker, for environments that draw from global generators; without them, all forked workers
+            would continue the parent's generators.
+        rank: rank of this worker.
     """
     gc.freeze()
     cpus = affinity.cpus_of(rank)
@@ -97,12 +98,12 @@ def initialize_worker(affinity: Affinity, loads_torch: bool, seeds: Sequence[Gen
 
 
 def process_seeds(config: SliceConfig, role: str, number: int) -> GeneratorSeeds:
-    """The seeds of a process's global generators.
+    """Returns the seeds of a process's global generators.
 
     Args:
-        config: of a slice of the process.
+        config: configuration of a slice of the process.
         role: "worker", "sampler process" or "evaluation process".
-        number: the process's first environment, which no other has, also of samplers that share a seed.
+        number: env id of the process's first environment, which is unique even among samplers that share a seed.
     """
     return generator_seeds(config.seed, Stream.PROCESS, _ROLES.index(role), number, config.incarnation)
 
@@ -127,7 +128,7 @@ def _reply(channel: Channel, answer: Any) -> None:
 
 
 def _episodes_in(answer: Any) -> Iterator[Episodes]:
-    """The statistics in an answer, whose info dicts may hold what cannot be pickled."""
+    """Yields the episodes in a result; their info dicts may contain objects that cannot be pickled."""
     match answer:
         case Episodes():
             yield answer

@@ -1,4 +1,4 @@
-"""The slots of a sampler in shared memory, in the process that makes them and in those that attach to them."""
+"""The slots of a sampler in shared memory, for the process that makes them and the processes that attach to them."""
 
 from __future__ import annotations
 
@@ -19,35 +19,48 @@ __all__ = ["SlotMemory", "Slots"]
 
 @dataclass(frozen=True)
 class SlotMemory:
-    """What a worker needs to attach to the slots that batches are written into in turn."""
+    """What a worker needs to attach to the slots.
+
+    Args:
+        spec: the contents of a slot.
+        n_slots: number of slots that batches are written into in turn.
+    """
 
     spec: SlotSpec
     n_slots: int
 
     def attach(self, channel: Channel) -> list[Slot]:
-        """Attaches to the memory whose descriptor comes next."""
+        """Attaches to the memory whose descriptor arrives next on the channel; returns the slots."""
         arena, slots = shared(partial(build_slots, self.spec, self.n_slots), channel.receive_fd())
         arena.close_fd()
         return slots
 
 
 class Slots:
-    """The shared memory that batches are written into in turn: batch number i into slot i mod n."""
+    """The shared memory that batches are written into in turn: batch number i into slot i mod n.
+
+    Args:
+        spec: the contents of a slot.
+        n: number of slots.
+        fd: descriptor of another process's arena to attach to. None: allocates a new arena.
+    """
 
     def __init__(self, spec: SlotSpec, n: int, fd: int | None = None) -> None:
-        """fd: of the arena of another process, to attach to."""
         self.arena, self.all = shared(partial(build_slots, spec, n), fd)
         self._views = [Samples.of(slot) for slot in self.all]
 
     def samples(self, batch_index: int, reports: Sequence[SliceReport]) -> Samples:
-        """Views of a batch, with its final entries."""
+        """Returns views of a batch, with its final entries."""
         place = batch_index % len(self.all)
         return self._views[place].with_final(_assembled(reports, self.all[place]))
 
 
 def _assembled(reports: Sequence[SliceReport], slot: Slot) -> Final:
-    """The final entries of all slices as one tree of exactly N, in (time, column) order: the one small copy."""
-    import torch  # served workers attach to slots without it
+    """Joins the final entries of all slices into one tree of exactly N, in (time, column) order.
+
+    This is the only copy of a batch, and it is small.
+    """
+    import torch  # imported here: served workers attach to slots without torch
 
     parts = []
     for report, region in zip(reports, slot.final, strict=True):

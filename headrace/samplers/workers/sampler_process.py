@@ -1,4 +1,4 @@
-"""The process of an asynchronous sampler: it runs an engine, ahead of the learner."""
+"""The process of an asynchronous sampler: it runs an engine ahead of the learner."""
 
 from __future__ import annotations
 
@@ -30,10 +30,12 @@ __all__ = ["AsyncMemory", "SamplerProcess", "Shard", "Sink", "async_memory"]
 
 
 class AsyncMemory(NamedTuple):
-    """What an asynchronous sampler shares with its processes, besides slots.
+    """The memory that an asynchronous sampler shares with its processes, in addition to slots.
 
-    evaluation: the parameters of a process that evaluates beside the others. They are apart because they must not be
-    written again before it has taken them.
+    Args:
+        parameters: parameters for the sampler processes.
+        evaluation: parameters for the evaluation process, or None. They are separate because they must not be
+            overwritten before that process has loaded them.
     """
 
     parameters: ParameterSlots
@@ -41,13 +43,13 @@ class AsyncMemory(NamedTuple):
 
 
 def async_memory(agent: Agent, n_versions: int, evaluates: bool, allocate: Allocate) -> AsyncMemory:
-    """The same in every process.
+    """Allocates the shared memory; the layout is the same in every process.
 
     Args:
-        agent: whose parameters they are.
-        n_versions: how many of them it holds at a time.
-        evaluates: whether there is a process that evaluates.
-        allocate: makes the arrays.
+        agent: the agent whose parameters are stored.
+        n_versions: number of versions stored at a time.
+        evaluates: whether there is an evaluation process.
+        allocate: allocates the arrays.
     """
     return AsyncMemory(
         ParameterSlots(agent, allocate, n_versions), ParameterSlots(agent, allocate, 1) if evaluates else None
@@ -55,13 +57,28 @@ def async_memory(agent: Agent, n_versions: int, evaluates: bool, allocate: Alloc
 
 
 class Sink(Protocol):
-    """What takes every batch, in the sampler process, before the learner hears of it: a replay. It is pickled."""
+    """Receives every batch in the sampler process, before the learner gets it: a replay buffer. It is pickled."""
 
     def open(self, spec: SlotSpec) -> int:
-        """In the learner, once it is known what a batch holds: makes shared memory; its descriptor, to be closed."""
+        """Makes shared memory, in the learner, once the contents of a batch are known.
+
+        Args:
+            spec: the contents of a slot.
+
+        Returns:
+            The descriptor of the memory; the caller closes it.
+        """
 
     def attach(self, spec: SlotSpec, fd: int) -> Callable[[Samples], None]:
-        """In the sampler process: what to call with each batch. It owns the descriptor."""
+        """Attaches to the shared memory, in the sampler process.
+
+        Args:
+            spec: the contents of a slot.
+            fd: descriptor of the memory, which the sink now owns.
+
+        Returns:
+            A function that is called with each batch.
+        """
 
 
 class Shard(NamedTuple):
@@ -69,10 +86,10 @@ class Shard(NamedTuple):
 
     Args:
         make_engine: makes the engine, given the status of the process.
-        slices: of the part.
-        configs: one of each slice.
-        first_slice: where they begin among the slices of the batch.
-        affinity: of the workers of the part.
+        slices: slices of the shard.
+        configs: one per slice.
+        first_slice: index of the shard's first slice among the slices of the batch.
+        affinity: where the shard's workers run.
     """
 
     make_engine: Callable[[Status], Engine]
@@ -83,7 +100,7 @@ class Shard(NamedTuple):
 
 
 class SamplerProcess:
-    """Runs an engine; every command that acts names the version of the parameters to act with. See `Worker`."""
+    """Runs an engine; every command that acts names the version of the parameters. See `Worker`."""
 
     def __init__(self, shard: Shard, channel: Channel) -> None:
         self._channel = channel
@@ -100,14 +117,16 @@ class SamplerProcess:
     def setup(
         self, slots: SlotMemory, agent_bytes: bytes, n_versions: int, evaluates: bool, sink_bytes: bytes | None
     ) -> None:
-        """Attaches to what the descriptors behind the command are of: slots, parameters, the memory of the sink.
+        """Attaches to the shared memory and sets up the engine.
+
+        The descriptors follow the command: slots, parameters, the memory of the sink.
 
         Args:
-            slots: which memory they are.
+            slots: which memory to attach to.
             agent_bytes: the pickled agent.
             n_versions: see `async_memory`.
             evaluates: see `async_memory`.
-            sink_bytes: the pickled sink, if there is one.
+            sink_bytes: the pickled sink, or None.
         """
         channel = self._channel
         self._agent: Agent = pickle.loads(agent_bytes)
@@ -126,7 +145,7 @@ class SamplerProcess:
         channel.status.enter(Phase.WAITING)
 
     def collect(self, itr: int, version: int, batch_index: int) -> tuple[list[SliceReport], Sequence[ServerTiming]]:
-        """See `Engine.collect`; with what the action server counted."""
+        """Collects a batch; see `Engine.collect`. Returns the reports and the action server's timings."""
         status = self._channel.status
         status.enter(Phase.COLLECTING)
         self._parameters.load(self._agent, version)
@@ -151,10 +170,10 @@ class SamplerProcess:
         return self._engine.call(name, args, env_ids)
 
     def prepare(self) -> None:
-        """Nothing: the workers of the engine prepare themselves."""
+        """Does nothing: the engine's workers prepare themselves."""
 
     def close(self) -> None:
-        """Closes the environments, with their processes."""
+        """Closes the engine, with its environments and processes."""
         try:
             self._engine.stop()
         except BaseException:
@@ -164,7 +183,7 @@ class SamplerProcess:
 
 @contextmanager
 def _storing(status: Status) -> Iterator[None]:
-    """Around what a sink does: what it raises is no failure of an environment."""
+    """Returns a context manager for calls of the sink, whose errors are not reported as an environment's."""
     status.enter(Phase.STORING)
     try:
         yield

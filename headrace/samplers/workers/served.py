@@ -1,4 +1,4 @@
-"""A worker whose actions come from an action server. It does without torch."""
+"""A worker whose actions are computed by an action server. It does not load torch."""
 
 from __future__ import annotations
 
@@ -27,7 +27,12 @@ __all__ = ["HandoffCells", "RowCounters", "ServedMemory", "ServedWorker", "drive
 
 @dataclass
 class RowCounters:
-    """ready: of each slice, how many rows it has written; acted: of each group, how many rows have their actions."""
+    """Shared counters of rows.
+
+    Args:
+        ready: for each slice, how many rows it has written.
+        acted: for each group, how many rows have their actions.
+    """
 
     ready: list[Cell]
     acted: list[Cell]
@@ -35,14 +40,14 @@ class RowCounters:
 
 @dataclass
 class HandoffCells:
-    """The shared numbers by which workers and an action server hand rows over; see `headrace.processes.handoff`.
+    """The shared numbers with which workers and an action server hand off rows; see `headrace.processes.handoff`.
 
     Args:
-        slices: of all workers.
+        slices: the slices of all workers.
         train: counters of batches.
         evaluation: counters of evaluations, in which not every slice takes part.
-        parked: who sleeps; of each worker, and of the server last.
-        spin_ns: how long to look before sleeping.
+        parked: which processes sleep: one cell per worker, then the server's.
+        spin_ns: nanoseconds to spin before sleeping.
     """
 
     slices: Sequence[Slice]
@@ -52,12 +57,12 @@ class HandoffCells:
     spin_ns: Cell
 
     def server(self, counters: RowCounters, members: Sequence[int], bells: Sequence[Bell]) -> Handoff:
-        """The server's end of a hand-off to one group.
+        """Returns the server's side of the hand-off to one group.
 
         Args:
-            counters: of batches or of evaluations.
-            members: the numbers of the group's slices.
-            bells: of the workers, and the server's last.
+            counters: counters of batches or of evaluations.
+            members: numbers of the group's slices.
+            bells: bells of the workers, then the server's.
         """
         return Handoff(
             counters.acted[self.slices[members[0]].group],
@@ -68,7 +73,15 @@ class HandoffCells:
         )
 
     def worker(self, counters: RowCounters, members: Sequence[int], index: int, bell: Bell, server: Bell) -> Handoff:
-        """A worker's end of the hand-off for its slice number `index`, one of the `members` of a group."""
+        """Returns a worker's side of the hand-off for its slice.
+
+        Args:
+            counters: counters of batches or of evaluations.
+            members: numbers of the group's slices.
+            index: number of the worker's slice, one of `members`.
+            bell: the worker's bell.
+            server: the server's bell.
+        """
         return Handoff(
             counters.ready[index],
             [counters.acted[self.slices[index].group]],
@@ -79,20 +92,25 @@ class HandoffCells:
         )
 
     def members(self, index: int, taking_part: Sequence[int]) -> list[int]:
-        """The slices of the same group as slice `index`, of those that take part."""
+        """Returns the slices in `taking_part` that are in the same group as slice `index`."""
         group = self.slices[index].group
         return [other for other in taking_part if self.slices[other].group == group]
 
 
 class ServedMemory(NamedTuple):
-    """What a sampler shares, besides slots, with the workers that it serves."""
+    """The memory that a sampler shares with the workers that it serves, in addition to slots.
+
+    Args:
+        eval_slot: the slot of evaluations, or None.
+        cells: the numbers for the hand-off.
+    """
 
     eval_slot: Slot | None
     cells: HandoffCells
 
 
 def served_memory(eval_spec: SlotSpec | None, slices: Sequence[Slice], allocate: Allocate) -> ServedMemory:
-    """The same calls in the same order, so the same places, in every process."""
+    """Allocates the shared memory; every process makes the same calls in the same order, so the addresses match."""
     n_groups = 1 + max(one.group for one in slices)
     n_workers = 1 + max(one.worker for one in slices)
 
@@ -105,7 +123,7 @@ def served_memory(eval_spec: SlotSpec | None, slices: Sequence[Slice], allocate:
 
 
 class ServedWorker:
-    """A worker process with a slice of each group, at most one of each; see `Worker`."""
+    """A worker process with at most one slice of each group; see `Worker`."""
 
     def __init__(self, configs: Sequence[SliceConfig], channel: Channel) -> None:
         self._channel = channel
@@ -126,14 +144,16 @@ class ServedWorker:
         eval_spec: SlotSpec | None,
         slices: Sequence[Slice],
     ) -> None:
-        """Attaches to what the descriptors behind the command are of: slots, hand-off, own bell, the server's bell.
+        """Attaches to the shared memory and prepares the hand-offs.
+
+        The descriptors follow the command: slots, hand-off, the worker's own bell, the server's bell.
 
         Args:
-            worker: number of this one.
-            first_slice: of `slices`, among all of the batch.
-            slots: which memory they are.
-            eval_spec: of the slot of evaluations, if there are any.
-            slices: of all workers.
+            worker: rank of this worker.
+            first_slice: index of the first of `slices` among all slices of the batch.
+            slots: which memory to attach to.
+            eval_spec: the contents of the slot of evaluations, or None.
+            slices: the slices of all workers.
         """
         channel, spec = self._channel, slots.spec
         batches = slots.attach(channel)
@@ -159,7 +179,11 @@ class ServedWorker:
         channel.status.enter(Phase.WAITING)
 
     def collect(self, batch_index: int) -> list[SliceReport]:
-        """Collects one batch, whose actions the server writes. batch_index: counts batches from 0."""
+        """Collects one batch, for which the server writes the actions.
+
+        Args:
+            batch_index: counts batches from 0.
+        """
         collectors = self._environments.all
         drive_served(
             [
@@ -175,7 +199,15 @@ class ServedWorker:
             environments.begin()
 
     def evaluate_rows(self, first_row: int, n_rows: int) -> list[EvalReport]:
-        """Some rows of an evaluation; all of them, in step with slices elsewhere, even if every episode ended here."""
+        """Collects rows of an evaluation.
+
+        All rows are collected, in step with the slices of other workers, even if every episode of this worker has
+        ended.
+
+        Args:
+            first_row: number of the first row.
+            n_rows: number of rows.
+        """
         drive_served(
             [
                 (environments.rows(n_rows, until_idle=False), handoff, Timing())
@@ -185,11 +217,11 @@ class ServedWorker:
         return [environments.report(first_row, n_rows) for environments, _ in self._evaluating]
 
     def states(self) -> list[SliceState]:
-        """Where every slice stands, between batches."""
+        """Returns the state of every slice between batches."""
         return [environments.state() for environments in self._environments.all]
 
     def call(self, name: str, args: Sequence[Any], env_ids: Sequence[int]) -> dict[int, Any]:
-        """Calls training environments; answers by env id."""
+        """Calls training environments; returns the results by env id."""
         return self._environments.call(name, args, env_ids)
 
     def prepare(self) -> None:
@@ -204,9 +236,13 @@ class ServedWorker:
 
 
 def drive_served(loops: Sequence[tuple[Iterator[int], Handoff, Timing]]) -> None:
-    """Drives one loop of each group in turn: while the server acts for one, the other steps. All have as many rows.
+    """Runs the loops of all groups in turn: while the server acts for one group, another steps.
 
-    The row behind the last one is handed over, too: the server then knows that nobody of a group steps any more.
+    All loops have the same number of rows. The row after the last one is handed off too, so that the server knows when
+    no environment of a group is still stepping.
+
+    Args:
+        loops: for each group, the iterator over rows, the hand-off and the counters.
     """
     for rows, handoff, _ in loops:
         next(rows)
@@ -216,7 +252,7 @@ def drive_served(loops: Sequence[tuple[Iterator[int], Handoff, Timing]]) -> None
         for loop in tuple(running):
             rows, handoff, timing = loop
             timing.turned_to_ns = perf_counter_ns()
-            handoff.wait_for(handoff.count)  # as many rows acted for as there were ready
+            handoff.wait_for(handoff.count)  # until all ready rows have their actions
             if next(rows, None) is None:
                 running.remove(loop)
             handoff.post()
