@@ -32,11 +32,12 @@ import torch
 
 from headrace.agents.pg import CategoricalPgAgent
 from headrace.algos.pg import A2C
+from headrace.checkpoints import signing
 from headrace.checkpoints.file import FORMAT, unsealed
 from headrace.checkpoints.lock import locked
 from headrace.checkpoints.store import CheckpointStore
 from headrace.errors import CheckpointError
-from headrace.runners import Callback, MinibatchRl, RunFolder, RunnerConfig, load_checkpoint, save_checkpoint, signing
+from headrace.runners import Callback, MinibatchRl, RunFolder, RunnerConfig, load_checkpoint, save_checkpoint
 from headrace.runners.logging import Logger
 from headrace.samplers import SerialSampler
 from headrace.samplers.collection.snapshot import SamplerState
