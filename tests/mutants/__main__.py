@@ -40,7 +40,7 @@ def prepare(mutant: Mutant, copy: Path) -> str:
 
 
 def try_one(mutant: Mutant, copy: Path, tell: Connection) -> None:
-    """In a process of its own, which has loaded nothing of the package yet. Tells "caught", or why it is not."""
+    """Runs in a process of its own, which has loaded nothing of the package; sends "caught", "passed", or what went wrong."""
     if complaint := prepare(mutant, copy):
         tell.send(complaint)
         return
@@ -53,7 +53,8 @@ def try_one(mutant: Mutant, copy: Path, tell: Connection) -> None:
         for stream in (1, 2):
             os.dup2(nowhere.fileno(), stream)
     status = pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-m", "not (slow or gpu)", mutant.test])
-    tell.send(CAUGHT if status == pytest.ExitCode.TESTS_FAILED else f"passed ({status!r})")
+    found = {pytest.ExitCode.OK: "passed", pytest.ExitCode.TESTS_FAILED: CAUGHT}
+    tell.send(found.get(pytest.ExitCode(status), f"could not be tried ({status!r})"))
 
 
 def try_all(mutants: Sequence[Mutant], folder: Path) -> Iterator[tuple[Mutant, str]]:
@@ -83,17 +84,24 @@ def try_all(mutants: Sequence[Mutant], folder: Path) -> Iterator[tuple[Mutant, s
 
 
 def main() -> int:
-    """The number of mutants that nobody noticed."""
+    """Returns the number of mutants that were not noticed, and of test files that fail in unbroken code."""
     chosen = [mutant for mutant in MUTANTS if not sys.argv[1:] or any(part in mutant.file for part in sys.argv[1:])]
     for library in LIBRARIES:
         importlib.import_module(library)
-    survivors = 0
+    # A test file that fails here without a broken line would catch every mutant.
+    unbroken = {mutant.test: mutant._replace(broken=mutant.line) for mutant in chosen}
+    failing, survivors = set(), 0
     with tempfile.TemporaryDirectory() as folder:
-        for mutant, found in try_all(chosen, Path(folder)):
+        for mutant, found in try_all([*unbroken.values()], Path(folder)):
+            if not found.startswith("passed"):
+                failing.add(mutant.test)
+                print(f"{mutant.test} fails in unbroken code ({found})", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        for mutant, found in try_all([mutant for mutant in chosen if mutant.test not in failing], Path(folder)):
             survivors += found != CAUGHT
             print(f"{mutant.file}: {mutant.broken.strip()!r} {found} ({mutant.test})", flush=True)
-    print(f"{len(chosen) - survivors} of {len(chosen)} mutants were caught")
-    return survivors
+    print(f"{survivors} mutants were not caught; {len(failing)} of {len(unbroken)} test files fail in unbroken code")
+    return survivors + len(failing)
 
 
 if __name__ == "__main__":

@@ -26,12 +26,26 @@ Envs = ScalarEnvs | VectorBatch
 class SliceConfig:
     """What a slice of environments needs to know before its first step; travels to workers by cloudpickle.
 
-    env_ids, eval_env_ids: global numbers of this slice's environments (evaluation's are counted on their own);
-    eval_episodes: episodes each evaluation environment starts; eval_max_T: rows of an evaluation at most;
-    wait_reset: environments that end wait for the end of the batch; incarnation: see `env_seeds`; resumable: `state()`
-    will be asked for; tried_ids, eval_tried_ids: the env ids, of the whole sampler, whose copies are tried before;
-    saved, eval_saved: pickled `EnvState`s by env id, to go on from instead of new environments; memory: the recurrent
-    states of their rows by env id, for who acts.
+    Args:
+        factory: of training environments.
+        env_ids: global numbers of this slice's training environments.
+        seed: of all randomness.
+        traj_info: the class of episode statistics and its arguments.
+        wait_reset: whether environments that end wait for the end of the batch.
+        max_decorrelation_steps: see `SamplerOptions`.
+        env_info_keys: see `SamplerOptions`.
+        deterministic: see `SamplerOptions`.
+        eval_factory: of evaluation environments.
+        eval_env_ids: global numbers of this slice's evaluation environments, which are counted on their own.
+        eval_episodes: number of episodes that each evaluation environment starts.
+        eval_max_T: most time steps of an evaluation.
+        incarnation: see `env_seeds`.
+        resumable: whether `state()` will be asked for.
+        tried_ids: the training environments, of the whole sampler, whose copies are tried before they are saved.
+        eval_tried_ids: the same for evaluation environments.
+        saved: pickled `EnvState`s by env id, to continue from in place of new environments.
+        eval_saved: the same for evaluation environments.
+        memory: recurrent states by env id, for the process that acts.
     """
 
     factory: EnvFactory
