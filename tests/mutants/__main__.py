@@ -40,7 +40,7 @@ def prepare(mutant: Mutant, copy: Path) -> str:
 
 
 def try_one(mutant: Mutant, copy: Path, tell: Connection) -> None:
-    """Runs in a process of its own, which has loaded nothing of the package; sends "caught", "passed", or what went wrong."""
+    """Runs in a process that has loaded nothing of the package; sends "caught", "passed", or what is wrong."""
     if complaint := prepare(mutant, copy):
         tell.send(complaint)
         return
