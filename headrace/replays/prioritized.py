@@ -74,7 +74,7 @@ class PrioritizedReplay(UniformReplay):
 
         Args:
             indices: `Transitions.indices`.
-            priorities: `[N]`, for example |δ|; absolute values are taken.
+            priorities: `[N]`, for example `|δ|`; absolute values are taken.
 
         Raises:
             ValueError: if the shapes differ or a priority is not finite.

@@ -63,9 +63,9 @@ class BaseSampler:
     def _made_engine(self, status: Status) -> Engine:
         return make_engine(type(self).__name__, self.layout, self._config, status)
 
-    def _in_call(self, name: str) -> AbstractContextManager[None]:
-        """Returns the context in which a public method runs; see `exclusive`."""
-        return self._owner.inside(name, self._engine.call_context())
+    def _call_context(self) -> AbstractContextManager[None]:
+        """Returns the context of every public call; see `exclusive`."""
+        return self._engine.call_context()
 
     # ---- public ----
 
@@ -194,7 +194,7 @@ class BaseSampler:
             itr: number of the batch, for the agent's schedules.
 
         Returns:
-            The `TrajInfo`s of the episodes, sorted by (end time, env id).
+            The episodes, as `TrajInfo` objects, sorted by (end time, env id).
 
         Raises:
             SamplerError: if the sampler has no evaluation environments.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import wraps
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
@@ -50,29 +50,11 @@ class Owner:
         """Ends a call."""
         self._lock.release()
 
-    @contextmanager
-    def inside(self, call: str, context: AbstractContextManager[None]) -> Iterator[None]:
-        """Returns a context manager for a call.
-
-        Args:
-            call: name of the method.
-            context: a context that is entered for the duration of the call.
-
-        Raises:
-            SamplerError: in another process, or while another thread is in a call.
-        """
-        self.enter(call)
-        try:
-            with context:
-                yield
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt from None  # only one, even if the user pressed Ctrl-C again during the clean-up
-        finally:
-            self.leave()
-
 
 class _Owned(Protocol):
-    def _in_call(self, name: str) -> AbstractContextManager[None]: ...
+    _owner: Owner
+
+    def _call_context(self) -> AbstractContextManager[None]: ...
 
 
 _Self = TypeVar("_Self", bound=_Owned)
@@ -85,7 +67,13 @@ def exclusive(
 
     @wraps(method)
     def entered(self: _Self, /, *args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Answer:
-        with self._in_call(method.__name__):
-            return method(self, *args, **kwargs)
+        self._owner.enter(method.__name__)
+        try:
+            with self._call_context():
+                return method(self, *args, **kwargs)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt from None  # once, though the person pressed it again during the clean-up
+        finally:
+            self._owner.leave()
 
     return entered
