@@ -32,7 +32,7 @@ class DQNConfig(QLearningConfig):
 
 
 class DQN(QLearningAlgo):
-    """Minimizes the square or the Huber loss of `δ = return + discount · Q_target(s', a*) − Q(s, a)`; priority is `|δ|`.
+    """Minimizes the squared or Huber loss of `δ = return + discount · Q_target(s', a*) − Q(s, a)`; priority is `|δ|`.
 
     Mnih et al., "Human-level control through deep reinforcement learning", Nature 2015. a* is the best action of the
     target network or, for double DQN, of the online network (van Hasselt et al., "Deep reinforcement learning with
