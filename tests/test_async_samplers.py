@@ -24,7 +24,14 @@ from headrace.buffers.samples import Samples, SlotSpec
 from headrace.buffers.shared import shared
 from headrace.buffers.tree import tree_leaves, tree_paths
 from headrace.errors import AgentFailed, EnvFailed, SamplerClosed, SamplerError, SinkFailed, WorkerCrashed, WorkerHung
-from headrace.samplers import BaseSampler, GpuSampler, SerialSampler
+from headrace.samplers import (
+    AlternatingSampler,
+    BaseSampler,
+    CpuSampler,
+    GpuSampler,
+    NoOverlapAlternatingSampler,
+    SerialSampler,
+)
 from headrace.samplers.presets import (
     AsyncAlternatingSampler,
     AsyncCpuSampler,
@@ -44,6 +51,23 @@ ASYNC: list[type[AsyncSamplerBase]] = [
     AsyncAlternatingSampler,
     AsyncNoOverlapAlternatingSampler,
 ]
+SYNCHRONOUS: list[type[BaseSampler]] = [
+    SerialSampler,
+    CpuSampler,
+    GpuSampler,
+    AlternatingSampler,
+    NoOverlapAlternatingSampler,
+]
+
+
+@pytest.mark.parametrize(("cls", "twin"), [*zip(SYNCHRONOUS, ASYNC, strict=True)])
+def test_a_sampler_process_runs_the_layout_of_the_synchronous_sampler(
+    cls: type[BaseSampler], twin: type[BaseSampler]
+) -> None:
+    assert twin.layout.asynchronous
+    assert twin.layout.inner == cls.layout
+
+
 slow = partial(pytest.param, marks=pytest.mark.slow)
 #: Two of them always, and all in the long suite.
 SOME = [AsyncAlternatingSampler, AsyncCpuSampler, *map(slow, (AsyncSerialSampler, AsyncGpuSampler, ASYNC[-1]))]

@@ -42,9 +42,9 @@ def test_what_a_package_lacks_is_an_attribute_error(name: str) -> None:
         getattr(headrace, name)
 
 
-def batch(sampler: BaseSampler, n: int = 1) -> Samples:
+def batch(sampler: BaseSampler) -> Samples:
     with sampler.initialize(RecurrentCategoricalPgAgent(), seed=SEED, bootstrap_value=True):
-        return [samples.copy() for samples, _ in sampler.batches(n)][-1]
+        return sampler.obtain_samples(0)[0].copy()
 
 
 def test_a_printed_batch_shows_shapes_dtypes_and_counts() -> None:
@@ -69,13 +69,22 @@ def test_a_printed_batch_is_short_whatever_the_spaces_are() -> None:
     assert max(map(len, lines)) <= 110
 
 
+class Numbered(CategoricalPgAgent):
+    """Keeps the numbers of the batches that it acted in."""
+
+    def sample_mode(self, itr: int) -> None:
+        super().sample_mode(itr)
+        self.numbers = [*getattr(self, "numbers", []), itr]
+
+
 def test_a_loop_over_batches_is_that_of_obtain_samples() -> None:
-    last = batch(SerialSampler("CartPole-v1", batch_T=8, batch_B=2), n=3)
-    sampler = SerialSampler("CartPole-v1", batch_T=8, batch_B=2)
-    with sampler.initialize(RecurrentCategoricalPgAgent(), seed=SEED, bootstrap_value=True):
-        for itr in range(3):
-            samples, _ = sampler.obtain_samples(itr)
-        assert torch.equal(samples.env.observation, last.env.observation)
+    agents = Numbered(), Numbered()
+    first, second = (SerialSampler("CartPole-v1", batch_T=8, batch_B=2) for _ in agents)
+    with first.initialize(agents[0], seed=SEED), second.initialize(agents[1], seed=SEED):
+        for itr, (samples, _) in enumerate(first.batches(3)):
+            assert torch.equal(samples.env.observation, second.obtain_samples(itr)[0].env.observation)
+    assert agents[0].numbers == agents[1].numbers
+    assert agents[0].numbers[-3:] == [0, 1, 2]
 
 
 def test_a_sampler_says_what_it_is() -> None:

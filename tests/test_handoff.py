@@ -473,7 +473,6 @@ def test_a_peer_that_is_killed_ends_the_wait_of_who_looks(pipes: Any) -> None:
         hands = Handoff(pair.numbers[0], [peer], bell, [], spin_ns=pair.spin_ns)
         with pytest.raises(PeerGone, match=r"\[-9\]"):
             hands.wait_for(1, attending(bell, pair.pipes[0][0], processes, LONG))
-    assert looks >= 5, "it looked until then"
     assert slept_before == 0
     assert pair.parked[0][0] == 0
     assert hands.late == 0
