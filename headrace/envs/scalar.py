@@ -197,6 +197,7 @@ class ScalarEnvs:
                 rewards[row], infos[row] = 0.0, {}
             rows = np.flatnonzero(~self.waiting).tolist()
             env_ids, steps, actions = ([values[row] for row in rows] for values in (env_ids, steps, actions))
+        low, high = -_FLOAT32_MAX, _FLOAT32_MAX
         ended: list[int] = []
         last_infos: list[dict[str, Any]] = []
         try:
@@ -206,7 +207,7 @@ class ScalarEnvs:
                 write(observation, row, next_observation)
                 # Plain Python for each step: NumPy calls made once per time step cost several times their usual time
                 # here, because inference between two time steps evicts their code from the caches.
-                if type(reward) not in _NUMBERS or not -_FLOAT32_MAX <= reward <= _FLOAT32_MAX:
+                if type(reward) not in _NUMBERS or not low <= reward <= high:
                     reward = _reward(reward)
                 rewards[row] = reward
                 if takes_infos:

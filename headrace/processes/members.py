@@ -64,9 +64,11 @@ class Members:
         Its exit code alone is not enough: if the program ignores SIGCHLD or waits for all of its children, the exit
         code is lost or goes to the program.
         """
-        if self.processes[rank].exitcode is not None:
+        process, handle = self.processes[rank], self.handles[rank]
+        if process.exitcode is not None:
             return True
-        handle = self.handles[rank]
+        if process.pid is not None and _is_living_child(process.pid):  # 2 µs; the process list takes 300 µs
+            return False
         return handle is None or not _lives(handle)
 
     def kill(self) -> None:
@@ -152,6 +154,14 @@ def sigint_blocked() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _is_living_child(pid: int) -> bool:
+    """Returns whether a process is a child of this one and has not ended; it stays to be waited for in any case."""
+    try:
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+    except ChildProcessError:  # the child of a fork server, or somebody else has waited for it
+        return False
 
 
 def _lives(process: psutil.Process) -> bool:
