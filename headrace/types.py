@@ -111,6 +111,7 @@ class StepRow:
         truncated: bool `[n]`.
         env_info: recorded fields of info, tree of `[n, ...]` or None.
         floats: the floating-point arrays among the above, which are checked for NaN and infinity.
+        infos: list of length `n` that receives copies of the info dicts; None if they are not wanted.
     """
 
     observation: Tree
@@ -119,6 +120,7 @@ class StepRow:
     truncated: np.ndarray
     env_info: Tree
     floats: Sequence[np.ndarray] = ()
+    infos: list[dict[str, Any]] | None = None
 
 
 @dataclass
@@ -184,7 +186,6 @@ class EnvBatch(Protocol):
             `[n]`, which environments do so in the next step: its action is ignored and its reward is 0.
         holds: whether some environments can be held while others step.
         moves_while_held: whether held environments are stepped all the same, and restarted on release.
-        keeps_infos: whether to keep info dicts for `infos`; set by the caller.
         notes: (level, message) pairs for the log, each to be logged once.
     """
 
@@ -194,7 +195,6 @@ class EnvBatch(Protocol):
     resetting: np.ndarray | None
     holds: bool
     moves_while_held: bool
-    keeps_infos: bool
     notes: list[tuple[int, str]]
 
     def reset(self, rows: Sequence[int] | None, observation: Tree) -> None:
@@ -214,15 +214,14 @@ class EnvBatch(Protocol):
             timing: if given, the time inside environments and resets is added to it.
         """
 
-    def step_random(self, out: StepRow) -> tuple[Sequence[Any], Ends]:
-        """Steps every environment that is not waiting with a random action of its own action space.
+    def random_actions(self, observation: Tree) -> Tree:
+        """Samples an action from each environment's own action space; zero for environments that wait.
 
         Args:
-            out: receives the results. Before the call, `out.observation` must hold the current observations, because an
-                action mask in them (`ACTION_MASK`) is respected.
+            observation: tree of `[n, ...]`, the current observations, whose action masks (`ACTION_MASK`) are respected.
 
         Returns:
-            The actions as they would be recorded, one per environment, and the episodes that ended.
+            The actions as they are recorded, a tree of `[n, ...]` for `step`.
         """
 
     def hold(self, rows: np.ndarray, observation: Tree) -> None:
@@ -237,12 +236,6 @@ class EnvBatch(Protocol):
 
     def allow(self, resets: int | None) -> None:
         """Sets how many more times each environment may reset itself in `step`; None: without limit."""
-
-    def infos(self) -> Sequence[dict[str, Any]]:
-        """Returns copies of the info dicts of the last step, one per environment; requires `keeps_infos`.
-
-        Call it right after the step.
-        """
 
     def call(self, rows: Sequence[int], name: str, args: Sequence[Any]) -> list[Any]:
         """Calls `env.name(*args)` on the environments with these indices; on a vector environment once for all."""

@@ -11,18 +11,11 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from headrace.buffers.tree import tree_leaves, tree_map, tree_paths, tree_rows
+from headrace.buffers.tree import tree_leaves, tree_paths, tree_rows
 from headrace.envs.factory import user_code_failed
 from headrace.envs.infos import info_copy, info_value
-from headrace.envs.spaces import (
-    Mismatch,
-    action_decoder,
-    cast_note,
-    encoded_action,
-    observation_writer,
-    random_action,
-    unmasked,
-)
+from headrace.envs.random_actions import random_actions
+from headrace.envs.spaces import Mismatch, action_decoder, cast_note, observation_writer, unmasked
 from headrace.errors import EnvContractError, SamplerError
 from headrace.processes.status import Phase, Status
 from headrace.types import Ends, EnvSpaces, StepRow, Timing, Tree
@@ -71,7 +64,6 @@ class ScalarEnvs:
         self.resetting: np.ndarray | None = None
         self.holds = True
         self.moves_while_held = False
-        self.keeps_infos = False
         #: (level, message) pairs for the log, each to be logged once: what was cast, what was not recorded.
         self.notes: list[tuple[int, str]] = []
         self._envs = list(envs)
@@ -86,7 +78,6 @@ class ScalarEnvs:
         self._allowance: list[int] | None = None
         self._steps = [env.step for env in envs]
         self._rewards: list[Any] = [0.0] * len(envs)
-        self._infos: list[Any] = [{}] * len(envs)
         self._decode = action_decoder(self.spaces.action)
         self._write = observation_writer(self.spaces.observation, self._note_cast, "observation")
         for env, env_id, (_, space_seed) in zip(envs, env_ids, seeds, strict=True):
@@ -115,10 +106,6 @@ class ScalarEnvs:
         """Returns the environment of a column and the seed of its first reset, None if it was reset before."""
         return self._envs[row], self._seeds[row]
 
-    def infos(self) -> Sequence[dict[str, Any]]:
-        """See `EnvBatch.infos`."""
-        return self._infos
-
     def reset(self, rows: Sequence[int] | None, observation: Tree) -> None:
         """Resets the columns `rows` (None: all) and writes their first observations into the tree of `[n, ...]`."""
         floats = [leaf for leaf in tree_leaves(observation) if leaf.dtype.kind == "f"]
@@ -140,16 +127,9 @@ class ScalarEnvs:
             timing.reset_ns += perf_counter_ns() - begin
         return ends
 
-    def step_random(self, out: StepRow) -> tuple[Sequence[Any], Ends]:
-        """Steps every column that is not waiting with a random action; see `EnvBatch.step_random`."""
-        recorded = [
-            None if waits else encoded_action(self.spaces.action, random_action(space, tree_rows(out.observation, row)))
-            for row, (space, waits) in enumerate(zip(self._own_action_spaces, self.waiting, strict=True))
-        ]
-        # Decode the recorded actions, as `step` does: a space may sample into an array that it uses again.
-        actions = [None if one is None else self._decode(tree_map(_alone, one))[0] for one in recorded]
-        ended, last_infos = self._step_rows(actions, self._steps, out)
-        return recorded, self._end(ended, last_infos, out) if ended else _NO_ENDS
+    def random_actions(self, observation: Tree) -> Tree:
+        """Samples an action for every column that is not waiting; see `EnvBatch.random_actions`."""
+        return random_actions(self._own_action_spaces, observation, self.waiting)
 
     def call(self, rows: Sequence[int], name: str, args: Sequence[Any]) -> list[Any]:
         """Calls `env.name(*args)` of each column, found through its wrappers; attributes are returned."""
@@ -188,13 +168,15 @@ class ScalarEnvs:
         What an environment returns is copied before the next one steps, because environments may share it.
         """
         observation, write = out.observation, self._write
-        rewards, infos, line, env_cell = self._rewards, self._infos, self._status.line, Status.ENV
-        env_info, takes_infos = out.env_info, bool(self._declared or self.keeps_infos)
+        rewards, line, env_cell = self._rewards, self._status.line, Status.ENV
+        takes_infos = bool(self._declared) or out.infos is not None
         rows: Sequence[int] = range(len(steps))
         env_ids: Sequence[int] = self.env_ids
         if self._some_wait:
             for row in np.flatnonzero(self.waiting).tolist():
-                rewards[row], infos[row] = 0.0, {}
+                rewards[row] = 0.0
+                if out.infos is not None:
+                    out.infos[row] = {}
             rows = np.flatnonzero(~self.waiting).tolist()
             env_ids, steps, actions = ([values[row] for row in rows] for values in (env_ids, steps, actions))
         low, high = -_FLOAT32_MAX, _FLOAT32_MAX
@@ -211,7 +193,7 @@ class ScalarEnvs:
                     reward = _reward(reward)
                 rewards[row] = reward
                 if takes_infos:
-                    self._take_info(row, info, env_info)
+                    self._take_info(row, info, out)
                 if terminated is not False or truncated is not False:
                     if terminated is True or self._boolean(terminated, "terminated"):
                         out.terminated[row] = True
@@ -259,15 +241,15 @@ class ScalarEnvs:
         except BaseException as error:
             raise self._explained(error, "reset()") from error
 
-    def _take_info(self, row: int, info: Any, env_info: dict[str, np.ndarray]) -> None:
-        """Records the declared fields and, if `keeps_infos`, keeps a copy of the whole dict for `infos`."""
+    def _take_info(self, row: int, info: Any, out: StepRow) -> None:
+        """Records the declared fields and, if they are wanted, a copy of the whole dict."""
         for key, (dtype, shape) in self._declared.items():
             if not isinstance(info, dict) or key not in info:
                 came = f"the keys {sorted(map(str, info))}" if isinstance(info, dict) else type(info).__name__
                 raise Mismatch(f"info[{key!r}]", came, "every key of env_info_keys at every step")
-            env_info[key][row] = info_value(info[key], key, dtype, shape)
-        if self.keeps_infos:
-            self._infos[row] = info_copy(info)
+            out.env_info[key][row] = info_value(info[key], key, dtype, shape)
+        if out.infos is not None:
+            out.infos[row] = info_copy(info)
 
     def _last_info(self, info: Any) -> dict[str, Any]:
         """Returns a copy of the last info dict of an episode."""
@@ -357,7 +339,3 @@ def _reward(came: Any) -> float:
     if not abs(float(value)) <= _FLOAT32_MAX:
         raise Mismatch("reward", str(float(value)), "a finite float32")
     return float(value)
-
-
-def _alone(leaf: np.ndarray) -> np.ndarray:
-    return leaf[None]

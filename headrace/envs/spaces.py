@@ -16,7 +16,7 @@ from gymnasium import spaces
 from numpy import ndarray
 
 from headrace.errors import EnvContractError
-from headrace.types import ACTION_MASK, Tree
+from headrace.types import Tree
 
 __all__ = [
     "Mismatch",
@@ -32,7 +32,6 @@ __all__ = [
     "limits",
     "null_value",
     "observation_writer",
-    "random_action",
     "unmasked",
     "vector_action_decoder",
 ]
@@ -375,16 +374,3 @@ def encoded_action(space: spaces.Space[Any], action: Any) -> Tree:
         case spaces.Discrete() | spaces.MultiDiscrete():
             return np.asarray(action - space.start)
     return np.array(action)
-
-
-def random_action(space: spaces.Space[Any], observation: Tree) -> Any:
-    """Samples an action, by the observation's action mask if it has one; see `ACTION_MASK`."""
-    if not isinstance(observation, dict) or ACTION_MASK not in observation:
-        return space.sample()
-    mask = observation[ACTION_MASK].astype(np.int8)
-    match space:
-        case spaces.Discrete():
-            return space.sample(mask)
-        case spaces.MultiDiscrete():
-            return space.sample(tuple(np.split(mask, np.cumsum(space.nvec)[:-1])))
-    return space.sample()

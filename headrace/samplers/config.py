@@ -17,6 +17,7 @@ from headrace.envs.vector.spec import VectorEnvs
 from headrace.processes.affinity import Affinity
 from headrace.rng import Stream
 from headrace.samplers.collection.make_envs import SliceConfig
+from headrace.samplers.collection.resets import RESET_MODES
 from headrace.samplers.collection.snapshot import SamplerState
 from headrace.samplers.layout import Layout, Slice, spread_like
 from headrace.samplers.traj_info import TrajInfo
@@ -301,7 +302,7 @@ class SamplerConfig:
                 env_ids=one.env_ids,
                 seed=seed,
                 traj_info=(options.TrajInfoCls, traj_info_kwargs),
-                wait_reset=options.reset_mode == "wait",
+                reset_mode=RESET_MODES[options.reset_mode],
                 max_decorrelation_steps=options.max_decorrelation_steps,
                 env_info_keys=self.env_info_keys,
                 deterministic=options.deterministic,

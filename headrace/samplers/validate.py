@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from headrace.samplers.collection.resets import RESET_MODES
 from headrace.samplers.layout import Layout
 from headrace.samplers.traj_info import TrajInfo
 
@@ -28,7 +29,7 @@ _AT_LEAST = {
     "world_size": 1,
 }
 _OPTIONAL = {"n_workers", "n_slots", "eval_max_steps", "eval_max_trajectories", "seed"}
-_CHOICES = {"reset_mode": ("mid_batch", "wait"), "start_method": ("auto", "fork", "forkserver", "spawn")}
+_CHOICES = {"reset_mode": tuple(RESET_MODES), "start_method": ("auto", "fork", "forkserver", "spawn")}
 
 
 def checked_arguments(**arguments: Any) -> None:

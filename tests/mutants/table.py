@@ -42,7 +42,7 @@ MUTANTS = [
     ),
     Mutant(
         "headrace/samplers/collection/make_envs.py",
-        "if config.wait_reset and not batch.holds:",
+        "if config.reset_mode.waits and not batch.holds:",
         "if False:",
         "tests/test_vector_envs.py",
     ),

@@ -96,8 +96,8 @@ def _record(envs: ScalarEnvs, row: Any) -> Recorded:
     reward = np.zeros((_N_STEPS, _N_ENVS), np.float32)
     terminated, truncated = (np.zeros((_N_STEPS, _N_ENVS), np.bool_) for _ in range(2))
     for t in range(_N_STEPS):
-        recorded, _ = envs.step_random(StepRow(row, reward[t], terminated[t], truncated[t], None))
-        actions.append(tree_map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *recorded))
+        actions.append(envs.random_actions(row))
+        envs.step(actions[-1], StepRow(row, reward[t], terminated[t], truncated[t], None))
         observations.append(tree_map(np.copy, row))
 
     def stacked(*leaves: Any) -> np.ndarray:

@@ -326,7 +326,7 @@ class _Checker:
         for _ in range(n_steps):
             row.terminated[:] = row.truncated[:] = False
             with self._explained(first):
-                _, ends = batch.step_random(row)
+                ends = batch.step(batch.random_actions(row.observation), row)
             ended = 0 in ends.rows
             after = tree_rows(ends.observation, slice(0, 1)) if ended else row.observation
             terminated, truncated = bool(row.terminated[0]), bool(row.truncated[0])

@@ -16,8 +16,9 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 from headrace.buffers.tree import tree_copy_into, tree_map, tree_rows
 from headrace.envs.factory import user_code_failed
 from headrace.envs.infos import info_copy
+from headrace.envs.random_actions import random_action, random_actions
 from headrace.envs.scalar import EnvInfoKeys
-from headrace.envs.spaces import Mismatch, cast_note, encoded_action, random_action, vector_action_decoder
+from headrace.envs.spaces import Mismatch, cast_note, encoded_action, vector_action_decoder
 from headrace.envs.vector.answers import VectorAnswers, info_rows
 from headrace.errors import EnvContractError, SamplerError
 from headrace.processes.status import Phase, Status
@@ -64,7 +65,6 @@ class VectorBatch:
         self._mode = self._autoreset_mode()
         self.holds = self._mode is AutoresetMode.DISABLED
         self.moves_while_held = True
-        self.keeps_infos = False
         #: Columns whose next step is their reset; `resetting` contains those of them that do not wait.
         self._due = np.zeros(n, np.bool_)
         self.resetting: np.ndarray | None = None
@@ -76,8 +76,6 @@ class VectorBatch:
         self._seed_as: Callable[[Sequence[int], np.ndarray], Any] | None = None
         self._allowance: np.ndarray | None = None
         self._info: dict[str, Any] = {}
-        self._ended: np.ndarray = np.empty(0, np.intp)  # in the last step, with their last info dicts below
-        self._ended_infos: list[dict[str, Any]] = []
         self._seen_keys = set(env_info_keys or {})
         self._noted_casts: set[str] = set()
         self._decode = vector_action_decoder(self.spaces.action)
@@ -103,13 +101,6 @@ class VectorBatch:
         """Sets how often each column may still be reset in `step`; None: without limit."""
         self._allowance = None if resets is None else np.full(len(self.env_ids), resets)
 
-    def infos(self) -> Sequence[dict[str, Any]]:
-        """See `EnvBatch.infos`."""
-        found = info_rows(self._info, range(len(self.env_ids)))
-        for row, info in zip(self._ended, self._ended_infos, strict=True):
-            found[row] = info_copy(info)
-        return found
-
     def reset(self, rows: Sequence[int] | None, observation: Tree) -> None:
         """Resets the columns `rows` (None: all) and writes their first observations into the tree of `[n, ...]`."""
         if rows is None:
@@ -123,19 +114,16 @@ class VectorBatch:
     def step(self, actions: Tree, out: StepRow, timing: Timing | None = None) -> Ends:
         """Steps every column that is not waiting; see `EnvBatch.step`."""
         self._status.line[Status.ENV] = -1
-        return self._step(self._decode(self._allowed(actions)), out, timing)
+        actions = self._decode(self._allowed(actions))
+        begin = perf_counter_ns()
+        answer = self._guarded("step()", partial(self._env.step, actions))
+        if timing is not None:
+            timing.env_ns += perf_counter_ns() - begin
+        return self._record_step(answer, out, timing)
 
-    def step_random(self, out: StepRow) -> tuple[Sequence[Any], Ends]:
-        """Steps every column that is not waiting with a random action; see `EnvBatch.step_random`."""
-        recorded = [
-            encoded_action(self.spaces.action, random_action(space, tree_rows(out.observation, row)))
-            for row, (space, waits) in enumerate(zip(self._action_spaces, self.waiting, strict=True))
-            if not waits
-        ]
-        chosen = iter(recorded)
-        filler = recorded[0] if recorded else encoded_action(self.spaces.action, self.spaces.action.sample())
-        actions = [filler if waits else next(chosen) for waits in self.waiting]
-        return actions, self._step(self._decode(self._allowed(_stacked(actions))), out, None)
+    def random_actions(self, observation: Tree) -> Tree:
+        """Samples an action for every column that is not waiting; see `EnvBatch.random_actions`."""
+        return random_actions(self._action_spaces, observation, self.waiting)
 
     def _allowed(self, actions: Tree) -> Tree:
         """Returns the actions, with those of waiting columns replaced by actions that their own action masks allow."""
@@ -173,11 +161,7 @@ class VectorBatch:
         self._status.enter(Phase.CLOSING, -1)
         self._guarded("close()", self._env.close)
 
-    def _step(self, actions: Tree, out: StepRow, timing: Timing | None) -> Ends:
-        begin = perf_counter_ns()
-        answer = self._guarded("step()", partial(self._env.step, actions))
-        if timing is not None:
-            timing.env_ns += perf_counter_ns() - begin
+    def _record_step(self, answer: Any, out: StepRow, timing: Timing | None) -> Ends:
         try:
             observation, reward, terminated, truncated, self._info = self._answers.of_step(answer)
             self._answers.write(out.observation, observation)
@@ -195,10 +179,11 @@ class VectorBatch:
                 (rows,) = ended.nonzero()
             self._answers.check_finite(out.reward, "reward")
             last_infos = self._last_infos(rows) if self._info else [{} for _ in rows]
-            self._ended, self._ended_infos = rows, last_infos
-            if self.keeps_infos:
-                self._info = info_copy(self._info)
             self._answers.write_infos(out.env_info, self._info, self._due, rows, last_infos)
+            if out.infos is not None:
+                out.infos[:] = info_rows(info_copy(self._info), range(len(self.env_ids)))
+                for row, info in zip(rows, last_infos, strict=True):
+                    out.infos[row] = info_copy(info)
         except Mismatch as mismatch:
             raise self._broken(mismatch, "step()") from mismatch
         if self.holds:
@@ -349,16 +334,6 @@ class VectorBatch:
 _NO_ENDS = Ends()
 #: Fields that SAME_STEP environments add when an episode ended; their other fields belong to the next episode.
 _FINAL_KEYS = {"final_obs", "_final_obs", "final_info", "_final_info"}
-
-
-def _stacked(actions: Sequence[Tree]) -> Tree:
-    """Stacks actions of single columns into one tree of `[n, ...]`."""
-    first = actions[0]
-    if isinstance(first, dict):
-        return {key: _stacked([action[key] for action in actions]) for key in first}
-    if isinstance(first, tuple):
-        return tuple(_stacked(list(column)) for column in zip(*actions, strict=True))
-    return np.stack(actions)
 
 
 def _seed_list(seeds: Sequence[int], mask: np.ndarray) -> list[int | None]:

@@ -13,6 +13,7 @@ from headrace.errors import EnvContractError
 from headrace.processes.status import Phase, Status
 from headrace.samplers.collection.loop import CollectionLoop, SlotView
 from headrace.samplers.collection.make_envs import SliceConfig, eval_envs
+from headrace.samplers.collection.resets import ResetMode
 from headrace.samplers.collection.snapshot import NOT_ASKED, SliceState, not_saved, recorded
 from headrace.samplers.traj_info import Episodes
 from headrace.types import BatchSpec, EnvSpaces
@@ -78,6 +79,7 @@ class EvalSlice:
         self.config = replace(config, saved={}, eval_saved={})  # saved environments are large and only needed below
         self.envs = eval_envs(config, status)
         self._status = status
+        self._reset_mode = ResetMode.evaluation(config.eval_episodes)
         self._n_tried = len({*config.eval_env_ids} & {*config.eval_tried_ids})
         self._why_not = "" if config.resumable else NOT_ASKED
         if not isinstance(self.envs, ScalarEnvs):
@@ -94,15 +96,19 @@ class EvalSlice:
         """Sets the view of the slot that evaluations overwrite repeatedly."""
         self._view = view
         self._loop = CollectionLoop(
-            self.envs, spec, status=self._status, traj_info=self.config.traj_info, wait_reset=False
+            self.envs,
+            spec,
+            status=self._status,
+            traj_info=self.config.traj_info,
+            reset_mode=self._reset_mode,
+            phase=Phase.EVALUATING,
         )
 
     def begin(self) -> None:
         """Resets the environments and sets the number of episodes that each runs."""
         if self._has_trial and self._trial.due:
             self._take(self._trial)
-        self._loop.restart(Phase.RESETTING)
-        self.envs.allow(self.config.eval_episodes - 1)
+        self._loop.restart()
 
     def rows(self, n_rows: int, until_idle: bool) -> Iterator[int]:
         """Returns an iterator that collects the next rows of an evaluation.
@@ -111,7 +117,7 @@ class EvalSlice:
             n_rows: number of rows.
             until_idle: whether to stop when no environment has an episode left.
         """
-        return self._loop.collect(self._view, n_rows, evaluating=True, until_idle=until_idle)
+        return self._loop.collect(self._view, n_rows, until_idle=until_idle)
 
     def report(self, first_row: int, n_rows: int) -> EvalReport:
         """Returns the report after rows of an evaluation.
@@ -122,8 +128,7 @@ class EvalSlice:
         """
         loop = self._loop
         if self._trial.taken:
-            resets = self.config.eval_episodes - 1
-            self._trial.play(recorded(self._view.slot, n_rows, begins=True, resets=resets))
+            self._trial.play(recorded(self._view.slot, n_rows, begins=True, resets=self._reset_mode.resets))
         loop.finished.time += first_row
         return EvalReport(loop.finished, loop.episodes.unfinished(first_row + n_rows), bool(self.envs.waiting.all()))
 

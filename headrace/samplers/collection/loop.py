@@ -13,6 +13,7 @@ from headrace.buffers.samples import FinalRegion, Slot, SlotSpec
 from headrace.buffers.tree import allocate_like, tree_copy_into, tree_leaves, tree_map, tree_rows
 from headrace.processes.status import Phase, Status
 from headrace.rng import Stream, env_keys, uniforms
+from headrace.samplers.collection.resets import ResetMode
 from headrace.samplers.traj_info import EpisodeColumns, Episodes, TrajInfo
 from headrace.types import Ends, EnvBatch, StepRow, Timing, Tree
 
@@ -135,20 +136,22 @@ class CollectionLoop:
         *,
         status: Status,
         traj_info: tuple[type[TrajInfo], Mapping[str, Any]],
-        wait_reset: bool,
+        reset_mode: ResetMode,
+        phase: Phase = Phase.STEPPING,
     ) -> None:
         n = len(envs.env_ids)
         self.envs = envs
         self.status = status
         self.timing = Timing()
         self.episodes = EpisodeColumns(envs.env_ids, *traj_info, gap=int(envs.resetting is not None))
-        envs.keeps_infos = self.episodes.objects is not None
-        self._wait_reset = wait_reset
+        self._reset_mode = reset_mode
+        self._phase = phase
         self._observation = null_rows(spec.observation, n)
         self._is_first = np.ones(n, np.bool_)
         self._prev_action = null_rows(spec.action, n)
         self._prev_reward = np.zeros(n, np.float32)
         self._env_info = null_rows(spec.env_info, n)  # receives the infos of decorrelation steps
+        self._infos: list[dict[str, Any]] = [{} for _ in range(n)]  # those of the last step, for `episodes.objects`
 
     def start(self, seed: int, max_decorrelation_steps: int, incarnation: int = 0) -> None:
         """Resets the environments, then takes 1 to `max_decorrelation_steps` random actions in each (0: none).
@@ -157,15 +160,14 @@ class CollectionLoop:
         statistics of the running episodes; for the agent, row 0 starts an episode: `is_first`, null previous inputs,
         zero state.
         """
-        self.restart(Phase.RESETTING)
+        self._reset_all()
         if max_decorrelation_steps:
             draws = uniforms(env_keys(seed, Stream.DECORRELATION, self.envs.env_ids), incarnation, 1, 1)[0, :, 0]
             counts = 1 + (draws * max_decorrelation_steps).astype(np.int64)
             if not self.envs.holds:
                 counts[:] = max_decorrelation_steps  # environments that cannot be held all take the same number
             self._decorrelate(counts)
-        if self._wait_reset:
-            self.envs.allow(0)
+        self.envs.allow(self._reset_mode.resets)
         self.status.enter(Phase.WAITING)
 
     def row(self, row: int) -> tuple[Tree, Any]:
@@ -184,28 +186,25 @@ class CollectionLoop:
             tree_copy_into(tree_rows(self._prev_action, (index, ...)), prev_action)
             self._is_first[index], self._prev_reward[index] = is_first, prev_reward
         self.envs.hold(np.array([waiting for *_, waiting in rows], np.bool_), self._observation)
-        if self._wait_reset:
-            self.envs.allow(0)
+        self.envs.allow(self._reset_mode.resets)
 
-    def restart(self, phase: Phase) -> None:
-        """Resets every environment, even within an episode, with null previous inputs and empty statistics."""
-        self.status.enter(phase)
-        self.envs.reset(None, self._observation)
-        self._null_inputs(slice(None))
-        self.episodes.restart()
+    def restart(self) -> None:
+        """Resets every environment, even within an episode, and its number of further resets."""
+        self._reset_all()
+        self.envs.allow(self._reset_mode.resets)
 
     def reset_waiting(self) -> None:
-        """Resets the environments that ended in the last batch, if the reset mode is "wait"."""
-        if not (self._wait_reset and self.envs.waiting.any()):
+        """Resets the environments that waited for the end of the last batch."""
+        if not (self._reset_mode.between_batches and self.envs.waiting.any()):
             return
         rows = np.flatnonzero(self.envs.waiting).tolist()
         self.status.enter(Phase.RESETTING)
         self.envs.reset(rows, self._observation)
         self._null_inputs(rows)
-        self.envs.allow(0)
+        self.envs.allow(self._reset_mode.resets)
         self.status.enter(Phase.WAITING)
 
-    def collect(self, view: SlotView, n_rows: int, evaluating: bool = False, until_idle: bool = False) -> Iterator[int]:
+    def collect(self, view: SlotView, n_rows: int, until_idle: bool = False) -> Iterator[int]:
         """Collects rows 0 to n_rows − 1: a whole batch, or fewer rows at the end of an evaluation; see the class.
 
         Afterwards the episodes that ended are in `finished` and in the slot's final region.
@@ -213,18 +212,16 @@ class CollectionLoop:
         Args:
             view: the slice of the slot to fill.
             n_rows: number of rows.
-            evaluating: whether environments wait once they have used up their resets.
             until_idle: whether to stop early when all environments wait.
         """
-        phase = Phase.EVALUATING if evaluating else Phase.STEPPING
-        slot, envs, timing, line = view.slot, self.envs, self.timing, self.status.line
+        slot, envs, timing, line, phase = view.slot, self.envs, self.timing, self.status.line, self._phase
         begin = perf_counter_ns()
         self._write_current(slot)
         view.begin()
         ended = _Ended()
         stepped = np.full(len(envs.env_ids), n_rows)
         stepped[envs.waiting] = 0
-        may_wait = self._wait_reset or evaluating
+        may_wait = self._reset_mode.waits
         idle = envs.waiting.copy() if envs.waiting.any() else None  # columns that do not take step t
         resetting, n_resets = envs.resetting, 0
         if resetting is not None:
@@ -247,12 +244,15 @@ class CollectionLoop:
             line[Status.PROGRESS] += 1
             beginning = _NOBODY if resetting is None else resetting.nonzero()[0]
             silent = _either(idle, resetting) if self.episodes.objects is not None else None
-            ends = envs.step(view.actions[t], view.step_rows[t], detail)
+            out = view.step_rows[t]
+            if self.episodes.objects is not None:
+                out.infos = self._infos
+            ends = envs.step(view.actions[t], out, detail)
             for to, action in zip(view.prev_action_leaves[t + 1], view.action_leaves[t], strict=True):
                 to[...] = action
             view.prev_rewards[t + 1][...] = view.rewards[t]
             if self.episodes.objects is not None:
-                self._step_objects(tree_rows(slot.observation, t), view.actions[t], view.step_rows[t], silent)
+                self._step_objects(tree_rows(slot.observation, t), view.actions[t], out, silent)
             if len(beginning):
                 self._start_episodes(view, t, beginning)
             if len(ends.rows):
@@ -319,7 +319,7 @@ class CollectionLoop:
 
     def _step_objects(self, observation: Tree, action: Tree, row: StepRow, idle: np.ndarray | None) -> None:
         """Calls the overridden `TrajInfo.step` of each environment that took this step, with copies it may keep."""
-        objects, infos = self.episodes.objects, self.envs.infos()
+        objects, infos = self.episodes.objects, self._infos
         assert objects is not None
         for index, traj_info in enumerate(objects):
             if idle is None or not idle[index]:
@@ -348,12 +348,13 @@ class CollectionLoop:
             self.status.line[Status.PROGRESS] += 1
             held = (t < offsets) | (t >= offsets + counts)
             self.envs.hold(held, self._observation)
-            out = StepRow(
-                self._observation, reward[t], np.zeros(n, np.bool_), np.zeros(n, np.bool_), self._env_info, floats
-            )
+            infos = None if self.episodes.objects is None else self._infos
+            terminated, truncated = np.zeros((2, n), np.bool_)
+            out = StepRow(self._observation, reward[t], terminated, truncated, self._env_info, floats, infos)
             before = tree_map(np.copy, self._observation) if self.episodes.objects is not None else None
             silent = _either(held, self.envs.resetting)
-            actions, ends = self.envs.step_random(out)
+            actions = self.envs.random_actions(self._observation)
+            ends = self.envs.step(actions, out)
             if self.episodes.objects is not None:
                 self._step_objects(before, actions, out, silent)
             if len(ends.rows):
@@ -361,6 +362,13 @@ class CollectionLoop:
         self.envs.hold(np.zeros(n, np.bool_), self._observation)
         stepped = offsets + counts
         self.episodes.add(reward, stepped, ended.times, ended.rows, ended.infos, ended.objects, offsets)
+
+    def _reset_all(self) -> None:
+        """Resets every environment, with null previous inputs and empty statistics."""
+        self.status.enter(Phase.RESETTING)
+        self.envs.reset(None, self._observation)
+        self._null_inputs(slice(None))
+        self.episodes.restart()
 
     def _null_inputs(self, rows: Any) -> None:
         """Sets the previous inputs of columns that start an episode."""

@@ -14,6 +14,7 @@ from headrace.envs.vector.spec import VectorEnvs
 from headrace.errors import EnvContractError
 from headrace.processes.status import Phase, Status
 from headrace.rng import Stream, env_seeds
+from headrace.samplers.collection.resets import ResetMode
 from headrace.samplers.traj_info import TrajInfo
 from headrace.types import Tree
 
@@ -31,7 +32,7 @@ class SliceConfig:
         env_ids: global numbers of this slice's training environments.
         seed: of all randomness.
         traj_info: the class of episode statistics and its arguments.
-        wait_reset: whether environments that end wait for the end of the batch.
+        reset_mode: when training environments whose episodes ended are reset.
         max_decorrelation_steps: see `SamplerOptions`.
         env_info_keys: see `SamplerOptions`.
         deterministic: see `SamplerOptions`.
@@ -52,7 +53,7 @@ class SliceConfig:
     env_ids: tuple[int, ...]
     seed: int
     traj_info: tuple[type[TrajInfo], Mapping[str, Any]]
-    wait_reset: bool
+    reset_mode: ResetMode
     max_decorrelation_steps: int
     env_info_keys: EnvInfoKeys
     deterministic: bool
@@ -123,7 +124,7 @@ def _made_as_one(
         raise user_code_failed(error, f"{factory.name}: the constructor", status) from error
     try:
         batch = VectorBatch(env, env_ids, seeds, name=factory.name, status=status, env_info_keys=env_info_keys)
-        if config.wait_reset and not batch.holds:
+        if config.reset_mode.waits and not batch.holds:
             raise EnvContractError(
                 f"{factory.name} resets its environments by itself, so they cannot wait for the end of a batch: "
                 'reset_mode="wait" needs a vector environment with AutoresetMode.DISABLED; use "mid_batch"',

@@ -83,7 +83,7 @@ class TrainSlice:
         self._n_rows = spec.batch.T
         self._views = views
         self._loop = CollectionLoop(
-            self._envs, spec, status=self._status, traj_info=config.traj_info, wait_reset=config.wait_reset
+            self._envs, spec, status=self._status, traj_info=config.traj_info, reset_mode=config.reset_mode
         )
         saved, self._saved = self._saved, []
         with self._noticing():
@@ -147,7 +147,7 @@ class TrainSlice:
         """Returns the report after the rows of a batch."""
         loop = self._loop
         if self._trial is not None and self._trial.taken:
-            resets = 0 if self.config.wait_reset else None
+            resets = self.config.reset_mode.resets
             self._trial.play(recorded(self._view.slot, self._n_rows, begins=False, resets=resets))
         return SliceReport(loop.n_final, loop.overflow, loop.finished, self._notes(), loop.timing)
 
