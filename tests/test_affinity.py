@@ -148,7 +148,7 @@ def test_cuda_idx_is_where_a_sampler_acts(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     settings = sampler_of(cls)._config.placed(cls.__name__, cls.layout, Affinity.of(given))
-    assert settings.device == device
+    assert settings.options.device == device
 
 
 def test_two_devices_for_one_sampler_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,12 +21,13 @@ import pytest
 
 from headrace import memory
 from headrace.errors import EnvFailed, WorkerCrashed, WorkerHung
-from headrace.processes import group as group_module, handoff
+from headrace.processes import handoff, watch as watch_module
 from headrace.processes.affinity import usable_cores
 from headrace.processes.child import Channel
-from headrace.processes.group import WorkerGroup, WorkerWatch
+from headrace.processes.group import WorkerGroup
 from headrace.processes.handoff import Bell, Cell, Handoff, make_cell
 from headrace.processes.status import Phase
+from headrace.processes.watch import WorkerWatch
 from tests.group_targets import nothing
 
 SPIN = 300_000  # ns
@@ -657,7 +658,7 @@ def watched(pipes: Any, timeout: float = 20.0) -> Iterator[tuple[WorkerGroup, Wo
     try:
         read, write = pipes()
         group.send_fd(write)
-        yield group, group.watch_workers(read), read
+        yield group, WorkerWatch(group, read), read
     finally:
         group.kill()
 
@@ -665,7 +666,7 @@ def watched(pipes: Any, timeout: float = 20.0) -> Iterator[tuple[WorkerGroup, Wo
 @pytest.fixture
 def _long_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
     """A sleep that is not ended by what happens lasts for a minute, and returns False."""
-    monkeypatch.setattr(group_module, "_TICK", LONG)
+    monkeypatch.setattr(watch_module, "TICK", LONG)
 
 
 @pytest.mark.usefixtures("_long_ticks")

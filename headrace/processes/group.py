@@ -28,13 +28,11 @@ from headrace.processes.child import Failure, Start, child_main
 from headrace.processes.lifeline import Lifeline
 from headrace.processes.members import GONE, Members, set_deadline, sigint_blocked, uninterrupted
 from headrace.processes.start_method import pickled
-from headrace.processes.status import LINE_BYTES, Phase, ProgressWatch, Status, StatusBoard
+from headrace.processes.status import LINE_BYTES, TICK, Phase, ProgressWatch, Status, StatusBoard
 
-__all__ = ["WorkerGroup", "WorkerWatch"]
+__all__ = ["WorkerGroup"]
 
 _log = logging.getLogger("headrace.processes")
-
-_TICK = 0.05  # seconds between checks of progress while waiting
 
 
 class WorkerGroup:
@@ -143,7 +141,7 @@ class WorkerGroup:
         if ended := {fd for fd, _ in self._everybody.poll(0)}:
             for rank, process in enumerate(self._members.processes):
                 if process.sentinel in ended:
-                    self._raise_for(rank)
+                    self.raise_for(rank)
         for rank in range(len(self)) if ranks is None else ranks:
             self.send_to(rank, message)
 
@@ -154,7 +152,7 @@ class WorkerGroup:
         except BlockingIOError:
             self._raise_hung(rank, self._timeout)
         except OSError:
-            self._raise_for(rank)
+            self.raise_for(rank)
 
     def send_fd(self, fd: int) -> None:
         """Sends a descriptor to every worker, which takes it with `Channel.receive_fd`."""
@@ -171,8 +169,8 @@ class WorkerGroup:
         asked = range(len(self)) if ranks is None else ranks
         watch = self.watch(timeout)
         while any(rank not in self._answers for rank in asked):
-            self._look(min(_TICK, watch.timeout / 4))
-            self._require_progress(watch, [rank for rank in asked if rank not in self._answers])
+            self._look(min(TICK, watch.timeout / 4))
+            self.require_progress(watch, [rank for rank in asked if rank not in self._answers])
         for rank in asked:
             self._register(rank)
         return [self._answers.pop(rank) for rank in asked]
@@ -181,33 +179,41 @@ class WorkerGroup:
         """Returns whether a worker's reply has arrived, without waiting; raises as `replies` does."""
         if rank not in self._answers:
             self._look(0.0)
-            self._require_progress(watch, [rank])
+            self.require_progress(watch, [rank])
         return rank in self._answers
 
     def watch(self, timeout: float | None = None) -> ProgressWatch:
         """Returns a watch for workers without progress for `timeout` seconds (default: the group's), from now on."""
         return ProgressWatch(self._lines, self._timeout if timeout is None else timeout)
 
-    def watch_workers(self, fd: int) -> WorkerWatch:
-        """Returns what a server sleeps on while it waits for workers to ring `fd`; see `WorkerWatch`."""
-        return WorkerWatch(self, fd)
+    @property
+    def sources(self) -> list[tuple[int, int]]:
+        """For each worker, the descriptors to poll: its pipe, and one that becomes readable when it ends."""
+        members = self._members
+        return [
+            (pipe.fileno(), process.sentinel) for pipe, process in zip(members.pipes, members.processes, strict=True)
+        ]
 
-    def _take(self, talking: Sequence[int], ended: Sequence[int]) -> None:
+    def note_progress(self) -> None:
+        """Marks progress of this process: waiting for living workers is progress."""
+        self._own_line[Status.PROGRESS] += 1
+
+    def take(self, talking: Sequence[int], ended: Sequence[int]) -> None:
         """Reads replies from readable pipes; raises for a worker that failed, or that ended without a reply."""
         for rank in talking:
             self._answers[rank] = self._receive(rank)
             self._unregister(rank)
         for rank in ended:
             if rank not in self._answers and not self._members.pipes[rank].poll(0):  # it may have reported before
-                self._raise_for(rank)
+                self.raise_for(rank)
 
     def _look(self, seconds: float) -> None:
         """Waits at most `seconds` for a worker to reply or to end, and reads the replies."""
         ready = [fd for fd, _ in self._poll.poll(seconds * 1e3)]
-        self._own_line[Status.PROGRESS] += 1
-        self._take(
+        self.note_progress()
+        self.take(
             [self._pipes[fd] for fd in ready if fd in self._pipes],
-            [self._ends[fd] for fd in ready if fd in self._ends] if ready else self._ended([*self._ends.values()]),
+            [self._ends[fd] for fd in ready if fd in self._ends] if ready else self.ended([*self._ends.values()]),
         )
 
     def _register(self, rank: int) -> None:
@@ -224,13 +230,13 @@ class WorkerGroup:
         self._poll.unregister(pipe)
         self._poll.unregister(end)
 
-    def _ended(self, ranks: Sequence[int]) -> list[int]:
+    def ended(self, ranks: Sequence[int]) -> list[int]:
         """Returns the workers that have ended. Sentinels do not show it while a process forked by the worker holds them
         open.
         """
         return [rank for rank in ranks if self._members.ended(rank)]
 
-    def _require_progress(self, watch: ProgressWatch, ranks: Sequence[int]) -> None:
+    def require_progress(self, watch: ProgressWatch, ranks: Sequence[int]) -> None:
         """Raises WorkerHung if one of `ranks` has made no progress for too long."""
         for rank in ranks:
             if watch.stands_still(rank):
@@ -267,7 +273,7 @@ class WorkerGroup:
         except BlockingIOError:
             self._raise_hung(rank, self._timeout)
         except (EOFError, OSError):  # a peer killed with unread data gives ECONNRESET, not EOF
-            self._raise_for(rank)
+            self.raise_for(rank)
         except Exception as error:  # from unpickling, which may raise anything
             raise SamplerError(
                 f"what {self._name(rank)} answered cannot be read here: {headline(error)}; spaces, infos and answers "
@@ -286,7 +292,7 @@ class WorkerGroup:
     def _name(self, rank: int) -> str:
         return f"worker {rank}" if self._names is None else self._names[rank]
 
-    def _raise_for(self, rank: int) -> NoReturn:
+    def raise_for(self, rank: int) -> NoReturn:
         """Raises the last report of worker `rank`, which has ended, or the cause of its death."""
         process = self._members.processes[rank]
         process.join(GONE)
@@ -305,7 +311,7 @@ class WorkerGroup:
 
     def _raise_hung(self, rank: int, timeout: float) -> NoReturn:
         if self._members.ended(rank):
-            self._raise_for(rank)
+            self.raise_for(rank)
         where = self._where(rank)
         stopped = psutil.Process(self._pid(rank)).status() == psutil.STATUS_STOPPED
         if not stopped:
@@ -341,55 +347,4 @@ class WorkerGroup:
         except OSError as error:
             if error.errno in NO_DESCRIPTORS:
                 raise  # send_handle duplicates the pipe's: this process has too many open, the worker is fine
-            self._raise_for(rank)
-
-
-class WorkerWatch:
-    """Lets a server sleep until its workers ring a bell.
-
-    `sleep` ends when they ring, and raises if one of them failed, died or hangs. It makes one `poll` on everything,
-    registered once, because it runs between two time steps.
-
-    Args:
-        group: the workers.
-        fd: read end of the bell.
-    """
-
-    def __init__(self, group: WorkerGroup, fd: int) -> None:
-        self._group = group
-        self._fd = fd
-        self._poll = select.poll()
-        self._poll.register(fd, select.POLLIN)
-        self._pipes: dict[int, int] = {}
-        self._sentinels: dict[int, int] = {}
-        members = group._members
-        for rank, (pipe, process) in enumerate(zip(members.pipes, members.processes, strict=True)):
-            self._pipes[pipe.fileno()] = rank
-            self._sentinels[process.sentinel] = rank
-        for source in (*self._pipes, *self._sentinels):
-            self._poll.register(source, select.POLLIN)
-        self._watch: ProgressWatch | None = None
-
-    def awake(self) -> None:
-        """Ends the current wait: the next sleep starts a new count of the time without progress."""
-        self._watch = None
-
-    def sleep(self, awaited: Sequence[int]) -> bool:
-        """Sleeps until the bell rings, for at most a tick of 50 ms; returns whether it rang.
-
-        Args:
-            awaited: ranks of the workers that are to ring it; one that makes no progress for the group's timeout hangs.
-        """
-        group = self._group
-        ready = [fd for fd, _ in self._poll.poll(_TICK * 1e3)]
-        group._own_line[Status.PROGRESS] += 1
-        talking = [self._pipes[fd] for fd in ready if fd in self._pipes]
-        ended = [self._sentinels[fd] for fd in ready if fd in self._sentinels]
-        group._take(talking, ())
-        for rank in ended if ready else group._ended(awaited):
-            group._raise_for(rank)
-        if not ready:
-            if self._watch is None:
-                self._watch = ProgressWatch(group._lines, group._timeout)
-            group._require_progress(self._watch, awaited)
-        return self._fd in ready
+            self.raise_for(rank)

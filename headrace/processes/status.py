@@ -13,9 +13,10 @@ from enum import IntEnum
 
 from headrace.errors import Where
 
-__all__ = ["LINE_BYTES", "Phase", "ProgressWatch", "Status", "StatusBoard"]
+__all__ = ["LINE_BYTES", "TICK", "Phase", "ProgressWatch", "Status", "StatusBoard"]
 
 LINE_BYTES = 64
+TICK = 0.05  # seconds between two looks at the progress of the processes that are waited for
 
 
 class Phase(IntEnum):

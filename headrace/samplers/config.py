@@ -136,19 +136,15 @@ class SamplerConfig:
     """Checked options, and what follows from them.
 
     Args:
-        options: in plain types; where another field says the same, that one counts.
+        options: in plain types; `device` is a torch device, a tuple of them, or None, `samples_device` one or None.
         factory: of training environments.
         eval_factory: of evaluation environments.
-        device: torch device, a tuple of several, or None.
-        samples_device: torch device or None.
-        n_slots: batches in memory.
+        n_slots: number of batches in memory.
     """
 
     options: SamplerOptions
     factory: EnvFactory
     eval_factory: EnvFactory
-    device: Any
-    samples_device: Any
     n_slots: int
 
     @staticmethod
@@ -194,11 +190,11 @@ class SamplerConfig:
                 deterministic=bool(options.deterministic),
                 eval_process=bool(options.eval_process),
                 isolate_rng=bool(options.isolate_rng),
+                device=device,
+                samples_device=samples_device,
             ),
             factory=EnvFactory.of(options.EnvCls, options.env_kwargs, pad=options.pad),
             eval_factory=EnvFactory.of(options.EnvCls, eval_kwargs, pad=options.pad),
-            device=device,
-            samples_device=samples_device,
             n_slots=least if n_slots is None else int(n_slots),
         )
 
@@ -223,10 +219,15 @@ class SamplerConfig:
         devices = affinity.acting_devices
         if not devices or layout.acts_in_workers:
             return self
-        device, _ = checked_devices(name, layout, devices[0] if len(devices) == 1 else devices, self.samples_device)
-        if self.device not in (None, device):
-            raise ValueError(f"affinity has the GPU of {device}, and device={str(self.device)!r}; make them agree")
-        return replace(self, device=device)
+        options = self.options
+        device, _ = checked_devices(name, layout, devices[0] if len(devices) == 1 else devices, options.samples_device)
+        if options.device not in (None, device):
+            raise ValueError(f"affinity has the GPU of {device}, and device={str(options.device)!r}; make them agree")
+        return self.on_device(device)
+
+    def on_device(self, device: Any) -> SamplerConfig:
+        """Returns this configuration with another device of the agent."""
+        return replace(self, options=replace(self.options, device=device))
 
     @property
     def batch_spec(self) -> BatchSpec:

@@ -95,12 +95,8 @@ class AsynchronousEngine(ParallelEngine[SamplerProcess]):
 
     @property
     def _devices(self) -> Sequence[Any]:
-        device = self.config.device
+        device = self.config.options.device
         return device if isinstance(device, tuple) else [device]
-
-    @override
-    def worker_maker(self, configs: Sequence[SliceConfig]) -> Callable[[Channel], SamplerProcess]:
-        raise NotImplementedError  # `start` makes the workers from shards
 
     @override
     def start(self, slices: Sequence[Slice], configs: Sequence[SliceConfig], affinity: Affinity) -> EnvSpaces:
@@ -117,7 +113,7 @@ class AsynchronousEngine(ParallelEngine[SamplerProcess]):
             cpus = affinity.workers_cpus and affinity.workers_cpus[first_worker : first_worker + n_workers]
             answering.append([self._inner_config(config) for config in configs[first:stop]])
             shard = Shard(
-                partial(make_engine, self.name, self.layout.inner, replace(self.config, device=device)),
+                partial(make_engine, self.name, self.layout.inner, self.config.on_device(device)),
                 slices_of_shard,
                 answering[-1],
                 first,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import pickle
-from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
@@ -80,12 +79,24 @@ class ParallelEngine(Engine, Generic[_Worker]):
             _log.info("%d workers for batch_B=%d: starting %d", asked, B, B)
         return min(asked, B)
 
-    @abstractmethod
-    def worker_maker(self, configs: Sequence[SliceConfig]) -> Callable[[Channel], _Worker]:
-        """Returns a function that makes a worker with these slices; it is called in the worker's process."""
+    def start_workers(
+        self,
+        make: Callable[[Sequence[SliceConfig], Channel], Worker],
+        slices: Sequence[Slice],
+        configs: Sequence[SliceConfig],
+        affinity: Affinity,
+    ) -> EnvSpaces:
+        """Starts the workers that own these slices.
 
-    @override
-    def start(self, slices: Sequence[Slice], configs: Sequence[SliceConfig], affinity: Affinity) -> EnvSpaces:
+        Args:
+            make: makes a worker from the configurations of its slices and its channel; called in the worker's process.
+            slices: all slices.
+            configs: one per slice.
+            affinity: where the workers run.
+
+        Returns:
+            The spaces of the environments.
+        """
         n_workers = 1 + max(one.worker for one in slices)
         by_worker = [
             [config for config, one in zip(configs, slices, strict=True) if one.worker == worker]
@@ -93,7 +104,7 @@ class ParallelEngine(Engine, Generic[_Worker]):
         ]
         seeds = [process_seeds(own[0], "worker", own[0].env_ids[0]) for own in by_worker]
         prologue = partial(initialize_worker, affinity, not self.layout.served, seeds)
-        return self.start_group([self.worker_maker(own) for own in by_worker], by_worker, prologue)
+        return self.start_group([partial(make, own) for own in by_worker], by_worker, prologue)
 
     def start_group(
         self,
@@ -212,8 +223,8 @@ class CpuEngine(ParallelEngine[LocalWorker]):
     _parameters: ParameterSlots | None = None
 
     @override
-    def worker_maker(self, configs: Sequence[SliceConfig]) -> Callable[[Channel], LocalWorker]:
-        return partial(LocalWorker, configs[0])
+    def start(self, slices: Sequence[Slice], configs: Sequence[SliceConfig], affinity: Affinity) -> EnvSpaces:
+        return self.start_workers(LocalWorker, slices, configs, affinity)
 
     @override
     def setup(

@@ -54,9 +54,9 @@ class SerialEngine(Engine):
         self, agent: Agent, spec: SlotSpec, slots: Slots, configs: Sequence[SliceConfig], first_slice: int
     ) -> None:
         assert self._environments is not None
-        agent.to_device(self.config.device or agent.device)
-        if self.config.samples_device is not None:
-            self.device_batch = device_batch(slots.all[0], agent, self.config.samples_device)
+        agent.to_device(self.config.options.device or agent.device)
+        if self.config.options.samples_device is not None:
+            self.device_batch = device_batch(slots.all[0], agent, self.config.options.samples_device)
         own = [slot.slice(spec, first_slice) for slot in slots.all]
         first_column = spec.first_column(first_slice)
         self._collector = LocalCollector(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,10 +14,10 @@ from headrace.agents.base import Agent
 from headrace.buffers.samples import Slot, SlotSpec
 from headrace.processes.affinity import Affinity, cores_shared_by, cpu_quota
 from headrace.processes.causes import enough_descriptors
-from headrace.processes.child import Channel
-from headrace.processes.group import WorkerGroup, WorkerWatch
+from headrace.processes.group import WorkerGroup
 from headrace.processes.handoff import Bell
 from headrace.processes.patience import Patience
+from headrace.processes.watch import WorkerWatch
 from headrace.rng import Stream
 from headrace.samplers.collection.evaluation import EvalReport, evaluation_episodes, evaluation_spec
 from headrace.samplers.collection.make_envs import SliceConfig
@@ -84,13 +84,9 @@ class ServedEngine(ParallelEngine[ServedWorker]):
         return () if self._server is None else (self._server.timing,)
 
     @override
-    def worker_maker(self, configs: Sequence[SliceConfig]) -> Callable[[Channel], ServedWorker]:
-        return partial(ServedWorker, configs)
-
-    @override
     def start(self, slices: Sequence[Slice], configs: Sequence[SliceConfig], affinity: Affinity) -> EnvSpaces:
         self._slices, self._affinity = tuple(slices), affinity
-        return super().start(slices, configs, affinity)
+        return self.start_workers(ServedWorker, slices, configs, affinity)
 
     @override
     def setup(
@@ -107,17 +103,17 @@ class ServedEngine(ParallelEngine[ServedWorker]):
             self._send_bells(n_workers)
         self.wait_until_ready()
         # CUDA must be used only after the workers have started: a process that has used CUDA cannot be forked.
-        device = serving_device(self.config.device)
+        device = serving_device(self.config.options.device)
         agent.to_device(device)
         if device.type == "cuda":
             self._pinned = Pinned(slots.arena)
-        if self.config.samples_device is not None:
+        if self.config.options.samples_device is not None:
             self.device_batch = device_batch(slots.all[0], agent, device)
         eval_slot, cells = self._memory
         read, _, *writes = self._pipe_ends
         bells = [Bell(cells.parked[rank], write_fd=write) for rank, write in enumerate(writes)]
         bells.append(Bell(cells.parked[-1], read_fd=read))
-        groups = partial(self._groups, agent, cells, bells, self.workers.watch_workers(read), configs[0])
+        groups = partial(self._groups, agent, cells, bells, WorkerWatch(self.workers, read), configs[0])
         pids = [os.getpid(), *self.workers.pids]
         patience = Patience(cells.spin_ns, pids, cores_shared_by(self._affinity, n_workers), cpu_quota())
         env_ids = [config.env_ids for config in configs]

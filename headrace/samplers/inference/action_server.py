@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from time import perf_counter_ns
 
 from headrace.agents.base import Agent
-from headrace.processes.group import WorkerWatch
 from headrace.processes.handoff import Handoff
 from headrace.processes.patience import Patience
 from headrace.processes.status import Phase, Status
+from headrace.processes.watch import WorkerWatch
 from headrace.samplers.collection.slice import SliceReport
 from headrace.samplers.inference.actor import Actor
 from headrace.samplers.timing import ServerTiming

@@ -154,9 +154,10 @@ class LocalEvaluator:
 
 
 class LocalWorker:
-    """A worker process with one slice and its own agent; see `Worker`."""
+    """A worker process with its own agent; see `Worker`. Its layout has one group, so it has one slice."""
 
-    def __init__(self, config: SliceConfig, channel: Channel) -> None:
+    def __init__(self, configs: Sequence[SliceConfig], channel: Channel) -> None:
+        (config,) = configs
         self._channel = channel
         self._environments = TrainSlice(config, channel.status)
         self._collector: LocalCollector | None = None
