@@ -12,6 +12,7 @@ from headrace import (
     runners as runners,
     samplers as samplers,
 )
+from headrace.compiled import native as native
 from headrace.errors import SamplerError as SamplerError
 from headrace.policy import load_agent as load_agent
 from headrace.processes.affinity import Affinity as Affinity

@@ -112,6 +112,7 @@ class StepRow:
         env_info: recorded fields of info, tree of `[n, ...]` or None.
         floats: the floating-point arrays among the above, which are checked for NaN and infinity.
         infos: list of length `n` that receives copies of the info dicts; None if they are not wanted.
+        prepared: what the `EnvBatch` made of this row when it first wrote to it, for its own use.
     """
 
     observation: Tree
@@ -121,6 +122,7 @@ class StepRow:
     env_info: Tree
     floats: Sequence[np.ndarray] = ()
     infos: list[dict[str, Any]] | None = None
+    prepared: Any = None
 
 
 @dataclass

@@ -15,6 +15,8 @@ PACKAGE = Path(__file__).parent.parent / "headrace"
 BASE = {"config", "errors", "lazy", "types", "rng", "memory", "schema"}
 #: Room → rooms it may import. A file directly in the package is a room of its own name.
 ALLOWED = {
+    "_native": set(),
+    "compiled": set(),
     "config": set(),
     "errors": set(),
     "lazy": set(),
@@ -28,12 +30,12 @@ ALLOWED = {
     "plotting": {"errors", "storage", "text"},
     "buffers": BASE,
     "processes": BASE,
-    "envs": BASE | {"buffers", "processes"},
+    "envs": BASE | {"buffers", "compiled", "processes"},
     "distributions": BASE | {"numpy_inference"},
     "models": BASE | {"numpy_inference"},
     # of checkpoints: the file format, since an agent saves itself; of envs: spaces as plain data
     "agents": BASE | {"buffers", "checkpoints", "distributions", "envs", "models"},
-    "samplers": BASE | {"agents", "buffers", "envs", "processes"},
+    "samplers": BASE | {"agents", "buffers", "compiled", "envs", "processes"},
     "replays": BASE | {"buffers", "storage"},
     "algos": BASE | {"agents", "buffers", "envs", "models", "replays"},  # of envs: what of a space lies in a batch
     "checkpoints": BASE | {"agents", "envs", "samplers", "storage"},
@@ -45,6 +47,8 @@ ALLOWED = {
 ALLOWED["cli"] = {*ALLOWED} - {"__init__"}
 #: Rooms that work without torch (a module of them that needs it imports it inside a function).
 WITHOUT_TORCH = [
+    "_native",
+    "compiled",
     "config",
     "errors",
     "types",

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 import logging
+from array import array
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from time import perf_counter_ns
 from typing import Any
 
 import gymnasium
 import numpy as np
 
+from headrace import compiled
 from headrace.buffers.tree import tree_leaves, tree_paths, tree_rows
 from headrace.envs.factory import user_code_failed
 from headrace.envs.infos import info_copy, info_value
@@ -29,6 +32,10 @@ EnvInfoKeys = Mapping[str, tuple[Any, tuple[int, ...]]]
 _NUMBERS = frozenset((float, int, np.float64))
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 _all_true = np.logical_and.reduce  # what `array.all()` calls, two frames deeper
+
+
+class _NotUnpacked(Exception):
+    """The answer of an environment is not a tuple of the expected length; carries Python's error."""
 
 
 class ScalarEnvs:
@@ -77,7 +84,8 @@ class ScalarEnvs:
         self._own_action_spaces: list[gymnasium.Space[Any]] = []
         self._allowance: list[int] | None = None
         self._steps = [env.step for env in envs]
-        self._rewards: list[Any] = [0.0] * len(envs)
+        self._rewards = array("d", [0.0] * len(envs))  # of the last step; cells of a NumPy array cost more to set
+        self._rewards_array = np.frombuffer(self._rewards)
         self._decode = action_decoder(self.spaces.action)
         self._write = observation_writer(self.spaces.observation, self._note_cast, "observation")
         for env, env_id, (_, space_seed) in zip(envs, env_ids, seeds, strict=True):
@@ -118,7 +126,7 @@ class ScalarEnvs:
     def step(self, actions: Tree, out: StepRow, timing: Timing | None = None) -> Ends:
         """Steps every column that is not waiting; see `EnvBatch.step`."""
         steps = self._steps if timing is None else [_timed(step, timing) for step in self._steps]
-        ended, last_infos = self._step_rows(self._decode(actions), steps, out)
+        ended, last_infos = self._step_columns(self._decode(actions), steps, out)
         if not ended:
             return _NO_ENDS
         begin = perf_counter_ns()
@@ -160,55 +168,88 @@ class ScalarEnvs:
         if failure is not None:
             raise failure
 
-    def _step_rows(
+    def _step_columns(
         self, actions: Sequence[Any], steps: Sequence[Any], out: StepRow
     ) -> tuple[list[int], list[dict[str, Any]]]:
-        """Steps and records the columns that are not waiting; returns those that ended, before resets, and last infos.
+        """Steps and records the columns that are not waiting.
 
-        What an environment returns is copied before the next one steps, because environments may share it.
+        Returns:
+            The columns whose episodes ended, which are not reset yet, and their last info dicts.
         """
-        observation, write = out.observation, self._write
-        rewards, line, env_cell = self._rewards, self._status.line, Status.ENV
-        takes_infos = bool(self._declared) or out.infos is not None
-        rows: Sequence[int] = range(len(steps))
-        env_ids: Sequence[int] = self.env_ids
+        columns: list[int] | None = None
         if self._some_wait:
-            for row in np.flatnonzero(self.waiting).tolist():
-                rewards[row] = 0.0
+            for column in np.flatnonzero(self.waiting).tolist():
+                self._rewards[column] = 0.0
                 if out.infos is not None:
-                    out.infos[row] = {}
-            rows = np.flatnonzero(~self.waiting).tolist()
-            env_ids, steps, actions = ([values[row] for row in rows] for values in (env_ids, steps, actions))
-        low, high = -_FLOAT32_MAX, _FLOAT32_MAX
+                    out.infos[column] = {}
+            columns = np.flatnonzero(~self.waiting).tolist()
         ended: list[int] = []
         last_infos: list[dict[str, Any]] = []
+        record = partial(self._record, out, ended, last_infos)
         try:
-            for row, env_id, step, action in zip(rows, env_ids, steps, actions, strict=True):
-                line[env_cell] = env_id
-                next_observation, reward, terminated, truncated, info = step(action)
-                write(observation, row, next_observation)
-                # Plain Python for each step: NumPy calls made once per time step cost several times their usual time
-                # here, because inference between two time steps evicts their code from the caches.
-                if type(reward) not in _NUMBERS or not low <= reward <= high:
-                    reward = _reward(reward)
-                rewards[row] = reward
-                if takes_infos:
-                    self._take_info(row, info, out)
-                if terminated is not False or truncated is not False:
-                    if terminated is True or self._boolean(terminated, "terminated"):
-                        out.terminated[row] = True
-                    if truncated is True or self._boolean(truncated, "truncated"):
-                        out.truncated[row] = True
-                    if terminated or truncated:
-                        ended.append(row)
-                        last_infos.append(self._last_info(info))
-            out.reward[:] = rewards
+            finite = self._step_each(columns, actions, steps, out, record)
+            out.reward[:] = self._rewards_array
         except KeyboardInterrupt:
             raise
         except BaseException as error:
             raise self._explained(error, "step()") from error
-        self._check_finite(out.observation, out.env_info, out.floats, "step()")
+        if not finite:
+            self._check_finite(out.observation, out.env_info, out.floats, "step()")
+        self._status.line[Status.ENV] = -1
         return ended, last_infos
+
+    def _step_each(
+        self,
+        columns: Sequence[int] | None,
+        actions: Sequence[Any],
+        steps: Sequence[Any],
+        out: StepRow,
+        record: Callable[[int, Any], None],
+    ) -> bool:
+        """Steps columns (None: all) and records each answer before the next step, because environments may share it.
+
+        Returns:
+            Whether all recorded numbers are known to be finite.
+        """
+        line, env_ids = self._status.line, self.env_ids
+        takes_infos = bool(self._declared) or out.infos is not None
+        if compiled.stepping is not None:
+            if out.prepared is None:
+                out.prepared = compiled.stepping.leaf_of(self.spaces.observation, out.observation)
+            take_info = partial(self._take_info, out) if takes_infos else None
+            finite: bool = compiled.stepping.step_columns(
+                out.prepared, columns, env_ids, steps, actions, self._rewards, line, Status.ENV, record, take_info
+            )
+            return finite and not takes_infos
+        for column in range(len(steps)) if columns is None else columns:
+            line[Status.ENV] = env_ids[column]
+            record(column, steps[column](actions[column]))
+        return False
+
+    def _record(
+        self, out: StepRow, ended: list[int], last_infos: list[dict[str, Any]], column: int, answer: Any
+    ) -> None:
+        """Records what one environment's `step` returned, as copies."""
+        try:
+            next_observation, reward, terminated, truncated, info = answer
+        except (TypeError, ValueError) as error:
+            raise _NotUnpacked(error) from error
+        self._write(out.observation, column, next_observation)
+        # Plain Python for each step: NumPy calls made once per time step cost several times their usual time here,
+        # because inference between two time steps evicts their code from the caches.
+        if type(reward) not in _NUMBERS or not -_FLOAT32_MAX <= reward <= _FLOAT32_MAX:
+            reward = _reward(reward)
+        self._rewards[column] = reward
+        if self._declared or out.infos is not None:
+            self._take_info(out, column, info)
+        if terminated is not False or truncated is not False:
+            if terminated is True or self._boolean(terminated, "terminated"):
+                out.terminated[column] = True
+            if truncated is True or self._boolean(truncated, "truncated"):
+                out.truncated[column] = True
+            if terminated or truncated:
+                ended.append(column)
+                last_infos.append(self._last_info(info))
 
     def _end(self, ended: list[int], last_infos: list[dict[str, Any]], out: StepRow) -> Ends:
         """Records the episodes that ended, then resets their environments as far as `allow` permits."""
@@ -234,14 +275,18 @@ class ScalarEnvs:
         line[Status.ENV] = self.env_ids[row]
         seed, self._seeds[row] = self._seeds[row], None
         try:
-            first, _ = self._envs[row].reset() if seed is None else self._envs[row].reset(seed=seed)
+            answer = self._envs[row].reset() if seed is None else self._envs[row].reset(seed=seed)
+            try:
+                first, _ = answer
+            except (TypeError, ValueError) as error:
+                raise _NotUnpacked(error) from error
             self._write(observation, row, first)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
             raise self._explained(error, "reset()") from error
 
-    def _take_info(self, row: int, info: Any, out: StepRow) -> None:
+    def _take_info(self, out: StepRow, row: int, info: Any) -> None:
         """Records the declared fields and, if they are wanted, a copy of the whole dict."""
         for key, (dtype, shape) in self._declared.items():
             if not isinstance(info, dict) or key not in info:
@@ -268,20 +313,19 @@ class ScalarEnvs:
 
     def _explained(self, error: BaseException, call: str) -> SamplerError:
         """Returns the error of this library for an exception in a call of an environment."""
-        if isinstance(error, Mismatch):
-            return EnvContractError(
-                f"{self._name}: {call} returned {error.path} = {error.came}, expected {error.expected}; "
-                "correct the environment or its declared spaces",
-                self._status.where(),
-            )
-        own_frame = error.__traceback__ is not None and error.__traceback__.tb_next is None
-        if own_frame and isinstance(error, TypeError | ValueError) and "unpack" in str(error):  # of the answer
+        if isinstance(error, _NotUnpacked):
             expected = (
                 "(observation, info)" if call == "reset()" else "(observation, reward, terminated, truncated, info)"
             )
             return EnvContractError(
                 f"{self._name}: {call} must return {expected}, and what it returned cannot be unpacked so ({error}); "
                 "one of the old gym API needs headrace.envs.LegacyGym(env)",
+                self._status.where(),
+            )
+        if isinstance(error, Mismatch):
+            return EnvContractError(
+                f"{self._name}: {call} returned {error.path} = {error.came}, expected {error.expected}; "
+                "correct the environment or its declared spaces",
                 self._status.where(),
             )
         return user_code_failed(error, f"{self._name}: {call}", self._status)

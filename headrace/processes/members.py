@@ -67,9 +67,11 @@ class Members:
         process, handle = self.processes[rank], self.handles[rank]
         if process.exitcode is not None:
             return True
-        if process.pid is not None and _is_living_child(process.pid):  # 2 µs; the process list takes 300 µs
+        if handle is None:
+            return True
+        if _is_living_child(handle.pid):  # 2 µs; the process list takes 300 µs
             return False
-        return handle is None or not _lives(handle)
+        return not _lives(handle)
 
     def kill(self) -> None:
         """Kills the processes and all their descendants, and closes the descriptors."""

@@ -10,6 +10,7 @@ from time import perf_counter
 from types import TracebackType
 from typing import Any, Self
 
+from headrace import compiled
 from headrace.agents.base import Agent
 from headrace.buffers.samples import Samples
 from headrace.errors import SamplerClosed, SamplerError, shortened
@@ -115,6 +116,8 @@ class BaseSampler:
             bootstrap_value=bootstrap_value,
             resumable=resumable,
         )
+        if compiled.note is not None:
+            self._say([compiled.note])
         self._traj_info_kwargs = dict(traj_info_kwargs or {})
         config, engine = self._config, self._engine
         traj_info_cls = config.options.TrajInfoCls

@@ -1,0 +1,1 @@
+"""Compiled twins of inner loops, used where they are built; `headrace.compiled` chooses."""

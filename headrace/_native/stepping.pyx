@@ -1,0 +1,244 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
+"""The inner loop of `ScalarEnvs`: steps environments and records what the usual environment returns.
+
+It has no rules of its own. An answer that differs in any way from the usual one (another type, shape, dtype or layout,
+an end, a NumPy reward …) goes to the function `record`, which is the one that also runs where this module is not built:
+it writes the answer, casts it or raises.
+"""
+
+cimport numpy as cnp
+from cpython.buffer cimport PyBUF_ND, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.dict cimport PyDict_GetItemWithError
+from cpython.float cimport PyFloat_AS_DOUBLE
+from cpython.long cimport PyLong_AsDouble
+from cpython.ref cimport PyObject
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+
+import numpy as np
+from gymnasium import spaces
+
+cnp.import_array()
+
+VERSION = 1  # of the interface; a build of another version is not used
+
+cdef extern from "Python.h":
+    PyObject* Py_TYPE_ptr "(PyObject*)Py_TYPE"(object)
+    long long PyLong_AsLongLongAndOverflow(object, int*) except? -1
+    double PyLong_AsDouble(object) except? -1.0
+
+cdef object _ndarray = np.ndarray
+cdef object _float64 = np.float64
+cdef double _FLOAT32_MAX = float(np.finfo(np.float32).max)
+
+# What a leaf does with a value.
+cdef enum:
+    UNUSUAL = 0  # not written: `record` decides
+    WRITTEN = 1
+    NOT_FINITE = 2  # written, and contains NaN or infinity
+
+
+cdef class Leaf:
+    """Where one leaf of an observation is written, for all columns; the base class writes nothing itself."""
+
+    cdef int write(self, Py_ssize_t column, object value) except -1:
+        return UNUSUAL
+
+
+cdef class ArrayLeaf(Leaf):
+    """An array of a fixed shape and dtype: the leaf of a Box, MultiDiscrete or MultiBinary."""
+
+    cdef cnp.ndarray to
+    cdef PyObject* descr
+    cdef char* data
+    cdef Py_ssize_t stride, nbytes
+    cdef int ndim
+    cdef char kind
+
+    def __cinit__(self, cnp.ndarray to):
+        self.to = to
+        self.descr = <PyObject*>cnp.PyArray_DESCR(to)
+        self.data = <char*>cnp.PyArray_DATA(to)
+        self.ndim = cnp.PyArray_NDIM(to) - 1
+        self.stride = cnp.PyArray_STRIDE(to, 0)
+        self.nbytes = to.itemsize
+        cdef int axis
+        for axis in range(self.ndim):
+            self.nbytes *= cnp.PyArray_DIM(to, axis + 1)
+        # 'd' and 'f' are checked here; other floats (float16, long double) are left to the caller.
+        self.kind = ord(to.dtype.char) if to.dtype.kind == "f" else 0
+
+    cdef int write(self, Py_ssize_t column, object value) except -1:
+        if type(value) is not _ndarray:
+            return UNUSUAL
+        cdef cnp.ndarray array = <cnp.ndarray>value
+        if <PyObject*>cnp.PyArray_DESCR(array) != self.descr or cnp.PyArray_NDIM(array) != self.ndim:
+            return UNUSUAL
+        cdef int axis
+        for axis in range(self.ndim):
+            if cnp.PyArray_DIM(array, axis) != cnp.PyArray_DIM(self.to, axis + 1):
+                return UNUSUAL
+        if not cnp.PyArray_IS_C_CONTIGUOUS(array):
+            return UNUSUAL
+        cdef char* to = self.data + column * self.stride
+        memcpy(to, cnp.PyArray_DATA(array), self.nbytes)
+        if self.kind == 0:
+            return WRITTEN
+        # All bits of the exponent are set in NaN and infinity, in no other number.
+        cdef Py_ssize_t k
+        cdef bint found = False
+        if self.kind == c"f":
+            for k in range(self.nbytes // 4):
+                found |= ((<uint32_t*>to)[k] & 0x7F800000u) == 0x7F800000u
+        elif self.kind == c"d":
+            for k in range(self.nbytes // 8):
+                found |= ((<uint64_t*>to)[k] & 0x7FF0000000000000u) == 0x7FF0000000000000u
+        else:
+            return NOT_FINITE
+        return NOT_FINITE if found else WRITTEN
+
+
+cdef class DiscreteLeaf(Leaf):
+    """A whole number in a range."""
+
+    cdef cnp.ndarray to
+    cdef char* data
+    cdef Py_ssize_t stride
+    cdef int64_t low, high
+
+    def __cinit__(self, cnp.ndarray to, low, high):
+        self.to = to
+        self.data = <char*>cnp.PyArray_DATA(to)
+        self.stride = cnp.PyArray_STRIDE(to, 0)
+        self.low, self.high = low, high
+
+    cdef int write(self, Py_ssize_t column, object value) except -1:
+        cdef int overflow = 0
+        if type(value) is not int:
+            return UNUSUAL
+        cdef int64_t number = PyLong_AsLongLongAndOverflow(value, &overflow)
+        if overflow or number < self.low or number >= self.high:
+            return UNUSUAL
+        (<int64_t*>(self.data + column * self.stride))[0] = number
+        return WRITTEN
+
+
+cdef class DictLeaf(Leaf):
+    """A dict with fixed keys."""
+
+    cdef tuple keys, children
+
+    def __cinit__(self, tuple keys, tuple children):
+        self.keys, self.children = keys, children
+
+    cdef int write(self, Py_ssize_t column, object value) except -1:
+        if type(value) is not dict or len(<dict>value) != len(self.keys):
+            return UNUSUAL
+        cdef int result = WRITTEN, one
+        cdef Py_ssize_t k
+        cdef PyObject* child
+        for k in range(len(self.keys)):
+            child = PyDict_GetItemWithError(value, self.keys[k])
+            if child == NULL:
+                return UNUSUAL
+            one = (<Leaf>self.children[k]).write(column, <object>child)
+            if one == UNUSUAL:
+                return UNUSUAL
+            if one == NOT_FINITE:
+                result = NOT_FINITE
+        return result
+
+
+cdef class TupleLeaf(Leaf):
+    """A tuple of a fixed length."""
+
+    cdef tuple children
+
+    def __cinit__(self, tuple children):
+        self.children = children
+
+    cdef int write(self, Py_ssize_t column, object value) except -1:
+        if type(value) is not tuple or len(<tuple>value) != len(self.children):
+            return UNUSUAL
+        cdef int result = WRITTEN, one
+        cdef Py_ssize_t k
+        for k in range(len(self.children)):
+            one = (<Leaf>self.children[k]).write(column, (<tuple>value)[k])
+            if one == UNUSUAL:
+                return UNUSUAL
+            if one == NOT_FINITE:
+                result = NOT_FINITE
+        return result
+
+
+def leaf_of(space, to):
+    """Returns the `Leaf` that writes observations of `space` into the tree `to` of `[n, ...]`."""
+    if isinstance(space, spaces.Dict):
+        return DictLeaf(tuple(space.spaces), tuple([leaf_of(child, to[key]) for key, child in space.spaces.items()]))
+    if isinstance(space, spaces.Tuple):
+        return TupleLeaf(tuple([leaf_of(child, own) for child, own in zip(space.spaces, to)]))
+    if to.dtype != space.dtype or not to.dtype.isnative or not to[:1].flags.c_contiguous:
+        return Leaf()
+    if isinstance(space, spaces.Discrete):
+        return DiscreteLeaf(to, int(space.start), int(space.start + space.n)) if to.dtype == np.int64 else Leaf()
+    return ArrayLeaf(to) if to.dtype is space.dtype and to.shape[1:] == space.shape else Leaf()
+
+
+def step_columns(
+    Leaf leaf not None, columns, list env_ids, list steps, list actions, double[::1] rewards, line, Py_ssize_t env_cell, record, take_info
+):
+    """Steps columns; returns whether everything that was written here is finite.
+
+    Args:
+        leaf: where observations go.
+        columns: list of the columns to step; None: all.
+        env_ids: env ids by column.
+        steps: functions by column.
+        actions: actions by column.
+        rewards: receives the rewards, `[n]`.
+        line: the status line, whose cell `env_cell` names the environment being stepped.
+        env_cell: see `line`.
+        record: called as record(column, answer) with an answer that is not written here.
+        take_info: called as take_info(column, info) with the info dict of an answer that is written here; or None.
+    """
+    cdef Py_ssize_t k, column, n = len(env_ids) if columns is None else len(<list>columns)
+    cdef object answer, reward
+    cdef tuple parts
+    cdef double number
+    cdef int written
+    cdef bint finite = True
+    cdef Py_buffer view
+    PyObject_GetBuffer(line, &view, PyBUF_WRITABLE | PyBUF_ND)
+    cdef int64_t* cells = <int64_t*>view.buf
+    try:
+        for k in range(n):
+            column = k if columns is None else (<list>columns)[k]
+            cells[env_cell] = <int64_t>env_ids[column]
+            answer = steps[column](actions[column])
+            if type(answer) is tuple and len(<tuple>answer) == 5:
+                parts = <tuple>answer
+                reward = parts[1]
+                # Ends are rare, and `record` handles them.
+                if parts[2] is False and parts[3] is False:
+                    if type(reward) is float or type(reward) is _float64:
+                        number = PyFloat_AS_DOUBLE(reward)
+                    elif type(reward) is int:
+                        try:
+                            number = PyLong_AsDouble(reward)
+                        except OverflowError:
+                            number = 2 * _FLOAT32_MAX
+                    else:
+                        number = 2 * _FLOAT32_MAX
+                    if -_FLOAT32_MAX <= number <= _FLOAT32_MAX:  # False for NaN
+                        written = leaf.write(column, parts[0])
+                        if written != UNUSUAL:
+                            rewards[column] = number
+                            finite &= written == WRITTEN
+                            if take_info is not None:
+                                take_info(column, parts[4])
+                            continue
+            record(column, answer)
+            finite = False
+    finally:
+        PyBuffer_Release(&view)
+    return finite

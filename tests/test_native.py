@@ -1,0 +1,260 @@
+"""The compiled inner loop of `ScalarEnvs` against its twin in pure Python: the same records, the same errors."""
+
+import importlib
+import importlib.util
+import logging
+import random
+import sys
+from collections import namedtuple
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+import headrace
+from headrace import compiled
+from headrace.agents.pg import CategoricalPgAgent
+from headrace.buffers.tree import allocate_like, tree_leaves, tree_map
+from headrace.envs.scalar import ScalarEnvs
+from headrace.envs.spaces import null_value
+from headrace.errors import SamplerError
+from headrace.processes.status import Status
+from headrace.samplers import SerialSampler
+from headrace.types import StepRow
+
+needs_native = pytest.mark.skipif(compiled.stepping is None, reason=f"no compiled part: {headrace.native()}")
+
+SPACES: list[spaces.Space[Any]] = [
+    spaces.Box(-9, 9, (3,), np.float32),
+    spaces.Box(-9, 9, (2, 2), np.float64),
+    spaces.Box(0, 255, (4, 4, 3), np.uint8),
+    spaces.Box(-1, 1, (), np.float32),
+    spaces.Box(-1, 1, (2,), np.float16),
+    spaces.Discrete(5, start=-2),
+    spaces.MultiDiscrete([3, 4]),
+    spaces.MultiBinary(3),
+    spaces.Dict({"a": spaces.Box(-9, 9, (2,), np.float32), "b": spaces.Discrete(3)}),
+    spaces.Tuple((spaces.Discrete(3), spaces.Dict({"x": spaces.Box(-1, 1, (1,), np.float32)}))),
+]
+Answer = namedtuple("Answer", "observation reward terminated truncated info")  # a subclass of tuple
+
+
+class _Subclass(np.ndarray):
+    pass
+
+
+class _Liar:
+    shape, dtype = (3,), np.dtype(np.float32)
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+        return np.zeros(7, np.float32)
+
+
+class _Float(float):
+    def __le__(self, other: object) -> bool:
+        return True
+
+    def __ge__(self, other: object) -> bool:
+        return True
+
+
+class Scripted(gymnasium.Env[Any, Any]):
+    """Returns what it is told."""
+
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, space: spaces.Space[Any]) -> None:
+        self.observation_space = space
+        self.answer: Any = None
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        return null_value(self.observation_space), {}
+
+    def step(self, action: Any) -> Any:
+        if isinstance(self.answer, BaseException):
+            raise self.answer
+        return self.answer
+
+
+def _odd(value: Any, rng: random.Random) -> Any:
+    """Something like `value`, but not quite."""
+    if isinstance(value, dict):
+        key = rng.choice(list(value))
+        changes: list[Callable[[], Any]] = [
+            lambda: {**value, key: _odd(value[key], rng)},
+            lambda: {**value, "more": 1},
+            lambda: {other: own for other, own in value.items() if other != key},
+            lambda: tuple(value.values()),
+            lambda: dict(reversed(value.items())),
+        ]
+        return rng.choice(changes)()
+    if isinstance(value, tuple):
+        place = rng.randrange(len(value))
+        return rng.choice(
+            [
+                lambda: (*value[:place], _odd(value[place], rng), *value[place + 1 :]),
+                lambda: list(value),
+                lambda: value[:-1],
+            ]
+        )()
+    array = np.array(value)
+    read_only = array.copy()
+    read_only.flags.writeable = False
+    holes = np.repeat(array, 2, axis=-1)[..., ::2] if array.ndim else array
+    odd: list[Callable[[], Any]] = [
+        lambda: read_only,
+        lambda: holes,
+        lambda: np.asfortranarray(array),
+        lambda: array.view(_Subclass),
+        lambda: array.tolist(),
+        lambda: array.astype(np.float64),
+        lambda: array.astype(np.float64) + 0.5,
+        lambda: array.astype(np.int8),
+        lambda: array.astype(array.dtype.newbyteorder()),
+        lambda: array.astype(np.float32) * np.float32("nan"),
+        lambda: array.astype(np.float64) + np.inf,
+        lambda: array[None],
+        lambda: array[..., :1] if array.ndim else array,
+        lambda: np.ma.masked_array(array, array == array),
+        lambda: array.astype(object),
+        lambda: array[()],
+        lambda: array.item(0),
+        lambda: 10**30,
+        lambda: None,
+        lambda: "x",
+        _Liar,
+    ]
+    return rng.choice(odd)()
+
+
+REWARDS: list[Any] = [
+    0.0, -1.5, 1, True, 2**60 + 1, 10**400, 3e38, 1e39, -1e39, float("nan"), float("inf"), np.float64(2.5),
+    np.float32(0.1), np.int64(3), np.float64("nan"), np.array(1.0), np.array([1.0]), _Float("nan"), _Float(1.0),
+    None, "1", 1 + 0j,
+]  # fmt: skip
+FLAGS: list[Any] = [False, True, np.False_, np.True_, 0, 1, 2, None, "yes", np.array(True), 1.0]
+
+
+def _answer(space: spaces.Space[Any], rng: random.Random) -> Any:
+    """A random answer: usual in most parts, so that each odd part is also met alone."""
+    observation = space.sample()
+    observation = int(observation) if isinstance(space, spaces.Discrete) and rng.random() < 0.7 else observation
+    odd = rng.random
+    parts = (
+        _odd(observation, rng) if odd() < 0.15 else observation,
+        rng.choice(REWARDS) if odd() < 0.15 else 1.0,
+        rng.choice(FLAGS) if odd() < 0.1 else False,
+        rng.choice(FLAGS) if odd() < 0.1 else False,
+        rng.choice([None, {"k": 2.0}, {"k": "x"}, 3]) if odd() < 0.1 else {"k": 1.0},
+    )
+    form: list[Callable[[], Any]] = [
+        lambda: list(parts),
+        lambda: Answer(*parts),
+        lambda: parts[:4],
+        lambda: None,
+        lambda: RuntimeError("no"),
+    ]
+    return rng.choice(form)() if odd() < 0.05 else parts
+
+
+@contextmanager
+def without_native(pure: bool) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        if pure:
+            patch.setattr(compiled, "stepping", None)
+        yield
+
+
+def _record(space: spaces.Space[Any], answers: list[Any], pure: bool, infos: bool, declared: bool) -> Any:
+    """What a step of environments that give these answers records, or its error."""
+    n = len(answers)
+    keys = {"k": (np.float32, ())} if declared else None
+    status = Status()
+    made = [Scripted(space) for _ in answers]
+    envs = ScalarEnvs(made, range(7, 7 + n), [(i, i) for i in range(n)], name="S", status=status, env_info_keys=keys)
+    observation = allocate_like(null_value(space), (n,), np.zeros)
+    info = {"k": np.zeros(n, np.float32)} if declared else None
+    floats = [leaf for leaf in (*tree_leaves(observation), *tree_leaves(info)) if leaf.dtype.kind == "f"]
+    ends = np.zeros((2, n), np.bool_)
+    out = StepRow(observation, np.zeros(n, np.float32), ends[0], ends[1], info, floats, [{}] * n if infos else None)
+    with without_native(pure):
+        envs.reset(None, observation)
+        for env, answer in zip(made, answers, strict=True):
+            env.answer = answer
+        try:
+            found = envs.step(np.zeros(n, np.int64), out)
+        except SamplerError as error:
+            return type(error).__name__, error.message, error.where
+    written = [leaf.tobytes() for leaf in tree_leaves((observation, out.reward, ends, info))]
+    final = tree_map(np.copy, found.observation) if len(found.rows) else None
+    return written, out.infos, found.rows.tolist(), found.infos, repr(final), envs.notes, list(status.line)
+
+
+@needs_native
+@pytest.mark.parametrize("space", SPACES, ids=str)
+def test_any_answer_is_recorded_or_refused_as_in_pure_python(space: spaces.Space[Any]) -> None:
+    rng = random.Random(str(space))
+    space.seed(3)
+    refused = 0
+    for case in range(350):
+        answers = [_answer(space, rng) for _ in range(3)]
+        infos, declared = case % 5 == 0, case % 3 == 0
+        found = _record(space, answers, False, infos, declared)
+        assert found == _record(space, answers, True, infos, declared), answers
+        refused += isinstance(found[0], str)
+    assert 50 < refused < 330  # both kinds were met
+
+
+@needs_native
+def test_the_usual_answer_does_not_reach_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    space = spaces.Dict({"a": spaces.Box(-9, 9, (2,), np.float32), "b": spaces.Discrete(3)})
+    monkeypatch.setattr(ScalarEnvs, "_record", lambda *args: pytest.fail("recorded in Python"))
+    answers = [({"a": np.full(2, i, np.float32), "b": i}, float(i), False, False, {}) for i in range(3)]
+    written = _record(space, answers, False, False, False)[0]
+    assert written[0] == np.float32([[0, 0], [1, 1], [2, 2]]).tobytes()
+    assert written[1] == np.int64([0, 1, 2]).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("module", "level", "reason"),
+    [
+        (SimpleNamespace(VERSION=0), logging.WARNING, "belongs to another version of headrace"),
+        (RuntimeError("numpy.dtype size changed"), logging.WARNING, "RuntimeError: numpy.dtype size changed"),
+        (ImportError("undefined symbol: PyWho"), logging.WARNING, "ImportError: undefined symbol: PyWho"),
+        (ModuleNotFoundError("headrace._native.stepping"), logging.INFO, "was not built"),
+    ],
+    ids=["old", "numpy", "symbol", "missing"],
+)
+def test_a_compiled_part_that_cannot_be_used_is_one_log_line_and_pure_python(
+    module: Any, level: int, reason: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def imported(name: str) -> Any:
+        if isinstance(module, Exception):
+            raise module
+        return module
+
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(importlib, "import_module", imported)
+            patch.delenv("HEADRACE_PURE", raising=False)
+            spec = importlib.util.spec_from_file_location("compiled_again", compiled.__file__)
+            assert spec is not None
+            assert spec.loader is not None
+            again = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(again)
+        assert again.stepping is None
+        assert reason in again.native()
+        monkeypatch.setattr(compiled, "note", again.note)
+        monkeypatch.setattr(compiled, "stepping", None)
+        caplog.set_level(logging.INFO, "headrace")
+        with SerialSampler("CartPole-v1", batch_T=4, batch_B=2).initialize(CategoricalPgAgent(), seed=0) as sampler:
+            sampler.obtain_samples(0)
+        said = [record for record in caplog.records if "pure Python" in record.message]
+        assert [(record.levelno, reason in record.message) for record in said] == [(level, True)]
+    finally:
+        sys.modules.pop("compiled_again", None)
