@@ -1,4 +1,4 @@
-"""Settings of the documentation: `make docs` builds it, warnings are errors."""
+"""Configuration of the documentation; `make docs` builds it and treats warnings as errors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sphinx.util.docutils import SphinxDirective
 
 from headrace.cli.main import main
 
-os.environ |= {"COLUMNS": "110", "NO_COLOR": "1"}  # of the help texts
+os.environ |= {"COLUMNS": "110", "NO_COLOR": "1"}  # for the help texts
 
 project = "headrace"
 author = "The headrace developers"
@@ -33,25 +33,25 @@ html_css_files = ["tables.css"]
 
 myst_heading_anchors = 3
 
-default_role = "code"  # docstrings write `code` as the pages do
+default_role = "code"  # docstrings write `code` in the same way as the pages
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_default_options = {"members": True}
 autosummary_generate = False
 python_use_unqualified_type_names = True
-suppress_warnings = ["ref.python"]  # names that two packages re-export
+suppress_warnings = ["ref.python"]  # some names are re-exported by two packages
 
-NAPOLEON = Config(napoleon_use_param=False)  # "batch_T, batch_B: ..." is one entry
+NAPOLEON = Config(napoleon_use_param=False)  # so that "batch_T, batch_B: ..." is one entry
 
 
 class ProgramHelp(SphinxDirective):
-    """`{program-help} headrace train`: what the program prints for these words and `--help`."""
+    """`{program-help} headrace train` shows what that command prints with `--help`."""
 
     required_arguments = 1
     final_argument_whitespace = True
 
     def run(self) -> list[nodes.Node]:
-        """The text, as it is."""
+        """Returns the text as a literal block."""
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
             main([*self.arguments[0].split()[1:], "--help"])
@@ -60,12 +60,12 @@ class ProgramHelp(SphinxDirective):
 
 
 class Reference(SphinxDirective):
-    """`{reference} headrace.samplers`: every public name of a module, from its `__all__`."""
+    """`{reference} headrace.samplers` documents every public name of a module, from its `__all__`."""
 
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        """A table of the names, then each of them."""
+        """Returns a table of the names, followed by the documentation of each."""
         name = self.arguments[0]
         module = importlib.import_module(name)
         lines = [f".. currentmodule:: {name}", "", ".. autosummary::", "   :nosignatures:", ""]
@@ -88,13 +88,13 @@ class Reference(SphinxDirective):
 
 
 def google_sections(app: Sphinx, what: str, name: str, obj: object, options: Any, lines: list[str]) -> None:
-    """Makes a list of "Args:"; not for attributes, where napoleon takes all before a colon for a type."""
+    """Formats Google-style sections; not for attributes, where napoleon would read text before a colon as a type."""
     if what in ("class", "function", "method"):
         lines[:] = GoogleDocstring(lines, NAPOLEON, app, what, name, obj, options).lines()
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    """Called by Sphinx."""
+    """Registers the directives; Sphinx calls it."""
     app.add_directive("program-help", ProgramHelp)
     app.add_directive("reference", Reference)
     app.connect("autodoc-process-docstring", google_sections)
