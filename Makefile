@@ -10,13 +10,19 @@ PYTEST := $(BIN)/pytest -n 2 --dist worksteal
 # pytest rewrites the asserts of the tests, which takes longer than to collect them, and keeps the result as bytecode.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-programs test-all coverage mutants lint docs install clean
+#: What the compiled part must not change: exactness, the contract of environments, faults.
+PURE := $(patsubst %,tests/test_%.py,answers contract_checks faults native same_batches serial_sampler traj_info)
+
+.PHONY: demo test test-pure wheel test-programs test-all coverage mutants lint docs install clean
 
 demo: install
 	$(BIN)/headrace train --algo ppo --env CartPole-v1 --sampler cpu
 
 test: install lint
 	$(PYTEST) -m "not (programs or slow or gpu)"
+
+test-pure: install
+	HEADRACE_PURE=1 $(PYTEST) -m "not (programs or slow or gpu)" $(PURE)
 
 test-programs: install
 	$(PYTEST) -m "programs and not (slow or gpu)"
@@ -38,9 +44,12 @@ lint: install
 docs: install
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build
 
+wheel: install
+	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+
 install: $(INSTALLED)
 
-$(INSTALLED): pyproject.toml constraints.txt
+$(INSTALLED): pyproject.toml setup.py constraints.txt headrace/_native/stepping.pyx
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[all,dev,docs]"
 	touch $(INSTALLED)

@@ -9,6 +9,7 @@ import sys
 import warnings
 from dataclasses import asdict
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -27,12 +28,8 @@ PAGES = [*sorted(ROOT.glob("*.md")), *SITE]
 #: Packages of pages about working with them.
 NO_DEPENDENCIES = ("onnxruntime", "onnxscript", "optuna")
 PYTHON = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-PACKAGES = [
-    "headrace",
-    *(f"headrace.{name}" for name in ("agents", "agents.dqn", "agents.pg", "algos", "algos.dqn", "algos.pg")),
-    *(f"headrace.{name}" for name in ("buffers", "distributions", "envs", "models", "processes", "replays")),
-    *(f"headrace.{name}" for name in ("runners", "runners.logging", "samplers")),
-]
+#: What describes a module, or one thing, on a page of the reference.
+DESCRIBES = re.compile(r"^\.\. (reference|auto\w+):: (headrace[\w.]*)$", re.MULTILINE)
 ROWS = [
     [cell.strip() for cell in line.strip("|").split("|")]
     for line in (ROOT / "docs/names.md").read_text().splitlines()
@@ -128,11 +125,25 @@ def test_options_in_the_pages_are_there(capsys: pytest.CaptureFixture[str]) -> N
     assert n_options >= 10
 
 
-@pytest.mark.parametrize("package", PACKAGES)
-def test_packages_are_in_the_reference(package: str) -> None:
-    """Their names are taken from the packages while the pages are made."""
-    reference = "".join(page.read_text() for page in ROOT.glob("docs/reference/*.md"))
-    assert package == "headrace" or f".. reference:: {package}\n" in reference
+def public(module_name: str) -> dict[str, object]:
+    """What the `__all__` of a module names, but for the packages in it."""
+    module = importlib.import_module(module_name)
+    things = {name: getattr(module, name) for name in vars(module).get("__all__", ())}
+    return {f"{module_name}.{name}": one for name, one in things.items() if not isinstance(one, ModuleType)}
+
+
+def test_every_public_name_is_on_one_page_of_the_reference() -> None:
+    """What two packages export is described once."""
+    pages_of: dict[int, set[str]] = {}
+    for page in ROOT.glob("docs/reference/*.md"):
+        for directive, name in DESCRIBES.findall(page.read_text()):
+            things = public(name) if directive == "reference" else {name: public(name.rpartition(".")[0])[name]}
+            for thing in things.values():
+                pages_of.setdefault(id(thing), set()).add(page.name)
+    packages = [".".join(path.relative_to(ROOT).parts[:-1]) for path in ROOT.glob("headrace/**/__init__.py")]
+    names = {name: pages_of.get(id(thing), set()) for package in packages for name, thing in public(package).items()}
+    assert len(names) >= 100
+    assert {name: pages for name, pages in names.items() if len(pages) != 1} == {}
 
 
 @pytest.mark.timeout(1000)
