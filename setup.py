@@ -10,16 +10,20 @@ def compiled() -> list[Extension]:
         from Cython.Build import cythonize
     except ImportError:
         return []
-    stepping = Extension(
-        "headrace._native.stepping",
-        ["headrace/_native/stepping.pyx"],
-        include_dirs=[numpy.get_include()],
-        define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
-        extra_compile_args=["-O3"],
-        optional=True,
-    )
-    modules: list[Extension] = cythonize([stepping], build_dir="build")
-    return modules
+    modules = [
+        Extension(
+            f"headrace._native.{name}",
+            [f"headrace/_native/{name}.pyx"],
+            include_dirs=[numpy.get_include(), "headrace/_native"],
+            depends=["headrace/_native/kernels.h"],
+            define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
+            extra_compile_args=["-O3"],
+            optional=True,
+        )
+        for name in ("stepping", "acting")
+    ]
+    built: list[Extension] = cythonize(modules, build_dir="build")
+    return built
 
 
 setup(ext_modules=compiled())

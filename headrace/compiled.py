@@ -7,36 +7,38 @@ import logging
 import os
 from types import ModuleType
 
-__all__ = ["native", "note", "stepping"]
+__all__ = ["acting", "native", "note", "stepping"]
 
-_VERSION = 1  # of the interface of the compiled part
-_AGAIN = "install headrace again to build it"
+_VERSION = 1  # of the interface of the compiled parts
+_AGAIN = "install headrace again to build them"
 
 
-def _loaded() -> tuple[ModuleType | None, int, str]:
-    """Returns the compiled part, or None, the logging level and the reason."""
+def _loaded() -> tuple[ModuleType | None, ModuleType | None, int, str]:
+    """Returns the compiled parts or None, the logging level and the reason."""
     if os.environ.get("HEADRACE_PURE", "") not in ("", "0"):
-        return None, logging.INFO, "HEADRACE_PURE is set"
+        return None, None, logging.INFO, "HEADRACE_PURE is set"
     try:
-        module = importlib.import_module("headrace._native.stepping")
+        acting, stepping = (importlib.import_module(f"headrace._native.{name}") for name in ("acting", "stepping"))
     except ModuleNotFoundError:
-        return None, logging.INFO, "the compiled part was not built, which needs a C compiler"
+        return None, None, logging.INFO, "the compiled parts were not built, which needs a C compiler"
     except Exception as error:  # built for another NumPy or Python, or only half built
-        return None, logging.WARNING, f"the compiled part cannot be loaded: {type(error).__name__}: {error}; {_AGAIN}"
-    if getattr(module, "VERSION", None) != _VERSION:
-        return None, logging.WARNING, f"the compiled part belongs to another version of headrace; {_AGAIN}"
-    return module, logging.INFO, ""
+        why_not = f"the compiled parts cannot be loaded: {type(error).__name__}: {error}; {_AGAIN}"
+        return None, None, logging.WARNING, why_not
+    if {getattr(module, "VERSION", None) for module in (acting, stepping)} != {_VERSION}:
+        return None, None, logging.WARNING, f"the compiled parts belong to another version of headrace; {_AGAIN}"
+    return acting, stepping, logging.INFO, ""
 
 
-#: The compiled inner loop of `ScalarEnvs`; None if pure Python runs.
-stepping, _level, _why_not = _loaded()
+#: Inference of small networks, and the inner loop of `ScalarEnvs`; None if pure Python runs.
+acting, stepping, _level, _why_not = _loaded()
 #: (level, sentence) for the log if pure Python runs, else None.
-note = (_level, f"environments are stepped in pure Python: {_why_not}") if _why_not else None
+note = (_level, f"headrace runs in pure Python: {_why_not}") if _why_not else None
 
 
 def native() -> str:
-    """Returns which implementation steps environments: "native", or "pure Python: " and the reason.
+    """Returns which implementation steps environments and infers actions of small networks.
 
-    Batches are the same. Set the environment variable HEADRACE_PURE=1 before the import to use pure Python.
+    "native", or "pure Python: " and the reason. Set the environment variable HEADRACE_PURE=1 before the import to use
+    pure Python. What environments return is recorded alike; network outputs may differ by rounding.
     """
     return f"pure Python: {_why_not}" if _why_not else "native"

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["NumpyLinear", "NumpyViews", "suits_numpy"]
+__all__ = ["LARGEST_PRODUCT", "NumpyLinear", "NumpyViews", "suits_numpy"]
 
 #: Multiplications of one matrix product. Above this, OpenBLAS starts threads, for which workers have no cores.
-_LARGEST_PRODUCT = 1 << 18
+LARGEST_PRODUCT = 1 << 18
 
 
 def suits_numpy(rows: torch.Tensor, per_row: int = 1) -> bool:
@@ -30,7 +30,7 @@ def suits_numpy(rows: torch.Tensor, per_row: int = 1) -> bool:
         and rows.is_cpu
         and rows.dtype is torch.float32
         and rows.ndim <= 2
-        and len(rows) * per_row <= _LARGEST_PRODUCT
+        and len(rows) * per_row <= LARGEST_PRODUCT
     )
 
 

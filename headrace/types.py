@@ -100,6 +100,36 @@ class AgentStep:
     state: Tree = None
 
 
+@dataclass(frozen=True)
+class ActingRows:
+    """The arrays of a batch that acting reads and writes, for agents that act in place.
+
+    Args:
+        observation: tree of `[T + 1, n, ...]`.
+        noise: float32 `[T + 1, n, agent.noise_size]`.
+        action: tree of `[T, n, ...]`, written.
+        agent_info: tree of `[T, n, ...]` or None, written.
+    """
+
+    observation: Tree
+    noise: np.ndarray
+    action: Tree
+    agent_info: Tree
+
+
+class ActingPlan(Protocol):
+    """Acts for the rows of one batch in place: `agent.step` without tensors, up to rounding."""
+
+    def load(self) -> bool:
+        """Takes over the agent's parameters and mode for a batch; returns whether the plan can act in this batch."""
+
+    def act(self, t: int) -> bool:
+        """Writes actions and agent_info of row t; returns False, which leaves it to `agent.step`, if one is not finite."""
+
+    def value(self, t: int) -> np.ndarray | None:
+        """Returns the values of row t, float32 `[n]`; None if `agent.value` has to compute them."""
+
+
 @dataclass
 class StepRow:
     """Where an `EnvBatch` writes the results of one step of its `n` environments: views of a batch, no copies.

@@ -34,7 +34,7 @@ ALLOWED = {
     "distributions": BASE | {"numpy_inference"},
     "models": BASE | {"numpy_inference"},
     # of checkpoints: the file format, since an agent saves itself; of envs: spaces as plain data
-    "agents": BASE | {"buffers", "checkpoints", "distributions", "envs", "models"},
+    "agents": BASE | {"buffers", "checkpoints", "compiled", "distributions", "envs", "models", "numpy_inference"},
     "samplers": BASE | {"agents", "buffers", "compiled", "envs", "processes"},
     "replays": BASE | {"buffers", "storage"},
     "algos": BASE | {"agents", "buffers", "envs", "models", "replays"},  # of envs: what of a space lies in a batch

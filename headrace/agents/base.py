@@ -16,7 +16,7 @@ from headrace.buffers.samples import Samples
 from headrace.checkpoints.file import save_checkpoint
 from headrace.config import call_text
 from headrace.rng import Stream
-from headrace.types import AgentStep, EnvSpaces, StepInputs, Tree
+from headrace.types import ActingPlan, ActingRows, AgentStep, EnvSpaces, StepInputs, Tree
 
 __all__ = ["Agent"]
 
@@ -108,6 +108,15 @@ class Agent(ABC):
     @abstractmethod
     def __call__(self, inputs: StepInputs, state: Tree = None) -> Any:
         """Runs the training forward pass, with gradients, over leading dims `[]`, `[B]` or `[T, B]`."""
+
+    def acting_plan(self, rows: ActingRows, deterministic: bool) -> ActingPlan | None:
+        """Returns a plan that does the work of `step` and `value` in place; None, as for most agents, if there is none.
+
+        Args:
+            rows: the rows of a batch.
+            deterministic: whether an output may not depend on the number of columns, not even by rounding.
+        """
+        return None
 
     def initial_state(self, n: int) -> Tree:
         """Returns the recurrent state at the start of an episode, zeros `[n, ...]`; None if feed-forward."""

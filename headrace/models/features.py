@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from gymnasium import spaces
 from torch.nn.functional import one_hot
@@ -45,6 +46,9 @@ class Features(torch.nn.Module):
         self.leaves = torch.nn.ModuleList(leaves)
         self.size = sum(leaf.size for leaf in leaves)
         self.has_images = any(isinstance(leaf, NatureCnn) for leaf in leaves)
+        #: Whether the features are the observation itself, a vector of float32.
+        self.is_plain = isinstance(space, spaces.Box) and space.dtype == np.float32 and len(space.shape) == 1
+        self.is_plain = self.is_plain and not normalize
 
     def forward(self, observation: Tree) -> torch.Tensor:
         """Returns features float32 `[..., size]` of observations, a tree of `[..., *shape]`."""

@@ -41,17 +41,19 @@ class TanhBody(torch.nn.Module):
 
     def __init__(self, sizes: Sequence[int], head_gain: float = 1.0) -> None:
         super().__init__()
+        self.sizes = tuple(sizes)
         *hidden, (last_in, last_out) = pairwise(sizes)
         layers = [linear(n_in, n_out, math.sqrt(2.0)) for n_in, n_out in hidden]
         self.layers = torch.nn.ModuleList(layers)
         self.head = linear(last_in, last_out, head_gain)
-        self._largest = max(n_in * n_out for n_in, n_out in pairwise(sizes))
+        #: Multiplications per row in the largest matrix product.
+        self.largest = max(n_in * n_out for n_in, n_out in pairwise(sizes))
         self._numpy_layers = [NumpyLinear(self.layers, str(index)) for index in range(len(layers))]
         self._numpy_head = NumpyLinear(self, "head")
 
     def in_numpy(self, features: torch.Tensor) -> np.ndarray | None:
         """Returns the outputs computed in NumPy, or None where torch should compute them (see `suits_numpy`)."""
-        if not suits_numpy(features, self._largest):
+        if not suits_numpy(features, self.largest):
             return None
         hidden = features.numpy()
         for layer in self._numpy_layers:

@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from gymnasium import spaces
+from typing_extensions import override
+
 from headrace.agents.pg.base import PgAgent
+from headrace.agents.pg.plan import CategoricalPlan
 from headrace.agents.pg.policies import DiscretePolicy
 from headrace.models.mlp import ActorCritic
 from headrace.models.rnn import RecurrentActorCritic
+from headrace.types import ActingPlan, ActingRows
 
 __all__ = ["CategoricalPgAgent", "RecurrentCategoricalPgAgent"]
 
@@ -26,6 +31,16 @@ class CategoricalPgAgent(PgAgent):
 
     def __init__(self, ModelCls: Any = ActorCritic, model_kwargs: Mapping[str, Any] | None = None) -> None:
         super().__init__(DiscretePolicy(), ModelCls, model_kwargs)
+
+    @override
+    def acting_plan(self, rows: ActingRows, deterministic: bool) -> ActingPlan | None:
+        # A subclass may choose actions in another way.
+        if type(self) is not CategoricalPgAgent or self._masks:
+            return None
+        discrete = self.spaces is not None and isinstance(self.spaces.action, spaces.Discrete)
+        if not discrete or not CategoricalPlan.suits(self.model, rows, deterministic):
+            return None
+        return CategoricalPlan(self.model, lambda: self._greedy, rows, deterministic)
 
 
 class RecurrentCategoricalPgAgent(PgAgent):

@@ -17,7 +17,7 @@ from headrace.samplers.collection.make_envs import SliceConfig
 from headrace.samplers.inference.device import DeviceBatch, DeviceRows
 from headrace.samplers.inference.policy import BatchPolicy
 from headrace.samplers.inference.recorder import Recorder
-from headrace.types import Tree
+from headrace.types import ActingPlan, ActingRows, AgentStep, Tree
 
 __all__ = ["Actor", "actor_for"]
 
@@ -31,11 +31,15 @@ class Actor:
     Args:
         policy: calls the agent.
         recorder: writes the agent's outputs into the slots.
+        plans: for each slot, a plan that acts in place of both, or None.
     """
 
-    def __init__(self, policy: BatchPolicy, recorder: Recorder) -> None:
+    def __init__(self, policy: BatchPolicy, recorder: Recorder, plans: Sequence[ActingPlan | None]) -> None:
         self._policy = policy
         self._recorder = recorder
+        self._plans = plans
+        self._plan: ActingPlan | None = None
+        self._step: AgentStep | None = None
         self._T = len(policy.noise) - 1
 
     @property
@@ -78,9 +82,14 @@ class Actor:
         """
         self._recorder.enter(slot, version)
         self._policy.draw(first_step)
+        plan = self._plans[slot]
+        self._plan = plan if plan is not None and plan.load() else None
 
     def act(self, t: int) -> None:
         """Computes and writes the actions of row t; call `record` before the next row."""
+        self._step = None
+        if self._plan is not None and self._plan.act(t):
+            return
         policy, recorder = self._policy, self._recorder
         inputs = recorder.inputs(t)
         try:
@@ -96,6 +105,8 @@ class Actor:
         """Writes what the agent returned besides the actions of row t. No worker waits for it, so it is separate from
         `act`.
         """
+        if self._step is None:
+            return
         try:
             self._recorder.write_info(t, self._step)
         except Mismatch as mismatch:
@@ -114,6 +125,10 @@ class Actor:
             raise policy.failure(mismatch, "step()") from None
         if recorder.slot.bootstrap_value is None:
             policy.own_state()
+            return
+        ready = None if self._plan is None else self._plan.value(self._T)
+        if ready is not None:
+            recorder.slot.bootstrap_value[0] = ready
             return
         value = policy.value(inputs)
         self._require_unwritten("value()")
@@ -177,4 +192,9 @@ def actor_for(
         row = tree_to_torch(slots[0].inputs(0, np.zeros((len(env_ids), agent.noise_size), np.float32)))
         device_rows = DeviceRows(row, agent.device, device_batch)
     assert agent.spaces is not None  # the sampler initialized the agent
-    return Actor(policy, Recorder(agent.spaces.action, slots, widths, policy.noise, device_rows))
+    recorder = Recorder(agent.spaces.action, slots, widths, policy.noise, device_rows)
+    plans: list[ActingPlan | None] = [None] * len(slots)
+    if device_rows is None:
+        rows = [ActingRows(slot.observation, policy.noise, slot.action, slot.agent_info) for slot in slots]
+        plans = [agent.acting_plan(own, config.deterministic) for own in rows]
+    return Actor(policy, recorder, plans)
