@@ -124,7 +124,7 @@ class ActingPlan(Protocol):
         """Takes over the agent's parameters and mode for a batch; returns whether the plan can act in this batch."""
 
     def act(self, t: int) -> bool:
-        """Writes actions and agent_info of row t; returns False, which leaves it to `agent.step`, if one is not finite."""
+        """Writes actions and agent_info of row t; returns False, for `agent.step` to do it, if one is not finite."""
 
     def value(self, t: int) -> np.ndarray | None:
         """Returns the values of row t, float32 `[n]`; None if `agent.value` has to compute them."""
