@@ -272,7 +272,7 @@ def test_a_replay_that_is_gone_is_said(runs: dict[str, Path], tmp_path: Path, ca
         says = (
             "holds no replay, and the checkpoint was saved with one of 24 rows"
             if gone == "replay"
-            else ("is without rows 0 to 11, which were saved there; going on with the 12 others")
+            else ("lacks rows 0 to 11, which were saved there; continuing with the 12 others")
         )
         assert f"{folder / 'replay'} {says}" in warned
         shutil.rmtree(folder)

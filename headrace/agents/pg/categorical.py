@@ -7,12 +7,14 @@ from typing import Any
 
 from headrace.agents.pg.base import PgAgent
 from headrace.agents.pg.policies import DiscretePolicy
+from headrace.config import checked_names
 from headrace.models.mlp import ActorCritic
 from headrace.models.rnn import RecurrentActorCritic
 
 __all__ = ["CategoricalPgAgent", "RecurrentCategoricalPgAgent"]
 
 
+@checked_names
 class CategoricalPgAgent(PgAgent):
     """Samples Discrete actions from a softmax, MultiDiscrete ones part by part, MultiBinary ones bit by bit.
 
@@ -28,6 +30,7 @@ class CategoricalPgAgent(PgAgent):
         super().__init__(DiscretePolicy(), ModelCls, model_kwargs)
 
 
+@checked_names
 class RecurrentCategoricalPgAgent(PgAgent):
     """Recurrent `CategoricalPgAgent`, with an LSTM (or a GRU: `model_kwargs={"cell": "gru"}`) over the whole episode.
 
