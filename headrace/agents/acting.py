@@ -58,5 +58,5 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         if type(value) is torch.nn.Parameter and value.untyped_storage().nbytes() > value.nbytes:
             # A view of an optimizer's vector would be pickled with all of the vector.
             own = torch.nn.Parameter(value.detach().clone(), value.requires_grad)
-            return own.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
+            return own.__reduce_ex__(pickle.HIGHEST_PROTOCOL)  # type: ignore[no-untyped-call]
         return super().reducer_override(value)
