@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Collection, Mapping
-from dataclasses import fields
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from functools import wraps
 from typing import Any, TypeVar
 
-__all__ = ["call_text", "checked_names", "meant_name", "nearest_name"]
+__all__ = ["call_text", "checked_names", "meant_name", "nearest_name", "settings_in"]
 
 #: Names of settings in other libraries and common usage, and headrace's names. The first that a class has is meant.
 SYNONYMS: dict[str, tuple[str, ...]] = {
@@ -47,6 +47,7 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "linear_lr": ("linear_lr_schedule",),
     "log_freq": ("log_interval_steps",),
     "log_interval": ("log_interval_steps",),
+    "log_std_init": ("init_log_std",),
     "lr": ("learning_rate",),
     "lr_decay": ("linear_lr_schedule",),
     "lr_schedule": ("linear_lr_schedule",),
@@ -109,28 +110,77 @@ def nearest_name(name: str, known: Collection[str]) -> str:
 
 
 def checked_names(cls: _Class) -> _Class:
-    """Decorates a dataclass of settings.
+    """Decorates a class whose constructor takes settings by name.
 
-    An unknown keyword raises TypeError with the name of the setting that was probably meant, and `repr` shows only
-    settings that differ from their defaults.
+    An unknown keyword raises TypeError with the name of the setting that was probably meant. The `repr` of a dataclass
+    shows only settings that differ from their defaults.
+    """
+    known = list(inspect.signature(cls).parameters)
+
+    def remedy(name: str) -> str:
+        near = nearest_name(name, known)
+        return f"it is called {near}" if near else f"there is {', '.join(known)}"
+
+    _refuse_unknown(cls, known, remedy)
+    if is_dataclass(cls):
+
+        def __repr__(self: Any) -> str:
+            return call_text(type(self), {field.name: getattr(self, field.name) for field in fields(self)})
+
+        cls.__repr__ = __repr__  # type: ignore[method-assign]
+    return cls
+
+
+def settings_in(config: type) -> Callable[[_Class], _Class]:
+    """Returns a decorator for an algorithm whose constructor takes all settings in one object of class `config`.
+
+    A setting as a keyword of the algorithm raises TypeError that says where it belongs, and so does an object of
+    another class in place of the settings.
+    """
+    settings = [field.name for field in fields(config)]
+
+    def decorated(cls: _Class) -> _Class:
+        def remedy(name: str) -> str:
+            near = nearest_name(name, settings)
+            call = f"{cls.__name__}({config.__name__}({near or '...'}{'=...' * bool(near)}))"
+            return f"settings are given as {call}" + ("" if near else f"; there is {', '.join(settings)}")
+
+        def check(given: Any) -> None:
+            if given is not None and not isinstance(given, config):
+                raise TypeError(
+                    f"{cls.__name__} takes its settings as a {config.__name__}, got {type(given).__name__} {given!r}; "
+                    f"give {cls.__name__}({config.__name__}(...))"
+                )
+
+        return _refuse_unknown(cls, list(inspect.signature(cls).parameters), remedy, check)
+
+    return decorated
+
+
+def _refuse_unknown(
+    cls: _Class, known: Sequence[str], remedy: Callable[[str], str], check: Callable[[Any], None] | None = None
+) -> _Class:
+    """Makes the constructor raise TypeError for unknown keywords.
+
+    Args:
+        cls: the class; it is changed.
+        known: names of the arguments.
+        remedy: says what to do, for an unknown name.
+        check: called with the first argument, if one is given.
     """
     made: Any = cls
     construct = made.__init__
-    known = [field.name for field in fields(cls)]
 
     @wraps(construct)
     def constructed(self: Any, *args: Any, **kwargs: Any) -> None:
         for name in kwargs:
             if name not in known:
-                near = nearest_name(name, known)
-                remedy = f"it is called {near}" if near else f"there is {', '.join(known)}"
-                raise TypeError(f"{cls.__name__} has no setting {name!r}; {remedy}")
+                raise TypeError(f"{type(self).__name__} has no setting {name!r}; {remedy(name)}")
+        if check is not None:
+            check(args[0] if args else kwargs.get(known[0]))
         construct(self, *args, **kwargs)
 
-    def __repr__(self: Any) -> str:
-        return call_text(type(self), {field.name: getattr(self, field.name) for field in fields(self)})
-
-    made.__init__, made.__repr__ = constructed, __repr__
+    made.__init__ = constructed
     return cls
 
 

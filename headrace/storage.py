@@ -1,23 +1,62 @@
-"""Writes files completely or not at all."""
+"""Files that are written completely or not at all, and whose damage is noticed when they are read."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
-__all__ = ["sync_directory", "write_whole"]
+__all__ = ["DIGEST_BYTES", "Part", "append_whole", "digest", "framed", "unframed", "write_whole"]
+
+#: A piece of the contents of a file.
+Part = bytes | memoryview
+
+#: Length of a `digest`.
+DIGEST_BYTES = hashlib.sha256().digest_size
 
 
-def write_whole(path: Path, parts: Sequence[bytes | memoryview]) -> None:
+def digest(*parts: Part) -> bytes:
+    """Returns the SHA-256 of the parts, one after another."""
+    sha256 = hashlib.sha256()
+    for part in parts:
+        sha256.update(part)
+    return sha256.digest()
+
+
+def framed(head: bytes, payload: Sequence[Part] = ()) -> list[Part]:
+    """Returns `head`, the digest of head and payload, and the payload: what `unframed` can check.
+
+    Args:
+        head: says what the payload is; its end must be recognizable.
+        payload: contents, in parts.
+    """
+    return [head, digest(head, *payload), *payload]
+
+
+def unframed(content: memoryview, head_size: int) -> tuple[bytes, memoryview] | None:
+    """Returns the digest and the payload of what `framed` returned; None if it is damaged.
+
+    Args:
+        content: head, digest and payload.
+        head_size: length of the head.
+    """
+    start = head_size + DIGEST_BYTES
+    found, payload = bytes(content[head_size:start]), content[start:]
+    return (found, payload) if digest(content[:head_size], payload) == found else None
+
+
+def write_whole(path: Path, parts: Sequence[Part], before: Callable[[], None] | None = None) -> None:
     """Writes a file under its final name only after it is completely on disk.
 
     Args:
         path: the file; an existing one is replaced.
         parts: contents.
+        before: called when the contents are on disk, before the file gets its name.
 
     Raises:
         OSError: if it cannot be written; no partial file remains, and an existing file is unchanged.
@@ -28,12 +67,11 @@ def write_whole(path: Path, parts: Sequence[bytes | memoryview]) -> None:
     temporary = f"{path}.{secrets.token_hex(4)}.tmp"
     try:
         with open(temporary, "xb") as file:
-            for part in parts:
-                file.write(part)
-            file.flush()
-            os.fsync(file.fileno())
+            _write(file, parts)
+        if before is not None:
+            before()
         os.replace(temporary, path)
-        sync_directory(path.parent)
+        _sync_directory(path.parent)
     except BaseException as error:
         with suppress(OSError):
             os.unlink(temporary)
@@ -46,8 +84,37 @@ def write_whole(path: Path, parts: Sequence[bytes | memoryview]) -> None:
         ) from error
 
 
-def sync_directory(directory: Path) -> None:
-    """Makes renames in a directory durable."""
+def append_whole(path: Path, size: int, parts: Sequence[Part]) -> int:
+    """Appends to a file; the parts are on disk when this returns.
+
+    Args:
+        path: the file; it is created if it does not exist.
+        size: length of its contents. What a failed append has left behind them is removed.
+        parts: what to append.
+
+    Returns:
+        The new length.
+
+    Raises:
+        OSError: if it cannot be written; the contents up to `size` are unchanged.
+    """
+    with path.open("ab") as file:
+        file.truncate(size)
+        _write(file, parts)
+    if not size:
+        _sync_directory(path.parent)
+    return size + sum(len(part) for part in parts)
+
+
+def _write(file: BinaryIO, parts: Sequence[Part]) -> None:
+    for part in parts:
+        file.write(part)
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _sync_directory(directory: Path) -> None:
+    """Makes new names in a directory durable."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)

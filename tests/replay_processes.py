@@ -11,7 +11,8 @@ import numpy as np
 
 from headrace.buffers.samples import AgentSamples, EnvSamples, Final, Samples
 from headrace.buffers.shared import shared
-from headrace.replays.ring import ReplayRing, ReplaySpec, ReplayWriter, build_ring
+from headrace.replays.ring import ReplayRing, ReplaySpec, build_ring
+from headrace.replays.writer import ReplayWriter
 from headrace.types import BatchSpec
 
 SPEC = ReplaySpec(BatchSpec(8, 4), 60, np.zeros(1500, np.int64), np.zeros((), np.int64), 40)

@@ -132,7 +132,7 @@ def loaded_by() -> dict[str, str]:
     packages = [source.module for source in sources() if source.is_package]
     light = [source.module for source in sources() if source.room in WITHOUT_TORCH]
     assert {module.split(".")[1] for module in light} == set(WITHOUT_TORCH)
-    order = [*packages, *light, "headrace.replays.ring", "headrace.replays.file"]  # a process that only writes a replay
+    order = [*packages, *light, "headrace.replays.writer", "headrace.replays.storage"]  # a process that only writes
     done = subprocess.run(
         [sys.executable, "-c", IMPORTER, json.dumps(order)], check=False, timeout=180, capture_output=True, text=True
     )

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from headrace.agents.dqn import CategoricalDqnAgent
-from headrace.agents.pg import CategoricalPgAgent, GaussianPgAgent
-from headrace.algos.adam import adam_for, set_learning_rate
-from headrace.algos.dqn import DQN, CategoricalDQNConfig, DQNConfig
-from headrace.algos.pg import PPO, A2CConfig, IMPALAConfig, PPOConfig
+from headrace.agents.dqn import CategoricalDqnAgent, DqnAgent
+from headrace.agents.pg import CategoricalPgAgent, GaussianPgAgent, RecurrentCategoricalPgAgent
+from headrace.algos.adam import FlatAdam
+from headrace.algos.dqn import DQN, CategoricalDQN, CategoricalDQNConfig, DQNConfig
+from headrace.algos.pg import A2C, IMPALA, PPO, A2CConfig, IMPALAConfig, PPOConfig
 from headrace.config import SYNONYMS, nearest_name
+from headrace.models import ActorCritic, QNetwork, RecurrentActorCritic
 from headrace.runners import RunnerConfig
 
 
@@ -34,6 +35,19 @@ from headrace.runners import RunnerConfig
         (CategoricalDQNConfig, "buffer_size", "it is called replay_size"),
         (RunnerConfig, "total_timesteps", "it is called n_steps"),
         (RunnerConfig, "zebra", "there is n_steps, seed, log_interval_steps"),
+        (PPO, "learning_rate", "settings are given as PPO(PPOConfig(learning_rate=...))"),
+        (A2C, "lr", "A2C(A2CConfig(learning_rate=...))"),
+        (IMPALA, "rho_cilp", "IMPALA(IMPALAConfig(rho_clip=...))"),
+        (DQN, "buffer_size", "DQN(DQNConfig(replay_size=...))"),
+        (CategoricalDQN, "zebra", "CategoricalDQN(CategoricalDQNConfig(...)); there is learning_rate, "),
+        (DqnAgent, "epsilon", "it is called eps_final"),
+        (CategoricalDqnAgent, "v_max", "it is called V_max"),
+        (CategoricalPgAgent, "hidden_sizes", "there is ModelCls, model_kwargs"),
+        (RecurrentCategoricalPgAgent, "model_kwarg", "it is called model_kwargs"),
+        (GaussianPgAgent, "log_std_init", "it is called init_log_std"),
+        (ActorCritic, "net_arch", "it is called hidden_sizes"),
+        (QNetwork, "duelling", "it is called dueling"),
+        (RecurrentActorCritic, "hidden_sizes", "it is called hidden_size"),
     ],
 )
 def test_a_wrong_name_is_told_the_right_one(cls: Callable[..., Any], name: str, says: str) -> None:
@@ -41,6 +55,13 @@ def test_a_wrong_name_is_told_the_right_one(cls: Callable[..., Any], name: str, 
         cls(**{name: 1})
     assert says in str(caught.value)
     assert cls.__name__ in str(caught.value)
+
+
+@pytest.mark.parametrize("given", [DQNConfig(), 3e-4, {"learning_rate": 3e-4}])
+def test_settings_of_another_class_are_refused(given: Any) -> None:
+    for make in (lambda: PPO(given), lambda: PPO(config=given)):
+        with pytest.raises(TypeError, match=r"PPO takes its settings as a PPOConfig, got .*PPO\(PPOConfig\(\.\.\.\)\)"):
+            make()
 
 
 def test_what_was_right_is_as_before() -> None:
@@ -92,10 +113,10 @@ def halves(progress: float) -> float:
     ids=["line", "constant", "function", "lambda"],
 )
 def test_a_function_of_progress_is_a_schedule(config: Any, expected: list[float]) -> None:
-    optimizer = adam_for(torch.nn.Parameter(torch.zeros(3)), config)
+    optimizer = FlatAdam([torch.nn.Parameter(torch.zeros(3))], config)
     for progress, rate in zip((0.0, 0.25, 0.75), expected, strict=True):
-        assert set_learning_rate(optimizer, config, progress) == rate
-        assert optimizer.param_groups[0]["lr"] == rate
+        assert optimizer.set_progress(progress) == rate
+        assert optimizer.learning_rate == rate
 
 
 def test_a_schedule_that_is_none_is_refused() -> None:
@@ -103,4 +124,4 @@ def test_a_schedule_that_is_none_is_refused() -> None:
         PPOConfig(lr_schedule=3e-4)  # type: ignore[arg-type]
     config = PPOConfig(lr_schedule=lambda progress: float("nan"))
     with pytest.raises(ValueError, match=r"lr_schedule\(0.5\) is nan"):
-        set_learning_rate(adam_for(torch.nn.Parameter(torch.zeros(3)), config), config, 0.5)
+        FlatAdam([torch.nn.Parameter(torch.zeros(3))], config).set_progress(0.5)

@@ -102,8 +102,8 @@ def test_a_replay_without_room_for_a_batch_says_so_before_training() -> None:
 @pytest.mark.parametrize(
     ("algo", "agent", "says"),
     [
-        (CategoricalDQN(), DqnAgent(), "CategoricalDQN improves a CategoricalDqnAgent, got a DqnAgent"),
-        (DQN(), CategoricalPgAgent(), "DQN improves a DqnAgent, got a CategoricalPgAgent"),
+        (CategoricalDQN(), DqnAgent(), "CategoricalDQN trains a CategoricalDqnAgent, got a DqnAgent"),
+        (DQN(), CategoricalPgAgent(), "DQN trains a DqnAgent, got a CategoricalPgAgent"),
     ],
 )
 def test_an_agent_of_another_family_is_refused(algo: QLearningAlgo, agent: Agent, says: str) -> None:
@@ -351,7 +351,7 @@ def test_schedules_end_with_training() -> None:
     for itr in (0, 2, 4):
         algo.optimize_agent(itr, samples)
         betas.append(algo._replay.beta)
-        rates.append(algo._optimizer.param_groups[0]["lr"])
+        rates.append(algo.optimizers["agent"].learning_rate)
     assert betas == pytest.approx([0.2, 0.4, 0.6])
     assert rates == pytest.approx([1e-3, 5e-4, 0.0])
 

@@ -110,7 +110,7 @@ def goes_on(make: Make, folder: Path, caplog: pytest.LogCaptureFixture) -> tuple
 
 #: What a resumed run does not read, or what may be so: a number in the place of a number, fewer episodes or losses.
 _MAY_BE = re.compile(
-    r"\b(about\.|algo\.optimizer\.(param_groups|state is dict)|runner\.(own|opt_infos))|more in agent|"
+    r"\b(about\.|algo\.optimizer\.agent\.(param_groups|state is dict)|runner\.(own|opt_infos))|more in agent|"
     r"is (int|float|dict 13)"
 )
 
@@ -270,9 +270,9 @@ def test_a_replay_that_is_gone_is_said(runs: dict[str, Path], tmp_path: Path, ca
         why, warned = goes_on(dqn, folder, caplog)
         assert not why
         says = (
-            "holds no replay, and the checkpoint was saved with one of 24 rows"
+            "holds no replay, but the checkpoint was saved with one of 24 rows"
             if gone == "replay"
-            else ("is without rows 0 to 11, which were saved there; going on with the 12 others")
+            else ("lacks rows 0 to 11, which were saved there; continuing with the 12 others")
         )
         assert f"{folder / 'replay'} {says}" in warned
         shutil.rmtree(folder)

@@ -343,7 +343,7 @@ def test_rows_are_announced_before_they_are_written_and_published_after(monkeypa
         writer.append(sampler.next())
     before, seen = ring.observation.copy(), []
     monkeypatch.setattr(
-        "headrace.replays.ring.fence",
+        "headrace.replays.writer.fence",
         lambda lock: seen.append((ring.oldest[0], ring.cursor[0], np.array_equal(ring.observation, before))),
     )
     writer.append(sampler.next())

@@ -24,6 +24,7 @@ from headrace.replays import (
     records,
     replay_spec,
 )
+from headrace.storage import framed
 from headrace.types import BatchSpec
 from tests.replay_worlds import ACTION, Sampler, World, check, startable
 
@@ -173,7 +174,7 @@ def test_a_torn_tail_is_cut_off_with_a_warning(left: float, tmp_path: Path, capl
     again = Run(tmp_path, run.world, sampler=run.sampler)
     with caplog.at_level(logging.WARNING, "headrace.replays"):
         assert again.file.load(again.ring) == 10
-    assert f"no whole rows after byte {two} of" in caplog.text
+    assert f"no complete record after byte {two} of" in caplog.text
     assert path.stat().st_size == two
     assert np.array_equal(again.ring.observation[:10], run.ring.observation[:10])
     del again.sampler.rows[10:15]
@@ -197,7 +198,7 @@ def test_a_segment_that_was_only_begun(tmp_path: Path, caplog: pytest.LogCapture
         caplog.clear()
         with caplog.at_level(logging.WARNING, "headrace.replays"):
             assert again.file.load(again.ring) == 5
-        assert "no whole rows after byte 0" in caplog.text
+        assert "no complete record after byte 0" in caplog.text
         assert not path.exists()
         path.write_bytes(b"headrace replay 1\nbatch_B")
 
@@ -221,7 +222,7 @@ def test_records_that_lie_under_a_true_checksum_are_refused() -> None:
     _, (packed, _, *payload) = made
     for first, oldest, good in ((35, 30, True), (35, 36, False), (35, 16, False)):
         lying = packed[:4] + struct.pack("<QQ", first, oldest) + packed[20:]
-        whole = b"".join([lying, records._digest(lying, payload), *payload])
+        whole = b"".join(framed(lying, payload))
         if good:
             assert records.Records(spec).read(io.BytesIO(whole), len(whole)) is not None
         else:
@@ -237,7 +238,7 @@ def test_any_flipped_bit_is_noticed(at: float, tmp_path: Path, caplog: pytest.Lo
     with caplog.at_level(logging.WARNING, "headrace.replays"):
         cursor = again.file.load(again.ring)
     assert cursor < 15
-    assert "no whole rows after byte" in caplog.text
+    assert "no complete record after byte" in caplog.text
     rows = slice(0, cursor)
     assert np.array_equal(again.ring.observation[rows], run.ring.observation[rows])
 
@@ -363,7 +364,7 @@ def test_a_header_that_is_damaged_costs_its_rows_only(
     damaged, missing = (record.getMessage() for record in caplog.records)
     assert damaged.startswith(f"{path} is damaged")
     lost = {0: "0 to 4", 1: "0 to 9", -1: "15 to 19"}[which]
-    assert missing.startswith(f"{tmp_path} is without rows {lost}")
+    assert missing.startswith(f"{tmp_path} lacks rows {lost}")
     assert path.with_name(path.name + ".damaged").exists()
 
 
@@ -382,7 +383,7 @@ def test_a_segment_that_is_gone_is_said(
         again.file.load(again.ring, until=20)
     (record,) = caplog.records
     assert record.getMessage().startswith(
-        f"{tmp_path} is without rows {lost}, which were saved there; going on with the {held}"
+        f"{tmp_path} lacks rows {lost}, which were saved there; continuing with the {held}"
     )
 
 
@@ -398,7 +399,7 @@ def test_segments_in_the_place_of_others_are_put_aside(tmp_path: Path, caplog: p
     assert again.ring.oldest[0] == 15
     assert np.array_equal(again.ring.observation[15:20], run.ring.observation[15:20])
     for path, content in zip(paths[1:3], (contents[2], contents[1]), strict=True):
-        assert f"{path} does not hold the rows that its name and the others say" in caplog.text
+        assert f"{path} does not hold the rows that its name and the other segments imply" in caplog.text
         assert path.with_name(path.name + ".damaged").read_bytes() == content
 
 
@@ -435,7 +436,7 @@ def test_a_replay_of_another_layout_is_named(tmp_path: Path) -> None:
 
 def test_what_can_go_wrong_before_anything_is_read(tmp_path: Path) -> None:
     run = saved(tmp_path / "one")
-    with pytest.raises(ValueError, match="the ring has 15 rows already"):
+    with pytest.raises(ValueError, match="the ring already has 15 rows"):
         run.file.load(run.ring)
     other = Run(tmp_path / "one", run.world)
     other.append()

@@ -42,6 +42,9 @@ class Agent(ABC):
     noise_size: int = 0
     #: Whether the last number is the env id instead of a uniform, for per-environment exploration.
     noise_has_env_id: bool = False
+    #: Names of submodules of the model that `step` and `value` do not use, such as a critic. Other processes receive
+    #: the agent without them; checkpoints hold them.
+    learner_only: Sequence[str] = ()
     #: The model, built by `initialize`.
     model: torch.nn.Module
     spaces: EnvSpaces | None = None
@@ -56,7 +59,7 @@ class Agent(ABC):
             env_ids: ids of the environments of this rank, for per-environment exploration.
 
         Raises:
-            ValueError: if the agent's model was built for other spaces.
+            ValueError: if the agent's model was built for other spaces, or has no module of a name in `learner_only`.
             TypeError: if the model has lazy parameters, or the agent cannot act in these spaces.
         """
         if self.spaces is not None:
@@ -80,6 +83,12 @@ class Agent(ABC):
                     f"{name} of {type(model).__name__} has no size before its first input; workers need the size "
                     "before, so name it: Linear(in_features, …) in place of LazyLinear(…)"
                 )
+        missing = set(self.learner_only) - {name for name, _ in model.named_modules()}
+        if missing:
+            raise ValueError(
+                f"{type(self).__name__}.learner_only names {', '.join(sorted(missing))}, and its "
+                f"{type(model).__name__} has the modules {', '.join(name for name, _ in model.named_children())}"
+            )
         self.model = model
         self.spaces = spaces
 
@@ -150,11 +159,16 @@ class Agent(ABC):
         return {}
 
     def acting_state(self) -> list[torch.Tensor]:
-        """Returns the tensors on which actions depend (the model's own parameters and buffers), in a fixed order.
+        """Returns the tensors on which actions depend, in an order that is the same in every process.
 
+        These are the parameters and buffers of the model, except those that only `learner_only` modules have.
         `state_dict()` is not enough: it leaves out non-persistent buffers, on which actions depend as well.
         """
-        return [tensor.detach() for tensor in chain(self.model.parameters(), self.model.buffers())]
+        model, left_out = self.model, tuple(f"{name}." for name in self.learner_only)
+        # With duplicates, because an encoder that actor and critic share may be met in the critic first.
+        tensors = chain(model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False))
+        acting = {id(tensor): tensor.detach() for name, tensor in tensors if not name.startswith(left_out)}
+        return list(acting.values())
 
     def to_device(self, device: torch.device | str) -> None:
         """Moves the model to the device. Raises ValueError for a GPU that does not exist."""

@@ -1,19 +1,20 @@
-"""The Adam optimizer that all algorithms use: settings, learning-rate schedule, and loading of its saved state."""
+"""The Adam optimizer that all algorithms use, and its settings."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from headrace.algos.checks import require
+from headrace.algos.flat import FlatParameters
 from headrace.config import checked_names
 from headrace.schema import anything, each, fields, real, tensor
 
-__all__ = ["AdamConfig", "adam_for", "load_adam", "set_learning_rate"]
+__all__ = ["AdamConfig", "FlatAdam"]
 
 
 @checked_names
@@ -42,58 +43,99 @@ class AdamConfig:
             )
 
 
-def adam_for(vector: torch.nn.Parameter, config: AdamConfig) -> torch.optim.Adam:
-    """Returns an Adam optimizer of one parameter vector with the configured settings."""
-    return torch.optim.Adam([vector], lr=config.learning_rate, eps=config.adam_eps, fused=True)
+class FlatAdam:
+    """Adam for parameters that are kept in one vector; see `FlatParameters`.
 
-
-def set_learning_rate(optimizer: torch.optim.Adam, config: AdamConfig, progress: float) -> float:
-    """Sets the optimizer's learning rate to that at `progress`, and returns it.
+    An algorithm has one for each part of the agent that has a loss or a learning rate of its own.
 
     Args:
-        optimizer: the optimizer.
-        config: the settings.
-        progress: 0 at the start of training, 1 at its end.
-
-    Raises:
-        ValueError: if `lr_schedule` returns a factor that is negative, infinite or NaN.
+        parameters: the parameters to update.
+        config: the schedule of the learning rate, and ε.
+        learning_rate: the learning rate at the start; None: `config.learning_rate`.
     """
-    factor = 1.0
-    if config.lr_schedule is not None:
-        factor = float(config.lr_schedule(progress))
-        if not 0.0 <= factor < math.inf:
-            raise ValueError(f"lr_schedule({progress:g}) is {factor}; a factor of the learning rate is at least 0")
-    elif config.linear_lr_schedule:
-        factor = 1.0 - progress
-    for group in optimizer.param_groups:
-        group["lr"] = config.learning_rate * factor
-    return config.learning_rate * factor
 
+    def __init__(
+        self, parameters: Iterable[torch.nn.Parameter], config: AdamConfig, learning_rate: float | None = None
+    ) -> None:
+        self._flat = FlatParameters(parameters)
+        self._config = config
+        self._initial_rate = config.learning_rate if learning_rate is None else learning_rate
+        self._adam = torch.optim.Adam([self._flat.vector], lr=self._initial_rate, eps=config.adam_eps, fused=True)
 
-def load_adam(optimizer: torch.optim.Adam, state: Mapping[str, Any]) -> None:
-    """Loads the moments and the learning rate of a saved `state_dict`; the optimizer keeps its other settings.
+    @property
+    def vector(self) -> torch.nn.Parameter:
+        """All parameters, float `[n]`."""
+        return self._flat.vector
 
-    Args:
-        optimizer: an optimizer of one parameter vector.
-        state: its saved `state_dict`.
+    @property
+    def learning_rate(self) -> float:
+        """The current learning rate."""
+        return float(self._adam.param_groups[0]["lr"])
 
-    Raises:
-        ValueError: if the shapes or dtypes of the moments are not those of the vector. Adam would accept them and fail
-            in its first step.
-    """
-    (group,) = optimizer.param_groups
-    (vector,) = group["params"]
-    moments = {
-        "step": tensor((), torch.float32, 0),
-        "exp_avg": tensor(vector.shape, vector.dtype),
-        "exp_avg_sq": tensor(vector.shape, vector.dtype, 0),
-    }
-    fields(
-        {
-            "state": fields({}, {0: fields(moments)}),  # empty before the first step
-            "param_groups": each(fields({"lr": real(0, 1e300), "params": anything}, more=True), 1),
+    def set_progress(self, progress: float) -> float:
+        """Sets the learning rate to that of the schedule at `progress`, and returns it.
+
+        Args:
+            progress: 0 at the start of training, 1 at its end.
+
+        Raises:
+            ValueError: if `lr_schedule` returns a factor that is negative, infinite or NaN.
+        """
+        rate = self._initial_rate * _factor(self._config, progress)
+        self._adam.param_groups[0]["lr"] = rate
+        return rate
+
+    def backward(self, loss: torch.Tensor, max_norm: float) -> torch.Tensor:
+        """Computes the gradient of a loss and scales it down to the norm `max_norm`.
+
+        Args:
+            loss: a scalar.
+            max_norm: largest norm of the gradient; infinity: it is not scaled.
+
+        Returns:
+            The norm before scaling, a scalar.
+        """
+        self._flat.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return self._flat.clip_grad_norm(max_norm)
+
+    def step(self) -> None:
+        """Updates the parameters by the gradient of the last `backward`."""
+        self._adam.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns Adam's moments and the learning rate."""
+        return self._adam.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores the moments and the learning rate of a `state_dict`; other settings stay those of `config`.
+
+        Raises:
+            ValueError: if the shapes or dtypes of the moments are not those of the vector. Adam would accept them and
+                fail in its first step.
+        """
+        vector = self._flat.vector
+        moments = {
+            "step": tensor((), torch.float32, 0),
+            "exp_avg": tensor(vector.shape, vector.dtype),
+            "exp_avg_sq": tensor(vector.shape, vector.dtype, 0),
         }
-    )(state, "optimizer")
-    (own,) = optimizer.state_dict()["param_groups"]
-    lr = state["param_groups"][0]["lr"]
-    optimizer.load_state_dict({"state": state["state"], "param_groups": [{**own, "lr": lr}]})
+        fields(
+            {
+                "state": fields({}, {0: fields(moments)}),  # empty before the first step
+                "param_groups": each(fields({"lr": real(0, 1e300), "params": anything}, more=True), 1),
+            }
+        )(state, "optimizer")
+        (own,) = self._adam.state_dict()["param_groups"]
+        lr = state["param_groups"][0]["lr"]
+        self._adam.load_state_dict({"state": state["state"], "param_groups": [{**own, "lr": lr}]})
+
+
+def _factor(config: AdamConfig, progress: float) -> float:
+    """Returns what the schedule multiplies the learning rate with."""
+    if config.lr_schedule is None:
+        return 1.0 - progress if config.linear_lr_schedule else 1.0
+    factor = float(config.lr_schedule(progress))
+    if not 0.0 <= factor < math.inf:
+        raise ValueError(f"lr_schedule({progress:g}) is {factor}; a factor of the learning rate is at least 0")
+    return factor

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from headrace.agents.base import Agent
+from headrace.algos.adam import FlatAdam
 from headrace.buffers.samples import Samples
+from headrace.schema import anything, fields
 from headrace.types import BatchSpec
 
-__all__ = ["Algo", "OptInfo"]
+__all__ = ["Algo", "OptInfo", "mean_info"]
 
 #: Diagnostics of one `optimize_agent` call, means over its updates. Names are lowerCamelCase as in rlpyt (`gradNorm`).
 OptInfo = dict[str, float]
@@ -34,10 +38,12 @@ class Algo(ABC):
     discount: float
     #: The settings, which must be equal in a resumed run; None: the algorithm has none.
     config: Any = None
+    #: The optimizers by name, which `initialize` makes: one of all parameters, or several (actor, critic, ...).
+    optimizers: Mapping[str, FlatAdam] = {}
 
     @abstractmethod
     def initialize(self, agent: Agent, n_itr: int, batch_spec: BatchSpec, seed: int = 0) -> None:
-        """Stores the agent and builds the optimizer.
+        """Stores the agent and builds the optimizers.
 
         Args:
             agent: an initialized agent.
@@ -84,6 +90,38 @@ class Algo(ABC):
     def cut(self) -> None:  # noqa: B027
         """Marks that the next batch does not continue the last one: batches were lost, or all episodes start anew."""
 
+    def set_progress(self, progress: float) -> OptInfo:
+        """Sets the learning rate of every optimizer to that at `progress`.
+
+        Args:
+            progress: 0 at the start of training, 1 at its end.
+
+        Returns:
+            The learning rates, for the log: `learningRate`, or of several optimizers `actorLearningRate` and so on.
+        """
+        return {
+            "learningRate" if len(self.optimizers) == 1 else f"{name}LearningRate": optimizer.set_progress(progress)
+            for name, optimizer in self.optimizers.items()
+        }
+
+    def optim_state_dict(self) -> dict[str, Any]:
+        """Returns the state of each optimizer by name, for `state_dict`."""
+        return {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()}
+
+    def load_optim_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores the result of `optim_state_dict`.
+
+        Earlier checkpoints hold the state of the only optimizer without its name.
+
+        Raises:
+            ValueError: for optimizers that the algorithm does not have, missing ones, and invalid states.
+        """
+        if len(self.optimizers) == 1 and "param_groups" in state:
+            state = dict.fromkeys(self.optimizers, state)
+        fields(dict.fromkeys(self.optimizers, anything))(state, "optimizer")
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state[name])
+
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
         """Returns all that training needs to resume as if never interrupted, as tensors and plain values."""
@@ -91,3 +129,12 @@ class Algo(ABC):
     @abstractmethod
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores the result of `state_dict`; call it after `initialize`."""
+
+
+def mean_info(infos: Sequence[OptInfo]) -> OptInfo:
+    """Returns the diagnostics of several updates: each is the mean over the updates that have it."""
+    values: dict[str, list[float]] = {}
+    for info in infos:
+        for name, value in info.items():
+            values.setdefault(name, []).append(value)
+    return {name: math.fsum(given) / len(given) for name, given in values.items()}

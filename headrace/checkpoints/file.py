@@ -6,7 +6,6 @@ PyTorch does not verify the checksums in its own files: 9 of 10 flipped bits wou
 
 from __future__ import annotations
 
-import hashlib
 import io
 import re
 import zipfile
@@ -18,14 +17,13 @@ from typing import Any
 import torch
 
 from headrace.errors import CheckpointError
-from headrace.storage import write_whole
+from headrace.storage import Part, framed, unframed, write_whole
 
 __all__ = ["FORMAT", "Damaged", "Sealed", "load_checkpoint", "save_checkpoint", "sealed", "unsealed"]
 
 #: The format that is written. Format 1 had no sampler state.
 FORMAT = 2
 _HEADER = re.compile(rb"headrace checkpoint ([1-9][0-9]{0,8})\n")
-_DIGEST = hashlib.sha256().digest_size
 #: Maximum nesting depth of containers.
 _DEEPEST = 100
 
@@ -43,7 +41,7 @@ class Sealed:
         seal: checksum of everything, unique to this checkpoint.
     """
 
-    parts: Sequence[bytes | memoryview]
+    parts: Sequence[Part]
     seal: bytes
 
 
@@ -52,9 +50,9 @@ def sealed(state: Mapping[str, Any]) -> Sealed:
     header = b"headrace checkpoint %d\n" % FORMAT
     buffer = io.BytesIO()
     torch.save(dict(state), buffer)
-    payload = buffer.getbuffer()
-    seal = _digest(header, payload)
-    return Sealed([header, seal, payload], seal)
+    parts = framed(header, [buffer.getbuffer()])
+    _, seal, _ = parts
+    return Sealed(parts, bytes(seal))
 
 
 def save_checkpoint(path: str | Path, state: Mapping[str, Any]) -> None:
@@ -98,10 +96,11 @@ def unsealed(path: str | Path) -> tuple[dict[str, Any], bytes]:
     header = _HEADER.match(content)
     if header is None:
         raise Damaged(f"{path} is not a headrace checkpoint; give a file that save_checkpoint wrote")
-    seal, payload = bytes(content[header.end() :][:_DIGEST]), content[header.end() + _DIGEST :]
     # Verify the checksum before using the number: a flipped bit in it is damage like any other.
-    if _digest(header[0], payload) != seal:
+    whole = unframed(content, header.end())
+    if whole is None:
         raise Damaged(f"{path} is damaged: its checksum does not match; use an earlier checkpoint")
+    seal, payload = whole
     number = int(header[1])
     if number > FORMAT:
         raise CheckpointError(
@@ -159,9 +158,3 @@ def _require_plain(state: Any, most: int) -> None:
         ):
             raise ValueError(f"a tensor of another kind, {value.layout} on {value.device}")
     raise ValueError("containers that repeat each other without end")
-
-
-def _digest(header: bytes, payload: bytes | memoryview) -> bytes:
-    digest = hashlib.sha256(header)
-    digest.update(payload)
-    return digest.digest()

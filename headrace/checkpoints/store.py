@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import logging
 import os
@@ -19,7 +18,7 @@ from headrace.checkpoints.signing import Sign, signer
 from headrace.errors import CheckpointError, headline
 from headrace.samplers.collection.snapshot import SamplerState
 from headrace.schema import fields, text
-from headrace.storage import sync_directory, write_whole
+from headrace.storage import digest, write_whole
 from headrace.types import Tree
 
 __all__ = ["CheckpointStore"]
@@ -89,7 +88,7 @@ class CheckpointStore:
             else:
                 payload = pickle.dumps((sampler.train, sampler.evaluation, sampler.memory), pickle.HIGHEST_PROTOCOL)
                 name = f"environments-{sampler.batches}.pkl"
-                about = {"file": name, "sha256": hashlib.sha256(payload).hexdigest()}
+                about = {"file": name, "sha256": digest(payload).hex()}
         checkpoint = sealed({**state, "sampler": sampler.numbers(), "environments": about})
         if sign is not None:
             signed = sign(_covered(checkpoint.seal, payload))
@@ -163,23 +162,14 @@ class CheckpointStore:
         return replace(sampler, train=train, evaluation=evaluation, memory=memory)
 
     def _write(self, checkpoint: Sealed) -> None:
-        """Writes the newest checkpoint, after keeping the current one as the previous."""
-        temporary = self.folder / "checkpoint-next.tmp"
-        try:
-            write_whole(temporary, checkpoint.parts)
-            if self._newest_is_whole and self.newest.exists():
-                self._keep_newest()
-            os.replace(temporary, self.newest)
-            sync_directory(self.folder)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            text = str(error.strerror).replace(temporary.name, self.newest.name)
-            named = text if self.newest.name in text else f"{self.newest} was not written ({text})"
-            raise OSError(error.errno, named) from error
+        """Writes the newest checkpoint; the current one becomes the previous, unless it is damaged."""
+        write_whole(self.newest, checkpoint.parts, self._keep_newest)
         self._newest_is_whole = True
 
     def _keep_newest(self) -> None:
         """Links the newest file as the previous one too, so that a newest checkpoint exists at all times."""
+        if not (self._newest_is_whole and self.newest.exists()):
+            return
         second = self.folder / "checkpoint-previous.tmp"
         second.unlink(missing_ok=True)
         try:
@@ -198,7 +188,7 @@ class CheckpointStore:
             raise CheckpointError(f"{path} is not a file")
         content = path.read_bytes()
         signed, payload = content[len(_HEADER) :][:_SIGNATURE], content[len(_HEADER) + _SIGNATURE :]
-        if not content.startswith(_HEADER) or hashlib.sha256(payload).hexdigest() != about["sha256"]:
+        if not content.startswith(_HEADER) or digest(payload).hex() != about["sha256"]:
             raise CheckpointError(f"{path} is not the file this checkpoint was saved with")
         sign: Sign = signer()
         if not hmac.compare_digest(sign(_covered(seal, payload)), signed):

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from headrace.config import checked_names
 from headrace.models.features import Features
 from headrace.numpy_inference import NumpyLinear, suits_numpy
 from headrace.types import EnvSpaces, Tree
@@ -69,6 +70,7 @@ class TanhBody(torch.nn.Module):
         return functional.linear(features, self.head.weight, self.head.bias)
 
 
+@checked_names
 class ActorCritic(torch.nn.Module):
     """Policy outputs and a value from any observation; the default model of policy-gradient agents.
 

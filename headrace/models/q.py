@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from headrace.config import checked_names
 from headrace.models.features import Features
 from headrace.models.mlp import TanhBody
 from headrace.types import EnvSpaces, Tree
@@ -52,6 +53,7 @@ class DuelingHead(torch.nn.Module):
         return (value + advantage - advantage.mean(dim=-2, keepdim=True)).reshape(outputs.shape)
 
 
+@checked_names
 class QNetwork(torch.nn.Module):
     """Values of all actions from any observation; the default model of DQN agents.
 

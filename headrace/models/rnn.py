@@ -8,6 +8,7 @@ import torch
 from gymnasium import spaces as gym_spaces
 from torch.nn.utils.rnn import pack_sequence, unpack_sequence
 
+from headrace.config import checked_names
 from headrace.models.features import Features
 from headrace.models.mlp import linear
 from headrace.types import EnvSpaces, Tree
@@ -17,6 +18,7 @@ __all__ = ["RecurrentActorCritic"]
 _CELLS = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU}
 
 
+@checked_names
 class RecurrentActorCritic(torch.nn.Module):
     """Policy outputs and a value from all observations of an episode so far, by an LSTM or a GRU.
 

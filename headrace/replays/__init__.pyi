@@ -1,7 +1,6 @@
 """Replay buffers: batches are appended to a ring in shared memory, transitions are sampled from it."""
 
 from headrace.replays.base import ReplayNotReady as ReplayNotReady, Transitions as Transitions
-from headrace.replays.file import ReplayFile as ReplayFile
 from headrace.replays.make import (
     make_replay as make_replay,
     replay_over as replay_over,
@@ -12,8 +11,9 @@ from headrace.replays.prioritized import PrioritizedReplay as PrioritizedReplay
 from headrace.replays.ring import (
     ReplayRing as ReplayRing,
     ReplaySpec as ReplaySpec,
-    ReplayWriter as ReplayWriter,
     build_ring as build_ring,
 )
 from headrace.replays.sink import ReplaySink as ReplaySink
+from headrace.replays.storage import ReplayFile as ReplayFile
 from headrace.replays.uniform import UniformReplay as UniformReplay
+from headrace.replays.writer import ReplayWriter as ReplayWriter

@@ -7,14 +7,9 @@ is recognized from the appended observations. Any other padding or stacking is r
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
-from headrace.replays.rows import FOLLOWS, PADDED, ZEROS
-
-if TYPE_CHECKING:
-    from headrace.replays.ring import ReplayRing
+from headrace.replays.ring import FOLLOWS, PADDED, ZEROS, ReplayRing
 
 __all__ = ["check_joint", "check_slides", "padding", "stack_positions", "stacks"]
 
@@ -120,7 +115,7 @@ def check_joint(ring: ReplayRing, first: int, observation: np.ndarray, follows: 
         )
 
 
-def _words(rows: np.ndarray) -> np.ndarray:
+def _words(columns: np.ndarray) -> np.ndarray:
     """Views bytes `[B, ...]` as the widest words that fit, `[B, m]`: comparing them takes an eighth of the time."""
-    flat = rows.reshape(len(rows), -1)
+    flat = columns.reshape(len(columns), -1)
     return flat if flat.shape[1] % 8 else flat.view(np.uint64)

@@ -10,8 +10,9 @@ from headrace.buffers.shared import Allocate, Arena, measure, shared
 from headrace.errors import NotEnoughMemory
 from headrace.memory import available_memory
 from headrace.replays.prioritized import PrioritizedReplay
-from headrace.replays.ring import ReplayRing, ReplaySpec, ReplayWriter, build_ring
+from headrace.replays.ring import ReplayRing, ReplaySpec, build_ring
 from headrace.replays.uniform import UniformReplay
+from headrace.replays.writer import ReplayWriter
 from headrace.types import BatchSpec, Tree
 
 __all__ = ["make_replay", "replay_over", "replay_spec", "shared_ring"]

@@ -6,7 +6,6 @@ one after another. The size of the payload follows from the two counts in the he
 
 from __future__ import annotations
 
-import hashlib
 import math
 import struct
 import threading
@@ -17,15 +16,14 @@ import numpy as np
 
 from headrace.buffers.tree import tree_leaves, tree_paths
 from headrace.memory import fence
-from headrace.replays.ring import ReplayRing, ReplaySpec
-from headrace.replays.rows import TERMINATED, TRUNCATED, VALID
+from headrace.replays.ring import TERMINATED, TRUNCATED, VALID, ReplayRing, ReplaySpec
+from headrace.storage import DIGEST_BYTES, Part, digest, framed
 from headrace.types import Tree
 
 __all__ = ["Damaged", "Head", "Misplaced", "Records"]
 
 _MAGIC = b"rows"
 _HEAD = struct.Struct("<4sQQII")
-_DIGEST = hashlib.sha256().digest_size
 _LARGEST = 2**26  # maximum bytes of a record, unless a single row has more
 _MOST_ROWS = 2**62
 
@@ -91,7 +89,7 @@ class Records:
             f"observation {leaves(spec.observation)}; action {leaves(spec.action)}"
         )
 
-    def of(self, ring: ReplayRing, first: int, stop: int) -> tuple[Head, list[bytes]] | None:
+    def of(self, ring: ReplayRing, first: int, stop: int) -> tuple[Head, list[Part]] | None:
         """Returns a record of rows first to stop − 1, in parts; None if they were overwritten meanwhile."""
         rows = np.arange(first, stop) % self.spec.n_rows
         parts = [leaf[rows] for leaf in _by_row(ring)]
@@ -103,14 +101,13 @@ class Records:
             return None
         head = Head(first, oldest, stop - first, len(slots))
         packed = _HEAD.pack(_MAGIC, head.first, head.oldest, head.n_rows, head.n_finals)
-        content = [part.tobytes() for part in parts]
-        return head, [packed, _digest(packed, content), *content]
+        return head, framed(packed, [part.tobytes() for part in parts])
 
     def read(self, file: BinaryIO, left: int) -> tuple[Head, bytes] | None:
         """Returns the next record of a file with `left` bytes left; None at its end; raises Damaged."""
         if not left:
             return None
-        if left < _HEAD.size + _DIGEST:
+        if left < _HEAD.size + DIGEST_BYTES:
             raise Damaged
         packed = file.read(_HEAD.size)
         magic, *numbers = _HEAD.unpack(packed)
@@ -123,11 +120,11 @@ class Records:
             or head.n_finals > self.spec.n_finals
             or not head.oldest <= head.first < _MOST_ROWS
             or head.stop - head.oldest > self.spec.n_rows
-            or left < _HEAD.size + _DIGEST + size
+            or left < _HEAD.size + DIGEST_BYTES + size
         ):
             raise Damaged
-        digest, payload = file.read(_DIGEST), file.read(size)
-        if _digest(packed, [payload]) != digest or not self._agree(head, payload):
+        found, payload = file.read(DIGEST_BYTES), file.read(size)
+        if digest(packed, payload) != found or not self._agree(head, payload):
             raise Damaged
         return head, payload
 
@@ -201,10 +198,3 @@ def _by_row(ring: ReplayRing) -> list[np.ndarray]:
 
 def _by_final(ring: ReplayRing) -> list[np.ndarray]:
     return [*tree_leaves(ring.final_observation), ring.final_row]
-
-
-def _digest(head: bytes, payload: list[bytes]) -> bytes:
-    digest = hashlib.sha256(head)
-    for part in payload:
-        digest.update(part)
-    return digest.digest()

@@ -8,7 +8,8 @@ from typing import Any
 
 from headrace.buffers.samples import Samples, SlotSpec
 from headrace.replays.make import replay_spec, shared_ring
-from headrace.replays.ring import ReplayRing, ReplaySpec, ReplayWriter
+from headrace.replays.ring import ReplayRing, ReplaySpec
+from headrace.replays.writer import ReplayWriter
 
 __all__ = ["ReplaySink"]
 

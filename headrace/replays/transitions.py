@@ -8,8 +8,7 @@ import torch
 from headrace.buffers.tree import tree_leaves, tree_map, tree_to_torch
 from headrace.replays.base import Transitions
 from headrace.replays.frames import stack_positions, stacks
-from headrace.replays.ring import ReplayRing, ReplaySpec
-from headrace.replays.rows import FIRST, TERMINATED, TRUNCATED
+from headrace.replays.ring import FIRST, TERMINATED, TRUNCATED, ReplayRing, ReplaySpec
 from headrace.types import StepInputs, Tree
 
 __all__ = ["Gather"]
@@ -99,17 +98,17 @@ class Gather:
         positions, blank = stack_positions(self._flags, index, self._frames, self._B)
         return stacks(self._observation, positions % self._size, blank), positions[:, 0]
 
-    def _put_finals(self, observation: Tree, rows: np.ndarray, last_place: np.ndarray) -> None:
-        """Writes the final observations of the episodes that end at `last_place` into entries `rows`."""
-        if not len(rows):
+    def _put_finals(self, observation: Tree, chosen: np.ndarray, last_place: np.ndarray) -> None:
+        """Writes the final observations of the `chosen` transitions, whose episodes end at `last_place`."""
+        if not len(chosen):
             return
-        finals = _taken(self._final_observation, self._final.take(last_place[rows]))
+        finals = _taken(self._final_observation, self._final.take(last_place[chosen]))
         if self._frames:
-            observation[rows, :-1] = observation[rows, 1:]
-            observation[rows, -1] = finals
+            observation[chosen, :-1] = observation[chosen, 1:]
+            observation[chosen, -1] = finals
             return
         for to, values in zip(tree_leaves(observation), tree_leaves(finals), strict=True):
-            to[rows] = values
+            to[chosen] = values
 
 
 def _taken(tree: Tree, place: np.ndarray) -> Tree:

@@ -8,8 +8,18 @@ from collections.abc import Callable
 import numpy as np
 
 from headrace.memory import fence
-from headrace.replays.ring import ReplayRing, ReplaySpec
-from headrace.replays.rows import FIRST, FOLLOWS, PADDED, TERMINATED, TRUNCATED, VALID, ZEROS, row_slices
+from headrace.replays.ring import (
+    FIRST,
+    FOLLOWS,
+    PADDED,
+    TERMINATED,
+    TRUNCATED,
+    VALID,
+    ZEROS,
+    ReplayRing,
+    ReplaySpec,
+    row_slices,
+)
 
 __all__ = ["Window", "can_start"]
 
@@ -21,7 +31,7 @@ def can_start(flags: np.ndarray, n_step: int, n_frames: int) -> np.ndarray:
     behind it, the previous step, unless it is the first step of an episode, and all frames of its first stack.
 
     Args:
-        flags: uint8 `[R, B]` of successive rows, see `headrace.replays.rows`.
+        flags: uint8 `[R, B]` of successive rows, see `ReplayRing`.
         n_step: maximum number of steps of a transition.
         n_frames: number of stacked frames, 0 if frames are not stored once.
 

@@ -347,7 +347,6 @@ MUTANTS = [
         "tests/test_vector_envs.py",
     ),
     # replays
-    Mutant("headrace/replays/file.py", "if segment.stop <= ring.oldest[0]:", "if False:", "tests/test_replays_file.py"),
     Mutant(
         "headrace/replays/frames.py", "index = index - B * follows", "index = index - B", "tests/test_replays_frames.py"
     ),
@@ -360,22 +359,19 @@ MUTANTS = [
     ),
     Mutant(
         "headrace/replays/records.py",
-        "if _digest(packed, [payload]) != digest or not",
+        "if digest(packed, payload) != found or not",
         "if not",
         "tests/test_replays_file.py",
     ),
-    Mutant(
-        "headrace/replays/ring.py",
-        "joined = first > 0 and ring.cut[0] != first",
-        "joined = first > 0",
-        "tests/test_replays.py",
-    ),
-    Mutant("headrace/replays/rows.py", "if head < count:", "if False:", "tests/test_replays_file.py"),
+    Mutant("headrace/replays/ring.py", "if head < count:", "if False:", "tests/test_replays_file.py"),
     Mutant(
         "headrace/replays/sink.py",
         'if name not in ("spec", "ring")',
         'if name not in ("spec",)',
         "tests/test_async_runners.py",
+    ),
+    Mutant(
+        "headrace/replays/storage.py", "if segment.stop <= ring.oldest[0]:", "if False:", "tests/test_replays_file.py"
     ),
     Mutant(
         "headrace/replays/sum_tree.py",
@@ -396,6 +392,12 @@ MUTANTS = [
         "headrace/replays/window.py",
         "ahead & behind & (((flags & FIRST) != 0) | _continued(follows, valid))",
         "ahead & behind",
+        "tests/test_replays.py",
+    ),
+    Mutant(
+        "headrace/replays/writer.py",
+        "joined = first > 0 and ring.cut[0] != first",
+        "joined = first > 0",
         "tests/test_replays.py",
     ),
 ]

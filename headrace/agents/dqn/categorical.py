@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from headrace.agents.dqn.dqn import DqnAgent
+from headrace.config import checked_names
 from headrace.distributions.atoms import mean_of_atoms
 from headrace.models.q import QNetwork
 from headrace.types import EnvSpaces, StepInputs
@@ -29,6 +30,7 @@ class ReturnDistributions:
     logits: torch.Tensor
 
 
+@checked_names
 class CategoricalDqnAgent(DqnAgent):
     """A `DqnAgent` whose network outputs, for each action, a distribution over `n_atoms` evenly spaced returns.
 

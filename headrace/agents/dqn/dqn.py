@@ -13,6 +13,7 @@ from headrace.agents.base import Agent
 from headrace.agents.dqn.exploration import EpsilonSchedule
 from headrace.agents.masks import has_mask, masked, seen_spaces, without_mask
 from headrace.buffers.samples import Samples
+from headrace.config import checked_names
 from headrace.distributions.epsilon_greedy import EpsilonGreedy
 from headrace.models.features import Features
 from headrace.models.q import QNetwork
@@ -32,6 +33,7 @@ class DqnInfo:
     q: torch.Tensor
 
 
+@checked_names
 class DqnAgent(Agent):
     """Takes the Discrete action with the highest value or, with probability ε, a random one; feed-forward.
 
@@ -129,7 +131,7 @@ class DqnAgent(Agent):
     def step(self, inputs: StepInputs, state: Tree) -> AgentStep:
         """Returns actions `[n]` with a `DqnInfo`."""
         info, noise = DqnInfo(self._forward(inputs)[0]), inputs.noise
-        epsilon = self._epsilon if isinstance(self._epsilon, float) else _of_rows(self._epsilon, noise[..., 2])
+        epsilon = self._epsilon if isinstance(self._epsilon, float) else _of_envs(self._epsilon, noise[..., 2])
         return AgentStep(EpsilonGreedy(info.q).sample(noise, epsilon), info)
 
     def value(self, inputs: StepInputs, state: Tree) -> torch.Tensor:
@@ -180,7 +182,7 @@ class DqnAgent(Agent):
         self._fits = True
 
 
-def _of_rows(epsilon: torch.Tensor, env_ids: torch.Tensor) -> torch.Tensor:
+def _of_envs(epsilon: torch.Tensor, env_ids: torch.Tensor) -> torch.Tensor:
     """Returns ε `[n]` for `n` environments, given by float32 ids, from the ε of all environments.
 
     Ids beyond those that the agent was initialized for (`load_agent`) wrap around to the first ε.

@@ -11,6 +11,7 @@ from typing_extensions import override
 from headrace.agents.pg.base import PgAgent
 from headrace.agents.pg.plan import CategoricalPlan
 from headrace.agents.pg.policies import DiscretePolicy
+from headrace.config import checked_names
 from headrace.models.mlp import ActorCritic
 from headrace.models.rnn import RecurrentActorCritic
 from headrace.types import ActingPlan, ActingRows
@@ -18,6 +19,7 @@ from headrace.types import ActingPlan, ActingRows
 __all__ = ["CategoricalPgAgent", "RecurrentCategoricalPgAgent"]
 
 
+@checked_names
 class CategoricalPgAgent(PgAgent):
     """Samples Discrete actions from a softmax, MultiDiscrete ones part by part, MultiBinary ones bit by bit.
 
@@ -43,6 +45,7 @@ class CategoricalPgAgent(PgAgent):
         return CategoricalPlan(self.model, lambda: self._greedy, rows, deterministic)
 
 
+@checked_names
 class RecurrentCategoricalPgAgent(PgAgent):
     """Recurrent `CategoricalPgAgent`, with an LSTM (or a GRU: `model_kwargs={"cell": "gru"}`) over the whole episode.
 

@@ -7,12 +7,14 @@ from typing import Any
 
 from headrace.agents.pg.base import PgAgent
 from headrace.agents.pg.policies import GaussianPolicy
+from headrace.config import checked_names
 from headrace.models.mlp import ActorCritic
 from headrace.models.rnn import RecurrentActorCritic
 
 __all__ = ["GaussianPgAgent", "RecurrentGaussianPgAgent"]
 
 
+@checked_names
 class GaussianPgAgent(PgAgent):
     """Samples Box actions `[d]` from a diagonal Gaussian; feed-forward.
 
@@ -35,6 +37,7 @@ class GaussianPgAgent(PgAgent):
         super().__init__(GaussianPolicy(state_dependent_std, init_log_std), ModelCls, model_kwargs)
 
 
+@checked_names
 class RecurrentGaussianPgAgent(PgAgent):
     """Recurrent `GaussianPgAgent`, with an LSTM (or a GRU: `model_kwargs={"cell": "gru"}`) over the whole episode.
 

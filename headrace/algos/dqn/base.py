@@ -1,55 +1,21 @@
-"""Base class of DQN algorithms: fills a replay, trains on sampled transitions and maintains a target network."""
+"""Base class of DQN algorithms, which learn action values."""
 
 from __future__ import annotations
 
-import copy
-import logging
-import math
 from abc import abstractmethod
 from dataclasses import dataclass
-from fractions import Fraction
-from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import ClassVar
 
 import torch
-from gymnasium.spaces import Discrete
 
 from headrace.agents.base import Agent
 from headrace.agents.dqn.dqn import DqnAgent
-from headrace.algos.adam import AdamConfig, adam_for, load_adam, set_learning_rate
-from headrace.algos.base import Algo, OptInfo
-from headrace.algos.checks import not_finite, require
-from headrace.algos.flat import FlatParameters
-from headrace.buffers.samples import Samples
-from headrace.buffers.tree import tree_map
+from headrace.algos.base import OptInfo
+from headrace.algos.off_policy import OffPolicyAlgo, OffPolicyConfig
 from headrace.config import checked_names
-from headrace.envs.spaces import null_value
-from headrace.errors import CheckpointError
 from headrace.replays.base import Transitions
-from headrace.replays.file import ReplayFile
-from headrace.replays.make import replay_over, replay_spec, shared_ring
-from headrace.replays.prioritized import PrioritizedReplay
-from headrace.replays.ring import ReplayWriter
-from headrace.replays.sink import ReplaySink
-from headrace.schema import anything, fields, whole
-from headrace.types import BatchSpec, Tree
 
 __all__ = ["QLearningAlgo", "QLearningConfig", "TransitionLosses"]
-
-_log = logging.getLogger("headrace.algos")
-
-_STATE = fields(
-    {
-        "optimizer": anything,
-        "target": fields({}, more=True),
-        "replay": anything,
-        "n_steps": whole(),
-        "n_rows": whole(),
-        "n_updates": whole(),
-    }
-)
-#: Most batches whose updates may still be due in a checkpoint: each batch that Ctrl-C interrupted leaves its updates.
-_MOST_CUT = 100
 
 
 @dataclass
@@ -69,212 +35,41 @@ class TransitionLosses:
 
 @checked_names
 @dataclass(frozen=True, kw_only=True)
-class QLearningConfig(AdamConfig):
+class QLearningConfig(OffPolicyConfig):
     """The settings all DQN algorithms have."""
 
-    discount: float = 0.99
-    """γ, the weight of the next step's reward."""
-    batch_size: int = 128
-    """Transitions of one update."""
-    replay_ratio: float = 32.0
-    """How many times a step is learned from, on average: updates · batch_size / environment steps."""
-    replay_size: int = 100_000
-    """Environment steps the replay has room for."""
-    min_steps_learn: int = 1_000
-    """Environment steps in the replay before the first update."""
-    n_step: int = 5
-    """Steps whose rewards are in a target before it bootstraps."""
     double_dqn: bool = True
     """Let the learning network choose the action whose value the target network gives (van Hasselt et al., 2016)."""
-    target_update_interval: int = 100
-    """Updates between two updates of the target network."""
-    target_update_tau: float = 1.0
-    """How far each of them moves the target towards the learning network: 1 is a copy."""
-    clip_grad_norm: float = 10.0
-    """The gradient is scaled down to this norm."""
-    prioritized_replay: bool = False
-    """Sample transitions by how surprising they were, and weigh them accordingly (Schaul et al., 2016)."""
-    pri_alpha: float = 0.6
-    """α, the exponent of priorities; 0 is uniform."""
-    pri_beta_init: float = 0.4
-    """β at the start, the exponent of importance weights."""
-    pri_beta_final: float = 1.0
-    """β at the end of training; in between it changes linearly."""
-    frames: int = 0
-    """Number of frames that observations stack along their first axis, to store each frame once; 0: store observations
-    as they come."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("discount", "target_update_tau"):
-            require(name, getattr(self, name), 0.0, 1.0)
-        for name in ("replay_ratio", "clip_grad_norm", "pri_alpha", "pri_beta_init", "pri_beta_final", "frames"):
-            require(name, getattr(self, name), 0.0, math.inf)
-        for name in ("batch_size", "min_steps_learn", "n_step", "target_update_interval"):
-            require(name, getattr(self, name), 1, math.inf)
-        require("replay_size", self.replay_size, self.min_steps_learn, math.inf)
 
 
-class QLearningAlgo(Algo):
-    """Learns action values off-policy from a replay, with a target network and Adam.
+class QLearningAlgo(OffPolicyAlgo):
+    """Learns action values from a replay, with a target network and Adam.
 
-    Each batch is appended to the replay, and then as many updates follow as `replay_ratio` requires; fractions carry
-    over to the next batch. The target of a transition bootstraps from the final observation where its episode was
-    truncated, and does not bootstrap where it terminated. Padding is not stored.
+    The target of a transition bootstraps from the final observation where its episode was truncated, and does not
+    bootstrap where it terminated.
 
     Args:
         config: the settings.
     """
 
-    #: Class of the agents that the algorithm can train.
-    AgentCls: ClassVar[type[DqnAgent]] = DqnAgent
+    AgentCls: ClassVar[type[Agent]] = DqnAgent
     config: QLearningConfig
-
-    def __init__(self, config: QLearningConfig) -> None:
-        self.config = config
-        self.discount = config.discount
-        self._sink: ReplaySink | None = None
-
-    def sink(self) -> ReplaySink:
-        """Returns a sink, so that the sampler process fills the replay, a ring buffer; see `Algo.sink`."""
-        self._sink = ReplaySink(self.config.replay_size, frames=self.config.frames)
-        return self._sink
-
-    def initialize(self, agent: Agent, n_itr: int, batch_spec: BatchSpec, seed: int = 0) -> None:
-        """See `Algo`.
-
-        Raises:
-            TypeError: if the agent is not an `AgentCls`.
-            NotEnoughMemory: if the replay does not fit in memory.
-            ValueError: if the agent is not initialized, or the replay is too small for a batch.
-        """
-        config, spaces = self.config, agent.spaces
-        if not isinstance(agent, self.AgentCls):
-            raise TypeError(f"{type(self).__name__} improves a {self.AgentCls.__name__}, got a {type(agent).__name__}")
-        if spaces is None:
-            raise ValueError("the agent has no model yet; initialize the sampler first, which builds it")
-        self._agent = agent
-        self._n_itr = n_itr
-        self._target = copy.deepcopy(agent)
-        self._target.eval_mode(0)
-        self._flat = FlatParameters(agent.parameters())
-        self._target_flat = FlatParameters(self._target.parameters())
-        self._optimizer = adam_for(self._flat.vector, config)
-        self._writer: ReplayWriter | None = None
-        if self._sink is not None:
-            self._spec, self._ring = self._sink.spec, self._sink.ring
-        else:
-            examples = null_value(spaces.observation), null_value(spaces.action)
-            self._spec = replay_spec(batch_spec, *examples, config.replay_size, frames=config.frames)
-            arena, self._ring = shared_ring(self._spec)
-            arena.close_fd()
-            self._writer = ReplayWriter(self._spec, self._ring)
-        self._replay = replay_over(
-            self._spec,
-            self._ring,
-            prioritized=config.prioritized_replay,
-            n_step=config.n_step,
-            discount=config.discount,
-            seed=seed,
-            alpha=config.pri_alpha,
-            beta=config.pri_beta_init,
-        )
-        self._file: ReplayFile | None = None
-        self._n_collected = 0
-        self._n_steps = 0  # those of `_n_collected` since learning began
-        self._n_updates = 0
-
-    def optimize_agent(self, itr: int, samples: Samples) -> OptInfo:
-        """See `Algo`. The result is empty until `min_steps_learn` steps are in the replay."""
-        replay, infos = self._replay, []
-        if self._writer is not None:
-            self._writer.append(samples)
-        # Not read from the ring, in which a sampler process may be ahead of this batch.
-        n_steps = int(samples.env.valid.sum())
-        self._n_collected += n_steps
-        if self._n_collected >= self.config.min_steps_learn and len(replay):
-            self._n_steps += n_steps
-            learning_rate = self._schedule(itr)
-            self._agent.train_mode(itr)
-            infos = [self._update(itr) for _ in range(self._asked(self._n_steps) - self._n_updates)]
-        self._gather_statistics(samples)
-        if not infos:
-            return {}
-        opt_info = {name: math.fsum(info[name] for info in infos) / len(infos) for name in infos[0]}
-        return {**opt_info, "learningRate": learning_rate}
+    _agent: DqnAgent
+    _target: DqnAgent
 
     @abstractmethod
     def losses(self, transitions: Transitions) -> TransitionLosses:
         """Returns the losses of sampled transitions, which are on the agent's device."""
 
-    def state_dict(self) -> dict[str, Any]:
-        """Returns the state of optimizer, target network, counters and replay sampling, not the stored transitions."""
-        return {
-            "optimizer": self._optimizer.state_dict(),
-            "target": self._target.state_dict(),
-            "replay": self._replay.state_dict(),
-            "n_steps": self._n_steps,
-            "n_rows": int(self._ring.cursor[0]),
-            "n_updates": self._n_updates,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores the result of `state_dict`. Raises ValueError for an invalid state.
-
-        Without the contents of the replay (`load_contents`), learning resumes once it holds `min_steps_learn` new
-        steps.
-        """
-        _STATE(state, "algo")
-        load_adam(self._optimizer, state["optimizer"])
-        self._target.load_state_dict(state["target"])
-        self._replay.load_state_dict(state["replay"])
-        self._n_steps, self._n_updates = state["n_steps"], state["n_updates"]
-        # Wrong counters could make the next batch run an arbitrary number of updates, or stop updates for as long.
-        due = self._asked(self._n_steps) - self._n_updates
-        whole(0, 1 + self._asked(_MOST_CUT * self._spec.batch.size))(due, "algo: the updates that are due")
-
-    def cut(self) -> None:
-        """See `Algo.cut`. A replay that a sampler process fills contains every batch and is not marked."""
-        if self._writer is not None:
-            self._writer.cut()
-
-    def save_contents(self, folder: Path) -> None:
-        """Writes what was appended to the replay since the last call; see `Algo.save_contents`."""
-        if self._file is None:
-            self._file = ReplayFile(folder, self._spec)
-        self._file.save(self._ring)
-
-    def load_contents(self, folder: Path, state: dict[str, Any]) -> None:
-        """Loads the replay; see `Algo.load_contents`.
-
-        A warning is logged for what is missing of the replay; learning resumes once `min_steps_learn` steps are in it.
-
-        Raises:
-            CheckpointError: if the replay holds actions that the environment does not have.
-        """
-        n_rows = state["n_rows"]
-        whole()(n_rows, "algo.n_rows")
-        self._file = ReplayFile(folder, self._spec)
-        try:
-            self._file.load(self._ring, until=n_rows)
-        except FileNotFoundError:
-            if n_rows:
-                _log.warning(
-                    "%s holds no replay, and the checkpoint was saved with one of %d rows; it begins anew, learning "
-                    "goes on once %d steps are in it",
-                    folder,
-                    n_rows,
-                    self.config.min_steps_learn,
-                )
-        assert self._agent.spaces is not None
-        n_actions = int(cast(Discrete, self._agent.spaces.action).n)
-        actions = self._ring.action
-        if actions.min() < 0 or actions.max() >= n_actions:
-            raise CheckpointError(
-                f"{folder} holds actions from {actions.min()} to {actions.max()}, and the environment has {n_actions}; "
-                "it is of another run"
-            )
-        self._n_collected = self._replay.n_appended
+    def update(self, itr: int, transitions: Transitions) -> tuple[OptInfo, torch.Tensor]:
+        """See `OffPolicyAlgo`. The loss is the mean of `losses`, weighted by the importance weights."""
+        losses = self.losses(transitions)
+        loss = (transitions.weights * losses.loss).mean()
+        optimizer = self.optimizers["agent"]
+        grad_norm = optimizer.backward(loss, self.config.clip_grad_norm)
+        info = self.finite(itr, transitions, {"loss": loss, "gradNorm": grad_norm}, losses.info)
+        optimizer.step()
+        return info, losses.priority
 
     def best_next(self, values: torch.Tensor, transitions: Transitions) -> torch.Tensor:
         """Returns the greedy next action of each transition, int64 `[N]`.
@@ -286,54 +81,3 @@ class QLearningAlgo(Algo):
         if self.config.double_dqn:
             values = self._agent(transitions.next_inputs).q
         return values.argmax(dim=-1)
-
-    def _asked(self, n_steps: int) -> int:
-        """Returns the updates that `replay_ratio` requires, by exact fractions, so that rounding loses none."""
-        return math.floor(Fraction(self.config.replay_ratio) * n_steps / self.config.batch_size)
-
-    def _schedule(self, itr: int) -> float:
-        """Sets the learning rate and the importance weights' exponent β for batch `itr`; returns the learning rate."""
-        config, done = self.config, min(1.0, itr / self._n_itr)
-        if isinstance(self._replay, PrioritizedReplay):
-            self._replay.beta = config.pri_beta_init + done * (config.pri_beta_final - config.pri_beta_init)
-        return set_learning_rate(self._optimizer, config, done)
-
-    def _update(self, itr: int) -> OptInfo:
-        """Takes one optimizer step; if the loss or the gradient is not finite, raises and changes nothing."""
-        sampled = self._replay.sample(self.config.batch_size)
-        indices, sampled.indices = sampled.indices, None
-        device = self._flat.vector.device
-        transitions: Transitions = tree_map(lambda leaf: leaf.to(device), sampled)
-        losses = self.losses(transitions)
-        loss = (transitions.weights * losses.loss).mean()
-        self._flat.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        grad_norm = self._flat.clip_grad_norm(self.config.clip_grad_norm)
-        scalars = {"loss": loss, "gradNorm": grad_norm, **losses.info}
-        info = dict(zip(scalars, torch.stack([scalar.detach() for scalar in scalars.values()]).tolist(), strict=True))
-        if not (math.isfinite(info["loss"]) and math.isfinite(info["gradNorm"])):
-            where = f"itr {itr}, update {self._n_updates}"
-            raise not_finite(type(self).__name__, where, info, transitions, self._agent.model)
-        self._optimizer.step()
-        self._n_updates += 1
-        self._replay.update_priorities(indices, losses.priority)
-        if self._n_updates % self.config.target_update_interval == 0:
-            self._update_target()
-        return info
-
-    @torch.no_grad()
-    def _update_target(self) -> None:
-        """Moves the target's parameters towards the agent's, and copies the agent's buffers, which are statistics."""
-        self._target_flat.vector.lerp_(self._flat.vector, self.config.target_update_tau)
-        for to, value in zip(self._target.model.buffers(), self._agent.model.buffers(), strict=True):
-            to.copy_(value)
-
-    def _gather_statistics(self, samples: Samples) -> None:
-        """Updates the normalization statistics with the observations of a batch, after learning from it."""
-        valid = samples.env.valid
-
-        def rows(leaf: torch.Tensor) -> torch.Tensor:
-            return leaf[valid].to(self._flat.vector.device)
-
-        observation: Tree = tree_map(rows, samples.env.observation)
-        self._agent.update_statistics(observation)

@@ -8,7 +8,7 @@ import torch
 
 from headrace.agents.dqn.categorical import CategoricalDqnAgent
 from headrace.algos.dqn.base import QLearningAlgo, QLearningConfig, TransitionLosses
-from headrace.config import checked_names
+from headrace.config import checked_names, settings_in
 from headrace.replays.base import Transitions
 
 __all__ = ["CategoricalDQN", "CategoricalDQNConfig", "projected"]
@@ -20,6 +20,7 @@ class CategoricalDQNConfig(QLearningConfig):
     """The settings of `CategoricalDQN`. The returns that are told apart are the agent's: `n_atoms, V_min, V_max`."""
 
 
+@settings_in(CategoricalDQNConfig)
 class CategoricalDQN(QLearningAlgo):
     """Minimizes the cross entropy between the projected target distribution and the agent's return distribution.
 
@@ -40,18 +41,18 @@ class CategoricalDQN(QLearningAlgo):
 
     def losses(self, transitions: Transitions) -> TransitionLosses:
         """See `QLearningAlgo`."""
-        rows = torch.arange(len(transitions.return_), device=transitions.return_.device)
+        each = torch.arange(len(transitions.return_), device=transitions.return_.device)
         with torch.no_grad():
             following = self._target.distributions(transitions.next_inputs)
             best = self.best_next(following.q, transitions)
-            p = following.logits[rows, best].softmax(dim=-1)
+            p = following.logits[each, best].softmax(dim=-1)
             target = projected(p, self._agent.atoms, transitions.return_, transitions.discount)
         now = self._agent.distributions(transitions.inputs)
         action = transitions.action.long()
-        loss = -(target * now.logits[rows, action].log_softmax(dim=-1)).sum(dim=-1)
+        loss = -(target * now.logits[each, action].log_softmax(dim=-1)).sum(dim=-1)
         # KL divergence = cross entropy − entropy of the target. Clamped because it may round below 0.
         divergence = (loss.detach() + torch.xlogy(target, target).sum(dim=-1)).clamp(min=0.0)
-        info = {"klDivergence": divergence.mean(), "q": now.q.detach()[rows, action].mean()}
+        info = {"klDivergence": divergence.mean(), "q": now.q.detach()[each, action].mean()}
         return TransitionLosses(loss, divergence, info)
 
 

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from headrace.algos.checks import require
 from headrace.algos.dqn.base import QLearningAlgo, QLearningConfig, TransitionLosses
-from headrace.config import checked_names
+from headrace.config import checked_names, settings_in
 from headrace.replays.base import Transitions
 
 __all__ = ["DQN", "DQNConfig"]
@@ -31,6 +31,7 @@ class DQNConfig(QLearningConfig):
             require("delta_clip", self.delta_clip, 0.0, math.inf)
 
 
+@settings_in(DQNConfig)
 class DQN(QLearningAlgo):
     """Minimizes the squared or Huber loss of `δ = return + discount · Q_target(s', a*) − Q(s, a)`; priority is `|δ|`.
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from headrace.algos.pg.base import Losses, PgBatch, PgConfig, PolicyGradientAlgo
-from headrace.config import checked_names
+from headrace.config import checked_names, settings_in
 
 __all__ = ["A2C", "A2CConfig"]
 
@@ -22,6 +22,7 @@ class A2CConfig(PgConfig):
     """Adam's step size; at the start, if there is a schedule."""
 
 
+@settings_in(A2CConfig)
 class A2C(PolicyGradientAlgo):
     """Takes one gradient step per batch, with the policy loss `−mean(log π(a|s) · A)`.
 

@@ -12,17 +12,16 @@ import numpy as np
 import torch
 
 from headrace.agents.base import Agent
-from headrace.algos.adam import AdamConfig, adam_for, load_adam, set_learning_rate
-from headrace.algos.base import Algo, OptInfo
-from headrace.algos.checks import not_finite, require
-from headrace.algos.flat import FlatParameters
+from headrace.algos.adam import AdamConfig, FlatAdam
+from headrace.algos.base import Algo, OptInfo, mean_info
+from headrace.algos.checks import finite, require
 from headrace.algos.returns import final_values, generalized_advantages
 from headrace.algos.reward_scaling import RewardScaling
 from headrace.buffers.samples import Samples
 from headrace.buffers.tree import tree_map, tree_rows
 from headrace.config import checked_names
 from headrace.rng import Stream
-from headrace.schema import anything, fields
+from headrace.schema import fields
 from headrace.types import BatchSpec, StepInputs, Tree
 
 __all__ = ["Losses", "PgBatch", "PgConfig", "PolicyGradientAlgo", "mean_of"]
@@ -133,26 +132,24 @@ class PolicyGradientAlgo(Algo):
         self._seed = seed
         self._B = batch_spec.B
         self._reward_scaling = RewardScaling(self.discount) if self.config.normalize_reward else None
-        self._flat = FlatParameters(agent.parameters())
-        self._optimizer = adam_for(self._flat.vector, self.config)
+        self._optimizer = FlatAdam(agent.parameters(), self.config)
+        self.optimizers = {"agent": self._optimizer}
 
     def optimize_agent(self, itr: int, samples: Samples) -> OptInfo:
         """See `Algo`."""
-        agent, device = self._agent, self._flat.vector.device
+        agent, device = self._agent, self._agent.device
         if not samples.env.valid.any():
             return {}
         samples = tree_map(lambda leaf: leaf.to(device), samples)  # no copy of tensors that are on the device already
         agent.sample_mode(itr)  # V(final) must be computed in the same mode as the recorded values
         batch = self._process(samples)
         agent.train_mode(itr)
-        learning_rate = set_learning_rate(self._optimizer, self.config, self._progress(itr))
+        learning_rate = self.set_progress(self._progress(itr))
         infos = [self._update(itr, number, part) for number, part in enumerate(self.parts(itr, batch))]
         observation = batch.inputs.observation  # already only the valid steps, except for recurrent agents
-        agent.update_statistics(observation if batch.state is None else _valid_rows(observation, samples.env.valid))
-        opt_info = {name: math.fsum(info[name] for info in infos) / len(infos) for name in infos[0]}
-        opt_info["learningRate"] = learning_rate
+        agent.update_statistics(observation if batch.state is None else _valid_steps(observation, samples.env.valid))
         scaling = self._reward_scaling
-        return opt_info | _value_fit(batch, 1.0 if scaling is None else scaling.deviation)
+        return mean_info(infos) | learning_rate | _value_fit(batch, 1.0 if scaling is None else scaling.deviation)
 
     def advantages(
         self, samples: Samples, reward: torch.Tensor, valid: torch.Tensor | None
@@ -200,7 +197,7 @@ class PolicyGradientAlgo(Algo):
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the state of the optimizer and of the reward scaling."""
-        state = {"optimizer": self._optimizer.state_dict()}
+        state = {"optimizer": self.optim_state_dict()}
         if self._reward_scaling is not None:
             state["reward_scaling"] = self._reward_scaling.state_dict()
         return state
@@ -208,8 +205,8 @@ class PolicyGradientAlgo(Algo):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores the result of `state_dict`. Raises ValueError for an invalid state."""
         scaling = {} if self._reward_scaling is None else {"reward_scaling": self._reward_scaling.kind(self._B)}
-        fields({"optimizer": anything, **scaling})(state, "algo")
-        load_adam(self._optimizer, state["optimizer"])
+        fields({"optimizer": fields({}, more=True), **scaling})(state, "algo")
+        self.load_optim_state_dict(state["optimizer"])
         if self._reward_scaling is not None:
             self._reward_scaling.load_state_dict(state["reward_scaling"])
 
@@ -266,8 +263,8 @@ class PolicyGradientAlgo(Algo):
         if agent.first_state is not None:
             batch.state, batch.valid = tree_rows(agent.first_state, 0), valid
             return batch
-        side_by_side: PgBatch = _valid_rows(batch, env.valid)
-        return side_by_side
+        flat: PgBatch = _valid_steps(batch, env.valid)
+        return flat
 
     def _update(self, itr: int, number: int, part: PgBatch) -> OptInfo:
         """Takes one optimizer step; if the loss or the gradient is not finite, raises and leaves the parameters."""
@@ -277,40 +274,34 @@ class PolicyGradientAlgo(Algo):
             + self.config.value_loss_coeff * losses.value
             - self.config.entropy_loss_coeff * losses.entropy
         )
-        self._flat.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        grad_norm = self._flat.clip_grad_norm(self.config.clip_grad_norm)
         scalars = {
             "loss": loss,
             "policyLoss": losses.policy,
             "valueLoss": losses.value,
             "entropy": losses.entropy,
-            "gradNorm": grad_norm,
-            **losses.info,
+            "gradNorm": self._optimizer.backward(loss, self.config.clip_grad_norm),
         }
-        info = dict(zip(scalars, torch.stack([scalar.detach() for scalar in scalars.values()]).tolist(), strict=True))
-        if not (math.isfinite(info["loss"]) and math.isfinite(info["gradNorm"])):
-            where = f"itr {itr}, update {number}"
-            raise not_finite(type(self).__name__, where, info, part, self._agent.model)
+        where = f"itr {itr}, update {number}"
+        info = finite(type(self).__name__, where, scalars, losses.info, part, self._agent.model)
         self._optimizer.step()
         info["perplexity"] = math.exp(min(info["entropy"], 700.0))  # with many MultiBinary bits, exp overflows
         return info
 
 
-def _valid_rows(tree: Tree, valid: torch.Tensor) -> Tree:
+def _valid_steps(tree: Tree, valid: torch.Tensor) -> Tree:
     """Flattens a tree of `[T, B, ...]` to its valid steps, `[N, ...]`; views if all are valid."""
     flat = tree_map(lambda leaf: leaf.flatten(0, 1), tree)
     return flat if bool(valid.all()) else tree_rows(flat, valid.flatten().nonzero()[:, 0])
 
 
-def mean_of(rows: torch.Tensor, valid: torch.Tensor | None) -> torch.Tensor:
+def mean_of(values: torch.Tensor, valid: torch.Tensor | None) -> torch.Tensor:
     """Returns the mean over valid steps, a scalar.
 
     Args:
-        rows: float `[N]` or `[T, B]`.
+        values: float `[N]` or `[T, B]`.
         valid: bool of the same shape; None: all steps are valid.
     """
-    return rows.mean() if valid is None else rows[valid].mean()
+    return values.mean() if valid is None else values[valid].mean()
 
 
 def _value_fit(batch: PgBatch, unit: float) -> OptInfo:

@@ -13,7 +13,7 @@ from headrace.algos.pg.base import Losses, PgBatch, PgConfig, PolicyGradientAlgo
 from headrace.algos.returns import final_values, v_trace
 from headrace.buffers.samples import Samples
 from headrace.buffers.tree import tree_rows
-from headrace.config import checked_names
+from headrace.config import checked_names, settings_in
 from headrace.types import StepInputs
 
 __all__ = ["IMPALA", "IMPALAConfig"]
@@ -39,6 +39,7 @@ class IMPALAConfig(PgConfig):
             require(name, getattr(self, name), 0.0, math.inf)
 
 
+@settings_in(IMPALAConfig)
 class IMPALA(PolicyGradientAlgo):
     """Takes one gradient step per batch, with V-trace advantages and value targets.
 

@@ -11,7 +11,7 @@ import torch
 from headrace.algos.checks import require
 from headrace.algos.pg.base import Losses, PgBatch, PgConfig, PolicyGradientAlgo, mean_of
 from headrace.buffers.tree import tree_rows
-from headrace.config import checked_names
+from headrace.config import checked_names, settings_in
 
 __all__ = ["PPO", "PPOConfig"]
 
@@ -40,6 +40,7 @@ class PPOConfig(PgConfig):
             require("value_clip", self.value_clip, 0.0, math.inf)
 
 
+@settings_in(PPOConfig)
 class PPO(PolicyGradientAlgo):
     """Takes several epochs of minibatch steps on each batch, with the clipped surrogate objective.
 

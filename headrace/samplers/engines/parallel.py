@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
-import cloudpickle
 from typing_extensions import override
 
+from headrace.agents.acting import acting_bytes
 from headrace.agents.base import Agent
 from headrace.agents.parameters import ParameterSlots
 from headrace.buffers.samples import SlotSpec
@@ -267,7 +267,7 @@ class CpuEngine(ParallelEngine[LocalWorker]):
 
 
 def pickled_agent(agent: Agent) -> bytes:
-    """Returns the pickled agent, moved to the CPU: workers act there and must not touch the learner's GPU.
+    """Returns the agent, pickled on the CPU: workers act there and must not touch the learner's GPU.
 
     Raises:
         SamplerError: if the agent cannot be pickled.
@@ -275,7 +275,7 @@ def pickled_agent(agent: Agent) -> bytes:
     device = agent.device
     agent.to_device("cpu")
     try:
-        agent_bytes: bytes = cloudpickle.dumps(agent)
+        return acting_bytes(agent)
     except Exception as error:
         raise SamplerError(
             f"the agent cannot be pickled: {headline(error)}; it travels to the workers by cloudpickle, so keep "
@@ -283,7 +283,6 @@ def pickled_agent(agent: Agent) -> bytes:
         ) from error
     finally:
         agent.to_device(device)
-    return agent_bytes
 
 
 def joined_answers(answers: Sequence[dict[int, Any]]) -> dict[int, Any]:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from headrace.errors import CheckpointError
 from headrace.replays.records import Damaged, Head, Misplaced, Records
 from headrace.replays.ring import ReplayRing, ReplaySpec
-from headrace.storage import sync_directory
+from headrace.storage import DIGEST_BYTES, Part, append_whole, framed, unframed
 
 __all__ = ["ReplayFile"]
 
@@ -21,7 +20,6 @@ _log = logging.getLogger("headrace.replays")
 
 _FORMAT = b"headrace replay 2\n"
 _HEADER = re.compile(rb"(headrace replay [1-9][0-9]{0,8})\n([^\n]*)\n")
-_DIGEST = hashlib.sha256().digest_size
 _LONGEST = 2**20  # bytes to read of a header that may be of another format
 _NAME = re.compile(r"rows-[0-9]{19}\.bin")
 
@@ -52,8 +50,7 @@ class ReplayFile:
     def __init__(self, folder: str | Path, spec: ReplaySpec, *, segment_bytes: int = 2**28) -> None:
         self.folder = Path(folder).absolute()
         self._records = Records(spec)
-        lines = _FORMAT + self._records.layout.encode() + b"\n"
-        self._header = lines + hashlib.sha256(lines).digest()
+        self._header = b"".join(framed(_FORMAT + self._records.layout.encode() + b"\n"))
         self._segment_bytes = segment_bytes
         self._segments: list[_Segment] = []
         self._saved = 0  # number of the row after the last one on disk
@@ -113,10 +110,10 @@ class ReplayFile:
             ValueError: for a ring that is not empty.
         """
         if ring.cursor[0]:
-            raise ValueError(f"the ring has {ring.cursor[0]} rows already; load into a new one, before any append")
+            raise ValueError(f"the ring already has {ring.cursor[0]} rows; load into a new one, before any append")
         paths = self._paths()
         if not paths:
-            raise FileNotFoundError(f"{self.folder} holds no replay; give the folder of one that was saved")
+            raise FileNotFoundError(f"{self.folder} holds no replay; give the folder of a saved one")
         self._segments, self._opened = [], True
         begin = cursor = oldest = 0
         for path in paths:
@@ -148,7 +145,7 @@ class ReplayFile:
         if rows:
             held = cursor - max(begin, oldest)
             _log.warning(
-                "%s is without rows %s, which were saved there; going on with the %d others", self.folder, rows, held
+                "%s lacks rows %s, which were saved there; continuing with the %d others", self.folder, rows, held
             )
 
     def _paths(self) -> list[Path]:
@@ -181,17 +178,17 @@ class ReplayFile:
                     return
                 except Misplaced:
                     if not segment.stop:
-                        self._put_aside(segment, "does not hold the rows that its name and the others say")
+                        self._put_aside(segment, "does not hold the rows that its name and the other segments imply")
                         return
                 except Damaged:
                     pass
             elif not self._header.startswith(found):
                 self._refuse_other(segment.path, found + file.read(_LONGEST))
-                self._put_aside(segment, "is damaged, or not of a headrace replay")
+                self._put_aside(segment, "is damaged, or no segment of a headrace replay")
                 return
         segment.torn = True
         _log.warning(
-            "%s has no whole rows after byte %d of %d: cut off there, what was saved behind it is lost",
+            "%s has no complete record after byte %d of %d; it is truncated there, and what was saved behind is lost",
             segment.path,
             segment.size,
             size,
@@ -210,12 +207,12 @@ class ReplayFile:
         aside = segment.path.with_name(segment.path.name + ".damaged")
         os.replace(segment.path, aside)
         segment.torn = True
-        _log.warning("%s %s: its rows are lost; it is now %s", segment.path, why, aside)
+        _log.warning("%s %s: its rows are lost; the file is renamed to %s", segment.path, why, aside)
 
     def _refuse_other(self, path: Path, found: bytes) -> None:
         """Raises CheckpointError if the file begins like an intact segment of another format or layout."""
         lines = _HEADER.match(found)
-        if lines is None or hashlib.sha256(lines[0]).digest() != found[lines.end() :][:_DIGEST]:
+        if lines is None or unframed(memoryview(found)[: lines.end() + DIGEST_BYTES], lines.end()) is None:
             return
         theirs, layout = lines[1].decode(), lines[2].decode(errors="replace")
         if lines[1] != _FORMAT.strip():
@@ -228,31 +225,21 @@ class ReplayFile:
             "replay as it was when it was saved, for the same environment"
         )
 
-    def _append(self, head: Head, parts: list[bytes]) -> None:
+    def _append(self, head: Head, parts: Sequence[Part]) -> None:
         """Appends a record, completely or not at all."""
         if not self._segments or self._segments[-1].size >= self._segment_bytes:
             self._segments.append(_Segment(self.folder / f"rows-{head.first:019d}.bin"))
         segment = self._segments[-1]
-        fresh = not segment.size
-        size = segment.size
+        content = parts if segment.size else [self._header, *parts]
         try:
-            with segment.path.open("ab") as file:
-                file.truncate(size)  # remove what a failed write may have left
-                for part in (self._header, *parts) if fresh else parts:
-                    file.write(part)
-                    size += len(part)
-                file.flush()
-                os.fsync(file.fileno())
-            if fresh:
-                sync_directory(self.folder)
+            segment.size = append_whole(segment.path, segment.size, content)
         except OSError as error:
             raise OSError(
                 error.errno,
                 f"rows {head.first} to {head.stop - 1} were not written to {segment.path} ({error.strerror}); what was "
                 "saved before is untouched",
             ) from error
-        segment.stop, segment.size = head.stop, size
-        self._saved = head.stop
+        segment.stop = self._saved = head.stop
 
     def _remove(self, segment: _Segment) -> None:
         segment.path.unlink(missing_ok=True)

@@ -1,0 +1,349 @@
+"""Base class of algorithms that learn from a replay: fills it, samples transitions and maintains target networks."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from gymnasium.spaces import Discrete
+
+from headrace.agents.base import Agent
+from headrace.algos.adam import AdamConfig, FlatAdam
+from headrace.algos.base import Algo, OptInfo, mean_info
+from headrace.algos.checks import finite, require
+from headrace.algos.flat import FlatParameters
+from headrace.buffers.samples import Samples
+from headrace.buffers.tree import tree_map
+from headrace.config import checked_names
+from headrace.envs.spaces import null_value
+from headrace.errors import CheckpointError
+from headrace.replays.base import Transitions
+from headrace.replays.make import replay_over, replay_spec, shared_ring
+from headrace.replays.prioritized import PrioritizedReplay
+from headrace.replays.ring import ReplayRing, ReplaySpec
+from headrace.replays.sink import ReplaySink
+from headrace.replays.storage import ReplayFile
+from headrace.replays.uniform import UniformReplay
+from headrace.replays.writer import ReplayWriter
+from headrace.schema import anything, fields, whole
+from headrace.types import BatchSpec, EnvSpaces
+
+__all__ = ["OffPolicyAlgo", "OffPolicyConfig"]
+
+_log = logging.getLogger("headrace.algos")
+
+_STATE = fields(
+    {
+        "optimizer": fields({}, more=True),
+        "target": fields({}, more=True),
+        "replay": anything,
+        "n_steps": whole(),
+        "n_rows": whole(),
+        "n_updates": whole(),
+    }
+)
+#: Most batches whose updates may still be due in a checkpoint: each batch that Ctrl-C interrupted leaves its updates.
+_MOST_CUT = 100
+
+
+@checked_names
+@dataclass(frozen=True, kw_only=True)
+class OffPolicyConfig(AdamConfig):
+    """The settings all algorithms with a replay have."""
+
+    discount: float = 0.99
+    """γ, the weight of the next step's reward."""
+    batch_size: int = 128
+    """Transitions of one update."""
+    replay_ratio: float = 32.0
+    """How many times a step is learned from, on average: updates · batch_size / environment steps."""
+    replay_size: int = 100_000
+    """Environment steps the replay has room for."""
+    min_steps_learn: int = 1_000
+    """Environment steps in the replay before the first update."""
+    n_step: int = 5
+    """Steps whose rewards are in a target before it bootstraps."""
+    target_update_interval: int = 100
+    """Updates between two updates of the target network."""
+    target_update_tau: float = 1.0
+    """How far each of them moves the target towards the learning network: 1 is a copy."""
+    clip_grad_norm: float = 10.0
+    """The gradient is scaled down to this norm."""
+    prioritized_replay: bool = False
+    """Sample transitions by how surprising they were, and weigh them accordingly (Schaul et al., 2016)."""
+    pri_alpha: float = 0.6
+    """α, the exponent of priorities; 0 is uniform."""
+    pri_beta_init: float = 0.4
+    """β at the start, the exponent of importance weights."""
+    pri_beta_final: float = 1.0
+    """β at the end of training; in between it changes linearly."""
+    frames: int = 0
+    """Number of frames that observations stack along their first axis, to store each frame once; 0: store observations
+    as they come."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("discount", "target_update_tau"):
+            require(name, getattr(self, name), 0.0, 1.0)
+        for name in ("replay_ratio", "clip_grad_norm", "pri_alpha", "pri_beta_init", "pri_beta_final", "frames"):
+            require(name, getattr(self, name), 0.0, math.inf)
+        for name in ("batch_size", "min_steps_learn", "n_step", "target_update_interval"):
+            require(name, getattr(self, name), 1, math.inf)
+        require("replay_size", self.replay_size, self.min_steps_learn, math.inf)
+
+
+class OffPolicyAlgo(Algo):
+    """Learns from transitions that are sampled from a replay, with a target network.
+
+    Each batch is appended to the replay, and then as many updates follow as `replay_ratio` requires; fractions carry
+    over to the next batch. Padding is not stored. A subclass defines what an update is::
+
+        class ActorCritic(OffPolicyAlgo):
+            def trained(self, agent):                       # an optimizer for each
+                actor, critic = agent.model.actor, agent.model.critic
+                return {"actor": (actor.parameters(), 1e-4), "critic": (critic.parameters(), 1e-3)}
+
+            def update(self, itr, transitions):             # losses, gradients, steps
+                ...
+
+    Args:
+        config: the settings.
+    """
+
+    #: Class of the agents that the algorithm can train.
+    AgentCls: ClassVar[type[Agent]]
+    config: OffPolicyConfig
+    _agent: Agent
+    _target: Agent
+
+    def __init__(self, config: OffPolicyConfig) -> None:
+        self.config = config
+        self.discount = config.discount
+        self._sink: ReplaySink | None = None
+
+    def sink(self) -> ReplaySink:
+        """Returns a sink, so that the sampler process fills the replay, a ring buffer; see `Algo.sink`."""
+        self._sink = ReplaySink(self.config.replay_size, frames=self.config.frames)
+        return self._sink
+
+    def initialize(self, agent: Agent, n_itr: int, batch_spec: BatchSpec, seed: int = 0) -> None:
+        """See `Algo`.
+
+        Raises:
+            TypeError: if the agent is not an `AgentCls`.
+            NotEnoughMemory: if the replay does not fit in memory.
+            ValueError: if the agent is not initialized, or the replay is too small for a batch.
+        """
+        if not isinstance(agent, self.AgentCls):
+            raise TypeError(f"{type(self).__name__} trains a {self.AgentCls.__name__}, got a {type(agent).__name__}")
+        if agent.spaces is None:
+            raise ValueError("the agent has no model yet; initialize the sampler first, which builds it")
+        self._agent = agent
+        self._device = agent.device
+        self._n_itr = n_itr
+        self._target = copy.deepcopy(agent)
+        self._target.eval_mode(0)
+        self.optimizers = {
+            name: FlatAdam(parameters, self.config, learning_rate)
+            for name, (parameters, learning_rate) in self.trained(agent).items()
+        }
+        self._target_vectors = {
+            name: FlatParameters(parameters).vector for name, (parameters, _) in self.trained(self._target).items()
+        }
+        self._writer: ReplayWriter | None = None
+        self._spec, self._ring = self._ring_of(agent.spaces, batch_spec)
+        self._replay = self.make_replay(self._spec, self._ring, seed)
+        self._file: ReplayFile | None = None
+        self._n_collected = 0
+        self._n_steps = 0  # those of `_n_collected` since learning began
+        self._n_updates = 0
+
+    def optimize_agent(self, itr: int, samples: Samples) -> OptInfo:
+        """See `Algo`. The result is empty until `min_steps_learn` steps are in the replay."""
+        infos: list[OptInfo] = []
+        rates: OptInfo = {}
+        if self._writer is not None:
+            self._writer.append(samples)
+        # Not read from the ring, in which a sampler process may be ahead of this batch.
+        n_steps = int(samples.env.valid.sum())
+        self._n_collected += n_steps
+        if self._n_collected >= self.config.min_steps_learn and len(self._replay):
+            self._n_steps += n_steps
+            rates = self._schedule(itr)
+            self._agent.train_mode(itr)
+            infos = [self._update(itr) for _ in range(self._asked(self._n_steps) - self._n_updates)]
+        self._gather_statistics(samples)
+        return mean_info(infos) | rates if infos else {}
+
+    def trained(self, agent: Agent) -> Mapping[str, tuple[Iterable[torch.nn.Parameter], float]]:
+        """Returns the parameters and the initial learning rate of each optimizer, by the optimizer's name.
+
+        Args:
+            agent: the agent, or its copy with the target networks.
+        """
+        return {"agent": (agent.parameters(), self.config.learning_rate)}
+
+    def make_replay(self, spec: ReplaySpec, ring: ReplayRing, seed: int) -> UniformReplay:
+        """Returns the replay to sample from, over a ring that this or a sampler process fills."""
+        config = self.config
+        return replay_over(
+            spec,
+            ring,
+            prioritized=config.prioritized_replay,
+            n_step=config.n_step,
+            discount=config.discount,
+            seed=seed,
+            alpha=config.pri_alpha,
+            beta=config.pri_beta_init,
+        )
+
+    @abstractmethod
+    def update(self, itr: int, transitions: Transitions) -> tuple[OptInfo, torch.Tensor]:
+        """Computes losses and takes a step of the optimizers.
+
+        Args:
+            itr: number of the batch.
+            transitions: sampled transitions, on the agent's device.
+
+        Returns:
+            Diagnostics, and the size of the error of each transition, float `[N]`, which becomes its priority.
+
+        Raises:
+            FloatingPointError: if a loss or a gradient is not finite (see `finite`), before the step it is for.
+        """
+
+    def finite(
+        self,
+        itr: int,
+        transitions: Transitions,
+        scalars: Mapping[str, torch.Tensor],
+        info: Mapping[str, torch.Tensor],
+    ) -> OptInfo:
+        """Returns the scalars of an update as numbers; raises FloatingPointError if one of `scalars` is not finite."""
+        where = f"itr {itr}, update {self._n_updates}"
+        return finite(type(self).__name__, where, scalars, info, transitions, self._agent.model)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the state of optimizers, target network, counters and replay sampling, not the stored transitions."""
+        return {
+            "optimizer": self.optim_state_dict(),
+            "target": self._target.state_dict(),
+            "replay": self._replay.state_dict(),
+            "n_steps": self._n_steps,
+            "n_rows": int(self._ring.cursor[0]),
+            "n_updates": self._n_updates,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores the result of `state_dict`. Raises ValueError for an invalid state.
+
+        Without the contents of the replay (`load_contents`), learning resumes once it holds `min_steps_learn` new
+        steps.
+        """
+        _STATE(state, "algo")
+        self.load_optim_state_dict(state["optimizer"])
+        self._target.load_state_dict(state["target"])
+        self._replay.load_state_dict(state["replay"])
+        self._n_steps, self._n_updates = state["n_steps"], state["n_updates"]
+        # Wrong counters could make the next batch run an arbitrary number of updates, or stop updates for as long.
+        due = self._asked(self._n_steps) - self._n_updates
+        whole(0, 1 + self._asked(_MOST_CUT * self._spec.batch.size))(due, "algo: the updates that are due")
+
+    def cut(self) -> None:
+        """See `Algo.cut`. A replay that a sampler process fills contains every batch and is not marked."""
+        if self._writer is not None:
+            self._writer.cut()
+
+    def save_contents(self, folder: Path) -> None:
+        """Writes what was appended to the replay since the last call; see `Algo.save_contents`."""
+        if self._file is None:
+            self._file = ReplayFile(folder, self._spec)
+        self._file.save(self._ring)
+
+    def load_contents(self, folder: Path, state: dict[str, Any]) -> None:
+        """Loads the replay; see `Algo.load_contents`.
+
+        A warning is logged for what is missing of the replay; learning resumes once `min_steps_learn` steps are in it.
+
+        Raises:
+            CheckpointError: if the replay holds actions that the environment does not have.
+        """
+        n_rows = state["n_rows"]
+        whole()(n_rows, "algo.n_rows")
+        self._file = ReplayFile(folder, self._spec)
+        try:
+            self._file.load(self._ring, until=n_rows)
+        except FileNotFoundError:
+            if n_rows:
+                _log.warning(
+                    "%s holds no replay, but the checkpoint was saved with one of %d rows; the replay starts empty, "
+                    "and learning continues once it holds %d steps",
+                    folder,
+                    n_rows,
+                    self.config.min_steps_learn,
+                )
+        assert self._agent.spaces is not None
+        if isinstance(space := self._agent.spaces.action, Discrete):  # an index that is too large fails in a gather
+            actions = self._ring.action
+            if actions.min() < 0 or actions.max() >= space.n:
+                raise CheckpointError(
+                    f"{folder} holds actions from {actions.min()} to {actions.max()}, and the environment has "
+                    f"{space.n}; it is of another run"
+                )
+        self._n_collected = self._replay.n_appended
+
+    def _ring_of(self, spaces: EnvSpaces, batch_spec: BatchSpec) -> tuple[ReplaySpec, ReplayRing]:
+        """Returns the ring that the sampler process fills, or a new one that this process fills."""
+        if self._sink is not None:
+            return self._sink.spec, self._sink.ring
+        config, examples = self.config, (null_value(spaces.observation), null_value(spaces.action))
+        spec = replay_spec(batch_spec, *examples, config.replay_size, frames=config.frames)
+        arena, ring = shared_ring(spec)
+        arena.close_fd()
+        self._writer = ReplayWriter(spec, ring)
+        return spec, ring
+
+    def _asked(self, n_steps: int) -> int:
+        """Returns the updates that `replay_ratio` requires, by exact fractions, so that rounding loses none."""
+        return math.floor(Fraction(self.config.replay_ratio) * n_steps / self.config.batch_size)
+
+    def _schedule(self, itr: int) -> OptInfo:
+        """Sets the exponent β of importance weights and the learning rates for batch `itr`; returns the latter."""
+        config, progress = self.config, min(1.0, itr / self._n_itr)
+        if isinstance(self._replay, PrioritizedReplay):
+            self._replay.beta = config.pri_beta_init + progress * (config.pri_beta_final - config.pri_beta_init)
+        return self.set_progress(progress)
+
+    def _update(self, itr: int) -> OptInfo:
+        """Samples transitions, updates the agent from them, and updates their priorities and the target network."""
+        sampled = self._replay.sample(self.config.batch_size)
+        indices, sampled.indices = sampled.indices, None
+        transitions: Transitions = tree_map(lambda leaf: leaf.to(self._device), sampled)
+        info, priorities = self.update(itr, transitions)
+        self._n_updates += 1
+        self._replay.update_priorities(indices, priorities)
+        if self._n_updates % self.config.target_update_interval == 0:
+            self._update_target()
+        return info
+
+    @torch.no_grad()
+    def _update_target(self) -> None:
+        """Moves the target's parameters towards the agent's, and copies the agent's buffers, which are statistics."""
+        for name, vector in self._target_vectors.items():
+            vector.lerp_(self.optimizers[name].vector, self.config.target_update_tau)
+        for to, value in zip(self._target.model.buffers(), self._agent.model.buffers(), strict=True):
+            to.copy_(value)
+
+    def _gather_statistics(self, samples: Samples) -> None:
+        """Updates the normalization statistics with the observations of a batch, after learning from it."""
+        valid = samples.env.valid
+        observation = tree_map(lambda leaf: leaf[valid].to(self._device), samples.env.observation)
+        self._agent.update_statistics(observation)
