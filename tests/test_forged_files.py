@@ -150,7 +150,7 @@ def damaged_checkpoints(
             (folder / name).write_bytes(content)
         why, warned = goes_on(ppo, folder, caplog)
         assert f"{folder / 'checkpoint.pt'} is " in (why if both else warned), what
-        assert ("checkpoint-previous.pt is " in why) if both else ("going on from" in warned), what
+        assert ("checkpoint-previous.pt is " in why) if both else ("is used instead" in warned), what
         shutil.rmtree(folder)
 
 
@@ -236,7 +236,7 @@ def test_environments_in_a_checkpoint_are_refused(
     save_checkpoint(run / "checkpoint.pt", state)
     status, said = in_this_process(capsys, "train", "--resume", str(run), "--n-steps", "999")
     assert (status, said.count("\n")) == (1, 1)
-    assert f"{run / 'checkpoint.pt'} is a checkpoint, but not one that this runner" in said
+    assert f"{run / 'checkpoint.pt'} is a checkpoint, but this runner of this headrace did not write it" in said
     assert "sampler has 'train', which nobody wrote" in said
     assert not mark.exists()
 

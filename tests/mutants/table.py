@@ -398,4 +398,11 @@ MUTANTS = [
         "ahead & behind",
         "tests/test_replays.py",
     ),
+    # the command line
+    Mutant(
+        "headrace/cli/environments.py",
+        "in_child(_spaces, factory, start_method)",
+        "_spaces(factory)",
+        "tests/test_command_environments.py",
+    ),
 ]
