@@ -440,7 +440,7 @@ def test_the_key_is_made_once_and_is_ones_own(tmp_path: Path, monkeypatch: pytes
     assert (key.stat().st_mode & 0o777, key.stat().st_size) == (0o600, 32)
     assert signing.signature(b"content") == signed != signing.signature(b"other")
     key.chmod(0o640)
-    with pytest.raises(PermissionError, match="not this user's alone; remove it"):
+    with pytest.raises(PermissionError, match="could be read by other users; remove it"):
         signing.signature(b"content")
     key.unlink()
     assert signing.signature(b"content") != signed
