@@ -252,7 +252,7 @@ def test_code_that_a_folder_names_is_not_run_unless_this_user_wrote_it_or_says_s
     (run / "config.json").write_text(json.dumps(config))
     status, said = in_this_process(capsys, *command, str(run))
     assert status in (1, 2)
-    assert "names code to import, os:mkdir, and was not written by this user on this machine" in said
+    assert "names code to import, os:mkdir, but was not written by this user on this machine" in said
     assert "--env os:mkdir" in said
     assert not mark.exists()
     in_this_process(capsys, *command, str(run), "--env", "os:mkdir")
