@@ -33,7 +33,7 @@ class ModelOptions:
     model_kwargs: Json = field(default_factory=dict)
     """Arguments of --model, as JSON: '{"width": 32}'."""
     hidden_sizes: tuple[int, ...] | None = None
-    """Widths of the tanh layers. Default: 64 64, or none for images. Not with --recurrent."""
+    """Widths of the tanh layers; None: 64 64, or no such layers for images. Not with --recurrent."""
     separate_value: bool = False
     """For ppo, a2c and impala: give the value separate layers. Not with --recurrent."""
     dueling: bool = False

@@ -68,7 +68,7 @@ class TrainOptions(PlaceOptions):
     eval_episodes: int = 100
     """Episodes of the final evaluation."""
     log_dir: Path | None = None
-    """Folder for the results. Default: runs/ENV-ALGO-seedN-TIME."""
+    """Folder for the results; None: runs/ENV-ALGO-seedN-TIME."""
     resume: Path | None = None
     """Folder of an earlier run to resume from its checkpoint, with its settings; a greater --n-steps prolongs it."""
     tensorboard: bool = False

@@ -56,10 +56,10 @@ class PlaceOptions:
     actions) or alternating-no-overlap; async- before any of these names collects in a separate process while the agent
     learns from the batch before."""
     n_workers: int | None = None
-    """Worker processes. Default: the number of usable cores, or one less if actions come from this process."""
+    """Worker processes; None: as many as usable cores, or one less if actions come from this process."""
     device: str | None = None
-    """Device on which the agent learns, such as cuda:0, and acts, unless workers act (on the CPU). Default: the first
-    GPU for samplers whose actions come from this process, otherwise the CPU."""
+    """Device on which the agent learns, such as cuda:0, and acts, unless workers act (on the CPU); None: the first GPU
+    for samplers whose actions come from this process, otherwise the CPU."""
     start_method: Literal["auto", "fork", "forkserver", "spawn"] = "auto"
     """How worker processes start; auto is fork on Linux while CUDA is not initialised, otherwise forkserver."""
     torch_threads: int = 1

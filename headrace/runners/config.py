@@ -18,11 +18,11 @@ class RunnerConfig:
     n_steps: float = 1e6
     """Environment steps to train for, rounded up to whole batches."""
     seed: int | None = None
-    """Seed of all randomness. Default: drawn at random."""
+    """Seed of all randomness; None: drawn at random."""
     log_interval_steps: float = 1e5
     """Environment steps between log rows; at least one batch."""
     checkpoint_interval_steps: float | None = None
-    """Environment steps between checkpoints; at least one batch. Default: a checkpoint at every log row."""
+    """Environment steps between checkpoints; at least one batch. None: a checkpoint at every log row."""
     log_traj_window: int = 100
     """Number of training episodes that a log row summarizes; runners that evaluate log the evaluation instead."""
 

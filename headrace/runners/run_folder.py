@@ -37,7 +37,7 @@ _CHECKPOINTS = ("checkpoint.pt", "checkpoint-previous.pt", "best.pt")
 #: Files that a run writes before its first checkpoint.
 _WRITTEN = ("config.json", "run.json", "git-*.diff", "progress.csv", "learning_curve.png", "replay")
 _SIGNATURE = "signature"
-#: Training time in seconds from which on a run draws its learning curve. Drawing takes about a second, most of it to
+#: Training time in seconds from which on a run draws its learning curve. Drawing takes about 1.5 s, most of it to
 #: import matplotlib, which would be a quarter of a run of a few seconds.
 _DRAWN_FROM = 20.0
 
