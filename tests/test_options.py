@@ -23,6 +23,7 @@ from headrace.cli.errors import UsageError, no_such_file, unknown
 from headrace.cli.idle import refuse_idle
 from headrace.cli.options import flags_of, nearest_flag
 from headrace.cli.place import SAMPLERS
+from headrace.config import nearest_name
 from headrace.processes.affinity import Affinity
 from headrace.types import EnvSpaces
 
@@ -85,6 +86,7 @@ def test_every_module_of_an_algorithm_is_in_the_table() -> None:
     [("cuda", None), ("Alternating_No_Overlap", "alternating-no-overlap"), ("async_gpus", "async-gpu"), ("x", None)],
 )
 def test_a_name_leads_to_the_most_similar_one(name: str, near: str | None) -> None:
+    assert nearest_name("X_y_z_w", ["a", "x-y-z-W"]) == "x-y-z-W", "whatever the case and the hyphens"
     text = str(unknown("sampler", name, SAMPLERS))
     assert text.startswith(f"unknown sampler {name!r}; ")
     assert text.endswith(f"did you mean {near!r}?") if near else "choose one of alternating, " in text
