@@ -17,8 +17,7 @@ from dataclasses import replace
 from typing import Any
 
 from headrace.checkpoints.store import CheckpointStore
-from headrace.cli.build import agent_for, algo_for, training_sampler
-from headrace.cli.defaults import defaults_for
+from headrace.cli.build import agent_for, algo_for, defaults_for, training_sampler
 from headrace.cli.environments import factory_of, spaces_of
 from headrace.processes.affinity import Affinity
 from headrace.runners.base import Runner

@@ -27,8 +27,7 @@ from typing import Any
 
 import torch
 
-from headrace.cli.build import TrainOptions, agent_for, algo_for, evaluation_sampler, training_sampler
-from headrace.cli.defaults import defaults_for
+from headrace.cli.build import TrainOptions, agent_for, algo_for, defaults_for, evaluation_sampler, training_sampler
 from headrace.cli.environments import factory_of, spaces_of
 from headrace.models.conv import is_image
 from headrace.processes.affinity import Affinity
@@ -67,7 +66,7 @@ def train_headrace(options: TrainOptions, args: argparse.Namespace) -> Result:
     begin = time.perf_counter()
     runner.train()
     seconds = time.perf_counter() - begin
-    with evaluation_sampler(options, args.eval_episodes, options.batch_B).initialize(
+    with evaluation_sampler(options, None, args.eval_episodes, options.batch_B).initialize(
         agent, seed=runner.seed
     ) as evaluation:
         returns = [episode.Return for episode in evaluation.evaluate_agent(0)]

@@ -103,8 +103,11 @@ def meant_name(name: str, known: Collection[str]) -> str:
 
 
 def nearest_name(name: str, known: Collection[str]) -> str:
-    """Returns `meant_name`, or else the known name with the most similar spelling; empty if none is similar."""
-    spelt = {one.lower(): one for one in known}
+    """Returns `meant_name`, or else the known name with the most similar spelling; empty if none is similar.
+
+    Spellings are compared without regard to case, and to "-" or "_".
+    """
+    spelt = {one.lower().replace("-", "_"): one for one in known}
     near = difflib.get_close_matches(name.lower().replace("-", "_"), spelt, n=1, cutoff=0.6)
     return meant_name(name, known) or (spelt[near[0]] if near else "")
 

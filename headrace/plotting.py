@@ -15,15 +15,24 @@ import numpy as np
 from headrace.storage import write_whole
 from headrace.text import significant
 
-__all__ = ["Curve", "Summary", "axis_label", "plot_curves", "plot_learning_curve", "read_columns", "summary_of"]
+__all__ = [
+    "Curve",
+    "Summary",
+    "UnknownColumn",
+    "axis_label",
+    "plot_curves",
+    "plot_learning_curve",
+    "read_columns",
+    "summary_of",
+]
 
 #: Quantities and units of the columns of progress.csv, without their statistics.
 _QUANTITIES = {
     "CumSteps": "environment steps",
     "CumTime": "time (s)",
-    "CumSampleTime": "time of sampling (s)",
-    "CumOptimizeTime": "time of learning (s)",
-    "CumEvalTime": "time of evaluating (s)",
+    "CumSampleTime": "sampling time (s)",
+    "CumOptimizeTime": "learning time (s)",
+    "CumEvalTime": "evaluation time (s)",
     "Iteration": "batches",
     "StepsPerSecond": "environment steps per second",
     "Return": "return per episode",
@@ -33,11 +42,27 @@ _QUANTITIES = {
     "approxKl": "approximate KL divergence (nats)",
     "learningRate": "learning rate",
     "epsilon": "ε",
-    "actionStd": "deviation of actions (units of the action)",
+    "actionStd": "standard deviation of actions (units of the action)",
 }
-_STATISTICS = {"Std": "standard deviation of ", "Median": "median of ", "Min": "least ", "Max": "greatest "}
+_STATISTICS = {"Std": "standard deviation of ", "Median": "median of ", "Min": "minimum ", "Max": "maximum "}
 #: Width of the legend in characters of its font, and width of a line sample in it.
 _LEGEND_WIDTH, _LEGEND_HANDLE = 90, 8
+
+
+class UnknownColumn(KeyError):
+    """Raised for a column that a CSV file does not have.
+
+    Args:
+        name: name of the column.
+        known: names of the columns in the file.
+    """
+
+    def __init__(self, name: str, known: Sequence[str]) -> None:
+        super().__init__(name)
+        self.name, self.known = name, known
+
+    def __str__(self) -> str:
+        return f"there is no column {self.name!r}; choose one of {', '.join(self.known)}"
 
 
 @dataclass(frozen=True)
@@ -90,15 +115,16 @@ def read_columns(csv_path: str | Path, names: Sequence[str]) -> dict[str, np.nda
         float64 `[rows]` for each name, NaN where a value is missing.
 
     Raises:
-        KeyError: for a name that is not a column; its argument is the name.
+        UnknownColumn: for a name that is not a column.
         ValueError: for a value that is not a number.
     """
     with Path(csv_path).open(newline="") as file:
         reader = csv.DictReader(file)
         rows = list(reader)
-    missing = [name for name in names if name not in (reader.fieldnames or ())]
-    if missing:
-        raise KeyError(missing[0])
+    known = reader.fieldnames or ()
+    for name in names:
+        if name not in known:
+            raise UnknownColumn(name, known)
     try:
         return {name: np.array([float(row[name] or "nan") for row in rows], np.float64) for name in names}
     except ValueError as error:
@@ -124,7 +150,9 @@ def summary_of(curves: Sequence[Curve], band: Literal["range", "std"] = "range")
     x = np.unique(np.concatenate([curve.x for curve in curves]))
     x = x[(first <= x) & (x <= last)]
     if not len(x):
-        raise ValueError(f"of {len(curves)} runs that differ in the seed only, one ends before another begins")
+        raise ValueError(
+            f"of {len(curves)} runs that differ only in the seed, one ends before another begins; plot them apart"
+        )
     y = np.stack([np.interp(x, curve.x, curve.y) for curve in curves])
     mean, std = y.mean(0), y.std(0)
     low, high = (y.min(0), y.max(0)) if band == "range" else (mean - std, mean + std)
@@ -194,9 +222,9 @@ def plot_learning_curve(csv_path: str | Path, png_path: str | Path, final_return
     names = ("CumSteps", "ReturnAverage", "ReturnMin", "ReturnMax")
     try:
         columns = read_columns(csv_path, names)
-    except KeyError as error:
+    except UnknownColumn as error:
         raise ValueError(
-            f"{csv_path} has no row with a return, and no column {error.args[0]}: no episode ended; train longer"
+            f"{csv_path} has no row with a return, and no column {error.name}: no episode ended; train longer"
         ) from error
     there = ~np.isnan(columns["ReturnAverage"])
     if not there.any():
@@ -207,7 +235,7 @@ def plot_learning_curve(csv_path: str | Path, png_path: str | Path, final_return
         png_path,
         x_label=axis_label("CumSteps"),
         y_label=axis_label("ReturnAverage"),
-        note="band: least to greatest episode",
+        note="band: lowest to highest episode",
         marks={} if final_return is None else {f"final evaluation: {significant(final_return)}": final_return},
     )
 

@@ -44,7 +44,7 @@ def make_env(width=2):
 )
 def test_a_good_environment_is_said_to_be_one(env: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check-env", env, "--steps", "50", "--seed", "3"]) == 0
-    lines = [f"{env} keeps the contract (50 steps, seed 3)", "note: a resumed run goes on with its episodes"]
+    lines = [f"{env} keeps the contract (50 steps, seed 3)", "note: a resumed run continues its episodes"]
     assert capsys.readouterr() == ("\n".join(lines) + "\n", "")
 
 

@@ -283,7 +283,7 @@ class FillsTheDisk(Callback):
 def test_training_survives_a_disk_that_is_full_for_a_while(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         path = trained(tmp_path, [FillsTheDisk(1, 3)], n_itr=6)
-    warnings = [record.getMessage() for record in caplog.records if "training goes on without" in record.getMessage()]
+    warnings = [record.getMessage() for record in caplog.records if "continues without it" in record.getMessage()]
     assert len(warnings) == 2
     assert str(path) in warnings[0]
     assert load_checkpoint(path)["itr"] == 6
@@ -440,7 +440,7 @@ def test_the_key_is_made_once_and_is_ones_own(tmp_path: Path, monkeypatch: pytes
     assert (key.stat().st_mode & 0o777, key.stat().st_size) == (0o600, 32)
     assert signing.signature(b"content") == signed != signing.signature(b"other")
     key.chmod(0o640)
-    with pytest.raises(PermissionError, match="not this user's alone; remove it"):
+    with pytest.raises(PermissionError, match="could be read by other users; remove it"):
         signing.signature(b"content")
     key.unlink()
     assert signing.signature(b"content") != signed
@@ -466,7 +466,7 @@ def test_a_user_without_a_home_trains_and_resumes(tmp_path: Path, monkeypatch: p
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(pwd, "getpwuid", unknown)
     why = load_checkpoint(trained(tmp_path))["environments"]["why_not"]
-    assert "this user has no home folder to keep a key in; set HOME or XDG_STATE_HOME" in why
+    assert "this user has no home folder for the key; set HOME or XDG_STATE_HOME" in why
     trained(tmp_path, n_itr=5, resume_from=tmp_path)
     assert load_checkpoint(tmp_path / "checkpoint.pt")["itr"] == 5
     folder = RunFolder.create(tmp_path / "run", {"env": "module:make"}, [])
@@ -555,7 +555,7 @@ def test_a_number_of_format_that_nobody_wrote_is_damage(tmp_path: Path, caplog: 
     caplog.clear()
     with caplog.at_level(logging.WARNING, "headrace"):
         assert store.load()[1]["itr"] == 1
-    assert f"{store.newest} is not there; going on from {store.previous}" in caplog.text
+    assert f"{store.newest} does not exist; {store.previous} is used instead" in caplog.text
 
 
 def test_a_damaged_checkpoint_never_takes_the_place_of_a_whole_one(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def said(stderr: str) -> list[str]:
     return [line for line in stderr.splitlines() if not line.startswith(" ")]
 
 
-def test_training_leaves_a_checkpoint_a_log_and_a_picture(tmp_path: Path) -> None:
+def test_training_leaves_a_checkpoint_and_a_log(tmp_path: Path) -> None:
     log_dir = tmp_path / "run"
     options = ["--algo", "ppo", "--n-workers", "2", "--n-steps", "2000", "--log-interval-steps", "500", "--seed", "3"]
     done = subprocess.run(
@@ -45,13 +45,14 @@ def test_training_leaves_a_checkpoint_a_log_and_a_picture(tmp_path: Path) -> Non
     first, *paths = done.stdout.splitlines()
     assert first.startswith("mean return ")
     assert " over 5 episodes " in first
-    names = ["checkpoint.pt", "progress.csv", "learning_curve.png"]
-    assert [line.split()[-1] for line in paths] == [str(log_dir / name) for name in names]
+    names = ["checkpoint.pt", "progress.csv"]
+    assert [line.split()[-1] for line in paths[:2]] == [str(log_dir / name) for name in names]
+    assert "learning curve" in paths[2]
     left = {
         path.name for path in log_dir.iterdir() if not (path.match("git-*.diff") or path.match("environments-*.pkl"))
     }
+    left.discard("learning_curve.png")  # a machine that has other work may take long enough
     assert left == {*names, "config.json", "run.json", "best.pt", "checkpoint-previous.pt"}
-    assert (log_dir / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
     assert load_checkpoint(log_dir / "checkpoint.pt")["steps"] == 2048
     config = json.loads((log_dir / "config.json").read_text())
     assert (config["algo"], config["runner"]["seed"], config["batch_T"], config["ppo"]["epochs"]) == ("ppo", 3, 16, 2)
@@ -65,14 +66,14 @@ def test_training_leaves_a_checkpoint_a_log_and_a_picture(tmp_path: Path) -> Non
         ([], 2, "give a command"),
         (["trian"], 2, "unknown command 'trian'; did you mean 'train'?"),
         (["train", "--algo", "pppo"], 2, "unknown algo 'pppo'; did you mean 'ppo'?"),
-        (["train", "--algo", "x"], 2, "unknown algo 'x'; there is a2c, categorical-dqn, dqn, impala, ppo"),
+        (["train", "--algo", "x"], 2, "unknown algo 'x'; choose one of a2c, categorical-dqn, dqn, impala, ppo"),
         (["train", "--sampler", "cpuu"], 2, "unknown sampler 'cpuu'; did you mean 'cpu'?"),
         (["train", "--sampler", "alternate"], 2, "unknown sampler 'alternate'; did you mean 'alternating'?"),
-        (["train", "--algo", "sac"], 2, "there is no sac here; the nearest is ppo, for Box actions"),
+        (["train", "--algo", "sac"], 2, "headrace has no sac; the nearest is ppo, for Box actions"),
         (["train", "--lr", "1e-3"], 2, "unknown option '--lr'; did you mean --ppo.learning-rate?"),
         (["train", "--algo", "dqn", "--lr", "1e-3"], 2, "did you mean --dqn.learning-rate?"),
         (["train", "--gpu"], 2, "did you mean --device?"),
-        (["train", "--dqn.n-step", "3"], 2, "--dqn.n-step is for --algo dqn, and this run is of ppo"),
+        (["train", "--dqn.n-step", "3"], 2, "--dqn.n-step is for --algo dqn, but this run trains ppo"),
         (["train", "--sampler", "serial", "--start-method", "spawn"], 2, "--sampler serial has none"),
         (["train", "--start-method", "thread"], 2, "invalid choice 'thread' for argument '--start-method'"),
         pytest.param(
@@ -87,7 +88,7 @@ def test_training_leaves_a_checkpoint_a_log_and_a_picture(tmp_path: Path) -> Non
         (
             ["train", "--env", "tests.walk:zebra"],
             2,
-            "environment 'tests.walk:zebra'; tests.walk has no zebra, nor registers it",
+            "environment 'tests.walk:zebra'; tests.walk neither has nor registers zebra",
         ),
         (["train", "--env", "CartPol-v1"], 2, "unknown environment 'CartPol-v1'; did you mean 'CartPole-v1'?"),
         (["train", "--env", "not an id"], 2, "pprint_registry()"),
@@ -230,7 +231,7 @@ def test_a_signal_ends_training_in_good_order(
     assert program.returncode == status, stderr
     assert len(complaint) == 1, stderr
     assert complaint[0].startswith(says)
-    assert complaint[0].endswith(f"go on with: headrace train --resume {tmp_path / 'run'}")
+    assert complaint[0].endswith(f"resume it with: headrace train --resume {tmp_path / 'run'}")
     assert stdout == ""
     assert not psutil.wait_procs(workers, timeout=DEADLINE)[1]
     steps = load_checkpoint(tmp_path / "run" / "checkpoint.pt")["steps"]

@@ -74,7 +74,7 @@ def test_rows_wait_for_a_disk_that_is_full(columns: str, tmp_path: Path, caplog:
         logger.progress(2)
         assert [float(row["a"]) for row in rows_of(path)] == [1, 10**6, 10**6 + 1, 10**6 + 2, 10**6 + 3]
         assert len(caplog.records) == 1, "one warning for all of it"
-        assert f"{path} did not take a row" in caplog.text
+        assert f"{path}: a row was not written" in caplog.text
         logger.row({"a": 7.0})
         with files_of_at_most(path.stat().st_size):
             logger.row({"a": 8.0})
@@ -90,7 +90,7 @@ def test_rows_that_no_disk_takes_are_said(tmp_path: Path, caplog: pytest.LogCapt
         logger.row({"a": 2.0})
         logger.close()
         logger.close()
-    assert f"{path} is without its last 1 rows" in caplog.text
+    assert f"{path} lacks its last 1 rows" in caplog.text
     assert len(rows_of(path)) == 1
 
 
@@ -155,14 +155,17 @@ def damage(path: Path, what: str) -> None:
 @pytest.mark.parametrize(
     ("what", "says", "itrs"),
     [
-        ("gone", "is not there: it begins anew, without the 3 rows", "4 5 6"),
-        ("a row gone", "has 2 rows, and the checkpoint was written with 3", "1 2 4 5 6"),
+        ("gone", "does not exist: it begins without the 3 rows", "4 5 6"),
+        ("a row gone", "has 2 rows, but the checkpoint was written after 3", "1 2 4 5 6"),
         pytest.param(
-            "no UTF-8", "has 1 rows that are damaged: they are left out, see", "1 3 4 5 6", marks=pytest.mark.slow
+            "no UTF-8",
+            "has 1 damaged rows, which are left out; see",
+            "1 3 4 5 6",
+            marks=pytest.mark.slow,
         ),
-        ("torn", "has 1 rows that are damaged: they are left out, see", "1 2 4 5 6"),
-        ("another's", "has 1 rows that are damaged: they are left out, see", "4 5 6"),
-        ("a pipe", "has 0 rows, and the checkpoint was written with 3", "4 5 6"),
+        ("torn", "has 1 damaged rows, which are left out; see", "1 2 4 5 6"),
+        ("another's", "has 1 damaged rows, which are left out; see", "4 5 6"),
+        ("a pipe", "has 0 rows, but the checkpoint was written after 3", "4 5 6"),
     ],
 )
 def test_rows_that_the_checkpoint_knows_and_the_file_has_not_are_said(
@@ -263,7 +266,7 @@ def test_the_command_finds_its_files_again(
     options = ["--sampler", "serial", "--batch-T", "8", "--batch-B", "2", "--n-steps", "64", "--eval-episodes", "2"]
     assert main(["train", "--env", "tests.walk:wanders", *options, "--log-dir", "run"]) == 0
     assert Path.cwd() == Path("/")
-    assert (tmp_path / "run" / "learning_curve.png").exists()
+    assert (tmp_path / "run" / "checkpoint.pt").exists()
     os.chdir(tmp_path)
     assert main(["train", "--resume", "run", "--n-steps", "128"]) == 0
     assert capsys.readouterr().out.count("mean return") == 2

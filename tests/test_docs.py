@@ -18,7 +18,7 @@ from gymnasium.spaces import Box, Discrete
 from headrace.agents.dqn import DqnAgent
 from headrace.agents.dqn.exploration import EpsilonSchedule
 from headrace.algos.dqn import DQNConfig
-from headrace.cli.defaults import defaults_for
+from headrace.cli.build import defaults_for
 from headrace.cli.main import main
 from headrace.types import EnvSpaces
 

@@ -10,8 +10,7 @@ import pytest
 
 from headrace.agents.dqn import CategoricalDqnAgent, DqnAgent
 from headrace.algos.pg import IMPALA
-from headrace.cli.build import TrainOptions, agent_for, algo_for
-from headrace.cli.defaults import defaults_for
+from headrace.cli.build import TrainOptions, agent_for, algo_for, defaults_for
 from headrace.cli.environments import factory_of, spaces_of
 from headrace.cli.main import main
 from headrace.policy import load_agent
@@ -85,7 +84,7 @@ def test_images_have_settings_of_their_own(algo: str) -> None:
     [
         (["--env", "Pendulum-v1"], "DqnAgent acts in Discrete action spaces, the environment has Box"),
         (["--recurrent", "lstm"], "--recurrent and --separate-value are not for dqn"),
-        (["--separate-value"], "the latter is --dueling"),
+        (["--separate-value"], "for separate layers, use --dueling"),
         (["--eps-final", "2"], "eps_final must be between 0 and 1"),
         (["--dqn.n-step", "0"], "n_step must be between 1 and inf, got 0"),
         (["--dqn.n-stp", "3"], "did you mean --dqn.n-step?"),

@@ -55,7 +55,7 @@ def test_a_run_of_ones_own_program_needs_the_environment_only(
 
 def test_a_run_that_is_not_there_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["eval", str(tmp_path / "nothing")]) == 2
-    assert "nothing is not there; give the folder of a run" in capsys.readouterr().err
+    assert "nothing does not exist; give the folder of a run" in capsys.readouterr().err
 
 
 def test_a_checkpoint_without_its_folder_needs_an_environment(
@@ -66,7 +66,7 @@ def test_a_checkpoint_without_its_folder_needs_an_environment(
     alone.parent.mkdir()
     alone.write_bytes((tmp_path / "run" / "checkpoint.pt").read_bytes())
     assert main(["eval", str(alone)]) == 2
-    assert "says what it was trained in; give --env" in capsys.readouterr().err
+    assert "names the environment of the training; add --env" in capsys.readouterr().err
     assert main(["eval", str(alone), "--env", "CartPole-v1", "--episodes", "3", "--sampler", "serial"]) == 0
     assert " over 3 episodes " in capsys.readouterr().out
 
@@ -87,7 +87,7 @@ def test_another_environment_with_the_same_spaces_will_do(tmp_path: Path, capsys
     assert main(["eval", str(tmp_path / "run"), "--env", "Acrobot-v1"]) == 1
     complaint = capsys.readouterr().err
     assert complaint.count("\n") == 1
-    assert "give the --env it was trained in, or one with the same" in complaint
+    assert "give the --env of the training, or one with the same" in complaint
 
 
 def test_videos_show_whole_episodes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -118,9 +118,9 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("args", "status", "says"),
     [
-        (["nowhere"], 2, "nowhere is not there; give the folder of a run, or a checkpoint in it"),
-        ([], 2, "give --env"),
-        (["nowhere", "--env", "CartPole-v1"], 2, "nowhere is not there"),
+        (["nowhere"], 2, "nowhere does not exist; give the folder of a run, or a checkpoint in it"),
+        ([], 2, "add --env"),
+        (["nowhere", "--env", "CartPole-v1"], 2, "nowhere does not exist"),
         (["RUN", "--episodes", "0"], 2, "--episodes must be at least 1, got 0"),
         (["RUN", "--video-episodes", "2"], 2, "--video-episodes is for videos; add --video FOLDER"),
         (["RUN", "--video", "videos", "--video-episodes", "0"], 2, "--video-episodes must be at least 1, got 0"),
@@ -128,9 +128,9 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["RUN", "--episods", "3"], 2, "did you mean --episodes?"),
         (["RUN", "--sampler", "cpu", "--n-workers", "0"], 2, "n_workers must be at least 1, got 0"),
         (["RUN", "--env", "CartPol-v1"], 2, "did you mean 'CartPole-v1'?"),
-        (["RUN/worst.pt"], 2, "worst.pt is not there"),
+        (["RUN/worst.pt"], 2, "did you mean RUN/best.pt?"),
         (["RUN/progress.csv"], 1, "is not a headrace checkpoint"),
-        (["RUN", "--env", "tests.registered:Breaks-v0", "--video", "videos"], 1, "gives no pictures"),
+        (["RUN", "--env", "tests.registered:Breaks-v0", "--video", "videos"], 1, "cannot be rendered"),
         (["RUN", "--env", "tests.registered:Breaks-v0"], 1, "or one with the same spaces"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
@@ -149,7 +149,7 @@ def test_an_error_is_one_line_with_the_remedy(
     complaint = capsys.readouterr().err
     assert complaint.startswith("headrace: ")
     assert complaint.count("\n") == 1
-    assert says in complaint
+    assert says.replace("RUN", str(run_folder)) in complaint
     assert list(tmp_path.iterdir()) == []
 
 
@@ -159,7 +159,7 @@ def test_a_config_of_another_version_is_named(
     config = json.loads((run_folder / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"flavour": "vanilla"}))
     assert main(["eval", str(tmp_path)]) == 1
-    assert "config.json: unknown setting 'flavour'; it was written by another version" in capsys.readouterr().err
+    assert "config.json: unknown setting 'flavour'; another version of headrace wrote it" in capsys.readouterr().err
 
 
 def test_a_missing_extra_is_named(

@@ -150,7 +150,7 @@ def damaged_checkpoints(
             (folder / name).write_bytes(content)
         why, warned = goes_on(ppo, folder, caplog)
         assert f"{folder / 'checkpoint.pt'} is " in (why if both else warned), what
-        assert ("checkpoint-previous.pt is " in why) if both else ("going on from" in warned), what
+        assert ("checkpoint-previous.pt is " in why) if both else ("is used instead" in warned), what
         shutil.rmtree(folder)
 
 
@@ -236,7 +236,7 @@ def test_environments_in_a_checkpoint_are_refused(
     save_checkpoint(run / "checkpoint.pt", state)
     status, said = in_this_process(capsys, "train", "--resume", str(run), "--n-steps", "999")
     assert (status, said.count("\n")) == (1, 1)
-    assert f"{run / 'checkpoint.pt'} is a checkpoint, but not one that this runner" in said
+    assert f"{run / 'checkpoint.pt'} is a checkpoint, but this runner of this headrace did not write it" in said
     assert "sampler has 'train', which nobody wrote" in said
     assert not mark.exists()
 
@@ -252,7 +252,7 @@ def test_code_that_a_folder_names_is_not_run_unless_this_user_wrote_it_or_says_s
     (run / "config.json").write_text(json.dumps(config))
     status, said = in_this_process(capsys, *command, str(run))
     assert status in (1, 2)
-    assert "names code to import, os:mkdir, and was not written by this user on this machine" in said
+    assert "names code to import, os:mkdir, but was not written by this user on this machine" in said
     assert "--env os:mkdir" in said
     assert not mark.exists()
     in_this_process(capsys, *command, str(run), "--env", "os:mkdir")

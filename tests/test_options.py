@@ -1,17 +1,29 @@
 """Options of the command line: none is passed over without a word, and other libraries' names lead to ours."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from gymnasium import spaces
 
+import headrace
 from headrace.algos.dqn import DQNConfig
 from headrace.cli.agents import ModelOptions
-from headrace.cli.build import TrainOptions, evaluation_sampler, placement, require_algo, training_sampler
-from headrace.cli.errors import UsageError
-from headrace.cli.idle import of_training, refuse_idle
+from headrace.cli.build import (
+    ALGORITHMS,
+    TrainOptions,
+    algorithm_named,
+    evaluation_sampler,
+    of_training,
+    placement,
+    training_sampler,
+)
+from headrace.cli.errors import UsageError, no_such_file, unknown
+from headrace.cli.idle import refuse_idle
 from headrace.cli.options import flags_of, nearest_flag
+from headrace.cli.place import SAMPLERS
+from headrace.config import nearest_name
 from headrace.processes.affinity import Affinity
 from headrace.types import EnvSpaces
 
@@ -49,16 +61,43 @@ def test_names_of_other_libraries_lead_to_the_option(option: str, algo: str, fla
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("sac", "there is no sac here; the nearest is ppo, for Box actions"),
+        ("sac", "headrace has no sac; the nearest is ppo, for Box actions"),
         ("Rainbow", "the nearest is categorical-dqn with --dueling"),
         ("PPO", "did you mean 'ppo'?"),
-        ("zebra", "there is a2c, categorical-dqn, dqn, impala, ppo"),
+        ("zebra", "choose one of a2c, categorical-dqn, dqn, impala, ppo"),
     ],
 )
 def test_other_algorithms_lead_to_the_nearest(name: str, says: str) -> None:
     with pytest.raises(UsageError) as caught:
-        require_algo(name)
+        algorithm_named(name)
     assert says in str(caught.value)
+
+
+def test_every_module_of_an_algorithm_is_in_the_table() -> None:
+    modules = Path(headrace.__file__).parent.glob("cli/algorithms/*.py")
+    names = {module.stem.replace("_", "-") for module in modules if "\nALGORITHM = " in module.read_text()}
+    assert names == ALGORITHMS.keys()
+    elsewhere = [name for algorithm in ALGORITHMS.values() for name in algorithm.stands_for]
+    assert len(elsewhere) == len({*elsewhere} - ALGORITHMS.keys()) > 10
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [("cuda", None), ("Alternating_No_Overlap", "alternating-no-overlap"), ("async_gpus", "async-gpu"), ("x", None)],
+)
+def test_a_name_leads_to_the_most_similar_one(name: str, near: str | None) -> None:
+    assert nearest_name("X_y_z_w", ["a", "x-y-z-W"]) == "x-y-z-W", "whatever the case and the hyphens"
+    text = str(unknown("sampler", name, SAMPLERS))
+    assert text.startswith(f"unknown sampler {name!r}; ")
+    assert text.endswith(f"did you mean {near!r}?") if near else "choose one of alternating, " in text
+
+
+def test_a_file_that_does_not_exist_leads_to_the_most_similar_one(tmp_path: Path) -> None:
+    (tmp_path / "first").mkdir()
+    missing = tmp_path / "frist"
+    assert str(no_such_file(missing, "give a run")) == f"{missing} does not exist; did you mean {tmp_path / 'first'}?"
+    for path in (tmp_path / "zebra", tmp_path / "nowhere" / "first"):
+        assert str(no_such_file(path, "give a run")) == f"{path} does not exist; give a run"
 
 
 OWN = ModelOptions(model="module:Model")
@@ -67,12 +106,17 @@ OWN = ModelOptions(model="module:Model")
 @pytest.mark.parametrize(
     ("args", "options", "space", "says"),
     [
-        (["--dqn.n-step", "3"], {}, DISCRETE, "--dqn.n-step is for --algo dqn, and this run is of ppo, which has none"),
+        (
+            ["--dqn.n-step", "3"],
+            {},
+            DISCRETE,
+            "--dqn.n-step is for --algo dqn, but this run trains ppo, which has",
+        ),
         (["--dqn.n-step", "3"], {}, DISCRETE, "add --algo dqn"),
         (["--dqn.no-double-dqn"], {}, DISCRETE, "--dqn.double-dqn is for --algo dqn"),
-        (["--a2c.learning_rate=1"], {}, DISCRETE, "this run is of ppo, which has --ppo.learning-rate"),
-        (["--categorical-dqn.n-step", "1"], {"algo": "dqn"}, DISCRETE, "this run is of dqn, which has --dqn.n-step"),
-        (["--eps-final", "0.1"], {}, DISCRETE, "explores by --ppo.entropy-loss-coeff"),
+        (["--a2c.learning_rate=1"], {}, DISCRETE, "this run trains ppo, which has --ppo.learning-rate"),
+        (["--categorical-dqn.n-step", "1"], {"algo": "dqn"}, DISCRETE, "this run trains dqn, which has --dqn.n-step"),
+        (["--eps-final", "0.1"], {}, DISCRETE, "--ppo.entropy-loss-coeff makes it explore"),
         (["--n-atoms", "7"], {"algo": "dqn"}, DISCRETE, "add --algo categorical-dqn"),
         (["--dqn.pri-alpha", "0.5"], {"algo": "dqn"}, DISCRETE, "add --dqn.prioritized-replay"),
         (["--init-log-std", "-1"], {}, DISCRETE, "for Box actions"),
@@ -113,7 +157,7 @@ def test_an_option_of_use_is_taken(args: list[str], options: dict[str, Any], spa
 def test_every_setting_of_another_algorithm_is_refused() -> None:
     for flag in FLAGS:
         if "." in flag and not flag.startswith("--ppo."):
-            with pytest.raises(UsageError, match="this run is of ppo"):
+            with pytest.raises(UsageError, match="this run trains ppo"):
                 refuse_idle([flag], of_training(TrainOptions(), DISCRETE))
 
 
@@ -139,7 +183,7 @@ def test_a_device_is_where_the_agent_learns_and_acts_unless_workers_act(
 
 
 def test_a_device_that_workers_cannot_share_is_refused() -> None:
-    with pytest.raises(ValueError, match="with --sampler cpu the agent learns on a GPU, or on the CPU"):
+    with pytest.raises(ValueError, match="with --sampler cpu the agent learns on a CUDA GPU or on the CPU"):
         placement(TrainOptions(sampler="cpu", device="mps"))
 
 

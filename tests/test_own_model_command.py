@@ -70,12 +70,12 @@ def test_settings_that_somebody_else_wrote_name_no_code(
     for env, kwargs in (("evil:Env-v0", {}), ("os:system", {"command": f"touch {touched}"}), ("gym:evil:Env-v0", {})):
         for args in (("eval", str(folder)), ("train", "--resume", str(folder))):
             complaint = refused({"env": env, "env_kwargs": kwargs}, *args)
-            assert f"names code to import, {env}, and was not written by this user" in complaint
-            assert f"give --env {env}" in complaint
+            assert f"names code to import, {env}, but was not written by this user" in complaint
+            assert f"add --env {env}" in complaint
     assert not touched.exists()
     for args in (("eval", str(folder)), ("train", "--resume", str(folder))):
         stolen = {"model": config["model"] | {"model": "evil:Net"}}
-        assert "if you trust that code, give --model evil:Net" in refused(stolen, *args)
+        assert "if you trust that code, add --model evil:Net" in refused(stolen, *args)
     # What is given on the command line is meant.
     model = ["--model", "tests.own_models:Narrow"]
     (folder / "config.json").write_text(json.dumps(config | {"eval_episodes": 3}))
@@ -107,9 +107,9 @@ def test_a_file_alone_needs_the_model(tmp_path: Path, capsys: pytest.CaptureFixt
         (["--model", "tests.own_models:Any"], 2, "Any cannot be instantiated"),
         (["--model", "tests.own_models:EnvSpaces"], 2, "unexpected keyword argument 'n_outputs'"),
         (["--model", "tests.own_models:Breaks"], 1, "the model cannot be built: RuntimeError: no two alike"),
-        (["--model", "tests.own_models:Narrow", "--hidden-sizes", "8"], 2, "it takes --model-kwargs"),
+        (["--model", "tests.own_models:Narrow", "--hidden-sizes", "8"], 2, "use --model-kwargs"),
         (["--model", "tests.own_models:Narrow", "--model-kwargs", '{"depth": 1}'], 2, "argument 'depth'"),
-        (["--model-kwargs", '{"width": 1}'], 2, "give --model module:Class too"),
+        (["--model-kwargs", '{"width": 1}'], 2, "add --model module:Class"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
@@ -185,7 +185,6 @@ def test_a_folder_is_all_that_eval_and_plot_need(
     (start,) = json.loads((tmp_path / "0" / "run.json").read_text())
     assert start["command"] == sys.argv
     assert "torch" in start["packages"]
-    assert (tmp_path / "0" / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
     for k in range(2):
         assert main(["eval", str(tmp_path / str(k)), "--episodes", "4"]) == 0
         assert " over 4 episodes " in capsys.readouterr().out
@@ -194,7 +193,7 @@ def test_a_folder_is_all_that_eval_and_plot_need(
     heard = capsys.readouterr().out
     assert "sampler=SerialSampler: 1 run" in heard
     assert main(["train", "--resume", str(tmp_path / "0")]) == 2
-    assert "is a run of a program of your own; go on in that program" in capsys.readouterr().err
+    assert "is a run of a program of your own; resume it in that program" in capsys.readouterr().err
 
 
 def test_every_runner_leaves_the_same_folder_and_a_resumption_adds_to_it(
@@ -211,12 +210,10 @@ def test_every_runner_leaves_the_same_folder_and_a_resumption_adds_to_it(
         )
 
     runner(128, log_dir=tmp_path).train()
-    first = (tmp_path / "learning_curve.png").read_bytes()
     runner(256, resume_from=tmp_path).train()
     assert len(json.loads((tmp_path / "run.json").read_text())) == 2
     config = json.loads((tmp_path / "config.json").read_text())
     assert (config["runner"]["n_steps"], config["env"]) == (256, "tests.walk:Walk")
-    assert (tmp_path / "learning_curve.png").read_bytes() != first
     assert main(["eval", str(tmp_path), "--episodes", "2"]) == 0
     assert " over 2 episodes " in capsys.readouterr().out
 
@@ -225,7 +222,7 @@ def test_what_eval_is_to_be_told_is_named(tmp_path: Path, capsys: pytest.Capture
     trained(tmp_path / "run", lambda: Walk(), model=own_models.Narrow)
     assert main(["eval", str(tmp_path / "run")]) == 2
     complaint = capsys.readouterr().err
-    assert "<lambda>', has no name that another program could import; give --env module:factory" in complaint
+    assert "<lambda>', has no name that another program can import; add --env module:factory" in complaint
     assert main(["eval", str(tmp_path / "run"), "--env", "tests.walk:Walk", "--episodes", "2"]) == 0
     assert " over 2 episodes " in capsys.readouterr().out, "the model has a name"
 

@@ -18,8 +18,7 @@ from headrace.algos.pg.base import PgBatch
 from headrace.algos.returns import final_values, generalized_advantages
 from headrace.buffers.samples import Samples
 from headrace.buffers.tree import tree_leaves
-from headrace.cli.build import agent_for, algo_for
-from headrace.cli.defaults import defaults_for
+from headrace.cli.build import agent_for, algo_for, defaults_for
 from headrace.distributions import Categorical
 from headrace.samplers import SerialSampler
 from headrace.types import AgentStep, BatchSpec, EnvSpaces, StepInputs

@@ -66,7 +66,7 @@ def test_runs_that_differ_in_the_seed_only_are_one_line(
     words = texts(picture)
     for word in ("epochs=4", "epochs=8", "CartPole-v1 · ppo", "environment steps", "return per episode"):
         assert word in words
-    assert "band: least to greatest run" in words
+    assert "band: lowest to highest run" in words
     assert n_bands(picture) == 2
 
 
@@ -130,7 +130,7 @@ def test_the_legend_is_not_over_the_curves(tmp_path: Path) -> None:
     ("column", "label"),
     [
         ("ReturnAverage", "return per episode"),
-        ("LengthMax", "greatest length of an episode (steps)"),
+        ("LengthMax", "maximum length of an episode (steps)"),
         ("CumTime", "time (s)"),
         ("lossAverage", "lossAverage"),
         ("", ""),
@@ -149,7 +149,7 @@ def test_any_columns_can_be_drawn_and_smoothed(
     assert capsys.readouterr().out.splitlines()[0] == "mean: 1 run, ReturnMin 4 at CumTime 3"
     words = texts(picture)
     assert "time (s)" in words
-    assert "least return per episode" in words
+    assert "minimum return per episode" in words
     assert "band" not in words
     assert n_bands(picture) == 0
 
@@ -212,10 +212,10 @@ def test_columns_are_read_as_numbers(tmp_path: Path) -> None:
     ("args", "status", "says"),
     [
         ([], 2, "give the folders of one or more runs"),
-        (["nowhere"], 2, "nowhere holds no progress.csv"),
+        (["nowhere"], 2, "nowhere does not exist; give folders of runs"),
         (["run", "--y", "RetrunAverage"], 2, "'RetrunAverage'; did you mean 'ReturnAverage'?"),
-        (["run", "--x", "zzz"], 2, "'zzz'; there is CumSteps, CumTime, ReturnAverage, ReturnMin"),
-        (["run", "--label", "a", "b"], 2, "--label needs a name of its own for each line, 1 of them: mean"),
+        (["run", "--x", "zzz"], 2, "'zzz'; choose one of CumSteps, CumTime, ReturnAverage, ReturnMin"),
+        (["run", "--label", "a", "b"], 2, "--label needs a different name for each line; there are 1 lines: mean"),
         (["run", "--smooth", "0"], 2, "--smooth must be at least 1, got 0"),
         (["run", "--band", "x"], 2, "--band"),
         (["run", "--smoth", "3"], 2, "did you mean --smooth?"),

@@ -169,7 +169,7 @@ def test_a_stopped_run_ends_as_if_it_had_not_been(
     hears = Hears()
     runner = train(tmp_path / "two", second(**more), Runners=Runners, resume=True, logger=hears)
     assert hears.messages == [
-        f"resumed from {tmp_path / 'two' / 'checkpoint.pt'}, 160 steps, 5 batches; every episode goes on"
+        f"resumed from {tmp_path / 'two' / 'checkpoint.pt'}, 160 steps, 5 batches; all episodes continue"
     ]
     assert runner.counters.itr == 9
     assert_same_end(whole, tmp_path / "two")
@@ -331,14 +331,14 @@ def test_environments_that_cannot_be_pickled_begin_anew_and_the_log_says_so(tmp_
     hears = Hears()
     train(tmp_path, workers(2)(HoldsALock), stop_at=5, logger=hears)
     assert hears.messages == [
-        "checkpoints hold no environments, a resumed run begins new episodes: HoldsALock cannot be pickled "
+        "checkpoints contain no environments, so a resumed run begins new episodes: HoldsALock cannot be pickled "
         "(TypeError: cannot pickle '_thread.lock' object)"
     ]
     assert not list(tmp_path.glob("environments-*"))
     hears = Hears()
     train(tmp_path, workers(2)(HoldsALock), resume=True, logger=hears)
     (message,) = hears.messages
-    assert message.startswith(f"resumed from {tmp_path / 'checkpoint.pt'}, 160 steps, 5 batches; episodes begin anew")
+    assert message.startswith(f"resumed from {tmp_path / 'checkpoint.pt'}, 160 steps, 5 batches; new episodes begin")
     assert [row["Iteration"] for row in rows_of(tmp_path)] == ["2", "4", "6", "8", "9"]
 
 
@@ -353,9 +353,9 @@ class MakesADirectory:
 @pytest.mark.parametrize(
     ("harm", "says"),
     [
-        ("another file", "is not the file this checkpoint was saved with"),
+        ("another file", "does not belong to this checkpoint"),
         ("another user", "was not signed by this user on this machine for this checkpoint"),
-        ("a key for all", "is not this user's alone"),
+        ("a key for all", "could be read by other users"),
         ("gone", "No such file"),
         ("another checkpoint", "was not signed by this user on this machine for this checkpoint"),
     ],
@@ -386,7 +386,7 @@ def test_environments_of_others_are_not_read(
     hears = Hears()
     train(run, serial(), resume=True, logger=hears)
     assert says in hears.messages[0]
-    assert "episodes begin anew" in hears.messages[0]
+    assert "new episodes begin" in hears.messages[0]
     assert not (tmp_path / "evil").exists()
 
 
@@ -431,7 +431,7 @@ def test_environments_of_other_spaces_are_refused(tmp_path: Path) -> None:
     train(tmp_path, serial(Grows), stop_at=3)
     (tmp_path / "environments-3.pkl").unlink()
     Grows.size = 4
-    with pytest.raises(CheckpointError, match=r"is of environments with [\s\S]*\(3,\)[\s\S]*these have [\s\S]*\(4,\)"):
+    with pytest.raises(CheckpointError, match=r"environments with [\s\S]*\(3,\)[\s\S]*these have [\s\S]*\(4,\)"):
         train(tmp_path, serial(Grows), resume=True)
 
 
@@ -439,7 +439,7 @@ def test_a_new_run_is_not_written_over_another(tmp_path: Path, stopped: Path) ->
     run = shutil.copytree(stopped, tmp_path / "run")
     (run / "progress.csv").unlink()
     before = {path.name: path.read_bytes() for path in run.iterdir()}
-    with pytest.raises(FileExistsError, match=r"checkpoint\.pt is there already.*resume_from"):
+    with pytest.raises(FileExistsError, match=r"checkpoint\.pt already exists.*resume_from"):
         train(run, serial())
     assert {path.name: path.read_bytes() for path in run.iterdir()} == before
 
@@ -450,7 +450,7 @@ def test_there_must_be_something_to_go_on_from(tmp_path: Path) -> None:
 
     with pytest.raises(FileNotFoundError, match="resume_from="):
         make(resume_from=tmp_path / "nothing")
-    with pytest.raises(FileNotFoundError, match="holds no checkpoint"):
+    with pytest.raises(FileNotFoundError, match="contains no checkpoint"):
         make(resume_from=tmp_path).train()
     with pytest.raises(ValueError, match="leave log_dir out"):
         make(resume_from=tmp_path, log_dir=tmp_path / "other")
@@ -458,7 +458,7 @@ def test_there_must_be_something_to_go_on_from(tmp_path: Path) -> None:
     from headrace.runners import save_checkpoint
 
     save_checkpoint(torch_only, {"weights": torch.zeros(3)})
-    with pytest.raises(CheckpointError, match="not one that this runner of this headrace wrote"):
+    with pytest.raises(CheckpointError, match="this runner of this headrace did not write it"):
         make(resume_from=tmp_path).train()
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
 
@@ -476,7 +476,7 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(
     with caplog.at_level(logging.WARNING):
         train(two, serial(), resume=True)
     assert f"{two / 'checkpoint.pt'} is damaged" in caplog.text
-    assert f"going on from {two / 'checkpoint-previous.pt'}" in caplog.text
+    assert f"{two / 'checkpoint-previous.pt'} is used instead" in caplog.text
     assert_same_end(whole, two)
     assert load_checkpoint(two / "checkpoint-previous.pt")["itr"] == 8
 
@@ -519,7 +519,7 @@ def test_an_interrupted_batch_leaves_no_environments(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt, match=r"after 160 of 288 steps \(a resumed run begins new episodes\); check"):
         train(tmp_path, serial(), callbacks=[Interrupts()])
     state = load_checkpoint(tmp_path / "checkpoint.pt")
-    assert (state["itr"], state["environments"]) == (5, {"why_not": "training was cut within a batch"})
+    assert (state["itr"], state["environments"]) == (5, {"why_not": "training was interrupted within a batch"})
     hears = Hears()
     assert train(tmp_path, serial(), resume=True, logger=hears).counters.itr == 9
-    assert "because the environments are not there: training was cut within a batch" in hears.messages[0]
+    assert "because there are no environments: training was interrupted within a batch" in hears.messages[0]

@@ -59,8 +59,8 @@ def test_a_run_goes_on_from_a_checkpoint_in_it_and_with_other_workers(
 @pytest.mark.parametrize(
     ("args", "status", "says"),
     [
-        (["--resume", "nowhere"], 2, "/nowhere holds no run"),
-        (["--resume", "RUN", "--log-dir", "other"], 2, "a resumed run goes on in its own folder"),
+        (["--resume", "nowhere"], 2, "nowhere does not exist; give the folder of a run"),
+        (["--resume", "RUN", "--log-dir", "other"], 2, "a resumed run continues in its own folder"),
         (["--resume", "RUN", "--ppo.epochs", "9"], 1, "algo.config.epochs: 2 then, 9 now"),
         (["--resume", "RUN", "--env", "Acrobot-v1"], 1, "Acrobot-v1"),
         (["--resume", "RUN", "--seed", "5"], 1, "seed: 4 then, 5 now"),

@@ -93,11 +93,11 @@ def test_without_git_a_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_a_folder_is_one_run_s(mark: str, tmp_path: Path) -> None:
     (tmp_path / mark).write_text("precious")
     (tmp_path / "notes.txt").write_text("a person may keep other things here")
-    with pytest.raises(FileExistsError, match=rf"\({mark} is there.*\); choose another"):
+    with pytest.raises(FileExistsError, match=rf"\({mark} exists.*\); choose another"):
         RunFolder.create(tmp_path, {}, COMMAND)
     if mark.endswith(".pt"):
         (tmp_path / "run.json").write_text("[]")
-        with pytest.raises(FileExistsError, match=rf"holds another run \({mark} is there"):
+        with pytest.raises(FileExistsError, match=rf"contains another run \({mark} exists"):
             RunFolder.create(tmp_path, {}, COMMAND)
         (tmp_path / "run.json").unlink()
     assert (tmp_path / mark).read_text() == "precious"
@@ -180,8 +180,24 @@ def test_a_resumption_opens_the_folder_and_adds_its_start(tmp_path: Path) -> Non
     assert (first["command"], second["command"]) == (COMMAND, ["headrace", "train", "--resume", str(tmp_path)])
 
 
+def test_a_run_draws_its_learning_curve_if_it_took_long(tmp_path: Path) -> None:
+    """In all, so that a long run that is resumed for a moment draws it again."""
+    pytest.importorskip("matplotlib")
+    folder, picture = RunFolder.create(tmp_path / "run", {}, COMMAND), tmp_path / "run" / "learning_curve.png"
+    rows = "CumSteps,CumTime,ReturnAverage,ReturnMin,ReturnMax\n10,9.5,1,0,2\n20,{},3,1,4\n"
+    (folder.path / "progress.csv").write_text(rows.format("19.9"))
+    assert f"less than 20 s; to draw one, run: headrace plot {folder.path}" in folder.draw()
+    assert not picture.exists()
+    (folder.path / "progress.csv").write_text(rows.format("20.1"))
+    assert folder.draw(3.5) == ""
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    for unusable in ("CumTime\n30\n", "CumSteps\n30\n", ""):
+        (folder.path / "progress.csv").write_text(unusable)
+        assert folder.draw()
+
+
 def test_what_is_no_run_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"holds no run: it has no config\.json"):
+    with pytest.raises(FileNotFoundError, match=r"contains no run: it has no config\.json"):
         RunFolder.open(tmp_path)
     for content in (b"{", b"\xff\xfe\x00", b"[1]", b"3", b"[" * 100_000):
         (tmp_path / "config.json").write_bytes(content)

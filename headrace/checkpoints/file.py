@@ -119,11 +119,13 @@ def unsealed(path: str | Path) -> tuple[dict[str, Any], bytes]:
         # torch's own message would advise loading the file anyway.
         why = f" ({error})" if isinstance(error, ValueError) else ""
         raise CheckpointError(
-            f"{path} holds something else than tensors and plain values{why}; it was not loaded, since that could run "
-            "code"
+            f"{path} contains something other than tensors and plain values{why}; it was not loaded, because loading "
+            "it could run code; give another file"
         ) from error
     if not isinstance(state, dict):
-        raise CheckpointError(f"{path} holds a {type(state).__name__}, not a state; give a file of save_checkpoint")
+        raise CheckpointError(
+            f"{path} contains a {type(state).__name__}, expected a dict; give a file that save_checkpoint wrote"
+        )
     return state, seal
 
 
@@ -132,7 +134,7 @@ def _require_no_bomb(payload: memoryview) -> None:
     with zipfile.ZipFile(io.BytesIO(payload)) as archive:
         size = sum(entry.file_size for entry in archive.infolist())
     if size > len(payload):
-        raise ValueError(f"an archive of {len(payload)} bytes that unpacks to {size}")
+        raise ValueError(f"its {len(payload)} bytes unpack to {size}")
 
 
 def _require_plain(state: Any, most: int) -> None:
@@ -151,10 +153,10 @@ def _require_plain(state: Any, most: int) -> None:
         value, depth = waiting.pop()
         if isinstance(value, Mapping | list | tuple | set):
             if depth == _DEEPEST:
-                raise ValueError(f"containers in containers, more than {_DEEPEST} deep")
+                raise ValueError(f"containers are nested more than {_DEEPEST} deep")
             waiting += [(item, depth + 1) for item in (value.values() if isinstance(value, Mapping) else value)]
         elif isinstance(value, torch.Tensor) and (
             value.layout != torch.strided or value.device.type != "cpu" or value.is_quantized
         ):
-            raise ValueError(f"a tensor of another kind, {value.layout} on {value.device}")
-    raise ValueError("containers that repeat each other without end")
+            raise ValueError(f"a tensor is {value.layout} on {value.device}, not dense on the CPU")
+    raise ValueError("containers contain themselves")

@@ -85,9 +85,9 @@ class Resumed:
     def sentence(self) -> str:
         """Message for the log."""
         if self.sampler.train:
-            how = "every episode goes on"
+            how = "all episodes continue"
         else:
-            how = f"episodes begin anew, with new seeds, because the environments are not there: {self.sampler.why_not}"
+            how = f"new episodes begin, with new seeds, because there are no environments: {self.sampler.why_not}"
         return f"resumed from {self.path}, {self.state['steps']:,} steps, {self.state['itr']:,} batches; {how}"
 
     def require(self, settings: Mapping[str, Any]) -> None:
@@ -103,17 +103,20 @@ class Resumed:
         """Raises CheckpointError if the agent's environments have other spaces."""
         spaces = spaces_of(self.state["about"])
         if agent.spaces != spaces:
-            raise CheckpointError(f"{self.path} is of environments with {spaces}, these have {agent.spaces}")
+            raise CheckpointError(
+                f"{self.path} was written with environments with {spaces}, but these have {agent.spaces}; resume with "
+                "the environments of the run"
+            )
 
     def restore(self, agent: Agent) -> None:
         """Loads the agent's parameters; raises ValueError for values that no update produces (NaN, infinity)."""
         agent.load_state_dict(self.state["agent"])
         for name, parameter in agent.model.named_parameters():
             if not bool(parameter.isfinite().all()):
-                raise ValueError(f"agent: {name} has numbers that are not finite")
+                raise ValueError(f"agent: {name} has values that are not finite")
         for name, buffer in agent.model.named_buffers():
             if bool(buffer.isnan().any()):
-                raise ValueError(f"agent: {name} has numbers that are NaN")
+                raise ValueError(f"agent: {name} has values that are NaN")
 
 
 def resumed(store: CheckpointStore, path: Path) -> Resumed:
@@ -143,7 +146,7 @@ def resumed(store: CheckpointStore, path: Path) -> Resumed:
             ("seed", state["seed"], state["settings"].get("seed")),
         ):
             if one != other:
-                raise ValueError(f"{name} is {one} in one place and {other!r} in another")
+                raise ValueError(f"{name} is {one} in one place, but {other!r} in another")
         sampler = store.sampler_state(state, seal)
         whole(state["itr"])(sampler.batches, "sampler.batches")
     return Resumed(path, state, sampler)
@@ -162,8 +165,8 @@ def reading(path: Path) -> Iterator[None]:
         raise
     except Exception as error:
         raise CheckpointError(
-            f"{path} is a checkpoint, but not one that this runner of this headrace wrote "
-            f"({one_line(error)}); give another"
+            f"{path} is a checkpoint, but this runner of this headrace did not write it ({one_line(error)}); give "
+            "another one"
         ) from error
 
 
@@ -185,12 +188,12 @@ def folder_of(log_dir: str | Path | None, resume_from: Path | None) -> Path | No
         return None if log_dir is None else Path(log_dir).absolute()
     if not resume_from.exists():
         raise FileNotFoundError(
-            f"resume_from={str(resume_from)!r} is not there; give the folder of a run, or a checkpoint"
+            f"resume_from={str(resume_from)!r} does not exist; give the folder of a run, or a checkpoint"
         )
     folder = resume_from if resume_from.is_dir() else resume_from.parent
     if log_dir is not None and Path(log_dir).resolve() != folder.resolve():
         raise ValueError(
-            f"log_dir is {log_dir} and resume_from is in {folder}; a resumed run goes on in its own folder, leave "
-            "log_dir out"
+            f"log_dir is {log_dir}, but resume_from is in {folder}; a resumed run continues in its own folder, so "
+            "leave log_dir out"
         )
     return folder

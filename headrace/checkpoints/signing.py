@@ -50,10 +50,10 @@ def _key() -> bytes:
     with path.open("rb") as file:
         about = os.fstat(file.fileno())
         if about.st_uid != os.geteuid() or stat.S_IMODE(about.st_mode) & 0o077:
-            raise PermissionError(f"{path} is not this user's alone; remove it, a new one is made")
+            raise PermissionError(f"{path} could be read by other users; remove it, and a new key will be made")
         key = file.read()
     if len(key) != _KEY_BYTES:
-        raise PermissionError(f"{path} is not a key of {_KEY_BYTES} bytes; remove it, a new one is made")
+        raise PermissionError(f"{path} is not a key of {_KEY_BYTES} bytes; remove it, and a new key will be made")
     return key
 
 
@@ -79,5 +79,5 @@ def _state_home() -> Path:
         return Path.home() / ".local" / "state"
     except RuntimeError as error:  # in containers: no HOME, and a user that the system does not know
         raise FileNotFoundError(
-            errno.ENOENT, "this user has no home folder to keep a key in; set HOME or XDG_STATE_HOME"
+            errno.ENOENT, "this user has no home folder for the key; set HOME or XDG_STATE_HOME"
         ) from error

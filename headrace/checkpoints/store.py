@@ -64,8 +64,8 @@ class CheckpointStore:
         for path in (self.newest, self.previous):
             if path.exists():
                 raise FileExistsError(
-                    f"{path} is there already, from another run; choose another log directory, or go on with that run "
-                    "(resume_from)"
+                    f"{path} already exists, from another run; choose another log directory, or resume that run with "
+                    "resume_from"
                 )
 
     def save(self, state: Mapping[str, Any], sampler: SamplerState) -> None:
@@ -122,7 +122,7 @@ class CheckpointStore:
             try:
                 state, seal = unsealed(path)
             except FileNotFoundError:
-                passed.append(f"{path} is not there")
+                passed.append(f"{path} does not exist")
                 continue
             except Damaged as error:
                 any_damaged = True
@@ -131,11 +131,11 @@ class CheckpointStore:
                     self._newest_is_whole = False  # a damaged one must never replace an intact previous one
                 continue
             for sentence in passed:
-                _log.warning("%s; going on from %s", sentence, path)
+                _log.warning("%s; %s is used instead", sentence, path)
             return path, state, seal
         if any_damaged:
             raise CheckpointError("; ".join(passed))
-        raise FileNotFoundError(f"{self.folder} holds no checkpoint; give the folder of a run that saved one")
+        raise FileNotFoundError(f"{self.folder} contains no checkpoint; give the folder of a run that saved one")
 
     def sampler_state(self, state: Mapping[str, Any], seal: bytes) -> SamplerState:
         """Returns the sampler's state of a checkpoint in this folder, with its environments if they may be read.
@@ -189,7 +189,7 @@ class CheckpointStore:
         content = path.read_bytes()
         signed, payload = content[len(_HEADER) :][:_SIGNATURE], content[len(_HEADER) + _SIGNATURE :]
         if not content.startswith(_HEADER) or digest(payload).hex() != about["sha256"]:
-            raise CheckpointError(f"{path} is not the file this checkpoint was saved with")
+            raise CheckpointError(f"{path} does not belong to this checkpoint")
         sign: Sign = signer()
         if not hmac.compare_digest(sign(_covered(seal, payload)), signed):
             raise CheckpointError(f"{path} was not signed by this user on this machine for this checkpoint")

@@ -1,140 +1,58 @@
-"""From options to the objects they speak of: the one place for every command that trains or evaluates."""
+"""The options of `headrace train`, and the objects that commands build from options."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from headrace.agents.base import Agent
 from headrace.agents.device import device_here
 from headrace.algos.base import Algo
-from headrace.algos.dqn import DQN, CategoricalDQN, CategoricalDQNConfig, DQNConfig
-from headrace.algos.pg import A2C, IMPALA, PPO, A2CConfig, IMPALAConfig, PPOConfig
-from headrace.cli.agents import ActingOptions, ModelOptions, pg_agent, q_agent
+from headrace.algos.dqn import CategoricalDQNConfig, DQNConfig
+from headrace.algos.pg import A2CConfig, IMPALAConfig, PPOConfig
+from headrace.cli.agents import ActingOptions, ModelOptions
+from headrace.cli.algorithms.a2c import ALGORITHM as A2C
+from headrace.cli.algorithms.base import Algorithm
+from headrace.cli.algorithms.categorical_dqn import ALGORITHM as CATEGORICAL_DQN
+from headrace.cli.algorithms.dqn import ALGORITHM as DQN
+from headrace.cli.algorithms.impala import ALGORITHM as IMPALA
+from headrace.cli.algorithms.ppo import ALGORITHM as PPO
 from headrace.cli.errors import UsageError, unknown
-from headrace.cli.options import Json, Lengths, Unprefixed
+from headrace.cli.idle import Rule, of_place
+from headrace.cli.options import Unprefixed, flags_of
+from headrace.cli.place import PlaceOptions
 from headrace.processes.affinity import Affinity, usable_cores
 from headrace.runners.config import RunnerConfig
 from headrace.samplers.base import BaseSampler
-from headrace.samplers.presets import (
-    AlternatingSampler,
-    AsyncAlternatingSampler,
-    AsyncCpuSampler,
-    AsyncGpuSampler,
-    AsyncNoOverlapAlternatingSampler,
-    AsyncSerialSampler,
-    CpuSampler,
-    GpuSampler,
-    NoOverlapAlternatingSampler,
-    SerialSampler,
-)
 from headrace.types import EnvSpaces
 
 __all__ = [
-    "ALGOS",
-    "Q_ALGOS",
-    "SAMPLERS",
-    "PlaceOptions",
+    "ALGORITHMS",
     "TrainOptions",
     "agent_for",
     "algo_for",
+    "algorithm_named",
+    "defaults_for",
     "evaluation_sampler",
+    "field_of",
+    "of_training",
     "placement",
-    "require_algo",
     "training_sampler",
 ]
-
-#: Algorithms that there are elsewhere: what comes nearest here.
-_ELSEWHERE = {
-    "a3c": "a2c, the same without lag, or impala, which corrects for it (--sampler async-cpu)",
-    "appo": "impala, with --sampler async-cpu",
-    "c51": "categorical-dqn",
-    "ddpg": "ppo, for Box actions",
-    "ddqn": "dqn, which is double unless --dqn.no-double-dqn",
-    "double-dqn": "dqn, which is double unless --dqn.no-double-dqn",
-    "qr-dqn": "categorical-dqn, which learns distributions of returns, too",
-    "qrdqn": "categorical-dqn, which learns distributions of returns, too",
-    "r2d1": "ppo with --recurrent lstm, for agents with a memory",
-    "r2d2": "ppo with --recurrent lstm, for agents with a memory",
-    "rainbow": "categorical-dqn with --dueling and --categorical-dqn.prioritized-replay",
-    "recurrent-ppo": "ppo with --recurrent lstm",
-    "reinforce": "a2c",
-    "sac": "ppo, for Box actions",
-    "td3": "ppo, for Box actions",
-    "trpo": "ppo",
-    "vpg": "a2c",
-}
-#: Names of the algorithms; each has its settings in `TrainOptions` under its name.
-ALGOS = ("a2c", "categorical-dqn", "dqn", "impala", "ppo")
-#: Those that learn action values.
-Q_ALGOS = ("categorical-dqn", "dqn")
-#: By the names they have on the command line.
-SAMPLERS: dict[str, type[BaseSampler]] = {
-    "serial": SerialSampler,
-    "cpu": CpuSampler,
-    "gpu": GpuSampler,
-    "alternating": AlternatingSampler,
-    "alternating-no-overlap": NoOverlapAlternatingSampler,
-    "async-serial": AsyncSerialSampler,
-    "async-cpu": AsyncCpuSampler,
-    "async-gpu": AsyncGpuSampler,
-    "async-alternating": AsyncAlternatingSampler,
-    "async-alternating-no-overlap": AsyncNoOverlapAlternatingSampler,
-}
-
-
-@dataclass(kw_only=True)
-class PlaceOptions:
-    """In which environment, and where it is stepped."""
-
-    env: str = "CartPole-v1"
-    """A Gymnasium id; `module:Id-v0` imports the module first; `module:factory` is a callable that returns an
-    environment; `gym:Id-v0` is an id of old gym."""
-    env_kwargs: Json = field(default_factory=dict)
-    """Arguments of the environment, as JSON: '{"continuous": true}'."""
-    pad: Lengths = field(default_factory=dict)
-    """Texts and sequences in the observation become arrays of this size: mission=48, or goal.steps=10 where it is
-    nested."""
-    sampler: str = "cpu"
-    """serial (everything in this process), cpu (worker processes, an agent in each), gpu (worker processes, actions
-    for all of them from this process), alternating (the same in two groups, one steps while the other gets its
-    actions) or alternating-no-overlap; each with async- before its name collects in a process of its own while
-    the agent learns from the batch before."""
-    n_workers: int | None = None
-    """Worker processes; if not given as many as usable cores, or one less where actions come from this process."""
-    device: str | None = None
-    """Where the agent learns, such as cuda:0, and where its actions are computed, unless workers do that (cpu). If not
-    given, the first GPU for samplers whose actions come from this process, else the CPU."""
-    start_method: Literal["auto", "fork", "forkserver", "spawn"] = "auto"
-    """How worker processes start; auto is fork on Linux while CUDA is not initialised, else forkserver."""
-    torch_threads: int = 1
-    """Threads of torch operations in this process; more pay off for large models only."""
-
-    @property
-    def sampler_class(self) -> type[BaseSampler]:
-        """Raises UsageError for a sampler nobody knows."""
-        if self.sampler not in SAMPLERS:
-            raise unknown("sampler", self.sampler, SAMPLERS)
-        return SAMPLERS[self.sampler]
-
-    @property
-    def acting_device(self) -> str | None:
-        """The device for the sampler; none for samplers that act in their workers, on the CPU."""
-        layout = self.sampler_class.layout
-        return None if layout.acts_in_workers else self.device
 
 
 @dataclass(kw_only=True)
 class TrainOptions(PlaceOptions):
     """Trains an agent in a Gymnasium environment, then evaluates it greedily.
 
-    What is not given depends on the algorithm and on the environment: --help beside --algo and --env shows it.
+    Defaults depend on the algorithm and on the environment: --help together with --algo and --env shows them.
     """
 
     algo: str = "ppo"
-    """ppo, a2c, impala, dqn or categorical-dqn; the last two for Discrete actions only."""
+    """Name of the algorithm: ppo, a2c, dqn, or any other that has settings below."""
     batch_T: int = 32
     """Time steps of a batch."""
     batch_B: int = 64
@@ -146,78 +64,137 @@ class TrainOptions(PlaceOptions):
     model: Unprefixed[ModelOptions] = field(default_factory=ModelOptions)
     """The agent's network."""
     acting: Unprefixed[ActingOptions] = field(default_factory=ActingOptions)
-    """How agents of dqn and categorical-dqn explore, and what returns categorical-dqn tells apart."""
+    """Exploration of dqn and categorical-dqn, and the distribution of returns of categorical-dqn."""
     eval_episodes: int = 100
     """Episodes of the final evaluation."""
     log_dir: Path | None = None
-    """Where the results go; runs/ENV-ALGO-seedN-TIME if not given."""
+    """Folder for the results; None: runs/ENV-ALGO-seedN-TIME."""
     resume: Path | None = None
-    """The folder of an earlier run, which goes on from its checkpoint with its own settings; a greater --n-steps
-    prolongs it."""
+    """Folder of an earlier run to resume from its checkpoint, with its settings; a greater --n-steps prolongs it."""
     tensorboard: bool = False
-    """Write event files for TensorBoard, into the folder of the run."""
+    """Write event files for TensorBoard into the folder of the run."""
     wandb: bool = False
-    """Send rows to Weights & Biases."""
+    """Send the log rows to Weights & Biases."""
     wandb_project: str = "headrace"
-    """The project of Weights & Biases to send them to."""
-    ppo: PPOConfig = field(default_factory=PPOConfig)
+    """Project of Weights & Biases that receives them."""
+    # The table of algorithms: one with settings in the field `a_b` is called a-b on the command line.
+    ppo: PPOConfig = field(default_factory=PPOConfig, metadata={"algorithm": PPO})
     """Settings of ppo."""
-    a2c: A2CConfig = field(default_factory=A2CConfig)
+    a2c: A2CConfig = field(default_factory=A2CConfig, metadata={"algorithm": A2C})
     """Settings of a2c."""
-    impala: IMPALAConfig = field(default_factory=IMPALAConfig)
+    impala: IMPALAConfig = field(default_factory=IMPALAConfig, metadata={"algorithm": IMPALA})
     """Settings of impala."""
-    dqn: DQNConfig = field(default_factory=DQNConfig)
-    """Settings of dqn."""
-    categorical_dqn: CategoricalDQNConfig = field(default_factory=CategoricalDQNConfig)
-    """Settings of categorical-dqn."""
+    dqn: DQNConfig = field(default_factory=DQNConfig, metadata={"algorithm": DQN})
+    """Settings of dqn, for Discrete actions."""
+    categorical_dqn: CategoricalDQNConfig = field(
+        default_factory=CategoricalDQNConfig, metadata={"algorithm": CATEGORICAL_DQN}
+    )
+    """Settings of categorical-dqn, for Discrete actions."""
 
 
-def require_algo(name: str) -> None:
-    """Raises UsageError for an algorithm that is not there, with what comes nearest."""
-    if name not in ALGOS:
-        elsewhere = _ELSEWHERE.get(name.lower().replace("_", "-"))
-        if elsewhere is not None:
-            raise UsageError(f"there is no {name} here; the nearest is {elsewhere}")
-        raise unknown("algo", name, ALGOS)
+#: The algorithms by their names on the command line.
+ALGORITHMS: dict[str, Algorithm[Any]] = {
+    one.name.replace("_", "-"): one.metadata["algorithm"] for one in fields(TrainOptions) if "algorithm" in one.metadata
+}
+
+
+def algorithm_named(name: str) -> Algorithm[Any]:
+    """Returns an algorithm; raises UsageError, which names the nearest one, if there is none of this name."""
+    if name in ALGORITHMS:
+        return ALGORITHMS[name]
+    elsewhere = name.lower().replace("_", "-")
+    for ours, algorithm in ALGORITHMS.items():
+        if elsewhere in algorithm.stands_for:
+            raise UsageError(f"headrace has no {name}; the nearest is {ours}{algorithm.stands_for[elsewhere]}")
+    raise unknown("algo", name, ALGORITHMS)
+
+
+def field_of(algo: str) -> str:
+    """Returns the name of the field of `TrainOptions` with the settings of an algorithm."""
+    return algo.replace("-", "_")
+
+
+def defaults_for(algo: str, env: str, spaces: EnvSpaces, recurrent: Literal["lstm", "gru"] | None) -> TrainOptions:
+    """Returns the default options of a training.
+
+    Args:
+        algo: name of the algorithm.
+        env: name of the environment on the command line.
+        spaces: its spaces.
+        recurrent: memory of the agent; None: it has none.
+    """
+    found = algorithm_named(algo).defaults_for(env, spaces, recurrent)
+    options = TrainOptions(
+        algo=algo,
+        sampler=found.sampler,
+        batch_T=found.batch_T,
+        batch_B=found.batch_B,
+        runner=RunnerConfig(n_steps=found.n_steps, seed=0, log_interval_steps=found.log_interval_steps),
+        model=found.model,
+        acting=found.acting,
+    )
+    settings: dict[str, Any] = {field_of(algo): found.settings}
+    return replace(options, **settings)
+
+
+def of_training(options: TrainOptions, spaces: EnvSpaces) -> list[Rule]:
+    """Returns the rules for the options of `headrace train`."""
+    model = options.model
+    return [
+        *of_place(options),
+        *_of_other_algorithms(options.algo),
+        *algorithm_named(options.algo).rules(options, spaces),
+        Rule(
+            ("memory-size",),
+            model.recurrent is not None and model.model is None,
+            "the width of the network's memory; add --recurrent lstm, or for --model use --model-kwargs",
+        ),
+        Rule(
+            ("normalize-observation", "separate-value"),
+            model.model is None,
+            "for the networks of headrace, not for --model; normalize in your model, or use --model-kwargs",
+        ),
+        Rule(("wandb-project",), options.wandb, "for Weights & Biases; add --wandb"),
+    ]
+
+
+def _of_other_algorithms(algo: str) -> Iterator[Rule]:
+    """Yields the rules for the settings of all algorithms but `algo`."""
+    flags = flags_of(TrainOptions())
+    for flag in flags:
+        where, _, name = flag[2:].rpartition(".")
+        if where in ALGORITHMS and where != algo:
+            own = f"--{algo}.{name}"
+            instead = f"which has {own}" if own in flags else f"which has no such setting; add --algo {where}"
+            yield Rule([flag[2:]], False, f"for --algo {where}, but this run trains {algo}, {instead}")
 
 
 def algo_for(options: TrainOptions) -> Algo:
-    """The algorithm, not initialized yet."""
-    match options.algo:
-        case "a2c":
-            return A2C(options.a2c)
-        case "impala":
-            return IMPALA(options.impala)
-        case "dqn":
-            return DQN(options.dqn)
-        case "categorical-dqn":
-            return CategoricalDQN(options.categorical_dqn)
-    return PPO(options.ppo)
+    """Returns the algorithm, not initialized; raises UsageError as `algorithm_named`."""
+    return algorithm_named(options.algo).algo(getattr(options, field_of(options.algo)))
 
 
 def agent_for(spaces: EnvSpaces, options: TrainOptions) -> Agent:
-    """An agent for the algorithm and these spaces, not initialized yet; raises UsageError as `pg_agent` does."""
-    if options.algo in Q_ALGOS:
-        n_itr = options.acting.eps_steps / (options.batch_T * options.batch_B)
-        return q_agent(spaces, options.algo == "categorical-dqn", options.model, options.acting, math.ceil(n_itr))
-    return pg_agent(spaces, options.model)
+    """Returns an agent for the algorithm and these spaces, not initialized; for errors, see `Algorithm.agent`."""
+    return algorithm_named(options.algo).agent(spaces, options)
 
 
 def placement(options: TrainOptions) -> Affinity:
-    """Where the learner runs; raises ValueError for a device that is none, or none to learn on."""
+    """Returns the threads and the device of the learner; raises ValueError for a device that it cannot use."""
     learning_on = None if options.device is None else device_here(options.device, "device")
     cuda_idx = None
     if learning_on is not None and options.acting_device is None and learning_on.type != "cpu":
         if learning_on.type != "cuda":
             raise ValueError(
-                f"device={options.device!r}: with --sampler {options.sampler} the agent learns on a GPU, or on the CPU"
+                f"device={options.device!r}: with --sampler {options.sampler} the agent learns on a CUDA GPU or on the "
+                "CPU; give cuda, cuda:N or cpu"
             )
         cuda_idx = learning_on.index or 0
     return Affinity(master_torch_threads=options.torch_threads, cuda_idx=cuda_idx)
 
 
 def training_sampler(options: TrainOptions) -> BaseSampler:
-    """The sampler to train with, not initialized yet."""
+    """Returns the sampler for training, not initialized."""
     return options.sampler_class(
         options.env,
         options.env_kwargs,
@@ -231,7 +208,14 @@ def training_sampler(options: TrainOptions) -> BaseSampler:
 
 
 def evaluation_sampler(place: PlaceOptions, device: str | None, episodes: int, at_once: int) -> BaseSampler:
-    """A sampler for an evaluation alone, acting on `device`; at_once: environments to step side by side at most."""
+    """Returns a sampler for an evaluation only, not initialized.
+
+    Args:
+        place: the environment and the kind of sampler.
+        device: device on which the agent acts.
+        episodes: episodes to evaluate.
+        at_once: maximum number of environments to step at the same time.
+    """
     rounds = math.ceil(episodes / at_once)
     return place.sampler_class(
         place.env,

@@ -1,4 +1,4 @@
-"""`headrace check-env`: does an environment keep the contract that samplers rely on?"""
+"""`headrace check-env`: checks an environment against the contract that samplers rely on."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ __all__ = ["CheckEnvOptions", "run"]
 
 @dataclass(kw_only=True)
 class CheckEnvOptions:
-    """Steps an environment with random actions in processes of its own and names each clause it breaks."""
+    """Steps an environment with random actions in separate processes and names each clause that it breaks."""
 
     env: Positional[str] = ""
     """CartPole-v1, module:Id-v0, module:factory (a class or a function), or gym:Id-v0 (old gym)."""
     steps: int = 1000
-    """Environment steps of the main run; the others together take as many again."""
+    """Environment steps of the main run; the other runs together take as many again."""
     seed: int = 0
-    """Of the environment's seeds and actions."""
+    """Seed of the environment's seeds and of the actions."""
     timeout: float = 30.0
     """Seconds that one call of the environment may take."""
     env_kwargs: Json = field(default_factory=dict)
     """Arguments of the environment, as JSON."""
     pad: Lengths = field(default_factory=dict)
-    """The greatest lengths of texts and sequences, as for headrace train."""
+    """Maximum lengths of texts and sequences, as for headrace train."""
 
 
 def run(args: Sequence[str]) -> int:
-    """Prints a line for each violation and returns 1, or that there is none, what a resume will do, and 0."""
+    """Prints each violation and returns 1; without any, prints what a resume will do and returns 0."""
     options = parse_options(CheckEnvOptions(), "headrace check-env", args)
     if not options.env:
         raise UsageError("give an environment, for example: headrace check-env CartPole-v1")
-    factory_of(options.env, options.env_kwargs, options.pad)  # says what is meant if there is no such environment
+    factory_of(options.env, options.env_kwargs, options.pad)  # its error suggests a similar name
     try:
         violations = check_env(
             options.env,
@@ -56,6 +56,5 @@ def run(args: Sequence[str]) -> int:
         why_not = why_not_resumable(
             options.env, options.env_kwargs, seed=options.seed, timeout=options.timeout, pad=options.pad
         )
-        goes_on = f"begins new episodes: {why_not}" if why_not else "goes on with its episodes"
-        print(f"note: a resumed run {goes_on}")
+        print(f"note: a resumed run {f'begins new episodes: {why_not}' if why_not else 'continues its episodes'}")
     return 1 if violations else 0

@@ -1,4 +1,4 @@
-"""An earlier run, as the commands that go on from it or evaluate it find it in its folder."""
+"""Reads the options of an earlier run from its folder, to resume or to evaluate it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from headrace.cli.build import SAMPLERS, TrainOptions
+from headrace.cli.build import TrainOptions
 from headrace.cli.errors import UsageError
 from headrace.cli.imports import imports_code
 from headrace.cli.options import restored
+from headrace.cli.place import SAMPLERS
 from headrace.runners.run_folder import RunFolder
 
 __all__ = ["EarlierRun"]
@@ -18,10 +19,15 @@ __all__ = ["EarlierRun"]
 
 @dataclass(frozen=True)
 class EarlierRun:
-    """The options of a run, without an environment where none is known. by_command: `headrace train` made it, so the
-    options are all there is; missing: for options that its settings do not give, why, and what to do.
+    """The options of a run.
 
-    Settings that this user did not write on this machine may name no code: importing it would run it.
+    Names of code in settings that this user did not write on this machine are removed: importing that code would run
+    it.
+
+    Args:
+        options: the options; `env` is empty if the environment is unknown.
+        by_command: whether `headrace train` made the run, so that the options are complete.
+        missing: for each option that the settings do not contain, the reason and what to do.
     """
 
     options: TrainOptions
@@ -30,9 +36,12 @@ class EarlierRun:
 
     @staticmethod
     def at(path: Path) -> EarlierRun:
-        """Of the run whose folder, or a checkpoint in it, is at `path`.
+        """Returns the run whose folder, or a checkpoint in it, is at `path`.
 
-        Raises FileNotFoundError if there are no settings, TypeError or ValueError if they are damaged.
+        Raises:
+            FileNotFoundError: there are no settings.
+            TypeError: a setting is damaged.
+            ValueError: a setting is damaged.
         """
         folder = RunFolder.open(path.parent if path.is_file() else path)
         config, path = folder.config(), folder.path / "config.json"
@@ -50,26 +59,31 @@ class EarlierRun:
         for option, name in (("env", options.env), ("model", options.model.model or "")):
             if imports_code(name) and not own:
                 missing[option] = (
-                    f"{path} names code to import, {name}, and was not written by this user on this machine, or was "
-                    f"changed since; if you trust that code, give --{option} {name}"
+                    f"{path} names code to import, {name}, but was not written by this user on this machine, or was "
+                    f"changed since; if you trust that code, add --{option} {name}"
                 )
         if "model" in missing:
             options = replace(options, model=replace(options.model, model=None))
         return replace(run, options=replace(options, env="" if "env" in missing else options.env))
 
     def require(self, option: str, value: str | None) -> None:
-        """Raises UsageError if the option was missing in the settings of the run and was not given since."""
+        """Raises UsageError if the settings of the run do not contain the option and `value` is empty.
+
+        Args:
+            option: name of the option.
+            value: its value on the command line.
+        """
         if not value and option in self.missing:
             raise UsageError(self.missing[option])
 
 
 def _of_a_program(config: Mapping[str, Any], missing: dict[str, str]) -> dict[str, Any]:
-    """The settings of a runner (`headrace.checkpoints.run_settings.described`), as far as they are options."""
+    """Returns the settings of a runner (`headrace.checkpoints.run_settings.described`) that are options."""
     sampler, runner = config["sampler"], config.get("runner")
     if config.get("env") is None:
         missing["env"] = (
-            f"the environment of the run, {sampler.get('environment')!r}, has no name that another program could "
-            "import; give --env module:factory, a class or a function that returns an environment"
+            f"the environment of the run, {sampler.get('environment')!r}, has no name that another program can "
+            "import; add --env module:factory, where factory is a class or a function that returns an environment"
         )
     kinds = {cls.__name__: name for name, cls in SAMPLERS.items()}
     found = {

@@ -8,6 +8,7 @@ from typing import Any
 
 import gymnasium
 
+from headrace.cli.child import in_child
 from headrace.cli.errors import CommandFailed, UsageError, unknown
 from headrace.cli.imports import look_here
 from headrace.envs.factory import EnvFactory, close_quietly
@@ -18,11 +19,21 @@ from headrace.types import EnvSpaces
 
 __all__ = ["factory_of", "spaces_of"]
 
-_LISTING = "gymnasium.pprint_registry() in Python shows all"
+_LISTING = "gymnasium.pprint_registry() in Python lists all"
 
 
 def factory_of(env: str, env_kwargs: Mapping[str, Any], pad: Mapping[str, int] | None = None) -> EnvFactory:
-    """What makes the environment, see `EnvFactory.of`; a name that is nobody's gets the nearest one as a suggestion."""
+    """Returns the factory of an environment.
+
+    Args:
+        env: name of the environment; see `EnvFactory.of`.
+        env_kwargs: arguments of the environment.
+        pad: maximum lengths of texts and sequences; see `headrace.envs.Padded`.
+
+    Raises:
+        UsageError: there is no such environment; the text suggests the most similar name.
+        CommandFailed: its module cannot be imported.
+    """
     if ":" in env:
         look_here()
     try:
@@ -33,14 +44,14 @@ def factory_of(env: str, env_kwargs: Mapping[str, Any], pad: Mapping[str, int] |
         if isinstance(error.__cause__, NotRegistered):
             raise UsageError(f"unknown environment {env!r}; {error.__cause__}") from error
         module, _, name = env.rpartition(":")
-        listing = f"{module} has no {name}, nor registers it" if module in sys.modules else _LISTING
+        listing = f"{module} neither has nor registers {name}" if module in sys.modules else _LISTING
         raise unknown("environment", env, _names_like(env), listing) from error
-    except Exception as error:  # the user's module is run by importing it
+    except Exception as error:  # importing runs the user's code, which may raise anything
         raise CommandFailed(f"--env {env} could not be imported: {headline(error)}") from error
 
 
 def _names_like(env: str) -> set[str]:
-    """What could have been meant: names of the same module or registry, written in the same form."""
+    """Returns the names that could have been meant: those of the same module or registry, in the same form."""
     prefix = env[: env.rfind(":") + 1]
     if prefix == "gym:":
         return {prefix + env_id for env_id in sys.modules["gym"].envs.registration.registry}
@@ -49,11 +60,25 @@ def _names_like(env: str) -> set[str]:
     return {prefix + name for name in (*makers, *gymnasium.registry)}
 
 
-def spaces_of(factory: EnvFactory) -> EnvSpaces:
-    """The spaces of an environment; makes one to see them.
+def spaces_of(factory: EnvFactory, start_method: str = "auto") -> EnvSpaces:
+    """Returns the spaces of an environment, which is made in a child process.
 
-    Raises UsageError where arguments are wrong, EnvContractError where one of the spaces has no fixed shape.
+    Args:
+        factory: makes the environment.
+        start_method: how the child process starts, as for a sampler.
+
+    Raises:
+        UsageError: the environment does not accept its arguments.
+        CommandFailed: it cannot be made.
+        EnvContractError: one of the spaces has no fixed shape.
     """
+    spaces = in_child(_spaces, factory, start_method)
+    action_decoder(spaces.action)
+    null_value(spaces.observation, "observation")
+    return spaces
+
+
+def _spaces(factory: EnvFactory) -> EnvSpaces:
     try:
         env = factory()
     except SamplerError:
@@ -69,6 +94,4 @@ def spaces_of(factory: EnvFactory) -> EnvSpaces:
         raise CommandFailed(f"{factory.name} could not be made: {headline(error)}") from error
     spaces = EnvSpaces(env.observation_space, env.action_space)
     close_quietly([env])
-    action_decoder(spaces.action)
-    null_value(spaces.observation, "observation")
     return spaces

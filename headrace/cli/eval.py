@@ -1,4 +1,4 @@
-"""`headrace eval`: evaluates the agent of a checkpoint, and records it."""
+"""`headrace eval`: evaluates the agent of a checkpoint, and records videos of it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ import gymnasium
 import torch
 
 from headrace.agents.base import Agent
-from headrace.cli.build import PlaceOptions, TrainOptions, evaluation_sampler
+from headrace.cli.build import TrainOptions, evaluation_sampler
 from headrace.cli.earlier import EarlierRun
 from headrace.cli.environments import factory_of, spaces_of
-from headrace.cli.errors import CommandFailed, UsageError, require_at_least
+from headrace.cli.errors import CommandFailed, UsageError, no_such_file, require_at_least
 from headrace.cli.idle import Rule, of_place, refuse_idle
 from headrace.cli.imports import imported_model
 from headrace.cli.options import Positional, parse_options
+from headrace.cli.place import PlaceOptions
 from headrace.cli.report import failed, summary_line
 from headrace.cli.video import Recorder, require_video
 from headrace.envs.factory import EnvFactory
@@ -35,28 +36,28 @@ _PROG = "headrace eval"
 
 @dataclass(kw_only=True)
 class EvalOptions(PlaceOptions):
-    """Evaluates the agent of a run, greedily, in the environment of the run or in another one with the same spaces."""
+    """Evaluates the agent of a run greedily, in the environment of the run or another one with the same spaces."""
 
     checkpoint: Positional[Path] = Path()
     """The folder of a run (its newest checkpoint), or a checkpoint, such as the run's best.pt."""
     env: str = ""
-    """As for headrace train; that of the run if not given."""
+    """Environment, as for headrace train. Default: that of the run."""
     model: str | None = None
-    """module:Class, the model of the agent if it is your own; that of the run if not given."""
+    """module:Class, the model of the agent if it is your own. Default: that of the run."""
     episodes: int = 100
     """Episodes to evaluate."""
     seed: int = 0
-    """Of the environments."""
+    """Seed of the environments."""
     stochastic: bool = False
-    """Draw actions from the policy, as in training, instead of taking the most probable."""
+    """Draw actions from the policy, as in training, instead of taking the most probable ones."""
     video: Path | None = None
-    """Folder for videos (mp4) of episodes of their own, besides the evaluation."""
+    """Folder for videos (mp4) of separate episodes, which the evaluation does not count."""
     video_episodes: int = 1
     """Episodes to record."""
 
 
 class _Sampling(Agent):
-    """An agent that acts in evaluations as it does in training."""
+    """Makes an agent act in evaluations as it does in training."""
 
     def __init__(self, agent: Agent) -> None:
         self._agent = agent
@@ -86,11 +87,11 @@ class _Sampling(Agent):
 
 
 def run(args: Sequence[str]) -> int:
-    """Evaluates as the options say; prints what came of it; returns the exit status."""
-    # Read twice: first to see the run, whose environment and seed are the defaults.
+    """Evaluates as the options say, and prints the results; returns the exit status."""
+    # Parse twice, first for the run, whose environment and seed are the defaults.
     asked = parse_options(EvalOptions(), _PROG, args)
     if not asked.checkpoint.exists():
-        raise UsageError(f"{asked.checkpoint} is not there; give the folder of a run, or a checkpoint in it")
+        raise no_such_file(asked.checkpoint, "give the folder of a run, or a checkpoint in it")
     earlier = _earlier(asked.checkpoint)
     trained = earlier.options
     options = parse_options(_defaults(asked.checkpoint, trained), _PROG, args)
@@ -103,24 +104,26 @@ def run(args: Sequence[str]) -> int:
     earlier.require("env", options.env)
     earlier.require("model", options.model)
     if not options.env:
-        raise UsageError(f"no config.json beside {options.checkpoint} says what it was trained in; give --env")
+        raise UsageError(
+            f"{options.checkpoint} has no config.json beside it that names the environment of the training; add --env"
+        )
     if options.video is not None:
-        options = replace(options, video=options.video.absolute())  # an environment here may change the directory
-        require_video(_rendering(options))
+        options = replace(options, video=options.video.absolute())  # an environment may change the working directory
+        require_video(_rendering(options), options.start_method)
     try:
-        spaces = spaces_of(factory_of(options.env, options.env_kwargs, options.pad))
+        spaces = spaces_of(factory_of(options.env, options.env_kwargs, options.pad), options.start_method)
     except UsageError as error:
         if ":" in options.env or options.env != trained.env:
             raise
         raise UsageError(
-            f"{error} (if a module of yours registers the environment of the run, give --env module:{options.env})"
+            f"{error} (if a module of yours registers the environment of the run, add --env module:{options.env})"
         ) from error
     policy = load_agent(options.checkpoint, ModelCls=None if options.model is None else imported_model(options.model))
     agent = policy.agent
     if agent.spaces != spaces:
         raise CommandFailed(
-            f"the agent of {options.checkpoint} is for {agent.spaces}, {options.env} has {spaces}; give the --env it "
-            "was trained in, or one with the same spaces"
+            f"the agent of {options.checkpoint} is for {agent.spaces}, but {options.env} has {spaces}; give the --env "
+            "of the training, or one with the same spaces"
         )
     if options.stochastic:
         agent = _Sampling(agent)
@@ -141,7 +144,7 @@ def run(args: Sequence[str]) -> int:
 
 
 def _earlier(path: Path) -> EarlierRun:
-    """The run at `path`; without options where it left no settings."""
+    """Returns the run at `path`; without an environment if the run left no settings."""
     try:
         return EarlierRun.at(path)
     except FileNotFoundError:
@@ -170,7 +173,7 @@ def _rendering(options: EvalOptions) -> EnvFactory:
 
 
 def _record(agent: Agent, itr: int, options: EvalOptions, folder: Path) -> None:
-    """Runs episodes in an environment that draws itself, and prints where their videos are."""
+    """Records episodes, and prints the paths of the videos."""
     rendering = _rendering(options)
 
     def make(record: bool) -> gymnasium.Env[Any, Any]:

@@ -1,4 +1,4 @@
-"""Code of the user's own that a command line names: `module:name`."""
+"""Imports the user's code that a command line names as `module:name`."""
 
 from __future__ import annotations
 
@@ -16,26 +16,31 @@ __all__ = ["imported_model", "imports_code", "look_here"]
 
 
 def look_here() -> None:
-    """Has modules be found where the user stands, where a program installed as `headrace` does not look."""
+    """Makes modules in the current folder importable; the installed program `headrace` does not look there."""
     here = os.getcwd()
     if here not in sys.path:
         sys.path.insert(0, here)
 
 
 def imports_code(name: str) -> bool:
-    """Whether a module that the name of an environment or a model names is imported; "gym:Id-v0" is but an id."""
+    """Returns whether the name of an environment or a model imports a module; "gym:Id-v0" is only an id."""
     return ":" in name.removeprefix("gym:")
 
 
 def imported_model(name: str) -> Any:
-    """The class or function that `--model module:name` names; raises CommandFailed if there is none."""
+    """Returns the class or function that `--model module:name` names.
+
+    Raises:
+        UsageError: the text is not of this form, or the module has no such class or function.
+        CommandFailed: the module cannot be imported.
+    """
     module_name, _, model_name = name.partition(":")
     if not module_name or not model_name:
         raise UsageError(f"--model must be module:Class, got {name!r}")
     look_here()
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # the user's module is run by importing it
+    except Exception as error:  # importing runs the user's code, which may raise anything
         raise CommandFailed(f"--model {name} could not be imported: {headline(error)}") from error
     found = vars(module).get(model_name)
     if not callable(found):

@@ -1,4 +1,4 @@
-"""The entry point `headrace`: finds the command, and turns errors into one line and an exit status."""
+"""The entry point `headrace`: runs a command, and turns its errors into one line and an exit status."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from headrace.errors import CheckpointError, SamplerError
 
 __all__ = ["main"]
 
-#: Command: the module whose `run(args)` it is, and what it does.
+#: For each command, the module with its function `run(args)`, and what it does.
 _COMMANDS = {
-    "train": ("headrace.cli.train", "train an agent, evaluate it, leave a checkpoint and a learning curve"),
+    "train": ("headrace.cli.train", "train an agent, evaluate it, save a checkpoint and a learning curve"),
     "check-env": ("headrace.cli.check_env", "name each clause of the contract that an environment breaks"),
     "eval": ("headrace.cli.eval", "evaluate the agent of a run, and record videos of it"),
     "plot": ("headrace.cli.plot", "compare runs in one picture, with bands over seeds"),
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             return _run(args)
         finally:
-            if argv is None:  # the program ends: another Ctrl-C is to change neither what it says nor its status
+            if argv is None:  # the program ends, and another Ctrl-C must change neither its output nor its status
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
     except CommandFailed as error:
         return _complain(error, error.status)
@@ -65,6 +65,6 @@ def _run(args: list[str]) -> int:
 
 
 def _complain(error: object, status: int) -> int:
-    """One line on standard error, whatever the text was."""
+    """Prints an error on one line of standard error; returns `status`."""
     print("headrace: " + " ".join(str(error).split()), file=sys.stderr)
     return status

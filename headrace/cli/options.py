@@ -1,4 +1,4 @@
-"""Options of a command: a dataclass in, an instance of it out; what is wrong is one line."""
+"""Parses the options of a command into a dataclass; an error is one line."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _json_object(texts: list[str]) -> dict[str, Any]:
     return value
 
 
-#: A dict that is written as JSON.
+#: A dict, written as JSON.
 Json = Annotated[
     dict[str, Any],
     PrimitiveConstructorSpec(
@@ -51,7 +51,7 @@ def _lengths(texts: list[str]) -> dict[str, int]:
     return lengths
 
 
-#: Greatest lengths by place, each written as `place=n`.
+#: Maximum lengths by place, each written as `place=n`.
 Lengths = Annotated[
     dict[str, int],
     PrimitiveConstructorSpec(
@@ -65,21 +65,28 @@ Lengths = Annotated[
 
 _Options = TypeVar("_Options")
 
-#: What `Unprefixed` adds to a type.
+#: The annotation that `Unprefixed` adds to a type.
 _BARE = get_args(cast(Any, Unprefixed)[Any])[1:]
 
 
 def parse_options(
     default: _Options, prog: str, args: Sequence[str], own: Callable[[_Options], str] = lambda options: ""
 ) -> _Options:
-    """`default` with what the options say instead; a dataclass, the docstrings of its fields are the help.
+    """Returns `default` with the values of the options.
 
-    own: the name of the nested settings that these options are about, where an unknown option is looked for. Raises
-    UsageError for options that are not there or do not parse; SystemExit(0) after printing the help.
+    Args:
+        default: a dataclass; the docstrings of its fields are the help.
+        prog: name of the program in the help.
+        args: the command line after the name of the program.
+        own: returns the name of the nested settings in which to look for the meaning of an unknown option.
+
+    Raises:
+        UsageError: an option is unknown, or its value does not parse.
+        SystemExit: with status 0, after printing the help.
     """
     complaint = io.StringIO()
     helps = not {"-h", "--help"}.isdisjoint(args)
-    # tyro draws for the terminal behind standard output, what it writes to standard error too.
+    # tyro formats its output for the terminal behind standard output, also what it writes to standard error.
     aside = contextlib.nullcontext() if helps else contextlib.redirect_stdout(io.StringIO())
     try:
         with contextlib.redirect_stderr(complaint), aside:
@@ -89,7 +96,7 @@ def parse_options(
                 prog=prog,
                 args=list(args),
                 return_unknown_args=True,
-                config=(SuppressFixed,),  # what no words can say, a function
+                config=(SuppressFixed,),  # functions, which the command line cannot express
             )
     except SystemExit as leaving:
         if not leaving.code:
@@ -102,9 +109,15 @@ def parse_options(
 
 
 def nearest_flag(option: str, flags: Sequence[str], own: str) -> str:
-    """The flag that an unknown option stands for, empty if none does: of the same settings, of `own`, or of none.
+    """Returns the flag that an unknown option probably means; empty if there is none.
 
-    One of another spelling only if there is none of another name.
+    Names of other libraries are looked up before similar spellings, each in the settings of the option, then in those
+    of `own`, then among the options without settings.
+
+    Args:
+        option: the unknown option.
+        flags: all flags.
+        own: name of the nested settings of the run.
     """
     where, _, name = option.partition("=")[0].lstrip("-").replace("_", "-").rpartition(".")
     for find in (meant_name, nearest_name):
@@ -120,19 +133,19 @@ def nearest_flag(option: str, flags: Sequence[str], own: str) -> str:
 
 
 def _sentence(box: str) -> str:
-    """What stands between the first two rules of the box that tyro draws where there is no terminal."""
+    """Returns the sentence between the first two lines of the box that tyro draws if there is no terminal."""
     _, sentence, *_ = [*re.split(r"^ *-{9,} *$", box, flags=re.MULTILINE), "the options do not parse"]
     return " ".join(sentence.split()).partition(" Got errors:")[0].rstrip(".")
 
 
 def flags_of(options: Any, prefix: str = "--") -> list[str]:
-    """Every option as a user writes it: `--batch-T`, `--ppo.epochs`, `--no-separate-value`."""
+    """Returns every option as a user writes it: `--batch-T`, `--ppo.epochs`, `--no-separate-value`."""
     flags: list[str] = []
     hints = get_type_hints(type(options), include_extras=True)
     for field in fields(options):
         value, name = getattr(options, field.name), field.name.replace("_", "-")
         if any(get_origin(part) is Callable for part in get_args(hints[field.name])):
-            continue  # a function, which no words can say
+            continue  # a function, which the command line cannot express
         if is_dataclass(value):
             bare = get_args(hints[field.name])[1:] == _BARE
             flags += flags_of(value, prefix if bare else f"{prefix}{name}.")
@@ -142,18 +155,23 @@ def flags_of(options: Any, prefix: str = "--") -> list[str]:
 
 
 def restored(default: _Options, settings: Any) -> _Options:
-    """`default` with what `settings` say, nested plain values as `asdict` and a JSON file leave them.
+    """Returns `default` with the values of `settings`.
 
-    Raises ValueError for a setting that is not there or is of another type, and what the dataclasses raise for what is
-    not allowed.
+    Args:
+        default: a dataclass.
+        settings: nested plain values, as from `asdict` and a JSON file.
+
+    Raises:
+        TypeError: the dataclass refuses a value.
+        ValueError: a setting is unknown or has another type, or the dataclass refuses its value.
     """
     if not isinstance(settings, Mapping):
-        raise ValueError(f"expected settings, got {settings!r}"[:200])
+        raise ValueError(f"expected a dict of settings, got {settings!r}"[:200])
     hints = get_type_hints(type(default), include_extras=True)
     changes: dict[str, Any] = {}
     for name, value in settings.items():
         if name not in hints:
-            raise ValueError(f"unknown setting {name!r}; it was written by another version of headrace")
+            raise ValueError(f"unknown setting {name!r}; another version of headrace wrote it")
         before = getattr(default, name)
         try:
             changes[name] = restored(before, value) if is_dataclass(before) else _fitting(hints[name], value)
@@ -163,7 +181,7 @@ def restored(default: _Options, settings: Any) -> _Options:
 
 
 def _fitting(hint: Any, value: Any) -> Any:
-    """`value` as the type says, lists as tuples; raises ValueError if it is of another type."""
+    """Returns `value` as the type requires, lists as tuples; raises ValueError if it has another type."""
     kind, parts = get_origin(hint) or hint, get_args(hint)
     if kind is Annotated:
         return _fitting(parts[0], value)

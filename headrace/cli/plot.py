@@ -1,4 +1,4 @@
-"""`headrace plot`: compares runs."""
+"""`headrace plot`: compares runs in one plot."""
 
 from __future__ import annotations
 
@@ -10,50 +10,48 @@ from typing import Any, Literal
 import numpy as np
 
 from headrace.checkpoints.run_settings import flattened
-from headrace.cli.errors import CommandFailed, UsageError, unknown
+from headrace.cli.errors import CommandFailed, UsageError, no_such_file, require_at_least, unknown
 from headrace.cli.options import Positional, parse_options
-from headrace.plotting import Curve, axis_label, plot_curves, read_columns, summary_of
+from headrace.plotting import Curve, UnknownColumn, axis_label, plot_curves, read_columns, summary_of
 from headrace.runners.run_folder import RunFolder
 from headrace.text import significant
 
 __all__ = ["PlotOptions", "names_of_lines", "run"]
 
-#: Settings that do not tell runs apart, wherever they are nested.
+#: Settings that do not distinguish runs, at every level of nesting.
 _NOT_COMPARED = {"seed", "log_dir"}
-_BANDS = {"range": "least to greatest run", "std": "mean ± standard deviation of the runs"}
+_BANDS = {"range": "lowest to highest run", "std": "mean ± standard deviation of the runs"}
 
 
 @dataclass(kw_only=True)
 class PlotOptions:
-    """Draws runs into one picture: a line for each setting, the mean over seeds, with a band where there are several.
+    """Plots runs: for each setting, a line for the mean over the seeds, with a band if there are several.
 
-    Runs whose settings (config.json) differ in the seed only are one line; the legend says what else differs.
+    Runs whose settings (config.json) differ only in the seed share a line; the legend shows what else differs.
     """
 
     runs: Positional[tuple[Path, ...]] = ()
-    """Folders of runs, as headrace train leaves them."""
+    """Folders of runs."""
     x: str = "CumSteps"
-    """Column along the bottom: CumSteps, CumTime or any other of progress.csv."""
+    """Column of progress.csv for the x axis: CumSteps, CumTime or any other."""
     y: str = "ReturnAverage"
-    """Column to draw: any of progress.csv."""
+    """Column of progress.csv for the y axis."""
     label: tuple[str, ...] = ()
-    """A name for each line, in the order in which they are printed; what differs between their settings if not
-    given."""
+    """A name for each line, in the order in which they are printed. Default: the settings in which they differ."""
     out: Path = Path("comparison.png")
-    """The picture; its suffix says the format: png, svg or pdf."""
+    """File to write; its suffix determines the format: png, svg or pdf."""
     smooth: int = 1
-    """Draw the mean of so many rows of the log, the last ones."""
+    """Plot the mean of this many log rows: each row and those before it."""
     band: Literal["range", "std"] = "range"
-    """range: from the least to the greatest run; std: one standard deviation of the runs to either side."""
+    """range: from the lowest to the highest run; std: one standard deviation of the runs to either side."""
 
 
 def run(args: Sequence[str]) -> int:
-    """Draws what the options say; returns the exit status."""
+    """Plots as the options say; returns the exit status."""
     options = parse_options(PlotOptions(), "headrace plot", args)
     if not options.runs:
         raise UsageError("give the folders of one or more runs, for example: headrace plot runs/*")
-    if options.smooth < 1:
-        raise UsageError(f"--smooth must be at least 1, got {options.smooth}")
+    require_at_least(1, "smooth", options.smooth)
     settings = [_settings(path) for path in options.runs]
     curves = [_curve(path, options) for path in options.runs]
     groups: dict[tuple[Any, ...], list[int]] = {}
@@ -62,7 +60,9 @@ def run(args: Sequence[str]) -> int:
     first_ones = [settings[members[0]] for members in groups.values()]
     labels, not_shown = names_of_lines(first_ones)
     if options.label and not len(labels) == len(options.label) == len(set(options.label)):
-        raise UsageError(f"--label needs a name of its own for each line, {len(labels)} of them: {'; '.join(labels)}")
+        raise UsageError(
+            f"--label needs a different name for each line; there are {len(labels)} lines: {'; '.join(labels)}"
+        )
     try:
         summaries = {
             label: summary_of([curves[number] for number in members], options.band)
@@ -90,27 +90,29 @@ def run(args: Sequence[str]) -> int:
 
 
 def _curve(path: Path, options: PlotOptions) -> Curve:
-    """The two columns of a run, without rows that lack one of them."""
+    """Returns the two columns of a run, without rows that lack one of them."""
     csv_path = path / "progress.csv"
     try:
         columns = read_columns(csv_path, [options.x, options.y])
     except FileNotFoundError as error:
-        raise UsageError(f"{path} holds no progress.csv; give folders that headrace train has written") from error
-    except KeyError as error:
-        with csv_path.open() as file:
-            known = file.readline().strip().split(",")
-        raise unknown(f"column of {csv_path}", str(error.args[0]), known) from error
+        if not path.exists():
+            raise no_such_file(path, "give folders of runs") from error
+        raise UsageError(f"{path} contains no progress.csv; give folders of runs") from error
+    except UnknownColumn as error:
+        raise unknown(f"column of {csv_path}", error.name, error.known) from error
     except ValueError as error:
         raise CommandFailed(str(error)) from error
     x, y = columns[options.x], columns[options.y]
     there = ~(np.isnan(x) | np.isnan(y))
     if not there.any():
-        raise CommandFailed(f"{csv_path} has no row with both {options.x} and {options.y}; train longer")
+        raise CommandFailed(
+            f"{csv_path} has no row with both {options.x} and {options.y}; train longer, or choose other columns"
+        )
     return Curve(x[there], y[there]).smoothed(options.smooth)
 
 
 def _settings(path: Path) -> dict[str, Any]:
-    """What tells a run from others: its settings, flat; the folder's name for a run that has left none."""
+    """Returns what distinguishes a run from others: its settings, flat; without settings, the folder's name."""
     try:
         config = RunFolder.open(path).config()
     except FileNotFoundError:
@@ -118,7 +120,7 @@ def _settings(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise CommandFailed(str(error)) from error
     named = {
-        # "algo.class", as a program of one's own leaves it, is "algo" here, and its value without the module.
+        # Runs of Python programs have "algo.class" in place of "algo", and the module before the value.
         name.removesuffix(".class"): str(value).rpartition(".")[2] if name.endswith(".class") else str(value)
         for name, value in flattened(config).items()
     }
@@ -126,10 +128,10 @@ def _settings(path: Path) -> dict[str, Any]:
 
 
 def names_of_lines(settings: Sequence[Mapping[str, str]]) -> tuple[list[str], list[str]]:
-    """A name for each line, of as few settings as tell them apart, and the settings of all that differ besides.
+    """Returns a name for each line, and the names of the other settings in which the lines differ.
 
-    Environment and algorithm go first, then what every line has; the last part of a name stands for it where that is
-    enough. With one line, "mean".
+    A name consists of as few settings as distinguish the lines: environment and algorithm first, then settings that
+    every line has. Settings are called by the last part of their name if that is unique. A single line is "mean".
     """
     names = dict.fromkeys(["env", "algo", *(name for one in settings for name in one)])
     differing = [name for name in names if len({one.get(name) for one in settings}) > 1]
@@ -146,11 +148,11 @@ def names_of_lines(settings: Sequence[Mapping[str, str]]) -> tuple[list[str], li
 
 
 def _n_apart(settings: Sequence[Mapping[str, str]], names: Sequence[str]) -> int:
-    """How many lines these settings tell apart."""
+    """Returns how many lines these settings distinguish."""
     return len({tuple(one.get(name) for name in names) for one in settings})
 
 
 def _title(settings: Sequence[Mapping[str, Any]]) -> str:
-    """The environment and the algorithm, where they are the same for all."""
+    """Returns the environment and the algorithm, each if it is the same for all lines."""
     shared = [{one.get(name) for one in settings} for name in ("env", "algo")]
     return " · ".join(str(*values) for values in shared if len(values) == 1 and values != {None})

@@ -1,4 +1,4 @@
-"""What commands that step environments print at their end."""
+"""Output of commands that step environments."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["failed", "summary_line"]
 
 
 def summary_line(episodes: Sequence[TrajInfo]) -> str:
-    """The returns of an evaluation in one line."""
+    """Returns the returns of an evaluation in one line."""
     returns = np.array([episode.Return for episode in episodes])
     return (
         f"mean return {significant(returns.mean())} over {len(returns)} episodes "
@@ -25,10 +25,15 @@ def summary_line(episodes: Sequence[TrajInfo]) -> str:
     )
 
 
-def failed(error: SamplerError, folder: Path) -> CommandFailed:
-    """One line for an error in a sampler; the traceback of the environment's own code goes to a file."""
+def failed(error: SamplerError, folder: Path | None) -> CommandFailed:
+    """Returns the error of a sampler as one line.
+
+    Args:
+        error: the error.
+        folder: folder for `error.txt`, the traceback of the environment's code; None: it is not written.
+    """
     where = f" (at: {error.where})" if error.where is not None else ""
-    if error.traceback_text:
+    if error.traceback_text and folder is not None:
         write_whole(folder / "error.txt", [f"{error}\n".encode(errors="replace")])
         where += f"; its traceback is in {folder / 'error.txt'}"
     return CommandFailed(f"{type(error).__name__}: {error.message}{where}")

@@ -1,4 +1,4 @@
-"""`headrace train`: trains an agent, evaluates it, leaves a checkpoint and a learning curve."""
+"""`headrace train`: trains an agent, evaluates it, and saves a checkpoint and a learning curve."""
 
 from __future__ import annotations
 
@@ -13,20 +13,22 @@ from typing import Any
 import numpy as np
 
 from headrace.cli.build import (
-    ALGOS,
+    ALGORITHMS,
     TrainOptions,
     agent_for,
     algo_for,
+    algorithm_named,
+    defaults_for,
     evaluation_sampler,
+    field_of,
+    of_training,
     placement,
-    require_algo,
     training_sampler,
 )
-from headrace.cli.defaults import defaults_for
 from headrace.cli.earlier import EarlierRun
 from headrace.cli.environments import factory_of, spaces_of
-from headrace.cli.errors import CommandFailed, UsageError, require_at_least
-from headrace.cli.idle import of_training, refuse_idle
+from headrace.cli.errors import CommandFailed, UsageError, no_such_file, require_at_least
+from headrace.cli.idle import refuse_idle
 from headrace.cli.options import parse_options
 from headrace.cli.report import failed, summary_line
 from headrace.errors import SamplerError
@@ -48,9 +50,9 @@ _PROG = "headrace train"
 
 
 def run(args: Sequence[str]) -> int:
-    """Trains and evaluates as the options say; prints what came of it; returns the exit status."""
+    """Trains and evaluates as the options say, and prints the results; returns the exit status."""
     options, spaces = _options(args)
-    log_dir = _log_dir(options).absolute()  # an environment in this process may change the directory
+    log_dir = _log_dir(options).absolute()  # an environment in this process may change the working directory
     agent = agent_for(spaces, options)
     try:
         asynchronous = issubclass(options.sampler_class, AsyncSamplerBase)
@@ -87,22 +89,22 @@ def run(args: Sequence[str]) -> int:
 
 
 def _options(args: Sequence[str]) -> tuple[TrainOptions, EnvSpaces]:
-    """The options, checked, and the spaces of the environment.
+    """Returns the options, checked, and the spaces of the environment.
 
-    Read twice: first to see what their defaults stand on, an earlier run or the algorithm and the environment.
+    The options are parsed twice, first for those that the defaults depend on: the run to resume, or the algorithm and
+    the environment.
     """
     words = [arg for arg in args if arg not in ("-h", "--help")]
     asked = parse_options(TrainOptions(), _PROG, words, own=lambda options: options.algo)
-    require_algo(asked.algo)
+    algorithm_named(asked.algo)
     if asked.resume is not None:
         earlier = _earlier(asked.resume)
         options = parse_options(earlier.options, _PROG, args)
         earlier.require("env", options.env)
         earlier.require("model", options.model.model)
-        require_algo(options.algo)
-        spaces = spaces_of(factory_of(options.env, options.env_kwargs, options.pad))
+        spaces = spaces_of(factory_of(options.env, options.env_kwargs, options.pad), options.start_method)
     else:
-        spaces = spaces_of(factory_of(asked.env, asked.env_kwargs, asked.pad))
+        spaces = spaces_of(factory_of(asked.env, asked.env_kwargs, asked.pad), asked.start_method)
         defaults = defaults_for(asked.algo, asked.env, spaces, asked.model.recurrent)
         known = replace(defaults, env=asked.env, env_kwargs=asked.env_kwargs, pad=asked.pad)
         options = parse_options(known, _PROG, args)
@@ -113,13 +115,18 @@ def _options(args: Sequence[str]) -> tuple[TrainOptions, EnvSpaces]:
 
 
 def _earlier(run: Path) -> EarlierRun:
-    """The run to go on with."""
+    """Returns the run to resume."""
+    if not run.exists():
+        raise no_such_file(run, "give the folder of a run, or a checkpoint in it, to --resume")
     try:
         earlier = EarlierRun.at(run)
     except (FileNotFoundError, TypeError, ValueError) as error:
         raise UsageError(f"--resume {run}: {error}") from error
     if not earlier.by_command:
-        raise UsageError(f"--resume {run} is a run of a program of your own; go on in that program, with resume_from")
+        raise UsageError(
+            f"--resume {run} is a run of a program of your own; resume it in that program, with "
+            f"resume_from={str(run)!r}"
+        )
     return earlier
 
 
@@ -133,19 +140,19 @@ def _log_dir(options: TrainOptions) -> Path:
 
 
 def _go_on(log_dir: Path) -> str:
-    """How to, for the end of a sentence; nothing where there is nothing to go on from yet."""
-    return f"; go on with: headrace train --resume {log_dir}" if (log_dir / "checkpoint.pt").exists() else ""
+    """Returns the end of a sentence that says how to resume the run; empty before its first checkpoint."""
+    return f"; resume it with: headrace train --resume {log_dir}" if (log_dir / "checkpoint.pt").exists() else ""
 
 
 def _config(options: TrainOptions) -> dict[str, Any]:
-    """What `config.json` holds: the options, without where the run is, and without settings of other algorithms."""
-    others = {algo.replace("-", "_") for algo in ALGOS if algo != options.algo}
+    """Returns the contents of `config.json`: the options without the folder and settings of other algorithms."""
+    others = {field_of(algo) for algo in ALGORITHMS if algo != options.algo}
     left_out = others | {"log_dir", "resume"}
     return {name: value for name, value in asdict(options).items() if name not in left_out}
 
 
 def _logger(options: TrainOptions, log_dir: Path) -> Logger:
-    """The console, and what else was asked for."""
+    """Returns the console logger and the loggers that the options add."""
     loggers: list[Logger] = [ConsoleLogger()]
     try:
         if options.tensorboard:
@@ -158,7 +165,7 @@ def _logger(options: TrainOptions, log_dir: Path) -> Logger:
 
 
 def _trained(runner: MinibatchRl) -> bool:
-    """Trains; SIGTERM ends training after the batch at hand: then the answer is False."""
+    """Trains; returns False if SIGTERM ended training, after the current batch."""
     stopped: list[int] = []
 
     def stop(number: int, frame: object) -> None:
@@ -169,7 +176,7 @@ def _trained(runner: MinibatchRl) -> bool:
     try:
         runner.train()
     except SamplerError:
-        if not stopped:  # a SIGTERM for the whole process group ends the workers first
+        if not stopped:  # a SIGTERM for the whole process group may end the workers first
             raise
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -177,7 +184,7 @@ def _trained(runner: MinibatchRl) -> bool:
 
 
 def _report(episodes: list[TrajInfo], log_dir: Path) -> None:
-    """Prints the mean return, draws the learning curve, prints where everything is."""
+    """Draws the learning curve, and prints the returns of the evaluation and the paths of the results."""
     print(summary_line(episodes))
     print(f"  checkpoint      {log_dir / 'checkpoint.pt'}")
     print(f"  progress        {log_dir / 'progress.csv'}")

@@ -90,8 +90,8 @@ def feed(sampler: BaseSampler, algo: Algo) -> AsyncSamplerBase:
     """
     if not isinstance(sampler, AsyncSamplerBase):
         raise TypeError(
-            f"asynchronous runners take an asynchronous sampler, got a {type(sampler).__name__}; use "
-            f"Async{type(sampler).__name__}, or MinibatchRl, which takes any"
+            f"asynchronous runners need an asynchronous sampler, got a {type(sampler).__name__}; use "
+            f"Async{type(sampler).__name__}, or MinibatchRl, which accepts any sampler"
         )
     sink = algo.sink()
     if sink is not None:

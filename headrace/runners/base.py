@@ -51,8 +51,8 @@ class Runner(ABC):
             `cuda_idx`. If threads are not given and `torch.set_num_threads` was not called, a small model gets one:
             more threads spend their time waiting for each other, a hundred times as long if workers need the same
             cores. The log says what was chosen.
-        log_dir: folder of the run (`RunFolder`) for settings, versions, `progress.csv`, checkpoints and the learning
-            curve; created if missing. None: nothing is written.
+        log_dir: folder of the run (`RunFolder`) for settings, versions, `progress.csv`, checkpoints and, if training
+            took at least 20 s, the learning curve; created if missing. None: nothing is written.
         logger: receives progress in addition to the CSV file. Default: a `ConsoleLogger`; `Logger()` logs nothing.
         callbacks: called during training, and may stop it; see `Callback`.
         resume_from: folder of the run to resume from its newest intact checkpoint, or a checkpoint file; the log is
@@ -211,12 +211,12 @@ class Runner(ABC):
                     # Save before logging: a resumed run begins with this row, and its evaluation may take long.
                     if self.counters.itr % self._save_itrs == 0 and not self._finished():
                         self._settle()
-                        self._save_or_warn("training goes on without")
+                        self._save_or_warn("training continues without it")
                     if self._row_is_due():
                         self._log()
                 self._settle()
             except BaseException:
-                self._save_or_warn("training ends without")
+                self._save_or_warn("training ends without it")
                 raise
             # Save before logging an extra last row: a run resumed from here, after a stop or to train longer, must not
             # have that row.
@@ -310,10 +310,10 @@ class Runner(ABC):
             if sampler.why_not and sampler.why_not != self._why_not:
                 self._why_not = sampler.why_not
                 self._logger.message(
-                    f"checkpoints hold no environments, a resumed run begins new episodes: {sampler.why_not}"
+                    f"checkpoints contain no environments, so a resumed run begins new episodes: {sampler.why_not}"
                 )
         else:
-            sampler = replace(self.sampler.state(environments=False), why_not="training was cut within a batch")
+            sampler = replace(self.sampler.state(environments=False), why_not="training was interrupted within a batch")
         self.algo.save_contents(self._store.folder / "replay")  # first: the checkpoint records how much belongs to it
         self._store.save(self._state(), sampler)
         self._saved, self._saved_episodes = (self.counters.itr, self.counters.rows), bool(sampler.train)

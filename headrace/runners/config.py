@@ -18,13 +18,13 @@ class RunnerConfig:
     n_steps: float = 1e6
     """Environment steps to train for, rounded up to whole batches."""
     seed: int | None = None
-    """Of all randomness; drawn if not given."""
+    """Seed of all randomness; None: drawn at random."""
     log_interval_steps: float = 1e5
-    """Environment steps between rows of the log; at least one batch."""
+    """Environment steps between log rows; at least one batch."""
     checkpoint_interval_steps: float | None = None
-    """Environment steps between checkpoints, at least one batch; one after every row of the log if not given."""
+    """Environment steps between checkpoints; at least one batch. None: a checkpoint at every log row."""
     log_traj_window: int = 100
-    """Training episodes a row of the log is about; a runner that evaluates logs those episodes instead."""
+    """Number of training episodes that a log row summarizes; runners that evaluate log the evaluation instead."""
 
     def __post_init__(self) -> None:
         for name in ("n_steps", "log_interval_steps", "checkpoint_interval_steps", "log_traj_window"):

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from headrace.checkpoints.run_settings import described
 from headrace.checkpoints.signing import signature
-from headrace.plotting import plot_learning_curve
+from headrace.plotting import plot_learning_curve, read_columns
 from headrace.processes.affinity import usable_cores
 from headrace.storage import write_whole
 
@@ -37,6 +37,9 @@ _CHECKPOINTS = ("checkpoint.pt", "checkpoint-previous.pt", "best.pt")
 #: Files that a run writes before its first checkpoint.
 _WRITTEN = ("config.json", "run.json", "git-*.diff", "progress.csv", "learning_curve.png", "replay")
 _SIGNATURE = "signature"
+#: Training time in seconds from which on a run draws its learning curve. Drawing takes about 1.5 s, most of it to
+#: import matplotlib, which would be a quarter of a run of a few seconds.
+_DRAWN_FROM = 20.0
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ class RunFolder:
         """Returns the folder of an earlier run; raises FileNotFoundError if there is none."""
         folder = RunFolder(Path(path).absolute())
         if not (folder.path / "config.json").is_file():
-            raise FileNotFoundError(f"{folder.path} holds no run: it has no config.json; give the folder of a run")
+            raise FileNotFoundError(f"{folder.path} contains no run: it has no config.json; give the folder of a run")
         return folder
 
     def make_room(self) -> None:
@@ -102,16 +105,16 @@ class RunFolder:
         for name in _CHECKPOINTS:
             if (self.path / name).exists():
                 raise FileExistsError(
-                    f"{self.path} holds another run ({name} is there); choose another folder, or go on with that run "
-                    "(resume_from)"
+                    f"{self.path} contains another run ({name} exists); choose another folder, or resume that run "
+                    "with resume_from"
                 )
         there = [path for pattern in _WRITTEN for path in sorted(self.path.glob(pattern))]
         if not (self.path / "run.json").exists():
             for path in there:
                 if not (path.name == "progress.csv" and not path.stat().st_size):  # else left by a run that never began
                     raise FileExistsError(
-                        f"{self.path} holds something else ({path.name} is there, and no run.json); choose another "
-                        "folder"
+                        f"{self.path} contains files that are not of a run ({path.name} exists, run.json does not); "
+                        "choose another folder"
                     )
                 path.unlink()
             return
@@ -120,7 +123,9 @@ class RunFolder:
         earlier.mkdir()
         for path in there:
             path.rename(earlier / path.name)
-        _log.warning("%s: an earlier run never reached a checkpoint; what it left is in %s", self.path, earlier)
+        _log.warning(
+            "%s: an earlier run ended before its first checkpoint; its files are now in %s", self.path, earlier
+        )
 
     def config(self) -> dict[str, Any]:
         """Returns the settings; raises ValueError if `note_start` did not write the file."""
@@ -157,7 +162,7 @@ class RunFolder:
         _write(self.path / "run.json", starts)
 
     def draw(self, final_return: float | None = None) -> str:
-        """Draws `learning_curve.png`.
+        """Draws `learning_curve.png` if training took at least 20 s, resumptions included.
 
         Args:
             final_return: mean return of a final evaluation, if there was one.
@@ -165,9 +170,13 @@ class RunFolder:
         Returns:
             Why there is no picture; empty if there is one.
         """
+        csv_path = self.path / "progress.csv"
         try:
-            plot_learning_curve(self.path / "progress.csv", self.path / "learning_curve.png", final_return)
-        except (ImportError, ValueError, OSError) as error:
+            seconds = read_columns(csv_path, ["CumTime"])["CumTime"]
+            if len(seconds) and seconds[-1] < _DRAWN_FROM:
+                return f"training took less than {_DRAWN_FROM:g} s; to draw one, run: headrace plot {self.path}"
+            plot_learning_curve(csv_path, self.path / "learning_curve.png", final_return)
+        except (ImportError, KeyError, ValueError, OSError) as error:
             return str(error)
         return ""
 
@@ -178,7 +187,10 @@ class RunFolder:
         except (ValueError, RecursionError) as error:  # ValueError also for text that is not UTF-8
             raise ValueError(f"{path} is damaged: {error}; restore it, or give another run") from error
         if not isinstance(config, dict):
-            raise ValueError(f"{path} is damaged: it holds a {type(config).__name__}, not settings; give another run")
+            raise ValueError(
+                f"{path} is damaged: it contains a {type(config).__name__}, expected a dict; restore it, or give "
+                "another run"
+            )
         return config
 
     def _starts(self) -> list[Any]:
@@ -187,13 +199,13 @@ class RunFolder:
         try:
             starts = json.loads(path.read_text())
             if not isinstance(starts, list):
-                raise ValueError(f"it holds a {type(starts).__name__}, not a list")
+                raise ValueError(f"it contains a {type(starts).__name__}, expected a list")
         except FileNotFoundError:
             return []
         except (ValueError, RecursionError, IsADirectoryError) as error:
             number = next(n for n in count() if not (self.path / f"run-damaged-{n}.json").exists())
             aside = path.rename(self.path / f"run-damaged-{number}.json")
-            _log.warning("%s is damaged: %s; it is %s now, and a new one begins", path, error, aside.name)
+            _log.warning("%s is damaged: %s; it was renamed to %s, and a new file is begun", path, error, aside.name)
             return []
         return starts
 

@@ -51,8 +51,9 @@ def learner_threads(affinity: Affinity, agent: Agent) -> Iterator[str]:
     if threads is None and before > 1 and not _user_chose(before) and (n := _n_parameters(agent)) < SMALL:
         threads = 1
         sentence = (
-            f"torch: 1 thread for learning, in place of {before}: the model is small ({n:,} parameters, less than "
-            f"{SMALL:,}), and more would wait for each other; Affinity(master_torch_threads={before}) has {before}"
+            f"torch: 1 thread for learning instead of {before}, because the model is small ({n:,} parameters, less "
+            f"than {SMALL:,}) and threads would wait for each other; Affinity(master_torch_threads={before}) keeps "
+            f"{before}"
         )
     with torch_threads(before if threads is None else threads):
         yield sentence

@@ -400,4 +400,11 @@ MUTANTS = [
         "joined = first > 0",
         "tests/test_replays.py",
     ),
+    # the command line
+    Mutant(
+        "headrace/cli/environments.py",
+        "in_child(_spaces, factory, start_method)",
+        "_spaces(factory)",
+        "tests/test_command_environments.py",
+    ),
 ]

@@ -1,4 +1,4 @@
-"""What a runner tells: rows of numbers, to the console and to files."""
+"""Loggers: write the progress of a runner to the console and to files."""
 
 from headrace.plotting import (
     Curve as Curve,

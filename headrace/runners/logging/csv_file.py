@@ -45,9 +45,9 @@ class CsvLogger(Logger):
         try:
             self.path.open("xb").close()
         except FileExistsError as error:
-            raise FileExistsError(f"{path} is there already, from another run; choose another log directory") from error
+            raise FileExistsError(f"{path} already exists, from another run; choose another log directory") from error
         if keep_rows:
-            _log.warning("%s is not there: it begins anew, without the %d rows of the checkpoint", self.path, keep_rows)
+            _log.warning("%s does not exist: it begins without the %d rows of the checkpoint", self.path, keep_rows)
 
     def progress(self, steps: int, mean_return: float = math.nan) -> None:
         """See `Logger`. Also retries rows that the disk did not accept."""
@@ -62,7 +62,7 @@ class CsvLogger(Logger):
         """See `Logger`. Rows that the disk still does not accept are lost, with a warning."""
         self._write()
         if self._waiting:
-            _log.warning("%s is without its last %d rows, which the disk did not take", self.path, len(self._waiting))
+            _log.warning("%s lacks its last %d rows, which the disk did not accept", self.path, len(self._waiting))
             self._waiting.clear()
 
     def _restore(self, keep_rows: int) -> None:
@@ -72,9 +72,9 @@ class CsvLogger(Logger):
         if n_damaged:
             aside = self.path.with_name(self.path.name + ".damaged")
             write_whole(aside, [content])
-            _log.warning("%s has %d rows that are damaged: they are left out, see %s", self.path, n_damaged, aside)
+            _log.warning("%s has %d damaged rows, which are left out; see %s", self.path, n_damaged, aside)
         if len(rows) + n_damaged < keep_rows:
-            _log.warning("%s has %d rows, and the checkpoint was written with %d", self.path, len(rows), keep_rows)
+            _log.warning("%s has %d rows, but the checkpoint was written after %d", self.path, len(rows), keep_rows)
         self._replace(columns, rows)
 
     def _write(self) -> None:
@@ -90,7 +90,7 @@ class CsvLogger(Logger):
                 self._replace(columns, [*rows, *self._waiting])
         except OSError as error:
             if not self._warned:
-                _log.warning("%s did not take a row, which waits in memory until it does (%s)", self.path, error)
+                _log.warning("%s: a row was not written, and waits in memory until it can be (%s)", self.path, error)
             self._warned = True
             return
         self._waiting.clear()

@@ -1,0 +1,1 @@
+"""The algorithms of `headrace train`: settings, agents and defaults, one module per algorithm."""
