@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import fields
 from functools import wraps
 from typing import Any, TypeVar
 
-__all__ = ["call_text", "checked_names", "meant_name", "nearest_name"]
+__all__ = ["call_text", "checked_names", "meant_name", "nearest_name", "require_known"]
 
 #: Names of settings in other libraries and common usage, and headrace's names. The first that a class has is meant.
 SYNONYMS: dict[str, tuple[str, ...]] = {
@@ -25,8 +25,10 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "ent_coef": ("entropy_loss_coeff",),
     "entropy_coeff": ("entropy_loss_coeff",),
     "entropy_coef": ("entropy_loss_coeff",),
-    "env_id": ("env",),
-    "environment": ("env",),
+    "env": ("EnvCls",),
+    "env_fn": ("env", "EnvCls"),
+    "env_id": ("env", "EnvCls"),
+    "environment": ("env", "EnvCls"),
     "eps": ("adam_eps", "eps_final"),
     "epsilon": ("ratio_clip", "eps_final"),
     "eps_steps": ("eps_steps", "eps_itr_max"),
@@ -35,7 +37,7 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "exploration_fraction": ("eps_steps", "eps_itr_max"),
     "exploration_initial_eps": ("eps_init",),
     "gae_lam": ("gae_lambda",),
-    "game": ("env",),
+    "game": ("env", "EnvCls"),
     "gamma": ("discount",),
     "gpu": ("device",),
     "horizon": ("batch_T",),
@@ -54,11 +56,14 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "max_grad_norm": ("clip_grad_norm",),
     "max_steps": ("n_steps",),
     "minibatch_size": ("minibatches",),
+    "mp_context": ("start_method",),
     "n_envs": ("batch_B",),
     "n_epochs": ("epochs",),
     "n_eval_episodes": ("eval_episodes",),
     "n_minibatches": ("minibatches",),
+    "n_processes": ("n_workers",),
     "n_step_return": ("n_step",),
+    "n_steps": ("batch_T",),
     "net_arch": ("hidden_sizes",),
     "norm_adv": ("normalize_advantage",),
     "norm_obs": ("normalize_observation",),
@@ -68,16 +73,17 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "num_epochs": ("epochs",),
     "num_minibatches": ("minibatches",),
     "num_processes": ("n_workers",),
-    "num_steps": ("n_steps",),
+    "num_steps": ("n_steps", "batch_T"),
     "num_workers": ("n_workers",),
     "out": ("log_dir",),
     "output_dir": ("log_dir",),
     "prioritized": ("prioritized_replay",),
     "processes": ("n_workers",),
+    "rollout_fragment_length": ("batch_T",),
     "rollout_length": ("batch_T",),
     "save_freq": ("checkpoint_interval_steps",),
     "save_dir": ("log_dir",),
-    "steps": ("n_steps",),
+    "steps": ("n_steps", "batch_T"),
     "target_network_update_freq": ("target_update_interval",),
     "target_update_freq": ("target_update_interval",),
     "tau": ("target_update_tau",),
@@ -86,6 +92,7 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "total_steps": ("n_steps",),
     "total_timesteps": ("n_steps",),
     "train_freq": ("replay_ratio",),
+    "unroll_length": ("batch_T",),
     "update_epochs": ("epochs",),
     "value_coeff": ("value_loss_coeff",),
     "vf_coef": ("value_loss_coeff",),
@@ -108,6 +115,21 @@ def nearest_name(name: str, known: Collection[str]) -> str:
     return meant_name(name, known) or (spelt[near[0]] if near else "")
 
 
+def require_known(owner: str, names: Iterable[str], known: Collection[str]) -> None:
+    """Raises TypeError for the first keyword that is not known, with the setting that was probably meant.
+
+    Args:
+        owner: name of the class that takes the settings.
+        names: the keywords that were passed.
+        known: names of the settings.
+    """
+    for name in names:
+        if name not in known:
+            near = nearest_name(name, known)
+            remedy = f"it is called {near}" if near else f"its settings are {', '.join(known)}"
+            raise TypeError(f"{owner} has no setting {name!r}; {remedy}")
+
+
 def checked_names(cls: _Class) -> _Class:
     """Decorates a dataclass of settings.
 
@@ -120,11 +142,7 @@ def checked_names(cls: _Class) -> _Class:
 
     @wraps(construct)
     def constructed(self: Any, *args: Any, **kwargs: Any) -> None:
-        for name in kwargs:
-            if name not in known:
-                near = nearest_name(name, known)
-                remedy = f"it is called {near}" if near else f"there is {', '.join(known)}"
-                raise TypeError(f"{cls.__name__} has no setting {name!r}; {remedy}")
+        require_known(cls.__name__, kwargs, known)
         construct(self, *args, **kwargs)
 
     def __repr__(self: Any) -> str:

@@ -56,8 +56,8 @@ def anonymous_file(nbytes: int) -> int:
     free = available_memory()
     if nbytes > free:
         raise NotEnoughMemory(
-            f"a batch needs {_readable(nbytes)} of shared memory and {_readable(free)} are free; "
-            "make batch_T or batch_B smaller, or the observations (dtype, resolution)"
+            f"a batch needs {_readable(nbytes)} of shared memory, but only {_readable(free)} are free; "
+            "reduce batch_T, batch_B, or the size of observations (dtype, resolution)"
         )
     linux = sys.platform == "linux"
     fd = os.memfd_create(_NAME, os.MFD_CLOEXEC) if linux else _temporary_file()
@@ -69,8 +69,8 @@ def anonymous_file(nbytes: int) -> int:
     except OSError as error:
         os.close(fd)
         raise NotEnoughMemory(
-            f"the system refused {_readable(nbytes)} of shared memory ({error.strerror}); "
-            "make batch_T or batch_B smaller, or the observations (dtype, resolution)"
+            f"the operating system refused {_readable(nbytes)} of shared memory ({error.strerror}); "
+            "reduce batch_T, batch_B, or the size of observations (dtype, resolution)"
         ) from error
     return fd
 

@@ -119,7 +119,7 @@ def fields(required: Mapping[Any, Kind], others: Mapping[Any, Kind] | None = Non
         missing = [name for name in required if name not in value]
         unknown = [] if more else [name for name in value if name not in known]
         if missing or unknown:
-            what = f"lacks {shown(missing[0])}" if missing else f"has {shown(unknown[0])}, which nobody wrote"
+            what = f"lacks the entry {shown(missing[0])}" if missing else f"has the unknown entry {shown(unknown[0])}"
             raise ValueError(f"{where} {what}")
         for name, kind in known.items():
             if name in value:

@@ -344,8 +344,8 @@ class Samples:
         rows, columns = index if isinstance(index, tuple) else (index, slice(None))
         if not isinstance(rows, slice) or rows != slice(None):
             raise TypeError(
-                f"a batch is selected by columns, samples[:, columns], got rows {rows!r}; "
-                "rows of a part are samples.env[rows] and samples.agent[rows]"
+                f"samples[...] selects columns, as in samples[:, columns], got time steps {rows!r}; "
+                "select time steps of a part: samples.env[t] or samples.agent[t]"
             )
         wanted = np.arange(self.batch_spec.B)[columns].reshape(-1)
         # New column j holds the entries of column wanted[j]; restore (time, column) order afterwards.

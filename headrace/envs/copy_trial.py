@@ -94,7 +94,7 @@ class CopyTrial:
         self._interpreter: FreshInterpreter | None = None
         self._began = 0.0
         self.due = True
-        self.why_not = f"copies of {name} were not tried yet"
+        self.why_not = f"pickled copies of {name} were not tested yet"
 
     @property
     def taken(self) -> bool:
@@ -121,9 +121,9 @@ class CopyTrial:
         try:
             job = pickle.dumps((self._name, pickles, part), pickle.HIGHEST_PROTOCOL)
             self._interpreter = FreshInterpreter("headrace.envs.copy_trial:run_trial", job, _LIFETIME)
-            self.why_not = f"a pickled copy of {self._name} is still being tried"
+            self.why_not = f"pickled copies of {self._name} are still being tested"
         except (OSError, SamplerError) as error:
-            self.why_not = f"pickled copies of {self._name} could not be tried ({headline(error)})".split("\n")[0]
+            self.why_not = f"pickled copies of {self._name} could not be tested ({headline(error)})".split("\n")[0]
 
     def decide(self, status: Status) -> None:
         """Waits for the result, if there is none yet, for 30 s after the start at most."""
@@ -137,9 +137,9 @@ class CopyTrial:
         if interpreter.answer is not None:
             self.why_not = interpreter.answer
         elif interpreter.exitcode == -signal.SIGALRM:
-            self.why_not = f"a pickled copy of {self._name} came to no end in {_LIFETIME:g} s"
+            self.why_not = f"the test of pickled copies of {self._name} did not end within {_LIFETIME:g} s"
         else:
-            process = f"the process that tried a pickled copy of {self._name}"
+            process = f"the process that tested pickled copies of {self._name}"
             self.why_not = cause_of_death(interpreter.exitcode, process, Phase.SAVING.words, ended=True)
 
     def close(self) -> None:
@@ -161,7 +161,7 @@ def run_trial(job: bytes) -> str:
         return _difference(name, states, recorded)
     except BaseException as error:
         came = (error.message if isinstance(error, SamplerError) else headline(error)).split("\n")[0]
-        return f"a pickled copy of {name} failed where the original did not: {what} in a process of its own, {came}"
+        return f"a pickled copy of {name} failed where the original did not: {what} in a separate process, {came}"
 
 
 def _difference(name: str, states: Sequence[EnvState], recorded: Recorded | None) -> str:
@@ -175,13 +175,13 @@ def _difference(name: str, states: Sequence[EnvState], recorded: Recorded | None
     if recorded is None:
         return ""
     if recorded.begins and not _same(row, tree_rows(recorded.observation, 0), np.ones(n, np.bool_)):
-        return f"a pickled copy of {name} gave another first observation than the original"
+        return f"a pickled copy of {name} gave a different first observation than the original"
     envs.allow(recorded.resets)
     enough = time.monotonic() + _ENOUGH
     for t in range(len(recorded.reward)):
         wrong = _step(envs, recorded, t, row)
         if wrong:
-            return f"a pickled copy of {name} gave another {wrong} than the original in step {t}"
+            return f"a pickled copy of {name} gave a different {wrong} than the original in step {t}"
         if time.monotonic() > enough:
             break
     return ""

@@ -72,7 +72,7 @@ def _padded(
             index, parts = int(key), list(space.spaces)
             parts[index], convert = _padded(parts[index], rest, n, f"{path}[{index}]")
             return spaces.Tuple(parts), partial(_in_tuple, index, convert)
-    raise EnvContractError(f"pad names {key!r}, which {path} has not: it is {space}")
+    raise EnvContractError(f"pad has the key {key!r}, but {path} has no such part: it is {space}")
 
 
 # Observations that lack the part are returned unchanged: the recorder reports them.
@@ -104,7 +104,7 @@ def _fixed(space: spaces.Space[Any], n: int, path: str) -> tuple[spaces.Space[An
         array = _rows_of(element, n)
         convert = partial(_sequence, path, space.stack, observation_writer(element, _not_told, f"{path}[i]"), rows)
     else:
-        raise EnvContractError(f"pad is for texts and sequences, and {path} is {space}; leave it out of pad")
+        raise EnvContractError(f"pad is for texts and sequences, but {path} is {space}; leave it out of pad")
     return spaces.Dict({"array": array, "length": spaces.Discrete(n + 1)}), convert
 
 
@@ -128,7 +128,7 @@ def _text(path: str, numbers: Mapping[str, int], empty: np.ndarray, text: Any) -
     try:
         array[: len(text)] = [numbers[character] for character in text]
     except KeyError as error:
-        raise Mismatch(path, f"the character {error} in {described(text)}", "characters of its space") from None
+        raise Mismatch(path, f"the character {error} in {described(text)}", "characters of the space") from None
     return {"array": array, "length": len(text)}
 
 
@@ -148,7 +148,7 @@ def _sequence(path: str, stacked: bool, write: ObservationWriter, empty: Tree, s
 
 def _require_length(path: str, value: Any, length: int, most: int) -> None:
     if length > most:
-        raise Mismatch(path, f"{described(value)} of length {length}", f"a length of at most {most}, as pad says")
+        raise Mismatch(path, f"{described(value)} of length {length}", f"a length of at most {most}, as set by pad")
 
 
 def _not_told(path: str, came: Any, dtype: Any) -> None:

@@ -93,7 +93,7 @@ class ScalarEnvs:
             if env.observation_space != self.spaces.observation or env.action_space != self.spaces.action:
                 raise EnvContractError(
                     f"{name}: env {env_id} has the spaces {env.observation_space} and {env.action_space}, env "
-                    f"{env_ids[0]} has {self.spaces.observation} and {self.spaces.action}; one batch holds one kind"
+                    f"{env_ids[0]} has {self.spaces.observation} and {self.spaces.action}; all must be the same"
                 )
             if space_seed is not None:
                 env.action_space.seed(space_seed)
@@ -287,8 +287,7 @@ class ScalarEnvs:
         """Returns the error of this library for an exception in a call of an environment."""
         if isinstance(error, Mismatch):
             return EnvContractError(
-                f"{self._name}: {call} returned {error.path} = {error.came}, expected {error.expected}; "
-                "correct the environment or its declared spaces",
+                f"{self._name}: {call} returned {error}; correct the environment or its declared spaces",
                 self._status.where(),
             )
         own_frame = error.__traceback__ is not None and error.__traceback__.tb_next is None
@@ -297,8 +296,8 @@ class ScalarEnvs:
                 "(observation, info)" if call == "reset()" else "(observation, reward, terminated, truncated, info)"
             )
             return EnvContractError(
-                f"{self._name}: {call} must return {expected}, and what it returned cannot be unpacked so ({error}); "
-                "one of the old gym API needs headrace.envs.LegacyGym(env)",
+                f"{self._name}: {call} must return {expected}, but its return value cannot be unpacked ({error}); "
+                "correct the environment, or wrap one with the old gym API: headrace.envs.LegacyGym(env)",
                 self._status.where(),
             )
         return user_code_failed(error, f"{self._name}: {call}", self._status)

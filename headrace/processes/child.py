@@ -135,8 +135,8 @@ class Channel:
             return
         where, stack = self._forking
         message = (
-            "the environment forked its worker (os.fork) and came back in both processes: there would be two of it and "
-            "one batch; end the forked process with os._exit(), or start a program with subprocess"
+            "the environment forked its worker (os.fork) and returned in both processes, which would write the same "
+            "batch; end the forked process with os._exit(), or start a program with subprocess"
         )
         try:
             self._send(Failure(EnvFailed.__name__, message, where, stack))

@@ -210,7 +210,7 @@ def _importing() -> bool:
     return False
 
 
-_WHY = "a copy that is tried must not reach beyond itself: {} {}"
+_WHY = "a copy that is being tested must not affect other processes or files: {} {}"
 
 
 def _refuse_shared_memory() -> None:

@@ -67,8 +67,8 @@ class WorkerGroup:
     ) -> None:
         if multiprocessing.current_process().daemon:
             raise SamplerError(
-                "workers cannot be started from a daemon of multiprocessing, which may not have children; start this "
-                "process with daemon=False, or use a SerialSampler"
+                "workers cannot be started from a daemonic process of multiprocessing, which may not have children; "
+                "start this process with daemon=False, or use a SerialSampler"
             )
         n = len(arguments)
         self._timeout = timeout
@@ -270,9 +270,9 @@ class WorkerGroup:
             self._raise_for(rank)
         except Exception as error:  # from unpickling, which may raise anything
             raise SamplerError(
-                f"what {self._name(rank)} answered cannot be read here: {headline(error)}; spaces, infos and answers "
-                "of environments come by pickle: where a class was made at run time, have a wrapper give Gymnasium's "
-                "own spaces and plain values",
+                f"a reply of {self._name(rank)} cannot be unpickled: {headline(error)}; spaces, infos and results of "
+                "environments are pickled: if their classes are made at run time, use a wrapper that returns "
+                "Gymnasium's own spaces and plain values",
                 self._where(rank),
             ) from error
         if isinstance(answer, Failure):

@@ -53,8 +53,8 @@ _WORDS = {
     Phase.CALLING: "in call_envs",
     Phase.CLOSING: "closing",
     Phase.SAVING: "saving the environment's state",
-    Phase.COLLECTING: "having a batch collected",
-    Phase.STORING: "giving a batch to its sink",
+    Phase.COLLECTING: "collecting a batch",
+    Phase.STORING: "passing a batch to the sink",
 }
 
 

@@ -111,7 +111,7 @@ def _unpicklable(factory: EnvFactory) -> list[Violation]:
     try:
         loads_apart(cloudpickle.dumps(factory))
     except Exception as error:
-        return [Violation("pickling", "pickling EnvCls and env_kwargs", headline(error), "that cloudpickle takes them")]
+        return [Violation("pickling", "pickling EnvCls and env_kwargs", headline(error), "no exception")]
     return []
 
 

@@ -42,14 +42,14 @@ class VectorAnswers:
         """Returns (observation, info) of `reset()`; raises Mismatch for any other form."""
         self.culprit = None
         if not isinstance(answer, tuple) or len(answer) != 2 or not isinstance(answer[1], dict):
-            raise Mismatch("its answer", _described(answer), "(observation, info)")
+            raise Mismatch("", _described(answer), "(observation, info)")
         return answer[0], answer[1]
 
     def of_step(self, answer: Any) -> tuple[Tree, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Returns (observation, reward, terminated, truncated, info) of `step()`; raises Mismatch for another form."""
         self.culprit = None
         if not isinstance(answer, tuple) or len(answer) != 5 or not isinstance(answer[4], dict):
-            raise Mismatch("its answer", _described(answer), "(observation, reward, terminated, truncated, info)")
+            raise Mismatch("", _described(answer), "(observation, reward, terminated, truncated, info)")
         observation, reward, terminated, truncated, info = answer
         if type(reward) is not np.ndarray:
             reward = unmasked(reward, "reward", f"numbers [{self._n}]")

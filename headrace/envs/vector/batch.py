@@ -166,7 +166,7 @@ class VectorBatch:
             if isinstance(env, SyncVectorEnv | AsyncVectorEnv):
                 return env.call(name, *args)
             env = env.env if isinstance(env, VectorWrapper) else None
-        raise AttributeError(f"vector environment and wrappers have no attribute {name!r}")
+        raise AttributeError(f"neither the vector environment nor its wrappers have an attribute {name!r}")
 
     def close(self) -> None:
         """Closes the environment."""
@@ -318,8 +318,8 @@ class VectorBatch:
         if isinstance(mode, AutoresetMode):
             return mode
         raise EnvContractError(
-            f'{self._name}: metadata["autoreset_mode"] is {mode!r}, not a gymnasium.vector.AutoresetMode; when an '
-            "ended environment is reset decides which observation belongs to which episode, so it must be said there"
+            f'{self._name}: metadata["autoreset_mode"] is {mode!r}, not a gymnasium.vector.AutoresetMode; set '
+            "it, because it determines which observation belongs to which episode"
         )
 
     def _guarded(self, call: str, function: Callable[[], Any]) -> Any:
@@ -335,8 +335,7 @@ class VectorBatch:
         row = self._answers.culprit
         self._status.line[Status.ENV] = -1 if row is None else self.env_ids[row]
         return EnvContractError(
-            f"{self._name}: {call} returned {mismatch.path} = {mismatch.came}, expected {mismatch.expected}; "
-            "correct the environment or its declared spaces",
+            f"{self._name}: {call} returned {mismatch}; correct the environment or its declared spaces",
             self._status.where(),
         )
 
