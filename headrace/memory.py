@@ -19,7 +19,7 @@ import psutil
 
 from headrace.errors import NotEnoughMemory
 
-__all__ = ["WEAKLY_ORDERED", "anonymous_file", "available_memory", "fence", "keep_to_itself"]
+__all__ = ["WEAKLY_ORDERED", "anonymous_file", "available_memory", "fence", "make_private"]
 
 _NAME = "headrace"  # name of the memory in the memory maps of a process
 _MAP_FIXED = 0x10
@@ -75,7 +75,7 @@ def anonymous_file(nbytes: int) -> int:
     return fd
 
 
-def keep_to_itself() -> None:
+def make_private() -> None:
     """Replaces shared memory by private zeroed memory in a forked process. Linux only.
 
     This is for child processes that might continue by mistake as if they were their parent. Reading /proc/self/maps

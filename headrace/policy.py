@@ -61,7 +61,7 @@ class Policy:
         self._seed = draw_seed() if seed is None else seed
         self._keys = np.empty(0, np.uint64)
         self._steps = 0
-        self._write = observation_writer(self.spaces.observation, _not_told)
+        self._write = observation_writer(self.spaces.observation, _ignore_cast)
         self._write_action = action_writer(self.spaces.action)
         self._decode, self._decode_rows = action_decoder(self.spaces.action), vector_action_decoder(self.spaces.action)
         self._null_action = null_value(self.spaces.action)
@@ -147,18 +147,18 @@ class Policy:
 
     def _begin(self, n: int | None) -> None:
         """Starts episodes in `n` environments; None for one environment without a leading dimension."""
-        rows = 1 if n is None else n
-        if not rows:
+        n_envs = 1 if n is None else n
+        if not n_envs:
             raise ValueError("got an observation [0, ...] of no environments, expected at least one")
-        if len(self._keys) != rows:
-            self._keys = env_keys(self._seed, Stream.EVAL_ACTION, range(rows))
-        self._n, self._n_given = rows, n
-        self._answers = VectorAnswers(rows, self.spaces.observation, {}, _not_told)
-        self._observation = allocate_like(null_value(self.spaces.observation), (rows,), np.zeros)
-        self._action = allocate_like(self._null_action, (rows,), np.zeros)
-        self._is_first = np.ones(rows, np.bool_)
-        self._prev_action = tree_to_torch(allocate_like(self._null_action, (rows,), np.zeros), self.agent.device)
-        self._state = tree_map(torch.clone, self.agent.initial_state(rows))
+        if len(self._keys) != n_envs:
+            self._keys = env_keys(self._seed, Stream.EVAL_ACTION, range(n_envs))
+        self._n, self._n_given = n_envs, n
+        self._answers = VectorAnswers(n_envs, self.spaces.observation, {}, _ignore_cast)
+        self._observation = allocate_like(null_value(self.spaces.observation), (n_envs,), np.zeros)
+        self._action = allocate_like(self._null_action, (n_envs,), np.zeros)
+        self._is_first = np.ones(n_envs, np.bool_)
+        self._prev_action = tree_to_torch(allocate_like(self._null_action, (n_envs,), np.zeros), self.agent.device)
+        self._state = tree_map(torch.clone, self.agent.initial_state(n_envs))
 
     def _rewards(self, prev_reward: Any) -> torch.Tensor:
         """Returns the previous rewards, float32 `[n]`, zero where an episode starts."""
@@ -307,5 +307,5 @@ def _require_fit(agent: Agent, spaces: EnvSpaces, weights: dict[str, Any], of_fi
             )
 
 
-def _not_told(path: str, came: Any, dtype: Any) -> None:
+def _ignore_cast(path: str, came: Any, dtype: Any) -> None:
     """Ignores reports of casts: a policy casts as samplers do, and they reported it during training."""

@@ -543,7 +543,7 @@ def main() -> None:
         PORT = server.server_address[1]
         threading.Thread(target=server.serve_forever, daemon=True).start()
         for sampler_name, name in json.loads(sys.argv[1]):
-            trial._PATIENCE = 1.0 if name == "hangs" else 100.0  # this machine may have other work
+            trial._WAIT_SECONDS = 1.0 if name == "hangs" else 100.0  # this machine may have other work
             print(json.dumps(one(sampler_name, name)), flush=True)
         server.shutdown()
 

@@ -20,7 +20,7 @@ AnswerWriter = Callable[[Tree, Tree], None]
 AS_AT_FIRST = "one entry per environment, as in the first answer"
 
 #: For fewer numbers than this, Python's own minimum and maximum are faster than one NumPy call.
-_MANY = 64
+_MIN_NUMPY_SIZE = 64
 
 #: The kinds of dtypes that each kind can hold without loss; integers are also checked for range.
 _HELD_BY = {"b": "b", "i": "iub", "u": "iub", "f": "fiub"}
@@ -165,7 +165,7 @@ def _action_values(space: spaces.Space[Any]) -> _Values:
             n = int(space.n)
 
             def all_indices(array: np.ndarray) -> bool:
-                if array.size > _MANY:
+                if array.size > _MIN_NUMPY_SIZE:
                     return bool(array.view(np.uint64).max() < n)  # negative ones are huge: checks both ends
                 values: list[int] = array.tolist()
                 return min(values) >= 0 and max(values) < n

@@ -181,7 +181,7 @@ class LegacySpec:
         id: without "gym:".
         spec: the `gym.envs.registration.EnvSpec`, as pickled bytes if it came from another process. In this process it
             is kept as registered: unpickling it would overwrite all attributes of a class defined in the script, see
-            `loads_apart`.
+            `loads_untracked`.
     """
 
     id: str

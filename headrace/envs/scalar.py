@@ -102,36 +102,36 @@ class ScalarEnvs:
             if space_seed is not None:
                 self._own_action_spaces[-1].seed(space_seed)
 
-    def hold(self, rows: np.ndarray, observation: Tree) -> None:
+    def hold(self, columns: np.ndarray, observation: Tree) -> None:
         """Makes the columns in the mask `[n]` wait, and no others."""
-        self.waiting[:] = rows
-        self._some_wait = bool(rows.any())
+        self.waiting[:] = columns
+        self._some_wait = bool(columns.any())
 
     def allow(self, resets: int | None) -> None:
         """Sets how often each column may still be reset in `step`; None: without limit."""
         self._allowance = None if resets is None else [resets] * len(self._envs)
 
-    def environment(self, row: int) -> tuple[gymnasium.Env[Any, Any], int | None]:
+    def environment(self, column: int) -> tuple[gymnasium.Env[Any, Any], int | None]:
         """Returns the environment of a column and the seed of its first reset, None if it was reset before."""
-        return self._envs[row], self._seeds[row]
+        return self._envs[column], self._seeds[column]
 
     def infos(self) -> Sequence[dict[str, Any]]:
         """See `EnvBatch.infos`."""
         return self._infos
 
-    def reset(self, rows: Sequence[int] | None, observation: Tree) -> None:
-        """Resets the columns `rows` (None: all) and writes their first observations into the tree of `[n, ...]`."""
+    def reset(self, columns: Sequence[int] | None, observation: Tree) -> None:
+        """Resets columns (None: all) and writes their first observations into the tree of `[n, ...]`."""
         floats = [leaf for leaf in tree_leaves(observation) if leaf.dtype.kind == "f"]
-        for row in range(len(self._envs)) if rows is None else rows:
-            self._reset_row(row, observation)
-            self.waiting[row] = False
+        for column in range(len(self._envs)) if columns is None else columns:
+            self._reset_column(column, observation)
+            self.waiting[column] = False
         self._some_wait = bool(self.waiting.any())
         self._check_finite(observation, None, floats, "reset()")
 
     def step(self, actions: Tree, out: StepRow, timing: Timing | None = None) -> Ends:
         """Steps every column that is not waiting; see `EnvBatch.step`."""
         steps = self._steps if timing is None else [_timed(step, timing) for step in self._steps]
-        ended, last_infos = self._step_rows(self._decode(actions), steps, out)
+        ended, last_infos = self._step_columns(self._decode(actions), steps, out)
         if not ended:
             return _NO_ENDS
         begin = perf_counter_ns()
@@ -143,22 +143,24 @@ class ScalarEnvs:
     def step_random(self, out: StepRow) -> tuple[Sequence[Any], Ends]:
         """Steps every column that is not waiting with a random action; see `EnvBatch.step_random`."""
         recorded = [
-            None if waits else encoded_action(self.spaces.action, random_action(space, tree_rows(out.observation, row)))
-            for row, (space, waits) in enumerate(zip(self._own_action_spaces, self.waiting, strict=True))
+            None
+            if waits
+            else encoded_action(self.spaces.action, random_action(space, tree_rows(out.observation, column)))
+            for column, (space, waits) in enumerate(zip(self._own_action_spaces, self.waiting, strict=True))
         ]
         # Decode the recorded actions, as `step` does: a space may sample into an array that it uses again.
-        actions = [None if one is None else self._decode(tree_map(_alone, one))[0] for one in recorded]
-        ended, last_infos = self._step_rows(actions, self._steps, out)
+        actions = [None if one is None else self._decode(tree_map(_with_axis, one))[0] for one in recorded]
+        ended, last_infos = self._step_columns(actions, self._steps, out)
         return recorded, self._end(ended, last_infos, out) if ended else _NO_ENDS
 
-    def call(self, rows: Sequence[int], name: str, args: Sequence[Any]) -> list[Any]:
+    def call(self, columns: Sequence[int], name: str, args: Sequence[Any]) -> list[Any]:
         """Calls `env.name(*args)` of each column, found through its wrappers; attributes are returned."""
-        return [self._call(row, name, args) for row in rows]
+        return [self._call(column, name, args) for column in columns]
 
-    def _call(self, row: int, name: str, args: Sequence[Any]) -> Any:
-        self._status.enter(Phase.CALLING, self.env_ids[row])
+    def _call(self, column: int, name: str, args: Sequence[Any]) -> Any:
+        self._status.enter(Phase.CALLING, self.env_ids[column])
         try:
-            value = self._envs[row].get_wrapper_attr(name)
+            value = self._envs[column].get_wrapper_attr(name)
             return value(*args) if callable(value) else value
         except KeyboardInterrupt:
             raise
@@ -180,7 +182,7 @@ class ScalarEnvs:
         if failure is not None:
             raise failure
 
-    def _step_rows(
+    def _step_columns(
         self, actions: Sequence[Any], steps: Sequence[Any], out: StepRow
     ) -> tuple[list[int], list[dict[str, Any]]]:
         """Steps and records the columns that are not waiting; returns those that ended, before resets, and last infos.
@@ -190,34 +192,34 @@ class ScalarEnvs:
         observation, write = out.observation, self._write
         rewards, infos, line, env_cell = self._rewards, self._infos, self._status.line, Status.ENV
         env_info, takes_infos = out.env_info, bool(self._declared or self.keeps_infos)
-        rows: Sequence[int] = range(len(steps))
+        columns: Sequence[int] = range(len(steps))
         env_ids: Sequence[int] = self.env_ids
         if self._some_wait:
-            for row in np.flatnonzero(self.waiting).tolist():
-                rewards[row], infos[row] = 0.0, {}
-            rows = np.flatnonzero(~self.waiting).tolist()
-            env_ids, steps, actions = ([values[row] for row in rows] for values in (env_ids, steps, actions))
+            for column in np.flatnonzero(self.waiting).tolist():
+                rewards[column], infos[column] = 0.0, {}
+            columns = np.flatnonzero(~self.waiting).tolist()
+            env_ids, steps, actions = ([values[column] for column in columns] for values in (env_ids, steps, actions))
         ended: list[int] = []
         last_infos: list[dict[str, Any]] = []
         try:
-            for row, env_id, step, action in zip(rows, env_ids, steps, actions, strict=True):
+            for column, env_id, step, action in zip(columns, env_ids, steps, actions, strict=True):
                 line[env_cell] = env_id
                 next_observation, reward, terminated, truncated, info = step(action)
-                write(observation, row, next_observation)
+                write(observation, column, next_observation)
                 # Plain Python for each step: NumPy calls made once per time step cost several times their usual time
                 # here, because inference between two time steps evicts their code from the caches.
                 if type(reward) not in _NUMBERS or not -_FLOAT32_MAX <= reward <= _FLOAT32_MAX:
                     reward = _reward(reward)
-                rewards[row] = reward
+                rewards[column] = reward
                 if takes_infos:
-                    self._take_info(row, info, env_info)
+                    self._take_info(column, info, env_info)
                 if terminated is not False or truncated is not False:
                     if terminated is True or self._boolean(terminated, "terminated"):
-                        out.terminated[row] = True
+                        out.terminated[column] = True
                     if truncated is True or self._boolean(truncated, "truncated"):
-                        out.truncated[row] = True
+                        out.truncated[column] = True
                     if terminated or truncated:
-                        ended.append(row)
+                        ended.append(column)
                         last_infos.append(self._last_info(info))
             out.reward[:] = rewards
         except KeyboardInterrupt:
@@ -229,44 +231,44 @@ class ScalarEnvs:
 
     def _end(self, ended: list[int], last_infos: list[dict[str, Any]], out: StepRow) -> Ends:
         """Records the episodes that ended, then resets their environments as far as `allow` permits."""
-        rows = np.array(ended)
-        ends = Ends(rows, tree_rows(out.observation, rows), last_infos)
+        columns = np.array(ended)
+        ends = Ends(columns, tree_rows(out.observation, columns), last_infos)
         stopped = []
-        for row in ended:
+        for column in ended:
             if self._allowance is None:
-                self._reset_row(row, out.observation)
-            elif self._allowance[row] > 0:
-                self._allowance[row] -= 1
-                self._reset_row(row, out.observation)
+                self._reset_column(column, out.observation)
+            elif self._allowance[column] > 0:
+                self._allowance[column] -= 1
+                self._reset_column(column, out.observation)
             else:
-                stopped.append(row)
+                stopped.append(column)
         self._check_finite(out.observation, None, out.floats, "reset()")
         if stopped:
             self.waiting[stopped] = True
             self._some_wait = True
         return ends
 
-    def _reset_row(self, row: int, observation: Tree) -> None:
+    def _reset_column(self, column: int, observation: Tree) -> None:
         line = self._status.line
-        line[Status.ENV] = self.env_ids[row]
-        seed, self._seeds[row] = self._seeds[row], None
+        line[Status.ENV] = self.env_ids[column]
+        seed, self._seeds[column] = self._seeds[column], None
         try:
-            first, _ = self._envs[row].reset() if seed is None else self._envs[row].reset(seed=seed)
-            self._write(observation, row, first)
+            first, _ = self._envs[column].reset() if seed is None else self._envs[column].reset(seed=seed)
+            self._write(observation, column, first)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
             raise self._explained(error, "reset()") from error
 
-    def _take_info(self, row: int, info: Any, env_info: dict[str, np.ndarray]) -> None:
+    def _take_info(self, column: int, info: Any, env_info: dict[str, np.ndarray]) -> None:
         """Records the declared fields and, if `keeps_infos`, keeps a copy of the whole dict for `infos`."""
         for key, (dtype, shape) in self._declared.items():
             if not isinstance(info, dict) or key not in info:
                 came = f"the keys {sorted(map(str, info))}" if isinstance(info, dict) else type(info).__name__
                 raise Mismatch(f"info[{key!r}]", came, "every key of env_info_keys at every step")
-            env_info[key][row] = info_value(info[key], key, dtype, shape)
+            env_info[key][column] = info_value(info[key], key, dtype, shape)
         if self.keeps_infos:
-            self._infos[row] = info_copy(info)
+            self._infos[column] = info_copy(info)
 
     def _last_info(self, info: Any) -> dict[str, Any]:
         """Returns a copy of the last info dict of an episode."""
@@ -357,5 +359,5 @@ def _reward(came: Any) -> float:
     return float(value)
 
 
-def _alone(leaf: np.ndarray) -> np.ndarray:
+def _with_axis(leaf: np.ndarray) -> np.ndarray:
     return leaf[None]

@@ -291,8 +291,8 @@ def _tuple_writer(space: spaces.Tuple[Any], on_cast: OnCast, path: str) -> Obser
             raise Mismatch(path, described(observation), f"a tuple of {len(writers)}")
         if listed:
             on_cast(path, type(observation).__name__, "tuple")
-        for row, writer, value in zip(to, writers, observation, strict=True):
-            writer(row, b, value)
+        for part, writer, value in zip(to, writers, observation, strict=True):
+            writer(part, b, value)
 
     return write
 

@@ -20,7 +20,7 @@ __all__ = ["Affinity", "cores_shared_by", "cpu_quota", "pin", "set_torch_threads
 _log = logging.getLogger("headrace.processes")
 
 #: Key in each of rlpyt's dicts: the CPUs of all its parts together, for the program that launches runs.
-_OF_ITS_PARTS = "all_cpus"
+_ALL_CPUS = "all_cpus"
 #: rlpyt's dict for asynchronous runs has two parts; the optimizer part has other names for the settings of this class.
 _LEARNER = {
     "cpus": "master_cpus",
@@ -95,7 +95,7 @@ class Affinity:
         if "optimizer" in value or "sampler" in value:
             return _of_asynchronous(value)
         known = Affinity.__dataclass_fields__
-        return Affinity(**_once(_renamed(value, {name: name for name in known}, "affinity", {_OF_ITS_PARTS})))
+        return Affinity(**_once(_renamed(value, {name: name for name in known}, "affinity", {_ALL_CPUS})))
 
     @property
     def device(self) -> str | None:
@@ -177,18 +177,14 @@ def _allowed_cpus() -> list[int]:
 
 def _of_asynchronous(value: Mapping[str, Any]) -> Affinity:
     """Returns the affinity for rlpyt's `{"optimizer": [one dict per learner], "sampler": one dict, or one per GPU}`."""
-    parts = _renamed(
-        value, {"optimizer": "learners", "sampler": "samplers"}, "affinity", {_OF_ITS_PARTS, "set_affinity"}
-    )
+    parts = _renamed(value, {"optimizer": "learners", "sampler": "samplers"}, "affinity", {_ALL_CPUS, "set_affinity"})
     if set(parts) != {"learners", "samplers"}:
         raise ValueError(f"affinity of an asynchronous run needs the keys optimizer and sampler, got {sorted(value)}")
     learners, samplers = ([part] if isinstance(part, Mapping) else list(part) for part in parts.values())
     if len(learners) != 1:
         raise ValueError(f"affinity optimizer has {len(learners)} learners, but one process learns; pass a list of one")
     learner = _renamed(learners[0], _LEARNER, "affinity optimizer", set())
-    acting = [
-        _once(_renamed(part, _ACTING, "affinity sampler", _SAMPLER_PROCESS | {_OF_ITS_PARTS})) for part in samplers
-    ]
+    acting = [_once(_renamed(part, _ACTING, "affinity sampler", _SAMPLER_PROCESS | {_ALL_CPUS})) for part in samplers]
     return Affinity(
         **learner,
         **{name: of for name, of in acting[0].items() if name not in (*learner, "workers_cpus", "acts_on")},

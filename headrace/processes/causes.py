@@ -16,7 +16,7 @@ __all__ = ["after_a_fork", "cause_of_death", "enough_descriptors"]
 
 
 _FAULTS = {"SIGABRT", "SIGBUS", "SIGILL", "SIGSEGV", "SIGTRAP"}
-_OF_ENVIRONMENTS = {
+_ENVIRONMENT_PHASES = {
     phase.words
     for phase in (
         Phase.CONSTRUCTING,
@@ -31,7 +31,7 @@ _OF_ENVIRONMENTS = {
 
 def after_a_fork(phase: str | None) -> str:
     """Returns the likely cause if a forked worker ended or hung in a call of an environment; empty for other phases."""
-    if phase not in _OF_ENVIRONMENTS:
+    if phase not in _ENVIRONMENT_PHASES:
         return ""
     return (
         "; OpenGL, JAX and other libraries that this program has already used may not work after a fork: they need "

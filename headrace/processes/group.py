@@ -26,7 +26,7 @@ from headrace.memory import anonymous_file
 from headrace.processes.causes import after_a_fork, cause_of_death
 from headrace.processes.child import Failure, Start, child_main
 from headrace.processes.lifeline import Lifeline
-from headrace.processes.members import GONE, Members, set_deadline, sigint_blocked, uninterrupted
+from headrace.processes.members import EXIT_SECONDS, Members, set_deadline, sigint_blocked, uninterrupted
 from headrace.processes.start_method import pickled
 from headrace.processes.status import LINE_BYTES, Phase, ProgressWatch, Status, StatusBoard
 
@@ -171,7 +171,7 @@ class WorkerGroup:
         asked = range(len(self)) if ranks is None else ranks
         watch = self.watch(timeout)
         while any(rank not in self._answers for rank in asked):
-            self._look(min(_TICK, watch.timeout / 4))
+            self._poll_workers(min(_TICK, watch.timeout / 4))
             self._require_progress(watch, [rank for rank in asked if rank not in self._answers])
         for rank in asked:
             self._register(rank)
@@ -180,7 +180,7 @@ class WorkerGroup:
     def answered(self, rank: int, watch: ProgressWatch) -> bool:
         """Returns whether a worker's reply has arrived, without waiting; raises as `replies` does."""
         if rank not in self._answers:
-            self._look(0.0)
+            self._poll_workers(0.0)
             self._require_progress(watch, [rank])
         return rank in self._answers
 
@@ -192,16 +192,16 @@ class WorkerGroup:
         """Returns what a server sleeps on while it waits for workers to ring `fd`; see `WorkerWatch`."""
         return WorkerWatch(self, fd)
 
-    def _take(self, talking: Sequence[int], ended: Sequence[int]) -> None:
+    def _take(self, readable: Sequence[int], ended: Sequence[int]) -> None:
         """Reads replies from readable pipes; raises for a worker that failed, or that ended without a reply."""
-        for rank in talking:
+        for rank in readable:
             self._answers[rank] = self._receive(rank)
             self._unregister(rank)
         for rank in ended:
             if rank not in self._answers and not self._members.pipes[rank].poll(0):  # it may have reported before
                 self._raise_for(rank)
 
-    def _look(self, seconds: float) -> None:
+    def _poll_workers(self, seconds: float) -> None:
         """Waits at most `seconds` for a worker to reply or to end, and reads the replies."""
         ready = [fd for fd, _ in self._poll.poll(seconds * 1e3)]
         self._own_line[Status.PROGRESS] += 1
@@ -233,7 +233,7 @@ class WorkerGroup:
     def _require_progress(self, watch: ProgressWatch, ranks: Sequence[int]) -> None:
         """Raises WorkerHung if one of `ranks` has made no progress for too long."""
         for rank in ranks:
-            if watch.stands_still(rank):
+            if watch.is_stuck(rank):
                 self._raise_hung(rank, watch.timeout)
 
     def stop(self) -> None:
@@ -244,7 +244,7 @@ class WorkerGroup:
         try:
             self.send(None)
             self.replies()
-            deadline = time.monotonic() + GONE
+            deadline = time.monotonic() + EXIT_SECONDS
             for process in self._members.processes:
                 process.join(max(0.0, deadline - time.monotonic()))
         except SamplerError as error:
@@ -289,7 +289,7 @@ class WorkerGroup:
     def _raise_for(self, rank: int) -> NoReturn:
         """Raises the last report of worker `rank`, which has ended, or the cause of its death."""
         process = self._members.processes[rank]
-        process.join(GONE)
+        process.join(EXIT_SECONDS)
         pipe = self._members.pipes[rank]
         try:
             while pipe.poll(0):
@@ -383,9 +383,9 @@ class WorkerWatch:
         group = self._group
         ready = [fd for fd, _ in self._poll.poll(_TICK * 1e3)]
         group._own_line[Status.PROGRESS] += 1
-        talking = [self._pipes[fd] for fd in ready if fd in self._pipes]
+        readable = [self._pipes[fd] for fd in ready if fd in self._pipes]
         ended = [self._sentinels[fd] for fd in ready if fd in self._sentinels]
-        group._take(talking, ())
+        group._take(readable, ())
         for rank in ended if ready else group._ended(awaited):
             group._raise_for(rank)
         if not ready:

@@ -58,7 +58,7 @@ _WORDS = {
 }
 
 
-_TIMELESS = {
+_WITHOUT_STEP = {
     Phase.STARTING,
     Phase.CONSTRUCTING,
     Phase.WAITING,
@@ -105,13 +105,13 @@ class Status:
     def where(self, worker: int | None = None, pid: int | None = None) -> Where:
         """Returns the place that the line describes, in the form that errors carry."""
         phase, env_id = Phase(self.line[Status.PHASE]), self.line[Status.ENV]
-        timeless = phase in _TIMELESS
+        no_step = phase in _WITHOUT_STEP
         return Where(
             worker=worker,
             pid=pid,
             env_id=None if env_id < 0 else env_id,
             phase=phase.words,
-            step=None if timeless else self.line[Status.STEP],
+            step=None if no_step else self.line[Status.STEP],
         )
 
 
@@ -151,7 +151,7 @@ class ProgressWatch:
         self._lines = lines
         self._seen = [(line.progress, time.monotonic()) for line in lines]
 
-    def stands_still(self, rank: int) -> bool:
+    def is_stuck(self, rank: int) -> bool:
         """Returns whether a worker has made no progress for longer than the timeout."""
         progress, since = self._lines[rank].progress, self._seen[rank][1]
         if progress != self._seen[rank][0]:

@@ -127,7 +127,7 @@ class _Checker:
                 case "restart":
                     self._restart()
                 case "together":
-                    self._together()
+                    self._alternate()
                 case "close":
                     self._close()
         except _Broken as broken:
@@ -164,7 +164,7 @@ class _Checker:
             came = f"{_RESETS} resets without a seed gave the same observation, but different seeds give different ones"
             self._note(Violation("continues", "reset()", came, "a generator that continues"))
 
-    def _together(self) -> None:
+    def _alternate(self) -> None:
         """Checks that stepping a second environment in turn does not affect the first."""
         events = self._play([self._envs[1], self._new_env()], max(1, self._job.n_steps // 4))
         self._compare(events, "independence", "an environment stepped alternately with another gave")
@@ -290,8 +290,8 @@ class _Checker:
         n = len(envs)
         observation = allocate_like(null_value(self._spaces["observation_space"]), (n,), np.zeros)
         floats = [leaf for leaf in tree_leaves(observation) if leaf.dtype.kind == "f"]
-        row = StepRow(observation, np.zeros(n, np.float32), np.zeros(n, np.bool_), np.zeros(n, np.bool_), {}, floats)
-        return probes[0], batch, row
+        out = StepRow(observation, np.zeros(n, np.float32), np.zeros(n, np.bool_), np.zeros(n, np.bool_), {}, floats)
+        return probes[0], batch, out
 
     @contextmanager
     def _explained(self, probe: Probe) -> Iterator[None]:
@@ -306,39 +306,39 @@ class _Checker:
 
     def _first_observations(self, seed: int, count: int) -> list[bytes]:
         """Returns digests of the observations of a seeded reset and of the resets after it, `count` in total."""
-        probe, batch, row = self._batch(self._envs[:1], [(seed, seed)])
+        probe, batch, out = self._batch(self._envs[:1], [(seed, seed)])
         digests = []
         for _ in range(count):
             with self._explained(probe):
-                batch.reset(None, row.observation)
-            digests.append(_digest(row.observation))
+                batch.reset(None, out.observation)
+            digests.append(_digest(out.observation))
         return digests
 
     def _play(self, envs: Sequence[gymnasium.Env[Any, Any]], n_steps: int) -> list[Event]:
         """Steps environments with random actions and returns the events of the first one."""
         seeds = [env_seeds(self._job.seed, env_id) for env_id in range(len(envs))]
-        first, batch, row = self._batch(envs, seeds)
+        first, batch, out = self._batch(envs, seeds)
         limits = list(_limits(self._spaces["observation_space"]))
         with self._explained(first):
-            batch.reset(None, row.observation)
-        self._check_bounds(row.observation, limits, first.place)
-        events = [Event(first.place, _digest(row.observation))]
+            batch.reset(None, out.observation)
+        self._check_bounds(out.observation, limits, first.place)
+        events = [Event(first.place, _digest(out.observation))]
         for _ in range(n_steps):
-            row.terminated[:] = row.truncated[:] = False
+            out.terminated[:] = out.truncated[:] = False
             with self._explained(first):
-                _, ends = batch.step_random(row)
+                _, ends = batch.step_random(out)
             ended = 0 in ends.rows
-            after = tree_rows(ends.observation, slice(0, 1)) if ended else row.observation
-            terminated, truncated = bool(row.terminated[0]), bool(row.truncated[0])
+            after = tree_rows(ends.observation, slice(0, 1)) if ended else out.observation
+            terminated, truncated = bool(out.terminated[0]), bool(out.truncated[0])
             self._check_bounds(after, limits, first.stepped)
             self._check_limit(first, terminated, truncated)
-            events.append(Event(first.stepped, _digest(after), float(row.reward[0]), terminated, truncated))
+            events.append(Event(first.stepped, _digest(after), float(out.reward[0]), terminated, truncated))
             if ended:
                 if _FINAL_KEYS & ends.infos[0].keys():
                     came = f"info has {sorted(_FINAL_KEYS & ends.infos[0].keys())}: the observation follows a reset"
                     self._note(Violation("autoreset", first.stepped, came, "the last observation of the episode"))
-                self._check_bounds(row.observation, limits, first.place)
-                events.append(Event(first.place, _digest(row.observation)))
+                self._check_bounds(out.observation, limits, first.place)
+                events.append(Event(first.place, _digest(out.observation)))
         return events
 
     def _check_bounds(self, observation: Tree, limits: Sequence[tuple[Any, Any]], place: str) -> None:
