@@ -90,6 +90,6 @@ def enough_descriptors(n_workers: int) -> Iterator[None]:
             raise
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         raise SamplerError(
-            f"no file descriptors are left: the limit is {limit}, and {n_workers} workers need five each, besides "
-            "those that this process has open; raise the limit (`ulimit -n`) or start fewer workers"
+            f"no file descriptors are left: the limit is {limit}, and {n_workers} workers need up to five each, "
+            "besides those that this process has open; raise the limit (`ulimit -n`) or start fewer workers"
         ) from error
