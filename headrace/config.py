@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from functools import wraps
 from typing import Any, TypeVar
 
-__all__ = ["call_text", "checked_names", "meant_name", "nearest_name", "settings_in"]
+__all__ = ["call_text", "checked_names", "meant_name", "nearest_name", "require_known", "settings_in"]
 
 #: Names of settings in other libraries and common usage, and headrace's names. The first that a class has is meant.
 SYNONYMS: dict[str, tuple[str, ...]] = {
@@ -25,8 +25,10 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "ent_coef": ("entropy_loss_coeff",),
     "entropy_coeff": ("entropy_loss_coeff",),
     "entropy_coef": ("entropy_loss_coeff",),
-    "env_id": ("env",),
-    "environment": ("env",),
+    "env": ("EnvCls",),
+    "env_fn": ("env", "EnvCls"),
+    "env_id": ("env", "EnvCls"),
+    "environment": ("env", "EnvCls"),
     "eps": ("adam_eps", "eps_final"),
     "epsilon": ("ratio_clip", "eps_final"),
     "eps_steps": ("eps_steps", "eps_itr_max"),
@@ -35,7 +37,7 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "exploration_fraction": ("eps_steps", "eps_itr_max"),
     "exploration_initial_eps": ("eps_init",),
     "gae_lam": ("gae_lambda",),
-    "game": ("env",),
+    "game": ("env", "EnvCls"),
     "gamma": ("discount",),
     "gpu": ("device",),
     "horizon": ("batch_T",),
@@ -55,11 +57,14 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "max_grad_norm": ("clip_grad_norm",),
     "max_steps": ("n_steps",),
     "minibatch_size": ("minibatches",),
+    "mp_context": ("start_method",),
     "n_envs": ("batch_B",),
     "n_epochs": ("epochs",),
     "n_eval_episodes": ("eval_episodes",),
     "n_minibatches": ("minibatches",),
+    "n_processes": ("n_workers",),
     "n_step_return": ("n_step",),
+    "n_steps": ("batch_T",),
     "net_arch": ("hidden_sizes",),
     "norm_adv": ("normalize_advantage",),
     "norm_obs": ("normalize_observation",),
@@ -69,16 +74,17 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "num_epochs": ("epochs",),
     "num_minibatches": ("minibatches",),
     "num_processes": ("n_workers",),
-    "num_steps": ("n_steps",),
+    "num_steps": ("n_steps", "batch_T"),
     "num_workers": ("n_workers",),
     "out": ("log_dir",),
     "output_dir": ("log_dir",),
     "prioritized": ("prioritized_replay",),
     "processes": ("n_workers",),
+    "rollout_fragment_length": ("batch_T",),
     "rollout_length": ("batch_T",),
     "save_freq": ("checkpoint_interval_steps",),
     "save_dir": ("log_dir",),
-    "steps": ("n_steps",),
+    "steps": ("n_steps", "batch_T"),
     "target_network_update_freq": ("target_update_interval",),
     "target_update_freq": ("target_update_interval",),
     "tau": ("target_update_tau",),
@@ -87,6 +93,7 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "total_steps": ("n_steps",),
     "total_timesteps": ("n_steps",),
     "train_freq": ("replay_ratio",),
+    "unroll_length": ("batch_T",),
     "update_epochs": ("epochs",),
     "value_coeff": ("value_loss_coeff",),
     "vf_coef": ("value_loss_coeff",),
@@ -112,19 +119,31 @@ def nearest_name(name: str, known: Collection[str]) -> str:
     return meant_name(name, known) or (spelt[near[0]] if near else "")
 
 
+def require_known(
+    owner: str, names: Iterable[str], known: Collection[str], remedy: Callable[[str], str] | None = None
+) -> None:
+    """Raises TypeError for the first keyword that is not known, with what to do about it.
+
+    Args:
+        owner: name of the class that takes the settings.
+        names: the keywords that were passed.
+        known: names of the settings.
+        remedy: says what to do about an unknown name. Default: names the setting that was probably meant.
+    """
+    for name in names:
+        if name not in known:
+            near = nearest_name(name, known)
+            meant = f"it is called {near}" if near else f"its settings are {', '.join(known)}"
+            raise TypeError(f"{owner} has no setting {name!r}; {meant if remedy is None else remedy(name)}")
+
+
 def checked_names(cls: _Class) -> _Class:
     """Decorates a class whose constructor takes settings by name.
 
     An unknown keyword raises TypeError with the name of the setting that was probably meant. The `repr` of a dataclass
     shows only settings that differ from their defaults.
     """
-    known = list(inspect.signature(cls).parameters)
-
-    def remedy(name: str) -> str:
-        near = nearest_name(name, known)
-        return f"it is called {near}" if near else f"there is {', '.join(known)}"
-
-    _refuse_unknown(cls, known, remedy)
+    _refuse_unknown(cls, list(inspect.signature(cls).parameters))
     if is_dataclass(cls):
 
         def __repr__(self: Any) -> str:
@@ -146,7 +165,7 @@ def settings_in(config: type) -> Callable[[_Class], _Class]:
         def remedy(name: str) -> str:
             near = nearest_name(name, settings)
             call = f"{cls.__name__}({config.__name__}({near or '...'}{'=...' * bool(near)}))"
-            return f"settings are given as {call}" + ("" if near else f"; there is {', '.join(settings)}")
+            return f"settings are given as {call}" + ("" if near else f"; its settings are {', '.join(settings)}")
 
         def check(given: Any) -> None:
             if given is not None and not isinstance(given, config):
@@ -161,14 +180,17 @@ def settings_in(config: type) -> Callable[[_Class], _Class]:
 
 
 def _refuse_unknown(
-    cls: _Class, known: Sequence[str], remedy: Callable[[str], str], check: Callable[[Any], None] | None = None
+    cls: _Class,
+    known: list[str],
+    remedy: Callable[[str], str] | None = None,
+    check: Callable[[Any], None] | None = None,
 ) -> _Class:
     """Makes the constructor raise TypeError for unknown keywords.
 
     Args:
         cls: the class; it is changed.
         known: names of the arguments.
-        remedy: says what to do, for an unknown name.
+        remedy: see `require_known`.
         check: called with the first argument, if one is given.
     """
     made: Any = cls
@@ -176,9 +198,7 @@ def _refuse_unknown(
 
     @wraps(construct)
     def constructed(self: Any, *args: Any, **kwargs: Any) -> None:
-        for name in kwargs:
-            if name not in known:
-                raise TypeError(f"{type(self).__name__} has no setting {name!r}; {remedy(name)}")
+        require_known(type(self).__name__, kwargs, known, remedy)
         if check is not None:
             check(args[0] if args else kwargs.get(known[0]))
         construct(self, *args, **kwargs)

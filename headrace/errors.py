@@ -150,7 +150,7 @@ def headline(error: BaseException) -> str:
     except Exception as broken:
         text = f"(its message could not be formatted: {type(broken).__name__})"
     if isinstance(error, OSError) and error.errno in NO_DESCRIPTORS:
-        text += " (no file descriptors are left: raise the limit, `ulimit -n`)"
+        text += " (no file descriptors are left; raise the limit, `ulimit -n`)"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

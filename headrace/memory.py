@@ -19,7 +19,7 @@ import psutil
 
 from headrace.errors import NotEnoughMemory
 
-__all__ = ["WEAKLY_ORDERED", "anonymous_file", "available_memory", "fence", "keep_to_itself"]
+__all__ = ["WEAKLY_ORDERED", "anonymous_file", "available_memory", "fence", "make_private"]
 
 _NAME = "headrace"  # name of the memory in the memory maps of a process
 _MAP_FIXED = 0x10
@@ -56,8 +56,8 @@ def anonymous_file(nbytes: int) -> int:
     free = available_memory()
     if nbytes > free:
         raise NotEnoughMemory(
-            f"a batch needs {_readable(nbytes)} of shared memory and {_readable(free)} are free; "
-            "make batch_T or batch_B smaller, or the observations (dtype, resolution)"
+            f"a batch needs {_readable(nbytes)} of shared memory, but only {_readable(free)} are free; "
+            "reduce batch_T, batch_B, or the size of observations (dtype, resolution)"
         )
     linux = sys.platform == "linux"
     fd = os.memfd_create(_NAME, os.MFD_CLOEXEC) if linux else _temporary_file()
@@ -69,13 +69,13 @@ def anonymous_file(nbytes: int) -> int:
     except OSError as error:
         os.close(fd)
         raise NotEnoughMemory(
-            f"the system refused {_readable(nbytes)} of shared memory ({error.strerror}); "
-            "make batch_T or batch_B smaller, or the observations (dtype, resolution)"
+            f"the operating system refused {_readable(nbytes)} of shared memory ({error.strerror}); "
+            "reduce batch_T, batch_B, or the size of observations (dtype, resolution)"
         ) from error
     return fd
 
 
-def keep_to_itself() -> None:
+def make_private() -> None:
     """Replaces shared memory by private zeroed memory in a forked process. Linux only.
 
     This is for child processes that might continue by mistake as if they were their parent. Reading /proc/self/maps

@@ -52,7 +52,7 @@ class Policy:
     def __init__(self, agent: Agent, greedy: bool = True, seed: int | None = None, itr: int = 0) -> None:
         if agent.spaces is None:
             raise ValueError(
-                "the agent has no model yet; load_agent() gives it one, or agent.initialize(spaces, seed=0)"
+                "the agent has no model yet; call agent.initialize(spaces, seed=0), or load it with load_agent()"
             )
         self.agent = agent
         self.spaces = agent.spaces
@@ -61,7 +61,7 @@ class Policy:
         self._seed = draw_seed() if seed is None else seed
         self._keys = np.empty(0, np.uint64)
         self._steps = 0
-        self._write = observation_writer(self.spaces.observation, _not_told)
+        self._write = observation_writer(self.spaces.observation, _ignore_cast)
         self._write_action = action_writer(self.spaces.action)
         self._decode, self._decode_rows = action_decoder(self.spaces.action), vector_action_decoder(self.spaces.action)
         self._null_action = null_value(self.spaces.action)
@@ -86,7 +86,7 @@ class Policy:
                 self._is_first[rows] = True
             except IndexError as error:
                 raise ValueError(
-                    f"rows must be a mask [{self._n}] or numbers below {self._n}, got {rows!r} ({error})"
+                    f"rows must be a mask [{self._n}] or indices below {self._n}, got {rows!r} ({error})"
                 ) from None
 
     def __call__(self, observation: Any, prev_reward: Any = 0.0) -> Any:
@@ -107,8 +107,8 @@ class Policy:
             self._begin(n)
         elif self._n_given != n:
             raise ValueError(
-                f"observations of {_environments(n)} came after those of {_environments(self._n_given)}; call reset() "
-                "where other environments begin"
+                f"got observations of {_environments(n)} after those of {_environments(self._n_given)}; call reset() "
+                "before passing those of other environments"
             )
         try:
             if n is None:
@@ -118,7 +118,7 @@ class Policy:
             else:
                 self._answers.write(self._observation, observation)
         except Mismatch as error:
-            raise ValueError(f"{error.path} is {error.came}, expected {error.expected}") from None
+            raise ValueError(str(error)) from None
         device = self.agent.device
         is_first = torch.from_numpy(self._is_first)
         if self._is_first.any():
@@ -137,10 +137,7 @@ class Policy:
         try:
             self._write_action(self._action, step.action)
         except Mismatch as wrong:
-            raise AgentFailed(
-                f"{type(self.agent).__name__}.step() returned {wrong.path} = {wrong.came}, expected {wrong.expected}; "
-                "correct the agent"
-            ) from None
+            raise AgentFailed(f"{type(self.agent).__name__}.step() returned {wrong}; correct the agent") from None
         # Copy, because the agent may reuse its tensors, also for other callers.
         self._state = tree_map(torch.clone, step.state)
         self._prev_action = tree_to_torch(tree_map(np.copy, self._action), device)
@@ -150,24 +147,24 @@ class Policy:
 
     def _begin(self, n: int | None) -> None:
         """Starts episodes in `n` environments; None for one environment without a leading dimension."""
-        rows = 1 if n is None else n
-        if not rows:
-            raise ValueError("the observation is of no environment at all, [0, ...]")
-        if len(self._keys) != rows:
-            self._keys = env_keys(self._seed, Stream.EVAL_ACTION, range(rows))
-        self._n, self._n_given = rows, n
-        self._answers = VectorAnswers(rows, self.spaces.observation, {}, _not_told)
-        self._observation = allocate_like(null_value(self.spaces.observation), (rows,), np.zeros)
-        self._action = allocate_like(self._null_action, (rows,), np.zeros)
-        self._is_first = np.ones(rows, np.bool_)
-        self._prev_action = tree_to_torch(allocate_like(self._null_action, (rows,), np.zeros), self.agent.device)
-        self._state = tree_map(torch.clone, self.agent.initial_state(rows))
+        n_envs = 1 if n is None else n
+        if not n_envs:
+            raise ValueError("got an observation [0, ...] of no environments, expected at least one")
+        if len(self._keys) != n_envs:
+            self._keys = env_keys(self._seed, Stream.EVAL_ACTION, range(n_envs))
+        self._n, self._n_given = n_envs, n
+        self._answers = VectorAnswers(n_envs, self.spaces.observation, {}, _ignore_cast)
+        self._observation = allocate_like(null_value(self.spaces.observation), (n_envs,), np.zeros)
+        self._action = allocate_like(self._null_action, (n_envs,), np.zeros)
+        self._is_first = np.ones(n_envs, np.bool_)
+        self._prev_action = tree_to_torch(allocate_like(self._null_action, (n_envs,), np.zeros), self.agent.device)
+        self._state = tree_map(torch.clone, self.agent.initial_state(n_envs))
 
     def _rewards(self, prev_reward: Any) -> torch.Tensor:
         """Returns the previous rewards, float32 `[n]`, zero where an episode starts."""
         given = np.asarray(prev_reward, np.float32)
         if given.shape not in ((), (self._n,)):
-            raise ValueError(f"prev_reward has the shape {list(given.shape)}, expected one number, or [{self._n}]")
+            raise ValueError(f"prev_reward has the shape {list(given.shape)}, expected one number or [{self._n}]")
         return torch.from_numpy(np.where(self._is_first, np.float32(0.0), given))
 
     def _noise(self) -> torch.Tensor:
@@ -184,7 +181,7 @@ def _leading_dimension(space: gym_spaces.Space[Any], observation: Any) -> int | 
     found = dict(_leading_dimensions(space, observation, "observation"))
     if len(set(found.values())) > 1:
         said = ", ".join(f"{path} is of {_environments(n)}" for path, n in found.items())
-        raise ValueError(f"the parts of the observation are not of the same environments: {said}")
+        raise ValueError(f"the parts of the observation have different numbers of environments: {said}")
     return next(iter(found.values()), None)
 
 
@@ -251,18 +248,18 @@ def load_agent(
         if agent is None and (not why_not or (own_model and ModelCls is not None)):
             agent = agent_of(about, ModelCls)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{path} is a checkpoint, but not one that a runner wrote ({error!r})") from error
+        raise CheckpointError(f"{path} is a checkpoint, but was not written by a runner ({error!r})") from error
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error.__cause__
     if agent is None:
         remedy = (
-            "the model: load_agent(path, ModelCls=...)"
+            "its model: load_agent(path, ModelCls=...)"
             if own_model
-            else "one like it: load_agent(path, agent=MyAgent(...))"
+            else "an agent like it: load_agent(path, agent=MyAgent(...))"
         )
-        raise CheckpointError(f"{path} cannot say what its agent is: {why_not}. Give {remedy}")
+        raise CheckpointError(f"{path} does not fully describe its agent: {why_not}; pass {remedy}")
     if agent.spaces is not None and agent.spaces != spaces:
-        raise CheckpointError(f"{path} is of environments with {spaces}, the agent is for {agent.spaces}")
+        raise CheckpointError(f"{path} is for environments with {spaces}, but the agent is for {agent.spaces}")
     _restore(agent, spaces, weights, path, of_file)
     return Policy(agent, greedy, seed, itr)
 
@@ -276,12 +273,12 @@ def _restore(agent: Agent, spaces: EnvSpaces, weights: dict[str, Any], path: Pat
         agent.load_state_dict(weights)
     except Exception as error:  # forged spaces and weights may cause any error in a model
         raise CheckpointError(
-            f"the weights in {path} are not of this {type(agent).__name__} ({one_line(error)}); give "
-            "one made with the same arguments: load_agent(path, agent=...)"
+            f"the weights in {path} do not fit this {type(agent).__name__} ({one_line(error)}); pass an "
+            "agent that is made with the same arguments: load_agent(path, agent=...)"
         ) from error
     for tensor in agent.acting_state():
         if tensor.is_floating_point() and tensor.isnan().any():
-            raise CheckpointError(f"the weights in {path} are NaN; take an earlier checkpoint")
+            raise CheckpointError(f"the weights in {path} contain NaN; use an earlier checkpoint")
 
 
 def _require_fit(agent: Agent, spaces: EnvSpaces, weights: dict[str, Any], of_file: bool) -> None:
@@ -310,5 +307,5 @@ def _require_fit(agent: Agent, spaces: EnvSpaces, weights: dict[str, Any], of_fi
             )
 
 
-def _not_told(path: str, came: Any, dtype: Any) -> None:
+def _ignore_cast(path: str, came: Any, dtype: Any) -> None:
     """Ignores reports of casts: a policy casts as samplers do, and they reported it during training."""

@@ -35,21 +35,21 @@ __all__ = [
 Kind = Callable[[Any, str], None]
 
 #: Maximum of counts: above this, floats cannot distinguish one integer from the next.
-_MOST = 2**53
+_MAX_COUNT = 2**53
 #: Maximum magnitude for statistics: the square of such a number is a finite float.
-_GREATEST = 1e150
+_MAX_MAGNITUDE = 1e150
 
 
 def anything(value: Any, where: str) -> None:
     """Accepts any value, which is checked elsewhere."""
 
 
-def whole(least: int = 0, most: int = _MOST) -> Kind:
+def whole(least: int = 0, most: int = _MAX_COUNT) -> Kind:
     """Returns the kind of integers in this range, both ends included."""
 
     def check(value: Any, where: str) -> None:
         if type(value) is not int or not least <= value <= most:
-            raise _odd(value, where, f"a whole number from {least} to {most:.3g}")
+            raise _mismatch(value, where, f"a whole number from {least} to {most:.3g}")
 
     return check
 
@@ -58,9 +58,9 @@ def real(least: float = -math.inf, most: float = math.inf, *, nan: bool = False)
     """Returns the kind of floats and integers in this range, both ends included, and of NaN if `nan`."""
 
     def check(value: Any, where: str) -> None:
-        number = type(value) is float or (type(value) is int and abs(value) <= _MOST)
+        number = type(value) is float or (type(value) is int and abs(value) <= _MAX_COUNT)
         if not number or not (least <= value <= most or (nan and math.isnan(value))):
-            raise _odd(value, where, f"a number from {least:g} to {most:g}{' or NaN' * nan}")
+            raise _mismatch(value, where, f"a number from {least:g} to {most:g}{' or NaN' * nan}")
 
     return check
 
@@ -71,7 +71,7 @@ def text(pattern: str = r"[\s\S]*") -> Kind:
 
     def check(value: Any, where: str) -> None:
         if type(value) is not str or not compiled.fullmatch(value):
-            raise _odd(value, where, "a string" if pattern == r"[\s\S]*" else f"a string {pattern}")
+            raise _mismatch(value, where, "a string" if pattern == r"[\s\S]*" else f"a string {pattern}")
 
     return check
 
@@ -91,7 +91,7 @@ def each(kind: Kind, n: int | None = None) -> Kind:
 
     def check(value: Any, where: str) -> None:
         if type(value) is not list or (n is not None and len(value) != n):
-            raise _odd(value, where, "a list" if n is None else f"a list of {n}")
+            raise _mismatch(value, where, "a list" if n is None else f"a list of {n}")
         for number, item in enumerate(value):
             kind(item, f"{where}[{number}]")
 
@@ -119,7 +119,7 @@ def fields(required: Mapping[Any, Kind], others: Mapping[Any, Kind] | None = Non
         missing = [name for name in required if name not in value]
         unknown = [] if more else [name for name in value if name not in known]
         if missing or unknown:
-            what = f"lacks {shown(missing[0])}" if missing else f"has {shown(unknown[0])}, which nobody wrote"
+            what = f"lacks the entry {shown(missing[0])}" if missing else f"has the unknown entry {shown(unknown[0])}"
             raise ValueError(f"{where} {what}")
         for name, kind in known.items():
             if name in value:
@@ -153,7 +153,7 @@ def plain(value: Any, where: str) -> None:
     elif type(value) is int:
         whole(-(2**256), 2**256)(value, where)
     elif value is not None and type(value) not in (bool, float, str):
-        raise _odd(value, where, "a plain value")
+        raise _mismatch(value, where, "a plain value")
 
 
 def tensor(shape: tuple[int, ...], dtype: Any, least: float = -math.inf) -> Kind:
@@ -163,7 +163,7 @@ def tensor(shape: tuple[int, ...], dtype: Any, least: float = -math.inf) -> Kind
         import torch  # imported here, because files without tensors are read in processes without torch
 
         if not isinstance(value, torch.Tensor) or value.shape != shape or value.dtype != dtype:
-            raise _odd(value, where, f"a tensor {dtype} {list(shape)}")
+            raise _mismatch(value, where, f"a tensor {dtype} {list(shape)}")
         if not bool((value >= least).all()):
             raise ValueError(f"{where} has numbers that are NaN or less than {least:g}")
 
@@ -185,13 +185,13 @@ def shown(value: Any) -> str:
 def number(value: Any, where: str) -> None:
     """Accepts NaN and numbers whose statistics can be computed."""
     if type(value) is not bool:
-        real(-_GREATEST, _GREATEST, nan=True)(value, where)
+        real(-_MAX_MAGNITUDE, _MAX_MAGNITUDE, nan=True)(value, where)
 
 
 def _require_dict(value: Any, where: str) -> None:
     if not isinstance(value, dict):
-        raise _odd(value, where, "a dict")
+        raise _mismatch(value, where, "a dict")
 
 
-def _odd(value: Any, where: str, expected: str) -> ValueError:
+def _mismatch(value: Any, where: str, expected: str) -> ValueError:
     return ValueError(f"{where} is {shown(value)}, expected {expected}")

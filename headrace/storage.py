@@ -80,7 +80,7 @@ def write_whole(path: Path, parts: Sequence[Part], before: Callable[[], None] | 
         raise OSError(
             error.errno,
             f"{path} was not written ({error.strerror}): it needs {needed:,} bytes, {_free(path.parent)}; "
-            "what was there before is untouched",
+            "the earlier file is unchanged",
         ) from error
 
 
@@ -126,4 +126,4 @@ def _free(directory: Path) -> str:
     try:
         return f"{shutil.disk_usage(directory).free:,} are free there"
     except OSError:
-        return "and its folder is gone"
+        return "and its folder does not exist"

@@ -211,7 +211,7 @@ class EnvBatch(Protocol):
     restarts it. Nothing that is written or returned shares memory with the environments.
 
     Args:
-        env_ids: `env_ids[row]` is the global number of an environment, the key of all its randomness.
+        env_ids: `env_ids[i]` is the global number of environment i, the key of all its randomness.
         spaces: spaces of one environment.
         waiting: bool `[n]`, which environments wait for a reset.
         resetting: None, or, where environments use a step of their own to reset (Gymnasium's NEXT_STEP mode), bool
@@ -229,11 +229,11 @@ class EnvBatch(Protocol):
     moves_while_held: bool
     notes: list[tuple[int, str]]
 
-    def reset(self, rows: Sequence[int] | None, observation: Tree) -> None:
+    def reset(self, columns: Sequence[int] | None, observation: Tree) -> None:
         """Resets environments.
 
         Args:
-            rows: indices of the environments; None: all.
+            columns: indices of the environments; None: all.
             observation: tree of `[n, ...]`, receives the first observations.
         """
 
@@ -256,20 +256,20 @@ class EnvBatch(Protocol):
             The actions as they are recorded, a tree of `[n, ...]` for `step`.
         """
 
-    def hold(self, rows: np.ndarray, observation: Tree) -> None:
+    def hold(self, columns: np.ndarray, observation: Tree) -> None:
         """Holds the environments of a mask, and releases all others.
 
         An environment that had to step while it was held is restarted on release, with the seed of its last start.
 
         Args:
-            rows: bool `[n]`, the environments to hold.
+            columns: bool `[n]`, the environments to hold.
             observation: tree of `[n, ...]`, receives the first observations of restarted environments.
         """
 
     def allow(self, resets: int | None) -> None:
         """Sets how many more times each environment may reset itself in `step`; None: without limit."""
 
-    def call(self, rows: Sequence[int], name: str, args: Sequence[Any]) -> list[Any]:
+    def call(self, columns: Sequence[int], name: str, args: Sequence[Any]) -> list[Any]:
         """Calls `env.name(*args)` on the environments with these indices; on a vector environment once for all."""
 
     def close(self) -> None:

@@ -425,7 +425,7 @@ DICT = spaces.Dict({"x": BOX, "gear": spaces.Discrete(4, start=1)})
 PAIR = spaces.Tuple((spaces.Discrete(3), BOX))
 ZERO = np.zeros(3, np.float32)
 HANG = 0.7  # seconds
-GLOBAL = "it used the global generator of "
+GLOBAL = "draws from the global generator of "
 
 BROKEN: dict[str, Broken] = {
     # pickling
@@ -486,7 +486,7 @@ BROKEN: dict[str, Broken] = {
         Good,
         "action-space",
         "action_space.seed()",
-        "the same seed gave other samples",
+        "the same seed gave different samples",
         {"action_space": Unseedable(99)},
     ),
     "samples outside": Broken(
@@ -587,11 +587,13 @@ BROKEN: dict[str, Broken] = {
     "the same episode each time": Broken(
         SameEpisodeEachTime, "continues", "reset()", "8 resets without a seed gave the"
     ),
-    "remembers episodes": Broken(Remembers, "reseeding", "reset(seed=...) of episode 1", "used before"),
+    "remembers episodes": Broken(
+        Remembers, "reseeding", "reset(seed=...) of episode 1", "first seed after other episodes"
+    ),
     "seeds once": Broken(SeedsOnce, "reseeding", "reset(seed=...) of episode 1", "different observations"),
     # independence
-    "shared position": Broken(SharedPosition, "independence", "step() ", "stepped in turn with another"),
-    "shared generator": Broken(SharedGenerator, "independence", "e", "stepped in turn with another"),
+    "shared position": Broken(SharedPosition, "independence", "step() ", "stepped alternately with another"),
+    "shared generator": Broken(SharedGenerator, "independence", "e", "stepped alternately with another"),
     "counts its kind": Broken(CountsItsKind, "independence", "reset(seed=...) of episode 1", "different observations"),
     # global generators
     "NumPy's generator": uses("step", np.random.random, "global-rng", "step() 1 of", GLOBAL + "numpy.random"),
@@ -602,7 +604,7 @@ BROKEN: dict[str, Broken] = {
     # close
     "close raises": uses("close", raising(OSError("stuck")), "close", "close()", "raised OSError: stuck"),
     "closes once": Broken(ClosesOnce, "close", "the second close()", "raised RuntimeError: no window any more"),
-    "leaves a process": Broken(LeavesAProcess, "close", "close()", "of its processes go on: sleep"),
+    "leaves a process": Broken(LeavesAProcess, "close", "close()", "of its processes still run: sleep"),
     # hang
     "constructor hangs": uses(
         "constructor", for_ever, "hang", "the constructor", "no answer for 0.7 s (in for_ever", HANG
@@ -615,6 +617,6 @@ BROKEN: dict[str, Broken] = {
         "constructor", lambda: os.kill(os.getpid(), signal.SIGKILL), "crash", "the constructor", "killed by SIGKILL"
     ),
     "reset crashes": uses("reset", lambda: ctypes.string_at(0), "crash", "reset() of episode 1", "killed by SIGSEGV"),
-    "step exits": uses("step", lambda: os._exit(3), "crash", "step() 1", "its process left with exit code 3"),
-    "close exits": uses("close", lambda: os._exit(0), "crash", "close()", "its process left with exit code 0"),
+    "step exits": uses("step", lambda: os._exit(3), "crash", "step() 1", "its process ended with exit code 3"),
+    "close exits": uses("close", lambda: os._exit(0), "crash", "close()", "its process ended with exit code 0"),
 }

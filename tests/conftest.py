@@ -34,7 +34,7 @@ def state_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def patience() -> Iterator[None]:
     """On a busy machine the interpreter that tries copies of environments may start late."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("headrace.envs.copy_trial._PATIENCE", DEADLINE)
+        patch.setattr("headrace.envs.copy_trial._WAIT_SECONDS", DEADLINE)
         yield
 
 

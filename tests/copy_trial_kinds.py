@@ -443,9 +443,9 @@ with contextlib.suppress(ImportError):
 
 PLAIN_LAMBDA = lambda: Plain()  # noqa: E731
 gym.register("tests/OnlyHere-v0", entry_point=Plain, max_episode_steps=7)
-DIFFERS = "gave another"
+DIFFERS = "gave a different"
 FAILED = "failed where the original did not"
-REFUSED = "must not reach beyond itself"
+REFUSED = "must not affect other processes or files"
 SEGFAULT = "was killed by SIGSEGV; a crash in compiled code"
 NO = "cannot be pickled"
 #: Name: (EnvCls, reason in a script, reason in a module).
@@ -478,7 +478,7 @@ KINDS: dict[str, tuple[Any, str, str]] = {
     "exits": (Exits, "SystemExit: no display", "SystemExit: no display"),
     "address": (Address, FAILED, SEGFAULT),  # the script's memory travels, and cannot
     "segfault": (Segfault, SEGFAULT, SEGFAULT),
-    "leaves": (Leaves, "left with exit code 3", "left with exit code 3"),
+    "leaves": (Leaves, "ended with exit code 3", "ended with exit code 3"),
     "a port": (Remote, REFUSED, REFUSED),
     "logs": (Logs, REFUSED, REFUSED),
     "temporary": (Temporary, REFUSED, REFUSED),
@@ -489,7 +489,7 @@ KINDS: dict[str, tuple[Any, str, str]] = {
     "program": (Program, NO, FAILED),
     "thread": (Threaded, NO, NO),
     "writes a file": (Writes, NO, NO),
-    "hangs": (Hangs, "is still being tried", "is still being tried"),
+    "hangs": (Hangs, "are still being tested", "are still being tested"),
     "numpy's generator": (NumpyGlobal, DIFFERS, DIFFERS),
     "large": (Large, "larger than 64 MiB", "larger than 64 MiB"),
 }
@@ -543,7 +543,7 @@ def main() -> None:
         PORT = server.server_address[1]
         threading.Thread(target=server.serve_forever, daemon=True).start()
         for sampler_name, name in json.loads(sys.argv[1]):
-            trial._PATIENCE = 1.0 if name == "hangs" else 100.0  # this machine may have other work
+            trial._WAIT_SECONDS = 1.0 if name == "hangs" else 100.0  # this machine may have other work
             print(json.dumps(one(sampler_name, name)), flush=True)
         server.shutdown()
 

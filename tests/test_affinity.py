@@ -94,12 +94,12 @@ def test_what_make_affinity_builds_is_taken_as_it_is(given: dict[str, Any], expe
     ("given", "error", "says"),
     [
         ({**CPU, "worker_cpus": 1}, ValueError, "unknown keys ['worker_cpus']"),
-        ({**ASYNC, "optimizer": ASYNC["optimizer"] * 2}, ValueError, "2 learners, and one process learns"),
+        ({**ASYNC, "optimizer": ASYNC["optimizer"] * 2}, ValueError, "2 learners, but one process learns"),
         ({**ASYNC, "sampler": {**CPU, "gpus": 1}}, ValueError, "affinity sampler has unknown keys ['gpus']"),
         ({**ASYNC, "master_cpus": (0,)}, ValueError, "unknown keys ['master_cpus']"),
-        ({"optimizer": [{}]}, ValueError, "has the keys optimizer and sampler"),
+        ({"optimizer": [{}]}, ValueError, "needs the keys optimizer and sampler"),
         ({**ASYNC, "optimizer": [3]}, TypeError, "affinity optimizer must be a dict"),
-        ([GPU, GPU], TypeError, "give the entry of one learner"),
+        ([GPU, GPU], TypeError, "pass the entry of one learner"),
         ({**GPU, "cuda_idx": "0"}, ValueError, "cuda_idx must be the number of a GPU, got '0'"),
     ],
 )
@@ -116,9 +116,9 @@ def sampler_of(cls: type[BaseSampler], **options: Any) -> BaseSampler:
 @pytest.mark.parametrize(
     ("cls", "given", "says"),
     [
-        (GpuSampler, ALTERNATING, "alternating=True, and GpuSampler is not alternating; use AlternatingSampler"),
+        (GpuSampler, ALTERNATING, "alternating=True, but GpuSampler is not alternating; use AlternatingSampler"),
         (SerialSampler, {"alternating": True}, "SerialSampler is not alternating"),
-        (AlternatingSampler, GPU, "alternating=False, and AlternatingSampler is alternating; use GpuSampler"),
+        (AlternatingSampler, GPU, "alternating=False, but AlternatingSampler is alternating; use GpuSampler"),
         (NoOverlapAlternatingSampler, GPU, "use GpuSampler, or leave the key out"),
     ],
 )
@@ -153,7 +153,7 @@ def test_cuda_idx_is_where_a_sampler_acts(
 
 def test_two_devices_for_one_sampler_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    with pytest.raises(ValueError, match="affinity has the GPU of cuda:0, and device='cuda:1'; make them agree"):
+    with pytest.raises(ValueError, match="affinity selects cuda:0, but device='cuda:1'; make them the same"):
         sampler_of(GpuSampler, device="cuda:1").initialize(CategoricalPgAgent(), GPU, seed=0)
 
 
@@ -166,7 +166,7 @@ def test_a_gpu_that_is_not_there_is_one_sentence() -> None:
         lambda: MinibatchRl(A2C(), agent, sampler_of(CpuSampler), config, GPU, logger=Logger()),
         lambda: agent.to_device("cuda"),
     ):
-        with pytest.raises(ValueError, match=r"^[^\n]* is not there \(torch sees 0 GPUs here[^\n]*$"):
+        with pytest.raises(ValueError, match=r"^[^\n]* does not exist \(torch sees 0 GPUs here[^\n]*$"):
             refused()
 
 

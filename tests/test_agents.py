@@ -311,7 +311,7 @@ class MisfitQ(QNetwork):
             r"Misfit returned outputs \[1, 4\] and values \[1\]; expected outputs \[\.\.\., 3\]",
         ),
         (CategoricalPgAgent, "narrow", r"returned outputs \[1, 2\]"),
-        (CategoricalPgAgent, "column", r"values \[1, 1\]; .* and one value a row"),
+        (CategoricalPgAgent, "column", r"values \[1, 1\]; .* and values \[\.\.\.\]"),
         (CategoricalPgAgent, "raises", "step raised KeyError: 'oops'"),
         (DqnAgent, "wide", r"MisfitQ returned \[1, 4\]; expected \[\.\.\., 3\]"),
         (DqnAgent, "narrow", r"MisfitQ returned \[1, 2\]"),

@@ -85,7 +85,7 @@ LIES: dict[str, tuple[int, Any, spaces.Space[Any], str]] = {
     "another shape inside": (0, Lazy(np.ones(1, np.float32)), BOX3, "observation = float32 [1], expected shape [3]"),
     "another dtype inside": (0, Lazy(np.full(3, 2**24 + 1)), BOX3, "in int64 [3], expected dtype float32"),
     "a mask inside": (0, Lazy(masked(FINE)), BOX3, "observation = a masked array of float32 [3]"),
-    "a masked observation": (0, masked(FINE), BOX3, "array.filled(value) says what stands where it is masked"),
+    "a masked observation": (0, masked(FINE), BOX3, "array.filled(value) replaces the masked entries"),
     "a subclass of another shape": (0, np.ones(1, np.float32).view(ShapeLiar), BOX3, "expected shape [3]"),
     "a matrix": (0, as_matrix(FINE), BOX3, "observation = float32 [1, 3], expected shape [3]"),
     "a masked Discrete": (0, masked(3, np.int64), DISCRETE, "an integer in [0, 5)"),
@@ -201,7 +201,7 @@ ACTIONS: dict[str, tuple[Callable[[AgentStep], Any], str, int | None]] = {
     "an array": (with_action(lambda a: a.numpy()), "action = a ndarray, expected a tensor", None),
     "a dtype that NumPy has not": (with_action(lambda a: a.to(torch.bfloat16)), "action = a Tensor, expected", None),
     "a tuple": (with_action(lambda a: (a,)), "action = a tuple, expected a tensor", None),
-    "no AgentStep": (lambda step: (step.action, step.agent_info), "its answer = tuple", None),
+    "no AgentStep": (lambda step: (step.action, step.agent_info), "tuple", None),
     "no agent_info": (lambda step: AgentStep(step.action), "agent_info = NoneType None, expected a PgInfo", None),
     "another agent_info": (
         lambda step: AgentStep(step.action, (1, 2)),
@@ -260,7 +260,11 @@ class ChangingAnywhere(CarelessAgent):
         ("box", lambda a: a * NAN, "action = nan, expected finite numbers, float32 [4, 2]"),
         ("box", lambda a: a.double() * 1e300, "expected finite numbers, float32 [4, 2]"),
         ("box scalar", lambda a: a / 0, "inf, expected finite numbers, float32 [4]"),
-        ("discrete from 3", lambda a: a * 0 + 5, "action = 5, expected indices in [0, 4) (3 is added for the"),
+        (
+            "discrete from 3",
+            lambda a: a * 0 + 5,
+            "action = 5, expected indices in [0, 4) (the sampler adds the start of the space, 3)",
+        ),
         ("multi-discrete", lambda a: a * 0 + 3, "action = 3, expected indices below [3 5], int64 [4, 2]"),
         ("multi-discrete", lambda a: a.float(), "action = float32 [4, 2], expected indices below [3 5]"),
         ("multi-binary", lambda a: a * 0 + 2, "action = 2, expected zeros and ones, int8 [4, 3]"),
@@ -343,8 +347,8 @@ class Valued(RecurrentCategoricalPgAgent):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ("value", r"Valued\.value\(\) returned value = float32 \[1\], expected one entry for each row"),
-        ("state", r"Valued\.step\(\) returned state\[0\] = float32 \[1, 64\], expected one entry for each row"),
+        ("value", r"Valued\.value\(\) returned value = float32 \[1\], expected one entry per environment"),
+        ("state", r"Valued\.step\(\) returned state\[0\] = float32 \[1, 64\], expected one entry per environment"),
         ("no state", r"Valued\.step\(\) returned state = NoneType None, expected a tuple of 2"),
     ],
 )

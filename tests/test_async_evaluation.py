@@ -157,13 +157,13 @@ def test_an_evaluation_is_looked_at_without_waiting() -> None:
 
 
 def test_what_cannot_be_is_said() -> None:
-    with pytest.raises(ValueError, match="SerialSampler evaluates in its own processes; eval_process=True is for"):
+    with pytest.raises(ValueError, match="SerialSampler has no separate evaluation process; eval_process=True is for"):
         SerialSampler(Walk, batch_T=2, batch_B=2, eval_process=True)
     with pytest.raises(TypeError, match="eval_process must be True or False, got int 1"):
         sampler_of(AsyncCpuSampler, eval_process=1)
     for settings in ({"beside": False}, {"eval_n_envs": 0}):
         with sampler_of(AsyncSerialSampler, **settings).initialize(CategoricalPgAgent(), seed=0) as sampler:
-            with pytest.raises(SamplerError, match="give the sampler eval_process and eval_n_envs"):
+            with pytest.raises(SamplerError, match="pass eval_process=True and eval_n_envs"):
                 sampler.begin_evaluation(0)
             assert not sampler.evaluates_beside
     with sampler_of(AsyncSerialSampler).initialize(CategoricalPgAgent(), seed=0) as sampler:
@@ -172,9 +172,9 @@ def test_what_cannot_be_is_said() -> None:
         with pytest.raises(TypeError, match="itr must be a whole number"):
             sampler.begin_evaluation("0")
         sampler.begin_evaluation(0)
-        with pytest.raises(SamplerError, match="take its episodes with evaluation"):
+        with pytest.raises(SamplerError, match="were not collected; call evaluation"):
             sampler.begin_evaluation(1)
-        with pytest.raises(SamplerError, match="take its episodes with evaluation"):
+        with pytest.raises(SamplerError, match="were not collected; call evaluation"):
             sampler.evaluate_agent(1)
         assert len(sampler.evaluation()) == 3, "it is there as if nothing had been said"
 
@@ -200,7 +200,7 @@ def test_what_its_environments_have_for_the_log_is_said(caplog: pytest.LogCaptur
         sampler.evaluate_agent(1)
     said = [record.getMessage() for record in caplog.records]
     assert len(said) == 1
-    assert "observation arrives as float64" in said[0]
+    assert "observation is float64" in said[0]
 
 
 class Wider(Walk):
@@ -214,7 +214,7 @@ class Wider(Walk):
 
 def test_other_spaces_than_those_of_training_are_refused() -> None:
     sampler = sampler_of(AsyncCpuSampler, Wider, eval_env_kwargs={"wide": True})
-    with pytest.raises(EnvContractError, match=r"evaluation environments have .* eval_env_kwargs give the same"):
+    with pytest.raises(EnvContractError, match=r"evaluation environments have .* change eval_env_kwargs so that"):
         sampler.initialize(CategoricalPgAgent(), seed=0)
 
 
@@ -294,7 +294,7 @@ def test_its_environments_are_part_of_the_state() -> None:
         assert sorted(state.evaluation) == [0, 1, 2]
         expected = [vars(info) for info in sampler.evaluate_agent(1)]
         sampler.begin_evaluation(2)
-        assert sampler.state().why_not == "an evaluation was going on"
+        assert sampler.state().why_not == "an evaluation was running"
         sampler.evaluation()
         assert not sampler.state().why_not
     for beside in (True, False):

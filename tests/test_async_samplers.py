@@ -266,11 +266,11 @@ def test_timing_counts_from_the_first_command(cls: type[BaseSampler]) -> None:
 
 
 def test_wrong_settings_are_said_at_once() -> None:
-    with pytest.raises(ValueError, match="AsyncCpuSampler needs n_slots of at least 2, got 1"):
+    with pytest.raises(ValueError, match="n_slots of AsyncCpuSampler must be at least 2, got 1"):
         sampler_of(AsyncCpuSampler, n_slots=1)
     with pytest.raises(ValueError, match="samples_device"):
         sampler_of(AsyncGpuSampler, samples_device="cpu")
-    with pytest.raises(ValueError, match="samples_device keeps one batch"):
+    with pytest.raises(ValueError, match="n_slots must be 1 with samples_device"):
         sampler_of(SerialSampler, n_slots=2, samples_device="cpu")
     with pytest.raises(TypeError, match="n_slots must be a whole number"):
         sampler_of(SerialSampler, n_slots=1.5)
@@ -326,11 +326,11 @@ def test_devices_are_checked() -> None:
         sampler_of(AsyncCpuSampler, device=["cpu", "cpu"])
     with pytest.raises(ValueError, match="GpuSampler acts on one device"):
         sampler_of(GpuSampler, device=["cpu", "cpu"])
-    with pytest.raises(ValueError, match="one entry at least"):
+    with pytest.raises(ValueError, match="at least one entry"):
         sampler_of(AsyncGpuSampler, device=[])
     sampler = AsyncGpuSampler(Walk, device=["cpu", "cpu"], **SETTINGS)
     sampler.feed(RewardSink())
-    with pytest.raises(SamplerError, match="fed by one sampler process"):
+    with pytest.raises(SamplerError, match="needs a single sampler process"):
         sampler.initialize(CategoricalPgAgent(), seed=0)
 
 
@@ -374,7 +374,7 @@ def test_a_sink_gets_every_batch_before_the_learner_hears_of_it(cls: type[AsyncS
             samples, _ = sampler.obtain_samples(itr)
             assert sink.kept[0, 0] >= itr + 1
             assert sink.kept[itr + 1].tolist() == [float(samples.env.reward.sum()), len(samples.final)]
-        with pytest.raises(SamplerError, match="feed\\(\\) comes before initialize"):
+        with pytest.raises(SamplerError, match="feed\\(\\) must be called before initialize"):
             sampler.feed(sink)
     sink.arena.close_fd()
     assert sink.kept[0, 0] == 6, "shutdown loses no batch"
@@ -415,7 +415,7 @@ def test_a_sink_that_fails_is_an_error_in_the_learner(cls: type[AsyncSamplerBase
         batches(sampler, 1)
     assert caught.value.where is not None
     assert caught.value.where.env_id is None
-    assert caught.value.where.phase == "giving a batch to its sink"
+    assert caught.value.where.phase == "passing a batch to the sink"
     assert "in append" in caught.value.traceback_text
     sampler.shutdown()
     sink.arena.close_fd()

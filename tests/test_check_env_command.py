@@ -52,7 +52,7 @@ def test_that_a_resumed_run_begins_new_episodes_is_a_note(capsys: pytest.Capture
     assert main(["check-env", "tests.forgetful:ForgetsItsGenerator", "--steps", "50"]) == 0
     note = capsys.readouterr().out.splitlines()[1]
     assert note.startswith(
-        "note: a resumed run begins new episodes: a pickled copy of ForgetsItsGenerator gave another"
+        "note: a resumed run begins new episodes: a pickled copy of ForgetsItsGenerator gave a different"
     )
 
 
@@ -169,4 +169,4 @@ def test_a_torch_that_the_environment_loads_is_watched(tmp_path: Path) -> None:
         check=False,
     )
     assert (done.returncode, done.stderr) == (1, "")
-    assert done.stdout.startswith("global-rng: step() 1 of episode 1: it used the global generator of torch")
+    assert done.stdout.startswith("global-rng: step() 1 of episode 1: draws from the global generator of torch")

@@ -235,7 +235,7 @@ def test_a_disk_that_is_full_at_any_size_keeps_what_was_there(tmp_path: Path) ->
         text = str(error.value)
         assert str(store.newest) in text
         assert f"it needs {whole:,} bytes" in text
-        assert "are free there; what was there before is untouched" in text
+        assert "are free there; the earlier file is unchanged" in text
         now = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
         assert {name: now[name] for name in before} == before
         assert now.keys() - before.keys() <= {"environments-3.pkl"}

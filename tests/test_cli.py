@@ -79,10 +79,12 @@ def test_training_leaves_a_checkpoint_and_a_log(tmp_path: Path) -> None:
         pytest.param(
             ["train", "--sampler", "cpu", "--device", "cuda:0"],
             2,
-            "device='cuda:0' is not there (torch sees 0 GPUs here",
+            "device='cuda:0' does not exist (torch sees 0 GPUs here",
             marks=NO_GPU,
         ),
-        pytest.param(["train", "--sampler", "gpu", "--device", "cuda"], 2, "device='cuda' is not there", marks=NO_GPU),
+        pytest.param(
+            ["train", "--sampler", "gpu", "--device", "cuda"], 2, "device='cuda' does not exist", marks=NO_GPU
+        ),
         (["train", "--sampler", "gpu", "--device", "cuda-0"], 2, "device must be a torch device such as 'cuda:0'"),
         (["train", "--env", "tests.walk:Wark"], 2, "environment 'tests.walk:Wark'; did you mean 'tests.walk:Walk'?"),
         (

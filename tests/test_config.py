@@ -3,7 +3,7 @@
 import copy
 import pickle
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 import pytest
@@ -17,6 +17,7 @@ from headrace.algos.pg import A2C, IMPALA, PPO, A2CConfig, IMPALAConfig, PPOConf
 from headrace.config import SYNONYMS, nearest_name
 from headrace.models import ActorCritic, QNetwork, RecurrentActorCritic
 from headrace.runners import RunnerConfig
+from headrace.samplers import AsyncCpuSampler, SamplerOptions, SerialSampler
 
 
 @pytest.mark.parametrize(
@@ -34,15 +35,15 @@ from headrace.runners import RunnerConfig
         (DQNConfig, "n_step_return", "it is called n_step"),
         (CategoricalDQNConfig, "buffer_size", "it is called replay_size"),
         (RunnerConfig, "total_timesteps", "it is called n_steps"),
-        (RunnerConfig, "zebra", "there is n_steps, seed, log_interval_steps"),
+        (RunnerConfig, "zebra", "its settings are n_steps, seed, log_interval_steps"),
         (PPO, "learning_rate", "settings are given as PPO(PPOConfig(learning_rate=...))"),
         (A2C, "lr", "A2C(A2CConfig(learning_rate=...))"),
         (IMPALA, "rho_cilp", "IMPALA(IMPALAConfig(rho_clip=...))"),
         (DQN, "buffer_size", "DQN(DQNConfig(replay_size=...))"),
-        (CategoricalDQN, "zebra", "CategoricalDQN(CategoricalDQNConfig(...)); there is learning_rate, "),
+        (CategoricalDQN, "zebra", "CategoricalDQN(CategoricalDQNConfig(...)); its settings are learning_rate, "),
         (DqnAgent, "epsilon", "it is called eps_final"),
         (CategoricalDqnAgent, "v_max", "it is called V_max"),
-        (CategoricalPgAgent, "hidden_sizes", "there is ModelCls, model_kwargs"),
+        (CategoricalPgAgent, "hidden_sizes", "its settings are ModelCls, model_kwargs"),
         (RecurrentCategoricalPgAgent, "model_kwarg", "it is called model_kwargs"),
         (GaussianPgAgent, "log_std_init", "it is called init_log_std"),
         (ActorCritic, "net_arch", "it is called hidden_sizes"),
@@ -64,6 +65,34 @@ def test_settings_of_another_class_are_refused(given: Any) -> None:
             make()
 
 
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [
+        ("num_envs", "batch_B"),
+        ("n_envs", "batch_B"),
+        ("num_workers", "n_workers"),
+        ("n_processes", "n_workers"),
+        ("n_steps", "batch_T"),
+        ("num_steps", "batch_T"),
+        ("rollout_length", "batch_T"),
+        ("env_id", "EnvCls"),
+        ("mp_context", "start_method"),
+        ("batch_t", "batch_T"),
+        ("eval_n_env", "eval_n_envs"),
+    ],
+)
+def test_a_sampler_names_the_setting_that_an_unknown_keyword_means(name: str, setting: str) -> None:
+    construct: Callable[..., Any] = AsyncCpuSampler
+    with pytest.raises(TypeError) as caught:
+        construct("CartPole-v1", **{name: 1})
+    assert str(caught.value) == f"AsyncCpuSampler has no setting {name!r}; it is called {setting}"
+
+
+def test_a_sampler_lists_its_settings_for_a_keyword_like_none_of_them() -> None:
+    with pytest.raises(TypeError, match="SerialSampler has no setting 'zebra'; its settings are EnvCls, env_kwargs,"):
+        SerialSampler("CartPole-v1", batch_T=1, batch_B=1, zebra=1)  # type: ignore[call-arg]
+
+
 def test_what_was_right_is_as_before() -> None:
     config = PPOConfig(learning_rate=3e-4, value_clip=0.2)
     assert pickle.loads(pickle.dumps(config)) == config == copy.deepcopy(config)
@@ -78,10 +107,10 @@ def test_names_of_others_lead_to_settings_that_are_there() -> None:
     from headrace.cli.options import flags_of
 
     flags = {flag.rpartition(".")[2].lstrip("-").replace("-", "_") for flag in flags_of(TrainOptions())}
-    agents = {"eps_itr_max"}
+    agents, samplers = {"eps_itr_max"}, {field.name for field in fields(SamplerOptions)}
     for theirs, ours in SYNONYMS.items():
-        assert set(ours) <= flags | agents, theirs
-        assert nearest_name(theirs, flags) in flags
+        assert set(ours) <= flags | agents | samplers, theirs
+        assert nearest_name(theirs, flags) in flags or nearest_name(theirs, samplers) in samplers
 
 
 def test_only_what_differs_from_the_defaults_is_shown() -> None:

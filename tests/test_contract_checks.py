@@ -526,10 +526,10 @@ def test_ends_that_are_0_or_1_are_truth_values_and_told(
     assert expected.env.done.any()
     assert torch.equal(samples.env.terminated, expected.env.terminated)
     assert torch.equal(samples.env.truncated, expected.env.truncated)
-    said = sorted(record.getMessage() for record in caplog.records if "arrives as" in record.getMessage())
+    said = sorted(record.getMessage() for record in caplog.records if "it is cast" in record.getMessage())
     assert [line.partition(": ")[2] for line in said] == [
-        "terminated arrives as int where bool is expected; it is cast",
-        "truncated arrives as float32 where bool is expected; it is cast",
+        "terminated is int, expected bool; it is cast",
+        "truncated is float32, expected bool; it is cast",
     ]
 
 

@@ -22,7 +22,7 @@ def test_help_explains_every_option_of_a_sampler() -> None:
 
 
 def test_an_unknown_option_names_the_sampler() -> None:
-    with pytest.raises(TypeError, match=r"CpuSampler\(\): got an unexpected keyword argument 'n_worker'"):
+    with pytest.raises(TypeError, match="CpuSampler has no setting 'n_worker'; it is called n_workers"):
         CpuSampler("CartPole-v1", batch_T=1, batch_B=1, n_worker=2)  # type: ignore[call-arg]
     with pytest.raises(TypeError, match=r"SerialSampler\(\): missing a required argument: 'batch_T'"):
         SerialSampler("CartPole-v1", batch_B=1)  # type: ignore[call-arg]

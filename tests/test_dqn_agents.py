@@ -270,13 +270,13 @@ def test_masked_actions_are_never_taken_and_have_no_value(name: str) -> None:
 
 @pytest.mark.parametrize("action", [spaces.MultiDiscrete([2, 3]), BOX, spaces.MultiBinary(2)])
 def test_other_actions_are_a_type_error_that_says_what_to_take(action: spaces.Space[Any]) -> None:
-    with pytest.raises(TypeError, match=r"acts in Discrete action spaces.*take a CategoricalPgAgent"):
+    with pytest.raises(TypeError, match=r"acts in Discrete action spaces.*use a CategoricalPgAgent"):
         DqnAgent().initialize(EnvSpaces(BOX, action), seed=0)
 
 
 def test_a_mask_of_another_size_is_a_type_error() -> None:
     observation = spaces.Dict({"x": BOX, "action_mask": spaces.MultiBinary(3)})
-    with pytest.raises(TypeError, match=r"has shape \(3,\), actions Discrete\(4\) take \(4,\)"):
+    with pytest.raises(TypeError, match=r"has shape \(3,\), but Discrete\(4\) takes \(4,\)"):
         DqnAgent().initialize(EnvSpaces(observation, spaces.Discrete(4)), seed=0)
 
 

@@ -95,7 +95,7 @@ def test_settings_are_frozen_keywords_and_checked(algo: Any, config_cls: Any) ->
 def test_a_replay_without_room_for_a_batch_says_so_before_training() -> None:
     with sampler_of().initialize(agent := DqnAgent(), seed=0) as sampler:
         algo = DQN(DQNConfig(replay_size=64, min_steps_learn=64))
-        with pytest.raises(ValueError, match=r"give it .* steps"):
+        with pytest.raises(ValueError, match=r"make it at least .* steps"):
             algo.initialize(agent, n_itr=1, batch_spec=sampler.batch_spec)
 
 

@@ -82,7 +82,7 @@ def test_images_have_settings_of_their_own(algo: str) -> None:
 @pytest.mark.parametrize(
     ("args", "says"),
     [
-        (["--env", "Pendulum-v1"], "DqnAgent acts in Discrete action spaces, the environment has Box"),
+        (["--env", "Pendulum-v1"], "DqnAgent acts in Discrete action spaces, but the environment has Box"),
         (["--recurrent", "lstm"], "--recurrent and --separate-value are not for dqn"),
         (["--separate-value"], "for separate layers, use --dueling"),
         (["--eps-final", "2"], "eps_final must be between 0 and 1"),

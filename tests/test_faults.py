@@ -138,7 +138,7 @@ def test_a_failing_environment_is_a_readable_error_and_leaves_nothing(fault: str
     if fault in ("python loop", "C loop"):
         assert "faulty.py" in error.traceback_text
     if fault == "fork":
-        assert "came back in both processes" in text
+        assert "returned in both processes" in text
         assert "faulty.py" in error.traceback_text
     if fault == "raise":
         assert "ValueError: the simulator is unhappy" in text

@@ -20,7 +20,7 @@ from tests.foreign import Exits, Hangs, MadeAtRunTime, MadeNowhere, NeedsAWorld,
 from tests.leftovers import DEADLINE
 
 SIZES: dict[str, Any] = {"batch_T": 4, "batch_B": 2, "max_decorrelation_steps": 0}
-FORKSERVER = 'start_method="forkserver" (headrace: --start-method forkserver)'
+FORKSERVER = 'start_method="forkserver" (command line: --start-method forkserver)'
 
 
 @pytest.mark.parametrize(
@@ -60,14 +60,14 @@ def test_a_space_whose_class_was_made_at_run_time_is_an_error_with_the_remedy(en
 
 def test_a_constructor_without_its_arguments_names_env_kwargs(capsys: pytest.CaptureFixture[str]) -> None:
     for kwargs in ({}, {"world": "flat", "colour": 3}):
-        with pytest.raises(EnvFailed, match="its arguments go into env_kwargs"):
+        with pytest.raises(EnvFailed, match="pass its arguments as env_kwargs"):
             SerialSampler(NeedsAWorld, kwargs, **SIZES).initialize(CategoricalPgAgent(), seed=0)
     assert main(["train", "--env", "tests.foreign:NeedsAWorld"]) == 2
     assert "its arguments go into --env-kwargs" in capsys.readouterr().err
 
 
 def test_one_environment_for_each_process_names_the_workers_and_works_with_them() -> None:
-    with pytest.raises(EnvFailed, match="n_workers=batch_B gives each a process of its own"):
+    with pytest.raises(EnvFailed, match="n_workers=batch_B, which gives each environment its own process"):
         CpuSampler(OnePerProcess, n_workers=1, **SIZES).initialize(CategoricalPgAgent(), seed=0)
     with CpuSampler(OnePerProcess, n_workers=2, **SIZES).initialize(CategoricalPgAgent(), seed=0) as sampler:
         assert sampler.obtain_samples(0)[0].env.reward.shape == (4, 2)

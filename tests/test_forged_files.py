@@ -237,7 +237,7 @@ def test_environments_in_a_checkpoint_are_refused(
     status, said = in_this_process(capsys, "train", "--resume", str(run), "--n-steps", "999")
     assert (status, said.count("\n")) == (1, 1)
     assert f"{run / 'checkpoint.pt'} is a checkpoint, but this runner of this headrace did not write it" in said
-    assert "sampler has 'train', which nobody wrote" in said
+    assert "sampler has the unknown entry 'train'" in said
     assert not mark.exists()
 
 

@@ -64,7 +64,7 @@ def test_an_environment_that_comes_back_twice_is_an_error_in_every_sampler(cls: 
     """And what is in the batches before it is said is by the one that was not forked."""
     sampler = cls(ForksAndGoesOn, **options())
     sampler.initialize(CategoricalPgAgent(), seed=0)
-    with pytest.raises(EnvFailed, match=r"came back in both processes[\s\S]*ForksAndGoesOn|os\.fork") as caught:  # noqa: PT012
+    with pytest.raises(EnvFailed, match=r"returned in both processes[\s\S]*ForksAndGoesOn|os\.fork") as caught:  # noqa: PT012
         for itr in range(1000):
             samples, _ = sampler.obtain_samples(itr)
             assert (samples.env.reward == 1).all()
@@ -88,7 +88,7 @@ def test_processes_of_an_environment_that_do_not_come_back_are_its_own_business(
 
 def test_check_env_finds_an_environment_that_comes_back_twice() -> None:
     found = check_env(ForksAndGoesOn, n_steps=20)
-    assert any("came back in both processes" in str(violation) for violation in found)
+    assert any("returned in both processes" in str(violation) for violation in found)
 
 
 def test_a_sampler_in_a_forked_copy_of_its_program_says_so() -> None:

@@ -178,9 +178,11 @@ def test_too_much_memory_is_refused_with_what_is_needed_and_free_before_anything
         anonymous_file(2**50)
     words = str(caught.value)
     assert f"{2**20:.2f} GiB" in words  # 2^50 bytes
-    said_free = float(words.split(" are free")[0].split("memory and ")[1].removesuffix(" GiB").removesuffix(" MiB"))
+    said_free = float(
+        words.split(" are free")[0].split("memory, but only ")[1].removesuffix(" GiB").removesuffix(" MiB")
+    )
     assert said_free > 0
-    assert "batch_T or batch_B smaller" in words
+    assert "reduce batch_T, batch_B" in words
     assert descriptors() <= before
     assert available_memory() > free / 2
     assert isinstance(caught.value, MemoryError)

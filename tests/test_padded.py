@@ -89,11 +89,11 @@ def test_batches_are_the_same_in_every_sampler(start_method: str) -> None:
     ("pad", "says"),
     [
         ({}, "observation['bag']['label'] is "),
-        ({**PAD, "mission": 9}, "of length 13, expected a length of at most 9, as pad says"),
+        ({**PAD, "mission": 9}, "of length 13, expected a length of at most 9, as set by pad"),
         ({**PAD, "bag.tools": 1}, "observation['bag']['tools'] = tuple"),
-        ({**PAD, "here": 4}, "pad is for texts and sequences, and observation['here'] is Box"),
-        ({**PAD, "hint": 4}, "pad names 'hint', which observation has not"),
-        ({**PAD, "path.2": 4}, "pad names '2', which observation['path'] has not"),
+        ({**PAD, "here": 4}, "pad is for texts and sequences, but observation['here'] is Box"),
+        ({**PAD, "hint": 4}, "pad has the key 'hint', but observation has no such part"),
+        ({**PAD, "path.2": 4}, "pad has the key '2', but observation['path'] has no such part"),
     ],
     ids=["nothing declared", "longer text", "longer sequence", "a Box", "no such key", "no such part"],
 )
@@ -103,7 +103,9 @@ def test_what_does_not_fit_is_refused_with_its_place(pad: dict[str, int], says: 
         sampler.initialize(CategoricalPgAgent(), seed=2).obtain_samples(0)
     assert says in str(caught.value)
     if not pad:
-        assert "pad={'bag.label': n}, n characters at most (headrace: --pad bag.label=n)" in str(caught.value)
+        assert "pad={'bag.label': n} to the sampler for at most n characters (command line: --pad bag.label=n)" in str(
+            caught.value
+        )
 
 
 @pytest.mark.parametrize(
@@ -111,7 +113,7 @@ def test_what_does_not_fit_is_refused_with_its_place(pad: dict[str, int], says: 
     [(["mission"], TypeError), ({1: 2}, TypeError), ({"mission": 0}, ValueError), ({"mission": 1.5}, ValueError)],
 )
 def test_a_wrong_pad_is_named_at_once(pad: Any, kind: type[Exception]) -> None:
-    with pytest.raises(kind, match="pad must be a dict of greatest lengths by place"):
+    with pytest.raises(kind, match="pad must be a dict of maximum lengths by place"):
         SerialSampler(Speaks, batch_T=9, batch_B=3, pad=pad)
     with pytest.raises(ValueError, match="pad is for single environments"):
         SerialSampler(VectorEnvs("CartPole-v1"), batch_T=9, batch_B=3, pad={"mission": 3})
@@ -121,7 +123,7 @@ def test_check_env_names_the_remedy_and_takes_it() -> None:
     (violation,) = check_env(Speaks, n_steps=30)
     assert violation.clause == "fixed-shape"
     assert "observation['bag']['label']" in violation.came
-    assert "pad={place: n} (--pad place=n)" in violation.remedy
+    assert "pad={place: n} to the sampler (--pad place=n)" in violation.remedy
     assert check_env(Speaks, n_steps=30, pad=PAD) == []
 
 

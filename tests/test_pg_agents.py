@@ -84,13 +84,13 @@ def shake(agent: Agent, itr: int) -> None:
 @pytest.mark.parametrize(
     ("make", "action", "message"),
     [
-        (CategoricalPgAgent, UNEVEN, "take a GaussianPgAgent for Box"),
+        (CategoricalPgAgent, UNEVEN, "use a GaussianPgAgent for Box"),
         (CategoricalPgAgent, spaces.MultiDiscrete(np.array([[2, 3], [4, 5]])), r"MultiDiscrete \[k\]"),
         (CategoricalPgAgent, spaces.MultiBinary((2, 3)), r"MultiBinary \[n\]"),
         (CategoricalPgAgent, spaces.Dict({"a": spaces.Discrete(2)}), "ActionWrapper"),
-        (RecurrentCategoricalPgAgent, UNEVEN, "take a GaussianPgAgent for Box"),
-        (GaussianPgAgent, spaces.Discrete(3), "take a CategoricalPgAgent for Discrete"),
-        (GaussianPgAgent, spaces.MultiBinary(3), "take a CategoricalPgAgent for Discrete, MultiDiscrete and MultiBin"),
+        (RecurrentCategoricalPgAgent, UNEVEN, "use a GaussianPgAgent for Box"),
+        (GaussianPgAgent, spaces.Discrete(3), "use a CategoricalPgAgent for Discrete"),
+        (GaussianPgAgent, spaces.MultiBinary(3), "use a CategoricalPgAgent for Discrete, MultiDiscrete and MultiBin"),
         (GaussianPgAgent, spaces.Box(-1, 1, (2, 2), np.float32), r"Box action spaces \[d\] of floats.*ActionWrapper"),
         (GaussianPgAgent, spaces.Box(-1, 1, (), np.float32), r"Box action spaces \[d\] of floats"),
         (GaussianPgAgent, spaces.Box(0, 9, (2,), np.int64), r"Box action spaces \[d\] of floats"),
@@ -251,7 +251,7 @@ def test_a_mask_of_another_shape_is_a_type_error_that_names_both(
 
 def test_an_observation_that_is_nothing_but_a_mask_is_refused() -> None:
     observation = spaces.Dict({"action_mask": spaces.MultiBinary(3)})
-    with pytest.raises(TypeError, match="give the observation at least one entry"):
+    with pytest.raises(TypeError, match="it needs at least one entry"):
         CategoricalPgAgent().initialize(EnvSpaces(observation, spaces.Discrete(3)), seed=0)
 
 

@@ -47,8 +47,8 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         ("lunar/Base-v0", "the package lunar_suite registers it when it is imported: lunar_suite:lunar/Base-v0"),
         ("AncientRuin-v0", "the package ancient registers it when it is imported: gym:ancient:AncientRuin-v0"),
-        ("Zzzzz-v0", "where a package registers it, name its module, which is imported first: module:Zzzzz-v0"),
-        ("gym:Zzzzz-v0", "which is imported first: gym:module:Zzzzz-v0"),
+        ("Zzzzz-v0", "if a package registers it, put its module before the id to import it first: module:Zzzzz-v0"),
+        ("gym:Zzzzz-v0", "put its module before the id to import it first: gym:module:Zzzzz-v0"),
     ],
 )
 def test_the_module_is_named(env_id: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:

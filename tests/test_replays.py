@@ -458,14 +458,17 @@ def test_nothing_is_kept_of_a_batch() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"n_rows": 5}, "a replay of 5 rows of time cannot take batches of 5; give it 6 rows or more, 18 steps"),
-        ({"n_finals": 0}, "n_finals is 0"),
-        ({"frames": -1}, "frames is -1"),
+        (
+            {"n_rows": 5},
+            "a replay of 5 time steps is too small for batches of 5; make it at least 6 time steps, 18 steps in all",
+        ),
+        ({"n_finals": 0}, "n_finals must be at least 1"),
+        ({"frames": -1}, "frames must be .*, got -1"),
         (
             {"frames": 4},
-            r"frames=4 needs an observation of one uint8 array \[4, ...\] and got float32 \[3\]",
+            r"frames=4 needs observations of one uint8 array \[4, ...\], got float32 \[3\]",
         ),
-        ({"frames": 3}, r"and got float32 \[3\]"),
+        ({"frames": 3}, r", got float32 \[3\]"),
     ],
 )
 def test_specs_that_cannot_be(settings: dict[str, Any], message: str) -> None:
@@ -475,16 +478,18 @@ def test_specs_that_cannot_be(settings: dict[str, Any], message: str) -> None:
 
 
 def test_replays_that_cannot_be() -> None:
-    with pytest.raises(ValueError, match="no room for batches of 5 rows and transitions of 9 steps; give it 15 rows"):
+    with pytest.raises(
+        ValueError, match="too small for batches of 5 time steps and 9-step transitions; make it at least 15 time steps"
+    ):
         made(World(), n_rows=14, n_step=9)
-    with pytest.raises(ValueError, match="n_step is 0"):
+    with pytest.raises(ValueError, match="n_step must be at least 1, got 0"):
         made(World(), n_step=0)
 
 
 def test_a_replay_that_does_not_fit_is_refused_before_it_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(make_module, "available_memory", lambda: 2**30)
     stack = np.zeros((4, 84, 84), np.uint8)
-    with pytest.raises(NotEnoughMemory, match=r"1,000,000 steps needs 27.95 GiB and 1.00 are free; make its"):
+    with pytest.raises(NotEnoughMemory, match=r"1,000,000 steps needs 27.95 GiB, but only 1.00 are free; make it"):
         make_replay(BatchSpec(10, 10), stack, ACTION, 1_000_000)
     with pytest.raises(NotEnoughMemory, match="a replay of 1,000,000 steps"):
         shared_ring(replay_spec(BatchSpec(10, 10), stack, ACTION, 1_000_000))

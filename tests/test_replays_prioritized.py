@@ -108,9 +108,9 @@ def test_a_transition_that_becomes_whole_late_is_new_then() -> None:
 @pytest.mark.parametrize(
     ("priorities", "message"),
     [
-        (torch.tensor([1.0, float("nan")]), "not a finite number"),
-        (torch.tensor([float("inf"), 1.0]), "not a finite number"),
-        (torch.ones(3), r"\[3\] priorities for \[2\] transitions"),
+        (torch.tensor([1.0, float("nan")]), "must be finite"),
+        (torch.tensor([float("inf"), 1.0]), "must be finite"),
+        (torch.ones(3), r"the shape of indices, \[2\], got \[3\]"),
     ],
 )
 def test_priorities_that_cannot_be(priorities: torch.Tensor, message: str) -> None:
@@ -125,7 +125,7 @@ def test_priorities_that_cannot_be(priorities: torch.Tensor, message: str) -> No
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"alpha": -1.0}, "alpha is -1.0"), ({"beta": -1.0}, "beta is -1.0"), ({"eps": 0.0}, "eps 0")],
+    [({"alpha": -1.0}, "alpha=-1.0"), ({"beta": -1.0}, "beta must be at least 0, got -1.0"), ({"eps": 0.0}, "eps=0.0")],
 )
 def test_settings_that_cannot_be(settings: dict[str, float], message: str) -> None:
     writer, _, _ = made(World())

@@ -168,8 +168,8 @@ def test_asking_for_the_state_changes_nothing() -> None:
         (serial, Forgets, "a pickled copy of Forgets failed where the original did not"),
         (serial, HoldsALock, "HoldsALock cannot be pickled"),
         (serial, Large, "Large cannot be pickled (ValueError: it is larger than 64 MiB)"),
-        (partial(workers, 2), ForgetsItsGenerator, "ForgetsItsGenerator gave another reward than the original"),
-        slow(serial, ForgetsItsGenerator, "ForgetsItsGenerator gave another reward than the original"),
+        (partial(workers, 2), ForgetsItsGenerator, "ForgetsItsGenerator gave a different reward than the original"),
+        slow(serial, ForgetsItsGenerator, "ForgetsItsGenerator gave a different reward than the original"),
         slow(partial(workers, 2), Forgets, "a pickled copy of Forgets failed where the original did not"),
         slow(partial(workers, 2), HoldsALock, "HoldsALock cannot be pickled"),
         slow(partial(workers, 2), Large, "Large cannot be pickled (ValueError: it is larger than 64 MiB)"),
@@ -177,7 +177,7 @@ def test_asking_for_the_state_changes_nothing() -> None:
 )
 def test_what_does_not_survive_a_pickle_is_not_in_the_state(make: Any, env: Any, says: str) -> None:
     with make(env).initialize(CategoricalPgAgent(), seed=0, resumable=True) as sampler:
-        assert sampler.state().why_not == f"copies of {env.__qualname__} were not tried yet"
+        assert sampler.state().why_not == f"pickled copies of {env.__qualname__} were not tested yet"
         sampler.obtain_samples(0)
         state = sampler.state()
         assert state.train == {}
@@ -207,7 +207,7 @@ def test_environments_for_evaluation_are_tried_too(make: Any, more: dict[str, An
         sampler.obtain_samples(0)
         assert sampler.state().why_not == ""
         sampler.evaluate_agent(0)
-        assert "gave another observation than the original" in sampler.state().why_not
+        assert "gave a different observation than the original" in sampler.state().why_not
 
 
 def test_environments_that_were_just_reset_are_no_proof() -> None:
@@ -215,9 +215,9 @@ def test_environments_that_were_just_reset_are_no_proof() -> None:
     sampler = SerialSampler(Ticks, batch_T=2, batch_B=1, max_decorrelation_steps=0)
     with sampler.initialize(CategoricalPgAgent(), seed=0, resumable=True):
         sampler.obtain_samples(0)
-        assert sampler.state().why_not == "copies of Ticks were not tried yet"
+        assert sampler.state().why_not == "pickled copies of Ticks were not tested yet"
         sampler.obtain_samples(1)
-        assert "gave another observation" in sampler.state().why_not
+        assert "gave a different observation" in sampler.state().why_not
 
 
 def test_loading_leaves_the_classes_of_the_program_as_they_are() -> None:

@@ -199,7 +199,7 @@ def test_no_column_is_an_empty_batch() -> None:
 def test_rows_of_a_whole_batch_are_refused_with_the_remedy(index: Any) -> None:
     """A part in time has neither a bootstrap value nor final entries of its own."""
     _, samples = filled()
-    with pytest.raises(TypeError, match=r"samples\.env\[rows\]"):
+    with pytest.raises(TypeError, match=r"samples\.env\[t\]"):
         samples[index]
 
 

@@ -262,7 +262,7 @@ def test_kept_batches_are_in_memory_of_their_own() -> None:
 
 
 def test_samples_elsewhere_than_the_agent_are_refused() -> None:
-    with pytest.raises(ValueError, match="samples_device='cpu' is where the agent acts"):
+    with pytest.raises(ValueError, match="samples_device='cpu' must be the device on which the agent acts"):
         sampler_of(GpuSampler, device="cuda:0", samples_device="cpu")
     with pytest.raises(ValueError, match="CpuSampler acts in its workers"):
         sampler_of(CpuSampler, samples_device="cpu")

@@ -112,7 +112,11 @@ def test_spaces_without_a_fixed_shape_are_refused_with_the_place_and_the_remedy(
         observation_writer(space, lambda *cast: None)
     assert str(caught.value).startswith(f"observation{place} is ")
     key = place.strip("[']")
-    words = "TransformObservation" if isinstance(space, spaces.Graph) else f"pad={{'{key}': n}}, n "
+    words = (
+        "TransformObservation"
+        if isinstance(space, spaces.Graph)
+        else f"pad={{'{key}': n}} to the sampler for at most n "
+    )
     assert words in str(caught.value)
 
 
@@ -369,7 +373,7 @@ def test_environments_of_different_spaces_are_refused() -> None:
     def make() -> AnySpaces:
         return AnySpaces(spaces.Discrete(2 + len(made)), spaces.Discrete(2), made)
 
-    with pytest.raises(EnvContractError, match="one batch holds one kind") as caught:
+    with pytest.raises(EnvContractError, match="all must be the same") as caught:
         SerialSampler(make, **SIZES).initialize(CategoricalPgAgent(), seed=0)
     assert "env 1" in str(caught.value)
     assert [env.closed for env in made] == [1, 1, 1]

@@ -254,7 +254,7 @@ def test_a_rank_beyond_the_world_is_named_with_both_numbers(cls: type[BaseSample
 
 
 def test_disagreeing_numbers_of_workers_are_named_both() -> None:
-    with pytest.raises(ValueError, match="3 workers and n_workers is 2"):
+    with pytest.raises(ValueError, match="3 workers, but n_workers is 2"):
         CpuSampler(**arguments()).initialize(CategoricalPgAgent(), {"workers_cpus": [0, 0, 0]})
 
 

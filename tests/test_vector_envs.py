@@ -606,14 +606,14 @@ LIES: dict[str, tuple[Callable[[list[Any]], Any], str, int | None, str]] = {
     ),
     "terminated int": (replace(2, np.full(4, 2)), "terminated = int64 [4], expected a numpy", None, ROW_5),
     "truncated bool": (replace(3, False), "truncated = bool False, expected a numpy array of bool [4]", None, ROW_5),
-    "info list": (replace(4, [{}] * 4), "its answer = a tuple of 5, expected (observation, reward", None, ROW_5),
+    "info list": (replace(4, [{}] * 4), "returned a tuple of 5, expected (observation, reward", None, ROW_5),
     "4-tuple": (
         lambda answer: tuple(answer[:4]),
-        "its answer = a tuple of 4, expected (observation, reward",
+        "returned a tuple of 4, expected (observation, reward",
         None,
         ROW_5,
     ),
-    "5-list": (list, "its answer = list", None, ROW_5),
+    "5-list": (list, "returned list", None, ROW_5),
     "info key": (without("speed"), "info['speed'] = the keys [], expected every key of env_info_keys", None, ROW_5),
     "info shape": (replace(4, {"speed": np.zeros((4, 2))}), "info['speed'] = float64 [4, 2], expected", None, ROW_5),
     "info for one": (replace(4, {"speed": 1.0}), "info['speed'] = float64 [], expected float32 [4]", None, ROW_5),
@@ -660,8 +660,8 @@ def test_the_truth_is_no_error() -> None:
     [
         (replace(0, np.zeros((4, 1), np.float32)), "observation = float32 [4, 1], expected shape", None),
         (with_cell(0, (LIAR, 1), np.nan), "observation = nan, expected finite numbers", LIAR),
-        (lambda answer: answer[0], "its answer = float32 [4, 3], expected (observation, info)", None),
-        (replace(1, None), "its answer = a tuple of 2, expected (observation, info)", None),
+        (lambda answer: answer[0], "returned float32 [4, 3], expected (observation, info)", None),
+        (replace(1, None), "returned a tuple of 2, expected (observation, info)", None),
     ],
     ids=["shape", "NaN", "no tuple", "no info"],
 )
@@ -719,7 +719,7 @@ def single_one(num_envs: int) -> Any:
 
 @pytest.mark.parametrize("cls", [SerialSampler, CpuSampler])
 def test_what_is_no_vector_environment_of_that_size_is_refused(cls: type[BaseSampler]) -> None:
-    with pytest.raises(EnvContractError, match="three_of_them returned 3 environments, asked for num_envs="):
+    with pytest.raises(EnvContractError, match="three_of_them returned 3 environments, expected "):
         use(cls, three_of_them, {})
     with pytest.raises(EnvContractError, match=r"single_one returned a Steady, not a gymnasium.vector.VectorEnv"):
         use(cls, single_one, {})
@@ -789,7 +789,7 @@ def test_float64_observations_are_cast_and_the_log_says_so_once(
                 samples, _ = sampler.obtain_samples(itr)
                 assert samples.env.observation.dtype == torch.float32
                 assert samples.env.observation.any()
-    words = "Doubles: observation arrives as float64 where float32 is expected; it is cast"
+    words = "Doubles: observation is float64, expected float32; it is cast"
     assert [record.message for record in caplog.records] == [words]
 
 
@@ -819,17 +819,19 @@ def test_after_an_error_the_sampler_is_closed() -> None:
 
 
 def test_an_id_without_a_vector_entry_point_is_refused() -> None:
-    with pytest.raises(ValueError, match="MountainCar-v0 has no vector entry point; give a callable"):
+    with pytest.raises(ValueError, match="MountainCar-v0 has no vector entry point; pass a callable"):
         VectorEnvs("MountainCar-v0")
     with pytest.raises(TypeError, match="VectorEnvs takes a Gymnasium id or a callable, got int 3"):
         VectorEnvs(3)  # type: ignore[arg-type]
 
 
 def test_single_environments_are_asked_for_where_only_they_will_do() -> None:
-    with pytest.raises(EnvContractError, match="CartPole-v1 makes vector environments, and this is about a single one"):
+    with pytest.raises(
+        EnvContractError, match="CartPole-v1 makes vector environments, but this call needs a single one"
+    ):
         EnvFactory.of(VectorEnvs("CartPole-v1"), None)()
     (violation,) = check_env(VectorEnvs("CartPole-v1"), n_steps=10)
-    assert "CartPole-v1 makes vector environments, and this is about a single one" in str(violation)
+    assert "CartPole-v1 makes vector environments, but this call needs a single one" in str(violation)
 
 
 def test_a_string_can_name_them_in_a_module() -> None:
@@ -990,14 +992,14 @@ def test_pools_take_one_seed_and_reset_as_one() -> None:
     pool = make_envpool(2, **POOL)
     with pytest.raises(TypeError, match="EnvPool takes one seed for all of its environments, got list"):
         pool.reset(seed=[1, 2])  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="EnvPool resets all of its environments at once"):
+    with pytest.raises(ValueError, match="EnvPool resets all environments at once"):
         pool.reset(options={"reset_mask": np.array([True, False])})
     pool.close()
 
 
 @pytest.mark.parametrize("key", ["num_envs", "batch_size", "seed", "env_type"])
 def test_what_the_sampler_decides_is_no_setting_of_a_pool(key: str) -> None:
-    with pytest.raises(ValueError, match=f"config has \\['{key}'\\], which the sampler decides"):
+    with pytest.raises(ValueError, match=f"config has \\['{key}'\\], which the sampler sets"):
         make_envpool(2, task_id="CartPole-v1", config={key: 3})
 
 
@@ -1052,7 +1054,7 @@ def test_what_was_changed_by_a_call_is_so_in_the_next_batch(cls: type[BaseSample
 @pytest.mark.parametrize(("cls", "n_workers"), CALLED)
 def test_environments_that_are_not_there_cannot_be_called(cls: type[BaseSampler], n_workers: int) -> None:
     with opened(cls, n_workers) as sampler:
-        with pytest.raises(ValueError, match=r"env_ids has \[-1, 7\], this sampler has the environments 0 to 4"):
+        with pytest.raises(ValueError, match=r"env_ids has \[-1, 7\], but this sampler has the environments 0 to 4"):
             sampler.call_envs("lengthen", 3, env_ids=[2, 7, -1])
         assert sampler.call_envs("lengthening") == [0] * 5
         sampler.obtain_samples(0)

@@ -186,7 +186,7 @@ def test_a_start_that_fails_half_way_reaps_what_it_started() -> None:
     sampler = CpuSampler(Walk, batch_T=4, batch_B=30, n_workers=30, start_method="fork")
     with (
         descriptors_left(20),
-        pytest.raises(SamplerError, match=r"no file descriptors left.*ulimit -n"),
+        pytest.raises(SamplerError, match=r"no file descriptors are left.*ulimit -n"),
     ):
         sampler.initialize(CategoricalPgAgent(), seed=0)
     assert other_processes() == set()
@@ -245,7 +245,7 @@ def test_a_program_on_standard_input_is_told_that_it_is_no_file() -> None:
     )
     done = subprocess.run([sys.executable, "-"], input=program, check=False, timeout=60, capture_output=True, text=True)
     assert done.returncode == 1
-    assert "<stdin> is no file: put the program into one" in done.stderr
+    assert "<stdin> is not a file: save the program to a file" in done.stderr
     assert "env 0" not in done.stderr
 
 
@@ -276,7 +276,7 @@ def test_rlpyts_affinity_dict_is_understood() -> None:
 
 def test_affinity_and_n_workers_must_agree() -> None:
     sampler = CpuSampler(Walk, batch_T=4, batch_B=4, n_workers=3, start_method="fork")
-    with pytest.raises(ValueError, match="workers_cpus for 2 workers and n_workers is 3"):
+    with pytest.raises(ValueError, match="workers_cpus for 2 workers, but n_workers is 3"):
         sampler.initialize(CategoricalPgAgent(), affinity={"workers_cpus": (0, 0)}, seed=0)
 
 

@@ -64,7 +64,7 @@ class Agent(ABC):
         """
         if self.spaces is not None:
             if self.spaces != spaces:
-                raise ValueError(f"the agent was built for {self.spaces}, these environments have {spaces}")
+                raise ValueError(f"the agent was built for {self.spaces}, but these environments have {spaces}")
             return
         weights_seed = int(np.random.SeedSequence(seed, spawn_key=(int(Stream.WEIGHTS),)).generate_state(1)[0])
         with torch.random.fork_rng(devices=[]):
@@ -80,8 +80,8 @@ class Agent(ABC):
         for name, tensor in chain(model.named_parameters(), model.named_buffers()):
             if torch.nn.parameter.is_lazy(tensor):
                 raise TypeError(
-                    f"{name} of {type(model).__name__} has no size before its first input; workers need the size "
-                    "before, so name it: Linear(in_features, …) in place of LazyLinear(…)"
+                    f"{name} of {type(model).__name__} has no size before its first input, but workers need "
+                    "it earlier; name the size: Linear(in_features, …) instead of LazyLinear(…)"
                 )
         missing = set(self.learner_only) - {name for name, _ in model.named_modules()}
         if missing:
@@ -213,7 +213,7 @@ class Agent(ABC):
         for name in own.keys() & came.keys():
             dtypes = [value.dtype for value in (own[name], came[name]) if isinstance(value, torch.Tensor)]
             if len(set(dtypes)) > 1:
-                raise RuntimeError(f"{name} is of {dtypes[1]}, expected {dtypes[0]}")
+                raise RuntimeError(f"{name} has the dtype {dtypes[1]}, expected {dtypes[0]}")
         self.model.load_state_dict(came)
 
     def save(self, path: str | Path, itr: int = 0) -> None:
@@ -232,5 +232,7 @@ class Agent(ABC):
         from headrace.agents.description import described  # here, because that module imports this one
 
         if self.spaces is None:
-            raise ValueError("the agent has no model yet; agent.initialize(spaces, seed=0) builds one, or a sampler")
+            raise ValueError(
+                "the agent has no model yet; call agent.initialize(spaces, seed=0), or initialize a sampler with it"
+            )
         save_checkpoint(path, {"agent": self.state_dict(), "about": described(self), "itr": int(itr)})

@@ -68,7 +68,7 @@ def spaces_of(about: Mapping[str, Any]) -> EnvSpaces:
             _require_small(about[name])
         return EnvSpaces(space_of(about["observation"]), space_of(about["action"]))
     except Exception as error:  # forged values may raise anything in the constructors of spaces
-        raise ValueError(f"it does not say which spaces the agent is for ({one_line(error)})") from error
+        raise ValueError(f"the spaces of the agent are missing or wrong ({one_line(error)})") from error
 
 
 def agent_of(about: Mapping[str, Any], ModelCls: Any = None) -> Agent:
@@ -89,7 +89,8 @@ def agent_of(about: Mapping[str, Any], ModelCls: Any = None) -> Agent:
         raise
     except Exception as error:  # forged values may raise anything in a constructor
         raise CheckpointError(
-            f"{shown(about.get('class'))} of this headrace does not take what the checkpoint says: {one_line(error)}"
+            f"{shown(about.get('class'))} of this version of headrace does not accept the settings in the checkpoint: "
+            f"{one_line(error)}"
         ) from error
     return agent
 
@@ -107,19 +108,21 @@ def _require_small(plain: Mapping[str, Any]) -> None:
     shape = plain.get("shape", [])
     each(whole(0, _LARGEST))(shape, "the shape of a space")
     if "dtype" in plain and math.prod(shape) * np.dtype(plain["dtype"]).itemsize > _LARGEST:
-        raise ValueError(f"a space of shape {shape}, whose bounds are more than {_LARGEST} bytes")
+        raise ValueError(f"the bounds of a space of shape {shape} have more than {_LARGEST} bytes")
 
 
 def _class(name: str, base: type) -> Any:
     module_name, _, class_name = str(name).partition(":")
     if not _MODULE.fullmatch(module_name):
-        raise CheckpointError(f"the checkpoint names the class {name!r}, which is not one of headrace")
+        raise CheckpointError(f"the checkpoint names the class {name!r}, which is not a class of headrace")
     try:
         cls = vars(importlib.import_module(module_name)).get(class_name)
     except ImportError:
         cls = None
     if not (isinstance(cls, type) and issubclass(cls, base) and cls.__module__ == module_name):
-        raise CheckpointError(f"the checkpoint names the class {name!r}, and this headrace has no such {base.__name__}")
+        raise CheckpointError(
+            f"the checkpoint names {name!r}, but this version of headrace has no such {base.__name__}"
+        )
     return cls
 
 
@@ -135,7 +138,7 @@ def _encoded(value: Any) -> Any:
         return ["dict", {key: _encoded(item) for key, item in value.items()}]
     if isinstance(value, type) and issubclass(value, torch.nn.Module):
         return ["class", _name(value)]
-    raise TypeError(f"a setting of the agent is no plain value: {value!r}"[:200])
+    raise TypeError(f"a setting of the agent is not a plain value: {value!r}"[:200])
 
 
 def _decoded(value: Any) -> Any:

@@ -39,5 +39,5 @@ def device_here(value: Any, argument: str) -> torch.device:
                 here += (
                     ", is built without CUDA" if torch.version.cuda is None else ", check the driver with nvidia-smi"
                 )
-            raise ValueError(f"{argument}={str(value)!r} is not there ({here}); leave it out, or name one that is")
+            raise ValueError(f"{argument}={str(value)!r} does not exist ({here}); leave it out, or name one that does")
     return device

@@ -29,7 +29,7 @@ def has_mask(spaces: EnvSpaces, size: int | None) -> bool:
     shape = observation[ACTION_MASK].shape
     if size is None or shape != (size,):
         raise TypeError(
-            f"the observation's {ACTION_MASK!r} has shape {shape}, actions {spaces.action} take "
+            f"the observation's {ACTION_MASK!r} has shape {shape}, but {spaces.action} takes "
             + (f"({size},)" if size is not None else "no mask; rename that key")
         )
     return True

@@ -39,7 +39,7 @@ class AdamConfig:
         if self.lr_schedule is not None and not callable(self.lr_schedule):
             raise TypeError(
                 f"lr_schedule must be a function from progress (0 to 1) to a factor, got {self.lr_schedule!r}; for a "
-                "number give learning_rate"
+                "constant rate, set learning_rate"
             )
 
 

@@ -324,12 +324,12 @@ class Samples:
             first_state=torch_of(slot.first_state),
             last_state=torch_of(slot.last_state),
         )
-        nobody = torch.zeros(0, dtype=torch.int64)
-        return Samples(agent, env, Final(nobody, nobody, None, None, torch.zeros(0), None))
+        none = torch.zeros(0, dtype=torch.int64)
+        return Samples(agent, env, Final(none, none, None, None, torch.zeros(0), None))
 
     def with_final(self, final: Final) -> Samples:
         """Returns the same views in new dataclasses and dicts, with this `final`."""
-        return Samples(tree_map(_itself, self.agent), tree_map(_itself, self.env), final)
+        return Samples(tree_map(_identity, self.agent), tree_map(_identity, self.env), final)
 
     def __repr__(self) -> str:
         return described_batch(self.env, self.agent, self.final)
@@ -344,8 +344,8 @@ class Samples:
         rows, columns = index if isinstance(index, tuple) else (index, slice(None))
         if not isinstance(rows, slice) or rows != slice(None):
             raise TypeError(
-                f"a batch is selected by columns, samples[:, columns], got rows {rows!r}; "
-                "rows of a part are samples.env[rows] and samples.agent[rows]"
+                f"samples[...] selects columns, as in samples[:, columns], got time steps {rows!r}; "
+                "select time steps of a part: samples.env[t] or samples.agent[t]"
             )
         wanted = np.arange(self.batch_spec.B)[columns].reshape(-1)
         # New column j holds the entries of column wanted[j]; restore (time, column) order afterwards.
@@ -385,7 +385,7 @@ def _indexed(fields: dict[str, Tree], index: Any, without_time: Sequence[str]) -
     }
 
 
-def _itself(leaf: Any) -> Any:
+def _identity(leaf: Any) -> Any:
     return leaf
 
 

@@ -65,8 +65,8 @@ class Arena:
         except OSError as error:  # the address space is limited
             self.close_fd()
             raise NotEnoughMemory(
-                f"the system refused to map {self.nbytes / 2**20:.1f} MiB of shared memory ({error.strerror}); "
-                "make batch_T or batch_B smaller, or the observations (dtype, resolution)"
+                f"the operating system refused to map {self.nbytes / 2**20:.1f} MiB of shared memory "
+                f"({error.strerror}); reduce batch_T, batch_B, or the size of observations (dtype, resolution)"
             ) from error
         self._offset = 0
 
@@ -74,7 +74,7 @@ class Arena:
         """Returns the next array, 64-byte aligned and zero in a new arena; raises ValueError if the arena is full."""
         size = _nbytes(shape, dtype)
         if self._offset + size > self.nbytes:
-            raise ValueError(f"arena of {self.nbytes} bytes is full: {size} more bytes asked at offset {self._offset}")
+            raise ValueError(f"{size} bytes at offset {self._offset} do not fit in an arena of {self.nbytes} bytes")
         array: np.ndarray = np.ndarray(shape, dtype, buffer=self._map, offset=self._offset)
         self._offset += size
         return array

@@ -17,7 +17,7 @@ def tensordict_of(env: Any, agent: Any) -> Any:
     try:
         from tensordict import TensorDict
     except ImportError as error:
-        raise ImportError("to_tensordict() needs the package tensordict: pip install tensordict") from error
+        raise ImportError("to_tensordict() needs the tensordict package; pip install tensordict") from error
     parts = {"env": _nested(env, _WITHOUT_TIME), "agent": _nested(agent, _WITHOUT_TIME)}
     return TensorDict(parts, batch_size=env.reward.shape)
 

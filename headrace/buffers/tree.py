@@ -115,6 +115,6 @@ def tree_to_torch(tree: Tree, device: torch.device | str | None = None) -> Tree:
     return tensors if device is None else tree_map(lambda tensor: tensor.to(device), tensors)
 
 
-def tree_zeroed(tree: Tree, rows: torch.Tensor) -> Tree:
-    """Returns a tree of tensors `[n, ...]` with zeros where the mask `rows`, bool `[n]`, is set."""
-    return tree_map(lambda leaf: leaf.masked_fill(rows.reshape(-1, *[1] * (leaf.ndim - 1)), 0), tree)
+def tree_zeroed(tree: Tree, mask: torch.Tensor) -> Tree:
+    """Returns a tree of tensors `[n, ...]` with zeros where `mask`, bool `[n]`, is set."""
+    return tree_map(lambda leaf: leaf.masked_fill(mask.reshape(-1, *[1] * (leaf.ndim - 1)), 0), tree)

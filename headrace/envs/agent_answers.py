@@ -17,10 +17,10 @@ __all__ = ["AS_AT_FIRST", "AnswerWriter", "action_writer", "answer_writer"]
 #: Writes a tree of tensors `[n, ...]` into a tree of arrays; raises Mismatch if one does not fit.
 AnswerWriter = Callable[[Tree, Tree], None]
 
-AS_AT_FIRST = "one entry for each row of its inputs, as at first"
+AS_AT_FIRST = "one entry per environment, as in the first answer"
 
 #: For fewer numbers than this, Python's own minimum and maximum are faster than one NumPy call.
-_MANY = 64
+_MIN_NUMPY_SIZE = 64
 
 #: The kinds of dtypes that each kind can hold without loss; integers are also checked for range.
 _HELD_BY = {"b": "b", "i": "iub", "u": "iub", "f": "fiub"}
@@ -68,7 +68,7 @@ def _tree_of(space: spaces.Space[Any]) -> Tree:
 def _nothing_writer(path: str) -> AnswerWriter:
     def write(to: Tree, value: Tree) -> None:
         if value is not None:
-            raise Mismatch(path, described(value), "None, as at first")
+            raise Mismatch(path, described(value), "None, as in the first answer")
 
     return write
 
@@ -96,7 +96,7 @@ def _tuple_writer(parts: list[AnswerWriter], path: str) -> AnswerWriter:
 def _fields_writer(cls: type, parts: list[tuple[str, AnswerWriter]], path: str) -> AnswerWriter:
     def write(to: Tree, value: Tree) -> None:
         if type(value) is not cls:
-            raise Mismatch(path, described(value), f"a {cls.__name__}, as at first")
+            raise Mismatch(path, described(value), f"a {cls.__name__}, as in the first answer")
         for name, part in parts:
             part(getattr(to, name), getattr(value, name))
 
@@ -129,7 +129,7 @@ def _leaf_writer(dtype: np.dtype[Any], path: str, values: _Values) -> AnswerWrit
         try:
             array = value.numpy(force=True)
         except Exception:
-            came, expected = f"a {type(value).__name__}", f"a tensor of a dtype that NumPy has: {words}"
+            came, expected = f"a {type(value).__name__}", f"a tensor of a dtype that NumPy supports: {words}"
             raise Mismatch(path, came, f"{expected}, {dtype} {list(to.shape)}") from None
         if array.shape != to.shape or (array.dtype is not dtype and array.dtype.kind not in kinds):
             raise refuse(to, described(array))
@@ -165,16 +165,16 @@ def _action_values(space: spaces.Space[Any]) -> _Values:
             n = int(space.n)
 
             def all_indices(array: np.ndarray) -> bool:
-                if array.size > _MANY:
+                if array.size > _MIN_NUMPY_SIZE:
                     return bool(array.view(np.uint64).max() < n)  # negative ones are huge: checks both ends
                 values: list[int] = array.tolist()
                 return min(values) >= 0 and max(values) < n
 
-            after = f" ({space.start} is added for the environment)" if space.start else ""
+            after = f" (the sampler adds the start of the space, {space.start})" if space.start else ""
             return _Values(f"indices in [0, {n}){after}", lambda array: (array >= 0) & (array < n), all_indices)
         case spaces.MultiDiscrete():
             nvec = space.nvec
-            after = f" ({space.start} is added for the environment)" if space.start.any() else ""
+            after = f" (the sampler adds the start of the space, {space.start})" if space.start.any() else ""
             words = f"indices below {' '.join(str(nvec).split())}{after}"
             return _Values(words, lambda array: (array >= 0) & (array < nvec))
         case spaces.MultiBinary():

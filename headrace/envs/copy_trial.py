@@ -26,9 +26,9 @@ __all__ = ["N_TRIED", "CopyTrial", "Recorded", "run_trial"]
 #: How many environments of a sampler have their copies tested; they are all made by the same factory.
 N_TRIED = 8
 
-_PATIENCE = 30.0  # seconds after the start of a test for which its result is awaited
-_LIFETIME = 200.0  # seconds after which an interpreter without a result ends
-_ENOUGH = 5.0  # seconds of stepping after which copies are considered tested
+_WAIT_SECONDS = 30.0  # seconds after the start of a test for which its result is awaited
+_MAX_SECONDS = 200.0  # seconds after which an interpreter without a result ends
+_STEPPING_SECONDS = 5.0  # seconds of stepping after which copies are considered tested
 _LARGEST_RECORD = 64 * 2**20
 
 
@@ -94,7 +94,7 @@ class CopyTrial:
         self._interpreter: FreshInterpreter | None = None
         self._began = 0.0
         self.due = True
-        self.why_not = f"copies of {name} were not tried yet"
+        self.why_not = f"pickled copies of {name} were not tested yet"
 
     @property
     def taken(self) -> bool:
@@ -120,26 +120,26 @@ class CopyTrial:
         self._began = time.monotonic()
         try:
             job = pickle.dumps((self._name, pickles, part), pickle.HIGHEST_PROTOCOL)
-            self._interpreter = FreshInterpreter("headrace.envs.copy_trial:run_trial", job, _LIFETIME)
-            self.why_not = f"a pickled copy of {self._name} is still being tried"
+            self._interpreter = FreshInterpreter("headrace.envs.copy_trial:run_trial", job, _MAX_SECONDS)
+            self.why_not = f"pickled copies of {self._name} are still being tested"
         except (OSError, SamplerError) as error:
-            self.why_not = f"pickled copies of {self._name} could not be tried ({headline(error)})".split("\n")[0]
+            self.why_not = f"pickled copies of {self._name} could not be tested ({headline(error)})".split("\n")[0]
 
     def decide(self, status: Status) -> None:
         """Waits for the result, if there is none yet, for 30 s after the start at most."""
         interpreter = self._interpreter
         if interpreter is None:
             return
-        wait = max(0.0, self._began + _PATIENCE - time.monotonic())
+        wait = max(0.0, self._began + _WAIT_SECONDS - time.monotonic())
         if not interpreter.ended(wait, lambda: status.enter(Phase.SAVING)):
             return
         self._interpreter = None
         if interpreter.answer is not None:
             self.why_not = interpreter.answer
         elif interpreter.exitcode == -signal.SIGALRM:
-            self.why_not = f"a pickled copy of {self._name} came to no end in {_LIFETIME:g} s"
+            self.why_not = f"the test of pickled copies of {self._name} did not end within {_MAX_SECONDS:g} s"
         else:
-            process = f"the process that tried a pickled copy of {self._name}"
+            process = f"the process that tested pickled copies of {self._name}"
             self.why_not = cause_of_death(interpreter.exitcode, process, Phase.SAVING.words, ended=True)
 
     def close(self) -> None:
@@ -161,7 +161,7 @@ def run_trial(job: bytes) -> str:
         return _difference(name, states, recorded)
     except BaseException as error:
         came = (error.message if isinstance(error, SamplerError) else headline(error)).split("\n")[0]
-        return f"a pickled copy of {name} failed where the original did not: {what} in a process of its own, {came}"
+        return f"a pickled copy of {name} failed where the original did not: {what} in a separate process, {came}"
 
 
 def _difference(name: str, states: Sequence[EnvState], recorded: Recorded | None) -> str:
@@ -169,20 +169,20 @@ def _difference(name: str, states: Sequence[EnvState], recorded: Recorded | None
     envs = ScalarEnvs(
         [state.env for state in states], range(n), [(state.seed, None) for state in states], name=name, status=Status()
     )
-    row = allocate_like(null_value(envs.spaces.observation), (n,), np.zeros)
+    observation = allocate_like(null_value(envs.spaces.observation), (n,), np.zeros)
     if recorded is None or recorded.begins:
-        envs.reset(None, row)
+        envs.reset(None, observation)
     if recorded is None:
         return ""
-    if recorded.begins and not _same(row, tree_rows(recorded.observation, 0), np.ones(n, np.bool_)):
-        return f"a pickled copy of {name} gave another first observation than the original"
+    if recorded.begins and not _same(observation, tree_rows(recorded.observation, 0), np.ones(n, np.bool_)):
+        return f"a pickled copy of {name} gave a different first observation than the original"
     envs.allow(recorded.resets)
-    enough = time.monotonic() + _ENOUGH
+    deadline = time.monotonic() + _STEPPING_SECONDS
     for t in range(len(recorded.reward)):
-        wrong = _step(envs, recorded, t, row)
+        wrong = _step(envs, recorded, t, observation)
         if wrong:
-            return f"a pickled copy of {name} gave another {wrong} than the original in step {t}"
-        if time.monotonic() > enough:
+            return f"a pickled copy of {name} gave a different {wrong} than the original in step {t}"
+        if time.monotonic() > deadline:
             break
     return ""
 
@@ -193,17 +193,17 @@ def _step(envs: ScalarEnvs, recorded: Recorded, t: int, observation: Tree) -> st
     out = StepRow(observation, np.zeros(n, np.float32), np.zeros(n, np.bool_), np.zeros(n, np.bool_), None)
     stepped = ~envs.waiting
     envs.step(tree_rows(recorded.action, t), out)
-    for name, came, expected, rows in (
+    for name, came, expected, columns in (
         ("reward", out.reward, recorded.reward[t], stepped),
         ("end", out.terminated, recorded.terminated[t], stepped),
         ("end", out.truncated, recorded.truncated[t], stepped),
         ("observation", observation, tree_rows(recorded.observation, t + 1), ~envs.waiting),  # waiting ones are blanked
     ):
-        if not _same(came, expected, rows):
+        if not _same(came, expected, columns):
             return name
     return ""
 
 
-def _same(came: Tree, expected: Tree, rows: Any) -> bool:
+def _same(came: Tree, expected: Tree, columns: Any) -> bool:
     pairs = zip(tree_leaves(came), tree_leaves(expected), strict=True)
-    return all(np.array_equal(one[rows], other[rows]) for one, other in pairs)
+    return all(np.array_equal(one[columns], other[columns]) for one, other in pairs)

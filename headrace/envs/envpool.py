@@ -42,7 +42,7 @@ class _Pool(VectorEnv[Any, Any, Any]):
             raise ImportError(f'EnvPool is not installed ({error}); pip install "headrace[envpool]"') from error
         taken = {"num_envs", "batch_size", "seed", "env_type"} & config.keys()
         if taken:
-            raise ValueError(f"config has {sorted(taken)}, which the sampler decides; leave them out")
+            raise ValueError(f"config has {sorted(taken)}, which the sampler sets; leave them out")
         self._make: Any = partial(envpool.make, task_id, env_type="gymnasium", num_envs=num_envs, **config)
         spec = envpool.make_spec(task_id, num_envs=num_envs, **config)
         self._pool: Any = None
@@ -58,7 +58,7 @@ class _Pool(VectorEnv[Any, Any, Any]):
         if seed is not None and not isinstance(seed, int):
             raise TypeError(f"EnvPool takes one seed for all of its environments, got {type(seed).__name__}")
         if options:
-            raise ValueError(f"EnvPool resets all of its environments at once, got options={options!r}")
+            raise ValueError(f"EnvPool resets all environments at once and takes no options, got options={options!r}")
         if self._pool is None:
             self._pool = self._make(seed=0 if seed is None else seed)
         observation, info = self._pool.reset()

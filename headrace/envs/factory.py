@@ -136,7 +136,7 @@ class EnvFactory:
             env = self.make.make(self.kwargs)
         elif isinstance(self.make, VectorEnvs):
             raise EnvContractError(
-                f"{self.name} makes vector environments, and this is about a single one; samplers take both"
+                f"{self.name} makes vector environments, but this call needs a single one; samplers take both"
             )
         else:
             env = self.make(**self.kwargs)
@@ -216,11 +216,11 @@ def make_envs(factory: EnvFactory, env_ids: Sequence[int], status: Status) -> li
 def _constructor_remedy(error: BaseException, n_made: int) -> str:
     """Returns the remedy for a constructor that raised. n_made: environments this process made before it."""
     if isinstance(error, TypeError) and re.search(r"missing \d+ required|unexpected keyword argument", str(error)):
-        return "; its arguments go into env_kwargs (headrace: --env-kwargs)"
+        return "; pass its arguments as env_kwargs (command line: --env-kwargs)"
     if n_made == 1:
         return (
-            "; this process has made one already: where it can hold no second one, a sampler with workers and "
-            "n_workers=batch_B gives each a process of its own"
+            "; this process has made one already: if it cannot hold two, use a sampler with workers and "
+            "n_workers=batch_B, which gives each environment its own process"
         )
     return ""
 
@@ -231,7 +231,7 @@ def close_quietly(envs: Sequence[gymnasium.Env[Any, Any]]) -> None:
         try:
             env.close()
         except Exception as error:
-            _log.warning("closing an environment after an error failed too: %s", headline(error))
+            _log.warning("closing an environment after an error also failed: %s", headline(error))
 
 
 def user_code_failed(error: BaseException, what: str, status: Status, remedy: str = "") -> SamplerError:

@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 #: The remedy for an environment that draws from the global generators.
-ISOLATE = "have it use self.np_random, or give the sampler isolate_rng=True"
+ISOLATE = "make it draw from self.np_random, or pass isolate_rng=True to the sampler"
 
 
 def seed_global_generators(seeds: GeneratorSeeds) -> None:

@@ -38,7 +38,7 @@ def info_value(came: Any, key: str, dtype: np.dtype[Any], shape: tuple[int, ...]
     with np.errstate(over="ignore", invalid="ignore"):
         cast = value.astype(dtype)
     if dtype.kind in "bui" and (cast != value).any():
-        raise Mismatch(path, str(came), f"{expected}, and this does not fit")
+        raise Mismatch(path, str(came), f"a number that fits {expected}")
     return cast
 
 

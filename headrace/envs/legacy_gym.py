@@ -104,7 +104,7 @@ class LegacyGym(gymnasium.Env[Any, Any]):
             raise EnvContractError(
                 f"{self._name()}: step() returned {_described(answer)}, expected "
                 f"{names if expected == 4 else names.replace('done', 'terminated, truncated')}, because its reset() "
-                f"answers as gym {self._api} does; correct the environment, or name its API: LegacyGym(env, api=…)"
+                f"has the API of gym {self._api}; correct the environment, or name its API: LegacyGym(env, api=…)"
             )
         if expected == 5:
             return answer
@@ -139,9 +139,9 @@ class LegacyGym(gymnasium.Env[Any, Any]):
         if not frame.tb_frame.f_globals.get("__name__", "").startswith("gym."):
             return
         raise EnvContractError(
-            f"{self._name()}: step() raised {headline(error)} in {frame.tb_frame.f_code.co_qualname}, which awaits the "
-            "answers of gym 0.26 from an environment of the older API; make that with gym.make(id, "
-            "apply_api_compatibility=True), or leave gym's wrappers out: LegacyGym(env) and Gymnasium's do the same"
+            f"{self._name()}: step() raised {headline(error)} in {frame.tb_frame.f_code.co_qualname}, which expects "
+            "an environment with the API of gym 0.26, not an older one; make the environment with gym.make(id, "
+            "apply_api_compatibility=True), or use LegacyGym(env) and Gymnasium's wrappers instead of gym's"
         ) from error
 
     def _name(self) -> str:
@@ -181,7 +181,7 @@ class LegacySpec:
         id: without "gym:".
         spec: the `gym.envs.registration.EnvSpec`, as pickled bytes if it came from another process. In this process it
             is kept as registered: unpickling it would overwrite all attributes of a class defined in the script, see
-            `loads_apart`.
+            `loads_untracked`.
     """
 
     id: str
@@ -265,7 +265,7 @@ def converted_space(space: Any, path: str) -> spaces.Space[Any]:
                     [converted_space(child, f"{path}[{index}]") for index, child in enumerate(space.spaces)]
                 )
     raise EnvContractError(
-        f"{path} is {_described(space)}, which is none of gym's Box, Discrete, MultiDiscrete, MultiBinary, Dict and "
+        f"{path} is {_described(space)}, expected one of gym's Box, Discrete, MultiDiscrete, MultiBinary, Dict and "
         "Tuple; wrap the environment so that it uses one of these"
     )
 

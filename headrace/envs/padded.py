@@ -72,7 +72,7 @@ def _padded(
             index, parts = int(key), list(space.spaces)
             parts[index], convert = _padded(parts[index], rest, n, f"{path}[{index}]")
             return spaces.Tuple(parts), partial(_in_tuple, index, convert)
-    raise EnvContractError(f"pad names {key!r}, which {path} has not: it is {space}")
+    raise EnvContractError(f"pad has the key {key!r}, but {path} has no such part: it is {space}")
 
 
 # Observations that lack the part are returned unchanged: the recorder reports them.
@@ -100,21 +100,21 @@ def _fixed(space: spaces.Space[Any], n: int, path: str) -> tuple[spaces.Space[An
         convert: Callable[[Any], Any] = partial(_text, path, numbers, empty)
     elif isinstance(space, spaces.Sequence):
         element = space.feature_space
-        rows = allocate_like(null_value(element, f"{path}[i]"), (n,), np.zeros)
-        array = _rows_of(element, n)
-        convert = partial(_sequence, path, space.stack, observation_writer(element, _not_told, f"{path}[i]"), rows)
+        empty = allocate_like(null_value(element, f"{path}[i]"), (n,), np.zeros)
+        array = _stacked(element, n)
+        convert = partial(_sequence, path, space.stack, observation_writer(element, _ignore_cast, f"{path}[i]"), empty)
     else:
-        raise EnvContractError(f"pad is for texts and sequences, and {path} is {space}; leave it out of pad")
+        raise EnvContractError(f"pad is for texts and sequences, but {path} is {space}; leave it out of pad")
     return spaces.Dict({"array": array, "length": spaces.Discrete(n + 1)}), convert
 
 
-def _rows_of(space: spaces.Space[Any], n: int) -> spaces.Space[Any]:
+def _stacked(space: spaces.Space[Any], n: int) -> spaces.Space[Any]:
     """Returns the space of n elements of a space with a fixed shape, where each is an element or zeros."""
     match space:
         case spaces.Dict():
-            return spaces.Dict([(key, _rows_of(child, n)) for key, child in space.spaces.items()])
+            return spaces.Dict([(key, _stacked(child, n)) for key, child in space.spaces.items()])
         case spaces.Tuple():
-            return spaces.Tuple([_rows_of(child, n) for child in space.spaces])
+            return spaces.Tuple([_stacked(child, n) for child in space.spaces])
     zeros = null_value(space)
     low, high = (np.broadcast_to(limit, (n, *zeros.shape)) for limit in limits(space))
     return spaces.Box(np.minimum(low, 0), np.maximum(high, 0), dtype=zeros.dtype.type)
@@ -128,28 +128,28 @@ def _text(path: str, numbers: Mapping[str, int], empty: np.ndarray, text: Any) -
     try:
         array[: len(text)] = [numbers[character] for character in text]
     except KeyError as error:
-        raise Mismatch(path, f"the character {error} in {described(text)}", "characters of its space") from None
+        raise Mismatch(path, f"the character {error} in {described(text)}", "characters of the space") from None
     return {"array": array, "length": len(text)}
 
 
 def _sequence(path: str, stacked: bool, write: ObservationWriter, empty: Tree, sequence: Any) -> dict[str, Any]:
     if stacked:  # a tree of arrays, whose first axis is the element
-        elements: Sequence[Any] = [tree_rows(sequence, row) for row in range(len(tree_leaves(sequence)[0]))]
+        elements: Sequence[Any] = [tree_rows(sequence, index) for index in range(len(tree_leaves(sequence)[0]))]
     elif isinstance(sequence, tuple | list):
         elements = sequence
     else:
         raise Mismatch(path, described(sequence), "a tuple")
     _require_length(path, sequence, len(elements), len(tree_leaves(empty)[0]))
     array = tree_map(np.copy, empty)
-    for row, element in enumerate(elements):
-        write(array, row, element)
+    for index, element in enumerate(elements):
+        write(array, index, element)
     return {"array": array, "length": len(elements)}
 
 
 def _require_length(path: str, value: Any, length: int, most: int) -> None:
     if length > most:
-        raise Mismatch(path, f"{described(value)} of length {length}", f"a length of at most {most}, as pad says")
+        raise Mismatch(path, f"{described(value)} of length {length}", f"a length of at most {most}, as set by pad")
 
 
-def _not_told(path: str, came: Any, dtype: Any) -> None:
+def _ignore_cast(path: str, came: Any, dtype: Any) -> None:
     """Casts of elements are not logged: sequences are made by hand, from whatever numbers the environment has."""

@@ -19,7 +19,7 @@ from headrace.errors import headline
 from headrace.processes.status import Phase, Status
 from headrace.types import Tree
 
-__all__ = ["EnvState", "dumped", "dumps", "loads", "loads_apart", "not_pickled"]
+__all__ = ["EnvState", "dumped", "dumps", "loads", "loads_untracked", "not_pickled"]
 
 #: A larger environment, in bytes, would make every checkpoint slow and large.
 _LARGEST = 64 * 2**20
@@ -77,12 +77,12 @@ def dumps(value: Any) -> bytes:
 def loads(content: bytes) -> Any:
     """Returns the object that `dumps` pickled. It executes code named in the bytes: use it for trusted bytes only.
 
-    Classes pickled by value (those of a script or a notebook) are created anew at each call; see `loads_apart`.
+    Classes pickled by value (those of a script or a notebook) are created anew at each call; see `loads_untracked`.
     """
-    return loads_apart(zlib.decompress(content))
+    return loads_untracked(zlib.decompress(content))
 
 
-def loads_apart(content: bytes) -> Any:
+def loads_untracked(content: bytes) -> Any:
     """Unpickles what cloudpickle wrote, like `pickle.loads`, without modifying classes that already exist here.
 
     cloudpickle assigns an id to each class that it pickles by value. If it reads an id that it has seen, in the process
@@ -115,11 +115,11 @@ class _Unpickler(pickle.Unpickler):
         """Makes the functions that create classes ignore cloudpickle's class ids."""
         found = super().find_class(module_name, global_name)
         if module_name.partition(".")[0] == "cloudpickle" and global_name.startswith("_make_"):
-            return _unnumbered(found)
+            return _untracked(found)
         return found
 
 
-def _unnumbered(make: Callable[..., Any]) -> Callable[..., Any]:
+def _untracked(make: Callable[..., Any]) -> Callable[..., Any]:
     signature = inspect.signature(make)
     if "class_tracker_id" not in signature.parameters:
         return make

@@ -45,7 +45,7 @@ def plain_space(space: spaces.Space[Any]) -> dict[str, Any]:
             }
         case spaces.MultiBinary():
             return {"kind": "MultiBinary", "n": space.n if isinstance(space.n, int) else list(space.shape)}
-    raise TypeError(f"{type(space).__name__} spaces have no plain form: {space}")
+    raise TypeError(f"{type(space).__name__} spaces cannot be saved as plain data: {space}")
 
 
 def space_of(plain: dict[str, Any]) -> spaces.Space[Any]:
@@ -63,7 +63,7 @@ def space_of(plain: dict[str, Any]) -> spaces.Space[Any]:
     """
     n_numbers = _n_numbers(plain)
     if n_numbers > _MOST_NUMBERS:
-        raise ValueError(f"a space of {n_numbers:,} numbers, more than {_MOST_NUMBERS:,}")
+        raise ValueError(f"the space has {n_numbers:,} numbers, expected at most {_MOST_NUMBERS:,}")
     return _space_of(plain)
 
 
@@ -98,7 +98,7 @@ def _space_of(plain: dict[str, Any]) -> spaces.Space[Any]:
             return spaces.MultiDiscrete(nvec, dtype=dtype.type, start=start)
         case "MultiBinary":
             return spaces.MultiBinary(plain["n"] if isinstance(plain["n"], int) else tuple(plain["n"]))
-    raise ValueError(f"{plain['kind']!r} is no kind of space")
+    raise ValueError(f"{plain['kind']!r} is not a kind of space")
 
 
 def _array(values: np.ndarray) -> np.ndarray:
@@ -110,6 +110,6 @@ def _array(values: np.ndarray) -> np.ndarray:
 
 def _restored(raw: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.ndarray:
     if math.prod(raw.shape) > dtype.itemsize * math.prod(shape):  # a view of one byte may have any size
-        raise ValueError(f"{list(raw.shape)} bytes are not the values {list(shape)} of a space")
+        raise ValueError(f"the values of a space have {list(raw.shape)} bytes, too many for the shape {list(shape)}")
     values = np.asarray(raw, np.uint8).view(dtype)
     return np.full(shape, values[0], dtype) if values.size == 1 else values.reshape(shape).copy()

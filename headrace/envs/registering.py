@@ -45,8 +45,10 @@ def where_registered(env_id: str, registered: Iterable[str], prefix: str = "") -
     found = sorted({module for distribution in metadata.distributions() for module in _modules(distribution, name)})
     if len(found) == 1:
         return f"the package {found[0].rpartition(':')[2]} registers it when it is imported: {found[0]}:{env_id}"
-    likely = f" (perhaps {', '.join(found)})" if found else ""
-    return f"where a package registers it, name its module{likely}, which is imported first: {prefix}module:{env_id}"
+    likely = f" ({', '.join(found)} may register it)" if found else ""
+    return (
+        f"if a package registers it, put its module before the id to import it first: {prefix}module:{env_id}{likely}"
+    )
 
 
 def _name(env_id: str) -> str:

@@ -92,7 +92,7 @@ class ScalarEnvs:
             if env.observation_space != self.spaces.observation or env.action_space != self.spaces.action:
                 raise EnvContractError(
                     f"{name}: env {env_id} has the spaces {env.observation_space} and {env.action_space}, env "
-                    f"{env_ids[0]} has {self.spaces.observation} and {self.spaces.action}; one batch holds one kind"
+                    f"{env_ids[0]} has {self.spaces.observation} and {self.spaces.action}; all must be the same"
                 )
             if space_seed is not None:
                 env.action_space.seed(space_seed)
@@ -101,25 +101,25 @@ class ScalarEnvs:
             if space_seed is not None:
                 self._own_action_spaces[-1].seed(space_seed)
 
-    def hold(self, rows: np.ndarray, observation: Tree) -> None:
+    def hold(self, columns: np.ndarray, observation: Tree) -> None:
         """Makes the columns in the mask `[n]` wait, and no others."""
-        self.waiting[:] = rows
-        self._some_wait = bool(rows.any())
+        self.waiting[:] = columns
+        self._some_wait = bool(columns.any())
 
     def allow(self, resets: int | None) -> None:
         """Sets how often each column may still be reset in `step`; None: without limit."""
         self._allowance = None if resets is None else [resets] * len(self._envs)
 
-    def environment(self, row: int) -> tuple[gymnasium.Env[Any, Any], int | None]:
+    def environment(self, column: int) -> tuple[gymnasium.Env[Any, Any], int | None]:
         """Returns the environment of a column and the seed of its first reset, None if it was reset before."""
-        return self._envs[row], self._seeds[row]
+        return self._envs[column], self._seeds[column]
 
-    def reset(self, rows: Sequence[int] | None, observation: Tree) -> None:
-        """Resets the columns `rows` (None: all) and writes their first observations into the tree of `[n, ...]`."""
+    def reset(self, columns: Sequence[int] | None, observation: Tree) -> None:
+        """Resets columns (None: all) and writes their first observations into the tree of `[n, ...]`."""
         floats = [leaf for leaf in tree_leaves(observation) if leaf.dtype.kind == "f"]
-        for row in range(len(self._envs)) if rows is None else rows:
-            self._reset_row(row, observation)
-            self.waiting[row] = False
+        for column in range(len(self._envs)) if columns is None else columns:
+            self._reset_column(column, observation)
+            self.waiting[column] = False
         self._some_wait = bool(self.waiting.any())
         self._check_finite(observation, None, floats, "reset()")
 
@@ -139,14 +139,14 @@ class ScalarEnvs:
         """Samples an action for every column that is not waiting; see `EnvBatch.random_actions`."""
         return random_actions(self._own_action_spaces, observation, self.waiting)
 
-    def call(self, rows: Sequence[int], name: str, args: Sequence[Any]) -> list[Any]:
+    def call(self, columns: Sequence[int], name: str, args: Sequence[Any]) -> list[Any]:
         """Calls `env.name(*args)` of each column, found through its wrappers; attributes are returned."""
-        return [self._call(row, name, args) for row in rows]
+        return [self._call(column, name, args) for column in columns]
 
-    def _call(self, row: int, name: str, args: Sequence[Any]) -> Any:
-        self._status.enter(Phase.CALLING, self.env_ids[row])
+    def _call(self, column: int, name: str, args: Sequence[Any]) -> Any:
+        self._status.enter(Phase.CALLING, self.env_ids[column])
         try:
-            value = self._envs[row].get_wrapper_attr(name)
+            value = self._envs[column].get_wrapper_attr(name)
             return value(*args) if callable(value) else value
         except KeyboardInterrupt:
             raise
@@ -253,48 +253,48 @@ class ScalarEnvs:
 
     def _end(self, ended: list[int], last_infos: list[dict[str, Any]], out: StepRow) -> Ends:
         """Records the episodes that ended, then resets their environments as far as `allow` permits."""
-        rows = np.array(ended)
-        ends = Ends(rows, tree_rows(out.observation, rows), last_infos)
+        columns = np.array(ended)
+        ends = Ends(columns, tree_rows(out.observation, columns), last_infos)
         stopped = []
-        for row in ended:
+        for column in ended:
             if self._allowance is None:
-                self._reset_row(row, out.observation)
-            elif self._allowance[row] > 0:
-                self._allowance[row] -= 1
-                self._reset_row(row, out.observation)
+                self._reset_column(column, out.observation)
+            elif self._allowance[column] > 0:
+                self._allowance[column] -= 1
+                self._reset_column(column, out.observation)
             else:
-                stopped.append(row)
+                stopped.append(column)
         self._check_finite(out.observation, None, out.floats, "reset()")
         if stopped:
             self.waiting[stopped] = True
             self._some_wait = True
         return ends
 
-    def _reset_row(self, row: int, observation: Tree) -> None:
+    def _reset_column(self, column: int, observation: Tree) -> None:
         line = self._status.line
-        line[Status.ENV] = self.env_ids[row]
-        seed, self._seeds[row] = self._seeds[row], None
+        line[Status.ENV] = self.env_ids[column]
+        seed, self._seeds[column] = self._seeds[column], None
         try:
-            answer = self._envs[row].reset() if seed is None else self._envs[row].reset(seed=seed)
+            answer = self._envs[column].reset() if seed is None else self._envs[column].reset(seed=seed)
             try:
                 first, _ = answer
             except (TypeError, ValueError) as error:
                 raise _NotUnpacked(error) from error
-            self._write(observation, row, first)
+            self._write(observation, column, first)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
             raise self._explained(error, "reset()") from error
 
-    def _take_info(self, out: StepRow, row: int, info: Any) -> None:
+    def _take_info(self, out: StepRow, column: int, info: Any) -> None:
         """Records the declared fields and, if they are wanted, a copy of the whole dict."""
         for key, (dtype, shape) in self._declared.items():
             if not isinstance(info, dict) or key not in info:
                 came = f"the keys {sorted(map(str, info))}" if isinstance(info, dict) else type(info).__name__
                 raise Mismatch(f"info[{key!r}]", came, "every key of env_info_keys at every step")
-            out.env_info[key][row] = info_value(info[key], key, dtype, shape)
+            out.env_info[key][column] = info_value(info[key], key, dtype, shape)
         if out.infos is not None:
-            out.infos[row] = info_copy(info)
+            out.infos[column] = info_copy(info)
 
     def _last_info(self, info: Any) -> dict[str, Any]:
         """Returns a copy of the last info dict of an episode."""
@@ -318,14 +318,13 @@ class ScalarEnvs:
                 "(observation, info)" if call == "reset()" else "(observation, reward, terminated, truncated, info)"
             )
             return EnvContractError(
-                f"{self._name}: {call} must return {expected}, and what it returned cannot be unpacked so ({error}); "
-                "one of the old gym API needs headrace.envs.LegacyGym(env)",
+                f"{self._name}: {call} must return {expected}, but its return value cannot be unpacked ({error}); "
+                "correct the environment, or wrap one with the old gym API: headrace.envs.LegacyGym(env)",
                 self._status.where(),
             )
         if isinstance(error, Mismatch):
             return EnvContractError(
-                f"{self._name}: {call} returned {error.path} = {error.came}, expected {error.expected}; "
-                "correct the environment or its declared spaces",
+                f"{self._name}: {call} returned {error}; correct the environment or its declared spaces",
                 self._status.where(),
             )
         return user_code_failed(error, f"{self._name}: {call}", self._status)

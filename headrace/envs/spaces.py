@@ -50,7 +50,7 @@ class Mismatch(Exception):
     Raised for what environments and agents return.
 
     Args:
-        path: the place in the returned value.
+        path: the place in the returned value; empty for all of it.
         came: what was there, in words.
         expected: what should be there, in words.
         row: index of the column in the batch, if one is to blame.
@@ -59,6 +59,9 @@ class Mismatch(Exception):
     def __init__(self, path: str, came: str, expected: str, row: int | None = None) -> None:
         super().__init__(path, came, expected, row)
         self.path, self.came, self.expected, self.row = path, came, expected, row
+
+    def __str__(self) -> str:
+        return f"{self.path and self.path + ' = '}{self.came}, expected {self.expected}"
 
 
 def null_value(space: spaces.Space[Any], path: str = "space") -> Tree:
@@ -80,7 +83,7 @@ def null_value(space: spaces.Space[Any], path: str = "space") -> Tree:
 
 def _refused(space: spaces.Space[Any], path: str) -> EnvContractError:
     return EnvContractError(
-        f"{path} is {space}: it has no fixed shape, so it cannot be a row of a batch; {_remedy(space, path)}"
+        f"{path} is {space}: it has no fixed shape, so a batch cannot hold it; {_remedy(space, path)}"
     )
 
 
@@ -96,8 +99,8 @@ def _remedy(space: spaces.Space[Any], path: str) -> str:
         place = ".".join(key or index for key, index in keys)
         of = "characters" if is_text(space) else "elements"
         return (
-            f"give the sampler pad={{{place!r}: n}}, n {of} at most (headrace: --pad {place}=n), and it will be an "
-            "array and a length"
+            f"pass pad={{{place!r}: n}} to the sampler for at most n {of} (command line: --pad {place}=n); it is then "
+            "recorded as an array and a length"
         )
     return (
         "wrap the environment so that it uses Box, Discrete, MultiDiscrete, MultiBinary, or a Dict or Tuple of them "
@@ -208,7 +211,7 @@ def _cast_without_loss(array: np.ndarray, space: spaces.Space[Any], path: str) -
 
 def cast_note(name: str, path: str, came: Any, dtype: Any) -> str:
     """Returns the log message about a cast, which is logged once."""
-    return f"{name}: {path} arrives as {came} where {dtype} is expected; it is cast"
+    return f"{name}: {path} is {came}, expected {dtype}; it is cast"
 
 
 def _is_numbers(value: Any) -> bool:
@@ -245,7 +248,7 @@ def unmasked(value: Any, path: str, expected: str) -> np.ndarray:
         raise Mismatch(path, described(value), expected) from None
     if isinstance(array, np.ma.MaskedArray):
         came = f"a masked array of {array.dtype} {list(array.shape)}"
-        raise Mismatch(path, came, "an array without a mask: array.filled(value) says what stands where it is masked")
+        raise Mismatch(path, came, "an array without a mask; array.filled(value) replaces the masked entries")
     return np.asarray(array)
 
 
@@ -287,8 +290,8 @@ def _tuple_writer(space: spaces.Tuple[Any], on_cast: OnCast, path: str) -> Obser
             raise Mismatch(path, described(observation), f"a tuple of {len(writers)}")
         if listed:
             on_cast(path, type(observation).__name__, "tuple")
-        for row, writer, value in zip(to, writers, observation, strict=True):
-            writer(row, b, value)
+        for part, writer, value in zip(to, writers, observation, strict=True):
+            writer(part, b, value)
 
     return write
 

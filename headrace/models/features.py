@@ -39,7 +39,7 @@ class Features(torch.nn.Module):
         super().__init__()
         parts = list(_parts(space, ()))
         if not parts:
-            raise TypeError(f"a model has nothing to look at in {space}; give the observation at least one entry")
+            raise TypeError(f"the observation space {space} is empty for a model; it needs at least one entry")
         self._keys = [keys for keys, _ in parts]
         self.normalizes = normalize
         leaves = [_leaf(child, normalize) for _, child in parts]

@@ -39,27 +39,27 @@ class RunningNorm(torch.nn.Module):
     shift: torch.Tensor
     scale: torch.Tensor
 
-    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+    def forward(self, vectors: torch.Tensor) -> torch.Tensor:
         """Returns normalized vectors, float32 `[..., size]` as the input."""
-        if suits_numpy(rows):
+        if suits_numpy(vectors):
             shift, scale = self._views()
-            normal = rows.numpy() - shift
+            normal = vectors.numpy() - shift
             normal *= scale
             np.minimum(normal, self.clip, out=normal)
             return torch.from_numpy(np.maximum(normal, -self.clip, out=normal))
-        return ((rows - self.shift) * self.scale).clamp(-self.clip, self.clip)
+        return ((vectors - self.shift) * self.scale).clamp(-self.clip, self.clip)
 
     @torch.no_grad()
-    def update(self, rows: torch.Tensor) -> None:
+    def update(self, vectors: torch.Tensor) -> None:
         """Updates the statistics with vectors `[N, size]`.
 
         Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances", 1979.
         """
-        n = len(rows)
-        if not rows.numel():
+        n = len(vectors)
+        if not vectors.numel():
             return
-        rows = rows.double()
-        mean, var = rows.mean(dim=0), rows.var(dim=0, correction=0)
+        vectors = vectors.double()
+        mean, var = vectors.mean(dim=0), vectors.var(dim=0, correction=0)
         total, delta = self.count + n, mean - self.mean
         share = n / total
         # The first batch has share 1 and replaces the initial mean 0 and variance 1.

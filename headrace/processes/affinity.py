@@ -20,7 +20,7 @@ __all__ = ["Affinity", "cores_shared_by", "cpu_quota", "pin", "set_torch_threads
 _log = logging.getLogger("headrace.processes")
 
 #: Key in each of rlpyt's dicts: the CPUs of all its parts together, for the program that launches runs.
-_OF_ITS_PARTS = "all_cpus"
+_ALL_CPUS = "all_cpus"
 #: rlpyt's dict for asynchronous runs has two parts; the optimizer part has other names for the settings of this class.
 _LEARNER = {
     "cpus": "master_cpus",
@@ -88,14 +88,14 @@ class Affinity:
         if isinstance(value, Affinity):
             return value
         if not isinstance(value, Mapping):
-            several = "; one process learns, give the entry of one learner" * isinstance(value, list | tuple)
+            several = "; one process learns, so pass the entry of one learner" * isinstance(value, list | tuple)
             raise TypeError(
                 f"affinity must be an Affinity, a dict or None, got {type(value).__name__} {value!r}{several}"
             )
         if "optimizer" in value or "sampler" in value:
             return _of_asynchronous(value)
         known = Affinity.__dataclass_fields__
-        return Affinity(**_once(_renamed(value, {name: name for name in known}, "affinity", {_OF_ITS_PARTS})))
+        return Affinity(**_once(_renamed(value, {name: name for name in known}, "affinity", {_ALL_CPUS})))
 
     @property
     def device(self) -> str | None:
@@ -147,12 +147,12 @@ def pin(cpus: Sequence[int]) -> None:
     """Pins this process; logs a warning if the system does not support it or does not have these CPUs."""
     process = psutil.Process()
     if not psutil.LINUX and not psutil.WINDOWS and not psutil.FREEBSD:
-        _log.warning("this system has no CPU affinity; running unpinned")
+        _log.warning("this system does not support CPU affinity; processes run unpinned")
         return
     try:
         process.cpu_affinity(list(cpus))
     except (OSError, ValueError) as error:
-        _log.warning("could not pin process %d to CPUs %s (%s); running unpinned", process.pid, list(cpus), error)
+        _log.warning("process %d could not be pinned to CPUs %s (%s); it runs unpinned", process.pid, list(cpus), error)
 
 
 def set_torch_threads(n_threads: int) -> None:
@@ -177,20 +177,14 @@ def _allowed_cpus() -> list[int]:
 
 def _of_asynchronous(value: Mapping[str, Any]) -> Affinity:
     """Returns the affinity for rlpyt's `{"optimizer": [one dict per learner], "sampler": one dict, or one per GPU}`."""
-    parts = _renamed(
-        value, {"optimizer": "learners", "sampler": "samplers"}, "affinity", {_OF_ITS_PARTS, "set_affinity"}
-    )
+    parts = _renamed(value, {"optimizer": "learners", "sampler": "samplers"}, "affinity", {_ALL_CPUS, "set_affinity"})
     if set(parts) != {"learners", "samplers"}:
-        raise ValueError(f"affinity of an asynchronous run has the keys optimizer and sampler, got {sorted(value)}")
+        raise ValueError(f"affinity of an asynchronous run needs the keys optimizer and sampler, got {sorted(value)}")
     learners, samplers = ([part] if isinstance(part, Mapping) else list(part) for part in parts.values())
     if len(learners) != 1:
-        raise ValueError(
-            f"affinity optimizer is for {len(learners)} learners, and one process learns; give a list of one"
-        )
+        raise ValueError(f"affinity optimizer has {len(learners)} learners, but one process learns; pass a list of one")
     learner = _renamed(learners[0], _LEARNER, "affinity optimizer", set())
-    acting = [
-        _once(_renamed(part, _ACTING, "affinity sampler", _SAMPLER_PROCESS | {_OF_ITS_PARTS})) for part in samplers
-    ]
+    acting = [_once(_renamed(part, _ACTING, "affinity sampler", _SAMPLER_PROCESS | {_ALL_CPUS})) for part in samplers]
     return Affinity(
         **learner,
         **{name: of for name, of in acting[0].items() if name not in (*learner, "workers_cpus", "acts_on")},
@@ -216,13 +210,13 @@ def _renamed(value: Any, names: Mapping[str, str], what: str, passed_over: set[s
         raise TypeError(f"{what} must be a dict, got {type(value).__name__} {value!r}")
     unknown = sorted(set(value) - set(names) - passed_over)
     if unknown:
-        raise ValueError(f"{what} has unknown keys {unknown}; known are {sorted({*names, *passed_over})}")
+        raise ValueError(f"{what} has unknown keys {unknown}; known keys are {sorted({*names, *passed_over})}")
     return {ours: value[theirs] for theirs, ours in names.items() if theirs in value}
 
 
 def _sequence(value: Any, name: str) -> Sequence[Any]:
     if not isinstance(value, Sequence) or isinstance(value, str) or not value:
-        raise ValueError(f"affinity {name} must be a sequence with something in it, got {value!r}")
+        raise ValueError(f"affinity {name} must be a non-empty sequence, got {value!r}")
     return value
 
 
@@ -233,5 +227,5 @@ def _cpus(value: Any, name: str) -> tuple[int, ...]:
 def _numbers(value: Any, name: str) -> tuple[int, ...]:
     numbers = tuple(_sequence(value, name))
     if not all(isinstance(number, int) and number >= 0 for number in numbers):
-        raise ValueError(f"affinity {name} must hold numbers of at least 0, got {value!r}")
+        raise ValueError(f"affinity {name} must contain whole numbers of at least 0, got {value!r}")
     return numbers

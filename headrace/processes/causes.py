@@ -16,7 +16,7 @@ __all__ = ["after_a_fork", "cause_of_death", "enough_descriptors"]
 
 
 _FAULTS = {"SIGABRT", "SIGBUS", "SIGILL", "SIGSEGV", "SIGTRAP"}
-_OF_ENVIRONMENTS = {
+_ENVIRONMENT_PHASES = {
     phase.words
     for phase in (
         Phase.CONSTRUCTING,
@@ -31,11 +31,11 @@ _OF_ENVIRONMENTS = {
 
 def after_a_fork(phase: str | None) -> str:
     """Returns the likely cause if a forked worker ended or hung in a call of an environment; empty for other phases."""
-    if phase not in _OF_ENVIRONMENTS:
+    if phase not in _ENVIRONMENT_PHASES:
         return ""
     return (
-        "; OpenGL, JAX and other libraries that this program has used already may not survive a fork: they need "
-        'start_method="forkserver" (headrace: --start-method forkserver)'
+        "; OpenGL, JAX and other libraries that this program has already used may not work after a fork: they need "
+        'start_method="forkserver" (command line: --start-method forkserver)'
     )
 
 
@@ -52,8 +52,8 @@ def cause_of_death(exitcode: int | None, who: str, phase: str | None, ended: boo
     fork = after_a_fork(phase) if forked else ""
     if exitcode is None and ended:
         return (
-            f"{who} ended, and how is not known: this program ignores SIGCHLD or waits for all of its children, which "
-            "takes their exit codes"
+            f"{who} ended with an unknown exit code: this program ignores SIGCHLD or waits for all of its children, "
+            "which discards their exit codes"
         )
     if exitcode is None:
         return f"{who} closed its pipe but still runs; its environment may have closed file descriptors"
@@ -70,14 +70,14 @@ def cause_of_death(exitcode: int | None, who: str, phase: str | None, ended: boo
         program = getattr(sys.modules["__main__"], "__file__", None)
         if program is not None and not os.path.exists(program):
             return (
-                f'{who} left with exit code {exitcode} while starting; with start_method "spawn" and "forkserver" it '
-                f'reads the program again, and {program} is no file: put the program into one, or take "fork"'
+                f'{who} ended with exit code {exitcode} while starting; with start_method "spawn" or "forkserver" it '
+                f'imports the program again, but {program} is not a file: save the program to a file, or use "fork"'
             )
         return (
-            f"{who} left with exit code {exitcode} while starting; a script that makes a sampler needs "
-            'its code under `if __name__ == "__main__":` with start_method "spawn" and "forkserver"'
+            f'{who} ended with exit code {exitcode} while starting; with start_method "spawn" or "forkserver", a '
+            'script that makes a sampler needs its code under `if __name__ == "__main__":`'
         )
-    return f"{who} left with exit code {exitcode}; the environment may have called exit(){fork}"
+    return f"{who} ended with exit code {exitcode}; the environment may have called exit(){fork}"
 
 
 @contextmanager
@@ -90,6 +90,6 @@ def enough_descriptors(n_workers: int) -> Iterator[None]:
             raise
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         raise SamplerError(
-            f"no file descriptors left: the limit is {limit}, and {n_workers} workers take five each, besides what "
-            "this process has open; raise it (`ulimit -n`) or start fewer workers"
+            f"no file descriptors are left: the limit is {limit}, and {n_workers} workers need up to five each, "
+            "besides those that this process has open; raise the limit (`ulimit -n`) or start fewer workers"
         ) from error

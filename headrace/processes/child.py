@@ -21,9 +21,9 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from headrace.errors import EnvFailed, SamplerError, Where, headline, traceback_of
-from headrace.memory import keep_to_itself
+from headrace.memory import make_private
 from headrace.processes import descendants
-from headrace.processes.lifeline import hold_on
+from headrace.processes.lifeline import extend_to_group
 from headrace.processes.status import Status, StatusBoard
 
 __all__ = ["Channel", "Failure", "Start", "child_main", "watch_parent"]
@@ -127,7 +127,7 @@ class Channel:
         harm: the shared memory becomes its own, and its next step fails on the released status line.
         """
         self.status.line.release()
-        keep_to_itself()
+        make_private()
 
     def _require_owner(self) -> None:
         """Reports an environment that returned in a process that it forked, and exits that process."""
@@ -135,8 +135,8 @@ class Channel:
             return
         where, stack = self._forking
         message = (
-            "the environment forked its worker (os.fork) and came back in both processes: there would be two of it and "
-            "one batch; end the forked process with os._exit(), or start a program with subprocess"
+            "the environment forked its worker (os.fork) and returned in both processes, which would write the same "
+            "batch; end the forked process with os._exit(), or start a program with subprocess"
         )
         try:
             self._send(Failure(EnvFailed.__name__, message, where, stack))
@@ -221,7 +221,7 @@ def _open(channel: Channel, start: Start) -> None:
     of a dying process.
     """
     if start.tied:
-        hold_on(channel.receive_fd())
+        extend_to_group(channel.receive_fd())
     status_fd, dump_fd = channel.receive_fd(), channel.receive_fd()
     channel.status = StatusBoard(status_fd, start.n_workers).lines[start.rank]
     os.close(status_fd)

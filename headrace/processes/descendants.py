@@ -12,7 +12,7 @@ import psutil
 __all__ = ["end", "lead", "wait"]
 
 _PR_SET_CHILD_SUBREAPER = 36
-_GONE = 1.0  # seconds that a killed process may take to disappear
+_EXIT_SECONDS = 1.0  # seconds that a killed process may take to disappear
 
 
 def lead() -> None:
@@ -38,7 +38,7 @@ def end() -> None:
         for process in children:
             with suppress(psutil.Error):  # it ended by itself
                 process.kill()
-        if psutil.wait_procs(children, timeout=_GONE)[1]:
+        if psutil.wait_procs(children, timeout=_EXIT_SECONDS)[1]:
             return  # the kernel holds it: there is nothing more to do
 
 

@@ -28,7 +28,7 @@ from typing import Any
 
 from headrace.memory import anonymous_file
 from headrace.processes.child import watch_parent
-from headrace.processes.members import GONE, sigint_blocked
+from headrace.processes.members import EXIT_SECONDS, sigint_blocked
 
 __all__ = ["FreshInterpreter", "main"]
 
@@ -67,7 +67,7 @@ class FreshInterpreter:
             self._pipe, self._process = _started(content)
         finally:
             os.close(content)
-        self._said = b""
+        self._received = b""
         self._close = weakref.finalize(self, _kill, self._process, self._pipe, os.getpid())
 
     def ended(self, seconds: float, tick: Callable[[], None]) -> bool:
@@ -86,7 +86,7 @@ class FreshInterpreter:
             gone = self._process.poll() is not None  # before reading the pipe, to which it may have written just before
             if poll.poll(0 if gone else min(_TICK, left) * 1e3):
                 said = self._pipe.recv(1 << 16)
-                self._said += said
+                self._received += said
                 gone = not said
             if gone:
                 self._finish()
@@ -109,9 +109,9 @@ class FreshInterpreter:
 
     def _finish(self) -> None:
         with suppress(subprocess.TimeoutExpired):
-            self._process.wait(GONE)
-        if self._said.endswith(b"\n"):
-            self.answer = self._said.decode(errors="replace").rstrip("\n")
+            self._process.wait(EXIT_SECONDS)
+        if self._received.endswith(b"\n"):
+            self.answer = self._received.decode(errors="replace").rstrip("\n")
         self.close()
 
 
@@ -142,7 +142,7 @@ def _kill(process: subprocess.Popen[bytes], pipe: socket.socket, owner: int) -> 
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
         with suppress(subprocess.TimeoutExpired):
-            process.wait(GONE)
+            process.wait(EXIT_SECONDS)
         pipe.close()
 
 
@@ -198,7 +198,7 @@ def _refuse(event: str, args: tuple[Any, ...]) -> None:
     else:
         refused = event in _REFUSED or (event == "sqlite3.connect" and args[0] != ":memory:")
     if refused and not _importing():
-        raise PermissionError(_WHY.format(event, repr(args[1] if event.startswith("socket.") else args[0])[:100]))
+        raise PermissionError(_REFUSAL.format(event, repr(args[1] if event.startswith("socket.") else args[0])[:100]))
 
 
 def _importing() -> bool:
@@ -210,14 +210,14 @@ def _importing() -> bool:
     return False
 
 
-_WHY = "a copy that is tried must not reach beyond itself: {} {}"
+_REFUSAL = "a copy that is being tested must not affect other processes or files: {} {}"
 
 
 def _refuse_shared_memory() -> None:
     """Refuses to open shared memory by name, which is not an audit event."""
 
     def refuse(name: str, flags: int, mode: int = 0o777) -> int:
-        raise PermissionError(_WHY.format("shm_open", repr(name)))
+        raise PermissionError(_REFUSAL.format("shm_open", repr(name)))
 
     with suppress(ImportError):
         vars(importlib.import_module("_posixshmem"))["shm_open"] = refuse

@@ -26,7 +26,7 @@ from headrace.memory import anonymous_file
 from headrace.processes.causes import after_a_fork, cause_of_death
 from headrace.processes.child import Failure, Start, child_main
 from headrace.processes.lifeline import Lifeline
-from headrace.processes.members import GONE, Members, set_deadline, sigint_blocked, uninterrupted
+from headrace.processes.members import EXIT_SECONDS, Members, set_deadline, sigint_blocked, uninterrupted
 from headrace.processes.start_method import pickled
 from headrace.processes.status import LINE_BYTES, TICK, Phase, ProgressWatch, Status, StatusBoard
 
@@ -65,8 +65,8 @@ class WorkerGroup:
     ) -> None:
         if multiprocessing.current_process().daemon:
             raise SamplerError(
-                "workers cannot be started from a daemon of multiprocessing, which may not have children; start this "
-                "process with daemon=False, or use a SerialSampler"
+                "workers cannot be started from a daemonic process of multiprocessing, which may not have children; "
+                "start this process with daemon=False, or use a SerialSampler"
             )
         n = len(arguments)
         self._timeout = timeout
@@ -169,7 +169,7 @@ class WorkerGroup:
         asked = range(len(self)) if ranks is None else ranks
         watch = self.watch(timeout)
         while any(rank not in self._answers for rank in asked):
-            self._look(min(TICK, watch.timeout / 4))
+            self._poll_workers(min(TICK, watch.timeout / 4))
             self.require_progress(watch, [rank for rank in asked if rank not in self._answers])
         for rank in asked:
             self._register(rank)
@@ -178,7 +178,7 @@ class WorkerGroup:
     def answered(self, rank: int, watch: ProgressWatch) -> bool:
         """Returns whether a worker's reply has arrived, without waiting; raises as `replies` does."""
         if rank not in self._answers:
-            self._look(0.0)
+            self._poll_workers(0.0)
             self.require_progress(watch, [rank])
         return rank in self._answers
 
@@ -198,16 +198,16 @@ class WorkerGroup:
         """Marks progress of this process: waiting for living workers is progress."""
         self._own_line[Status.PROGRESS] += 1
 
-    def take(self, talking: Sequence[int], ended: Sequence[int]) -> None:
+    def take(self, readable: Sequence[int], ended: Sequence[int]) -> None:
         """Reads replies from readable pipes; raises for a worker that failed, or that ended without a reply."""
-        for rank in talking:
+        for rank in readable:
             self._answers[rank] = self._receive(rank)
             self._unregister(rank)
         for rank in ended:
             if rank not in self._answers and not self._members.pipes[rank].poll(0):  # it may have reported before
                 self.raise_for(rank)
 
-    def _look(self, seconds: float) -> None:
+    def _poll_workers(self, seconds: float) -> None:
         """Waits at most `seconds` for a worker to reply or to end, and reads the replies."""
         ready = [fd for fd, _ in self._poll.poll(seconds * 1e3)]
         self.note_progress()
@@ -239,7 +239,7 @@ class WorkerGroup:
     def require_progress(self, watch: ProgressWatch, ranks: Sequence[int]) -> None:
         """Raises WorkerHung if one of `ranks` has made no progress for too long."""
         for rank in ranks:
-            if watch.stands_still(rank):
+            if watch.is_stuck(rank):
                 self._raise_hung(rank, watch.timeout)
 
     def stop(self) -> None:
@@ -250,7 +250,7 @@ class WorkerGroup:
         try:
             self.send(None)
             self.replies()
-            deadline = time.monotonic() + GONE
+            deadline = time.monotonic() + EXIT_SECONDS
             for process in self._members.processes:
                 process.join(max(0.0, deadline - time.monotonic()))
         except SamplerError as error:
@@ -276,9 +276,9 @@ class WorkerGroup:
             self.raise_for(rank)
         except Exception as error:  # from unpickling, which may raise anything
             raise SamplerError(
-                f"what {self._name(rank)} answered cannot be read here: {headline(error)}; spaces, infos and answers "
-                "of environments come by pickle: where a class was made at run time, have a wrapper give Gymnasium's "
-                "own spaces and plain values",
+                f"a reply of {self._name(rank)} cannot be unpickled: {headline(error)}; spaces, infos and results of "
+                "environments are pickled: if their classes are made at run time, use a wrapper that returns "
+                "Gymnasium's own spaces and plain values",
                 self._where(rank),
             ) from error
         if isinstance(answer, Failure):
@@ -295,7 +295,7 @@ class WorkerGroup:
     def raise_for(self, rank: int) -> NoReturn:
         """Raises the last report of worker `rank`, which has ended, or the cause of its death."""
         process = self._members.processes[rank]
-        process.join(GONE)
+        process.join(EXIT_SECONDS)
         pipe = self._members.pipes[rank]
         try:
             while pipe.poll(0):

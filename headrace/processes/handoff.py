@@ -149,12 +149,12 @@ class Handoff:
         """
         for peer in self._peers:
             while peer[0] < number:
-                if not self._saw(peer, number):
+                if not self._spin(peer, number):
                     self._sleep_until(number, sleep)
         if WEAKLY_ORDERED:
             fence(self._lock)
 
-    def _saw(self, peer: Cell, number: int) -> bool:
+    def _spin(self, peer: Cell, number: int) -> bool:
         """Polls one peer for as long as `spin_ns` says; returns whether it has posted `number` times."""
         spin_ns = self._spin_ns[0]
         if not spin_ns:

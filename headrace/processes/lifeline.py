@@ -16,7 +16,7 @@ import select
 import signal
 import sys
 
-__all__ = ["Lifeline", "hold_on"]
+__all__ = ["Lifeline", "extend_to_group"]
 
 
 class Lifeline:
@@ -38,8 +38,8 @@ class Lifeline:
     def tie(self, pid: int) -> int:
         """Returns a read end that kills the process `pid` from now on.
 
-        The process takes it with `hold_on`, and the caller closes it here. It is opened anew because the process that a
-        descriptor signals is a property of the open file description, which `os.dup` would share.
+        The process passes it to `extend_to_group`; the caller closes it here. It is opened anew because the process
+        that a descriptor signals is a property of the open file description, which `os.dup` would share.
         """
         fd = os.open(f"/proc/self/fd/{self._read}", os.O_RDONLY | os.O_NONBLOCK)
         fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGKILL)
@@ -59,7 +59,7 @@ class Lifeline:
         os.close(self._write)
 
 
-def hold_on(fd: int) -> None:
+def extend_to_group(fd: int) -> None:
     """Extends the lifeline of this worker, which leads a process group, to the whole group."""
     fcntl.fcntl(fd, fcntl.F_SETOWN, -os.getpgrp())
     poll = select.poll()

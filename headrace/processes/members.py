@@ -20,11 +20,11 @@ import psutil
 from headrace.processes.lifeline import Lifeline
 from headrace.processes.status import StatusBoard
 
-__all__ = ["GONE", "Members", "set_deadline", "sigint_blocked", "uninterrupted"]
+__all__ = ["EXIT_SECONDS", "Members", "set_deadline", "sigint_blocked", "uninterrupted"]
 
 _log = logging.getLogger("headrace.processes")
 
-GONE = 1.0  # seconds that a killed or leaving process may take to disappear
+EXIT_SECONDS = 1.0  # seconds that a killed or leaving process may take to disappear
 
 
 @dataclass
@@ -71,7 +71,7 @@ class Members:
             return True
         if _is_living_child(handle.pid):  # 2 µs; the process list takes 300 µs
             return False
-        return not _lives(handle)
+        return not _is_running(handle)
 
     def kill(self) -> None:
         """Kills the processes and all their descendants, and closes the descriptors."""
@@ -80,12 +80,12 @@ class Members:
         with uninterrupted(deliver=False):  # may run at interpreter exit or in garbage collection
             for dump in self.dumps:  # first: without a free descriptor no process can be looked up
                 os.close(dump)
-            families = [_family(handle) for handle in self.handles if handle is not None]
-            for family in families:
-                for member in family:
+            trees = [_with_descendants(handle) for handle in self.handles if handle is not None]
+            for tree in trees:
+                for member in tree:
                     _kill(member)
             for rank, process in enumerate(self.processes):
-                process.join(GONE)
+                process.join(EXIT_SECONDS)
                 self._kill_group(rank)
                 if process.exitcode is not None:
                     process.close()
@@ -118,7 +118,7 @@ def set_deadline(pipe: Connection, seconds: float) -> None:
         end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, interval)
 
 
-class _Heard(list[int]):
+class _RecordedSignals(list[int]):
     """A signal handler that records signals."""
 
     def __call__(self, signum: int, frame: object) -> None:
@@ -134,17 +134,17 @@ def uninterrupted(deliver: bool) -> Iterator[None]:
     """
     before = signal.getsignal(signal.SIGINT)
     in_main = threading.current_thread() is threading.main_thread()
-    if not in_main or not callable(before) or isinstance(before, _Heard):
+    if not in_main or not callable(before) or isinstance(before, _RecordedSignals):
         yield
         return
     second = isinstance(sys.exc_info()[1], KeyboardInterrupt)
-    heard = _Heard()
-    signal.signal(signal.SIGINT, heard)
+    recorded = _RecordedSignals()
+    signal.signal(signal.SIGINT, recorded)
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-        if heard and deliver and not second:
+        if recorded and deliver and not second:
             signal.raise_signal(signal.SIGINT)
 
 
@@ -166,7 +166,7 @@ def _is_living_child(pid: int) -> bool:
         return False
 
 
-def _lives(process: psutil.Process) -> bool:
+def _is_running(process: psutil.Process) -> bool:
     """Returns whether a process runs. One that has ended stays in the process list until its parent, e.g. a fork
     server, waits for it.
     """
@@ -176,7 +176,7 @@ def _lives(process: psutil.Process) -> bool:
         return False
 
 
-def _family(process: psutil.Process) -> list[psutil.Process]:
+def _with_descendants(process: psutil.Process) -> list[psutil.Process]:
     """Returns a process's descendants, followed by the process."""
     try:
         return [*process.children(recursive=True), process]

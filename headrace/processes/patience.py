@@ -16,7 +16,7 @@ __all__ = ["Patience"]
 _SPIN_NS = 500_000
 _SPIN_ALONE_NS = 5_000_000  # if every process has a core of its own
 _PERIOD = 0.5  # seconds between two measurements of other programs' CPU use
-_CROWD = 0.5  # cores that other programs may use beyond the spare ones
+_TOLERATED_LOAD = 0.5  # cores that other programs may use beyond the spare ones
 
 
 class Patience:
@@ -61,7 +61,7 @@ class Patience:
         foreign = self._foreign_seconds()
         used = (foreign - self._foreign) / seconds * self._share
         self._measured_at, self._foreign = now, foreign
-        self._cell[0] = 0 if used > self._spare + _CROWD else self._spin_ns
+        self._cell[0] = 0 if used > self._spare + _TOLERATED_LOAD else self._spin_ns
 
     def _foreign_seconds(self) -> float:
         """Returns the core-seconds used since the machine started, except those of our processes."""

@@ -28,7 +28,7 @@ def choose_start_method(asked: str) -> str:
     if asked == "auto":
         return "fork" if sys.platform == "linux" and not cuda else "forkserver"
     if asked == "fork" and cuda:
-        raise ValueError('start_method="fork" after CUDA was initialised does not work; use "forkserver" or "auto"')
+        raise ValueError('start_method="fork" does not work after CUDA was initialised; use "forkserver" or "auto"')
     return asked
 
 
@@ -38,8 +38,8 @@ def pickled(argument: Any) -> bytes:
         payload: bytes = cloudpickle.dumps(argument)
     except Exception as error:
         raise SamplerError(
-            f'what workers need cannot be pickled: {headline(error)}. Under start_method "forkserver" and "spawn" '
-            "EnvCls, env_kwargs and TrajInfoCls travel to the workers by cloudpickle; make EnvCls a function "
+            f'the arguments of workers cannot be pickled: {headline(error)}; start_method "forkserver" and "spawn" '
+            "send EnvCls, env_kwargs and TrajInfoCls to the workers by cloudpickle; make EnvCls a function "
             'that opens its resources itself, or use start_method="fork"'
         ) from error
     return payload

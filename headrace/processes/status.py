@@ -54,12 +54,12 @@ _WORDS = {
     Phase.CALLING: "in call_envs",
     Phase.CLOSING: "closing",
     Phase.SAVING: "saving the environment's state",
-    Phase.COLLECTING: "having a batch collected",
-    Phase.STORING: "giving a batch to its sink",
+    Phase.COLLECTING: "collecting a batch",
+    Phase.STORING: "passing a batch to the sink",
 }
 
 
-_TIMELESS = {
+_WITHOUT_STEP = {
     Phase.STARTING,
     Phase.CONSTRUCTING,
     Phase.WAITING,
@@ -106,13 +106,13 @@ class Status:
     def where(self, worker: int | None = None, pid: int | None = None) -> Where:
         """Returns the place that the line describes, in the form that errors carry."""
         phase, env_id = Phase(self.line[Status.PHASE]), self.line[Status.ENV]
-        timeless = phase in _TIMELESS
+        no_step = phase in _WITHOUT_STEP
         return Where(
             worker=worker,
             pid=pid,
             env_id=None if env_id < 0 else env_id,
             phase=phase.words,
-            step=None if timeless else self.line[Status.STEP],
+            step=None if no_step else self.line[Status.STEP],
         )
 
 
@@ -152,7 +152,7 @@ class ProgressWatch:
         self._lines = lines
         self._seen = [(line.progress, time.monotonic()) for line in lines]
 
-    def stands_still(self, rank: int) -> bool:
+    def is_stuck(self, rank: int) -> bool:
         """Returns whether a worker has made no progress for longer than the timeout."""
         progress, since = self._lines[rank].progress, self._seen[rank][1]
         if progress != self._seen[rank][0]:

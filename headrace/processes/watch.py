@@ -48,9 +48,9 @@ class WorkerWatch:
         group = self._group
         ready = [fd for fd, _ in self._poll.poll(TICK * 1e3)]
         group.note_progress()
-        talking = [self._pipes[fd] for fd in ready if fd in self._pipes]
+        readable = [self._pipes[fd] for fd in ready if fd in self._pipes]
         ended = [self._sentinels[fd] for fd in ready if fd in self._sentinels]
-        group.take(talking, ())
+        group.take(readable, ())
         for rank in ended if ready else group.ended(awaited):
             group.raise_for(rank)
         if not ready:

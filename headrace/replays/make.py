@@ -124,6 +124,6 @@ def _require_memory(spec: ReplaySpec) -> None:
     needed, free = measure(lambda allocate: build_ring(spec, allocate)), available_memory()
     if needed > free:
         raise NotEnoughMemory(
-            f"a replay of {spec.size:,} steps needs {needed / 2**30:.2f} GiB and {free / 2**30:.2f} are free; make its "
-            "size smaller, or store stacked frames once (frames=...)"
+            f"a replay of {spec.size:,} steps needs {needed / 2**30:.2f} GiB, but only {free / 2**30:.2f} are free; "
+            "make it smaller, or store stacked frames once (frames=...)"
         )

@@ -50,7 +50,7 @@ class PrioritizedReplay(UniformReplay):
         eps: float = 1e-6,
     ) -> None:
         if alpha < 0 or eps <= 0:
-            raise ValueError(f"alpha is {alpha} and eps {eps}; alpha must be 0 or more, eps more than 0")
+            raise ValueError(f"alpha must be at least 0 and eps more than 0, got alpha={alpha} and eps={eps}")
         super().__init__(spec, ring, n_step=n_step, discount=discount, seed=seed)
         self.alpha = alpha
         self.beta = beta
@@ -66,7 +66,7 @@ class PrioritizedReplay(UniformReplay):
     @beta.setter
     def beta(self, value: float) -> None:
         if not value >= 0:
-            raise ValueError(f"beta is {value}; it must be 0 or more")
+            raise ValueError(f"beta must be at least 0, got {value}")
         self._beta = float(value)
 
     def update_priorities(self, indices: Any, priorities: torch.Tensor) -> None:
@@ -82,9 +82,9 @@ class PrioritizedReplay(UniformReplay):
         given = np.abs(np.asarray(priorities.detach().cpu() if isinstance(priorities, torch.Tensor) else priorities))
         index = np.asarray(indices)
         if given.shape != index.shape:
-            raise ValueError(f"{list(given.shape)} priorities for {list(index.shape)} transitions; give one for each")
+            raise ValueError(f"priorities must have the shape of indices, {list(index.shape)}, got {list(given.shape)}")
         if not np.isfinite(given).all():
-            raise ValueError("a priority is not a finite number; the loss it comes from has diverged")
+            raise ValueError("priorities must be finite, got NaN or infinity; the loss has diverged")
         self._window.update()
         kept = self._window.holds(index)  # by number, because another transition may be at the same position by now
         values = (given[kept].astype(np.float64) + self.eps) ** self.alpha
@@ -121,7 +121,7 @@ class PrioritizedReplay(UniformReplay):
         )(state, "replay")
         saved = np.asarray(state["priorities"])
         if saved.max() > _LARGEST:
-            raise ValueError(f"replay.priorities has {saved.max()}, more than {_LARGEST:g}")
+            raise ValueError(f"replay.priorities has {saved.max()}, expected at most {_LARGEST:g}")
         super().load_state_dict(state)
         self._largest, self.beta = float(state["largest"]), state["beta"]
         window = self._window

@@ -71,13 +71,15 @@ class ReplaySpec:
         least = self.batch.T + max(self.frames, 1)
         if self.n_rows < least:
             raise ValueError(
-                f"a replay of {self.n_rows} rows of time cannot take batches of {self.batch.T}; give it {least} rows "
-                f"or more, {least * self.batch.B} steps"
+                f"a replay of {self.n_rows} time steps is too small for batches of {self.batch.T}; make it at least "
+                f"{least} time steps, {least * self.batch.B} steps in all"
             )
         if self.n_finals < 1:
-            raise ValueError(f"n_finals is {self.n_finals}; truncated episodes need room for 1 at least")
+            raise ValueError(f"n_finals must be at least 1, for truncated episodes, got {self.n_finals}")
         if self.frames < 0:
-            raise ValueError(f"frames is {self.frames}; give the number of stacked frames, or 0 to store whole stacks")
+            raise ValueError(
+                f"frames must be the number of stacked frames, or 0 to store whole stacks, got {self.frames}"
+            )
         if self.frames:
             self._check_frames()
 
@@ -86,7 +88,7 @@ class ReplaySpec:
         if not isinstance(leaf, np.ndarray) or leaf.dtype != np.uint8 or leaf.ndim < 2 or leaf.shape[0] != self.frames:
             found = ", ".join(f"{value.dtype} {list(value.shape)}" for _, value in tree_paths(self.observation))
             raise ValueError(
-                f"frames={self.frames} needs an observation of one uint8 array [{self.frames}, ...] and got {found}; "
+                f"frames={self.frames} needs observations of one uint8 array [{self.frames}, ...], got {found}; "
                 "use frames=0, which stores observations as they come"
             )
 

@@ -45,11 +45,11 @@ class UniformReplay:
     ) -> None:
         least = spec.batch.T + n_step + max(spec.frames, 1)
         if n_step < 1:
-            raise ValueError(f"n_step is {n_step}; a transition has 1 step at least")
+            raise ValueError(f"n_step must be at least 1, got {n_step}")
         if spec.n_rows < least:
             raise ValueError(
-                f"a replay of {spec.n_rows} rows of time has no room for batches of {spec.batch.T} rows and "
-                f"transitions of {n_step} steps; give it {least} rows or more, {least * spec.batch.B} steps"
+                f"a replay of {spec.n_rows} time steps is too small for batches of {spec.batch.T} time steps and "
+                f"{n_step}-step transitions; make it at least {least} time steps, {least * spec.batch.B} steps in all"
             )
         self.spec = spec
         self.ring = ring
@@ -113,8 +113,8 @@ class UniformReplay:
             self._window.update()  # the rows seen before were overwritten meanwhile, and there are newer ones
         if not self._window.count:
             raise ReplayNotReady(
-                f"nothing to sample: {self.n_appended} steps were appended, and a transition needs {self.n_step} and "
-                "the observation after them; collect more before learning"
+                f"there is no transition to sample: {self.n_appended} steps were appended, and a transition needs "
+                f"{self.n_step} and the observation after them; collect more steps before learning"
             )
 
     def _draw(self, n: int) -> np.ndarray:
@@ -180,4 +180,4 @@ class UniformReplay:
         """Called after positions start to stop − 1 of the window's `ready` were written."""
 
 
-_OUTRUN = "rows are overwritten faster than they are read; give the replay more rows, or have its writer wait"
+_OUTRUN = "time steps are overwritten faster than they are read; make the replay larger, or make its writer wait"

@@ -124,7 +124,7 @@ class BaseSampler:
         try:
             traj_info_cls(**self._traj_info_kwargs)
         except TypeError as error:
-            raise TypeError(f"traj_info_kwargs are not what {traj_info_cls.__name__} takes: {error}") from error
+            raise TypeError(f"traj_info_kwargs do not fit {traj_info_cls.__name__}: {error}") from error
         placement = Affinity.of(affinity)
         config = self._config = engine.config = config.placed(type(self).__name__, self.layout, placement)
         self.seed = draw_seed() if seed is None else int(seed)
@@ -204,7 +204,7 @@ class BaseSampler:
         """
         self._require_open()
         if not self._config.options.eval_n_envs:
-            raise SamplerError("evaluate_agent() needs evaluation environments; give the sampler eval_n_envs")
+            raise SamplerError("evaluate_agent() needs evaluation environments; pass eval_n_envs to the sampler")
         checked_arguments(itr=itr)
         try:
             episodes = self._engine.evaluate(itr, self._next_version(), self._n_evaluations)
@@ -225,7 +225,7 @@ class BaseSampler:
         Returns:
             The state. If it lacks the environments, its `why_not` says why.
         """
-        found = SliceState(why_not="they were not asked for")
+        found = SliceState(why_not="state() was called with environments=False")
         if environments:
             self._require_open()
             try:
@@ -270,7 +270,7 @@ class BaseSampler:
         wanted = own if env_ids is None else [int(env_id) for env_id in env_ids]
         unknown = sorted(set(wanted) - set(own))
         if unknown:
-            raise ValueError(f"env_ids has {unknown}, this sampler has the environments {own[0]} to {own[-1]}")
+            raise ValueError(f"env_ids has {unknown}, but this sampler has the environments {own[0]} to {own[-1]}")
         self._config.require_callable(self._slices, wanted)
         self._engine.require_sendable(args)
         try:

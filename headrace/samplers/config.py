@@ -9,6 +9,7 @@ from functools import wraps
 from inspect import signature
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+from headrace.config import require_known
 from headrace.envs.copy_trial import N_TRIED
 from headrace.envs.factory import EnvFactory
 from headrace.envs.global_rng import Isolation
@@ -115,10 +116,12 @@ def takes_options(
 
         @wraps(constructor)
         def taking(self: _Self, /, *args: _Arguments.args, **kwargs: _Arguments.kwargs) -> None:
+            name = type(self).__name__
+            require_known(name, kwargs, form.parameters)
             try:
                 form.bind(*args, **kwargs)
             except TypeError as error:
-                raise TypeError(f"{type(self).__name__}(): {error}") from None
+                raise TypeError(f"{name}(): {error}") from None
             constructor(self, options(*args, **kwargs))
 
         taking.__doc__ = options.__doc__
@@ -164,17 +167,19 @@ class SamplerConfig:
         checked_arguments(**{key: value for key, value in given.items() if key not in _CHECKED_APART})
         n_slots = options.n_slots
         if options.isolate_rng and isinstance(options.EnvCls, VectorEnvs):
-            raise ValueError("isolate_rng is for single environments; a vector environment steps its rows at once")
+            raise ValueError("isolate_rng is for single environments; a vector environment steps its columns at once")
         if options.pad and isinstance(options.EnvCls, VectorEnvs):
-            raise ValueError("pad is for single environments; have a vector environment give arrays of a fixed shape")
+            raise ValueError("pad is for single environments; a vector environment must return arrays of fixed shape")
         if options.eval_process and not layout.asynchronous:
-            raise ValueError(f"{name} evaluates in its own processes; eval_process=True is for asynchronous samplers")
+            raise ValueError(
+                f"{name} has no separate evaluation process; eval_process=True is for asynchronous samplers"
+            )
         least = 1 + layout.asynchronous
         if n_slots is not None and n_slots < least:
-            raise ValueError(f"{name} needs n_slots of at least {least}, got {n_slots!r}")
+            raise ValueError(f"n_slots of {name} must be at least {least}, got {n_slots!r}")
         device, samples_device = checked_devices(name, layout, options.device, options.samples_device)
         if samples_device is not None and (n_slots or 1) > 1:
-            raise ValueError(f"n_slots={n_slots!r} is for batches in host memory; samples_device keeps one batch")
+            raise ValueError(f"n_slots must be 1 with samples_device, which keeps one batch, got {n_slots!r}")
         eval_kwargs = options.env_kwargs if options.eval_env_kwargs is None else options.eval_env_kwargs
         return SamplerConfig(
             options=replace(
@@ -213,7 +218,7 @@ class SamplerConfig:
         if affinity.alternating not in (None, alternates):
             other = name.replace("Alternating", "Gpu").replace("NoOverlap", "") if alternates else "AlternatingSampler"
             raise ValueError(
-                f"affinity has alternating={affinity.alternating}, and {name} is {'' if alternates else 'not '}"
+                f"affinity has alternating={affinity.alternating}, but {name} is {'' if alternates else 'not '}"
                 f"alternating; use {other}, or leave the key out"
             )
         devices = affinity.acting_devices
@@ -222,7 +227,7 @@ class SamplerConfig:
         options = self.options
         device, _ = checked_devices(name, layout, devices[0] if len(devices) == 1 else devices, options.samples_device)
         if options.device not in (None, device):
-            raise ValueError(f"affinity has the GPU of {device}, and device={str(options.device)!r}; make them agree")
+            raise ValueError(f"affinity selects {device}, but device={str(options.device)!r}; make them the same")
         return self.on_device(device)
 
     def on_device(self, device: Any) -> SamplerConfig:
@@ -249,7 +254,9 @@ class SamplerConfig:
         """Raises ValueError if `env_ids` selects only some columns of a vector environment."""
         whole = isinstance(self.factory.make, VectorEnvs)
         if whole and any(0 < len({*one.env_ids} & {*env_ids}) < len(one.env_ids) for one in slices):
-            raise ValueError("env_ids: a vector environment is called for all of its rows at once; leave env_ids out")
+            raise ValueError(
+                "env_ids has only some columns of a vector environment, which is called once; leave it out"
+            )
 
     def content(self) -> dict[str, Any]:
         """Returns the settings that determine the contents of a batch, apart from the agent and the seed.

@@ -37,12 +37,12 @@ class Owner:
         if os.getpid() != self._pid:
             raise SamplerError(
                 f"{call}() was called in process {os.getpid()}, which was forked from process {self._pid} that made "
-                "this sampler; make one in the process that uses it"
+                "this sampler; make a sampler in the process that uses it"
             )
         if not self._lock.acquire(blocking=False):
             raise SamplerError(
                 f"{call}() was called while another thread is in {self._inside}() of this sampler; "
-                "call it from one thread at a time"
+                "use a sampler from one thread at a time"
             )
         self._inside = call
 

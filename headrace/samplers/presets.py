@@ -135,7 +135,7 @@ class AsyncSamplerBase(ParallelSamplerBase):
             SamplerError: if `initialize` was called before.
         """
         if self._state != "new":
-            raise SamplerError("feed() comes before initialize(): the sampler process is told where to put its batches")
+            raise SamplerError("feed() must be called before initialize(), which sends the sink to the sampler process")
         self._engine.sink = sink
 
     @exclusive
@@ -167,7 +167,7 @@ class AsyncSamplerBase(ParallelSamplerBase):
         self._require_open()
         if not self.evaluates_beside:
             raise SamplerError(
-                "begin_evaluation() needs a process for it; give the sampler eval_process and eval_n_envs"
+                "begin_evaluation() needs an evaluation process; pass eval_process=True and eval_n_envs to the sampler"
             )
         self._require_none_begun()
         checked_arguments(itr=itr)
@@ -192,7 +192,7 @@ class AsyncSamplerBase(ParallelSamplerBase):
         """
         self._require_open()
         if not self._engine.evaluating:
-            raise SamplerError("evaluation() has nothing to wait for; call begin_evaluation(itr) first")
+            raise SamplerError("evaluation() needs a running evaluation; call begin_evaluation(itr) first")
         try:
             if not wait and not self._engine.evaluation_ended():
                 return None
@@ -204,7 +204,7 @@ class AsyncSamplerBase(ParallelSamplerBase):
 
     def _require_none_begun(self) -> None:
         if self._engine.evaluating:
-            raise SamplerError("an evaluation was begun before; take its episodes with evaluation() first")
+            raise SamplerError("the episodes of the last evaluation were not collected; call evaluation() first")
 
     def _say_notes(self) -> None:
         notes, self._engine.notes = self._engine.notes, []

@@ -83,23 +83,25 @@ def checked_devices(name: str, layout: Layout, device: Any, samples_device: Any)
                 f"{name} acts on one device, got {device!r}; several are for asynchronous samplers with action servers"
             )
         if not device or samples_device is not None:
-            raise ValueError(f"device={device!r} needs one entry at least, and no samples_device")
+            raise ValueError(
+                f"device={device!r} must have at least one entry, and cannot be combined with samples_device"
+            )
         return tuple(_here(_device(one, "device"), "device") for one in device), None
     acting_on, kept_on = _device(device, "device"), _device(samples_device, "samples_device")
     if layout.acts_in_workers and (kept_on is not None or (acting_on is not None and acting_on.type != "cpu")):
         raise ValueError(
-            f"{name} acts in its workers, on the CPU: device={device!r} and samples_device={samples_device!r} are for "
-            "samplers that act in this process, GpuSampler, AlternatingSampler and SerialSampler"
+            f"{name} acts in its workers, on the CPU, got device={device!r} and samples_device={samples_device!r}; use "
+            "a sampler that acts in this process: GpuSampler, AlternatingSampler or SerialSampler"
         )
     if layout.asynchronous and kept_on is not None:
         raise ValueError(
-            f"{name} acts in a process of its own, samples_device={samples_device!r} is for samplers that act in this "
-            "one; send its batches there with samples' trees, or use a synchronous sampler"
+            f"{name} acts in a separate process, but samples_device={samples_device!r} is for samplers that act in "
+            "this one; copy its batches to the device, or use a synchronous sampler"
         )
     if kept_on is not None and acting_on not in (None, kept_on):
         raise ValueError(
-            f"samples_device={samples_device!r} is where the agent acts, and device={device!r} is another; make them "
-            "the same, or leave one out"
+            f"samples_device={samples_device!r} must be the device on which the agent acts, but device={device!r}; "
+            "make them the same, or leave one out"
         )
     return _here(kept_on if acting_on is None else acting_on, "device"), _here(kept_on, "samples_device")
 
@@ -134,7 +136,7 @@ def _check_agent(value: Any) -> None:
 
 
 def _check_pad(value: Any) -> None:
-    form = "pad must be a dict of greatest lengths by place, such as {'mission': 48}"
+    form = "pad must be a dict of maximum lengths by place, such as {'mission': 48}"
     if value is None:
         return
     if not isinstance(value, Mapping) or not all(isinstance(place, str) for place in value):

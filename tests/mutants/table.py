@@ -259,7 +259,7 @@ MUTANTS = [
     Mutant("headrace/envs/plain_spaces.py", "if n_numbers > _MOST_NUMBERS:", "if False:", "tests/test_policy.py"),
     Mutant(
         "headrace/envs/copy_trial.py",
-        "if not _same(came, expected, rows):",
+        "if not _same(came, expected, columns):",
         "if False:",
         "tests/test_resume_samplers.py",
     ),

@@ -97,8 +97,8 @@ class DqnAgent(Agent):
         action = spaces.action
         if not isinstance(action, gym_spaces.Discrete):
             raise TypeError(
-                f"{type(self).__name__} acts in Discrete action spaces, the environment has {action}; take a "
-                "CategoricalPgAgent for MultiDiscrete and MultiBinary actions, a GaussianPgAgent for Box actions"
+                f"{type(self).__name__} acts in Discrete action spaces, but the environment has {action}; use a "
+                "CategoricalPgAgent for MultiDiscrete and MultiBinary actions, or a GaussianPgAgent for Box actions"
             )
         self._n_actions = int(action.n)
         self._masks = has_mask(spaces, self._n_actions)

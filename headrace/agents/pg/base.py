@@ -137,6 +137,6 @@ class PgAgent(Agent):
         if outputs.shape[-1] != n_outputs or outputs.shape[:-1] != value.shape:
             raise ValueError(
                 f"{type(self.model).__name__} returned outputs {list(outputs.shape)} and values {list(value.shape)}; "
-                f"expected outputs [..., {n_outputs}], and one value a row, [...]"
+                f"expected outputs [..., {n_outputs}] and values [...]"
             )
         self._fits = True

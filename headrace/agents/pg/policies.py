@@ -86,8 +86,9 @@ class DiscretePolicy(Policy):
                 self._sizes = [2] * space.shape[0]
             case _:
                 raise TypeError(
-                    f"{agent} acts in Discrete, MultiDiscrete [k] and MultiBinary [n] action spaces, the environment "
-                    f"has {space}; take a GaussianPgAgent for Box actions, flatten others with an ActionWrapper"
+                    f"{agent} acts in Discrete, MultiDiscrete [k] and MultiBinary [n] action spaces, but the "
+                    f"environment has {space}; use a GaussianPgAgent for Box actions, or flatten others with an "
+                    "ActionWrapper"
                 )
         self._coins = isinstance(space, spaces.MultiBinary)
         self._one = isinstance(space, spaces.Discrete)
@@ -133,8 +134,8 @@ class GaussianPolicy(Policy):
         """See `Policy`."""
         if not isinstance(space, spaces.Box) or len(space.shape) != 1 or space.dtype.kind != "f":
             raise TypeError(
-                f"{agent} acts in Box action spaces [d] of floats, the environment has {space}; take a "
-                "CategoricalPgAgent for Discrete, MultiDiscrete and MultiBinary actions, flatten others with an "
+                f"{agent} acts in Box action spaces [d] of floats, but the environment has {space}; use a "
+                "CategoricalPgAgent for Discrete, MultiDiscrete and MultiBinary actions, or flatten others with an "
                 "ActionWrapper"
             )
         self._d = space.shape[0]

@@ -167,7 +167,7 @@ class PolicyGradientAlgo(Algo):
         env, agent = samples.env, samples.agent
         if agent.bootstrap_value is None:
             raise ValueError(
-                f"{type(self).__name__} needs the value of the row after a batch, and this batch has none; "
+                f"{type(self).__name__} needs samples.agent.bootstrap_value, which this batch does not have; "
                 "call sampler.initialize(agent, bootstrap_value=True)"
             )
         return generalized_advantages(

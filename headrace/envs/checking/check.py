@@ -13,7 +13,7 @@ import gymnasium
 from headrace.envs.checking.rules import Violation
 from headrace.envs.checking.stages import CheckJob, Event, Findings, checking_process
 from headrace.envs.factory import EnvFactory
-from headrace.envs.pickling import loads_apart
+from headrace.envs.pickling import loads_untracked
 from headrace.errors import EnvFailed, WorkerCrashed, WorkerHung, headline
 from headrace.processes.affinity import set_torch_threads
 from headrace.processes.group import WorkerGroup
@@ -22,18 +22,18 @@ from headrace.processes.status import Phase
 
 __all__ = ["Violation", "check_env", "one_thread"]
 
-_UNUSABLE = {"constructor", "spaces", "fixed-shape"}
+_CANNOT_RESET = {"constructor", "spaces", "fixed-shape"}
 _WRONG_ANSWERS = {"raises", "reset-answer", "step-answer", "observation", "reward", "terminated", "truncated", "info"}
-_UNPLAYABLE = _UNUSABLE | {"signature", "action-space"}
-_UNREPEATABLE = _UNPLAYABLE | _WRONG_ANSWERS | {"global-rng", "seeding", "continues"}
+_CANNOT_STEP = _CANNOT_RESET | {"signature", "action-space"}
+_CANNOT_REPEAT = _CANNOT_STEP | _WRONG_ANSWERS | {"global-rng", "seeding", "continues"}
 
 #: The stages. Each is skipped if one of its clauses is broken, because it could not find anything new.
 _STAGES: tuple[tuple[str, set[str]], ...] = (
     ("make", set()),
-    ("play", _UNPLAYABLE),
-    ("reseed", _UNREPEATABLE),
-    ("restart", _UNREPEATABLE),
-    ("together", _UNREPEATABLE | {"reseeding"}),
+    ("play", _CANNOT_STEP),
+    ("reseed", _CANNOT_REPEAT),
+    ("restart", _CANNOT_REPEAT),
+    ("together", _CANNOT_REPEAT | {"reseeding"}),
     ("close", {"constructor"}),
 )
 
@@ -109,9 +109,9 @@ def one_thread(rank: int) -> None:
 
 def _unpicklable(factory: EnvFactory) -> list[Violation]:
     try:
-        loads_apart(cloudpickle.dumps(factory))
+        loads_untracked(cloudpickle.dumps(factory))
     except Exception as error:
-        return [Violation("pickling", "pickling EnvCls and env_kwargs", headline(error), "that cloudpickle takes them")]
+        return [Violation("pickling", "pickling EnvCls and env_kwargs", headline(error), "no exception")]
     return []
 
 

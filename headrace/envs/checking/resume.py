@@ -75,13 +75,13 @@ def _process(channel: Channel, job: tuple[EnvFactory, int]) -> None:
         seeds = [env_seeds(seed, env_id) for env_id in ids]
         envs = ScalarEnvs(made, ids, seeds, name=factory.name, status=status)
         status.enter(Phase.RESETTING)
-        row = allocate_like(null_value(envs.spaces.observation), (_N_ENVS,), np.zeros)
-        envs.reset(None, row)
+        observation = allocate_like(null_value(envs.spaces.observation), (_N_ENVS,), np.zeros)
+        envs.reset(None, observation)
         status.enter(Phase.STEPPING)
-        _record(envs, row)
+        _record(envs, observation)
         trial.take(ids, [EnvState(*envs.environment(env_id)) for env_id in ids], status)
         status.enter(Phase.STEPPING)
-        trial.play(_record(envs, row))
+        trial.play(_record(envs, observation))
         trial.decide(status)
         channel.reply(trial.why_not)
     finally:
@@ -89,16 +89,16 @@ def _process(channel: Channel, job: tuple[EnvFactory, int]) -> None:
         close_quietly(made)
 
 
-def _record(envs: ScalarEnvs, row: Any) -> Recorded:
-    """Takes random steps from the observations in `row` and leaves the last observations there."""
+def _record(envs: ScalarEnvs, observation: Any) -> Recorded:
+    """Takes random steps from these observations and overwrites them with the last ones."""
     actions: list[Any] = []
-    observations = [tree_map(np.copy, row)]
+    observations = [tree_map(np.copy, observation)]
     reward = np.zeros((_N_STEPS, _N_ENVS), np.float32)
     terminated, truncated = (np.zeros((_N_STEPS, _N_ENVS), np.bool_) for _ in range(2))
     for t in range(_N_STEPS):
-        actions.append(envs.random_actions(row))
-        envs.step(actions[-1], StepRow(row, reward[t], terminated[t], truncated[t], None))
-        observations.append(tree_map(np.copy, row))
+        actions.append(envs.random_actions(observation))
+        envs.step(actions[-1], StepRow(observation, reward[t], terminated[t], truncated[t], None))
+        observations.append(tree_map(np.copy, observation))
 
     def stacked(*leaves: Any) -> np.ndarray:
         return np.stack(leaves)

@@ -127,7 +127,7 @@ class _Checker:
                 case "restart":
                     self._restart()
                 case "together":
-                    self._together()
+                    self._alternate()
                 case "close":
                     self._close()
         except _Broken as broken:
@@ -150,7 +150,7 @@ class _Checker:
 
     def _reseed(self) -> None:
         events = self._play(self._envs[:1], max(1, self._job.n_steps // 4))
-        self._compare(events, "reseeding", "an environment that was used before, given its first seed again, gave")
+        self._compare(events, "reseeding", "an environment reset with its first seed after other episodes gave")
 
     def _restart(self) -> None:
         """Checks whether all episodes are the same, which can be decided only if different seeds give different
@@ -161,13 +161,13 @@ class _Checker:
             return
         unseeded = self._first_observations(self._job.seed, 1 + _RESETS)[1:]
         if len(set(unseeded)) == 1:
-            came = f"{_RESETS} resets without a seed gave the same observation, though other seeds give others"
-            self._note(Violation("continues", "reset()", came, "that the generator goes on"))
+            came = f"{_RESETS} resets without a seed gave the same observation, but different seeds give different ones"
+            self._note(Violation("continues", "reset()", came, "a generator that continues"))
 
-    def _together(self) -> None:
+    def _alternate(self) -> None:
         """Checks that stepping a second environment in turn does not affect the first."""
         events = self._play([self._envs[1], self._new_env()], max(1, self._job.n_steps // 4))
-        self._compare(events, "independence", "an environment stepped in turn with another gave")
+        self._compare(events, "independence", "an environment stepped alternately with another gave")
 
     def _close(self) -> None:
         children = psutil.Process().children(recursive=True)
@@ -179,8 +179,8 @@ class _Checker:
                     env.close()
         left = psutil.wait_procs(children, timeout=1.0)[1]
         if left:
-            came = f"{len(left)} of its processes go on: {', '.join(sorted(process.name() for process in left))}"
-            self._note(Violation("close", "close()", came, "that they end"))
+            came = f"{len(left)} of its processes still run: {', '.join(sorted(process.name() for process in left))}"
+            self._note(Violation("close", "close()", came, "none"))
 
     # ---- parts ----
 
@@ -199,7 +199,7 @@ class _Checker:
     def _note_randomness(self, call: str) -> None:
         touched = self._randomness.touched()
         if touched:
-            came = f"it used the global generator of {' and '.join(touched)}"
+            came = f"draws from the global generator of {' and '.join(touched)}"
             self._note(Violation("global-rng", call, came, "a generator of its own"))
 
     def _new_env(self) -> gymnasium.Env[Any, Any]:
@@ -230,11 +230,11 @@ class _Checker:
             raise _Broken(Violation("fixed-shape", f"env.{name}", came, "a space of a fixed shape")) from error
         try:
             copy: spaces.Space[Any] = pickle.loads(pickle.dumps(space))
-            came = "" if copy == space else "what comes out of pickle is not equal to it"
+            came = "" if copy == space else "its pickled copy is not equal to it"
         except Exception as error:
             came = headline(error)
         if came:
-            raise _Broken(Violation("spaces", f"pickling env.{name}", came, "a space that workers can send"))
+            raise _Broken(Violation("spaces", f"pickling env.{name}", came, "a space that can be pickled"))
         return copy  # a copy, which the environment cannot modify
 
     def _check_action_space(self, space: spaces.Space[Any]) -> None:
@@ -246,7 +246,7 @@ class _Checker:
                 runs.append(pickle.dumps(samples))
             outside = [sample for sample in samples if not space.contains(sample)]
         if runs[0] != runs[1]:
-            came = "the same seed gave other samples"
+            came = "the same seed gave different samples"
             self._note(Violation("action-space", "action_space.seed()", came, "the same samples"))
         if outside:
             came = f"{outside[0]!r} is not in {space}"
@@ -276,7 +276,7 @@ class _Checker:
         for name, space in self._spaces.items():
             other = getattr(env, name, None)
             if other != space:
-                self._note(Violation("spaces", f"env.{name}", f"{other} {when}", f"{space} as at first"))
+                self._note(Violation("spaces", f"env.{name}", f"{other} {when}", f"{space}, as before"))
 
     def _batch(
         self, envs: Sequence[gymnasium.Env[Any, Any]], seeds: Sequence[tuple[int, int]]
@@ -290,8 +290,8 @@ class _Checker:
         n = len(envs)
         observation = allocate_like(null_value(self._spaces["observation_space"]), (n,), np.zeros)
         floats = [leaf for leaf in tree_leaves(observation) if leaf.dtype.kind == "f"]
-        row = StepRow(observation, np.zeros(n, np.float32), np.zeros(n, np.bool_), np.zeros(n, np.bool_), {}, floats)
-        return probes[0], batch, row
+        out = StepRow(observation, np.zeros(n, np.float32), np.zeros(n, np.bool_), np.zeros(n, np.bool_), {}, floats)
+        return probes[0], batch, out
 
     @contextmanager
     def _explained(self, probe: Probe) -> Iterator[None]:
@@ -306,39 +306,39 @@ class _Checker:
 
     def _first_observations(self, seed: int, count: int) -> list[bytes]:
         """Returns digests of the observations of a seeded reset and of the resets after it, `count` in total."""
-        probe, batch, row = self._batch(self._envs[:1], [(seed, seed)])
+        probe, batch, out = self._batch(self._envs[:1], [(seed, seed)])
         digests = []
         for _ in range(count):
             with self._explained(probe):
-                batch.reset(None, row.observation)
-            digests.append(_digest(row.observation))
+                batch.reset(None, out.observation)
+            digests.append(_digest(out.observation))
         return digests
 
     def _play(self, envs: Sequence[gymnasium.Env[Any, Any]], n_steps: int) -> list[Event]:
         """Steps environments with random actions and returns the events of the first one."""
         seeds = [env_seeds(self._job.seed, env_id) for env_id in range(len(envs))]
-        first, batch, row = self._batch(envs, seeds)
+        first, batch, out = self._batch(envs, seeds)
         limits = list(_limits(self._spaces["observation_space"]))
         with self._explained(first):
-            batch.reset(None, row.observation)
-        self._check_bounds(row.observation, limits, first.place)
-        events = [Event(first.place, _digest(row.observation))]
+            batch.reset(None, out.observation)
+        self._check_bounds(out.observation, limits, first.place)
+        events = [Event(first.place, _digest(out.observation))]
         for _ in range(n_steps):
-            row.terminated[:] = row.truncated[:] = False
+            out.terminated[:] = out.truncated[:] = False
             with self._explained(first):
-                ends = batch.step(batch.random_actions(row.observation), row)
+                ends = batch.step(batch.random_actions(out.observation), out)
             ended = 0 in ends.rows
-            after = tree_rows(ends.observation, slice(0, 1)) if ended else row.observation
-            terminated, truncated = bool(row.terminated[0]), bool(row.truncated[0])
+            after = tree_rows(ends.observation, slice(0, 1)) if ended else out.observation
+            terminated, truncated = bool(out.terminated[0]), bool(out.truncated[0])
             self._check_bounds(after, limits, first.stepped)
             self._check_limit(first, terminated, truncated)
-            events.append(Event(first.stepped, _digest(after), float(row.reward[0]), terminated, truncated))
+            events.append(Event(first.stepped, _digest(after), float(out.reward[0]), terminated, truncated))
             if ended:
                 if _FINAL_KEYS & ends.infos[0].keys():
-                    came = f"info has {sorted(_FINAL_KEYS & ends.infos[0].keys())}: the observation is after a reset"
+                    came = f"info has {sorted(_FINAL_KEYS & ends.infos[0].keys())}: the observation follows a reset"
                     self._note(Violation("autoreset", first.stepped, came, "the last observation of the episode"))
-                self._check_bounds(row.observation, limits, first.place)
-                events.append(Event(first.place, _digest(row.observation)))
+                self._check_bounds(out.observation, limits, first.place)
+                events.append(Event(first.place, _digest(out.observation)))
         return events
 
     def _check_bounds(self, observation: Tree, limits: Sequence[tuple[Any, Any]], place: str) -> None:
@@ -356,14 +356,14 @@ class _Checker:
         if limit is None or steps < limit or truncated:
             return
         came = f"terminated={terminated}, truncated={truncated} at step {steps} of an episode"
-        self._note(Violation("time-limit", probe.stepped, came, f"truncated=True: max_episode_steps is {limit}"))
+        self._note(Violation("time-limit", probe.stepped, came, f"truncated=True, as max_episode_steps is {limit}"))
 
     def _compare(self, events: Sequence[Event], clause: str, what: str) -> None:
         """Records where a run differs from the main run."""
         for event, other in zip(events, self._events, strict=False):
             if event != other:
                 came = f"{what} {other.difference(event)}"
-                self._note(Violation(clause, event.place, came, "what it gave when it was new and alone"))
+                self._note(Violation(clause, event.place, came, "the results of a new environment on its own"))
                 return
 
 

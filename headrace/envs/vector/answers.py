@@ -14,13 +14,13 @@ from headrace.envs.scalar import EnvInfoKeys
 from headrace.envs.spaces import Mismatch, OnCast, array_in, fitted, null_value, unmasked
 from headrace.types import Tree
 
-__all__ = ["VectorAnswers", "info_rows"]
+__all__ = ["VectorAnswers", "infos_of"]
 
 
 class VectorAnswers:
     """Checks what `n` environments return: shape and dtype of every array, finiteness of every number.
 
-    `culprit` is the index of the environment with the last mismatch, None if the mismatch concerns all of them.
+    `mismatched` is the index of the environment with the last mismatch, None if the mismatch concerns all of them.
 
     Args:
         n: number of environments.
@@ -30,7 +30,7 @@ class VectorAnswers:
     """
 
     def __init__(self, n: int, observation: spaces.Space[Any], env_info_keys: EnvInfoKeys, on_cast: OnCast) -> None:
-        self.culprit: int | None = None
+        self.mismatched: int | None = None
         self._n = n
         self._declared = {key: (np.dtype(dtype), tuple(shape)) for key, (dtype, shape) in env_info_keys.items()}
         self._on_cast = on_cast
@@ -40,16 +40,16 @@ class VectorAnswers:
 
     def of_reset(self, answer: Any) -> tuple[Tree, dict[str, Any]]:
         """Returns (observation, info) of `reset()`; raises Mismatch for any other form."""
-        self.culprit = None
+        self.mismatched = None
         if not isinstance(answer, tuple) or len(answer) != 2 or not isinstance(answer[1], dict):
-            raise Mismatch("its answer", _described(answer), "(observation, info)")
+            raise Mismatch("", _described(answer), "(observation, info)")
         return answer[0], answer[1]
 
     def of_step(self, answer: Any) -> tuple[Tree, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Returns (observation, reward, terminated, truncated, info) of `step()`; raises Mismatch for another form."""
-        self.culprit = None
+        self.mismatched = None
         if not isinstance(answer, tuple) or len(answer) != 5 or not isinstance(answer[4], dict):
-            raise Mismatch("its answer", _described(answer), "(observation, reward, terminated, truncated, info)")
+            raise Mismatch("", _described(answer), "(observation, reward, terminated, truncated, info)")
         observation, reward, terminated, truncated, info = answer
         if type(reward) is not np.ndarray:
             reward = unmasked(reward, "reward", f"numbers [{self._n}]")
@@ -79,33 +79,33 @@ class VectorAnswers:
             Mismatch: the observation does not fit its space or is not finite.
         """
         came = _space_paths(self._space, observation, "observation")
-        for row, (path, leaf), (space, null) in zip(tree_leaves(to), came, self._leaves, strict=True):
+        for recorded, (path, leaf), (space, null) in zip(tree_leaves(to), came, self._leaves, strict=True):
             leaf = self._checked(leaf, path, space, null, (self._n, *null.shape))
             if mask is None:
-                row[...] = leaf
+                recorded[...] = leaf
             else:
-                row[mask] = leaf[mask]
-            self.check_finite(row, path)  # check the recorded numbers: too large ones are infinite as float32
+                recorded[mask] = leaf[mask]
+            self.check_finite(recorded, path)  # not `leaf`: too large numbers are infinite as float32
 
-    def final(self, info: dict[str, Any], rows: np.ndarray) -> Tree:
+    def final(self, info: dict[str, Any], columns: np.ndarray) -> Tree:
         """Returns the observations before the resets, a tree of `[k, ...]`, from the info of SAME_STEP environments.
 
         Args:
             info: info dict of the step.
-            rows: indices of the `k` environments whose episodes ended.
+            columns: indices of the `k` environments whose episodes ended.
 
         Raises:
             Mismatch: an observation is missing or does not fit its space.
         """
-        self.culprit = None
+        self.mismatched = None
         if "final_obs" not in info:
             keys = sorted(map(str, info))
             raise Mismatch("info", f"the keys {keys}", "'final_obs' where an episode ended (autoreset mode SAME_STEP)")
         found = []
-        for row in rows.tolist():
-            self.culprit = row
+        for column in columns.tolist():
+            self.mismatched = column
             try:
-                value = _row_of(info["final_obs"], row, self._space)
+                value = _column_of(info["final_obs"], column, self._space)
             except (IndexError, KeyError, TypeError):
                 came = _described(info["final_obs"])
                 raise Mismatch("final_obs", came, "the last observation of each ended environment") from None
@@ -116,7 +116,7 @@ class VectorAnswers:
                 if to.dtype.kind == "f" and not np.isfinite(to).all():
                     raise Mismatch(path, str(to[~np.isfinite(to)][0]), "finite numbers")
             found.append(one)
-        self.culprit = None
+        self.mismatched = None
         return tree_map(lambda *leaves: np.stack(leaves), found[0], *found[1:])
 
     def write_infos(
@@ -134,7 +134,7 @@ class VectorAnswers:
         Raises:
             Mismatch: a field is missing or does not fit.
         """
-        self.culprit = None
+        self.mismatched = None
         for key, (dtype, shape) in self._declared.items():
             asked = ~resetting
             asked[ended] = False
@@ -144,26 +144,26 @@ class VectorAnswers:
                 if isinstance(present, np.ndarray):
                     absent = asked & ~self._truth_values(present, f"info['_{key}']")
                 if absent.any():
-                    self.culprit = int(np.flatnonzero(absent)[0])
+                    self.mismatched = int(np.flatnonzero(absent)[0])
                     raise self._missing(key, info)
                 to[key][...] = info_value(info[key], key, dtype, (self._n, *shape))
             elif asked.any():
                 raise self._missing(key, info)
             else:
                 to[key][resetting] = 0
-            for row, one in zip(ended, last, strict=True):
+            for column, one in zip(ended, last, strict=True):
                 if key not in one:
-                    self.culprit = int(row)
+                    self.mismatched = int(column)
                     raise self._missing(key, one)
-                to[key][row] = info_value(one[key], key, dtype, shape)
+                to[key][column] = info_value(one[key], key, dtype, shape)
             self.check_finite(to[key], f"info[{key!r}]")
 
-    def check_finite(self, rows: np.ndarray, path: str) -> None:
+    def check_finite(self, array: np.ndarray, path: str) -> None:
         """Raises Mismatch for NaN and infinity in an array `[n, ...]`."""
-        if rows.dtype.kind == "f" and not _all_true(np.isfinite(rows), None):
-            place = tuple(np.argwhere(~np.isfinite(rows))[0])
-            self.culprit = int(place[0])
-            raise Mismatch(path, str(rows[place]), "finite numbers")
+        if array.dtype.kind == "f" and not _all_true(np.isfinite(array), None):
+            place = tuple(np.argwhere(~np.isfinite(array))[0])
+            self.mismatched = int(place[0])
+            raise Mismatch(path, str(array[place]), "finite numbers")
 
     def _checked(
         self, came: Any, path: str, space: spaces.Space[Any], null: np.ndarray, shape: tuple[int, ...]
@@ -179,7 +179,7 @@ class VectorAnswers:
         outside = (leaf < space.start) | (leaf >= space.start + space.n)
         if leaf.dtype.kind not in "iu" or np.any(outside):
             if shape and np.any(outside):
-                self.culprit = int(np.flatnonzero(outside)[0])
+                self.mismatched = int(np.flatnonzero(outside)[0])
             came = _described(leaf) if leaf.dtype.kind not in "iu" else str(leaf[outside].flat[0])
             raise Mismatch(path, came, f"integers in [{space.start}, {space.start + space.n})")
         return leaf
@@ -227,36 +227,36 @@ def _space_paths(space: spaces.Space[Any], value: Any, path: str) -> Iterable[tu
             yield path, value
 
 
-def _row_of(values: Any, row: int, space: spaces.Space[Any]) -> Any:
+def _column_of(values: Any, column: int, space: spaces.Space[Any]) -> Any:
     """Returns one environment's part of stacked values or of an array of objects."""
     match space:
         case spaces.Dict() if isinstance(values, dict):
-            return {key: _row_of(values[key], row, child) for key, child in space.spaces.items()}
+            return {key: _column_of(values[key], column, child) for key, child in space.spaces.items()}
         case spaces.Tuple() if isinstance(values, tuple):
-            return tuple(_row_of(part, row, child) for part, child in zip(values, space.spaces, strict=True))
-    return values[row]
+            return tuple(_column_of(part, column, child) for part, child in zip(values, space.spaces, strict=True))
+    return values[column]
 
 
-def info_rows(info: dict[str, Any], rows: Iterable[int]) -> list[dict[str, Any]]:
+def infos_of(info: dict[str, Any], columns: Iterable[int]) -> list[dict[str, Any]]:
     """Splits an info dict of a vector environment into dicts of single environments.
 
     Args:
         info: arrays by field, with a mask under `_key` if not every environment has the field.
-        rows: indices of the environments to return.
+        columns: indices of the environments to return.
     """
     found = []
-    for row in rows:
+    for column in columns:
         one: dict[str, Any] = {}
         for key, values in info.items():
             mask = info.get(f"_{key}")
             if (isinstance(key, str) and key.startswith("_") and key[1:] in info) or (
-                isinstance(mask, np.ndarray) and not mask[row]
+                isinstance(mask, np.ndarray) and not mask[column]
             ):
                 continue
             if isinstance(values, dict):
-                one[key] = info_rows(values, [row])[0]
-            elif isinstance(values, np.ndarray | list | tuple) and len(values) > row:
-                one[key] = values[row]
+                one[key] = infos_of(values, [column])[0]
+            elif isinstance(values, np.ndarray | list | tuple) and len(values) > column:
+                one[key] = values[column]
         found.append(one)
     return found
 

@@ -19,7 +19,7 @@ from headrace.envs.infos import info_copy
 from headrace.envs.random_actions import random_action, random_actions
 from headrace.envs.scalar import EnvInfoKeys
 from headrace.envs.spaces import Mismatch, cast_note, encoded_action, vector_action_decoder
-from headrace.envs.vector.answers import VectorAnswers, info_rows
+from headrace.envs.vector.answers import VectorAnswers, infos_of
 from headrace.errors import EnvContractError, SamplerError
 from headrace.processes.status import Phase, Status
 from headrace.types import ACTION_MASK, Ends, EnvSpaces, StepRow, Timing, Tree
@@ -89,10 +89,10 @@ class VectorBatch:
             self._action_spaces.append(copy.deepcopy(self.spaces.action))
             self._action_spaces[-1].seed(space_seed)
 
-    def hold(self, rows: np.ndarray, observation: Tree) -> None:
+    def hold(self, columns: np.ndarray, observation: Tree) -> None:
         """See `EnvBatch.hold`."""
-        again = self._moved & ~rows
-        self.waiting[:] = rows
+        again = self._moved & ~columns
+        self.waiting[:] = columns
         if again.any() and self.holds:
             self._reset_masked(again, observation, self._seeds)
             self._moved[again] = False
@@ -101,13 +101,13 @@ class VectorBatch:
         """Sets how often each column may still be reset in `step`; None: without limit."""
         self._allowance = None if resets is None else np.full(len(self.env_ids), resets)
 
-    def reset(self, rows: Sequence[int] | None, observation: Tree) -> None:
-        """Resets the columns `rows` (None: all) and writes their first observations into the tree of `[n, ...]`."""
-        if rows is None:
+    def reset(self, columns: Sequence[int] | None, observation: Tree) -> None:
+        """Resets columns (None: all) and writes their first observations into the tree of `[n, ...]`."""
+        if columns is None:
             self._reset_all(observation)
             return
         mask = np.zeros(len(self.env_ids), np.bool_)
-        mask[list(rows)] = True
+        mask[list(columns)] = True
         self._reset_masked(mask, observation, None)
         self.waiting[mask] = False
 
@@ -130,20 +130,22 @@ class VectorBatch:
         if self._mask is None or not self.waiting.any():
             return actions
         actions = tree_map(np.copy, actions)
-        for row in np.flatnonzero(self.waiting):
-            action = encoded_action(self.spaces.action, random_action(self._idle_space, {ACTION_MASK: self._mask[row]}))
-            tree_copy_into(tree_rows(actions, (row, ...)), action)
+        for column in np.flatnonzero(self.waiting):
+            action = encoded_action(
+                self.spaces.action, random_action(self._idle_space, {ACTION_MASK: self._mask[column]})
+            )
+            tree_copy_into(tree_rows(actions, (column, ...)), action)
         return actions
 
-    def call(self, rows: Sequence[int], name: str, args: Sequence[Any]) -> list[Any]:
+    def call(self, columns: Sequence[int], name: str, args: Sequence[Any]) -> list[Any]:
         """Calls the vector environment's method once; if it returns a sequence of n, each column gets its own element.
 
         Gymnasium's SyncVectorEnv and AsyncVectorEnv pass the call on to each environment.
         """
-        self._status.enter(Phase.CALLING, self.env_ids[rows[0]] if rows else -1)
+        self._status.enter(Phase.CALLING, self.env_ids[columns[0]] if columns else -1)
         value = self._guarded(f"{name}()", partial(self._called, name, args))
         each = isinstance(value, tuple | list | np.ndarray) and len(value) == len(self.env_ids)
-        return [value[row] if each else value for row in rows]
+        return [value[column] if each else value for column in columns]
 
     def _called(self, name: str, args: Sequence[Any]) -> Any:
         env: Any = self._env
@@ -154,7 +156,7 @@ class VectorBatch:
             if isinstance(env, SyncVectorEnv | AsyncVectorEnv):
                 return env.call(name, *args)
             env = env.env if isinstance(env, VectorWrapper) else None
-        raise AttributeError(f"vector environment and wrappers have no attribute {name!r}")
+        raise AttributeError(f"neither the vector environment nor its wrappers have an attribute {name!r}")
 
     def close(self) -> None:
         """Closes the environment."""
@@ -174,66 +176,68 @@ class VectorBatch:
             if quiet.any():
                 out.reward[quiet] = 0.0
                 out.terminated[quiet] = out.truncated[quiet] = False
-                (rows,) = np.greater(ended, quiet).nonzero()
+                (columns,) = np.greater(ended, quiet).nonzero()
             else:
-                (rows,) = ended.nonzero()
+                (columns,) = ended.nonzero()
             self._answers.check_finite(out.reward, "reward")
-            last_infos = self._last_infos(rows) if self._info else [{} for _ in rows]
-            self._answers.write_infos(out.env_info, self._info, self._due, rows, last_infos)
+            last_infos = self._last_infos(columns) if self._info else [{} for _ in columns]
+            self._answers.write_infos(out.env_info, self._info, self._due, columns, last_infos)
             if out.infos is not None:
-                out.infos[:] = info_rows(info_copy(self._info), range(len(self.env_ids)))
-                for row, info in zip(rows, last_infos, strict=True):
-                    out.infos[row] = info_copy(info)
+                out.infos[:] = infos_of(info_copy(self._info), range(len(self.env_ids)))
+                for column, info in zip(columns, last_infos, strict=True):
+                    out.infos[column] = info_copy(info)
         except Mismatch as mismatch:
-            raise self._broken(mismatch, "step()") from mismatch
+            raise self._contract_error(mismatch, "step()") from mismatch
         if self.holds:
             self._moved |= self.waiting
         elif self._mode is AutoresetMode.NEXT_STEP:
             np.greater(ended, self._due, out=self._due)  # episodes that ended, except by the reset that was due
         again = self.holds and ended.any()
-        if not len(rows) and not again:
-            self._after_step(rows)
+        if not len(columns) and not again:
+            self._after_step(columns)
             return _NO_ENDS
         begin = perf_counter_ns()
-        ends = self._ends(rows, out, last_infos)
+        ends = self._ends(columns, out, last_infos)
         if again:
             self._reset_masked(ended, out.observation, None)
         if timing is not None:
             timing.reset_ns += perf_counter_ns() - begin
-        self._after_step(rows)
+        self._after_step(columns)
         return ends
 
-    def _ends(self, rows: np.ndarray, out: StepRow, infos: list[dict[str, Any]]) -> Ends:
+    def _ends(self, columns: np.ndarray, out: StepRow, infos: list[dict[str, Any]]) -> Ends:
         if self._mode is AutoresetMode.SAME_STEP:
             try:
-                observation = self._answers.final(self._info, rows)
+                observation = self._answers.final(self._info, columns)
             except Mismatch as mismatch:
-                raise self._broken(mismatch, "step()") from mismatch
+                raise self._contract_error(mismatch, "step()") from mismatch
         else:
-            observation = tree_rows(out.observation, rows)
-        return Ends(rows, observation, infos)
+            observation = tree_rows(out.observation, columns)
+        return Ends(columns, observation, infos)
 
-    def _after_step(self, rows: np.ndarray) -> None:
+    def _after_step(self, columns: np.ndarray) -> None:
         """Makes ended columns wait that have no resets left, and updates `resetting`."""
-        if self._allowance is not None and len(rows):
-            stopped = rows[self._allowance[rows] <= 0]
-            self._allowance[rows] -= 1
+        if self._allowance is not None and len(columns):
+            stopped = columns[self._allowance[columns] <= 0]
+            self._allowance[columns] -= 1
             self.waiting[stopped] = True
         if self.resetting is not None:
             np.greater(self._due, self.waiting, out=self.resetting)
 
-    def _last_infos(self, rows: np.ndarray) -> list[dict[str, Any]]:
+    def _last_infos(self, columns: np.ndarray) -> list[dict[str, Any]]:
         """Returns copies of the last info dict of each ended episode."""
         info = {key: value for key, value in self._info.items() if key not in _FINAL_KEYS}
-        last = info_rows(info, rows)
+        last = infos_of(info, columns)
         found = self._info.get("final_info") if self._mode is AutoresetMode.SAME_STEP else None
         if isinstance(found, dict):
-            last = info_rows(found, rows)
+            last = infos_of(found, columns)
         elif found is not None:
-            for index, row in enumerate(rows.tolist()):
-                if not isinstance(found[row], dict):
-                    raise Mismatch("final_info", repr(found[row])[:60], "the last info dict of each ended environment")
-                last[index] = found[row]
+            for index, column in enumerate(columns.tolist()):
+                if not isinstance(found[column], dict):
+                    raise Mismatch(
+                        "final_info", repr(found[column])[:60], "the last info dict of each ended environment"
+                    )
+                last[index] = found[column]
         unknown = {key for one in last for key in one} - self._seen_keys
         if unknown:
             self._seen_keys |= unknown
@@ -292,7 +296,7 @@ class VectorBatch:
             self._answers.write(observation, first, None if mask.all() else mask)
             self._note_masks(first)
         except Mismatch as mismatch:
-            raise self._broken(mismatch, "reset()") from mismatch
+            raise self._contract_error(mismatch, "reset()") from mismatch
 
     def _note_masks(self, observation: Tree) -> None:
         if isinstance(observation, dict) and ACTION_MASK in observation:
@@ -303,8 +307,8 @@ class VectorBatch:
         if isinstance(mode, AutoresetMode):
             return mode
         raise EnvContractError(
-            f'{self._name}: metadata["autoreset_mode"] is {mode!r}, not a gymnasium.vector.AutoresetMode; when an '
-            "ended environment is reset decides which observation belongs to which episode, so it must be said there"
+            f'{self._name}: metadata["autoreset_mode"] is {mode!r}, not a gymnasium.vector.AutoresetMode; set '
+            "it, because it determines which observation belongs to which episode"
         )
 
     def _guarded(self, call: str, function: Callable[[], Any]) -> Any:
@@ -316,12 +320,11 @@ class VectorBatch:
         except BaseException as error:
             raise user_code_failed(error, f"{self._name}: {call}", self._status) from error
 
-    def _broken(self, mismatch: Mismatch, call: str) -> SamplerError:
-        row = self._answers.culprit
-        self._status.line[Status.ENV] = -1 if row is None else self.env_ids[row]
+    def _contract_error(self, mismatch: Mismatch, call: str) -> SamplerError:
+        column = self._answers.mismatched
+        self._status.line[Status.ENV] = -1 if column is None else self.env_ids[column]
         return EnvContractError(
-            f"{self._name}: {call} returned {mismatch.path} = {mismatch.came}, expected {mismatch.expected}; "
-            "correct the environment or its declared spaces",
+            f"{self._name}: {call} returned {mismatch}; correct the environment or its declared spaces",
             self._status.where(),
         )
 

@@ -44,8 +44,8 @@ class VectorEnvs:
                 raise ValueError(f"{factory!r} is not a registered environment: {what}") from error
             if spec.vector_entry_point is None:
                 raise ValueError(
-                    f"{factory} has no vector entry point; give a callable that returns a gymnasium.vector.VectorEnv, "
-                    "or pass the id itself as EnvCls: samplers step single environments side by side"
+                    f"{factory} has no vector entry point; pass a callable that returns a gymnasium.vector.VectorEnv, "
+                    "or pass the id itself as EnvCls to step single environments"
                 )
         elif not callable(factory):
             raise TypeError(f"VectorEnvs takes a Gymnasium id or a callable, got {type(factory).__name__} {factory!r}")
@@ -76,11 +76,11 @@ class VectorEnvs:
         if not isinstance(env, VectorEnv):
             raise EnvContractError(
                 f"{self.name} returned a {type(env).__name__}, not a gymnasium.vector.VectorEnv; "
-                "VectorEnvs is for vector environments, single ones are passed as EnvCls themselves"
+                "VectorEnvs is for vector environments; pass single environments directly as EnvCls"
             )
         if env.num_envs != num_envs:
             env.close()
             raise EnvContractError(
-                f"{self.name} returned {env.num_envs} environments, asked for num_envs={num_envs}; pass it on"
+                f"{self.name} returned {env.num_envs} environments, expected {num_envs}; use its argument num_envs"
             )
         return env

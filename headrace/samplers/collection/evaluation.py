@@ -198,6 +198,6 @@ def require_alike(evaluation: EnvSpaces, training: EnvSpaces) -> None:
     """
     if evaluation != training:
         raise EnvContractError(
-            f"evaluation environments have {evaluation}, training environments {training}; make eval_env_kwargs give "
-            "the same spaces"
+            f"evaluation environments have {evaluation}, but training environments {training}; change eval_env_kwargs "
+            "so that they have the same spaces"
         )

@@ -138,8 +138,8 @@ class TrainSlice:
         if randomness is not None and randomness.touched():
             self._n_noticed = _NOTICED
             sentence = (
-                f"{self.config.factory.name} draws from global generators (numpy.random, random or torch): what it "
-                f"draws changes with the number of workers; {ISOLATE}"
+                f"{self.config.factory.name} draws from global generators (numpy.random, random or torch), so "
+                f"its batches depend on the number of workers; {ISOLATE}"
             )
             self._envs.notes.append((logging.WARNING, sentence))
 

@@ -19,7 +19,7 @@ __all__ = ["NOT_ASKED", "EnvState", "SamplerState", "SliceState", "joined", "not
 
 _NUMBERS = ("batches", "evaluations", "version", "incarnation", "ahead")
 #: Why there are no environments in the state if saving them was not requested.
-NOT_ASKED = "it was not asked for: initialize(resumable=True)"
+NOT_ASKED = "they are saved only with initialize(resumable=True)"
 
 
 @dataclass
@@ -97,8 +97,8 @@ class SamplerState:
         """Raises ValueError if the saved environments differ from those of the sampler that is to continue."""
         if self.train and (self.train.keys() != set(env_ids) or len(self.evaluation) != n_eval):
             raise ValueError(
-                f"resume has the environments {sorted(self.train)} and {len(self.evaluation)} for evaluation, this "
-                f"sampler has {list(env_ids)} and {n_eval}; they must be the same"
+                f"resume has the environments {sorted(self.train)} and {len(self.evaluation)} for evaluation, but this "
+                f"sampler has {list(env_ids)} and {n_eval}; make them the same"
             )
 
     @property

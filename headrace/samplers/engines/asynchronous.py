@@ -102,8 +102,8 @@ class AsynchronousEngine(ParallelEngine[SamplerProcess]):
     def start(self, slices: Sequence[Slice], configs: Sequence[SliceConfig], affinity: Affinity) -> EnvSpaces:
         if self.sink is not None and len(self._shards) > 1:
             raise SamplerError(
-                "a sink is fed by one sampler process; give one device, or have the learner append the batches it gets "
-                "(MinibatchRl does)"
+                "feed() needs a single sampler process, and each device has its own; pass one device, or append the "
+                "batches in the learner, as MinibatchRl does"
             )
         makers: list[Callable[[Channel], Worker]] = []
         answering: list[Sequence[SliceConfig]] = []
@@ -220,7 +220,7 @@ class AsynchronousEngine(ParallelEngine[SamplerProcess]):
     @override
     def states(self) -> list[SliceState]:
         if self.evaluating:
-            return [SliceState(why_not="an evaluation was going on")]
+            return [SliceState(why_not="an evaluation was running")]
         states = [state for own in self.command(SamplerProcess.states) for state in own]
         if self.evaluates_beside:
             self.workers.send_to(self._evaluator, (EvalProcess.states,))

@@ -70,13 +70,13 @@ class ParallelEngine(Engine, Generic[_Worker]):
         wanted, B = self.config.options.n_workers, self.config.options.batch_B
         if pinned is not None and wanted is not None and pinned != wanted:
             raise ValueError(
-                f"affinity has workers_cpus for {pinned} workers and n_workers is {wanted}; make them agree"
+                f"affinity has workers_cpus for {pinned} workers, but n_workers is {wanted}; make them the same"
             )
         # An action server keeps one core busy, and so does the learner beside an asynchronous sampler.
         taken = self.layout.served + self.layout.asynchronous
         asked = pinned or wanted or max(1, usable_cores() - taken)
         if asked > B:
-            _log.info("%d workers for batch_B=%d: starting %d", asked, B, B)
+            _log.info("%d workers are too many for batch_B=%d; starting %d", asked, B, B)
         return min(asked, B)
 
     def start_workers(
@@ -146,7 +146,7 @@ class ParallelEngine(Engine, Generic[_Worker]):
                 if other != spaces:
                     raise EnvContractError(
                         f"{config.factory.name}: env {config.env_ids[0]} has {other}, env {first.env_ids[0]} has "
-                        f"{spaces}; one batch holds one kind"
+                        f"{spaces}; all must be the same"
                     )
         return spaces
 
@@ -181,7 +181,7 @@ class ParallelEngine(Engine, Generic[_Worker]):
         try:
             pickle.dumps(args)
         except Exception as error:
-            raise TypeError(f"args of call_envs travel to workers by pickle: {headline(error)}") from error
+            raise TypeError(f"args of call_envs cannot be pickled: {headline(error)}; pass values that can") from error
 
     def wait_until_ready(self) -> None:
         """Waits until every worker is ready for its first time step."""
@@ -278,7 +278,7 @@ def pickled_agent(agent: Agent) -> bytes:
         return acting_bytes(agent)
     except Exception as error:
         raise SamplerError(
-            f"the agent cannot be pickled: {headline(error)}; it travels to the workers by cloudpickle, so keep "
+            f"the agent cannot be pickled: {headline(error)}; it is sent to the workers by cloudpickle, so keep "
             "open files, locks and generators out of it"
         ) from error
     finally:

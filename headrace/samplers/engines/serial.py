@@ -92,7 +92,7 @@ class SerialEngine(Engine):
         try:
             self.stop()
         except (Exception, KeyboardInterrupt) as error:  # the caller raises the first error
-            _log.warning("closing after an error failed too: %s", headline(error))
+            _log.warning("closing the environments after an error also failed: %s", headline(error))
 
     @property
     def _ready(self) -> LocalCollector:

@@ -111,7 +111,7 @@ class BatchPolicy:
         """
         step = self._ask(self._agent.step, "step()", inputs, self.state)
         if not isinstance(step, AgentStep):
-            raise self.failure(Mismatch("its answer", described(step), "an AgentStep"), "step()")
+            raise self.failure(Mismatch("", described(step), "an AgentStep"), "step()")
         self.state = step.state
         return step
 
@@ -143,8 +143,7 @@ class BatchPolicy:
         if mismatch.row is not None:
             where = replace(where, env_id=self._env_ids[mismatch.row])
         return AgentFailed(
-            f"{type(self._agent).__name__}.{call} returned {mismatch.path} = {mismatch.came}, expected "
-            f"{mismatch.expected}; correct the agent",
+            f"{type(self._agent).__name__}.{call} returned {mismatch}; correct the agent",
             where,
         )
 
@@ -156,9 +155,8 @@ class BatchPolicy:
             call: name of the agent's method; the agent wrote in this call or before it.
         """
         return AgentFailed(
-            f"{type(self._agent).__name__}.{call} wrote into {' and '.join(names)}, which is the memory of the batch: "
-            "what is recorded would no longer be what it was given; compute something new in its place "
-            "(x = x - mean, not x -= mean or x.sub_(mean))",
+            f"{type(self._agent).__name__}.{call} wrote into {' and '.join(names)}, which is the memory of the batch, "
+            "so the batch would be wrong; compute new tensors instead (x = x - mean, not x -= mean or x.sub_(mean))",
             self._status.where(),
         )
 

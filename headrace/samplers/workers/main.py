@@ -113,8 +113,8 @@ def _reply_spaces(channel: Channel, spaces: Sequence[EnvSpaces]) -> None:
         channel.reply(spaces)
     except (pickle.PicklingError, TypeError, AttributeError) as error:
         raise EnvContractError(
-            f"the spaces of the environment cannot be sent to the program: {headline(error)}; a class that is made at "
-            "run time cannot be pickled: have a wrapper give Gymnasium's own spaces with the same bounds"
+            f"the spaces of the environment cannot be pickled: {headline(error)}; if their classes are made at run "
+            "time, use a wrapper that has Gymnasium's own spaces with the same bounds"
         ) from error
 
 
