@@ -14,7 +14,7 @@ from headrace.runners import MinibatchRl, RunnerConfig
 from headrace.samplers import CpuSampler
 
 
-class Corridor(gymnasium.Env[np.ndarray, int]):
+class Corridor(gymnasium.Env[np.ndarray, np.int64]):
     """Walk right to the end of a corridor of `length` cells; 1 point at the end, a little less for every step."""
 
     def __init__(self, length: int = 10, max_steps: int = 50) -> None:
@@ -29,7 +29,7 @@ class Corridor(gymnasium.Env[np.ndarray, int]):
         self._cell, self._steps = 0, 0
         return self._observation(), {"cell": 0}
 
-    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         self._cell = max(0, self._cell + (1 if action == 1 else -1))
         self._steps += 1
         arrived = self._cell == self._length

@@ -193,6 +193,7 @@ def assert_reproduced(agent: Agent, samples: Samples) -> None:
     if state is not None:
         tree_map(close, state, tree_rows(recorded.last_state, 0))
 
+    assert recorded.bootstrap_value is not None
     goes_on = env.valid[-1] & ~env.done[-1]
     after = StepInputs(env.last_observation, recorded.action[-1:], env.reward[-1:], torch.zeros_like(env.done[-1:]))
     value = agent.value(tree_rows(after, 0), state)

@@ -18,7 +18,7 @@ from headrace.cli.main import main
 from headrace.runners import load_checkpoint
 from tests.leftovers import DEADLINE
 
-pytestmark = pytest.mark.programs
+pytestmark = [pytest.mark.programs, pytest.mark.usefixtures("copies_tried_here")]
 
 PROGRAM = [sys.executable, "-c", "from headrace.cli.main import main; raise SystemExit(main())"]
 NO_GPU = pytest.mark.skipif(torch.cuda.device_count() > 0, reason="there is a GPU")

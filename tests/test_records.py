@@ -126,7 +126,7 @@ def in_quick_suite(cls: type[BaseSampler], *others: bool) -> list[Any]:
     ],
 )
 def test_an_environment_may_use_its_memory_again_and_write_into_what_it_is_given(
-    cls: type[BaseSampler], mode: str, fault: str
+    cls: Any, mode: str, fault: str
 ) -> None:
     assert_same(run(cls, mode, env_fault=fault), honest(cls, mode))
 
@@ -141,9 +141,7 @@ def test_an_environment_may_use_its_memory_again_and_write_into_what_it_is_given
         for fault in ("scribbles", "writes")
     ],
 )
-def test_actions_are_recorded_as_given_in_every_space(
-    cls: type[BaseSampler], action: str, mode: str, fault: str
-) -> None:
+def test_actions_are_recorded_as_given_in_every_space(cls: Any, action: str, mode: str, fault: str) -> None:
     assert_same(run(cls, mode, env_fault=fault, action=action), honest(cls, mode, action))
 
 
@@ -155,7 +153,7 @@ def test_actions_are_recorded_as_given_in_every_space(
         for fault in AGENT_FAULTS
     ],
 )
-def test_an_agent_may_use_its_tensors_again(cls: type[BaseSampler], fault: str) -> None:
+def test_an_agent_may_use_its_tensors_again(cls: Any, fault: str) -> None:
     assert_same(run(cls, "scalar", agent_fault=fault, action="dict"), honest(cls, "scalar", "dict"))
 
 
@@ -174,5 +172,5 @@ def test_an_agent_may_use_its_tensors_again_in_blocks_of_rows(fault: str) -> Non
         for mode in MODES
     ],
 )
-def test_statistics_may_write_into_what_they_are_told(cls: type[BaseSampler], mode: str) -> None:
+def test_statistics_may_write_into_what_they_are_told(cls: Any, mode: str) -> None:
     assert_same(run(cls, mode, TrajInfoCls=Scribbles), honest(cls, mode))

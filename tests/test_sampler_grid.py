@@ -62,7 +62,7 @@ def pairwise(cases: list[Case]) -> list[Case]:
     return chosen
 
 
-GRID: list[Case] = list(product(*AXES))  # type: ignore[arg-type]
+GRID: list[Case] = list(product(*AXES))
 ALWAYS = pairwise([case for case in GRID if case[1] in (2, 3)])
 
 

@@ -17,7 +17,7 @@ from headrace.runners import RunFolder, load_checkpoint
 from tests.test_logging import Wandb, events
 from tests.walk import Walk
 
-pytestmark = pytest.mark.programs
+pytestmark = [pytest.mark.programs, pytest.mark.usefixtures("copies_tried_here")]
 
 TINY = ["--batch-T", "8", "--batch-B", "4", "--n-steps", "64", "--eval-episodes", "2", "--sampler", "serial"]
 #: Nobody has measured settings for it, so it gets those of its kind.
@@ -26,6 +26,9 @@ CONTINUOUS = ["--env", "MountainCarContinuous-v0", "--env-kwargs", '{"max_episod
 
 class Pictures(Walk):
     """A walk that nobody sees: its observations are noise, its actions what `action_space` says."""
+
+    observation_space: gymnasium.Space[Any]
+    action_space: gymnasium.Space[Any]
 
     def __init__(self, in_dict: bool = False, continuous: bool = False) -> None:
         super().__init__()
@@ -46,6 +49,8 @@ class Pictures(Walk):
 
 class Bits(Walk):
     """A walk pushed by the sum of bits."""
+
+    action_space: gymnasium.Space[Any]
 
     def __init__(self) -> None:
         super().__init__()

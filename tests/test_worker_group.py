@@ -150,7 +150,7 @@ def test_starting_and_stopping_leaves_no_descriptor_and_no_thread() -> None:
 
     cycle()
     before, threads = descriptors(), set(threading.enumerate())
-    for _ in range(8):
+    for _ in range(4):
         cycle()
     assert descriptors() <= before
     assert set(threading.enumerate()) <= threads
@@ -197,7 +197,7 @@ def test_running_out_of_descriptors_is_not_blamed_on_a_worker(step: int) -> None
     """At whatever moment it happens while a served sampler starts."""
 
     def refusal(left: int) -> str:
-        sampler = GpuSampler(Walk, batch_T=4, batch_B=4, n_workers=4, start_method="fork")
+        sampler = GpuSampler(Walk, batch_T=4, batch_B=2, n_workers=2, start_method="fork")
         with descriptors_left(left), suppress(SamplerError):
             with sampler.initialize(CategoricalPgAgent(), seed=0):
                 return ""
@@ -409,7 +409,15 @@ def test_an_environment_of_a_served_worker_may_use_torch(start_method: str) -> N
     torch.set_num_threads(2)
     try:
         torch.ones(700, 700) @ torch.ones(700, 700)
-        sampler = GpuSampler(Multiplies, batch_T=4, batch_B=2, n_workers=1, start_method=start_method, timeout=20.0)
+        sampler = GpuSampler(
+            Multiplies,
+            batch_T=4,
+            batch_B=2,
+            n_workers=1,
+            max_decorrelation_steps=0,
+            start_method=start_method,
+            timeout=20.0,
+        )
         with sampler.initialize(CategoricalPgAgent(), seed=0):
             sampler.obtain_samples(0)
             assert sampler.call_envs("threads") == [1, 1]
