@@ -31,6 +31,7 @@ from headrace.samplers import (
     SerialSampler,
     TrajInfo,
 )
+from tests.leftovers import DEADLINE
 from tests.tasks import Varied
 
 SAMPLERS = [CpuSampler, GpuSampler, AlternatingSampler, NoOverlapAlternatingSampler]
@@ -97,7 +98,7 @@ def run(cls: type[BaseSampler], model: str, action: str, reset_mode: str, B: int
         eval_max_trajectories=6,
         reset_mode=reset_mode,
         deterministic=True,
-        timeout=30.0,
+        timeout=DEADLINE,
         **options,
     )
     batches = []

@@ -28,6 +28,7 @@ from headrace.samplers import (
 )
 from headrace.samplers.layout import slices_of, spread_like
 from headrace.types import Timing
+from tests.leftovers import DEADLINE
 from tests.quick import quick_and_slow
 from tests.walk import Walk
 
@@ -35,7 +36,7 @@ SERVED = [GpuSampler, AlternatingSampler, pytest.param(NoOverlapAlternatingSampl
 
 
 def sampler_of(cls: type[BaseSampler], **options: Any) -> Any:
-    return cls(Walk, **{"batch_T": 12, "batch_B": 5, "n_workers": 2, "timeout": 20.0, **options})
+    return cls(Walk, **{"batch_T": 12, "batch_B": 5, "n_workers": 2, "timeout": DEADLINE, **options})
 
 
 # ---- names ----

@@ -41,6 +41,7 @@ from headrace.samplers import (
 )
 from headrace.types import AgentStep, StepInputs
 from tests.environments import SEED, raising, replace
+from tests.leftovers import DEADLINE
 from tests.quick import quick_and_slow
 from tests.tasks import Masked, assert_reproduced
 from tests.test_returns import ValueIsMemory
@@ -105,7 +106,7 @@ def run(
 ) -> Run:
     """`n` batches of 12 rows and 5 columns; the parameters change after each."""
     learner = agent()
-    sizes: dict[str, Any] = {"batch_T": 12, "batch_B": 5, "max_decorrelation_steps": 0, "timeout": 30.0}
+    sizes: dict[str, Any] = {"batch_T": 12, "batch_B": 5, "max_decorrelation_steps": 0, "timeout": DEADLINE}
     sampler = cls(EnvCls, env_kwargs, deterministic=True, **(sizes | options))
     batches = []
     with sampler.initialize(learner, seed=seed, bootstrap_value=True, traj_info_kwargs={"discount": 0.9}):
@@ -566,7 +567,13 @@ LIAR = 2
 
 def use(cls: type[BaseSampler], factory: Any, env_kwargs: dict[str, Any], **options: Any) -> BaseSampler:
     """A batch of 12 rows of four environments, an evaluation, and the end."""
-    sizes: dict[str, Any] = {"batch_T": 12, "batch_B": 4, "max_decorrelation_steps": 0, "n_workers": 2, "timeout": 20.0}
+    sizes: dict[str, Any] = {
+        "batch_T": 12,
+        "batch_B": 4,
+        "max_decorrelation_steps": 0,
+        "n_workers": 2,
+        "timeout": DEADLINE,
+    }
     sampler = cls(VectorEnvs(factory), env_kwargs, **(sizes | options))
     sampler.initialize(CategoricalPgAgent(), seed=SEED)
     sampler.obtain_samples(0)
@@ -1050,7 +1057,9 @@ CALLED = [(SerialSampler, 1), (CpuSampler, 3), slow(AlternatingSampler, 2)]
 
 
 def opened(cls: type[BaseSampler], n_workers: int, EnvCls: Any = wrapped_world, kwargs: Any = None) -> BaseSampler:
-    sampler = cls(EnvCls, kwargs, batch_T=12, batch_B=5, max_decorrelation_steps=0, n_workers=n_workers, timeout=20.0)
+    sampler = cls(
+        EnvCls, kwargs, batch_T=12, batch_B=5, max_decorrelation_steps=0, n_workers=n_workers, timeout=DEADLINE
+    )
     return sampler.initialize(CategoricalPgAgent(), seed=SEED)
 
 

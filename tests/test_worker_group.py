@@ -28,7 +28,7 @@ from headrace.processes.start_method import choose_start_method
 from headrace.samplers import CpuSampler, GpuSampler, SerialSampler, TrajInfo
 from headrace.samplers.workers.main import initialize_worker
 from tests.group_targets import echo, matmul, nothing
-from tests.leftovers import descriptors, other_processes
+from tests.leftovers import DEADLINE, descriptors, other_processes
 from tests.walk import Walk
 
 METHODS = ["fork", "forkserver", "spawn"]
@@ -38,7 +38,7 @@ def group_of(target: Any, arguments: list[Any], start_method: str = "fork", **op
     return WorkerGroup(
         target,
         arguments,
-        **{"start_method": start_method, "prologue": nothing, "name": "test", "timeout": 20.0, **options},
+        **{"start_method": start_method, "prologue": nothing, "name": "test", "timeout": DEADLINE, **options},
     )
 
 
@@ -229,7 +229,7 @@ def test_a_script_without_a_main_guard_is_told_so(tmp_path: Path) -> None:
         "sampler = CpuSampler('CartPole-v1', batch_T=4, batch_B=2, n_workers=1, start_method='spawn')\n"
         "sampler.initialize(CategoricalPgAgent(), seed=0)\n"
     )
-    done = subprocess.run([sys.executable, script], check=False, timeout=60, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, script], check=False, timeout=DEADLINE, capture_output=True, text=True)
     assert done.returncode == 1
     assert 'needs its code under `if __name__ == "__main__":`' in done.stderr
 
@@ -243,7 +243,9 @@ def test_a_program_on_standard_input_is_told_that_it_is_no_file() -> None:
         "    sampler = CpuSampler('CartPole-v1', batch_T=4, batch_B=2, n_workers=1, start_method='spawn')\n"
         "    sampler.initialize(CategoricalPgAgent(), seed=0)\n"
     )
-    done = subprocess.run([sys.executable, "-"], input=program, check=False, timeout=60, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-"], input=program, check=False, timeout=DEADLINE, capture_output=True, text=True
+    )
     assert done.returncode == 1
     assert "<stdin> is no file: put the program into one" in done.stderr
     assert "env 0" not in done.stderr
@@ -416,7 +418,7 @@ def test_an_environment_of_a_served_worker_may_use_torch(start_method: str) -> N
             n_workers=1,
             max_decorrelation_steps=0,
             start_method=start_method,
-            timeout=20.0,
+            timeout=DEADLINE,
         )
         with sampler.initialize(CategoricalPgAgent(), seed=0):
             sampler.obtain_samples(0)
