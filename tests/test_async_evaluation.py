@@ -319,7 +319,7 @@ def test_environments_that_cannot_be_saved_are_said() -> None:
 
 
 def test_timing_has_the_share_of_servers_in_other_processes() -> None:
-    for cls, devices in ((AsyncGpuSampler, None), (AsyncGpuSampler, ["cpu", "cpu"]), (AsyncSerialSampler, None)):
+    for cls, devices in ((AsyncGpuSampler, ["cpu", "cpu"]), (AsyncSerialSampler, None)):
         with sampler_of(cls, device=devices).initialize(CategoricalPgAgent(), seed=0) as sampler:
             for itr in range(4):
                 sampler.obtain_samples(itr)
