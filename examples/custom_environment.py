@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import gymnasium
@@ -40,7 +41,7 @@ class Corridor(gymnasium.Env[np.ndarray, np.int64]):
         return np.array([self._cell / self._length], np.float32)
 
 
-if __name__ == "__main__":  # workers may start by importing this file
+def main(n_steps: int = 10_000) -> None:
     sampler = CpuSampler(
         Corridor,
         {"length": 12},
@@ -49,8 +50,12 @@ if __name__ == "__main__":  # workers may start by importing this file
         env_info_keys={"cell": (np.int32, ())},  # recorded as samples.env.env_info["cell"], [T, B]
     )
     one_thread = Affinity(master_torch_threads=1)  # with a model this small, more threads only wait for each other
-    config = RunnerConfig(n_steps=10_000, seed=0, log_interval_steps=2_500)
+    config = RunnerConfig(n_steps=n_steps, seed=0, log_interval_steps=2_500)
     runner = MinibatchRl(PPO(), CategoricalPgAgent(), sampler, config, affinity=one_thread)
     episodes = runner.train()
     mean = sum(info.Length for info in episodes) / len(episodes)
     print(f"the last {len(episodes)} episodes took {mean:.1f} steps; the shortest way is 12")
+
+
+if __name__ == "__main__":  # workers may start by importing this file
+    main(*map(int, sys.argv[1:]))

@@ -239,7 +239,7 @@ def test_a_signal_ends_training_in_good_order(
     assert load_checkpoint(tmp_path / "run" / "checkpoint.pt")["steps"] == steps + 128
 
 
-@pytest.mark.parametrize("sampler", ["cpu", "async-cpu"])
+@pytest.mark.parametrize("sampler", ["cpu", pytest.param("async-cpu", marks=pytest.mark.slow)])
 def test_pressing_ctrl_c_again_and_again_is_one_line_too(tmp_path: Path, sampler: str) -> None:
     options = ["--sampler", sampler, "--n-steps", "100000000", "--log-interval-steps", "128", "--n-workers", "2"]
     program = subprocess.Popen(
