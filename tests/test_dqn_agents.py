@@ -25,8 +25,8 @@ from headrace.samplers import (
     SerialSampler,
 )
 from headrace.types import EnvSpaces, StepInputs
-from tests.environments import SEED
-from tests.tasks import Masked, Varied, close
+from tests.environments import SEED, Varied
+from tests.tasks import Masked, close
 from tests.walk import Walk
 
 BOX = spaces.Box(-np.inf, np.inf, (3,), np.float32)

@@ -14,8 +14,8 @@ from headrace.distributions import Bernoulli, Categorical, Gaussian, MultiCatego
 from headrace.rng import Stream, env_keys, uniforms
 from headrace.samplers import SerialSampler
 from headrace.types import EnvSpaces, StepInputs
-from tests.environments import SEED, AnySpaces
-from tests.tasks import Masked, Matching, Varied, assert_reproduced, close, learned
+from tests.environments import SEED, AnySpaces, Varied
+from tests.tasks import Masked, Matching, assert_reproduced, close, learned
 
 INF = np.inf
 BOX = spaces.Box(-INF, INF, (3,), np.float32)

@@ -18,8 +18,8 @@ from headrace.buffers.tree import tree_leaves, tree_map, tree_paths, tree_rows
 from headrace.models import RecurrentActorCritic
 from headrace.samplers import BaseSampler, CpuSampler, SerialSampler
 from headrace.types import EnvSpaces, StepInputs, Tree
-from tests.environments import SEED
-from tests.tasks import CueRecall, Varied, assert_reproduced, close, learned
+from tests.environments import SEED, Varied
+from tests.tasks import CueRecall, assert_reproduced, close, learned
 
 BOX = spaces.Box(-np.inf, np.inf, (3,), np.float32)
 ACTIONS: dict[str, tuple[Callable[..., Agent], spaces.Space[Any]]] = {

@@ -31,8 +31,8 @@ from headrace.samplers import (
     SerialSampler,
     TrajInfo,
 )
+from tests.environments import Varied
 from tests.leftovers import DEADLINE
-from tests.tasks import Varied
 
 SAMPLERS = [CpuSampler, GpuSampler, AlternatingSampler, NoOverlapAlternatingSampler]
 WORKERS = [1, 2, 3, 4, 8]
