@@ -207,7 +207,10 @@ def test_all_actions_on_request(made: Any) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"screen_size": 36}, pytest.param({"game_id": BREAKOUT, "episodic_life": True}, marks=pytest.mark.slow)],
+    [
+        {"screen_size": 36, "noop_max": 3},
+        pytest.param({"game_id": BREAKOUT, "episodic_life": True}, marks=pytest.mark.slow),
+    ],
     ids=["pong", "breakout by lives"],
 )
 def test_the_games_keep_the_contract(options: dict[str, Any]) -> None:
