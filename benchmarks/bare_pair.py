@@ -30,6 +30,7 @@ class BarePair:
     """Some groups of rows, each spread over W processes, acted for in turn; runs while `steps_per_second` does."""
 
     def __init__(self, env_cls: Any, B: int, W: int, n_groups: int, agent: CategoricalPgAgent) -> None:
+        assert agent.spaces is not None
         space = agent.spaces.observation
         assert space.shape is not None
         self._agent = agent

@@ -67,7 +67,7 @@ def env_of(name: str) -> Any:
 
 def bare_step_seconds(env_cls: Any, B: int, rows: int) -> Callable[[], float]:
     """Seconds per step of B bare environments stepped row by row, resets included."""
-    envs = [env_cls() if callable(env_cls) else gym.make(env_cls) for _ in range(B)]
+    envs: list[Any] = [env_cls() if callable(env_cls) else gym.make(env_cls) for _ in range(B)]
     actions = np.random.default_rng(0).integers(0, envs[0].action_space.n, (rows, B))
     rows_of_actions = [list(row) for row in actions]
     for seed, env in enumerate(envs):
@@ -87,6 +87,7 @@ def bare_step_seconds(env_cls: Any, B: int, rows: int) -> Callable[[], float]:
 
 def policy_seconds(agent: CategoricalPgAgent, n: int, calls: int) -> Callable[[], float]:
     """Seconds per call of `agent.step` on n rows."""
+    assert agent.spaces is not None
     space = agent.spaces.observation
     inputs = StepInputs(
         torch.from_numpy(np.stack([space.sample() for _ in range(n)])),
@@ -108,7 +109,7 @@ def policy_seconds(agent: CategoricalPgAgent, n: int, calls: int) -> Callable[[]
 
 def bare_loop_rate(env_cls: Any, agent: CategoricalPgAgent, B: int, rows: int) -> Callable[[], float]:
     """Steps per second of environments and `agent.step` in turn, with nothing around them."""
-    envs = [env_cls() if callable(env_cls) else gym.make(env_cls) for _ in range(B)]
+    envs: list[Any] = [env_cls() if callable(env_cls) else gym.make(env_cls) for _ in range(B)]
     row = np.stack([env.reset(seed=seed)[0] for seed, env in enumerate(envs)])
     zeros = torch.zeros(B)
     inputs = StepInputs(torch.from_numpy(row), zeros.long(), zeros, zeros.bool(), torch.full((B, 1), 0.5))
@@ -212,8 +213,8 @@ def main() -> None:
             rate = args.batches * args.T * args.B / collect_seconds(sampler, args.batches)
             loop_rate = bare_loop()
             over, over_loop = (1e6 / rate - 1e6 / limit), (1e6 / rate - 1e6 / loop_rate)
-            values = (t_e * 1e6, t_pi * 1e6, limit, loop_rate, rate, rate / limit, over, over_loop)
-            for name, value in zip(found, values, strict=True):
+            row = (t_e * 1e6, t_pi * 1e6, limit, loop_rate, rate, rate / limit, over, over_loop)
+            for name, value in zip(found, row, strict=True):
                 found[name].append(value)
         report = sampler.timing()
     if independent:

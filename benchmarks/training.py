@@ -66,9 +66,8 @@ def train_headrace(options: TrainOptions, args: argparse.Namespace) -> Result:
     begin = time.perf_counter()
     runner.train()
     seconds = time.perf_counter() - begin
-    with evaluation_sampler(options, None, args.eval_episodes, options.batch_B).initialize(
-        agent, seed=runner.seed
-    ) as evaluation:
+    sampler = evaluation_sampler(options, options.acting_device, args.eval_episodes, options.batch_B)
+    with sampler.initialize(agent, seed=runner.seed) as evaluation:
         returns = [episode.Return for episode in evaluation.evaluate_agent(0)]
     return Result("headrace", options.runner.seed or 0, statistics.fmean(returns), seconds)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import gymnasium
@@ -14,7 +15,7 @@ from headrace.runners import MinibatchRl, RunnerConfig
 from headrace.samplers import CpuSampler
 
 
-class Corridor(gymnasium.Env[np.ndarray, int]):
+class Corridor(gymnasium.Env[np.ndarray, np.int64]):
     """Walk right to the end of a corridor of `length` cells; 1 point at the end, a little less for every step."""
 
     def __init__(self, length: int = 10, max_steps: int = 50) -> None:
@@ -29,7 +30,7 @@ class Corridor(gymnasium.Env[np.ndarray, int]):
         self._cell, self._steps = 0, 0
         return self._observation(), {"cell": 0}
 
-    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         self._cell = max(0, self._cell + (1 if action == 1 else -1))
         self._steps += 1
         arrived = self._cell == self._length
@@ -40,7 +41,7 @@ class Corridor(gymnasium.Env[np.ndarray, int]):
         return np.array([self._cell / self._length], np.float32)
 
 
-if __name__ == "__main__":  # workers may start by importing this file
+def main(n_steps: int = 10_000) -> None:
     sampler = CpuSampler(
         Corridor,
         {"length": 12},
@@ -49,8 +50,12 @@ if __name__ == "__main__":  # workers may start by importing this file
         env_info_keys={"cell": (np.int32, ())},  # recorded as samples.env.env_info["cell"], [T, B]
     )
     one_thread = Affinity(master_torch_threads=1)  # with a model this small, more threads only wait for each other
-    config = RunnerConfig(n_steps=10_000, seed=0, log_interval_steps=2_500)
+    config = RunnerConfig(n_steps=n_steps, seed=0, log_interval_steps=2_500)
     runner = MinibatchRl(PPO(), CategoricalPgAgent(), sampler, config, affinity=one_thread)
     episodes = runner.train()
     mean = sum(info.Length for info in episodes) / len(episodes)
     print(f"the last {len(episodes)} episodes took {mean:.1f} steps; the shortest way is 12")
+
+
+if __name__ == "__main__":  # workers may start by importing this file
+    main(*map(int, sys.argv[1:]))

@@ -21,6 +21,7 @@ def main(n_itr: int = 120) -> None:
         for itr in range(n_itr):
             samples, traj_infos = sampler.obtain_samples(itr)  # views [T, B], good until the next call
             env, acted = samples.env, samples.agent
+            assert acted.bootstrap_value is not None  # was asked for above
 
             advantage, returns = generalized_advantages(
                 env.reward,

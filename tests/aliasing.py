@@ -288,6 +288,7 @@ def _chosen(space: spaces.Space[Any], chance: torch.Tensor) -> Tree:
             return (chance[:, None] * torch.from_numpy(space.nvec)).long()
         case spaces.MultiBinary():
             return (chance[:, None] * torch.arange(1, space.shape[0] + 1) % 1.0 > 0.5).to(torch.int8)
+    assert space.shape is not None
     rows = chance.reshape(-1, *[1] * len(space.shape))
     return (rows - 0.5).expand(-1, *space.shape) * 1.5
 

@@ -220,7 +220,7 @@ class Adapting(gymnasium.Wrapper[Any, Any, Any, Any]):
 
 
 class NoStep(Good):
-    step = gymnasium.Env.step  # type: ignore[assignment]
+    step = gymnasium.Env.step
 
 
 class DislikesAnAction(Good):

@@ -1,7 +1,9 @@
 """What every test leaves behind is checked: no process, no thread, no name in /dev/shm."""
 
+import gc
+import importlib
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -22,6 +24,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="needs CUDA"))
 
 
+def pytest_collection_finish() -> None:
+    """What was loaded by now stays, so that the garbage collections of tests and of their workers need not look."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True, scope="session")
 def state_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """The user's own state directory stays as it is."""
@@ -36,6 +44,28 @@ def patience() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("headrace.envs.copy_trial._WAIT_SECONDS", DEADLINE)
         yield
+
+
+class TriedHere:
+    """`FreshInterpreter` that calls its function here and now."""
+
+    exitcode = 0
+
+    def __init__(self, function: str, argument: bytes, seconds: float) -> None:
+        module, _, name = function.partition(":")
+        self.answer: str = getattr(importlib.import_module(module), name)(argument)
+
+    def ended(self, seconds: float, tick: Callable[[], None]) -> bool:
+        return True
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def copies_tried_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests that write checkpoints of environments that behave: trying their copies starts no interpreter."""
+    monkeypatch.setattr("headrace.envs.copy_trial.FreshInterpreter", TriedHere)
 
 
 @pytest.fixture(autouse=True)

@@ -292,13 +292,17 @@ class SharedMemory(Plain):
         self.memory = shared_memory.SharedMemory(create=True, size=8)
 
     def move(self, action: int) -> None:
-        self.memory.buf[0] = (self.memory.buf[0] + 1) % 256
+        self._bytes()[0] = (self._bytes()[0] + 1) % 256
 
     def begin(self) -> None:
-        self.memory.buf[0] = 0
+        self._bytes()[0] = 0
 
     def look(self) -> float:
-        return float(self.memory.buf[0])
+        return float(self._bytes()[0])
+
+    def _bytes(self) -> memoryview:
+        assert self.memory.buf is not None
+        return self.memory.buf
 
     def close(self) -> None:
         self.memory.close()
@@ -316,9 +320,11 @@ class Anew(Plain):
 
 
 class Singleton(Plain):
+    one: ClassVar[Any]
+
     def __new__(cls) -> Any:
         if "one" not in vars(cls):
-            cls.one: Any = super().__new__(cls)
+            cls.one = super().__new__(cls)
         return cls.one
 
 
@@ -442,7 +448,7 @@ with contextlib.suppress(ImportError):
     old_gym.register("OnlyHere-v0", entry_point=Legacy)
 
 PLAIN_LAMBDA = lambda: Plain()  # noqa: E731
-gym.register("tests/OnlyHere-v0", entry_point=Plain, max_episode_steps=7)
+gym.register("tests/OnlyHere-v0", entry_point=Plain, max_episode_steps=7)  # type: ignore[arg-type]
 DIFFERS = "gave a different"
 FAILED = "failed where the original did not"
 REFUSED = "must not affect other processes or files"

@@ -161,6 +161,22 @@ class AnySpaces(gym.Env[Any, Any]):
         return self.shown[-1]
 
 
+class Varied(AnySpaces):
+    """`AnySpaces` with random rewards; episodes of 1 to 7 steps, terminated or truncated at random."""
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        gym.Env.reset(self, seed=seed)
+        self._left = int(self.np_random.integers(1, 8))
+        return super().reset(seed=seed)
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self._left -= 1
+        observation, *_ = super().step(action)
+        cut = bool(self.np_random.random() < 0.5)
+        ended = self._left == 0
+        return observation, float(self.np_random.normal()), ended and not cut, ended and cut, {}
+
+
 BOX3 = spaces.Box(-np.inf, np.inf, (3,), np.float32)
 
 

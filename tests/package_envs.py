@@ -83,7 +83,7 @@ def batches_of(cls: type[BaseSampler], case: Case) -> Batches:
     """Two batches, each after episodes of random actions and with greedy parameters."""
     torch.manual_seed(0)
     agent: Agent = CategoricalPgAgent() if case.discrete else GaussianPgAgent()
-    workers = {} if cls is SerialSampler else {"n_workers": 2}
+    workers: dict[str, Any] = {} if cls is SerialSampler else {"n_workers": 2}
     sampler = cls(
         case.EnvCls, case.kwargs, batch_T=12, batch_B=4, max_decorrelation_steps=5, deterministic=True,
         **workers, **case.options,

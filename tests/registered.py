@@ -20,4 +20,4 @@ class Breaks(Walk):
         return super().step(action)
 
 
-gym.register("Breaks-v0", Breaks, disable_env_checker=True)
+gym.register("Breaks-v0", "tests.registered:Breaks", disable_env_checker=True)

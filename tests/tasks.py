@@ -15,25 +15,8 @@ from headrace.buffers.samples import Samples
 from headrace.buffers.tree import tree_map, tree_rows
 from headrace.samplers import SerialSampler
 from headrace.types import StepInputs
-from tests.environments import AnySpaces
 
 Answer = tuple[Any, float, bool, bool, dict[str, Any]]
-
-
-class Varied(AnySpaces):
-    """`AnySpaces` with random rewards; episodes of 1 to 7 steps, terminated or truncated at random."""
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
-        gym.Env.reset(self, seed=seed)
-        self._left = int(self.np_random.integers(1, 8))
-        return super().reset(seed=seed)
-
-    def step(self, action: Any) -> Answer:
-        self._left -= 1
-        observation, *_ = super().step(action)
-        cut = bool(self.np_random.random() < 0.5)
-        ended = self._left == 0
-        return observation, float(self.np_random.normal()), ended and not cut, ended and cut, {}
 
 
 class Masked(gym.Env[Any, Any]):
@@ -193,6 +176,7 @@ def assert_reproduced(agent: Agent, samples: Samples) -> None:
     if state is not None:
         tree_map(close, state, tree_rows(recorded.last_state, 0))
 
+    assert recorded.bootstrap_value is not None
     goes_on = env.valid[-1] & ~env.done[-1]
     after = StepInputs(env.last_observation, recorded.action[-1:], env.reward[-1:], torch.zeros_like(env.done[-1:]))
     value = agent.value(tree_rows(after, 0), state)

@@ -22,7 +22,7 @@ from headrace.samplers import (
 )
 
 #: As rlpyt's `make_affinity(n_cpu_core=2, n_gpu=0, cpu_per_run=2)` returns it, without hyperthreads.
-CPU = {
+CPU: dict[str, Any] = {
     "all_cpus": (0, 1),
     "master_cpus": (0, 1),
     "workers_cpus": ((0,), (1,)),
@@ -32,11 +32,11 @@ CPU = {
     "set_affinity": True,
 }
 #: … with `n_gpu=1`.
-GPU = {**CPU, "cuda_idx": 0}
+GPU: dict[str, Any] = {**CPU, "cuda_idx": 0}
 #: … and `alternating=True`: each CPU for a worker of each group.
 ALTERNATING = {**GPU, "workers_cpus": ((0,), (1,), (0,), (1,)), "alternating": True}
 #: … of an asynchronous run with two GPUs that sample.
-ASYNC = {
+ASYNC: dict[str, Any] = {
     "all_cpus": (0, 1, 2),
     "optimizer": [{"cpus": (0,), "cuda_idx": 0, "torch_threads": 1, "set_affinity": True}],
     "sampler": [

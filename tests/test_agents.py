@@ -160,13 +160,13 @@ def test_weights_do_not_depend_on_what_was_drawn_before() -> None:
 def test_a_run_leaves_the_global_generators_alone() -> None:
     torch.manual_seed(7)
     np.random.seed(7)
-    before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()
+    before, numpy_before = torch.get_rng_state(), np.random.get_state(legacy=False)["state"]["key"].copy()
     sampler = SerialSampler(Stochastic, batch_T=8, batch_B=2, eval_n_envs=2)
     with sampler.initialize(CategoricalPgAgent(), seed=SEED):
         sampler.obtain_samples(0)
         sampler.evaluate_agent(0)
     assert torch.equal(torch.get_rng_state(), before)
-    assert np.array_equal(np.random.get_state()[1], numpy_before)
+    assert np.array_equal(np.random.get_state(legacy=False)["state"]["key"], numpy_before)
 
 
 def test_a_second_initialize_keeps_the_weights() -> None:
@@ -215,6 +215,7 @@ def test_every_observation_space_has_a_default_model(name: str) -> None:
     inputs = inputs_of(5)
     inputs.observation = rows
     info = agent(inputs)
+    assert isinstance(info.dist, Categorical)
     assert info.dist.logits.shape == (5, 3)
     assert info.value.shape == (5,)
     assert info.dist.logits.isfinite().all()
@@ -224,9 +225,11 @@ def test_every_observation_space_has_a_default_model(name: str) -> None:
 def test_the_forward_takes_any_leading_dims(leading: tuple[int, ...]) -> None:
     agent, inputs = agent_of(), inputs_of(*leading)
     info = agent(inputs)
+    assert isinstance(info.dist, Categorical)
     assert info.dist.logits.shape == (*leading, 3)
     assert info.value.shape == leading
     flat = agent(StepInputs(inputs.observation.reshape(-1, 4), None, None, None))
+    assert isinstance(flat.dist, Categorical)
     torch.testing.assert_close(info.dist.logits.reshape(-1, 3), flat.dist.logits)
     (info.value.sum() + info.dist.logits.sum()).backward()
     assert all(parameter.grad is not None for parameter in agent.parameters())
@@ -340,8 +343,11 @@ def test_a_model_without_sizes_is_refused() -> None:
 def test_the_default_model_is_as_wide_as_asked_and_starts_near_the_uniform_policy() -> None:
     agent = agent_of(model_kwargs={"hidden_sizes": (16, 8, 4)})
     assert isinstance(agent.model, ActorCritic)
-    assert [tuple(layer.weight.shape) for layer in agent.model.policy.layers] == [(16, 4), (8, 16), (4, 8)]
-    probabilities = torch.softmax(agent_of()(inputs_of(500)).dist.logits, -1)
+    layers: Any = agent.model.policy.layers
+    assert [tuple(layer.weight.shape) for layer in layers] == [(16, 4), (8, 16), (4, 8)]
+    dist = agent_of()(inputs_of(500)).dist
+    assert isinstance(dist, Categorical)
+    probabilities = torch.softmax(dist.logits, -1)
     assert (probabilities - 1 / 3).abs().max() < 0.02
 
 

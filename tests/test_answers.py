@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,7 @@ class Lazy:
 class ShapeLiar(np.ndarray):
     """One number that says it is three."""
 
-    shape = (3,)  # type: ignore[assignment]
+    shape = (3,)  # type: ignore[override]
 
 
 class AlwaysSmall(float):
@@ -236,7 +237,7 @@ def test_the_first_answer_too_is_an_agent_step() -> None:
 
 def test_shorter_dtypes_and_truth_values_are_actions_if_nothing_is_lost() -> None:
     for dtype in (torch.uint8, torch.int32, torch.bool):
-        agent = Changing(with_action(lambda a, dtype=dtype: a.clamp(max=1).to(dtype)), call=4)
+        agent = Changing(with_action(partial(lambda dtype, a: a.clamp(max=1).to(dtype), dtype)), call=4)
         with SerialSampler(EpisodeStep, batch_T=9, batch_B=4).initialize(agent, seed=SEED) as sampler:
             assert sampler.obtain_samples(0)[0].agent.action[2].max() <= 1
 

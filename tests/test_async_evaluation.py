@@ -30,6 +30,8 @@ from tests.light import Peaks
 from tests.test_async_samplers import ASYNC, differences, learn
 from tests.walk import Walk
 
+pytestmark = pytest.mark.usefixtures("copies_tried_here")
+
 SETTINGS: dict[str, Any] = {
     "batch_T": 8,
     "batch_B": 4,
@@ -260,7 +262,7 @@ def test_a_process_that_dies_is_named_by_the_next_batch(evaluating: bool) -> Non
     sampler.shutdown()
 
 
-@pytest.mark.parametrize("wait", [True, False])
+@pytest.mark.parametrize("wait", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_process_that_hangs_is_named(wait: bool) -> None:
     sampler = faulty("python loop", timeout=1.5).initialize(CategoricalPgAgent(), seed=SEED)
     sampler.begin_evaluation(0)
@@ -317,7 +319,7 @@ def test_environments_that_cannot_be_saved_are_said() -> None:
 
 
 def test_timing_has_the_share_of_servers_in_other_processes() -> None:
-    for cls, devices in ((AsyncGpuSampler, None), (AsyncGpuSampler, ["cpu", "cpu"]), (AsyncSerialSampler, None)):
+    for cls, devices in ((AsyncGpuSampler, ["cpu", "cpu"]), (AsyncSerialSampler, None)):
         with sampler_of(cls, device=devices).initialize(CategoricalPgAgent(), seed=0) as sampler:
             for itr in range(4):
                 sampler.obtain_samples(itr)

@@ -34,6 +34,8 @@ from tests.leftovers import DEADLINE, all_gone, until
 from tests.light import Counts
 from tests.walk import Walk
 
+pytestmark = pytest.mark.usefixtures("copies_tried_here")
+
 SETTINGS: dict[str, Any] = {"batch_T": 8, "batch_B": 6, "n_workers": 2, "start_method": "fork"}
 QUICK: dict[str, Any] = {"batch_size": 16, "replay_ratio": 2.5, "min_steps_learn": 100, "n_step": 2}
 
@@ -164,7 +166,8 @@ def test_no_transition_crosses_what_a_resumed_run_left_out(
     tmp_path: Path, Runner: type[MinibatchRl], cls: type[BaseSampler], n_slots: int, frames: int
 ) -> None:
     """What was collected ahead when the checkpoint was written is in no replay that the learner fills."""
-    for n_steps, options in ((160, {"log_dir": tmp_path}), (320, {"resume_from": tmp_path})):
+    places: tuple[tuple[int, dict[str, Any]], ...] = ((160, {"log_dir": tmp_path}), (320, {"resume_from": tmp_path}))
+    for n_steps, options in places:
         sampler = cls(Counts, batch_T=4, batch_B=4, n_slots=n_slots, max_decorrelation_steps=3)
         config = RunnerConfig(n_steps=n_steps, seed=0, log_interval_steps=160)
         algo = dqn(replay_size=4096, frames=frames, n_step=2)

@@ -71,6 +71,8 @@ def test_a_sampler_process_runs_the_layout_of_the_synchronous_sampler(
 slow = partial(pytest.param, marks=pytest.mark.slow)
 #: Two of them always, and all in the long suite.
 SOME = [AsyncAlternatingSampler, AsyncCpuSampler, *map(slow, (AsyncSerialSampler, AsyncGpuSampler, ASYNC[-1]))]
+#: For what the processes of the samplers have in common.
+ONE = [AsyncCpuSampler, *(slow(cls) for cls in ASYNC if cls is not AsyncCpuSampler)]
 T, B = 12, 5
 SETTINGS: dict[str, Any] = {"batch_T": T, "batch_B": B, "eval_n_envs": 3, "deterministic": True, "start_method": "fork"}
 
@@ -176,7 +178,7 @@ class ItrShown(CategoricalPgAgent):
         return step
 
 
-@pytest.mark.parametrize("cls", [AsyncSerialSampler, AsyncCpuSampler, AsyncAlternatingSampler])
+@pytest.mark.parametrize("cls", [AsyncCpuSampler, slow(AsyncSerialSampler), slow(AsyncAlternatingSampler)])
 def test_a_batch_is_told_the_itr_it_is_asked_for_with(cls: type[BaseSampler]) -> None:
     with sampler_of(cls, n_slots=3).initialize(ItrShown(), seed=0) as sampler:
         for itr in range(40, 46):
@@ -210,14 +212,14 @@ def stands_still(path: Path) -> int:
     raise AssertionError(f"still growing: {size}")
 
 
-@pytest.mark.parametrize("n_slots", [2, 4])
+@pytest.mark.parametrize("n_slots", [3, slow(2), slow(4)])
 def test_it_collects_as_far_ahead_as_there_are_slots_and_no_further(tmp_path: Path, n_slots: int) -> None:
     path = tmp_path / "steps"
     sampler = AsyncCpuSampler(
         Counted, {"path": str(path)}, n_slots=n_slots, max_decorrelation_steps=0, **{**SETTINGS, "eval_n_envs": 0}
     )
     with sampler.initialize(CategoricalPgAgent(), seed=0):
-        for itr in range(3):
+        for itr in range(2):
             samples, _ = sampler.obtain_samples(itr)
             kept = samples.copy()
             assert stands_still(path) == (itr + n_slots) * T * B
@@ -252,7 +254,7 @@ def test_environments_are_called_between_batches_and_states_are_taken_there() ->
         assert differences(again.obtain_samples(4)[0], fifth) == []
 
 
-@pytest.mark.parametrize("cls", [AsyncSerialSampler, AsyncAlternatingSampler])
+@pytest.mark.parametrize("cls", [AsyncSerialSampler, slow(AsyncAlternatingSampler)])
 def test_timing_counts_from_the_first_command(cls: type[BaseSampler]) -> None:
     with sampler_of(cls).initialize(CategoricalPgAgent(), seed=0) as sampler:
         assert sampler.timing().steps == 0
@@ -308,13 +310,14 @@ def test_several_devices_share_the_columns(
         else:
             assert differences(mine[0], other[0]) == []
             assert mine[1] == other[1]
-    with sampler_of(cls, n_workers=n_workers, device=["cpu"] * n_devices).initialize(make(), seed=0) as sampler:
+    opened: Any = sampler_of(cls, n_workers=n_workers, device=["cpu"] * n_devices).initialize(make(), seed=0)
+    with opened as sampler:
         assert len(sampler._engine.workers) == n_devices
         assert len(sampler.call_envs("np_random_seed")) == B
 
 
 def test_a_shard_that_dies_is_named() -> None:
-    sampler = sampler_of(AsyncGpuSampler, device=["cpu", "cpu"]).initialize(CategoricalPgAgent(), seed=0)
+    sampler: Any = sampler_of(AsyncGpuSampler, device=["cpu", "cpu"]).initialize(CategoricalPgAgent(), seed=0)
     os.kill(sampler._engine.workers.pids[1], signal.SIGKILL)
     with pytest.raises(WorkerCrashed, match="sampler process 1 was killed by SIGKILL"):
         sample_for_long(sampler, random.Random(0))
@@ -394,19 +397,26 @@ class BrokenSink(RewardSink):
     def attach(self, spec: SlotSpec, fd: int) -> Callable[[Samples], None]:
         super().attach(spec, fd)
 
-        def append(samples: Samples) -> None:
+        def append(samples: Samples | None) -> None:
             raise ValueError("the replay is full")
 
         if self.when == "attach":
-            append(Samples)
+            append(None)
         return append
 
     def __reduce__(self) -> Any:
         return BrokenSink, (self.when,)
 
 
-@pytest.mark.parametrize("cls", [AsyncSerialSampler, AsyncCpuSampler])
-@pytest.mark.parametrize("when", ["attach", "append"])
+@pytest.mark.parametrize(
+    ("cls", "when"),
+    [
+        (AsyncSerialSampler, "append"),
+        (AsyncCpuSampler, "attach"),
+        slow(AsyncSerialSampler, "attach"),
+        slow(AsyncCpuSampler, "append"),
+    ],
+)
 def test_a_sink_that_fails_is_an_error_in_the_learner(cls: type[AsyncSamplerBase], when: str) -> None:
     sink = BrokenSink(when)
     sampler = cls(Walk, **SETTINGS)
@@ -424,7 +434,7 @@ def test_a_sink_that_fails_is_an_error_in_the_learner(cls: type[AsyncSamplerBase
 # ---- failures ----
 
 
-def inner_workers(sampler: BaseSampler) -> list[psutil.Process]:
+def inner_workers(sampler: Any) -> list[psutil.Process]:
     """The sampler process first, then its workers."""
     processes = sampler._engine.workers._members.processes
     process = psutil.Process(processes[0].pid)
@@ -475,7 +485,7 @@ def test_a_failing_environment_is_named_across_two_processes(cls: type[BaseSampl
     sampler.shutdown()
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [1, slow(0)])
 def test_a_process_that_dies_with_nothing_to_do_is_said_to_wait(rank: int) -> None:
     """Not to construct the environment, which was over long before."""
     sampler = AsyncCpuSampler(Walk, **SETTINGS, eval_process=True)
@@ -489,7 +499,7 @@ def test_a_process_that_dies_with_nothing_to_do_is_said_to_wait(rank: int) -> No
     assert (caught.value.where.phase, caught.value.where.env_id) == ("waiting for a command", None)
 
 
-@pytest.mark.parametrize("cls", [AsyncCpuSampler, AsyncGpuSampler])
+@pytest.mark.parametrize("cls", [AsyncCpuSampler, slow(AsyncGpuSampler)])
 @pytest.mark.parametrize(("fault", "words"), [("SIGKILL", "killed by SIGKILL"), slow("_exit", "exit code 3")])
 def test_a_worker_that_dies_is_named(cls: type[BaseSampler], fault: str, words: str) -> None:
     sampler = faulty(cls, fault, "step")
@@ -500,7 +510,7 @@ def test_a_worker_that_dies_is_named(cls: type[BaseSampler], fault: str, words: 
     sampler.shutdown()
 
 
-@pytest.mark.parametrize("cls", SOME)
+@pytest.mark.parametrize("cls", ONE)
 @pytest.mark.parametrize("fault", ["python loop", slow("SIGSTOP")])
 def test_a_worker_that_hangs_is_named(cls: type[BaseSampler], fault: str) -> None:
     sampler = faulty(cls, fault, "step", timeout=1.5)
@@ -511,12 +521,12 @@ def test_a_worker_that_hangs_is_named(cls: type[BaseSampler], fault: str) -> Non
     sampler.shutdown()
 
 
-def test_slow_environments_are_not_taken_for_a_sampler_process_that_hangs() -> None:
+@pytest.mark.parametrize("cls", [AsyncCpuSampler, slow(AsyncSerialSampler), slow(AsyncGpuSampler)])
+def test_slow_environments_are_not_taken_for_a_sampler_process_that_hangs(cls: type[BaseSampler]) -> None:
     """A batch takes longer than the timeout, a row an eighth of it."""
-    for cls in (AsyncSerialSampler, AsyncCpuSampler, AsyncGpuSampler):
-        sampler = cls(Slow, batch_T=16, batch_B=2, n_workers=1, timeout=1.0, max_decorrelation_steps=0)
-        with sampler.initialize(CategoricalPgAgent(), seed=0):
-            sampler.obtain_samples(0)
+    sampler = cls(Slow, batch_T=10, batch_B=2, n_workers=1, timeout=1.0, max_decorrelation_steps=0)
+    with sampler.initialize(CategoricalPgAgent(), seed=0):
+        sampler.obtain_samples(0)
 
 
 class Slow(Walk):
@@ -532,7 +542,7 @@ class FailsWhenTold(CategoricalPgAgent):
         return super().step(inputs, state)
 
 
-@pytest.mark.parametrize("cls", SOME)
+@pytest.mark.parametrize("cls", ONE)
 def test_an_agent_that_fails_there_is_an_agent_error(cls: type[BaseSampler]) -> None:
     sampler = sampler_of(cls)
     sampler.initialize(FailsWhenTold(), seed=0)
@@ -614,7 +624,7 @@ def test_shutdown_closes_every_environment(cls: type[BaseSampler], tmp_path: Pat
     assert path.stat().st_size == 7
 
 
-@pytest.mark.parametrize("n_slots", [2, 3])
+@pytest.mark.parametrize("n_slots", [3, slow(2)])
 def test_a_failing_close_is_raised_by_shutdown_behind_the_batches_ahead(n_slots: int) -> None:
     sampler = faulty(AsyncCpuSampler, "raise", "close", n_slots=n_slots)
     sampler.initialize(CategoricalPgAgent(), seed=SEED)

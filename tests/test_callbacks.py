@@ -27,6 +27,8 @@ from headrace.samplers import SerialSampler, TrajInfo
 from tests.light import Pays
 from tests.walk import Walk
 
+pytestmark = pytest.mark.usefixtures("copies_tried_here")
+
 QUIET = Logger()
 HOOKS = [
     "on_batch",

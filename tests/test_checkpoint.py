@@ -45,6 +45,8 @@ from headrace.storage import write_whole
 from tests.leftovers import DEADLINE, until
 from tests.walk import Walk
 
+pytestmark = pytest.mark.usefixtures("copies_tried_here")
+
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> bytes:
@@ -317,7 +319,7 @@ def crashes(folder: Path, itr: int, operation: int) -> None:
         if store.newest.exists():
             store.sampler_state(*store.found()[1:])
         sys.addaudithook(before)
-        os.fsync = lambda descriptor: (before("sync"), fsync(descriptor))[1]  # type: ignore[assignment,misc,func-returns-value]
+        os.fsync = lambda descriptor: (before("sync"), fsync(descriptor))[1]  # type: ignore[assignment,func-returns-value]
         save(store, itr)
     os._exit(0)
 

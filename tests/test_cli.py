@@ -18,7 +18,7 @@ from headrace.cli.main import main
 from headrace.runners import load_checkpoint
 from tests.leftovers import DEADLINE
 
-pytestmark = pytest.mark.programs
+pytestmark = [pytest.mark.programs, pytest.mark.usefixtures("copies_tried_here")]
 
 PROGRAM = [sys.executable, "-c", "from headrace.cli.main import main; raise SystemExit(main())"]
 NO_GPU = pytest.mark.skipif(torch.cuda.device_count() > 0, reason="there is a GPU")
@@ -242,7 +242,7 @@ def test_a_signal_ends_training_in_good_order(
     assert load_checkpoint(tmp_path / "run" / "checkpoint.pt")["steps"] == steps + 128
 
 
-@pytest.mark.parametrize("sampler", ["cpu", "async-cpu"])
+@pytest.mark.parametrize("sampler", ["cpu", pytest.param("async-cpu", marks=pytest.mark.slow)])
 def test_pressing_ctrl_c_again_and_again_is_one_line_too(tmp_path: Path, sampler: str) -> None:
     options = ["--sampler", sampler, "--n-steps", "100000000", "--log-interval-steps", "128", "--n-workers", "2"]
     program = subprocess.Popen(

@@ -99,7 +99,7 @@ def test_what_was_right_is_as_before() -> None:
     assert replace(config, epochs=3).epochs == 3
     assert PPOConfig(**asdict(config)) == config
     with pytest.raises(TypeError, match="learning_rate"):
-        replace(config, lr=1.0)
+        replace(config, lr=1.0)  # type: ignore[call-arg]
 
 
 def test_names_of_others_lead_to_settings_that_are_there() -> None:

@@ -214,7 +214,7 @@ class NoSpaces(gym.Env[Any, Any]):
 class NoneSpace(gym.Env[Any, Any]):
     """Its observation space is no space."""
 
-    observation_space = None
+    observation_space = None  # type: ignore[assignment]
     action_space = spaces.Discrete(2)
 
 
@@ -419,7 +419,8 @@ def test_a_new_sampler_after_an_error_gives_the_same_batch_as_ever() -> None:
             return sampler.obtain_samples(0)[0].copy().env.observation
 
     before = batch()
-    failure_of(sampler_of(made := [], replace(1, None)), made, EnvContractError)
+    made: list[Lying] = []
+    failure_of(sampler_of(made, replace(1, None)), made, EnvContractError)
     assert torch.equal(batch(), before)
 
 

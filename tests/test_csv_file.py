@@ -23,6 +23,8 @@ from tests.light import Wanders
 from tests.test_checkpoint import files_of_at_most
 from tests.walk import Walk
 
+pytestmark = pytest.mark.usefixtures("copies_tried_here")
+
 DEADLINE = 60
 
 

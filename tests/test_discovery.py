@@ -4,6 +4,7 @@ import pydoc
 import subprocess
 import sys
 from dataclasses import fields
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from tests.walk import Walk
 
 
 def test_help_explains_every_option_of_a_sampler() -> None:
-    text = pydoc.render_doc(CpuSampler, renderer=pydoc.plaintext)
+    text = pydoc.render_doc(CpuSampler, renderer=pydoc.plaintext)  # type: ignore[attr-defined]
     for field in fields(SamplerOptions):
         assert f"{field.name}: " in text, field.name
 
@@ -49,12 +50,13 @@ def batch(sampler: BaseSampler) -> Samples:
 
 def test_a_printed_batch_shows_shapes_dtypes_and_counts() -> None:
     samples = batch(SerialSampler("CartPole-v1", batch_T=40, batch_B=3))
+    samples.env.valid[7, 1] = False
     text = str(samples)
     assert len(text.splitlines()) <= 20
     n_ended = int(samples.env.done.sum())
     assert n_ended > 0
     assert text.startswith(
-        f"Samples [T=40, B=3]: 120 valid steps, {n_ended} episodes ended ({n_ended} terminated, 0 tr"
+        f"Samples [T=40, B=3]: 119 valid steps, {n_ended} episodes ended ({n_ended} terminated, 0 tr"
     )
     assert "\n  env.observation: float32 [40, 3, 4]\n" in text
     assert "\n  agent.agent_info: dist.logits float32 [40, 3, 2], value float32 [40, 3]\n" in text
@@ -102,6 +104,23 @@ def test_a_batch_becomes_a_tensordict() -> None:
         assert made.batch_size == (4, 2)
         assert made["env", "reward"].data_ptr() == samples.env.reward.data_ptr()
         assert torch.equal(made["agent", "agent_info", "dist", "logits"], samples.agent.agent_info.dist.logits)
+
+
+def test_a_tensordict_has_what_has_both_dims(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the package: what it is given. A field that is None, or has no time, is no part of it."""
+    monkeypatch.setitem(sys.modules, "tensordict", SimpleNamespace(TensorDict=lambda parts, batch_size: parts))
+    given = batch(SerialSampler("CartPole-v1", batch_T=2, batch_B=1)).to_tensordict()
+    assert sorted(given["env"]) == [
+        "is_first",
+        "observation",
+        "prev_reward",
+        "reward",
+        "terminated",
+        "truncated",
+        "valid",
+    ]
+    assert sorted(given["agent"]) == ["action", "agent_info", "prev_action", "version"]
+    assert sorted(given["agent"]["agent_info"]["dist"]) == ["logits"]
 
 
 def test_without_the_package_one_sentence_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

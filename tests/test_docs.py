@@ -80,6 +80,7 @@ def test_python_in_the_pages_compiles_and_imports(page: Path) -> None:
 
 
 @pytest.mark.programs
+@pytest.mark.usefixtures("copies_tried_here")
 @pytest.mark.parametrize("page", [page for page in SITE if PYTHON.search(page.read_text())], ids=name_of)
 def test_python_of_a_page_runs_from_top_to_bottom(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

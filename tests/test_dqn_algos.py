@@ -158,8 +158,10 @@ def table_algo(agent: Agent | None = None, **options: Any) -> DQN:
 @pytest.mark.parametrize("double", [False, True])
 def test_a_target_worked_out_by_hand(double: bool) -> None:
     algo = table_algo(double_dqn=double, delta_clip=None)
+    model = algo._agent.model
+    assert isinstance(model, Table)
     with torch.no_grad():
-        algo._agent.model.q.copy_(torch.tensor([4.0, -2.0]))  # the target network has [1, 2] still
+        model.q.copy_(torch.tensor([4.0, -2.0]))  # the target network has [1, 2] still
     losses = algo.losses(transitions_of([1.0, 2.0], [0, 1], [10.0, 1e6]))
     # The target's values at 10 are 10 and 20; the learning network prefers the first. The second row terminated.
     targets = [3 + 0.5 * (10 if double else 20), 5.0]
@@ -168,7 +170,8 @@ def test_a_target_worked_out_by_hand(double: bool) -> None:
     assert losses.loss.tolist() == pytest.approx([0.5 * error**2 for error in errors])
     losses.loss.sum().backward()
     expected = [-(targets[0] - 4.0), -2 * (targets[1] + 4.0)]  # by the value of the action taken, and nothing else
-    assert algo._agent.model.q.grad.tolist() == pytest.approx(expected)
+    assert model.q.grad is not None
+    assert model.q.grad.tolist() == pytest.approx(expected)
     assert losses.info["tdAbsErr"].item() == pytest.approx(sum(errors) / 2)
 
 
@@ -287,6 +290,7 @@ def test_nothing_follows_a_termination_and_the_final_observation_a_truncation(
     agent = DqnAgent(ModelCls=FourValues)
     algo = ALGOS["dqn"](discount=0.5, n_step=n_step, learning_rate=0.1, target_update_interval=5)
     run(algo, agent, 80, env=lambda: Steps(cut), reset_mode=reset_mode)
+    assert isinstance(agent.model, FourValues)
     found = agent.model.q.detach()
     np.testing.assert_allclose(found[:3].numpy(), np.array(values)[:, None].repeat(2, axis=1), atol=0.05)
     assert found[3].tolist() == [8.0, 8.0], "nobody acts after the end"
@@ -374,7 +378,7 @@ def test_importance_weights_scale_the_loss_and_errors_become_priorities() -> Non
         given_back.append((indices, priorities))
         update(indices, priorities)
 
-    algo._replay.sample, algo._replay.update_priorities = watched, noted  # type: ignore[method-assign]
+    algo._replay.sample, algo._replay.update_priorities = watched, noted
     info = algo.optimize_agent(0, samples)
     assert info["loss"] == 0.0
     ((indices, priorities),) = given_back
@@ -386,7 +390,8 @@ def test_importance_weights_scale_the_loss_and_errors_become_priorities() -> Non
 # ---- they learn ----
 
 
-PLAIN, PRIORITIZED = ("mid_batch", {}), ("wait", {"prioritized_replay": True, "n_step": 2})
+PLAIN: tuple[str, dict[str, Any]] = ("mid_batch", {})
+PRIORITIZED: tuple[str, dict[str, Any]] = ("wait", {"prioritized_replay": True, "n_step": 2})
 
 
 @pytest.mark.parametrize(
@@ -423,9 +428,10 @@ def test_dueling_and_normalized_networks_learn() -> None:
     agent = DqnAgent(model_kwargs=model_kwargs, eps_itr_max=20)
     _, returns = run(algo, agent, 60, batch_B=16)
     assert np.mean(returns) > 4.5
-    count = agent.model.features.leaves[0].norm.count
-    assert int(count) == 60 * 128
-    assert 0 < int(algo._target.model.features.leaves[0].norm.count) < int(count), "as of its last update"
+    models: list[Any] = [agent.model, algo._target.model]
+    count, earlier = (int(model.features.leaves[0].norm.count) for model in models)
+    assert count == 60 * 128
+    assert 0 < earlier < count, "as of its last update"
 
 
 def test_randomness_comes_from_the_seed_and_no_global_generator() -> None:

@@ -16,7 +16,7 @@ from headrace.cli.main import main
 from headrace.policy import load_agent
 from headrace.runners import load_checkpoint
 
-pytestmark = pytest.mark.programs
+pytestmark = [pytest.mark.programs, pytest.mark.usefixtures("copies_tried_here")]
 
 TINY = ["--n-steps", "320", "--batch-T", "8", "--batch-B", "4", "--eval-episodes", "2", "--log-interval-steps", "160"]
 LEARN = ["--dqn.min-steps-learn", "64", "--dqn.batch-size", "16", "--dqn.replay-ratio", "2", "--dqn.replay-size", "999"]

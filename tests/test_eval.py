@@ -14,7 +14,7 @@ from headrace.runners.logging import Logger
 from headrace.samplers import SerialSampler
 from tests.test_cli import SMALL
 
-pytestmark = pytest.mark.programs
+pytestmark = [pytest.mark.programs, pytest.mark.usefixtures("copies_tried_here")]
 
 
 def train(folder: Path, capsys: pytest.CaptureFixture[str], *options: str) -> str:

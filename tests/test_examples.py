@@ -16,6 +16,7 @@ EXAMPLES = sorted(FOLDER.glob("*.py"))
 LESS = {
     "async_dqn.py": "2000",
     "async_ppo.py": "4000",
+    "custom_environment.py": "2500",
     "dqn.py": "50",
     "obtain_samples_loop.py": "12",
 }

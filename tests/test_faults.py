@@ -13,6 +13,7 @@ from headrace.errors import EnvContractError, EnvFailed, SamplerClosed, SamplerE
 from headrace.samplers import BaseSampler, CpuSampler, GpuSampler, SerialSampler
 from tests.faulty import BAD_ENV, SEED, FaultyEnv
 from tests.leftovers import DEADLINE, descriptors
+from tests.quick import quick_and_slow
 
 RAISES = [
     "raise",
@@ -51,23 +52,24 @@ def makes_sense(fault: str, phase: str) -> bool:
 
 
 CASES = [(fault, phase) for fault in FAULTS for phase in PHASES if makes_sense(fault, phase)]
-#: Every fault in a step, and one of each kind in every phase (a hang costs its timeout); test-all has all pairs.
+#: One fault in every phase, each way to die in a step, and what reaches the master in another way. A hang costs its
+#: timeout; test-all has all pairs.
 QUICK = [
-    *((fault, "step") for fault in FAULTS),
-    *((fault, phase) for fault in ("raise", "SIGKILL", "NaN") for phase in PHASES),
-    *(("python loop", phase) for phase in ("constructor", "evaluation", "close")),
+    *(("raise", phase) for phase in PHASES),
+    *(("SIGKILL", phase) for phase in ("constructor", "evaluation", "close")),
+    *((fault, "step") for fault in ("raise unpicklable", "SystemExit", "fork", *DIES, "SIGSTOP", "python loop", "NaN")),
+    *(("python loop", phase) for phase in ("constructor", "close")),
 ]
+#: In one process all of them are told by the same code.
+IN_ONE_PROCESS = [case for case in CASES if case[0] in (*RAISES[:4], *LIES)]
+QUICK_IN_ONE_PROCESS = [case for case in IN_ONE_PROCESS if case[1] == "step" or case[0] in ("raise", "NaN")]
 
 
-def quick(case: tuple[str, str]) -> Any:
-    return pytest.param(*case, marks=[] if case in QUICK else [pytest.mark.slow])
-
-
-def sampler_of(cls: type[BaseSampler], fault: str, phase: str, **kwargs: object) -> BaseSampler:
+def sampler_of(cls: type[BaseSampler], fault: str, phase: str, **kwargs: Any) -> BaseSampler:
     """With a short timeout only where something hangs: elsewhere a busy machine would be taken for a hang."""
     timeout = 1.5 if fault in HANGS else DEADLINE
     start_timeout = 3.0 if fault in HANGS and phase in ("constructor", "reset") else DEADLINE
-    options: dict[str, object] = {
+    options: dict[str, Any] = {
         "batch_T": 8,
         "batch_B": 4,
         "n_workers": 2,
@@ -101,7 +103,7 @@ def reference() -> bytes:
     return batch_bytes()
 
 
-@pytest.mark.parametrize(("fault", "phase"), [quick(case) for case in CASES])
+@pytest.mark.parametrize(("fault", "phase"), quick_and_slow(CASES, QUICK))
 def test_a_failing_environment_is_a_readable_error_and_leaves_nothing(fault: str, phase: str, reference: bytes) -> None:
     before = descriptors()
     sampler = sampler_of(CpuSampler, fault, phase)
@@ -153,7 +155,7 @@ def test_a_failing_environment_is_a_readable_error_and_leaves_nothing(fault: str
     assert batch_bytes() == reference
 
 
-@pytest.mark.parametrize(("fault", "phase"), [quick(case) for case in CASES if case[0] in (*RAISES[:4], *LIES)])
+@pytest.mark.parametrize(("fault", "phase"), quick_and_slow(IN_ONE_PROCESS, QUICK_IN_ONE_PROCESS))
 def test_the_serial_sampler_reports_failures_in_the_same_words(fault: str, phase: str) -> None:
     sampler = sampler_of(SerialSampler, fault, phase)
     with pytest.raises(EnvContractError if fault in LIES else EnvFailed) as caught:

@@ -33,6 +33,8 @@ from tests.test_cli import PROGRAM
 from tests.test_resume import StopAt
 from tests.walk import Walk
 
+pytestmark = pytest.mark.usefixtures("copies_tried_here")
+
 BATCH = BatchSpec(4, 3)
 SEED = 4
 DEADLINE = 120

@@ -59,7 +59,15 @@ def options(**more: Any) -> dict[str, Any]:
     return {"batch_T": 8, "batch_B": 2, "n_workers": 1, "max_decorrelation_steps": 0, "start_method": "fork", **more}
 
 
-@pytest.mark.parametrize("cls", [CpuSampler, GpuSampler, AlternatingSampler, AsyncCpuSampler, AsyncSerialSampler])
+@pytest.mark.parametrize(
+    "cls",
+    [
+        CpuSampler,
+        GpuSampler,
+        AsyncSerialSampler,
+        *(pytest.param(cls, marks=pytest.mark.slow) for cls in (AlternatingSampler, AsyncCpuSampler)),
+    ],
+)
 def test_an_environment_that_comes_back_twice_is_an_error_in_every_sampler(cls: type[BaseSampler]) -> None:
     """And what is in the batches before it is said is by the one that was not forked."""
     sampler = cls(ForksAndGoesOn, **options())

@@ -87,7 +87,9 @@ def first_observations(sampler: BaseSampler) -> np.ndarray:
         (CpuSampler, "fork"),
         (GpuSampler, "fork"),
         (AsyncCpuSampler, "fork"),
-        pytest.param(GpuSampler, "forkserver"),  # whose workers load torch when the environment does
+        pytest.param(
+            GpuSampler, "forkserver", marks=pytest.mark.slow
+        ),  # whose workers load torch when the environment does
         pytest.param(CpuSampler, "spawn", marks=pytest.mark.slow),
     ],
 )
@@ -167,7 +169,7 @@ def built_agent() -> CategoricalPgAgent:
 
 
 def test_a_resumed_run_goes_on_with_their_states() -> None:
-    sampler = CpuSampler(Draws, **options(isolate_rng=True))
+    sampler: BaseSampler = CpuSampler(Draws, **options(isolate_rng=True))
     with sampler.initialize(CategoricalPgAgent(), seed=5, resumable=True):
         sampler.obtain_samples(0)
         state = sampler.state()
@@ -179,7 +181,10 @@ def test_a_resumed_run_goes_on_with_their_states() -> None:
     assert equal(came, expected)
 
 
-@pytest.mark.parametrize("cls", [SerialSampler, CpuSampler, GpuSampler, AsyncCpuSampler])
+@pytest.mark.parametrize(
+    "cls",
+    [SerialSampler, GpuSampler, *(pytest.param(cls, marks=pytest.mark.slow) for cls in (CpuSampler, AsyncCpuSampler))],
+)
 def test_one_line_of_the_log_names_an_environment_that_draws_from_them(
     cls: type[BaseSampler], caplog: pytest.LogCaptureFixture
 ) -> None:

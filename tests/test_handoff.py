@@ -343,7 +343,7 @@ class Fences:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, cell: Cell) -> None:
         self.seen: list[int] = []
-        real = handoff.fence
+        real = memory.fence
 
         def fence(lock: Any) -> None:
             assert isinstance(lock, type(threading.Lock()))

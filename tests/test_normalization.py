@@ -19,8 +19,8 @@ from headrace.buffers.samples import Samples
 from headrace.buffers.tree import tree_map, tree_paths
 from headrace.models import Features, RunningNorm
 from headrace.samplers import BaseSampler, CpuSampler, SerialSampler
-from tests.environments import SEED
-from tests.tasks import Answer, Masked, Matching, Varied, assert_reproduced, close, learned
+from tests.environments import SEED, Varied
+from tests.tasks import Answer, Masked, Matching, assert_reproduced, close, learned
 
 BOX = spaces.Box(-np.inf, np.inf, (3,), np.float32)
 #: Uneven updates of rows with means and deviations far from 0 and 1.

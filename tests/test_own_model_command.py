@@ -17,7 +17,7 @@ from headrace.samplers import AsyncSerialSampler, CpuSampler, SerialSampler
 from tests import own_models
 from tests.walk import Walk
 
-pytestmark = pytest.mark.programs
+pytestmark = [pytest.mark.programs, pytest.mark.usefixtures("copies_tried_here")]
 
 QUICK = ["--sampler", "serial", "--n-steps", "256", "--batch-T", "16", "--batch-B", "8", "--eval-episodes", "5"]
 
@@ -44,6 +44,7 @@ def test_it_is_trained_resumed_and_evaluated_by_its_name(
     policy = headrace.load_agent(folder, ModelCls=model)
     assert type(policy.agent.model) is model
     if model is own_models.Narrow:
+        assert isinstance(policy.agent.model, own_models.Narrow)
         assert policy.agent.model.body.out_features == 3
 
 
@@ -232,7 +233,7 @@ def test_an_environment_registered_by_the_program_is_named(
 ) -> None:
     import gymnasium
 
-    gymnasium.register("Registered-Here-v0", Walk, disable_env_checker=True)
+    gymnasium.register("Registered-Here-v0", Walk, disable_env_checker=True)  # type: ignore[arg-type]
     try:
         trained(tmp_path / "run", "Registered-Here-v0")
     finally:

@@ -51,10 +51,10 @@ class Machine:
 def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     made = Machine()
     monkeypatch.setattr(patience, "perf_counter", lambda: made.now)
-    monkeypatch.setattr(patience.os, "cpu_count", lambda: CORES)
-    monkeypatch.setattr(patience.psutil, "Process", made.process)
+    monkeypatch.setattr("os.cpu_count", lambda: CORES)
+    monkeypatch.setattr("psutil.Process", made.process)
     times = lambda: SimpleNamespace(user=made.busy - 5, nice=2.0, system=3.0)  # noqa: E731
-    monkeypatch.setattr(patience.psutil, "cpu_times", times)
+    monkeypatch.setattr("psutil.cpu_times", times)
     return made
 
 
@@ -204,5 +204,5 @@ def test_a_containers_quota_limits_what_is_usable(
     words: str, quota: int | None, usable: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(affinity, "_allowed_cpus", lambda: [0, 1, 2, 3])
-    monkeypatch.setattr(affinity.Path, "read_text", lambda path: words)
+    monkeypatch.setattr("pathlib.Path.read_text", lambda path: words)
     assert (cpu_quota(), usable_cores()) == (quota, usable)

@@ -14,8 +14,8 @@ from headrace.distributions import Bernoulli, Categorical, Gaussian, MultiCatego
 from headrace.rng import Stream, env_keys, uniforms
 from headrace.samplers import SerialSampler
 from headrace.types import EnvSpaces, StepInputs
-from tests.environments import SEED, AnySpaces
-from tests.tasks import Masked, Matching, Varied, assert_reproduced, close, learned
+from tests.environments import SEED, AnySpaces, Varied
+from tests.tasks import Masked, Matching, assert_reproduced, close, learned
 
 INF = np.inf
 BOX = spaces.Box(-INF, INF, (3,), np.float32)
@@ -226,7 +226,8 @@ def test_rows_that_allow_nothing_stay_finite(name: str) -> None:
     assert log_prob.isfinite().all()
     assert entropy.isfinite().all()
     (log_prob.sum() + entropy.sum() + info.value.sum()).backward()
-    assert all(parameter.grad.isfinite().all() for parameter in agent.parameters())
+    gradients = [parameter.grad for parameter in agent.parameters()]
+    assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients)
 
 
 @pytest.mark.parametrize(
@@ -281,6 +282,7 @@ def test_outputs_are_in_units_of_the_bounds(state_dependent: bool, init_log_std:
     agent.initialize(EnvSpaces(spaces.Box(-INF, INF, (12,), np.float32), SIX), seed=0)
     outputs = torch.linspace(-1.4, 1.4, 4 * 12).reshape(4, 12)
     dist = agent(StepInputs(outputs, None, None, None)).dist
+    assert isinstance(dist, Gaussian)
     close(dist.mean, MIDDLE + HALF * outputs[:, :6])
     log_std = outputs[:, 6:] if state_dependent else torch.zeros(4, 6)
     close(dist.log_std.exp(), HALF * (log_std + init_log_std).exp())
@@ -292,7 +294,9 @@ def test_a_state_dependent_deviation_has_limits() -> None:
     agent = GaussianPgAgent(ModelCls=Constant, state_dependent_std=True)
     agent.initialize(EnvSpaces(BOX, spaces.Box(-1, 1, (1,), np.float32)), seed=0)
     outputs = torch.tensor([[0.0, 1e9], [0.0, -1e9]])
-    assert agent(StepInputs(outputs, None, None, None)).dist.log_std.tolist() == [[2], [-20]]
+    dist = agent(StepInputs(outputs, None, None, None)).dist
+    assert isinstance(dist, Gaussian)
+    assert dist.log_std.tolist() == [[2], [-20]]
 
 
 def test_the_drawn_action_is_recorded_and_the_environment_gets_it_clipped() -> None:
@@ -321,7 +325,9 @@ def test_the_deviation_is_trained(state_dependent: bool) -> None:
         samples, _ = sampler.obtain_samples(0)
         algo.optimize_agent(0, samples)
         inputs = StepInputs(samples.env.observation, None, None, None)
-        log_std = agent(inputs).dist.log_std
+        dist = agent(inputs).dist
+        assert isinstance(dist, Gaussian)
+        log_std = dist.log_std
         assert (log_std != samples.agent.agent_info.dist.log_std).all()
         assert (log_std.std(dim=(0, 1)) > 1e-6).tolist() == [state_dependent] * 3
 

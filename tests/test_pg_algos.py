@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import FrozenInstanceError
-from typing import Any
+from typing import Any, cast
 
 import gymnasium as gym
 import numpy as np
@@ -25,12 +25,14 @@ from headrace.types import AgentStep, BatchSpec, EnvSpaces, StepInputs
 from tests.grid import large_rewards
 from tests.light import Signal
 
-ALGOS = [A2C, PPO]
+ALGOS: list[type[A2C] | type[PPO]] = [A2C, PPO]
 N_ITR = 50
 
 
 class Recall(Signal):
     """Pays for the action that the *previous* observation named: a policy without memory gets a third."""
+
+    _before: int
 
     def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         before, self._before = self._before, self._wanted
@@ -71,8 +73,9 @@ class GruAgent(Agent):
         return PgInfo(Categorical(logits), value)
 
     def _row(self, observation: torch.Tensor, state: torch.Tensor) -> tuple[PgInfo, torch.Tensor]:
-        state = self.model["cell"](observation, state)
-        outputs = self.model["head"](state)
+        model = cast(torch.nn.ModuleDict, self.model)
+        state = model["cell"](observation, state)
+        outputs = model["head"](state)
         return PgInfo(Categorical(outputs[:, :3]), outputs[:, 3]), state
 
 
@@ -125,7 +128,7 @@ def test_settings_are_frozen_keywords_and_checked(
     with pytest.raises(ValueError, match=r"discount must be between 0 and 1, got 1\.5"):
         config_cls(discount=1.5)
     with pytest.raises(TypeError):
-        config_cls(0.9)  # type: ignore[misc]
+        config_cls(0.9)  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="learning_rat"):
         config_cls(learning_rat=1e-4)  # type: ignore[call-arg]
     with pytest.raises(FrozenInstanceError):
@@ -233,6 +236,8 @@ def test_ppo_losses_worked_out_by_hand() -> None:
     assert losses.info["clipFraction"].item() == 1.0
     assert losses.info["approxKl"].item() == pytest.approx((2 - 1 - math.log(2) + 0.625 - 1 - math.log(0.625)) / 2)
     losses.policy.backward()
+    assert isinstance(agent.model, Tabular)
+    assert agent.model.logits.grad is not None
     assert torch.equal(agent.model.logits.grad, torch.zeros(2)), "clipped ratios have no gradient"
     # The other signs: min(−2, −1.2) and min(0.625, 0.8) are not clipped.
     losses = algo.losses(0, two_rows((0.25, 0.8), (-1.0, 1.0)))
@@ -319,6 +324,7 @@ def test_the_log_says_how_well_recorded_values_foretell_returns(
     env, acted = samples.env, samples.agent
     assert samples.env.truncated.any()
     acted.agent_info.value[~env.valid] = 1e6
+    assert acted.bootstrap_value is not None
     value, ends = acted.agent_info.value, (env.terminated, env.truncated, acted.bootstrap_value)
     algo = ready(cls({A2C: A2CConfig, PPO: PPOConfig}[cls](normalize_reward=False, learning_rate=0.1)), agent, samples)
     _, returns = generalized_advantages(
@@ -334,7 +340,9 @@ def test_the_log_says_how_well_recorded_values_foretell_returns(
 def test_errors_of_values_are_in_the_rewards_of_the_environment(normalize_reward: bool) -> None:
     agent, samples = one_batch(agent=CategoricalPgAgent(ModelCls=Tabular))
     samples.agent.agent_info.value.zero_()
+    assert samples.agent.bootstrap_value is not None
     samples.agent.bootstrap_value.zero_()
+    assert isinstance(agent.model, Tabular)
     with torch.no_grad():
         agent.model.v.zero_()
     samples.env.reward *= 50.0
@@ -465,10 +473,10 @@ def test_minibatches_come_from_the_seed_and_no_global_generator() -> None:
     torch.manual_seed(1)
     first = optimized(PPO(PPOConfig(epochs=2)), samples, agent, seed=3)
     torch.manual_seed(2)
-    state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
+    state, numpy_state = torch.get_rng_state(), np.random.get_state(legacy=False)["state"]["key"].copy()
     assert equal(first, optimized(PPO(PPOConfig(epochs=2)), samples, agent, seed=3))
     assert torch.equal(torch.get_rng_state(), state)
-    assert np.array_equal(np.random.get_state()[1], numpy_state)
+    assert np.array_equal(np.random.get_state(legacy=False)["state"]["key"], numpy_state)
     assert not equal(first, optimized(PPO(PPOConfig(epochs=2)), samples, agent, seed=4))
     assert not equal(first, optimized(PPO(PPOConfig(epochs=2)), samples, agent, seed=3, itr=1))
 
@@ -506,7 +514,7 @@ def test_a_loss_that_is_not_finite_is_an_error_and_not_a_step(algo: PolicyGradie
 def test_parameters_that_are_not_finite_are_named() -> None:
     agent, samples = one_batch()
     with torch.no_grad():
-        agent.model.policy.head.bias[0] = math.inf
+        agent.model.get_parameter("policy.head.bias")[0] = math.inf
     with pytest.raises(FloatingPointError, match=r"parameter policy\.head\.bias"):
         ready(A2C(), agent, samples).optimize_agent(0, samples)
 
@@ -520,7 +528,7 @@ def test_a_batch_without_bootstrap_value_says_how_to_get_one() -> None:
 
 
 @pytest.mark.parametrize("cls", ALGOS)
-def test_a_saved_algorithm_goes_on_as_if_never_stopped(cls: type[PolicyGradientAlgo]) -> None:
+def test_a_saved_algorithm_goes_on_as_if_never_stopped(cls: type[A2C] | type[PPO]) -> None:
     agent, samples = one_batch()
     algo = ready(cls(), agent, samples)
     algo.optimize_agent(0, samples)

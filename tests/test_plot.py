@@ -14,7 +14,7 @@ from headrace.cli.plot import names_of_lines
 from headrace.plotting import axis_label
 from headrace.runners.logging import Curve, Summary, plot_curves, read_columns, summary_of
 
-pytestmark = pytest.mark.programs
+pytestmark = [pytest.mark.programs, pytest.mark.usefixtures("copies_tried_here")]
 
 
 def run_folder(path: Path, config: dict[str, Any] | None, rows: list[tuple[float, float, float | str]]) -> str:
@@ -47,7 +47,8 @@ def texts(svg: Path) -> str:
     """The words of a picture: matplotlib writes each as a comment beside its glyphs."""
     parser = ElementTree.XMLParser(target=ElementTree.TreeBuilder(insert_comments=True))
     tree = ElementTree.parse(svg, parser)
-    return "\n".join(node.text or "" for node in tree.iter() if node.tag is ElementTree.Comment)
+    comments = [node for node in tree.iter() if node.tag is ElementTree.Comment]  # type: ignore[comparison-overlap]
+    return "\n".join(node.text or "" for node in comments)
 
 
 def n_bands(svg: Path) -> int:

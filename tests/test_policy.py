@@ -4,7 +4,7 @@ import resource
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsFloat
 
 import gymnasium as gym
 import numpy as np
@@ -36,6 +36,8 @@ from headrace.types import EnvSpaces
 from tests.environments import SHAPELESS, SPACES, AnySpaces
 from tests.walk import Walk
 
+pytestmark = pytest.mark.usefixtures("copies_tried_here")
+
 WALK = EnvSpaces(Walk().observation_space, Walk().action_space)
 
 
@@ -56,7 +58,8 @@ def episode(policy: Policy, env: gym.Env[Any, Any]) -> float:
     """The return of one episode, played as a user would, in an environment as evaluation seeds its first."""
     observation, _ = env.reset(seed=env_seeds(5, 0, Stream.EVAL_ENV)[0])
     policy.reset()
-    total, reward, ended = 0.0, 0.0, False
+    total, ended = 0.0, False
+    reward: SupportsFloat = 0.0
     while not ended:
         observation, reward, terminated, truncated, _ = env.step(policy(observation, reward))
         ended = terminated or truncated
@@ -104,14 +107,14 @@ def test_several_environments_at_once_are_acted_for_as_evaluation_does(kind: str
         env, batch_T=1, batch_B=1, eval_n_envs=3, eval_max_trajectories=6, max_decorrelation_steps=0
     )
     with sampler.initialize(agent, seed=5):
-        expected = {env_id: [] for env_id in range(3)}
+        expected: dict[int, list[Any]] = {env_id: [] for env_id in range(3)}
         for info in sampler.evaluate_agent(0):
             expected[info.env_id].append(pytest.approx(info.Return, rel=1e-5))
     policy = Policy(agent, seed=5)
     envs = [gym.make(env) if isinstance(env, str) else env() for _ in range(3)]
     first = [one.reset(seed=env_seeds(5, k, Stream.EVAL_ENV)[0])[0] for k, one in enumerate(envs)]
     observation, reward, total = np.stack(first), np.zeros(3), np.zeros(3)
-    returns = {env_id: [] for env_id in range(3)}
+    returns: dict[int, list[float]] = {env_id: [] for env_id in range(3)}
     policy.reset()
     while min(map(len, returns.values())) < 2:
         ended = np.zeros(3, np.bool_)
@@ -321,7 +324,7 @@ def test_spaces_survive_as_plain_data(name: str, tmp_path: Path) -> None:
 def test_bounds_survive_bit_by_bit() -> None:
     low = np.array([-np.inf, -0.0, 1e-45, np.nextafter(1.0, 2.0)])
     for dtype in (np.float16, np.float32, np.float64):
-        space = spaces.Box(low.astype(dtype), np.full(4, np.inf, dtype), dtype=dtype)
+        space: spaces.Box[Any] = spaces.Box(low.astype(dtype), np.full(4, np.inf, dtype), dtype=dtype)
         came = space_of(plain_space(space))
         assert isinstance(came, spaces.Box)
         assert came.low.tobytes() == space.low.tobytes()
@@ -538,7 +541,12 @@ def test_what_is_sealed_but_odd_is_one_readable_error(name: str, saved: Path, tm
 
 
 def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
-    for state in ({"agent": {}}, {"about": 3, "agent": {}}, {"about": {"observation": {"kind": "Box"}}, "agent": {}}):
+    states: list[dict[str, Any]] = [
+        {"agent": {}},
+        {"about": 3, "agent": {}},
+        {"about": {"observation": {"kind": "Box"}}, "agent": {}},
+    ]
+    for state in states:
         save_checkpoint(tmp_path / "c.pt", state)
         with pytest.raises(CheckpointError, match="not written by a runner"):
             headrace.load_agent(tmp_path / "c.pt")

@@ -1,6 +1,7 @@
 """What is recorded is what was true at the time, whatever environments, agents and statistics do with its memory."""
 
 from functools import cache
+from itertools import product
 from typing import Any
 
 import pytest
@@ -34,6 +35,7 @@ from tests.aliasing import (
     Scribbles,
     plain,
 )
+from tests.quick import quick_and_slow
 
 SAMPLERS: list[type[BaseSampler]] = [
     SerialSampler,
@@ -113,20 +115,17 @@ def in_quick_suite(cls: type[BaseSampler], *others: bool) -> list[Any]:
 
 @pytest.mark.parametrize(
     ("cls", "mode", "fault"),
-    [
-        pytest.param(
-            cls,
-            mode,
-            fault,
-            marks=in_quick_suite(cls, cls is SerialSampler or (mode, fault) == ("scalar", "scribbles")),
-        )
-        for cls in SAMPLERS
-        for mode in MODES
-        for fault in ENV_FAULTS
-    ],
+    quick_and_slow(
+        product(SAMPLERS, MODES, ENV_FAULTS),
+        [
+            *((SerialSampler, "scalar", fault) for fault in ENV_FAULTS),
+            *((SerialSampler, mode, "scribbles") for mode in MODES[1:]),
+            (AlternatingSampler, "scalar", "scribbles"),
+        ],
+    ),
 )
 def test_an_environment_may_use_its_memory_again_and_write_into_what_it_is_given(
-    cls: type[BaseSampler], mode: str, fault: str
+    cls: Any, mode: str, fault: str
 ) -> None:
     assert_same(run(cls, mode, env_fault=fault), honest(cls, mode))
 
@@ -134,16 +133,14 @@ def test_an_environment_may_use_its_memory_again_and_write_into_what_it_is_given
 @pytest.mark.parametrize(
     ("cls", "action", "mode", "fault"),
     [
-        pytest.param(cls, action, mode, fault, marks=in_quick_suite(cls, cls is SerialSampler))
+        pytest.param(cls, action, mode, fault, marks=in_quick_suite(cls, mode == "scalar"))
         for cls in (SerialSampler, CpuSampler, GpuSampler)
         for action in ACTION_SPACES
         for mode in MODES[:2]
         for fault in ("scribbles", "writes")
     ],
 )
-def test_actions_are_recorded_as_given_in_every_space(
-    cls: type[BaseSampler], action: str, mode: str, fault: str
-) -> None:
+def test_actions_are_recorded_as_given_in_every_space(cls: Any, action: str, mode: str, fault: str) -> None:
     assert_same(run(cls, mode, env_fault=fault, action=action), honest(cls, mode, action))
 
 
@@ -155,11 +152,13 @@ def test_actions_are_recorded_as_given_in_every_space(
         for fault in AGENT_FAULTS
     ],
 )
-def test_an_agent_may_use_its_tensors_again(cls: type[BaseSampler], fault: str) -> None:
+def test_an_agent_may_use_its_tensors_again(cls: Any, fault: str) -> None:
     assert_same(run(cls, "scalar", agent_fault=fault, action="dict"), honest(cls, "scalar", "dict"))
 
 
-@pytest.mark.parametrize("fault", AGENT_FAULTS)
+@pytest.mark.parametrize(
+    "fault", [pytest.param(fault, marks=[] if fault == "scribbles" else [pytest.mark.slow]) for fault in AGENT_FAULTS]
+)
 def test_an_agent_may_use_its_tensors_again_in_blocks_of_rows(fault: str) -> None:
     """40 rows are two calls of the agent."""
     options: dict[str, Any] = {"deterministic": True, "batch_B": 40}
@@ -169,10 +168,12 @@ def test_an_agent_may_use_its_tensors_again_in_blocks_of_rows(fault: str) -> Non
 @pytest.mark.parametrize(
     ("cls", "mode"),
     [
-        pytest.param(cls, mode, marks=in_quick_suite(cls, cls is SerialSampler or mode == "scalar"))
+        pytest.param(
+            cls, mode, marks=in_quick_suite(cls, mode == "scalar" or (cls is SerialSampler and mode == "NEXT_STEP"))
+        )
         for cls in SAMPLERS
         for mode in MODES
     ],
 )
-def test_statistics_may_write_into_what_they_are_told(cls: type[BaseSampler], mode: str) -> None:
+def test_statistics_may_write_into_what_they_are_told(cls: Any, mode: str) -> None:
     assert_same(run(cls, mode, TrajInfoCls=Scribbles), honest(cls, mode))

@@ -18,8 +18,8 @@ from headrace.buffers.tree import tree_leaves, tree_map, tree_paths, tree_rows
 from headrace.models import RecurrentActorCritic
 from headrace.samplers import BaseSampler, CpuSampler, SerialSampler
 from headrace.types import EnvSpaces, StepInputs, Tree
-from tests.environments import SEED
-from tests.tasks import CueRecall, Varied, assert_reproduced, close, learned
+from tests.environments import SEED, Varied
+from tests.tasks import CueRecall, assert_reproduced, close, learned
 
 BOX = spaces.Box(-np.inf, np.inf, (3,), np.float32)
 ACTIONS: dict[str, tuple[Callable[..., Agent], spaces.Space[Any]]] = {
@@ -175,7 +175,9 @@ def test_value_does_not_advance_the_state_and_a_row_does_not_look_at_others() ->
     agent = agent_of("discrete", "lstm")
     agent.initialize(EnvSpaces(BOX, spaces.Discrete(3)), seed=0)
     rows = rows_of("several")
-    inputs = tree_rows(StepInputs(*rows, torch.full((T, B, 1), 0.5)), 0)
+    observation, action, reward, is_first = rows
+    inputs = tree_rows(StepInputs(observation, action, reward, is_first, torch.full((T, B, 1), 0.5)), 0)
+    assert isinstance(agent.model, RecurrentActorCritic)
     state = state_of(agent.model)
     kept = tree_map(torch.clone, state)
     agent.sample_mode(0)
@@ -260,7 +262,8 @@ QUICK = [("discrete", "lstm", "mid_batch"), ("box", "gru", "wait")]
 )
 def test_workers_collect_the_same_batches(name: str, cell: str, reset_mode: str) -> None:
     """Bit for bit in deterministic mode, up to rounding of inference by default; three batches, weights that change."""
-    for options, n_workers in (({"deterministic": True}, (3,)), ({}, (2,))):
+    runs: tuple[tuple[dict[str, Any], tuple[int, ...]], ...] = (({"deterministic": True}, (3,)), ({}, (2,)))
+    for options, n_workers in runs:
         expected = batches(name, cell, reset_mode=reset_mode, **options)
         for workers in n_workers:
             found = batches(name, cell, CpuSampler, n_workers=workers, reset_mode=reset_mode, **options)
@@ -303,7 +306,8 @@ def assert_columns_once(batch: PgBatch, parts: list[PgBatch]) -> None:
     together = tree_map(lambda *leaves: torch.cat(leaves), *(part.state for part in parts))
     tree_map(close, together, tree_rows(batch.state, chosen))
     if batch.valid is not None:
-        assert torch.equal(torch.cat([part.valid for part in parts], dim=1), batch.valid[:, chosen])
+        valid = [part.valid for part in parts if part.valid is not None]
+        assert torch.equal(torch.cat(valid, dim=1), batch.valid[:, chosen])
 
 
 @pytest.mark.parametrize("algo", [A2C(), PPO(PPOConfig(epochs=2))], ids=["a2c", "ppo"])

@@ -88,8 +88,8 @@ def train(cls: type[BaseSampler], folder: Path, notes: Path, dies_at: int, seed:
     """In a process of its own. dies_at: which of its writes to the replay it is killed in, 0 for none."""
     torch.set_num_threads(1)
     if dies_at:
-        os.fsync = dies_writing(folder / "replay", dies_at, random.Random(seed))
-    place = {"resume_from": folder} if (folder / "checkpoint.pt").exists() else {"log_dir": folder}
+        os.fsync = dies_writing(folder / "replay", dies_at, random.Random(seed))  # type: ignore[assignment]
+    place: dict[str, Any] = {"resume_from": folder} if (folder / "checkpoint.pt").exists() else {"log_dir": folder}
     runner(cls, callbacks=[Notes(notes)], **place).train()
 
 

@@ -1,5 +1,7 @@
 """Stacked frames: put together again exactly as the environment's wrapper gave them, or refused."""
 
+from typing import Any
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -43,7 +45,7 @@ def test_gymnasiums_stacks_come_back_bit_for_bit(padding: str, reset_mode: str) 
     sampler = SerialSampler(stacked, {"padding": padding}, batch_T=7, batch_B=3, reset_mode=reset_mode)
     example = np.zeros((4, 6, 6), np.uint8)
     with sampler.initialize(CategoricalPgAgent(model_kwargs={"hidden_sizes": (4,)}), seed=0):
-        settings = {"size": 120, "n_step": 2, "n_finals": 120}
+        settings: dict[str, Any] = {"size": 120, "n_step": 2, "n_finals": 120}
         frames_writer, frames = make_replay(BatchSpec(7, 3), example, ACTION, frames=4, **settings)
         stacks_writer, stacks = make_replay(BatchSpec(7, 3), example, ACTION, **settings)
         for itr in range(30):

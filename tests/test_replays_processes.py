@@ -57,8 +57,8 @@ def whole(replay: UniformReplay, n: int) -> np.ndarray:
     assert torch.equal(observation, expected[:, None].expand_as(observation))
     assert torch.equal(transitions.next_inputs.prev_action, last)
     assert torch.equal(transitions.discount, torch.where(terminated, 0.0, 0.5**steps))
-    returns = sum((index + k * B) % 1000 * (k < steps) * 0.5**k for k in range(N_STEP))
-    assert torch.allclose(transitions.return_, returns.float())
+    rewards = [(index + k * B) % 1000 * (k < steps) * 0.5**k for k in range(N_STEP)]
+    assert torch.allclose(transitions.return_, torch.stack(rewards).sum(0).float())
     first = row % LENGTH == 0
     assert torch.equal(transitions.inputs.is_first, first)
     assert torch.equal(transitions.inputs.prev_action, torch.where(first, 0, index - B))

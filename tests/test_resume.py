@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -29,6 +30,8 @@ from headrace.samplers import BaseSampler, CpuSampler, SerialSampler, TrajInfo
 from headrace.types import EnvSpaces
 from tests.leftovers import DEADLINE
 from tests.walk import Walk
+
+pytestmark = pytest.mark.usefixtures("copies_tried_here")
 
 #: Columns that say how long something took.
 TIMES = {"CumTime", "StepsPerSecond", "CumSampleTime", "CumOptimizeTime", "CumEvalTime"}
@@ -419,7 +422,7 @@ def test_environments_of_other_spaces_are_refused(tmp_path: Path) -> None:
 
         def __init__(self) -> None:
             super().__init__()
-            self.observation_space = type(self.observation_space)(-np.inf, np.inf, (Grows.size,), np.float32)
+            self.observation_space = gym.spaces.Box(-np.inf, np.inf, (Grows.size,), np.float32)
 
         def reset(self, **more: Any) -> Any:
             return np.resize(super().reset(**more)[0], Grows.size), {}

@@ -44,7 +44,8 @@ class Remembers(Agent):
     noise_size = 1
 
     def build_model(self, spaces: EnvSpaces) -> torch.nn.Module:
-        return torch.nn.Linear(*spaces.observation.shape, 3)
+        assert spaces.observation.shape is not None
+        return torch.nn.Linear(spaces.observation.shape[0], 3)
 
     def initial_state(self, n: int) -> Tree:
         return {"sum": torch.zeros(n, 3)}
@@ -102,6 +103,7 @@ slow = partial(pytest.param, marks=pytest.mark.slow)
 OBJECTS = {"TrajInfoCls": Digest, "eval_n_envs": 3, "env": Stochastic}
 
 
+@pytest.mark.usefixtures("copies_tried_here")
 @pytest.mark.parametrize(
     ("first", "second", "more", "Agents"),
     [
@@ -136,6 +138,7 @@ def test_a_sampler_goes_on_where_another_stood(first: Any, second: Any, more: di
     assert same(came, expected)
 
 
+@pytest.mark.usefixtures("copies_tried_here")
 def test_evaluation_environments_that_never_began_begin_with_their_seeds() -> None:
     def infos(sampler: BaseSampler) -> list[Any]:
         return [vars(info) for info in sampler.evaluate_agent(1)]
@@ -145,8 +148,8 @@ def test_evaluation_environments_that_never_began_begin_with_their_seeds() -> No
         sampler.obtain_samples(0)
         state = sampler.state()
         expected = infos(sampler)
-    with workers(2, Stochastic, eval_n_envs=4).initialize(agent, seed=3, resume=state) as sampler:
-        assert infos(sampler) == expected
+    with workers(2, Stochastic, eval_n_envs=4).initialize(agent, seed=3, resume=state) as resumed:
+        assert infos(resumed) == expected
 
 
 def test_asking_for_the_state_changes_nothing() -> None:
@@ -284,6 +287,7 @@ def test_without_environments_episodes_begin_anew_with_other_seeds() -> None:
     assert (state.batches, state.incarnation) == (9, 2)
 
 
+@pytest.mark.usefixtures("copies_tried_here")
 def test_a_saved_environment_that_cannot_be_read_names_itself() -> None:
     with serial().initialize(CategoricalPgAgent(), seed=3, resumable=True) as sampler:
         sampler.obtain_samples(0)
@@ -293,6 +297,7 @@ def test_a_saved_environment_that_cannot_be_read_names_itself() -> None:
         workers(2).initialize(CategoricalPgAgent(), seed=3, resume=state)
 
 
+@pytest.mark.usefixtures("copies_tried_here")
 def test_a_state_of_other_environments_is_refused() -> None:
     with serial().initialize(CategoricalPgAgent(), seed=3, resumable=True) as sampler:
         sampler.obtain_samples(0)
@@ -302,6 +307,7 @@ def test_a_state_of_other_environments_is_refused() -> None:
             other.initialize(CategoricalPgAgent(), seed=3, resume=state)
 
 
+@pytest.mark.usefixtures("copies_tried_here")
 def test_the_state_of_a_closed_sampler() -> None:
     with serial().initialize(CategoricalPgAgent(), seed=3, resumable=True) as sampler:
         sampler.obtain_samples(0)

@@ -207,13 +207,14 @@ def test_advantages_follow_their_definition_on_random_batches(gae_lambda: float)
         terminated, truncated = (generator.random((T, 6)) < 0.2 for _ in range(2))
         bootstrap = generator.normal(size=(1, 6))
         expected = by_definition(reward, value, terminated, truncated, bootstrap, final, 0.9, gae_lambda)
-        tensors = [torch.from_numpy(array) for array in (reward, value, terminated, truncated, bootstrap, final)]
+        rewards, values = torch.from_numpy(reward), torch.from_numpy(value)
+        ended, cut, last, finals = map(torch.from_numpy, (terminated, truncated, bootstrap, final))
+        tensors = (rewards, values, ended, cut, last, finals)
         before = [tensor.clone() for tensor in tensors]
         advantage, returns = generalized_advantages(*tensors, 0.9, gae_lambda)
         torch.testing.assert_close(advantage, torch.from_numpy(expected))
         if gae_lambda == 1.0:  # then the λ-return is the discounted return
-            reward_, _, *others = tensors
-            torch.testing.assert_close(discounted_returns(reward_, *others, discount=0.9), returns)
+            torch.testing.assert_close(discounted_returns(rewards, ended, cut, last, finals, 0.9), returns)
         assert all(torch.equal(now, then) for now, then in zip(tensors, before, strict=True)), "an input was changed"
 
 

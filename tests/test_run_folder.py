@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from headrace.runners.run_folder import RunFolder
+from tests.leftovers import DEADLINE
 
 
 @dataclass
@@ -34,7 +35,7 @@ def starts_of(path: Path) -> list[dict[str, object]]:
 
 def git(folder: Path, *arguments: str) -> str:
     identity = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
-    done = subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, capture_output=True, timeout=30)
+    done = subprocess.run(["git", *identity, *arguments], cwd=folder, check=True, capture_output=True, timeout=DEADLINE)
     return done.stdout.decode().strip()
 
 

@@ -40,6 +40,8 @@ from tests.leftovers import DEADLINE
 from tests.light import Breaks
 from tests.walk import Walk
 
+pytestmark = pytest.mark.usefixtures("copies_tried_here")
+
 ROOT = Path(__file__).parent.parent
 QUIET = Logger()
 
@@ -185,7 +187,7 @@ def test_no_log_dir_means_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("name", ["n_steps", "log_interval_steps"])
 def test_wrong_numbers_are_named(name: str) -> None:
-    steps = {"n_steps": 100.0, "log_interval_steps": 100.0, name: 0.0}
+    steps: dict[str, Any] = {"n_steps": 100.0, "log_interval_steps": 100.0, name: 0.0}
     with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
         MinibatchRl(A2C(), CategoricalPgAgent(), sampler_of(), RunnerConfig(**steps))
 
@@ -479,8 +481,8 @@ def test_a_failed_save_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: py
 def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[str] = []
     fsync, replace = os.fsync, os.replace
-    monkeypatch.setattr(os, "fsync", lambda fd: (events.append("sync"), fsync(fd))[1])
-    monkeypatch.setattr(os, "replace", lambda a, b: (events.append("rename"), replace(a, b))[1])
+    monkeypatch.setattr(os, "fsync", lambda fd: events.append("sync") or fsync(fd))  # type: ignore[func-returns-value]
+    monkeypatch.setattr(os, "replace", lambda a, b: events.append("rename") or replace(a, b))  # type: ignore[func-returns-value]
     save_checkpoint(tmp_path / "c.pt", STATE)
     assert events == ["sync", "rename", "sync"]
 

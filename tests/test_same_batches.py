@@ -13,6 +13,7 @@ from headrace.buffers.samples import Samples
 from headrace.buffers.tree import tree_leaves, tree_paths
 from headrace.samplers import AsyncCpuSampler, BaseSampler, CpuSampler, SerialSampler, TrajInfo
 from headrace.types import EnvSpaces
+from tests.quick import quick_and_slow
 from tests.walk import Walk
 
 BATCHES = 4
@@ -122,8 +123,13 @@ def one_batch(batch_B: int, **options: Any) -> Samples:
         return samples.copy()
 
 
-@pytest.mark.parametrize("cls", [SerialSampler, CpuSampler])
-@pytest.mark.parametrize("reset_mode", ["mid_batch", "wait"])
+@pytest.mark.parametrize(
+    ("cls", "reset_mode"),
+    quick_and_slow(
+        product([SerialSampler, CpuSampler], ["mid_batch", "wait"]),
+        [(SerialSampler, "mid_batch"), (CpuSampler, "wait")],
+    ),
+)
 def test_every_cell_is_written_in_every_batch(cls: type[BaseSampler], reset_mode: str) -> None:
     """Slots are reused: what a batch does not write would be the last one's."""
     expected = run(cls, reset_mode=reset_mode, n_workers=2, deterministic=True)[0]
@@ -188,13 +194,14 @@ class Warmed(torch.nn.Module):
 @pytest.mark.parametrize(("cls", "lag"), [(CpuSampler, 0), (AsyncCpuSampler, 1)])
 def test_workers_act_with_everything_that_decides_in_the_model(cls: type[BaseSampler], lag: int) -> None:
     found = []
-    for one, later, options in ((SerialSampler, lag, {}), (cls, 0, {"n_workers": 2})):
+    cases: list[tuple[type[BaseSampler], int, dict[str, Any]]] = [(SerialSampler, lag, {}), (cls, 0, {"n_workers": 2})]
+    for one, later, options in cases:
         agent = CategoricalPgAgent(ModelCls=Warmed)
         sampler = one(Walk, batch_T=6, batch_B=4, deterministic=True, **options)
         with sampler.initialize(agent, seed=3):
             batches = []
             for itr in range(4):
-                agent.model.temperature.fill_(3.0 ** max(itr - later, 0))
+                agent.model.get_buffer("temperature").fill_(3.0 ** max(itr - later, 0))
                 batches.append(sampler.obtain_samples(itr)[0].copy())
             found.append(batches)
     for mine, theirs in zip(*found, strict=True):

@@ -31,7 +31,8 @@ from headrace.samplers import (
     SerialSampler,
     TrajInfo,
 )
-from tests.tasks import Varied
+from tests.environments import Varied
+from tests.leftovers import DEADLINE
 
 SAMPLERS = [CpuSampler, GpuSampler, AlternatingSampler, NoOverlapAlternatingSampler]
 WORKERS = [1, 2, 3, 4, 8]
@@ -62,7 +63,7 @@ def pairwise(cases: list[Case]) -> list[Case]:
     return chosen
 
 
-GRID: list[Case] = list(product(*AXES))  # type: ignore[arg-type]
+GRID: list[Case] = list(product(*AXES))
 ALWAYS = pairwise([case for case in GRID if case[1] in (2, 3)])
 
 
@@ -97,7 +98,7 @@ def run(cls: type[BaseSampler], model: str, action: str, reset_mode: str, B: int
         eval_max_trajectories=6,
         reset_mode=reset_mode,
         deterministic=True,
-        timeout=30.0,
+        timeout=DEADLINE,
         **options,
     )
     batches = []

@@ -297,6 +297,7 @@ def test_slices_of_a_slot_have_their_own_columns_and_final_region() -> None:
     assert first.reward.shape == (3, 4)
     assert second.reward.shape == (3, 3)
     second.reward[:] = 1
+    assert second.bootstrap_value is not None
     second.bootstrap_value[:] = 2
     assert slot.reward.tolist() == [[0, 0, 0, 0, 1, 1, 1]] * 3
     assert slot.bootstrap_value is not None

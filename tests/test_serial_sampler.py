@@ -602,8 +602,8 @@ def test_the_agent_acts_with_the_parameters_it_has_now() -> None:
     with sampler_of().initialize(agent, seed=SEED) as sampler:
         for value in (0.25, -1.5):
             with torch.no_grad():
-                agent.model.policy.head.weight[-1] = 0
-                agent.model.policy.head.bias[-1] = value
+                agent.model.get_parameter("policy.head.weight")[-1] = 0
+                agent.model.get_parameter("policy.head.bias")[-1] = value
             samples, _ = sampler.obtain_samples(0)
             assert samples.agent.agent_info.value.unique().tolist() == [value]
 
@@ -787,7 +787,7 @@ def test_greedy_episodes_are_the_same_every_time_and_differ_from_sampled_ones() 
     agent = CategoricalPgAgent()
     with sampler.initialize(agent, seed=SEED):
         with torch.no_grad():
-            agent.model.policy.head.weight *= 50  # actions depend on observations
+            agent.model.get_parameter("policy.head.weight").mul_(50)  # actions depend on observations
         answers = [[(info.Length, info.Return) for info in sampler.evaluate_agent(itr)] for itr in range(3)]
     assert answers[0] == answers[1] == answers[2]
     assert answers[0][0] == answers[0][1]

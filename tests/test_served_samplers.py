@@ -28,13 +28,15 @@ from headrace.samplers import (
 )
 from headrace.samplers.layout import slices_of, spread_like
 from headrace.types import Timing
+from tests.leftovers import DEADLINE
+from tests.quick import quick_and_slow
 from tests.walk import Walk
 
 SERVED = [GpuSampler, AlternatingSampler, pytest.param(NoOverlapAlternatingSampler, marks=pytest.mark.slow)]
 
 
 def sampler_of(cls: type[BaseSampler], **options: Any) -> Any:
-    return cls(Walk, **{"batch_T": 12, "batch_B": 5, "n_workers": 2, "timeout": 20.0, **options})
+    return cls(Walk, **{"batch_T": 12, "batch_B": 5, "n_workers": 2, "timeout": DEADLINE, **options})
 
 
 # ---- names ----
@@ -176,7 +178,7 @@ def test_a_server_keeps_a_core_for_itself() -> None:
         (GpuSampler, max(1, cores - 1)),
         (AlternatingSampler, max(1, cores - 1)),
     ):
-        sampler = cls(Walk, batch_T=2, batch_B=16)
+        sampler: Any = cls(Walk, batch_T=2, batch_B=16)
         assert sampler._engine.n_workers(Affinity()) == min(expected, 16)
 
 
@@ -202,8 +204,13 @@ def test_one_column_is_enough(cls: type[GpuSamplerBase]) -> None:
 # ---- cells, states, finals ----
 
 
-@pytest.mark.parametrize("cls", SERVED)
-@pytest.mark.parametrize("reset_mode", ["mid_batch", "wait"])
+@pytest.mark.parametrize(
+    ("cls", "reset_mode"),
+    quick_and_slow(
+        product([GpuSampler, AlternatingSampler, NoOverlapAlternatingSampler], ["mid_batch", "wait"]),
+        [(GpuSampler, "mid_batch"), (AlternatingSampler, "wait")],
+    ),
+)
 def test_every_cell_is_written_in_every_batch(cls: type[GpuSamplerBase], reset_mode: str) -> None:
     def batch(poison: bool) -> list[tuple[str, torch.Tensor]]:
         sampler = sampler_of(cls, reset_mode=reset_mode, env_info_keys={"n": ("int32", ())}, deterministic=True)

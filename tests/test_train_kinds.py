@@ -3,6 +3,7 @@
 import ast
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,8 +18,9 @@ from headrace.runners import RunFolder, load_checkpoint
 from tests.test_logging import Wandb, events
 from tests.walk import Walk
 
-pytestmark = pytest.mark.programs
+pytestmark = [pytest.mark.programs, pytest.mark.usefixtures("copies_tried_here")]
 
+slow = partial(pytest.param, marks=pytest.mark.slow)
 TINY = ["--batch-T", "8", "--batch-B", "4", "--n-steps", "64", "--eval-episodes", "2", "--sampler", "serial"]
 #: Nobody has measured settings for it, so it gets those of its kind.
 CONTINUOUS = ["--env", "MountainCarContinuous-v0", "--env-kwargs", '{"max_episode_steps": 20}']
@@ -26,6 +28,9 @@ CONTINUOUS = ["--env", "MountainCarContinuous-v0", "--env-kwargs", '{"max_episod
 
 class Pictures(Walk):
     """A walk that nobody sees: its observations are noise, its actions what `action_space` says."""
+
+    observation_space: gymnasium.Space[Any]
+    action_space: gymnasium.Space[Any]
 
     def __init__(self, in_dict: bool = False, continuous: bool = False) -> None:
         super().__init__()
@@ -47,6 +52,8 @@ class Pictures(Walk):
 class Bits(Walk):
     """A walk pushed by the sum of bits."""
 
+    action_space: gymnasium.Space[Any]
+
     def __init__(self) -> None:
         super().__init__()
         self.action_space = gymnasium.spaces.MultiBinary(3)
@@ -65,16 +72,16 @@ def trained(folder: Path, *options: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        (["--env", "FrozenLake-v1"], (False, 4, 1e-3, True)),
+        slow(["--env", "FrozenLake-v1"], (False, 4, 1e-3, True)),
         (["--env", f"{__name__}:Bits"], (False, 4, 1e-3, True)),
-        ([*CONTINUOUS], (True, 32, 3e-4, True)),
+        slow([*CONTINUOUS], (True, 32, 3e-4, True)),
         ([*CONTINUOUS, "--recurrent", "lstm"], (True, 4, 3e-4, True)),
-        (["--env", f"{__name__}:Pictures"], (False, 4, 2.5e-4, False)),
+        slow(["--env", f"{__name__}:Pictures"], (False, 4, 2.5e-4, False)),
         (
             ["--env", f"{__name__}:Pictures", "--env-kwargs", '{"in_dict": true, "continuous": true}'],
             (False, 4, 2.5e-4, False),
         ),
-        ([*CONTINUOUS, "--no-normalize-observation", "--ppo.minibatches", "3"], (False, 3, 3e-4, True)),
+        slow([*CONTINUOUS, "--no-normalize-observation", "--ppo.minibatches", "3"], (False, 3, 3e-4, True)),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
@@ -90,7 +97,7 @@ def test_defaults_suit_the_environment(
     )
 
 
-@pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1", f"{__name__}:Pictures"])
+@pytest.mark.parametrize("env", [slow("CartPole-v1"), "Pendulum-v1", slow(f"{__name__}:Pictures")])
 def test_a2c_has_defaults_too(env: str, tmp_path: Path) -> None:
     config = trained(tmp_path, "--algo", "a2c", "--env", env)
     assert config["a2c"]["normalize_reward"] == (env != f"{__name__}:Pictures")

@@ -303,7 +303,7 @@ def test_subclasses_with_a_constructor_of_their_own_work(cls: type[SerialSampler
                 assert info.Scaled == 3 * info.Return
                 assert info.scale == 3
             else:
-                assert info.label == "x"  # type: ignore[attr-defined]
+                assert info.label == "x"
 
 
 def test_two_samplers_with_different_discounts_do_not_share_them() -> None:

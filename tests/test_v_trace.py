@@ -59,7 +59,11 @@ def by_definition(
     return advantage, target
 
 
-def random_batch(T: int, B: int, seed: int) -> tuple[np.ndarray, ...]:
+#: Reward, value, ratio, terminated, truncated, bootstrap and final values.
+Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+
+
+def random_batch(T: int, B: int, seed: int) -> Arrays:
     generator = np.random.default_rng(seed)
     reward, value, final = (generator.normal(size=(T, B)) for _ in range(3))
     ratio = np.exp(generator.normal(size=(T, B)))
@@ -78,8 +82,8 @@ def random_batch(T: int, B: int, seed: int) -> tuple[np.ndarray, ...]:
 def test_v_trace_follows_its_definition(T: int, seed: int, v_lambda: float, rho_clip: float, c_clip: float) -> None:
     arrays = random_batch(T, 3, seed)
     expected = by_definition(*arrays, 0.9, v_lambda, rho_clip, c_clip)
-    tensors = [torch.from_numpy(array) for array in arrays]
-    tensors[2] = tensors[2].log()
+    reward, value, ratio, terminated, truncated, bootstrap, final = map(torch.from_numpy, arrays)
+    tensors = (reward, value, ratio.log(), terminated, truncated, bootstrap, final)
     before = [tensor.clone() for tensor in tensors]
     for found, wanted in zip(v_trace(*tensors, 0.9, v_lambda, rho_clip, c_clip), expected, strict=True):
         torch.testing.assert_close(found, torch.from_numpy(wanted))
@@ -87,9 +91,10 @@ def test_v_trace_follows_its_definition(T: int, seed: int, v_lambda: float, rho_
 
 
 def test_on_policy_it_is_the_discounted_return() -> None:
-    reward, value, ratio, *others = (torch.from_numpy(array) for array in random_batch(9, 4, 1))
-    advantage, target = v_trace(reward, value, torch.zeros_like(ratio), *others, 0.9)
-    expected, returns = generalized_advantages(reward, value, *others, 0.9, 1.0)
+    reward, value, ratio, terminated, truncated, bootstrap, final = map(torch.from_numpy, random_batch(9, 4, 1))
+    ends = (terminated, truncated, bootstrap, final)
+    advantage, target = v_trace(reward, value, torch.zeros_like(ratio), *ends, 0.9)
+    expected, returns = generalized_advantages(reward, value, *ends, 0.9, 1.0)
     torch.testing.assert_close(target, returns)
     torch.testing.assert_close(advantage, expected)
 
@@ -169,7 +174,9 @@ def test_wrong_settings_are_named(wrong: dict[str, Any]) -> None:
         IMPALAConfig(**wrong)
 
 
-@pytest.mark.parametrize("cls", [SerialSampler, CpuSampler, pytest.param(GpuSampler, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "cls", [CpuSampler, *(pytest.param(cls, marks=pytest.mark.slow) for cls in (SerialSampler, GpuSampler))]
+)
 def test_it_learns_the_same_on_any_sampler_without_a_bootstrap_value(cls: type[BaseSampler]) -> None:
     agent, algo = CategoricalPgAgent(), IMPALA(IMPALAConfig(discount=0.5, learning_rate=1e-2))
     assert not algo.bootstrap_value

@@ -19,8 +19,11 @@ from tests.leftovers import other_processes
 SAMPLERS = pytest.mark.parametrize("cls", [SerialSampler, CpuSampler])
 NAN, INF = float("nan"), float("inf")
 
+Expected = type[Exception] | tuple[type[Exception], ...]
 #: (argument, wrong value, error)
-CONSTRUCTOR: list[tuple[str, Any, type[Exception]]] = [
+Wrong = tuple[str, Any, Expected]
+
+CONSTRUCTOR: list[Wrong] = [
     ("batch_T", 0, ValueError),
     ("batch_T", -1, ValueError),
     ("batch_T", 2.5, TypeError),
@@ -133,7 +136,7 @@ CONSTRUCTOR: list[tuple[str, Any, type[Exception]]] = [
     ("gpu", True, TypeError),
 ]
 
-INITIALIZE: list[tuple[str, Any, type[Exception]]] = [
+INITIALIZE: list[Wrong] = [
     ("agent", None, TypeError),
     ("agent", CategoricalPgAgent, TypeError),
     ("agent", "ppo", TypeError),
@@ -183,7 +186,7 @@ INITIALIZE: list[tuple[str, Any, type[Exception]]] = [
 INSIDE_AFFINITY = {"workers_cpus", "master_cpus", "worker_torch_threads", "master_torch_threads"}
 
 
-def identify(case: tuple[str, Any, type[Exception]]) -> str:
+def identify(case: Wrong) -> str:
     """Without addresses: every process that collects the tests must call them the same."""
     return re.sub(r" at 0x\w+", "", f"{case[0]}={case[1]!r}")[:60]
 
@@ -195,9 +198,7 @@ def arguments(**changes: Any) -> dict[str, Any]:
 
 @SAMPLERS
 @pytest.mark.parametrize(("name", "value", "kind"), CONSTRUCTOR, ids=map(identify, CONSTRUCTOR))
-def test_the_constructor_names_a_wrong_argument(
-    cls: type[BaseSampler], name: str, value: Any, kind: type[Exception]
-) -> None:
+def test_the_constructor_names_a_wrong_argument(cls: type[BaseSampler], name: str, value: Any, kind: Expected) -> None:
     with pytest.raises(kind, match=rf"\b{name}\b"):
         cls(**arguments(**{name: value}))
     assert other_processes() == set()
@@ -227,7 +228,7 @@ ON_INITIALIZE = [(SerialSampler, *case) for case in INITIALIZE] + [(CpuSampler, 
     ids=[f"{case[0].__name__}-{identify(case[1:])}" for case in ON_INITIALIZE],
 )
 def test_initialize_names_a_wrong_argument_before_anything_is_made(
-    cls: type[BaseSampler], name: str, value: Any, kind: type[Exception], tmp_path: Path
+    cls: type[BaseSampler], name: str, value: Any, kind: Expected, tmp_path: Path
 ) -> None:
     mark = tmp_path / "made"
 

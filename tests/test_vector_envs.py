@@ -41,6 +41,8 @@ from headrace.samplers import (
 )
 from headrace.types import AgentStep, StepInputs
 from tests.environments import SEED, raising, replace
+from tests.leftovers import DEADLINE
+from tests.quick import quick_and_slow
 from tests.tasks import Masked, assert_reproduced
 from tests.test_returns import ValueIsMemory
 from tests.vector_worlds import ACTIONS, MODES, WORLD_INFO, LyingVector, Steady, World, in_processes, side_by_side
@@ -49,13 +51,13 @@ Batches = list[tuple[Samples, list[TrajInfo]]]
 
 slow = partial(pytest.param, marks=pytest.mark.slow)
 #: Environments here, in workers, and in workers that are served in turn; then the rest of the samplers.
-SAMPLERS: list[Any] = [
+SAMPLERS: list[tuple[type[BaseSampler], int]] = [
     (SerialSampler, 1),
     (CpuSampler, 3),
     (AlternatingSampler, 2),
-    slow(CpuSampler, 1),
-    slow(GpuSampler, 2),
-    slow(NoOverlapAlternatingSampler, 3),
+    (CpuSampler, 1),
+    (GpuSampler, 2),
+    (NoOverlapAlternatingSampler, 3),
 ]
 
 
@@ -104,7 +106,7 @@ def run(
 ) -> Run:
     """`n` batches of 12 rows and 5 columns; the parameters change after each."""
     learner = agent()
-    sizes: dict[str, Any] = {"batch_T": 12, "batch_B": 5, "max_decorrelation_steps": 0, "timeout": 30.0}
+    sizes: dict[str, Any] = {"batch_T": 12, "batch_B": 5, "max_decorrelation_steps": 0, "timeout": DEADLINE}
     sampler = cls(EnvCls, env_kwargs, deterministic=True, **(sizes | options))
     batches = []
     with sampler.initialize(learner, seed=seed, bootstrap_value=True, traj_info_kwargs={"discount": 0.9}):
@@ -186,20 +188,29 @@ def world_options(action: str, decorrelation: int, diary: type[TrajInfo]) -> dic
     }
 
 
+SETTINGS = [
+    ("DISABLED", 9, InfoDiary, "discrete from 2"),
+    ("SAME_STEP", 0, Diary, "continuous"),
+    ("DISABLED", 0, TrajInfo, "discrete from 2"),
+    ("DISABLED", 9, InfoDiary, "continuous"),
+    ("DISABLED", 0, TrajInfo, "continuous"),
+    ("SAME_STEP", 0, Diary, "discrete from 2"),
+]
+#: Both modes in one process, and one of them in each way to have workers.
+QUICK = [
+    (SerialSampler, 1, *SETTINGS[0]),
+    (SerialSampler, 1, *SETTINGS[1]),
+    (CpuSampler, 3, *SETTINGS[1]),
+    (AlternatingSampler, 2, *SETTINGS[0]),
+]
+
+
 @pytest.mark.parametrize(
-    ("mode", "decorrelation", "diary", "action"),
-    [
-        ("DISABLED", 9, InfoDiary, "discrete from 2"),
-        ("SAME_STEP", 0, Diary, "continuous"),
-        slow("DISABLED", 0, TrajInfo, "discrete from 2"),
-        slow("DISABLED", 9, InfoDiary, "continuous"),
-        slow("DISABLED", 0, TrajInfo, "continuous"),
-        slow("SAME_STEP", 0, Diary, "discrete from 2"),
-    ],
+    ("cls", "n_workers", "mode", "decorrelation", "diary", "action"),
+    quick_and_slow([(*one, *setting) for one in SAMPLERS for setting in SETTINGS], QUICK),
 )
-@pytest.mark.parametrize(("cls", "n_workers"), SAMPLERS)
 def test_batches_are_those_of_single_environments(
-    cls: type[BaseSampler], n_workers: int, action: str, mode: str, decorrelation: int, diary: type[TrajInfo]
+    cls: type[BaseSampler], n_workers: int, mode: str, decorrelation: int, diary: Any, action: str
 ) -> None:
     """Columns are uneven over workers and groups; Gymnasium's vector environment answers with arrays it uses again."""
     expected = single_worlds(action, decorrelation, diary)
@@ -223,7 +234,7 @@ def test_decorrelated_statistics_count_what_came_before_the_first_batch(mode: st
 def test_decorrelation_without_holding_does_not_depend_on_workers(mode: str) -> None:
     """No environment can be kept from moving, so all of them take as many random steps."""
     vector = as_vector(World, mode, {"action_space": ACTIONS["continuous"]})
-    options = {"agent": GaussianPgAgent, "max_decorrelation_steps": 9}
+    options: dict[str, Any] = {"agent": GaussianPgAgent, "max_decorrelation_steps": 9}
     expected = run(SerialSampler, *vector, **options)
     assert_same(expected, run(CpuSampler, *vector, n_workers=3, **options))
     assert not begin_alike(expected, run(SerialSampler, *vector, agent=GaussianPgAgent))
@@ -269,19 +280,24 @@ def waiting_steadies() -> Run:
     return run(SerialSampler, Steady, reset_mode="wait", max_decorrelation_steps=9, evaluations=1, eval_n_envs=3)
 
 
-@pytest.mark.parametrize(("cls", "n_workers"), SAMPLERS)
+@pytest.mark.parametrize(("cls", "n_workers"), quick_and_slow(SAMPLERS, SAMPLERS[:2]))
 def test_environments_that_wait_give_the_batches_of_single_ones(cls: type[BaseSampler], n_workers: int) -> None:
     """Rows that wait step along; where a reset forgets everything, nothing can be seen of it."""
     expected = waiting_steadies()
     assert 0 < total(expected, "valid") < 3 * 12 * 5
-    options = {"reset_mode": "wait", "max_decorrelation_steps": 9, "evaluations": 1, "eval_n_envs": 3}
+    options: dict[str, Any] = {
+        "reset_mode": "wait",
+        "max_decorrelation_steps": 9,
+        "evaluations": 1,
+        "eval_n_envs": 3,
+    }
     assert_same(expected, run(cls, *as_vector(Steady, "DISABLED"), n_workers=n_workers, **options))
 
 
 def test_random_environments_that_wait_have_whole_episodes_and_padding() -> None:
     """What they do while they wait counts for nothing, and takes random numbers that single ones keep."""
     own = {"action_space": ACTIONS["discrete from 2"]}
-    options = {"reset_mode": "wait", "env_info_keys": WORLD_INFO, "TrajInfoCls": InfoDiary}
+    options: dict[str, Any] = {"reset_mode": "wait", "env_info_keys": WORLD_INFO, "TrajInfoCls": InfoDiary}
     single = run(SerialSampler, World, own, **options)
     found = run(SerialSampler, *as_vector(World, "DISABLED", own), **options)
     assert_same_samples(single.batches[0][0], found.batches[0][0])
@@ -329,8 +345,13 @@ def without_diary(info: TrajInfo) -> TrajInfo:
     return TrajInfo(**{name: value for name, value in vars(info).items() if name != "Seen"})
 
 
-@pytest.mark.parametrize(("cls", "n_workers"), SAMPLERS)
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    ("cls", "n_workers", "mode"),
+    quick_and_slow(
+        [(*one, mode) for one in SAMPLERS for mode in MODES],
+        [*((SerialSampler, 1, mode) for mode in MODES), (AlternatingSampler, 2, "NEXT_STEP")],
+    ),
+)
 def test_evaluation_episodes_are_those_of_single_environments(
     cls: type[BaseSampler], n_workers: int, mode: str
 ) -> None:
@@ -343,7 +364,7 @@ def test_evaluation_episodes_are_those_of_single_environments(
 
 @pytest.mark.parametrize("mode", ["NEXT_STEP", slow("SAME_STEP"), slow("DISABLED")])
 def test_later_evaluations_begin_with_resets_too(mode: str) -> None:
-    options = {"evaluations": 3, "eval_n_envs": 5, "eval_max_trajectories": 15}
+    options: dict[str, Any] = {"evaluations": 3, "eval_n_envs": 5, "eval_max_trajectories": 15}
     expected = run(SerialSampler, Steady, **options).evaluations
     for cls in (SerialSampler, CpuSampler, GpuSampler):
         came = run(cls, *as_vector(Steady, mode), n_workers=2, **options).evaluations
@@ -361,15 +382,15 @@ class Tally(ValueIsMemory):
 def test_evaluations_are_alike_wherever_they_are_cut(mode: str) -> None:
     """In NEXT_STEP, the reset of environment 0 would be next after three rows, and is not after a reset of all."""
     for n_rows in (2, 3, 4, 5):
-        options = {"evaluations": 3, "eval_n_envs": 2, "eval_max_trajectories": 20, "eval_max_steps": 2 * n_rows}
-        first, *others = run(SerialSampler, *as_vector(Steady, mode), agent=Tally, **options).evaluations
+        sizes: dict[str, Any] = {"eval_n_envs": 2, "eval_max_trajectories": 20, "eval_max_steps": 2 * n_rows}
+        first, *others = run(SerialSampler, *as_vector(Steady, mode), agent=Tally, evaluations=3, **sizes).evaluations
         assert first
         assert all(plain(infos) == plain(first) for infos in others)
 
 
 def test_evaluations_that_are_cut_have_unfinished_episodes() -> None:
     """Four rows: environment 0 of evaluation has episodes of 3 steps, then a row is its reset, and nothing more."""
-    options = {"evaluations": 1, "eval_n_envs": 2, "eval_max_trajectories": 4, "eval_max_steps": 8}
+    options: dict[str, Any] = {"evaluations": 1, "eval_n_envs": 2, "eval_max_trajectories": 4, "eval_max_steps": 8}
     for mode, rest in (("NEXT_STEP", []), ("SAME_STEP", [(0, 1, False)]), ("DISABLED", [(0, 1, False)])):
         (infos,) = run(SerialSampler, *as_vector(Steady, mode), **options).evaluations
         expected = [(0, 3, True), (1, 4, True), *rest]
@@ -511,12 +532,21 @@ def test_what_is_said_of_the_step_of_a_reset_counts_for_nothing() -> None:
     assert {info.Length for info in found.batches[-1][1]} == {4}
 
 
-@pytest.mark.parametrize(("cls", "n_workers"), SAMPLERS)
-@pytest.mark.parametrize("batch_T", [1, 12])
+@pytest.mark.parametrize(
+    ("cls", "n_workers", "batch_T"),
+    quick_and_slow(
+        [(*one, batch_T) for one in SAMPLERS[1:] for batch_T in (1, 12)],
+        [(AlternatingSampler, 2, 1), (CpuSampler, 3, 12)],
+    ),
+)
 def test_batches_with_resets_that_take_a_step_do_not_depend_on_workers(
     cls: type[BaseSampler], n_workers: int, batch_T: int
 ) -> None:
-    options = {"agent": AGENTS["discrete from 2"], "batch_T": batch_T, "max_decorrelation_steps": 6}
+    options: dict[str, Any] = {
+        "agent": AGENTS["discrete from 2"],
+        "batch_T": batch_T,
+        "max_decorrelation_steps": 6,
+    }
     vector = as_vector(World, "NEXT_STEP", {"action_space": ACTIONS["discrete from 2"]})
     assert_same(run(SerialSampler, *vector, **options), run(cls, *vector, n_workers=n_workers, **options))
 
@@ -537,7 +567,13 @@ LIAR = 2
 
 def use(cls: type[BaseSampler], factory: Any, env_kwargs: dict[str, Any], **options: Any) -> BaseSampler:
     """A batch of 12 rows of four environments, an evaluation, and the end."""
-    sizes: dict[str, Any] = {"batch_T": 12, "batch_B": 4, "max_decorrelation_steps": 0, "n_workers": 2, "timeout": 20.0}
+    sizes: dict[str, Any] = {
+        "batch_T": 12,
+        "batch_B": 4,
+        "max_decorrelation_steps": 0,
+        "n_workers": 2,
+        "timeout": DEADLINE,
+    }
     sampler = cls(VectorEnvs(factory), env_kwargs, **(sizes | options))
     sampler.initialize(CategoricalPgAgent(), seed=SEED)
     sampler.obtain_samples(0)
@@ -874,7 +910,7 @@ def assert_cartpoles(found: Run, limit: int) -> None:
         env = samples.env
         for t, b in env.valid.nonzero().tolist():
             seen.add(tuple(env.observation[t, b].tolist()))
-            single.state = tuple(env.observation[t, b].double().tolist())
+            single.state = np.array(env.observation[t, b].double().tolist())
             single.steps_beyond_terminated = None
             observation, reward, terminated, _, _ = single.step(int(samples.agent.action[t, b]))
             np.testing.assert_allclose(next_observation(samples, t, b), observation, rtol=1e-5, atol=1e-6)
@@ -905,14 +941,14 @@ def test_one_generator_for_all_of_them_is_seeded() -> None:
     assert_same(first, run(CpuSampler, VectorEnvs("CartPole-v1"), seed=1, n_workers=1))
 
 
-PONG = {"game": "pong", "num_threads": 1, "noop_max": 30, "img_height": 36, "img_width": 36}
+PONG: dict[str, Any] = {"game": "pong", "num_threads": 1, "noop_max": 30, "img_height": 36, "img_width": 36}
 PONG |= {"max_num_frames_per_episode": 320}
 
 
 @cache
 def pongs(mode: str, n_workers: int) -> Run:
     env_kwargs = {**PONG, "autoreset_mode": AutoresetMode[mode]}
-    options = {"batch_T": 32, "batch_B": 4, "env_info_keys": {"episode_frame_number": ("int32", ())}}
+    options: dict[str, Any] = {"batch_T": 32, "batch_B": 4, "env_info_keys": {"episode_frame_number": ("int32", ())}}
     return run(CpuSampler, VectorEnvs(AtariVectorEnv), env_kwargs, n=5, n_workers=n_workers, **options)
 
 
@@ -952,7 +988,8 @@ def test_ataris_are_recorded_as_they_come(mode: str) -> None:
             assert np.array_equal(rows.env_info["episode_frame_number"][t], info["episode_frame_number"])
             ended = terminated | truncated
             last = shown if mode == "NEXT_STEP" else info.get("final_obs")
-            for b in np.flatnonzero(ended):
+            for b in np.flatnonzero(ended).tolist():
+                assert last is not None
                 assert np.array_equal(next_observation(samples, t, b), last[b])
         assert np.array_equal(rows.last_observation[0], shown)
     env.close()
@@ -961,7 +998,7 @@ def test_ataris_are_recorded_as_they_come(mode: str) -> None:
 # ---- EnvPool ----
 
 QUIET = pytest.mark.filterwarnings("ignore:.*precision lowered by casting")
-POOL = {"task_id": "CartPole-v1", "config": {"num_threads": 1}}
+POOL: dict[str, Any] = {"task_id": "CartPole-v1", "config": {"num_threads": 1}}
 
 
 @QUIET
@@ -975,8 +1012,8 @@ def test_pools_are_seeded() -> None:
 @QUIET
 def test_what_a_pool_counts_can_be_recorded() -> None:
     """`elapsed_step` is 0 where it reset itself, then 1, 2, …"""
-    options = {"batch_T": 60, "batch_B": 1, "n": 2, "env_info_keys": {"elapsed_step": ("int32", ())}}
-    found = run(SerialSampler, VectorEnvs(make_envpool), POOL, **options)
+    info_keys = {"elapsed_step": ("int32", ())}
+    found = run(SerialSampler, VectorEnvs(make_envpool), POOL, n=2, batch_T=60, batch_B=1, env_info_keys=info_keys)
     elapsed = 0
     for samples, infos in found.batches:
         env = samples.env
@@ -1022,7 +1059,9 @@ CALLED = [(SerialSampler, 1), (CpuSampler, 3), slow(AlternatingSampler, 2)]
 
 
 def opened(cls: type[BaseSampler], n_workers: int, EnvCls: Any = wrapped_world, kwargs: Any = None) -> BaseSampler:
-    sampler = cls(EnvCls, kwargs, batch_T=12, batch_B=5, max_decorrelation_steps=0, n_workers=n_workers, timeout=20.0)
+    sampler = cls(
+        EnvCls, kwargs, batch_T=12, batch_B=5, max_decorrelation_steps=0, n_workers=n_workers, timeout=DEADLINE
+    )
     return sampler.initialize(CategoricalPgAgent(), seed=SEED)
 
 
@@ -1035,7 +1074,7 @@ def test_environments_can_be_called_through_their_wrappers(cls: type[BaseSampler
         assert sampler.call_envs("np_random_seed") == [env_seeds(SEED, env_id)[0] for env_id in range(5)]
         backwards = [env_seeds(SEED, env_id)[0] for env_id in (4, 0, 2, 0)]
         assert sampler.call_envs("np_random_seed", env_ids=[4, 0, 2, 0]) == backwards
-        assert sampler.call_envs("lengthening", env_ids=np.array([1])) == [3]
+        assert sampler.call_envs("lengthening", env_ids=np.array([1])) == [3]  # type: ignore[arg-type]
         assert sampler.call_envs("lengthening", env_ids=[]) == []
 
 

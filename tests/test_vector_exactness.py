@@ -13,6 +13,7 @@ from headrace.envs import VectorEnvs, make_envpool
 from headrace.errors import EnvContractError, EnvFailed
 from headrace.samplers import AlternatingSampler, BaseSampler, CpuSampler, GpuSampler, SerialSampler, TrajInfo
 from tests.environments import raising, replace
+from tests.quick import quick_and_slow
 from tests.tasks import Masked
 from tests.test_vector_envs import (
     LIAR,
@@ -55,12 +56,13 @@ def test_masks_are_obeyed_while_rows_wait(options: Any) -> None:
     run(SerialSampler, *as_vector(Masked, "DISABLED", own), **options)
 
 
-@pytest.mark.parametrize(("cls", "n_workers"), SAMPLERS)
+@pytest.mark.parametrize(("cls", "n_workers"), quick_and_slow(SAMPLERS[1:], [(CpuSampler, 3)]))
 def test_info_fields_with_resets_that_take_a_step_do_not_depend_on_workers(
     cls: type[BaseSampler], n_workers: int
 ) -> None:
-    vector, options = as_vector(World, "NEXT_STEP", OWN), {"env_info_keys": WORLD_INFO}
-    assert_same(run(SerialSampler, *vector, **options), run(cls, *vector, n_workers=n_workers, **options))
+    vector = as_vector(World, "NEXT_STEP", OWN)
+    expected = run(SerialSampler, *vector, env_info_keys=WORLD_INFO)
+    assert_same(expected, run(cls, *vector, n_workers=n_workers, env_info_keys=WORLD_INFO))
 
 
 def test_info_fields_of_one_environment_whose_resets_take_a_step() -> None:
@@ -85,7 +87,7 @@ class Calls(TrajInfo):
         self.Calls += 1
 
 
-@pytest.mark.parametrize(("cls", "n_workers"), SAMPLERS[:3])
+@pytest.mark.parametrize(("cls", "n_workers"), quick_and_slow(SAMPLERS[:3], [(SerialSampler, 1)]))
 def test_diaries_get_the_last_info_in_same_step(cls: type[BaseSampler], n_workers: int) -> None:
     options = world_options("continuous", 0, InfoDiary)
     expected = single_worlds("continuous", 0, InfoDiary)
@@ -249,6 +251,7 @@ def test_a_vector_environment_that_has_no_such_method_says_so() -> None:
         sampler.call_envs("missing")
 
 
+@pytest.mark.slow
 def test_last_infos_have_no_final_observations_in_them() -> None:
     for _, infos in pongs("SAME_STEP", 1).batches:
         for info in infos:

@@ -28,7 +28,7 @@ from headrace.processes.start_method import choose_start_method
 from headrace.samplers import CpuSampler, GpuSampler, SerialSampler, TrajInfo
 from headrace.samplers.workers.main import initialize_worker
 from tests.group_targets import echo, matmul, nothing
-from tests.leftovers import descriptors, other_processes
+from tests.leftovers import DEADLINE, descriptors, other_processes
 from tests.walk import Walk
 
 METHODS = ["fork", "forkserver", "spawn"]
@@ -38,7 +38,7 @@ def group_of(target: Any, arguments: list[Any], start_method: str = "fork", **op
     return WorkerGroup(
         target,
         arguments,
-        **{"start_method": start_method, "prologue": nothing, "name": "test", "timeout": 20.0, **options},
+        **{"start_method": start_method, "prologue": nothing, "name": "test", "timeout": DEADLINE, **options},
     )
 
 
@@ -150,7 +150,7 @@ def test_starting_and_stopping_leaves_no_descriptor_and_no_thread() -> None:
 
     cycle()
     before, threads = descriptors(), set(threading.enumerate())
-    for _ in range(8):
+    for _ in range(4):
         cycle()
     assert descriptors() <= before
     assert set(threading.enumerate()) <= threads
@@ -197,7 +197,7 @@ def test_running_out_of_descriptors_is_not_blamed_on_a_worker(step: int) -> None
     """At whatever moment it happens while a served sampler starts."""
 
     def refusal(left: int) -> str:
-        sampler = GpuSampler(Walk, batch_T=4, batch_B=4, n_workers=4, start_method="fork")
+        sampler = GpuSampler(Walk, batch_T=4, batch_B=2, n_workers=2, start_method="fork")
         with descriptors_left(left), suppress(SamplerError):
             with sampler.initialize(CategoricalPgAgent(), seed=0):
                 return ""
@@ -229,7 +229,7 @@ def test_a_script_without_a_main_guard_is_told_so(tmp_path: Path) -> None:
         "sampler = CpuSampler('CartPole-v1', batch_T=4, batch_B=2, n_workers=1, start_method='spawn')\n"
         "sampler.initialize(CategoricalPgAgent(), seed=0)\n"
     )
-    done = subprocess.run([sys.executable, script], check=False, timeout=60, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, script], check=False, timeout=DEADLINE, capture_output=True, text=True)
     assert done.returncode == 1
     assert 'needs its code under `if __name__ == "__main__":`' in done.stderr
 
@@ -243,7 +243,9 @@ def test_a_program_on_standard_input_is_told_that_it_is_no_file() -> None:
         "    sampler = CpuSampler('CartPole-v1', batch_T=4, batch_B=2, n_workers=1, start_method='spawn')\n"
         "    sampler.initialize(CategoricalPgAgent(), seed=0)\n"
     )
-    done = subprocess.run([sys.executable, "-"], input=program, check=False, timeout=60, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-"], input=program, check=False, timeout=DEADLINE, capture_output=True, text=True
+    )
     assert done.returncode == 1
     assert "<stdin> is not a file: save the program to a file" in done.stderr
     assert "env 0" not in done.stderr
@@ -409,7 +411,15 @@ def test_an_environment_of_a_served_worker_may_use_torch(start_method: str) -> N
     torch.set_num_threads(2)
     try:
         torch.ones(700, 700) @ torch.ones(700, 700)
-        sampler = GpuSampler(Multiplies, batch_T=4, batch_B=2, n_workers=1, start_method=start_method, timeout=20.0)
+        sampler = GpuSampler(
+            Multiplies,
+            batch_T=4,
+            batch_B=2,
+            n_workers=1,
+            max_decorrelation_steps=0,
+            start_method=start_method,
+            timeout=DEADLINE,
+        )
         with sampler.initialize(CategoricalPgAgent(), seed=0):
             sampler.obtain_samples(0)
             assert sampler.call_envs("threads") == [1, 1]

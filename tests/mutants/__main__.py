@@ -5,6 +5,7 @@ Names on the command line choose mutants by a part of their file: `python -m tes
 
 from __future__ import annotations
 
+import ast
 import importlib
 import multiprocessing
 import os
@@ -15,6 +16,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -23,6 +25,8 @@ from tests.mutants.table import MUTANTS, Mutant
 ROOT = Path(__file__).parent.parent.parent
 N_PROCESSES = 2
 CAUGHT = "caught"
+#: Each of their modules has a mutant.
+ROOMS = ("samplers", "envs", "buffers", "processes", "replays")
 #: Loaded once, for all the processes that are forked here.
 LIBRARIES = ("gymnasium", "matplotlib", "torch")
 
@@ -70,21 +74,38 @@ def try_all(mutants: Sequence[Mutant], folder: Path) -> Iterator[tuple[Mutant, s
             process.start()
             tell.close()
             running[hear] = process, mutant, folder / str(number)
-        for hear in wait([*running], timeout=60.0):
-            assert isinstance(hear, Connection)
-            process, mutant, copy = running.pop(hear)
+        for ready in wait([*running], timeout=60.0):
+            hear = cast("Connection[Any, Any]", ready)
+            ended, mutant, copy = running.pop(hear)
             try:
                 found = hear.recv()
             except EOFError:
                 found = CAUGHT  # it ended the tests and all
-            process.join(60.0)
-            process.kill()
+            ended.join(60.0)
+            ended.kill()
             shutil.rmtree(copy, ignore_errors=True)
             yield mutant, found
 
 
+def without_mutant() -> list[str]:
+    """Modules of the rooms that collect, store or start something which define a function, and have no mutant."""
+    broken = {mutant.file for mutant in MUTANTS}
+    modules = [path for room in ROOMS for path in sorted((ROOT / "headrace" / room).rglob("*.py"))]
+    return [
+        name
+        for path in modules
+        if (name := str(path.relative_to(ROOT))) not in broken
+        and any(isinstance(node, ast.FunctionDef) for node in ast.walk(ast.parse(path.read_text())))
+    ]
+
+
 def main() -> int:
-    """Returns the number of mutants that were not noticed, and of test files that fail in unbroken code."""
+    """Returns the number of mutants that were not noticed, of test files that fail in unbroken code, and of modules
+    without a mutant.
+    """
+    without = without_mutant()
+    for name in without:
+        print(f"{name} has no mutant", flush=True)
     chosen = [mutant for mutant in MUTANTS if not sys.argv[1:] or any(part in mutant.file for part in sys.argv[1:])]
     for library in LIBRARIES:
         importlib.import_module(library)
@@ -100,8 +121,11 @@ def main() -> int:
         for mutant, found in try_all([mutant for mutant in chosen if mutant.test not in failing], Path(folder)):
             survivors += found != CAUGHT
             print(f"{mutant.file}: {mutant.broken.strip()!r} {found} ({mutant.test})", flush=True)
-    print(f"{survivors} mutants were not caught; {len(failing)} of {len(unbroken)} test files fail in unbroken code")
-    return survivors + len(failing)
+    print(
+        f"{survivors} of {len(chosen)} mutants were not caught; {len(failing)} of {len(unbroken)} test files fail in "
+        f"unbroken code; {len(without)} modules have no mutant"
+    )
+    return survivors + len(failing) + len(without)
 
 
 if __name__ == "__main__":

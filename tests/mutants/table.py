@@ -65,11 +65,18 @@ MUTANTS = [
         "tests/test_serial_sampler.py",
     ),
     Mutant(
+        "headrace/samplers/engine.py",
+        "return n_batches",
+        "return n_batches + 1",
+        "tests/test_resume_samplers.py",
+    ),
+    Mutant(
         "headrace/samplers/engines/asynchronous.py",
         "while self._next < batch_index + self.config.n_slots:",
         "while self._next < batch_index + 1:",
         "tests/test_async_samplers.py",
     ),
+    Mutant("headrace/samplers/engines/make.py", "if layout.served:", "if False:", "tests/test_served_samplers.py"),
     Mutant(
         "headrace/samplers/engines/parallel.py",
         "if pinned is not None and wanted is not None and pinned != wanted:",
@@ -102,6 +109,12 @@ MUTANTS = [
         "tests/test_served_samplers.py",
     ),
     Mutant(
+        "headrace/samplers/inference/actor.py",
+        "if recorder.slot.is_first[t].any():",
+        "if False:",
+        "tests/test_recurrent.py",
+    ),
+    Mutant(
         "headrace/samplers/inference/device.py",
         "if value.shape != to.shape or not torch.can_cast(value.dtype, to.dtype):",
         "if not torch.can_cast(value.dtype, to.dtype):",
@@ -118,6 +131,12 @@ MUTANTS = [
         "self.slot.version[:] = version",
         "self.slot.version[:] = version + 1",
         "tests/test_serial_sampler.py",
+    ),
+    Mutant(
+        "headrace/samplers/inference/spec.py",
+        "if not isinstance(step, AgentStep):",
+        "if False:",
+        "tests/test_answers.py",
     ),
     Mutant(
         "headrace/samplers/layout.py",
@@ -256,6 +275,12 @@ MUTANTS = [
         "if False:",
         "tests/test_resume_samplers.py",
     ),
+    Mutant(
+        "headrace/envs/padded.py",
+        "enumerate(characters, 1)",
+        "enumerate(characters, 0)",
+        "tests/test_padded.py",
+    ),
     Mutant("headrace/envs/plain_spaces.py", "if n_numbers > _MOST_NUMBERS:", "if False:", "tests/test_policy.py"),
     Mutant(
         "headrace/envs/copy_trial.py",
@@ -263,6 +288,7 @@ MUTANTS = [
         "if False:",
         "tests/test_resume_samplers.py",
     ),
+    Mutant("headrace/envs/registering.py", "if len(found) == 1:", "if False:", "tests/test_registering.py"),
     Mutant(
         "headrace/envs/scalar.py",
         'self._check_finite(observation, None, floats, "reset()")',
@@ -285,12 +311,24 @@ MUTANTS = [
     Mutant("headrace/envs/spaces.py", "if lost.any():", "if False:", "tests/test_spaces.py"),
     # buffers
     Mutant(
+        "headrace/buffers/describe.py",
+        "{int(env.valid.sum())} valid steps",
+        "{env.valid.numel()} valid steps",
+        "tests/test_discovery.py",
+    ),
+    Mutant(
         "headrace/buffers/samples.py",
         "fits = min(len(entries.time), len(self.time))",
         "fits = len(self.time)",
         "tests/test_serial_sampler.py",
     ),
     Mutant("headrace/buffers/shared.py", "self._offset += size", "self._offset += 0", "tests/test_serial_sampler.py"),
+    Mutant(
+        "headrace/buffers/tensordict.py",
+        "if name not in left_out",
+        "if True",
+        "tests/test_discovery.py",
+    ),
     Mutant(
         "headrace/buffers/tree.py",
         "return tree_map(lambda leaf: leaf[index], tree)",
