@@ -24,8 +24,8 @@ BUILD = ("constraints.txt", "pyproject.toml", "setup.py")
 
 
 def files_of(folder: Path) -> set[str]:
-    """Without what Python, compilers and Sphinx leave there."""
-    paths = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file() and path.suffix != ".so")
+    """Without what Python and Sphinx leave there."""
+    paths = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     return {str(path) for path in paths if not {"__pycache__", "_build"} & {*path.parts}}
 
 
@@ -59,7 +59,7 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def wheel(unpacked: Path) -> dict[str, str]:
     """The text of each file in the wheel that is built from the source distribution."""
     with zipfile.ZipFile(built("wheel", unpacked)) as archive:
-        return {name: archive.read(name).decode() for name in archive.namelist() if not name.endswith(".so")}
+        return {name: archive.read(name).decode() for name in archive.namelist()}
 
 
 def test_the_source_distribution_holds_the_tests_and_what_they_read(unpacked: Path) -> None:
