@@ -234,6 +234,8 @@ def load_agent(
         CheckpointError: if the file is damaged, does not fully describe its agent, or does not fit the arguments.
     """
     path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; give the folder of a run, or a file that agent.save() wrote")
     if path.is_dir():
         path, state = CheckpointStore(path).load()
     else:

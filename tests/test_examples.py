@@ -12,6 +12,8 @@ pytestmark = pytest.mark.programs
 
 FOLDER = Path(__file__).parent.parent / "examples"
 EXAMPLES = sorted(FOLDER.glob("*.py"))
+#: What Python 3.12 and later say of each fork of a process with threads.
+FORKS = "ignore:This process:DeprecationWarning"
 #: Arguments with which there is less to do.
 LESS = {
     "async_dqn.py": "2000",
@@ -31,7 +33,7 @@ def test_there_are_examples_and_each_can_be_read_in_one_go() -> None:
 def ran(path: Path, cwd: Path, *arguments: str) -> str:
     """Runs a script, whose warnings are errors; returns what it printed."""
     done = subprocess.run(
-        [sys.executable, "-W", "error", str(path), *arguments],
+        [sys.executable, "-W", "error", "-W", FORKS, str(path), *arguments],
         cwd=cwd,
         capture_output=True,
         text=True,

@@ -419,7 +419,7 @@ def test_other_spaces_and_other_weights_are_refused(tmp_path: Path, checkpoint: 
         headrace.load_agent(path, agent=other)
     with pytest.raises(CheckpointError, match="do not fit this CategoricalPgAgent"):
         headrace.load_agent(path, agent=CategoricalPgAgent(model_kwargs={"hidden_sizes": (5,)}))
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match=r"nothing\.pt does not exist; give the folder of a run"):
         headrace.load_agent(tmp_path / "nothing.pt")
     with pytest.raises(ValueError, match="no model yet"):
         Policy(CategoricalPgAgent())

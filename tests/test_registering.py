@@ -69,4 +69,5 @@ def test_a_vector_environment_is_looked_for_too() -> None:
 
 
 def test_an_id_that_may_be_misspelled_is_not_looked_for() -> None:
-    assert where_registered("CartPol-v1", ["CartPole-v1", "Pendulum-v1"]) == ""
+    for env_id in ("CartPol-v1", "cartpole-v1"):
+        assert where_registered(env_id, ["CartPole-v1", "Pendulum-v1"]) == ""

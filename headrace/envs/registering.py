@@ -40,7 +40,7 @@ def where_registered(env_id: str, registered: Iterable[str], prefix: str = "") -
         prefix: "gym:" for ids of old gym.
     """
     name = _name(env_id)
-    if get_close_matches(name, map(_name, registered), n=1, cutoff=0.8):
+    if get_close_matches(name.lower(), [_name(one).lower() for one in registered], n=1, cutoff=0.8):
         return ""
     found = sorted({module for distribution in metadata.distributions() for module in _modules(distribution, name)})
     if len(found) == 1:
