@@ -35,7 +35,7 @@ def printed(command: str, folder: Path, environment: dict[str, str]) -> str:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=DEADLINE,
+        timeout=4 * DEADLINE,  # the second command trains twice
         check=False,
     )
     assert done.returncode == 0, done.stdout
@@ -43,6 +43,7 @@ def printed(command: str, folder: Path, environment: dict[str, str]) -> str:
     return done.stdout
 
 
+@pytest.mark.timeout(5 * DEADLINE)
 def test_its_commands_do_what_it_says(tmp_path: Path) -> None:
     """They are one walk, of which each step needs the one before."""
     folder, home = tmp_path / "project", tmp_path / "home"
