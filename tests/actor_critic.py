@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,7 +54,7 @@ class DeterministicAgent(Agent):
     """Box actions `[d]` from Box observations `[n]`, with uniform noise; values come from the critic."""
 
     noise_size = 1
-    learner_only = ("critic",)
+    learner_only: Sequence[str] = ("critic",)
     model: Model
 
     def build_model(self, spaces: EnvSpaces) -> torch.nn.Module:
@@ -87,9 +87,7 @@ class DeterministicPolicyGradient(OffPolicyAlgo):
 
     def __init__(self, **options: Any) -> None:
         quick = {"batch_size": 16, "replay_ratio": 4.0, "replay_size": 1000, "min_steps_learn": 32, "n_step": 1}
-        super().__init__(
-            OffPolicyConfig(**{**quick, "target_update_interval": 1, "target_update_tau": 0.1, **options})  # type: ignore[arg-type]
-        )
+        super().__init__(OffPolicyConfig(**{**quick, "target_update_interval": 1, "target_update_tau": 0.1, **options}))
 
     def trained(self, agent: Agent) -> Mapping[str, tuple[Iterable[torch.nn.Parameter], float]]:
         """The critic trains the encoder too."""

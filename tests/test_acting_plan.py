@@ -37,12 +37,12 @@ def rows_for(n: int, n_actions: int = 3) -> ActingRows:
     )
 
 
-def agent_for(**model_kwargs: Any) -> CategoricalPgAgent:
+def agent_for(**model_kwargs: Any) -> Any:
     agent = CategoricalPgAgent(model_kwargs=model_kwargs)
     agent.initialize(SPACES, seed=3)
     with torch.no_grad():
         for parameter in agent.parameters():
-            parameter += 0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
     agent.sample_mode(0)
     return agent
 
@@ -185,7 +185,7 @@ def collected(cls: Any, native: bool, **kwargs: Any) -> Iterator[Any]:
 @needs_native
 @pytest.mark.parametrize("cls", [SerialSampler, CpuSampler, GpuSampler])
 def test_batches_are_those_of_the_agent_itself(cls: Any) -> None:
-    kwargs = {} if cls is SerialSampler else {"n_workers": 2}
+    kwargs: dict[str, Any] = {} if cls is SerialSampler else {"n_workers": 2}
     kwargs |= {"device": "cpu"} if cls is GpuSampler else {}
     with collected(cls, True, **kwargs) as (samples, episodes), collected(cls, False, **kwargs) as (others, theirs):
         assert torch.equal(samples.agent.action, others.agent.action)  # of 180 draws, none lies within rounding
@@ -197,7 +197,7 @@ def test_batches_are_those_of_the_agent_itself(cls: Any) -> None:
 
 @needs_native
 def test_weights_that_are_not_finite_are_the_error_of_the_agent() -> None:
-    agent = CategoricalPgAgent()
+    agent: Any = CategoricalPgAgent()
     sampler = SerialSampler("CartPole-v1", batch_T=5, batch_B=2).initialize(agent, seed=0)
     with torch.no_grad():
         agent.model.policy.head.bias[0] = float("nan")

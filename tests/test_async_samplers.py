@@ -237,6 +237,7 @@ def test_handing_a_batch_over_copies_nothing() -> None:
         assert places[0] | places[1] == own[0] | own[1]
 
 
+@pytest.mark.usefixtures("copies_tried_here")
 def test_environments_are_called_between_batches_and_states_are_taken_there() -> None:
     agent = CategoricalPgAgent()
     sampler = sampler_of(AsyncCpuSampler).initialize(agent, seed=3, resumable=True)

@@ -38,7 +38,7 @@ class OddSpace(gymnasium.spaces.Box):
     """Cannot be sent to another process."""
 
     def __init__(self) -> None:
-        super().__init__(-1.0, 1.0, (3,))
+        super().__init__(-1.0, 1.0, (3,), np.float32)
         self.note = lambda: None
 
 

@@ -296,10 +296,10 @@ def test_actions_that_the_environment_has_not_are_refused(
 
 
 def test_some_forged_files(runs: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    forged_checkpoints(20, 0, "ppo", runs, tmp_path, caplog)
-    forged_checkpoints(15, 1, "dqn", runs, tmp_path, caplog)
-    damaged_checkpoints(8, 2, runs, tmp_path, caplog)
-    forged_replays(12, 3, runs, tmp_path, caplog)
+    forged_checkpoints(8, 0, "ppo", runs, tmp_path, caplog)
+    forged_checkpoints(6, 1, "dqn", runs, tmp_path, caplog)
+    damaged_checkpoints(4, 2, runs, tmp_path, caplog)
+    forged_replays(6, 3, runs, tmp_path, caplog)
 
 
 def test_some_forged_runs(folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -168,6 +168,7 @@ def built_agent() -> CategoricalPgAgent:
         return agent
 
 
+@pytest.mark.usefixtures("copies_tried_here")
 def test_a_resumed_run_goes_on_with_their_states() -> None:
     sampler: BaseSampler = CpuSampler(Draws, **options(isolate_rng=True))
     with sampler.initialize(CategoricalPgAgent(), seed=5, resumable=True):

@@ -1,6 +1,7 @@
 """Modules that only the learner uses: workers act without them, with the same actions; checkpoints hold them."""
 
 import pickle
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -87,7 +88,7 @@ def test_an_agent_that_was_trained_is_sent_without_the_vectors_of_its_optimizer(
 
 def test_an_agent_without_such_modules_sends_everything() -> None:
     class Whole(DeterministicAgent):
-        learner_only = ()
+        learner_only: Sequence[str] = ()
 
     agent = Whole()
     agent.initialize(SPACES, seed=0)

@@ -404,6 +404,7 @@ def test_normalized_rewards_change_learning_and_nothing_else(cls: Any) -> None:
     assert max(losses[True]) < 100
 
 
+@pytest.mark.slow
 def test_recurrent_gaussian_agents_learn_from_normalized_rows_and_rewards() -> None:
     agent = RecurrentGaussianPgAgent(model_kwargs={"cell": "gru", "normalize_observation": True, "hidden_size": 16})
     action = spaces.Box(np.array([0, -4], np.float32), np.array([10, -1], np.float32))

@@ -347,11 +347,15 @@ def test_greedy_actions_are_the_means() -> None:
 @pytest.mark.parametrize(
     ("make", "action"),
     [
-        (CategoricalPgAgent, spaces.Discrete(4, start=-1)),
+        pytest.param(CategoricalPgAgent, spaces.Discrete(4, start=-1), marks=pytest.mark.slow),
         (CategoricalPgAgent, spaces.MultiDiscrete([3, 2])),
-        (CategoricalPgAgent, spaces.MultiBinary(3)),
+        pytest.param(CategoricalPgAgent, spaces.MultiBinary(3), marks=pytest.mark.slow),
         (GaussianPgAgent, spaces.Box(np.array([0, -4], np.float32), np.array([10, -1], np.float32))),
-        (lambda: GaussianPgAgent(state_dependent_std=True), spaces.Box(-1, 3, (2,), np.float32)),
+        pytest.param(
+            lambda: GaussianPgAgent(state_dependent_std=True),
+            spaces.Box(-1, 3, (2,), np.float32),
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["discrete", "multi-discrete", "multi-binary", "box", "box, state-dependent"],
 )

@@ -221,7 +221,7 @@ def test_records_that_lie_under_a_true_checksum_are_refused() -> None:
     assert made is not None
     _, (packed, _, *payload) = made
     for first, oldest, good in ((35, 30, True), (35, 36, False), (35, 16, False)):
-        lying = packed[:4] + struct.pack("<QQ", first, oldest) + packed[20:]
+        lying = bytes(packed[:4]) + struct.pack("<QQ", first, oldest) + bytes(packed[20:])
         whole = b"".join(framed(lying, payload))
         if good:
             assert records.Records(spec).read(io.BytesIO(whole), len(whole)) is not None

@@ -194,7 +194,7 @@ def test_what_does_not_survive_a_pickle_is_not_in_the_state(make: Any, env: Any,
     [
         (serial, {}),
         pytest.param(alternating, {}, marks=pytest.mark.slow),
-        (AsyncSerialSampler, {"eval_process": True, "batch_T": 10, "batch_B": 6}),
+        slow(AsyncSerialSampler, {"eval_process": True, "batch_T": 10, "batch_B": 6}),
     ],
     ids=["serial", "served", "beside"],
 )

@@ -188,6 +188,7 @@ def test_it_learns_the_same_on_any_sampler_without_a_bootstrap_value(cls: type[B
     assert np.mean([info.Return for info in traj_infos]) > 4.5  # of 5
 
 
+@pytest.mark.slow
 def test_gaussian_agents_learn_by_it() -> None:
     def make() -> Matching:
         return Matching(spaces.Box(-1, 1, (2,), np.float32))
