@@ -10,7 +10,7 @@ import torch
 
 from headrace.agents.base import Agent
 from headrace.agents.masks import has_mask, seen_spaces, without_mask
-from headrace.agents.pg.policies import Distribution, Policy
+from headrace.agents.pg.heads import Distribution, PolicyHead
 from headrace.buffers.samples import Samples
 from headrace.buffers.tree import tree_rows
 from headrace.models.features import Features
@@ -39,7 +39,7 @@ class PgAgent(Agent):
     MultiDiscrete parts concatenated) masks actions: those with 0 are never sampled. The model does not see the mask.
 
     Args:
-        policy: turns outputs into a distribution.
+        head: turns outputs into a distribution.
         ModelCls: called as `ModelCls(spaces, n_outputs=..., **model_kwargs)`. A feed-forward module takes
             `(observation, prev_action, prev_reward)` over any leading dims and returns `(outputs [..., n_outputs],
             value [...])`; a recurrent one also takes `is_first` and `state`, has `initial_state(n)`, and also returns
@@ -49,9 +49,9 @@ class PgAgent(Agent):
     """
 
     def __init__(
-        self, policy: Policy, ModelCls: Any, model_kwargs: Mapping[str, Any] | None, recurrent: bool = False
+        self, head: PolicyHead, ModelCls: Any, model_kwargs: Mapping[str, Any] | None, recurrent: bool = False
     ) -> None:
-        self._policy = policy
+        self._head = head
         self._model_cls = ModelCls
         self._model_kwargs = dict(model_kwargs or {})
         self._recurrent = recurrent
@@ -61,18 +61,18 @@ class PgAgent(Agent):
 
     def build_model(self, spaces: EnvSpaces) -> torch.nn.Module:
         """Returns a new policy and value network. Raises TypeError for unsupported action spaces and masks."""
-        policy = self._policy
-        policy.build(spaces.action, type(self).__name__)
-        self.noise_size = policy.noise_size
-        self._masks = has_mask(spaces, policy.mask_size)
+        head = self._head
+        head.build(spaces.action, type(self).__name__)
+        self.noise_size = head.noise_size
+        self._masks = has_mask(spaces, head.mask_size)
         seen = seen_spaces(spaces) if self._masks else spaces
-        model: torch.nn.Module = self._model_cls(seen, n_outputs=policy.n_outputs, **self._model_kwargs)
-        policy.prepare(model)
+        model: torch.nn.Module = self._model_cls(seen, n_outputs=head.n_outputs, **self._model_kwargs)
+        head.prepare(model)
         return model
 
     def settings(self) -> dict[str, Any]:
         """See `Agent`."""
-        return {"ModelCls": self._model_cls, "model_kwargs": self._model_kwargs, **self._policy.settings()}
+        return {"ModelCls": self._model_cls, "model_kwargs": self._model_kwargs, **self._head.settings()}
 
     def initial_state(self, n: int) -> Tree:
         """See `Agent`."""
@@ -104,7 +104,7 @@ class PgAgent(Agent):
 
     def exploration(self, itr: int, samples: Samples) -> dict[str, float]:
         """Returns `actionStd`, the mean standard deviation of Box actions over the batch, in the action's units."""
-        return self._policy.exploration(samples.agent.agent_info.dist, samples.env.valid)
+        return self._head.exploration(samples.agent.agent_info.dist, samples.env.valid)
 
     def update_statistics(self, observation: Tree) -> None:
         """Updates every `Features(..., normalize=True)` of the model with observations `[N, ...]`."""
@@ -129,11 +129,11 @@ class PgAgent(Agent):
             outputs, value = self.model(observation, inputs.prev_action, inputs.prev_reward)
         if not self._fits:
             self._require_fit(outputs, value)
-        return PgInfo(self._policy.dist(self.model, outputs, mask), value), state
+        return PgInfo(self._head.dist(self.model, outputs, mask), value), state
 
     def _require_fit(self, outputs: torch.Tensor, value: torch.Tensor) -> None:
         """Checks the model's first outputs: wrong shapes would be sampled from, or broadcast, without an error."""
-        n_outputs = self._policy.n_outputs
+        n_outputs = self._head.n_outputs
         if outputs.shape[-1] != n_outputs or outputs.shape[:-1] != value.shape:
             raise ValueError(
                 f"{type(self.model).__name__} returned outputs {list(outputs.shape)} and values {list(value.shape)}; "

@@ -9,8 +9,8 @@ from gymnasium import spaces
 from typing_extensions import override
 
 from headrace.agents.pg.base import PgAgent
+from headrace.agents.pg.heads import DiscreteHead
 from headrace.agents.pg.plan import CategoricalPlan
-from headrace.agents.pg.policies import DiscretePolicy
 from headrace.config import checked_names
 from headrace.models.mlp import ActorCritic
 from headrace.models.rnn import RecurrentActorCritic
@@ -32,7 +32,7 @@ class CategoricalPgAgent(PgAgent):
     """
 
     def __init__(self, ModelCls: Any = ActorCritic, model_kwargs: Mapping[str, Any] | None = None) -> None:
-        super().__init__(DiscretePolicy(), ModelCls, model_kwargs)
+        super().__init__(DiscreteHead(), ModelCls, model_kwargs)
 
     @override
     def acting_plan(self, rows: ActingRows, deterministic: bool) -> ActingPlan | None:
@@ -55,4 +55,4 @@ class RecurrentCategoricalPgAgent(PgAgent):
     """
 
     def __init__(self, ModelCls: Any = RecurrentActorCritic, model_kwargs: Mapping[str, Any] | None = None) -> None:
-        super().__init__(DiscretePolicy(), ModelCls, model_kwargs, recurrent=True)
+        super().__init__(DiscreteHead(), ModelCls, model_kwargs, recurrent=True)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from headrace.agents.pg.base import PgAgent
-from headrace.agents.pg.policies import GaussianPolicy
+from headrace.agents.pg.heads import GaussianHead
 from headrace.config import checked_names
 from headrace.models.mlp import ActorCritic
 from headrace.models.rnn import RecurrentActorCritic
@@ -18,13 +18,13 @@ __all__ = ["GaussianPgAgent", "RecurrentGaussianPgAgent"]
 class GaussianPgAgent(PgAgent):
     """Samples Box actions `[d]` from a diagonal Gaussian; feed-forward.
 
-    `GaussianPolicy` describes how outputs are scaled to the bounds.
+    `GaussianHead` describes how outputs are scaled to the bounds.
 
     Args:
         ModelCls: see `PgAgent`.
         model_kwargs: see `PgAgent`.
-        state_dependent_std: see `GaussianPolicy`.
-        init_log_std: see `GaussianPolicy`.
+        state_dependent_std: see `GaussianHead`.
+        init_log_std: see `GaussianHead`.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class GaussianPgAgent(PgAgent):
         state_dependent_std: bool = False,
         init_log_std: float = 0.0,
     ) -> None:
-        super().__init__(GaussianPolicy(state_dependent_std, init_log_std), ModelCls, model_kwargs)
+        super().__init__(GaussianHead(state_dependent_std, init_log_std), ModelCls, model_kwargs)
 
 
 @checked_names
@@ -44,8 +44,8 @@ class RecurrentGaussianPgAgent(PgAgent):
     Args:
         ModelCls: see `PgAgent`.
         model_kwargs: see `PgAgent`.
-        state_dependent_std: see `GaussianPolicy`.
-        init_log_std: see `GaussianPolicy`.
+        state_dependent_std: see `GaussianHead`.
+        init_log_std: see `GaussianHead`.
     """
 
     def __init__(
@@ -55,4 +55,4 @@ class RecurrentGaussianPgAgent(PgAgent):
         state_dependent_std: bool = False,
         init_log_std: float = 0.0,
     ) -> None:
-        super().__init__(GaussianPolicy(state_dependent_std, init_log_std), ModelCls, model_kwargs, recurrent=True)
+        super().__init__(GaussianHead(state_dependent_std, init_log_std), ModelCls, model_kwargs, recurrent=True)

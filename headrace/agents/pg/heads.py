@@ -1,4 +1,4 @@
-"""Policies, which turn the outputs of a model into a distribution over actions, one per kind of action space."""
+"""Heads, which turn the outputs of a model into a distribution over actions, one per kind of action space."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from headrace.distributions.categorical import Categorical
 from headrace.distributions.gaussian import Gaussian
 from headrace.distributions.multi_categorical import MultiCategorical
 
-__all__ = ["DiscretePolicy", "Distribution", "GaussianPolicy", "Policy"]
+__all__ = ["DiscreteHead", "Distribution", "GaussianHead", "PolicyHead"]
 
 Distribution = Categorical | MultiCategorical | Bernoulli | Gaussian
 
@@ -23,8 +23,8 @@ _LOG_STD_RANGE = (-20.0, 2.0)
 _NO_BOUND = 1e6
 
 
-class Policy(ABC):
-    """Base class of policies: `build` prepares one for an action space, `dist` turns outputs into distributions."""
+class PolicyHead(ABC):
+    """Base class of policy heads: `build` prepares one for an action space, `dist` turns outputs into distributions."""
 
     #: Number of outputs that the model must return.
     n_outputs: int
@@ -34,30 +34,30 @@ class Policy(ABC):
     mask_size: int | None
 
     def settings(self) -> dict[str, Any]:
-        """Returns the arguments of the agent's constructor that belong to the policy, by name."""
+        """Returns the arguments of the agent's constructor that belong to the head, by name."""
         return {}
 
     @abstractmethod
     def build(self, space: spaces.Space[Any], agent: str) -> None:
-        """Prepares the policy for an action space.
+        """Prepares the head for an action space.
 
         Args:
             space: the action space of one environment.
             agent: class name of the agent, for the error.
 
         Raises:
-            TypeError: if the policy does not support the space.
+            TypeError: if the head does not support the space.
         """
 
     def prepare(self, model: torch.nn.Module) -> None:  # noqa: B027 (most have none)
-        """Adds the policy's own parameters to a new model."""
+        """Adds the head's own parameters to a new model."""
 
     @abstractmethod
     def dist(self, model: torch.nn.Module, outputs: torch.Tensor, mask: torch.Tensor | None) -> Distribution:
         """Returns the distribution over actions, with leading dims `[...]`.
 
         Args:
-            model: the model, which holds the policy's own parameters.
+            model: the model, which holds the head's own parameters.
             outputs: outputs of the model, float `[..., n_outputs]`.
             mask: action mask `[..., mask_size]`, or None.
         """
@@ -72,11 +72,11 @@ class Policy(ABC):
         return {}
 
 
-class DiscretePolicy(Policy):
+class DiscreteHead(PolicyHead):
     """A categorical for Discrete actions, one per part of MultiDiscrete actions, a Bernoulli per MultiBinary bit."""
 
     def build(self, space: spaces.Space[Any], agent: str) -> None:
-        """See `Policy`."""
+        """See `PolicyHead`."""
         match space:
             case spaces.Discrete():
                 self._sizes = [int(space.n)]
@@ -97,7 +97,7 @@ class DiscretePolicy(Policy):
         self.mask_size = None if self._coins else self.n_outputs
 
     def dist(self, model: torch.nn.Module, outputs: torch.Tensor, mask: torch.Tensor | None) -> Distribution:
-        """See `Policy`."""
+        """See `PolicyHead`."""
         if self._one:
             return Categorical(outputs if mask is None else masked(outputs, mask))
         if self._coins:
@@ -108,7 +108,7 @@ class DiscretePolicy(Policy):
         return MultiCategorical(tuple(map(Categorical, parts)))
 
 
-class GaussianPolicy(Policy):
+class GaussianHead(PolicyHead):
     """A diagonal Gaussian over Box actions `[d]`, scaled to the bounds: output 0 is the middle, ±1 are the bounds.
 
     Unbounded components are not scaled. The recorded action is the sampled one, not clipped; the environment receives
@@ -127,11 +127,11 @@ class GaussianPolicy(Policy):
         self._init_log_std = init_log_std
 
     def settings(self) -> dict[str, Any]:
-        """See `Policy`."""
+        """See `PolicyHead`."""
         return {"state_dependent_std": self._state_dependent, "init_log_std": self._init_log_std}
 
     def build(self, space: spaces.Space[Any], agent: str) -> None:
-        """See `Policy`."""
+        """See `PolicyHead`."""
         if not isinstance(space, spaces.Box) or len(space.shape) != 1 or space.dtype.kind != "f":
             raise TypeError(
                 f"{agent} acts in Box action spaces [d] of floats, but the environment has {space}; use a "
@@ -151,12 +151,12 @@ class GaussianPolicy(Policy):
         self.noise_size = Gaussian.noise_size(self._d)
 
     def prepare(self, model: torch.nn.Module) -> None:
-        """See `Policy`."""
+        """See `PolicyHead`."""
         if not self._state_dependent:
             model.register_parameter("log_std", torch.nn.Parameter(torch.full((self._d,), float(self._init_log_std))))
 
     def dist(self, model: torch.nn.Module, outputs: torch.Tensor, mask: torch.Tensor | None) -> Distribution:
-        """See `Policy`."""
+        """See `PolicyHead`."""
         if self._state_dependent:
             mean, log_std = outputs.chunk(2, dim=-1)
             log_std = (log_std + self._init_log_std).clamp(*_LOG_STD_RANGE)
