@@ -89,7 +89,10 @@ def test_a_sampler_names_the_setting_that_an_unknown_keyword_means(name: str, se
 
 
 def test_a_sampler_lists_its_settings_for_a_keyword_like_none_of_them() -> None:
-    with pytest.raises(TypeError, match="SerialSampler has no setting 'zebra'; its settings are EnvCls, env_kwargs,"):
+    says = (
+        r"no setting 'zebra'; arguments of the environment go into env_kwargs=\{'zebra': ...\}; the settings are EnvCls"
+    )
+    with pytest.raises(TypeError, match=says):
         SerialSampler("CartPole-v1", batch_T=1, batch_B=1, zebra=1)  # type: ignore[call-arg]
 
 

@@ -146,3 +146,10 @@ def test_optimizers_that_do_not_fit_are_refused() -> None:
     moments["actor"], moments["critic"] = moments["critic"], moments["actor"]
     with pytest.raises(ValueError, match="exp_avg"):
         algo.load_optim_state_dict(moments)
+
+
+@pytest.mark.parametrize("algo", [PPO(), DQN()], ids=repr)
+def test_an_algorithm_without_an_agent_says_how_to_give_it_one(algo: Any) -> None:
+    samples: Any = None
+    with pytest.raises(ValueError, match=r"has no agent yet; call initialize\(agent, n_itr=\.\.\."):
+        algo.optimize_agent(0, samples)

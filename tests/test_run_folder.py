@@ -185,11 +185,11 @@ def test_a_run_draws_its_learning_curve_if_it_took_long(tmp_path: Path) -> None:
     """In all, so that a long run that is resumed for a moment draws it again."""
     pytest.importorskip("matplotlib")
     folder, picture = RunFolder.create(tmp_path / "run", {}, COMMAND), tmp_path / "run" / "learning_curve.png"
-    rows = "CumSteps,CumTime,ReturnAverage,ReturnMin,ReturnMax\n10,9.5,1,0,2\n20,{},3,1,4\n"
-    (folder.path / "progress.csv").write_text(rows.format("19.9"))
-    assert f"less than 20 s; to draw one, run: headrace plot {folder.path}" in folder.draw()
+    rows = "CumSteps,CumTime,ReturnAverage,ReturnMin,ReturnMax\n10,2.5,1,0,2\n20,{},3,1,4\n"
+    (folder.path / "progress.csv").write_text(rows.format("4.9"))
+    assert f"less than 5 s; to draw one, run: headrace plot {folder.path}" in folder.draw()
     assert not picture.exists()
-    (folder.path / "progress.csv").write_text(rows.format("20.1"))
+    (folder.path / "progress.csv").write_text(rows.format("5.1"))
     assert folder.draw(3.5) == ""
     assert picture.read_bytes().startswith(b"\x89PNG")
     for unusable in ("CumTime\n30\n", "CumSteps\n30\n", ""):

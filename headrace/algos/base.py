@@ -90,6 +90,12 @@ class Algo(ABC):
     def cut(self) -> None:  # noqa: B027
         """Marks that the next batch does not continue the last one: batches were lost, or all episodes start anew."""
 
+    def require_initialized(self) -> None:
+        """Raises ValueError before `initialize`."""
+        if not self.optimizers:
+            call = "initialize(agent, n_itr=..., batch_spec=sampler.batch_spec)"
+            raise ValueError(f"{type(self).__name__} has no agent yet; call {call} first")
+
     def set_progress(self, progress: float) -> OptInfo:
         """Sets the learning rate of every optimizer to that at `progress`.
 

@@ -168,6 +168,7 @@ class OffPolicyAlgo(Algo):
 
     def optimize_agent(self, itr: int, samples: Samples) -> OptInfo:
         """See `Algo`. The result is empty until `min_steps_learn` steps are in the replay."""
+        self.require_initialized()
         infos: list[OptInfo] = []
         rates: OptInfo = {}
         if self._writer is not None:

@@ -52,7 +52,7 @@ class Runner(ABC):
             more threads spend their time waiting for each other, a hundred times as long if workers need the same
             cores. The log says what was chosen.
         log_dir: folder of the run (`RunFolder`) for settings, versions, `progress.csv`, checkpoints and, if training
-            took at least 20 s, the learning curve; created if missing. None: nothing is written.
+            took at least 5 s, the learning curve; created if missing. None: nothing is written.
         logger: receives progress in addition to the CSV file. Default: a `ConsoleLogger`; `Logger()` logs nothing.
         callbacks: called during training, and may stop it; see `Callback`.
         resume_from: folder of the run to resume from its newest intact checkpoint, or a checkpoint file; the log is

@@ -39,7 +39,7 @@ _WRITTEN = ("config.json", "run.json", "git-*.diff", "progress.csv", "learning_c
 _SIGNATURE = "signature"
 #: Training time in seconds from which on a run draws its learning curve. Drawing takes about 1.5 s, most of it to
 #: import matplotlib, which would be a quarter of a run of a few seconds.
-_DRAWN_FROM = 20.0
+_DRAWN_FROM = 5.0
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ class RunFolder:
         _write(self.path / "run.json", starts)
 
     def draw(self, final_return: float | None = None) -> str:
-        """Draws `learning_curve.png` if training took at least 20 s, resumptions included.
+        """Draws `learning_curve.png` if training took at least 5 s, resumptions included.
 
         Args:
             final_return: mean return of a final evaluation, if there was one.

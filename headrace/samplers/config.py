@@ -9,7 +9,7 @@ from functools import wraps
 from inspect import signature
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from headrace.config import require_known
+from headrace.config import nearest_name, require_known
 from headrace.envs.copy_trial import N_TRIED
 from headrace.envs.factory import EnvFactory
 from headrace.envs.global_rng import Isolation
@@ -114,10 +114,21 @@ def takes_options(
     ) -> Callable[Concatenate[_Self, _Arguments], None]:
         form = signature(options)
 
+        def remedy(name: str) -> str:
+            near = nearest_name(name, form.parameters)
+            return (
+                f"it is called {near}"
+                if near
+                else (
+                    f"arguments of the environment go into env_kwargs={{{name!r}: ...}}; the settings are "
+                    f"{', '.join(form.parameters)}"
+                )
+            )
+
         @wraps(constructor)
         def taking(self: _Self, /, *args: _Arguments.args, **kwargs: _Arguments.kwargs) -> None:
             name = type(self).__name__
-            require_known(name, kwargs, form.parameters)
+            require_known(name, kwargs, form.parameters, remedy)
             try:
                 form.bind(*args, **kwargs)
             except TypeError as error:

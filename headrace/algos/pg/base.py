@@ -137,6 +137,7 @@ class PolicyGradientAlgo(Algo):
 
     def optimize_agent(self, itr: int, samples: Samples) -> OptInfo:
         """See `Algo`."""
+        self.require_initialized()
         agent, device = self._agent, self._agent.device
         if not samples.env.valid.any():
             return {}
