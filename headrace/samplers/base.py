@@ -15,13 +15,13 @@ from headrace.agents.base import Agent
 from headrace.buffers.samples import Samples
 from headrace.errors import SamplerClosed, SamplerError, shortened
 from headrace.processes.affinity import Affinity
+from headrace.processes.exclusive import Owner, exclusive
 from headrace.processes.status import Status
 from headrace.rng import draw_seed
 from headrace.samplers.collection.snapshot import SamplerState, SliceState, joined
 from headrace.samplers.config import SamplerConfig, SamplerOptions, takes_options
 from headrace.samplers.engine import Engine
 from headrace.samplers.engines.make import make_engine
-from headrace.samplers.exclusive import Owner, exclusive
 from headrace.samplers.inference.spec import slot_spec
 from headrace.samplers.layout import Layout
 from headrace.samplers.timing import TimingReport

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing_extensions import override
 
 from headrace.errors import SamplerError
+from headrace.processes.exclusive import exclusive
 from headrace.processes.status import Status
 from headrace.samplers.base import BaseSampler
 from headrace.samplers.engines.asynchronous import AsynchronousEngine
-from headrace.samplers.exclusive import exclusive
 from headrace.samplers.layout import Layout
 from headrace.samplers.traj_info import TrajInfo
 from headrace.samplers.validate import checked_arguments

@@ -101,7 +101,7 @@ MUTANTS = [
         "own = [index for index, one in enumerate(self._slices) if one.group >= number]",
         "tests/test_served_samplers.py",
     ),
-    Mutant("headrace/samplers/exclusive.py", "if os.getpid() != self._pid:", "if False:", "tests/test_forks.py"),
+    Mutant("headrace/processes/exclusive.py", "if os.getpid() != self._pid:", "if False:", "tests/test_forks.py"),
     Mutant(
         "headrace/samplers/inference/action_server.py",
         "if self.overlap or len(groups) == 1 or t == n_rows:",
