@@ -122,7 +122,7 @@ def test_on_policy_algorithms_take_the_batches_themselves() -> None:
 
 def test_synchronous_samplers_are_refused() -> None:
     run = runner(480, cls=CpuSampler)
-    with pytest.raises(TypeError, match="take an asynchronous sampler, got a CpuSampler; use AsyncCpuSampler"):
+    with pytest.raises(TypeError, match="need an asynchronous sampler, got a CpuSampler; use AsyncCpuSampler"):
         run.train()
 
 

@@ -247,7 +247,7 @@ def test_arguments_of_calls_may_be_local_functions(cls: type[BaseSampler]) -> No
 
 def test_a_vector_environment_that_has_no_such_method_says_so() -> None:
     sampler = opened(SerialSampler, 1, VectorEnvs("CartPole-v1"))
-    with pytest.raises(EnvFailed, match="no attribute 'missing'"):
+    with pytest.raises(EnvFailed, match="have an attribute 'missing'"):
         sampler.call_envs("missing")
 
 

@@ -24,7 +24,7 @@ from headrace.errors import EnvFailed, SamplerError, Where, headline, traceback_
 from headrace.memory import make_private
 from headrace.processes import descendants
 from headrace.processes.lifeline import extend_to_group
-from headrace.processes.status import Status, StatusBoard
+from headrace.processes.status import LINE_BYTES, Status, StatusBoard
 
 __all__ = ["Channel", "Failure", "Start", "child_main", "watch_parent"]
 
@@ -126,7 +126,11 @@ class Channel:
         An environment may have forked it for work of its own. If it returns from the environment instead, it must do no
         harm: the shared memory becomes its own, and its next step fails on the released status line.
         """
-        self.status.line.release()
+        try:
+            self.status.line.release()
+        except BufferError:  # compiled code is using it, for a line of private memory from now on
+            self.status.line = memoryview(bytearray(LINE_BYTES)).cast("q")
+            self.status.line.release()
         make_private()
 
     def _require_owner(self) -> None:
