@@ -7,7 +7,7 @@ import logging
 import os
 from types import ModuleType
 
-__all__ = ["acting", "native", "note", "stepping"]
+__all__ = ["acting", "implementation", "native", "note", "stepping"]
 
 _VERSION = 1  # of the interface of the compiled parts
 _AGAIN = "install headrace again to build them"
@@ -31,6 +31,8 @@ def _loaded() -> tuple[ModuleType | None, ModuleType | None, int, str]:
 
 #: Inference of small networks, and the inner loop of `ScalarEnvs`; None if pure Python runs.
 acting, stepping, _level, _why_not = _loaded()
+#: "native" or "pure Python".
+implementation = "pure Python" if _why_not else "native"
 #: (level, sentence) for the log if pure Python runs, else None.
 note = (_level, f"headrace runs in pure Python: {_why_not}") if _why_not else None
 
@@ -41,4 +43,4 @@ def native() -> str:
     "native", or "pure Python: " and the reason. Set the environment variable HEADRACE_PURE=1 before the import to use
     pure Python. What environments return is recorded alike; network outputs may differ by rounding.
     """
-    return f"pure Python: {_why_not}" if _why_not else "native"
+    return f"{implementation}: {_why_not}" if _why_not else implementation

@@ -38,7 +38,7 @@ ALLOWED = {
     "samplers": BASE | {"agents", "buffers", "compiled", "envs", "processes"},
     "replays": BASE | {"buffers", "storage"},
     "algos": BASE | {"agents", "buffers", "envs", "models", "replays"},  # of envs: what of a space lies in a batch
-    "checkpoints": BASE | {"agents", "envs", "samplers", "storage"},
+    "checkpoints": BASE | {"agents", "compiled", "envs", "samplers", "storage"},
     "runners": BASE
     | {"agents", "algos", "buffers", "checkpoints", "envs", "plotting", "processes", "samplers", "storage", "text"},
     "policy": BASE | {"agents", "buffers", "checkpoints", "envs"},

@@ -20,8 +20,10 @@ import numpy as np
 import pytest
 import torch
 
+from headrace import compiled
 from headrace.agents.pg import CategoricalPgAgent, GaussianPgAgent, RecurrentCategoricalPgAgent
 from headrace.algos.pg import A2C, PPO, PPOConfig
+from headrace.checkpoints import resume
 from headrace.errors import CheckpointError
 from headrace.models import ActorCritic
 from headrace.runners import Callback, MinibatchRl, MinibatchRlEval, Runner, RunnerConfig, load_checkpoint
@@ -328,6 +330,17 @@ class HoldsALock(Walk):
     def __init__(self) -> None:
         super().__init__()
         self._lock = threading.Lock()
+
+
+def test_a_run_in_which_other_code_acted_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(tmp_path, serial(), stop_at=5)
+    for now, says in ((compiled.implementation, False), ("another", True)):
+        shutil.copytree(tmp_path, tmp_path / now)
+        monkeypatch.setattr(resume, "implementation", now)
+        hears = Hears()
+        train(tmp_path / now, serial(), resume=True, logger=hears)
+        (message,) = hears.messages
+        assert (f"{compiled.implementation} code acted so far and {now} code does now" in message) == says
 
 
 def test_environments_that_cannot_be_pickled_begin_anew_and_the_log_says_so(tmp_path: Path) -> None:

@@ -13,9 +13,10 @@ from headrace.agents.description import spaces_of
 from headrace.checkpoints.file import unsealed
 from headrace.checkpoints.run_settings import differences
 from headrace.checkpoints.store import CheckpointStore
+from headrace.compiled import implementation
 from headrace.errors import CheckpointError, SamplerError, one_line
 from headrace.samplers.collection.snapshot import SamplerState
-from headrace.schema import anything, each, fields, named, number, plain, real, whole
+from headrace.schema import anything, each, fields, named, number, plain, real, text, whole
 
 __all__ = ["Resumed", "folder_of", "reading", "resumed"]
 
@@ -53,7 +54,8 @@ _STATE = fields(
         ),
         "sampler": anything,
         "environments": fields({}, more=True),
-    }
+    },
+    {"implementation": text("native|pure Python")},  # earlier checkpoints have none
 )
 
 
@@ -88,6 +90,9 @@ class Resumed:
             how = "all episodes continue"
         else:
             how = f"new episodes begin, with new seeds, because there are no environments: {self.sampler.why_not}"
+        before = self.state.get("implementation", implementation)
+        if before != implementation:
+            how += f"; {before} code acted so far and {implementation} code does now, so actions may differ by rounding"
         return f"resumed from {self.path}, {self.state['steps']:,} steps, {self.state['itr']:,} batches; {how}"
 
     def require(self, settings: Mapping[str, Any]) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 from headrace.checkpoints.file import Damaged, Sealed, save_checkpoint, sealed, unsealed
 from headrace.checkpoints.lock import locked
 from headrace.checkpoints.signing import Sign, signer
+from headrace.compiled import implementation
 from headrace.errors import CheckpointError, headline
 from headrace.samplers.collection.snapshot import SamplerState
 from headrace.schema import fields, text
@@ -89,7 +90,7 @@ class CheckpointStore:
                 payload = pickle.dumps((sampler.train, sampler.evaluation, sampler.memory), pickle.HIGHEST_PROTOCOL)
                 name = f"environments-{sampler.batches}.pkl"
                 about = {"file": name, "sha256": digest(payload).hex()}
-        checkpoint = sealed({**state, "sampler": sampler.numbers(), "environments": about})
+        checkpoint = sealed(_complete(state, sampler, about))
         if sign is not None:
             signed = sign(_covered(checkpoint.seal, payload))
             write_whole(self.folder / about["file"], [_HEADER, signed, payload])
@@ -98,7 +99,7 @@ class CheckpointStore:
 
     def save_best(self, state: Mapping[str, Any], sampler: SamplerState) -> None:
         """Writes `best.pt`, without environments; raises OSError if it cannot be written."""
-        save_checkpoint(self.best, {**state, "sampler": sampler.numbers(), "environments": {"why_not": "the best one"}})
+        save_checkpoint(self.best, _complete(state, sampler, {"why_not": "the best one"}))
 
     def load(self) -> tuple[Path, dict[str, Any]]:
         """Loads the newest intact checkpoint; logs a warning for each one that is not.
@@ -211,3 +212,7 @@ class CheckpointStore:
 def _covered(seal: bytes, payload: bytes) -> bytes:
     """Returns what a signature of environments covers: the environments and the checkpoint they belong to."""
     return _HEADER + seal + payload
+
+
+def _complete(state: Mapping[str, Any], sampler: SamplerState, environments: dict[str, str]) -> dict[str, Any]:
+    return {**state, "implementation": implementation, "sampler": sampler.numbers(), "environments": environments}
