@@ -35,7 +35,7 @@ def lazy_exports(package: str, file: str) -> tuple[Callable[[str], Any], Callabl
 
     def __getattr__(name: str) -> Any:
         if name not in module_of:
-            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+            raise AttributeError(f"module {package!r} has no attribute {name!r}{_elsewhere(package, file, name)}")
         module = module_of[name]
         if module == package:  # a subpackage
             return importlib.import_module(f"{package}.{name}")
@@ -45,3 +45,14 @@ def lazy_exports(package: str, file: str) -> tuple[Callable[[str], Any], Callabl
         return names
 
     return __getattr__, __dir__, names
+
+
+def _elsewhere(package: str, file: str, name: str) -> str:
+    """Returns a hint at the subpackage that has a public name, in upper or lower case; empty if there is none."""
+    for stub in sorted(Path(file).parent.rglob("*/__init__.pyi")):
+        for node in ast.parse(stub.read_text(encoding="utf-8")).body:
+            for alias in node.names if isinstance(node, ast.ImportFrom) else ():
+                if alias.name.lower() == name.lower():
+                    place = ".".join(stub.parent.relative_to(Path(file).parent).parts)
+                    return f"; did you mean {package}.{place}.{alias.name}?"
+    return ""

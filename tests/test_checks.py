@@ -237,11 +237,17 @@ def test_a_violation_is_one_line_with_the_remedy() -> None:
     [
         (lambda: check_env("CartPol-v1"), ValueError, "CartPol"),
         (lambda: check_env(7), TypeError, "EnvCls must be a Gymnasium id"),
+        (lambda: check_env(gymnasium.make("CartPole-v1")), TypeError, "is an environment, "),
+        (
+            lambda: check_env("lanes:Lane"),
+            ValueError,
+            "EnvCls='lanes:Lane' cannot be imported: No module named 'lanes'",
+        ),
         (lambda: check_env("CartPole-v1", n_steps=0), ValueError, "n_steps must be at least 1"),
         (lambda: check_env("CartPole-v1", seed=-1), ValueError, "seed at least 0"),
         (lambda: check_env("CartPole-v1", timeout=0), ValueError, "timeout positive"),
     ],
-    ids=["unknown id", "a number", "n_steps", "seed", "timeout"],
+    ids=["unknown id", "a number", "an environment", "a module", "n_steps", "seed", "timeout"],
 )
 def test_a_wrong_argument_is_the_callers_error(call: Callable[[], Any], error: type[Exception], says: str) -> None:
     with pytest.raises(error, match=says):

@@ -203,7 +203,7 @@ def test_a_reset_that_takes_no_seed_is_named() -> None:
     with pytest.raises(SamplerError) as caught:
         SerialSampler(NoSeed, batch_T=2, batch_B=2).initialize(CategoricalPgAgent(), seed=SEED)
     assert type(caught.value) in (EnvContractError, EnvFailed)
-    assert "unexpected keyword argument 'seed'" in str(caught.value)
+    assert "unexpected keyword argument 'seed'; define reset(self, *, seed=None, options=None)" in str(caught.value)
     assert "cannot be unpacked" not in str(caught.value)  # it never returned
 
 

@@ -43,6 +43,13 @@ def test_what_a_package_lacks_is_an_attribute_error(name: str) -> None:
         getattr(headrace, name)
 
 
+def test_a_name_of_a_subpackage_is_told_its_place() -> None:
+    import headrace
+
+    with pytest.raises(AttributeError, match=r"'CPUSampler'; did you mean headrace\.samplers\.CpuSampler\?$"):
+        getattr(headrace, "CPUSampler")  # noqa: B009
+
+
 def batch(sampler: BaseSampler) -> Samples:
     with sampler.initialize(RecurrentCategoricalPgAgent(), seed=SEED, bootstrap_value=True):
         return sampler.obtain_samples(0)[0].copy()

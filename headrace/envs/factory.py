@@ -76,8 +76,15 @@ class EnvFactory:
         if isinstance(env_cls, str):
             try:
                 env_cls = _resolved(env_cls)
-            except (gymnasium.error.Error, ImportError, LookupError) as error:
+            except (ImportError, AttributeError) as error:
+                raise ValueError(f"{argument}={env_cls!r} cannot be imported: {error}") from error
+            except (gymnasium.error.Error, LookupError) as error:
                 raise ValueError(f"{argument}={env_cls!r} is not a registered environment: {error}") from error
+        elif isinstance(env_cls, gymnasium.Env):
+            raise TypeError(
+                f"{argument} is an environment, {env_cls!r}; samplers make their own, so give a callable that "
+                "returns one: its class, or a function"
+            )
         elif not isinstance(env_cls, gymnasium.envs.registration.EnvSpec | VectorEnvs) and not callable(env_cls):
             raise TypeError(
                 f"{argument} must be a Gymnasium id, an EnvSpec, a callable returning an Env, or VectorEnvs, "

@@ -327,7 +327,11 @@ class ScalarEnvs:
                 f"{self._name}: {call} returned {error}; correct the environment or its declared spaces",
                 self._status.where(),
             )
-        return user_code_failed(error, f"{self._name}: {call}", self._status)
+        no_seed = (
+            call == "reset()" and isinstance(error, TypeError) and "unexpected keyword argument 'seed'" in str(error)
+        )
+        remedy = "; define reset(self, *, seed=None, options=None)" if no_seed else ""
+        return user_code_failed(error, f"{self._name}: {call}", self._status, remedy)
 
     def _check_finite(self, observation: Tree, env_info: Tree, floats: Sequence[np.ndarray], call: str) -> None:
         """Raises for NaN and infinity; `floats` are the floating-point leaves of the two trees."""
