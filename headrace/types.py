@@ -160,12 +160,12 @@ class Ends:
     """The episodes that ended in one step, in ascending order of their environments.
 
     Args:
-        rows: int `[k]`, indices of the environments in the `EnvBatch`.
+        columns: int `[k]`, indices of the environments in the `EnvBatch`.
         observation: tree of `[k, ...]`, the observations before the resets.
         infos: the last info dict of each episode.
     """
 
-    rows: np.ndarray = field(default_factory=lambda: np.empty(0, np.intp))
+    columns: np.ndarray = field(default_factory=lambda: np.empty(0, np.intp))
     observation: Tree = None
     infos: list[dict[str, Any]] = field(default_factory=list)
 

@@ -191,8 +191,8 @@ def _record(space: spaces.Space[Any], answers: list[Any], pure: bool, infos: boo
         except SamplerError as error:
             return type(error).__name__, error.message, error.where
     written = [leaf.tobytes() for leaf in tree_leaves((observation, out.reward, ends, info))]
-    final = tree_map(np.copy, found.observation) if len(found.rows) else None
-    return written, out.infos, found.rows.tolist(), found.infos, repr(final), envs.notes, list(status.line)
+    final = tree_map(np.copy, found.observation) if len(found.columns) else None
+    return written, out.infos, found.columns.tolist(), found.infos, repr(final), envs.notes, list(status.line)
 
 
 @needs_native

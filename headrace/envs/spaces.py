@@ -53,12 +53,12 @@ class Mismatch(Exception):
         path: the place in the returned value; empty for all of it.
         came: what was there, in words.
         expected: what should be there, in words.
-        row: index of the column in the batch, if one is to blame.
+        column: index of the column in the batch, if one is to blame.
     """
 
-    def __init__(self, path: str, came: str, expected: str, row: int | None = None) -> None:
-        super().__init__(path, came, expected, row)
-        self.path, self.came, self.expected, self.row = path, came, expected, row
+    def __init__(self, path: str, came: str, expected: str, column: int | None = None) -> None:
+        super().__init__(path, came, expected, column)
+        self.path, self.came, self.expected, self.column = path, came, expected, column
 
     def __str__(self) -> str:
         return f"{self.path and self.path + ' = '}{self.came}, expected {self.expected}"

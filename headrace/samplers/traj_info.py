@@ -122,7 +122,7 @@ class EpisodeColumns:
         reward: np.ndarray,
         stepped: np.ndarray,
         times: Sequence[int],
-        rows: Sequence[int],
+        columns: Sequence[int],
         infos: list[dict[str, Any]],
         objects: list[TrajInfo],
         offset: np.ndarray | None = None,
@@ -133,45 +133,45 @@ class EpisodeColumns:
             reward: rewards, float `[T, n]`.
             stepped: int `[n]`; each environment took its steps in rows 0 to stepped − 1.
             times: `[N]`, rows in which episodes ended, in (time, column) order.
-            rows: `[N]`, columns in which they ended.
+            columns: `[N]`, columns in which they ended.
             infos: `[N]`, last info dicts of the ended episodes.
             objects: `[N]`, `TrajInfo`s of the ended episodes; empty if the class does not override `step`.
             offset: int `[n]`, number of rows at the beginning in which the environment did not step. Default: none.
         """
         n_rows = len(reward)
         begin = self._first if offset is None else np.maximum(self._first, offset)
-        end_time, end_row = np.asarray(times, np.int64), np.asarray(rows, np.int64)
-        order = np.argsort(end_row, kind="stable")  # segments below are sorted by (column, time)
+        end_time, end_column = np.asarray(times, np.int64), np.asarray(columns, np.int64)
+        order = np.argsort(end_column, kind="stable")  # segments below are sorted by (column, time)
         after_end = begin.copy()
-        after_end[end_row] = end_time + 1 + self._gap  # times ascend, so the last end of a column wins
+        after_end[end_column] = end_time + 1 + self._gap  # times ascend, so the last end of a column wins
         running = np.flatnonzero(stepped > after_end)
 
         stop = np.concatenate([end_time[order] + 1, stepped[running]])
-        row = np.concatenate([end_row[order], running])
-        start = np.concatenate([self._starts(end_time[order], end_row[order], begin), after_end[running]])
-        sums, discounted, nonzero = self._sum(reward, row * n_rows + start, row * n_rows + stop)
-        first = start == begin[row]  # these segments continue episodes of earlier batches
+        column = np.concatenate([end_column[order], running])
+        start = np.concatenate([self._starts(end_time[order], end_column[order], begin), after_end[running]])
+        sums, discounted, nonzero = self._sum(reward, column * n_rows + start, column * n_rows + stop)
+        first = start == begin[column]  # these segments continue episodes of earlier batches
         self._first = np.maximum(after_end - n_rows, 0)
-        discounted *= np.where(first, self._discount ** self._length[row], 1.0)
-        length = stop - start + np.where(first, self._length[row], 0)
-        sums += np.where(first, self._return[row], 0.0)
-        discounted += np.where(first, self._discounted[row], 0.0)
-        nonzero += np.where(first, self._nonzero[row], 0)
+        discounted *= np.where(first, self._discount ** self._length[column], 1.0)
+        length = stop - start + np.where(first, self._length[column], 0)
+        sums += np.where(first, self._return[column], 0.0)
+        discounted += np.where(first, self._discounted[column], 0.0)
+        nonzero += np.where(first, self._nonzero[column], 0)
 
         n_ends = len(order)
         back = np.empty(n_ends, np.int64)
         back[order] = np.arange(n_ends)
-        for column, values in (
+        for total, values in (
             (self._length, length),
             (self._return, sums),
             (self._discounted, discounted),
             (self._nonzero, nonzero),
         ):
-            column[end_row] = 0
-            column[running] = values[n_ends:]
+            total[end_column] = 0
+            total[running] = values[n_ends:]
         return Episodes(
             end_time,
-            self._env_ids[end_row],
+            self._env_ids[end_column],
             length[:n_ends][back],
             sums[:n_ends][back],
             discounted[:n_ends][back],
@@ -183,17 +183,17 @@ class EpisodeColumns:
 
     def unfinished(self, time: int) -> Episodes:
         """Returns the running episodes with `finished=False`, without those that have no step yet."""
-        rows = np.flatnonzero(self._length)
+        columns = np.flatnonzero(self._length)
         return Episodes(
-            np.full(len(rows), time),
-            self._env_ids[rows],
-            self._length[rows],
-            self._return[rows],
-            self._discounted[rows],
-            self._nonzero[rows],
-            np.zeros(len(rows), np.bool_),
-            [{} for _ in rows],
-            None if self.objects is None else [_own_fields(self.objects[row]) for row in rows],
+            np.full(len(columns), time),
+            self._env_ids[columns],
+            self._length[columns],
+            self._return[columns],
+            self._discounted[columns],
+            self._nonzero[columns],
+            np.zeros(len(columns), np.bool_),
+            [{} for _ in columns],
+            None if self.objects is None else [_own_fields(self.objects[column]) for column in columns],
         )
 
     def running(self, row: int) -> tuple[int, float, float, int, TrajInfo | None]:
@@ -216,14 +216,14 @@ class EpisodeColumns:
         finished, self.objects[row] = self.objects[row], self._new()
         return finished
 
-    def _starts(self, times: np.ndarray, rows: np.ndarray, begin: np.ndarray) -> np.ndarray:
+    def _starts(self, times: np.ndarray, columns: np.ndarray, begin: np.ndarray) -> np.ndarray:
         """Returns where each ended segment begins: after the previous end in its column, or where the column begins.
 
         Sorted by (column, time).
         """
-        starts: np.ndarray = begin[rows]
-        same_row = rows[1:] == rows[:-1]
-        starts[1:][same_row] = times[:-1][same_row] + 1 + self._gap
+        starts: np.ndarray = begin[columns]
+        same_column = columns[1:] == columns[:-1]
+        starts[1:][same_column] = times[:-1][same_column] + 1 + self._gap
         return starts
 
     def _sum(

@@ -30,14 +30,14 @@ MUTANTS = [
     ),
     Mutant(
         "headrace/samplers/collection/loop.py",
-        "view.prev_rewards[t + 1][rows] = 0",
+        "view.prev_rewards[t + 1][columns] = 0",
         "pass",
         "tests/test_serial_sampler.py",
     ),
     Mutant(
         "headrace/samplers/collection/loop.py",
-        "stepped[rows] = t + 1",
-        "stepped[rows] = t",
+        "stepped[columns] = t + 1",
+        "stepped[columns] = t",
         "tests/test_serial_sampler.py",
     ),
     Mutant(
@@ -101,6 +101,24 @@ MUTANTS = [
         "own = [index for index, one in enumerate(self._slices) if one.group >= number]",
         "tests/test_served_samplers.py",
     ),
+    Mutant(
+        "headrace/processes/watch.py",
+        "for rank in ended if ready else group.ended(awaited):",
+        "for rank in ():",
+        "tests/test_handoff.py",
+    ),
+    Mutant(
+        "headrace/samplers/collection/resets.py",
+        '"wait": ResetMode(resets=0, between_batches=True)',
+        '"wait": ResetMode(resets=0, between_batches=False)',
+        "tests/test_serial_sampler.py",
+    ),
+    Mutant(
+        "headrace/envs/random_actions.py",
+        "return space.sample(mask)",
+        "return space.sample()",
+        "tests/test_pg_agents.py",
+    ),
     Mutant("headrace/processes/exclusive.py", "if os.getpid() != self._pid:", "if False:", "tests/test_forks.py"),
     Mutant(
         "headrace/samplers/inference/action_server.py",
@@ -158,7 +176,7 @@ MUTANTS = [
     ),
     Mutant(
         "headrace/samplers/traj_info.py",
-        "discounted *= np.where(first, self._discount ** self._length[row], 1.0)",
+        "discounted *= np.where(first, self._discount ** self._length[column], 1.0)",
         "discounted *= 1.0",
         "tests/test_serial_sampler.py",
     ),

@@ -327,7 +327,7 @@ class _Checker:
             out.terminated[:] = out.truncated[:] = False
             with self._explained(first):
                 ends = batch.step(batch.random_actions(out.observation), out)
-            ended = 0 in ends.rows
+            ended = 0 in ends.columns
             after = tree_rows(ends.observation, slice(0, 1)) if ended else out.observation
             terminated, truncated = bool(out.terminated[0]), bool(out.truncated[0])
             self._check_bounds(after, limits, first.stepped)

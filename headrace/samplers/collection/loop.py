@@ -54,13 +54,13 @@ class SlotView:
         slot.is_first[1:] = False
 
     def write_finals(
-        self, times: Sequence[int], rows: Sequence[int], observations: Sequence[Tree]
+        self, times: Sequence[int], columns: Sequence[int], observations: Sequence[Tree]
     ) -> FinalRegion | None:
         """Writes the batch's ended episodes into the final region.
 
         Args:
             times: `[N]`, time steps in which episodes ended, in (time, column) order.
-            rows: `[N]`, columns of the slice in which they ended.
+            columns: `[N]`, columns of the slice in which they ended.
             observations: trees of `[k, ...]` whose concatenation has the N final observations in that order.
 
         Returns:
@@ -69,13 +69,13 @@ class SlotView:
         if not times:
             return None
         slot, region = self.slot, self.slot.final[0]
-        time, row = np.array(times), np.array(rows)
+        time, column = np.array(times), np.array(columns)
         entries = FinalRegion(
             time=time,
-            column=row + self.first_column,
+            column=column + self.first_column,
             observation=tree_map(lambda *leaves: np.concatenate(leaves), *observations),
-            prev_action=tree_rows(slot.action, (time, row)),
-            prev_reward=slot.reward[time, row],
+            prev_action=tree_rows(slot.action, (time, column)),
+            prev_reward=slot.reward[time, column],
             state=None,
         )
         return region.fill(entries)
@@ -89,11 +89,11 @@ def _copy(leaf: Any) -> Any:
     return leaf.copy()
 
 
-def _either(rows: np.ndarray | None, others: np.ndarray | None) -> np.ndarray | None:
+def _either(some: np.ndarray | None, others: np.ndarray | None) -> np.ndarray | None:
     """Returns the union of two masks as a new array."""
     if others is None:
-        return rows
-    return others.copy() if rows is None else rows | others
+        return some
+    return others.copy() if some is None else some | others
 
 
 @dataclass
@@ -101,20 +101,20 @@ class _Ended:
     """The episodes that ended in a batch so far, in (time, column) order."""
 
     times: list[int] = field(default_factory=list)
-    rows: list[int] = field(default_factory=list)
+    columns: list[int] = field(default_factory=list)
     observations: list[Tree] = field(default_factory=list)
     infos: list[dict[str, Any]] = field(default_factory=list)
     objects: list[TrajInfo] = field(default_factory=list)
 
     def add(self, t: int, ends: Ends, episodes: EpisodeColumns) -> None:
         """Adds the episodes that ended in time step t."""
-        rows = ends.rows.tolist()
-        self.times += [t] * len(rows)
-        self.rows += rows
+        columns = ends.columns.tolist()
+        self.times += [t] * len(columns)
+        self.columns += columns
         self.observations.append(ends.observation)
         self.infos += ends.infos
         if episodes.objects is not None:
-            self.objects += [episodes.end(row) for row in rows]
+            self.objects += [episodes.end(column) for column in columns]
 
 
 class CollectionLoop:
@@ -197,10 +197,10 @@ class CollectionLoop:
         """Resets the environments that waited for the end of the last batch."""
         if not (self._reset_mode.between_batches and self.envs.waiting.any()):
             return
-        rows = np.flatnonzero(self.envs.waiting).tolist()
+        columns = np.flatnonzero(self.envs.waiting).tolist()
         self.status.enter(Phase.RESETTING)
-        self.envs.reset(rows, self._observation)
-        self._null_inputs(rows)
+        self.envs.reset(columns, self._observation)
+        self._null_inputs(columns)
         self.envs.allow(self._reset_mode.resets)
         self.status.enter(Phase.WAITING)
 
@@ -255,11 +255,11 @@ class CollectionLoop:
                 self._step_objects(tree_rows(slot.observation, t), view.actions[t], out, silent)
             if len(beginning):
                 self._start_episodes(view, t, beginning)
-            if len(ends.rows):
+            if len(ends.columns):
                 ended.add(t, ends, self.episodes)
-                self._start_episodes(view, t, ends.rows)
+                self._start_episodes(view, t, ends.columns)
                 if may_wait:
-                    self._pad(view, t, ends.rows[envs.waiting[ends.rows]], stepped)
+                    self._pad(view, t, ends.columns[envs.waiting[ends.columns]], stepped)
                 if resetting is not None:
                     n_resets += self._skip(view, t, resetting.nonzero()[0])
             if may_wait and (idle is not None or envs.waiting.any()):
@@ -271,9 +271,9 @@ class CollectionLoop:
                 detail.detailed_rows += 1
         self._read_current(slot, n_rows)
         self.n_final = len(ended.times)
-        self.overflow = view.write_finals(ended.times, ended.rows, ended.observations)
+        self.overflow = view.write_finals(ended.times, ended.columns, ended.observations)
         self.finished = self.episodes.add(
-            slot.reward[:n_rows], stepped, ended.times, ended.rows, ended.infos, ended.objects
+            slot.reward[:n_rows], stepped, ended.times, ended.columns, ended.infos, ended.objects
         )
         timing.steps += int(stepped.sum()) - n_resets
         timing.batch_ns += perf_counter_ns() - begin
@@ -285,27 +285,27 @@ class CollectionLoop:
     n_final: int
     overflow: FinalRegion | None
 
-    def _start_episodes(self, view: SlotView, t: int, rows: np.ndarray) -> None:
+    def _start_episodes(self, view: SlotView, t: int, columns: np.ndarray) -> None:
         """Marks row t + 1 as the start of an episode in these columns, whose episodes ended in step t."""
         for leaf in view.prev_action_leaves[t + 1]:
-            leaf[rows] = 0
-        view.prev_rewards[t + 1][rows] = 0
-        view.is_first[t + 1][rows] = True
+            leaf[columns] = 0
+        view.prev_rewards[t + 1][columns] = 0
+        view.is_first[t + 1][columns] = True
 
-    def _pad(self, view: SlotView, t: int, rows: np.ndarray, stepped: np.ndarray) -> None:
+    def _pad(self, view: SlotView, t: int, columns: np.ndarray, stepped: np.ndarray) -> None:
         """Marks the rest of the batch as padding in these columns, which stopped in step t and wait."""
-        view.is_first[t + 1][rows] = False
-        view.slot.valid[t + 1 :, rows] = False
-        stepped[rows] = t + 1
+        view.is_first[t + 1][columns] = False
+        view.slot.valid[t + 1 :, columns] = False
+        stepped[columns] = t + 1
 
-    def _skip(self, view: SlotView, t: int, rows: np.ndarray) -> int:
+    def _skip(self, view: SlotView, t: int, columns: np.ndarray) -> int:
         """Marks step t + 1 as padding in these columns, which spend it on a reset; the next row starts an episode.
 
         Returns the number of these padded rows that lie in this batch; the next batch handles its own row 0.
         """
-        view.is_first[t + 1][rows] = False
-        view.slot.valid[t + 1 : t + 2, rows] = False
-        return len(rows) if t + 1 < len(view.slot.valid) else 0
+        view.is_first[t + 1][columns] = False
+        view.slot.valid[t + 1 : t + 2, columns] = False
+        return len(columns) if t + 1 < len(view.slot.valid) else 0
 
     def _blank(self, view: SlotView, t: int, idle: np.ndarray | None) -> None:
         """Zeros the fields that waiting environments do not write: inputs of row t + 1 and env_info of row t."""
@@ -317,7 +317,7 @@ class CollectionLoop:
             for leaf in tree_leaves(view.step_rows[t].env_info):
                 leaf[idle] = 0
 
-    def _step_objects(self, observation: Tree, action: Tree, row: StepRow, idle: np.ndarray | None) -> None:
+    def _step_objects(self, observation: Tree, action: Tree, out: StepRow, idle: np.ndarray | None) -> None:
         """Calls the overridden `TrajInfo.step` of each environment that took this step, with copies it may keep."""
         objects, infos = self.episodes.objects, self._infos
         assert objects is not None
@@ -326,9 +326,9 @@ class CollectionLoop:
                 traj_info.step(
                     tree_map(_copy, tree_rows(observation, index)),
                     tree_map(_copy, tree_rows(action, index)),
-                    float(row.reward[index]),
-                    bool(row.terminated[index]),
-                    bool(row.truncated[index]),
+                    float(out.reward[index]),
+                    bool(out.terminated[index]),
+                    bool(out.truncated[index]),
                     infos[index],
                 )
 
@@ -357,11 +357,11 @@ class CollectionLoop:
             ends = self.envs.step(actions, out)
             if self.episodes.objects is not None:
                 self._step_objects(before, actions, out, silent)
-            if len(ends.rows):
+            if len(ends.columns):
                 ended.add(t, ends, self.episodes)
         self.envs.hold(np.zeros(n, np.bool_), self._observation)
         stepped = offsets + counts
-        self.episodes.add(reward, stepped, ended.times, ended.rows, ended.infos, ended.objects, offsets)
+        self.episodes.add(reward, stepped, ended.times, ended.columns, ended.infos, ended.objects, offsets)
 
     def _reset_all(self) -> None:
         """Resets every environment, with null previous inputs and empty statistics."""
@@ -370,12 +370,12 @@ class CollectionLoop:
         self._null_inputs(slice(None))
         self.episodes.restart()
 
-    def _null_inputs(self, rows: Any) -> None:
+    def _null_inputs(self, columns: Any) -> None:
         """Sets the previous inputs of columns that start an episode."""
-        self._is_first[rows] = True
-        self._prev_reward[rows] = 0
+        self._is_first[columns] = True
+        self._prev_reward[columns] = 0
         for leaf in tree_leaves(self._prev_action):
-            leaf[rows] = 0
+            leaf[columns] = 0
 
     def _write_current(self, slot: Slot) -> None:
         """Writes the loop's current row into row 0 of a slot."""

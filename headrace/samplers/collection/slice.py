@@ -158,10 +158,10 @@ class TrainSlice:
     def call(self, name: str, args: Sequence[Any], env_ids: Sequence[int]) -> dict[int, Any]:
         """Calls a method of training environments, or reads an attribute; returns the results by env id."""
         envs = self._envs
-        rows = [row for row, env_id in enumerate(envs.env_ids) if env_id in env_ids]
-        answers = envs.call(rows, name, args) if rows else []
+        columns = [column for column, env_id in enumerate(envs.env_ids) if env_id in env_ids]
+        answers = envs.call(columns, name, args) if columns else []
         self._status.enter(Phase.WAITING)
-        return {envs.env_ids[row]: answer for row, answer in zip(rows, answers, strict=True)}
+        return {envs.env_ids[column]: answer for column, answer in zip(columns, answers, strict=True)}
 
     def state(self) -> SliceState:
         """Returns the slice's state between batches, without recurrent states, which the actor holds."""

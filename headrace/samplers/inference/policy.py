@@ -140,8 +140,8 @@ class BatchPolicy:
             call: name of the agent's method.
         """
         where = self._status.where()
-        if mismatch.row is not None:
-            where = replace(where, env_id=self._env_ids[mismatch.row])
+        if mismatch.column is not None:
+            where = replace(where, env_id=self._env_ids[mismatch.column])
         return AgentFailed(
             f"{type(self._agent).__name__}.{call} returned {mismatch}; correct the agent",
             where,
