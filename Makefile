@@ -49,7 +49,7 @@ wheel: install
 
 install: $(INSTALLED)
 
-$(INSTALLED): pyproject.toml setup.py constraints.txt headrace/_native/stepping.pyx
+$(INSTALLED): pyproject.toml setup.py constraints.txt $(wildcard headrace/_native/*.pyx headrace/_native/*.h)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[all,dev,docs]"
 	touch $(INSTALLED)
