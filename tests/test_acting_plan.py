@@ -18,6 +18,7 @@ from headrace.buffers.tree import tree_map
 from headrace.distributions import Categorical
 from headrace.errors import AgentFailed
 from headrace.models import ActorCritic
+from headrace.models.mlp import TanhBody
 from headrace.samplers import CpuSampler, GpuSampler, SerialSampler
 from headrace.types import ActingRows, AgentStep, EnvSpaces, StepInputs, Tree
 
@@ -155,17 +156,31 @@ def test_it_is_left_aside_where_somebody_changed_agent_or_model() -> None:
     for agent in (contrary, doubled, normalizing, large):
         agent.initialize(SPACES, seed=0)
         assert agent.acting_plan(rows, deterministic=False) is None, agent
+    other_body, other_layer, no_bias = agent_for(), agent_for(), agent_for()
+    other_body.model.policy = torch.nn.Sequential(torch.nn.Linear(5, 4))
+    other_layer.model.policy.layers[1] = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU())
+    no_bias.model.policy.head = torch.nn.Linear(64, 4, bias=False)
+    for agent in (other_body, other_layer, no_bias):
+        assert agent.acting_plan(rows, deterministic=False) is None
+    patched = agent_for()
+    patched.step = Contrary.step.__get__(patched)
+    assert patched.acting_plan(rows, deterministic=False) is None
     double = agent_for()
     double.model.double()
     assert double.acting_plan(rows, deterministic=False) is None
 
 
 @needs_native
-def test_a_hook_that_comes_later_is_honoured() -> None:
+def test_a_hook_or_a_module_that_comes_later_is_not_passed_over() -> None:
     agent, rows = agent_for(), rows_for(4)
     plan = agent.acting_plan(rows, deterministic=False)
     assert plan is not None
     assert plan.load()
+    before = agent.model.policy
+    for other in (torch.nn.Linear(5, 4), TanhBody([5, 32, 4])):
+        agent.model.policy = other
+        assert not plan.load()
+    agent.model.policy = before
     handle = agent.model.policy.register_forward_hook(lambda module, inputs, output: output * 2)
     assert not plan.load()
     handle.remove()

@@ -160,6 +160,8 @@ def sigint_blocked() -> Iterator[None]:
 
 def _is_living_child(pid: int) -> bool:
     """Returns whether a process is a child of this one and has not ended; it stays to be waited for in any case."""
+    if sys.platform != "linux":  # Python has no `waitid` on macOS before 3.13
+        return False
     try:
         return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
     except ChildProcessError:  # the child of a fork server, or somebody else has waited for it

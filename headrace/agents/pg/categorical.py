@@ -36,8 +36,8 @@ class CategoricalPgAgent(PgAgent):
 
     @override
     def acting_plan(self, rows: ActingRows, deterministic: bool) -> ActingPlan | None:
-        # A subclass may choose actions in another way.
-        if type(self) is not CategoricalPgAgent or self._masks:
+        # A subclass, or an object with a `step` of its own, may choose actions in another way.
+        if type(self) is not CategoricalPgAgent or {"step", "value"} & vars(self).keys() or self._masks:
             return None
         discrete = self.spaces is not None and isinstance(self.spaces.action, spaces.Discrete)
         if not discrete or not CategoricalPlan.suits(self.model, rows, deterministic):

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from headrace import compiled
+from headrace.models.features import Features
 from headrace.models.mlp import ActorCritic, TanhBody
 from headrace.numpy_inference import LARGEST_PRODUCT
 from headrace.types import ActingRows
@@ -31,8 +32,8 @@ class CategoricalPlan:
         n = rows.noise.shape[1]
         self._model, self._is_greedy, self._deterministic = model, is_greedy, deterministic
         self._batch = rows
-        self._bodies = [body for body in (model.policy, model.value) if body is not None]
-        self._networks = [compiled.acting.Network(body.sizes, n) for body in self._bodies]
+        self._sizes = [body.sizes for body in _bodies(model)]
+        self._networks = [compiled.acting.Network(sizes, n) for sizes in self._sizes]
         policy, value = self._networks[0], self._networks[1] if len(self._networks) > 1 else None
         info = rows.agent_info
         self._rows = compiled.acting.CategoricalRows(
@@ -45,6 +46,8 @@ class CategoricalPlan:
         """Returns whether a plan can replace this model: compiled, small, over one vector of float32, not altered."""
         if compiled.acting is None or type(model) is not ActorCritic or not model.features.is_plain:
             return False
+        if type(model.features) is not Features or not all(map(_is_plain, _bodies(model))):
+            return False
         altered = any(_altered(module) for module in model.modules())
         on_cpu = all(tensor.is_cpu and tensor.dtype is torch.float32 for tensor in model.parameters())
         # Larger products are faster in BLAS. Its rounding depends on the number of rows.
@@ -55,8 +58,10 @@ class CategoricalPlan:
         """See `ActingPlan`."""
         if not self.suits(self._model, self._batch, self._deterministic):
             return False
+        if [body.sizes for body in _bodies(self._model)] != self._sizes:
+            return False
         self._greedy = self._is_greedy()
-        for body, network in zip(self._bodies, self._networks, strict=True):
+        for body, network in zip(_bodies(self._model), self._networks, strict=True):
             network.load(_layers(body))
         return True
 
@@ -68,6 +73,20 @@ class CategoricalPlan:
     def value(self, t: int) -> np.ndarray | None:
         """See `ActingPlan`."""
         return self._values if self._rows.value(t, self._values) else None
+
+
+def _bodies(model: ActorCritic) -> list[TanhBody]:
+    return [model.policy] if model.value is None else [model.policy, model.value]
+
+
+def _is_plain(body: torch.nn.Module) -> bool:
+    """Returns whether a module is a `TanhBody` with the layers with which it was made, or others like them."""
+    if type(body) is not TanhBody:
+        return False
+    layers: list[Any] = [*body.layers, body.head]
+    if any(type(layer) is not torch.nn.Linear or layer.bias is None for layer in layers):
+        return False
+    return (layers[0].in_features, *(layer.out_features for layer in layers)) == body.sizes
 
 
 def _layers(body: TanhBody) -> list[tuple[np.ndarray, np.ndarray]]:
