@@ -82,3 +82,22 @@ def append_and_die(fd: int, after: int) -> None:
 
     ring.reward = Fatal()  # type: ignore[assignment]
     writer.append(batch_from(ring.cursor[0]))
+
+
+def append_until_line(fd: int, line: int) -> None:
+    """Is killed where an append has run so many lines of Python; ends if the append has fewer."""
+    _, ring = attached(fd)
+    writer = ReplayWriter(SPEC, ring)
+    batch = batch_from(ring.cursor[0])
+    left = line
+
+    def trace(frame: Any, event: str, argument: Any) -> Any:
+        nonlocal left
+        left -= event == "line"
+        if not left:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return trace
+
+    sys.settrace(trace)
+    writer.append(batch)
+    sys.settrace(None)

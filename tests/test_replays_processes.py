@@ -1,5 +1,6 @@
 """A replay that another process fills, and that process killed at any moment: what is read is always whole."""
 
+import itertools
 import random
 import signal
 import time
@@ -15,7 +16,16 @@ import torch
 
 from headrace.replays import PrioritizedReplay, ReplayRing, ReplayWriter, UniformReplay
 from tests.leftovers import DEADLINE
-from tests.replay_processes import LENGTH, SPEC, Descriptor, append_and_die, append_for_ever, attached, batch_from
+from tests.replay_processes import (
+    LENGTH,
+    SPEC,
+    Descriptor,
+    append_and_die,
+    append_for_ever,
+    append_until_line,
+    attached,
+    batch_from,
+)
 
 B = SPEC.batch.B
 N_STEP = 3
@@ -119,23 +129,43 @@ def test_a_writer_killed_in_mid_append_leaves_what_was_there(after: int, ring: t
         assert max(whole(replay, 2000)) >= (after + 1) * T - N_STEP - 1
 
 
-def test_writers_killed_at_random_moments(ring: tuple[int, ReplayRing]) -> None:
+def test_writers_killed_at_every_tenth_line_of_an_append(ring: tuple[int, ReplayRing]) -> None:
     """Each goes on where the one before was killed; what can be sampled is whole all along."""
+    fd, own = ring
+    both = replays(own)
+    writer = ReplayWriter(SPEC, own)
+    for _ in range(1 + SPEC.n_rows // SPEC.batch.T):  # from here on each append overwrites rows
+        writer.append(batch_from(own.cursor[0]))
+    in_mid_append = 0
+    for line in itertools.count(10, 10):
+        before = own.cursor[0]
+        with process("fork", append_until_line, fd, line) as child:
+            child.join(DEADLINE)
+        if own.cursor[0] > before:  # the append has fewer lines
+            assert child.exitcode == 0
+            break
+        assert child.exitcode == -signal.SIGKILL
+        in_mid_append += own.oldest[0] > own.cursor[0] - SPEC.n_rows
+        for replay in both:
+            assert whole(replay, 300).min() >= own.oldest[0]
+            assert len(replay) > SPEC.size - 3 * SPEC.batch.size
+        writer.append(batch_from(before))
+    assert in_mid_append > 3  # kills behind the first of the lines that overwrite something
+
+
+def test_writers_killed_at_random_moments(ring: tuple[int, ReplayRing]) -> None:
+    """Within a line too: while NumPy copies."""
     fd, own = ring
     both = replays(own)
     moments = random.Random(0)
     ReplayWriter(SPEC, own).append(batch_from(0))
-    in_mid_append = 0
-    for _ in range(40):
+    for _ in range(20):
         before = own.cursor[0]
         with process("fork", append_for_ever, fd, False) as child:
             filled(own, child, before + SPEC.batch.T)
             end = time.monotonic() + moments.random() * 0.01
             while time.monotonic() < end:
                 whole(both[moments.randrange(2)], 4)
-        in_mid_append += own.oldest[0] > max(0, own.cursor[0] - SPEC.n_rows)
         for replay in both:
-            rows = whole(replay, 300)
-            assert rows.min() >= own.oldest[0]
+            assert whole(replay, 300).min() >= own.oldest[0]
             assert len(replay) > SPEC.size - 3 * SPEC.batch.size or own.cursor[0] < SPEC.n_rows
-    assert in_mid_append > 0
