@@ -9,7 +9,7 @@ from types import ModuleType
 
 __all__ = ["acting", "implementation", "native", "note", "stepping"]
 
-_VERSION = 1  # of the interface of the compiled parts
+_VERSION = 2  # of the interface of the compiled parts
 _AGAIN = "install headrace again to build them"
 
 
@@ -29,7 +29,8 @@ def _loaded() -> tuple[ModuleType | None, ModuleType | None, int, str]:
     return acting, stepping, logging.INFO, ""
 
 
-#: Inference of small networks, and the inner loop of `ScalarEnvs`; None if pure Python runs.
+#: Inference of small networks, and the inner loop of `ScalarEnvs`; None if pure Python runs, see also
+#: `headrace.envs.stepping`.
 acting, stepping, _level, _why_not = _loaded()
 #: "native" or "pure Python".
 implementation = "pure Python" if _why_not else "native"

@@ -71,14 +71,19 @@ class Scripted(gymnasium.Env[Any, Any]):
     def __init__(self, space: spaces.Space[Any]) -> None:
         self.observation_space = space
         self.answer: Any = None
+        self.first: Any = (null_value(space), {})
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        return null_value(self.observation_space), {}
+        return _given(self.first)
 
     def step(self, action: Any) -> Any:
-        if isinstance(self.answer, BaseException):
-            raise self.answer
-        return self.answer
+        return _given(self.answer)
+
+
+def _given(answer: Any) -> Any:
+    if isinstance(answer, BaseException):
+        raise answer
+    return answer
 
 
 def _odd(value: Any, rng: random.Random) -> Any:
@@ -162,6 +167,12 @@ def _answer(space: spaces.Space[Any], rng: random.Random) -> Any:
     return rng.choice(form)() if odd() < 0.05 else parts
 
 
+def _first(space: spaces.Space[Any], rng: random.Random) -> Any:
+    """A random answer of a reset."""
+    answer = _answer(space, rng)
+    return (answer[0], {}) if isinstance(answer, tuple) and len(answer) == 5 else answer
+
+
 @contextmanager
 def without_native(pure: bool) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
@@ -170,22 +181,26 @@ def without_native(pure: bool) -> Iterator[None]:
         yield
 
 
-def _record(space: spaces.Space[Any], answers: list[Any], pure: bool, infos: bool, declared: bool) -> Any:
-    """What a step of environments that give these answers records, or its error."""
+def _record(
+    space: spaces.Space[Any], answers: list[Any], firsts: list[Any], pure: bool, infos: bool, declared: bool
+) -> Any:
+    """What a step of environments that give these answers, to resets in it too, records, or its error."""
     n = len(answers)
     keys = {"k": (np.float32, ())} if declared else None
     status = Status()
     made = [Scripted(space) for _ in answers]
-    envs = ScalarEnvs(made, range(7, 7 + n), [(i, i) for i in range(n)], name="S", status=status, env_info_keys=keys)
     observation = allocate_like(null_value(space), (n,), np.zeros)
     info = {"k": np.zeros(n, np.float32)} if declared else None
     floats = [leaf for leaf in (*tree_leaves(observation), *tree_leaves(info)) if leaf.dtype.kind == "f"]
     ends = np.zeros((2, n), np.bool_)
     out = StepRow(observation, np.zeros(n, np.float32), ends[0], ends[1], info, floats, [{}] * n if infos else None)
     with without_native(pure):
+        envs = ScalarEnvs(
+            made, range(7, 7 + n), [(i, i) for i in range(n)], name="S", status=status, env_info_keys=keys
+        )
         envs.reset(None, observation)
-        for env, answer in zip(made, answers, strict=True):
-            env.answer = answer
+        for env, answer, first in zip(made, answers, firsts, strict=True):
+            env.answer, env.first = answer, first
         try:
             found = envs.step(np.zeros(n, np.int64), out)
         except SamplerError as error:
@@ -204,8 +219,9 @@ def test_any_answer_is_recorded_or_refused_as_in_pure_python(space: spaces.Space
     for case in range(350):
         answers = [_answer(space, rng) for _ in range(3)]
         infos, declared = case % 5 == 0, case % 3 == 0
-        found = _record(space, answers, False, infos, declared)
-        assert found == _record(space, answers, True, infos, declared), answers
+        firsts = [_first(space, rng) for _ in range(3)]
+        found = _record(space, answers, firsts, False, infos, declared)
+        assert found == _record(space, answers, firsts, True, infos, declared), (answers, firsts)
         refused += isinstance(found[0], str)
     assert 50 < refused < 330  # both kinds were met
 
@@ -214,10 +230,21 @@ def test_any_answer_is_recorded_or_refused_as_in_pure_python(space: spaces.Space
 def test_the_usual_answer_does_not_reach_python(monkeypatch: pytest.MonkeyPatch) -> None:
     space = spaces.Dict({"a": spaces.Box(-9, 9, (2,), np.float32), "b": spaces.Discrete(3)})
     monkeypatch.setattr(ScalarEnvs, "_record", lambda *args: pytest.fail("recorded in Python"))
-    answers: list[Any] = [({"a": np.full(2, i, np.float32), "b": i}, float(i), False, False, {}) for i in range(3)]
-    written = _record(space, answers, False, False, False)[0]
-    assert written[0] == np.array([[0, 0], [1, 1], [2, 2]], np.float32).tobytes()
-    assert written[1] == np.array([0, 1, 2]).tobytes()
+    record_first, n_resets = ScalarEnvs._record_first, 0
+
+    def counted(*args: Any) -> None:
+        nonlocal n_resets
+        n_resets += 1
+        record_first(*args)
+
+    monkeypatch.setattr(ScalarEnvs, "_record_first", counted)
+    answers: list[Any] = [({"a": np.full(2, i, np.float32), "b": i}, float(i), i == 1, False, {}) for i in range(3)]
+    firsts = [(null_value(space) | {"b": 2}, {})] * 3
+    written, _, ended, *_ = _record(space, answers, firsts, False, False, False)
+    assert ended == [1]
+    assert n_resets == 3  # those before the step
+    assert written[0] == np.array([[0, 0], [0, 0], [2, 2]], np.float32).tobytes()
+    assert written[1] == np.array([0, 2, 2]).tobytes()
 
 
 @pytest.mark.parametrize(

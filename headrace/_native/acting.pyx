@@ -10,7 +10,7 @@ import numpy as np
 
 cnp.import_array()
 
-VERSION = 1  # of the interface; a build of another version is not used
+VERSION = 2  # of the interface; a build of another version is not used
 
 cdef extern from "kernels.h":
     void headrace_linear(const float*, const float*, const float*, float*, long, long, long) nogil

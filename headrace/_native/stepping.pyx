@@ -2,8 +2,8 @@
 """The inner loop of `ScalarEnvs`: steps environments and records what the usual environment returns.
 
 It has no rules of its own. An answer that differs in any way from the usual one (another type, shape, dtype or layout,
-an end, a NumPy reward …) goes to the function `record`, which is the one that also runs where this module is not built:
-it writes the answer, casts it or raises.
+a NumPy reward …) goes to the function `record`, which is the one that also runs where this module is not built: it writes
+the answer, casts it or raises.
 """
 
 cimport numpy as cnp
@@ -20,7 +20,7 @@ from gymnasium import spaces
 
 cnp.import_array()
 
-VERSION = 1  # of the interface; a build of another version is not used
+VERSION = 2  # of the interface; a build of another version is not used
 
 cdef extern from "Python.h":
     PyObject* Py_TYPE_ptr "(PyObject*)Py_TYPE"(object)
@@ -184,61 +184,139 @@ def leaf_of(space, to):
     return ArrayLeaf(to) if to.dtype is space.dtype and to.shape[1:] == space.shape else Leaf()
 
 
-def step_columns(
-    Leaf leaf not None, columns, list env_ids, list steps, list actions, double[::1] rewards, line, Py_ssize_t env_cell, record, take_info
-):
-    """Steps columns; returns whether everything that was written here is finite.
+cdef class Row:
+    """Where the answers of one time step are written, `[n, ...]`.
 
     Args:
-        leaf: where observations go.
-        columns: list of the columns to step; None: all.
-        env_ids: env ids by column.
-        steps: functions by column.
-        actions: actions by column.
-        rewards: receives the rewards, `[n]`.
-        line: the status line, whose cell `env_cell` names the environment being stepped.
-        env_cell: see `line`.
-        record: called as record(column, answer) with an answer that is not written here.
-        take_info: called as take_info(column, info) with the info dict of an answer that is written here; or None.
+        leaf: writes the observations; see `leaf_of`.
+        reward: float32 `[n]`.
+        terminated: bool `[n]`.
+        truncated: bool `[n]`.
     """
-    cdef Py_ssize_t k, column, n = len(env_ids) if columns is None else len(<list>columns)
-    cdef object answer, reward
-    cdef tuple parts
-    cdef double number
-    cdef int written
-    cdef bint finite = True
-    cdef Py_buffer view
-    PyObject_GetBuffer(line, &view, PyBUF_WRITABLE | PyBUF_ND)
-    cdef int64_t* cells = <int64_t*>view.buf
-    try:
-        for k in range(n):
-            column = k if columns is None else (<list>columns)[k]
-            cells[env_cell] = <int64_t>env_ids[column]
-            answer = steps[column](actions[column])
-            if type(answer) is tuple and len(<tuple>answer) == 5:
-                parts = <tuple>answer
-                reward = parts[1]
-                # Ends are rare, and `record` handles them.
-                if parts[2] is False and parts[3] is False:
-                    if type(reward) is float or type(reward) is _float64:
-                        number = PyFloat_AS_DOUBLE(reward)
-                    elif type(reward) is int:
-                        try:
-                            number = PyLong_AsDouble(reward)
-                        except OverflowError:
+
+    cdef Leaf _leaf
+    cdef float[:] _reward
+    cdef cnp.uint8_t[:] _terminated, _truncated
+
+    def __init__(self, Leaf leaf not None, reward, terminated, truncated):
+        self._leaf, self._reward = leaf, reward
+        self._terminated, self._truncated = terminated.view(np.uint8), truncated.view(np.uint8)
+
+
+cdef class Stepper:
+    """Steps and resets environments.
+
+    Args:
+        env_ids: env ids by column.
+        resets: functions without arguments that reset an environment, by column.
+        env_cell: index of the cell of the status line that names the environment being called.
+    """
+
+    cdef list _env_ids, _resets
+    cdef Py_ssize_t _env_cell
+
+    def __init__(self, list env_ids not None, list resets not None, Py_ssize_t env_cell):
+        self._env_ids, self._resets, self._env_cell = env_ids, resets, env_cell
+
+    def step(
+        self, Row row not None, columns, list steps not None, list actions not None, double[::1] rewards, line, record,
+        take_info, last_info, list ended not None, list infos not None
+    ):
+        """Steps columns; returns whether everything that was written here is finite.
+
+        Args:
+            row: where the answers are written.
+            columns: list of the columns to step; None: all.
+            steps: functions by column.
+            actions: actions by column.
+            rewards: receives the rewards, `[n]`; those of columns that are not stepped must be 0.
+            line: the status line.
+            record: called as record(column, answer) with an answer that is not written here.
+            take_info: called as take_info(column, info) with the info dict of an answer that is written here; or None.
+            last_info: called as last_info(info) with the last info dict of an episode; returns a copy.
+            ended: receives the columns whose episodes ended.
+            infos: receives the last info dicts of these episodes.
+        """
+        cdef Py_ssize_t k, column, n = len(self._env_ids) if columns is None else len(<list>columns)
+        cdef object answer, reward, info
+        cdef tuple parts
+        cdef double number
+        cdef int written
+        cdef bint finite = True, terminated, truncated
+        cdef Leaf leaf = row._leaf
+        cdef Py_buffer view
+        PyObject_GetBuffer(line, &view, PyBUF_WRITABLE | PyBUF_ND)
+        cdef int64_t* cells = <int64_t*>view.buf
+        try:
+            for k in range(n):
+                column = k if columns is None else (<list>columns)[k]
+                cells[self._env_cell] = <int64_t>self._env_ids[column]
+                answer = steps[column](actions[column])
+                if type(answer) is tuple and len(<tuple>answer) == 5:
+                    parts = <tuple>answer
+                    reward = parts[1]
+                    terminated, truncated = parts[2] is True, parts[3] is True
+                    if (terminated or parts[2] is False) and (truncated or parts[3] is False):
+                        if type(reward) is float or type(reward) is _float64:
+                            number = PyFloat_AS_DOUBLE(reward)
+                        elif type(reward) is int:
+                            try:
+                                number = PyLong_AsDouble(reward)
+                            except OverflowError:
+                                number = 2 * _FLOAT32_MAX
+                        else:
                             number = 2 * _FLOAT32_MAX
-                    else:
-                        number = 2 * _FLOAT32_MAX
-                    if -_FLOAT32_MAX <= number <= _FLOAT32_MAX:  # False for NaN
-                        written = leaf.write(column, parts[0])
-                        if written != UNUSUAL:
-                            rewards[column] = number
-                            finite &= written == WRITTEN
-                            if take_info is not None:
-                                take_info(column, parts[4])
-                            continue
-            record(column, answer)
-            finite = False
-    finally:
-        PyBuffer_Release(&view)
-    return finite
+                        if -_FLOAT32_MAX <= number <= _FLOAT32_MAX:  # False for NaN
+                            written = leaf.write(column, parts[0])
+                            if written != UNUSUAL:
+                                rewards[column] = number
+                                finite &= written == WRITTEN
+                                info = parts[4]
+                                if take_info is not None:
+                                    take_info(column, info)
+                                if terminated or truncated:
+                                    row._terminated[column] |= terminated
+                                    row._truncated[column] |= truncated
+                                    ended.append(column)
+                                    infos.append({} if type(info) is dict and not <dict>info else last_info(info))
+                                continue
+                record(column, answer)
+                finite = False
+            for k in range(len(self._env_ids)):
+                row._reward[k] = <float>rewards[k]
+        finally:
+            PyBuffer_Release(&view)
+        return finite
+
+    def reset(self, Row row not None, list columns not None, line, record):
+        """Resets columns; returns whether everything that was written here is finite.
+
+        Args:
+            row: where the first observations are written.
+            columns: the columns.
+            line: the status line.
+            record: called as record(column, answer) with an answer that is not written here.
+        """
+        cdef Py_ssize_t column
+        cdef object answer
+        cdef tuple parts
+        cdef int written
+        cdef bint finite = True
+        cdef Py_buffer view
+        PyObject_GetBuffer(line, &view, PyBUF_WRITABLE | PyBUF_ND)
+        cdef int64_t* cells = <int64_t*>view.buf
+        try:
+            for place in columns:
+                column = place
+                cells[self._env_cell] = <int64_t>self._env_ids[column]
+                answer = self._resets[column]()
+                if type(answer) is tuple and len(<tuple>answer) == 2:
+                    written = row._leaf.write(column, (<tuple>answer)[0])
+                    if written != UNUSUAL:
+                        finite &= written == WRITTEN
+                        continue
+                record(column, answer)
+                finite = False
+        finally:
+            PyBuffer_Release(&view)
+        return finite

@@ -15,6 +15,7 @@ import numpy as np
 
 from headrace import compiled
 from headrace.buffers.tree import tree_leaves, tree_paths, tree_rows
+from headrace.envs import stepping
 from headrace.envs.factory import user_code_failed
 from headrace.envs.infos import info_copy, info_value
 from headrace.envs.random_actions import random_actions
@@ -85,7 +86,8 @@ class ScalarEnvs:
         self._allowance: list[int] | None = None
         self._steps = [env.step for env in envs]
         self._rewards = array("d", [0.0] * len(envs))  # of the last step; cells of a NumPy array cost more to set
-        self._rewards_array = np.frombuffer(self._rewards)
+        self._stepping: Any = compiled.stepping or stepping
+        self._stepper = self._stepping.Stepper(list(env_ids), [env.reset for env in envs], Status.ENV)
         self._decode = action_decoder(self.spaces.action)
         self._write = observation_writer(self.spaces.observation, self._note_cast, "observation")
         for env, env_id, (_, space_seed) in zip(envs, env_ids, seeds, strict=True):
@@ -126,11 +128,35 @@ class ScalarEnvs:
     def step(self, actions: Tree, out: StepRow, timing: Timing | None = None) -> Ends:
         """Steps every column that is not waiting; see `EnvBatch.step`."""
         steps = self._steps if timing is None else [_timed(step, timing) for step in self._steps]
-        ended, last_infos = self._step_columns(self._decode(actions), steps, out)
+        columns = self._stepped(out) if self._some_wait else None
+        takes_infos = out.infos is not None or bool(self._declared)
+        ended: list[int] = []
+        infos: list[dict[str, Any]] = []
+        try:
+            finite = self._stepper.step(
+                out.prepared or self._prepare(out),
+                columns,
+                steps,
+                self._decode(actions),
+                self._rewards,
+                self._status.line,
+                partial(self._record, out, ended, infos),
+                partial(self._take_info, out) if takes_infos else None,
+                self._last_info,
+                ended,
+                infos,
+            )
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            raise self._explained(error, "step()") from error
+        if not finite or takes_infos:
+            self._check_finite(out.observation, out.env_info, out.floats, "step()")
+        self._status.line[Status.ENV] = -1
         if not ended:
             return _NO_ENDS
         begin = perf_counter_ns()
-        ends = self._end(ended, last_infos, out)
+        ends = self._end(ended, infos, out)
         if timing is not None:
             timing.reset_ns += perf_counter_ns() - begin
         return ends
@@ -168,67 +194,22 @@ class ScalarEnvs:
         if failure is not None:
             raise failure
 
-    def _step_columns(
-        self, actions: Sequence[Any], steps: Sequence[Any], out: StepRow
-    ) -> tuple[list[int], list[dict[str, Any]]]:
-        """Steps and records the columns that are not waiting.
+    def _stepped(self, out: StepRow) -> list[int]:
+        """Returns the columns that do not wait; gives those that wait a reward of 0 and an empty info."""
+        for column in np.flatnonzero(self.waiting).tolist():
+            self._rewards[column] = 0.0
+            if out.infos is not None:
+                out.infos[column] = {}
+        stepped: list[int] = np.flatnonzero(~self.waiting).tolist()
+        return stepped
 
-        Returns:
-            The columns whose episodes ended, which are not reset yet, and their last info dicts.
-        """
-        columns: list[int] | None = None
-        if self._some_wait:
-            for column in np.flatnonzero(self.waiting).tolist():
-                self._rewards[column] = 0.0
-                if out.infos is not None:
-                    out.infos[column] = {}
-            columns = np.flatnonzero(~self.waiting).tolist()
-        ended: list[int] = []
-        last_infos: list[dict[str, Any]] = []
-        record = partial(self._record, out, ended, last_infos)
-        try:
-            finite = self._step_each(columns, actions, steps, out, record)
-            out.reward[:] = self._rewards_array
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:
-            raise self._explained(error, "step()") from error
-        if not finite:
-            self._check_finite(out.observation, out.env_info, out.floats, "step()")
-        self._status.line[Status.ENV] = -1
-        return ended, last_infos
+    def _prepare(self, out: StepRow) -> Any:
+        """Makes what the stepper needs to write to a row, once."""
+        leaf = self._stepping.leaf_of(self.spaces.observation, out.observation)
+        out.prepared = self._stepping.Row(leaf, out.reward, out.terminated, out.truncated)
+        return out.prepared
 
-    def _step_each(
-        self,
-        columns: Sequence[int] | None,
-        actions: Sequence[Any],
-        steps: Sequence[Any],
-        out: StepRow,
-        record: Callable[[int, Any], None],
-    ) -> bool:
-        """Steps columns (None: all) and records each answer before the next step, because environments may share it.
-
-        Returns:
-            Whether all recorded numbers are known to be finite.
-        """
-        line, env_ids = self._status.line, self.env_ids
-        takes_infos = bool(self._declared) or out.infos is not None
-        if compiled.stepping is not None:
-            if out.prepared is None:
-                out.prepared = compiled.stepping.leaf_of(self.spaces.observation, out.observation)
-            take_info = partial(self._take_info, out) if takes_infos else None
-            finite: bool = compiled.stepping.step_columns(
-                out.prepared, columns, env_ids, steps, actions, self._rewards, line, Status.ENV, record, take_info
-            )
-            return finite and not takes_infos
-        for column in range(len(steps)) if columns is None else columns:
-            line[Status.ENV] = env_ids[column]
-            record(column, steps[column](actions[column]))
-        return False
-
-    def _record(
-        self, out: StepRow, ended: list[int], last_infos: list[dict[str, Any]], column: int, answer: Any
-    ) -> None:
+    def _record(self, out: StepRow, ended: list[int], infos: list[dict[str, Any]], column: int, answer: Any) -> None:
         """Records what one environment's `step` returned, as copies."""
         try:
             next_observation, reward, terminated, truncated, info = answer
@@ -249,42 +230,55 @@ class ScalarEnvs:
                 out.truncated[column] = True
             if terminated or truncated:
                 ended.append(column)
-                last_infos.append(self._last_info(info))
+                infos.append(self._last_info(info))
 
-    def _end(self, ended: list[int], last_infos: list[dict[str, Any]], out: StepRow) -> Ends:
+    def _end(self, ended: list[int], infos: list[dict[str, Any]], out: StepRow) -> Ends:
         """Records the episodes that ended, then resets their environments as far as `allow` permits."""
         columns = np.array(ended)
-        ends = Ends(columns, tree_rows(out.observation, columns), last_infos)
-        stopped = []
-        for column in ended:
-            if self._allowance is None:
-                self._reset_column(column, out.observation)
-            elif self._allowance[column] > 0:
-                self._allowance[column] -= 1
-                self._reset_column(column, out.observation)
-            else:
-                stopped.append(column)
-        self._check_finite(out.observation, None, out.floats, "reset()")
-        if stopped:
-            self.waiting[stopped] = True
-            self._some_wait = True
-        return ends
-
-    def _reset_column(self, column: int, observation: Tree) -> None:
-        line = self._status.line
-        line[Status.ENV] = self.env_ids[column]
-        seed, self._seeds[column] = self._seeds[column], None
+        ends = Ends(columns, tree_rows(out.observation, columns), infos)
+        again = ended if self._allowance is None else self._allowed(ended)
+        record = partial(self._record_first, out.observation)
         try:
-            answer = self._envs[column].reset() if seed is None else self._envs[column].reset(seed=seed)
-            try:
-                first, _ = answer
-            except (TypeError, ValueError) as error:
-                raise _NotUnpacked(error) from error
-            self._write(observation, column, first)
+            finite = self._stepper.reset(out.prepared, again, self._status.line, record)
         except KeyboardInterrupt:
             raise
         except BaseException as error:
             raise self._explained(error, "reset()") from error
+        if not finite:
+            self._check_finite(out.observation, None, out.floats, "reset()")
+        self._status.line[Status.ENV] = -1
+        return ends
+
+    def _allowed(self, ended: list[int]) -> list[int]:
+        """Returns the columns that may be reset, and takes that off their allowance; makes the others wait."""
+        assert self._allowance is not None
+        again = [column for column in ended if self._allowance[column] > 0]
+        for column in again:
+            self._allowance[column] -= 1
+        stopped = [column for column in ended if column not in again]
+        if stopped:
+            self.waiting[stopped] = True
+            self._some_wait = True
+        return again
+
+    def _reset_column(self, column: int, observation: Tree) -> None:
+        self._status.line[Status.ENV] = self.env_ids[column]
+        seed, self._seeds[column] = self._seeds[column], None
+        try:
+            reset = self._envs[column].reset
+            self._record_first(observation, column, reset() if seed is None else reset(seed=seed))
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            raise self._explained(error, "reset()") from error
+
+    def _record_first(self, observation: Tree, column: int, answer: Any) -> None:
+        """Records what one environment's `reset` returned."""
+        try:
+            first, _ = answer
+        except (TypeError, ValueError) as error:
+            raise _NotUnpacked(error) from error
+        self._write(observation, column, first)
 
     def _take_info(self, out: StepRow, column: int, info: Any) -> None:
         """Records the declared fields and, if they are wanted, a copy of the whole dict."""
