@@ -7,6 +7,7 @@ places of batches that are not the same for the same seed; "again" is a second `
 import json
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +20,7 @@ from headrace.buffers.tree import tree_paths
 from headrace.errors import one_line
 from headrace.samplers import AlternatingSampler, BaseSampler, CpuSampler, SerialSampler, TrajInfo
 
-Batches = list[tuple[Samples, list[TrajInfo]]]
+Batches = list[tuple[Samples, Sequence[TrajInfo]]]
 
 
 @dataclass(frozen=True)

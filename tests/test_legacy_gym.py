@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -23,7 +24,7 @@ from tests import legacy
 from tests.leftovers import DEADLINE
 from tests.legacy import LIMIT, Interop, Joypad, LookAlike, NewWalk, OldWalk, Parallel, Scripted, TakesSeed, gym
 
-Batches = list[tuple[Samples, list[TrajInfo]]]
+Batches = list[tuple[Samples, Sequence[TrajInfo]]]
 ZERO = np.zeros(2, np.float32)
 
 

@@ -239,7 +239,7 @@ def test_the_usual_answer_does_not_reach_python(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(ScalarEnvs, "_record_first", counted)
     answers: list[Any] = [({"a": np.full(2, i, np.float32), "b": i}, float(i), i == 1, False, {}) for i in range(3)]
-    firsts = [(null_value(space) | {"b": 2}, {})] * 3
+    firsts: list[Any] = [(null_value(space) | {"b": 2}, {})] * 3
     written, _, ended, *_ = _record(space, answers, firsts, False, False, False)
     assert ended == [1]
     assert n_resets == 3  # those before the step

@@ -1,5 +1,6 @@
 """What is recorded is what was true at the time, whatever environments, agents and statistics do with its memory."""
 
+from collections.abc import Sequence
 from functools import cache
 from itertools import product
 from typing import Any
@@ -52,7 +53,7 @@ SAMPLERS: list[type[BaseSampler]] = [
 #: Those of the quick suite: one beside the agent, one served, with two groups that share it.
 QUICK = [SerialSampler, AlternatingSampler]
 MODES = ["scalar", "SAME_STEP", "NEXT_STEP", "DISABLED"]
-Run = tuple[list[tuple[Samples, list[TrajInfo]]], list[TrajInfo]]
+Run = tuple[list[tuple[Samples, Sequence[TrajInfo]]], list[TrajInfo]]
 
 
 def run(
@@ -81,11 +82,11 @@ def run(
         max_decorrelation_steps=5,
         **options,
     )
-    batches = []
+    batches: list[tuple[Samples, Sequence[TrajInfo]]] = []
     with sampler.initialize(CarelessAgent(agent_fault), seed=3, bootstrap_value=True):
         for itr in range(3):
             samples, traj_infos = sampler.obtain_samples(itr)
-            batches.append((samples.copy(), list(traj_infos)))
+            batches.append((samples.copy(), traj_infos))
             if itr == 1:
                 evaluation = sampler.evaluate_agent(itr)
     return batches, evaluation
@@ -105,7 +106,7 @@ def assert_same(came: Run, expected: Run) -> None:
     assert pictures(came[1]) == pictures(expected[1])
 
 
-def pictures(traj_infos: list[TrajInfo]) -> list[Any]:
+def pictures(traj_infos: Sequence[TrajInfo]) -> list[Any]:
     return [plain(vars(info)) for info in traj_infos]
 
 

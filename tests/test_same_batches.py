@@ -1,5 +1,6 @@
 """The promise: same seed, same batches, whichever sampler, however many workers, whatever the start method."""
 
+from collections.abc import Sequence
 from functools import cache
 from itertools import product
 from typing import Any
@@ -17,7 +18,7 @@ from tests.quick import quick_and_slow
 from tests.walk import Walk
 
 BATCHES = 4
-Run = tuple[list[tuple[Samples, list[TrajInfo]]], list[list[TrajInfo]]]
+Run = tuple[list[tuple[Samples, Sequence[TrajInfo]]], list[list[TrajInfo]]]
 
 
 def run(cls: type[BaseSampler], batch_B: int = 7, **options: Any) -> Run:

@@ -3,7 +3,7 @@
 The pairs of some settings run always, the full grid in the long suite.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import combinations, product
 from typing import Any
@@ -46,7 +46,7 @@ RESETS = ["mid_batch", "wait"]
 COLUMNS = [5, 11]  # neither divides by a number of workers or groups
 AXES = (SAMPLERS, WORKERS, MODELS, list(ACTIONS), RESETS, COLUMNS)
 Case = tuple[type[BaseSampler], int, str, str, str, int]
-Run = tuple[list[tuple[Samples, list[TrajInfo]]], list[TrajInfo]]
+Run = tuple[list[tuple[Samples, Sequence[TrajInfo]]], list[TrajInfo]]
 
 
 def pairwise(cases: list[Case]) -> list[Case]:

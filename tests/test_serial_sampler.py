@@ -3,7 +3,7 @@
 import functools
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -289,7 +289,7 @@ DTYPES |= {".agent.version": torch.int32, ".env.env_info['number']": torch.int32
 DTYPES |= {path: torch.int64 for path in (".agent.action", ".agent.prev_action", ".agent.agent_info.prev_action")}
 DTYPES |= {f".final.{name}": torch.int64 for name in ("time", "column", "prev_action")}
 
-Run = tuple[list[dict[str, torch.Tensor]], list[list[TrajInfo]], list[Expected]]
+Run = tuple[list[dict[str, torch.Tensor]], list[Sequence[TrajInfo]], list[Expected]]
 
 
 @functools.cache

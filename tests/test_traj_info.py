@@ -1,5 +1,6 @@
 """Statistics of episodes: what a per-step computation would give, in the order (end time, env id)."""
 
+import pickle
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypothesis import given, settings, strategies as st
 from headrace.agents.pg import CategoricalPgAgent
 from headrace.rng import env_seeds
 from headrace.samplers import CpuSampler, SerialSampler, TrajInfo
-from headrace.samplers.traj_info import EpisodeColumns, make_traj_infos
+from headrace.samplers.traj_info import EpisodeColumns, TrajInfos
 from tests.environments import SEED, EpisodeStep, Stochastic
 
 # ---- the running columns against a computation step by step ----
@@ -83,7 +84,7 @@ def test_columns_equal_a_computation_step_by_step(history: tuple[float, list[Bat
         times, rows = np.nonzero(batch.ends)
         infos = [{"end": (number, t, row)} for t, row in zip(times.tolist(), rows.tolist(), strict=True)]
         episodes = columns.add(batch.reward, batch.stepped, times.tolist(), rows.tolist(), infos, [])
-        traj_infos = make_traj_infos([episodes], TrajInfo, kwargs)
+        traj_infos = TrajInfos([episodes], TrajInfo, kwargs)
         for info, other in zip(traj_infos, expected, strict=True):
             assert info.DiscountedReturn == pytest.approx(other.DiscountedReturn, rel=1e-12, abs=1e-12)
             info.DiscountedReturn = other.DiscountedReturn
@@ -95,11 +96,39 @@ def test_unfinished_episodes_are_what_has_run_so_far() -> None:
     columns = EpisodeColumns([5, 6, 7], TrajInfo, {"discount": 0.5})
     reward = np.array([[1, 2, 3], [4, 0, 6]], np.float32)
     columns.add(reward, np.array([2, 2, 2]), [1], [2], [{}], [])
-    traj_infos = make_traj_infos([columns.unfinished(9)], TrajInfo, {"discount": 0.5})
+    traj_infos = TrajInfos([columns.unfinished(9)], TrajInfo, {"discount": 0.5})
     assert traj_infos == [
         TrajInfo(2, 5.0, 3.0, 2, env_id=5, finished=False, discount=0.5),
         TrajInfo(2, 2.0, 2.0, 1, env_id=6, finished=False, discount=0.5),
     ]
+
+
+def test_traj_infos_are_made_when_asked_for_and_own_their_data() -> None:
+    made = 0
+
+    class Counted(TrajInfo):
+        def __init__(self) -> None:
+            nonlocal made
+            made += 1
+            super().__init__()
+
+    columns = EpisodeColumns([3, 4], Counted, {})
+    first, second = (
+        columns.add(np.ones((3, 2), np.float32), np.array([3, 3]), [1, 2], [1, 0], [{"i": i}, {}], []) for i in (1, 2)
+    )
+    made = 0
+    traj_infos = TrajInfos([first], Counted, {})
+    assert (len(traj_infos), made) == (2, 0)
+    assert traj_infos[0] is traj_infos[0]
+    assert made == 2
+    assert [(info.env_id, info.Length, info.info) for info in traj_infos] == [(4, 2, {"i": 1}), (3, 3, {})]
+    assert [info.Length for info in [*TrajInfos([second], Counted, {}), *traj_infos[1:]]] == [3, 3, 3]
+    everything = already = [TrajInfo()]
+    everything += traj_infos
+    assert len(already) == 3
+    plain = TrajInfos([first], TrajInfo, {})
+    assert pickle.loads(pickle.dumps(plain)) == plain == list(plain)
+    assert plain != list(plain)[:1]
 
 
 def test_restart_forgets_what_was_running() -> None:
@@ -107,7 +136,7 @@ def test_restart_forgets_what_was_running() -> None:
     columns.add(np.ones((3, 1), np.float32), np.array([3]), [], [], [], [])
     columns.restart()
     episodes = columns.add(np.ones((2, 1), np.float32), np.array([2]), [1], [0], [{}], [])
-    assert make_traj_infos([episodes], TrajInfo, {}) == [TrajInfo(2, 2.0, 2.0, 2, env_id=0)]
+    assert TrajInfos([episodes], TrajInfo, {}) == [TrajInfo(2, 2.0, 2.0, 2, env_id=0)]
 
 
 def test_returns_of_long_episodes_keep_their_digits() -> None:
@@ -125,7 +154,7 @@ def test_slices_are_merged_in_the_order_of_time_and_env_id() -> None:
     for env_ids, rows in (([4, 5], [1, 0]), ([2, 3], [0, 1])):
         columns = EpisodeColumns(env_ids, TrajInfo, {})
         parts.append(columns.add(np.ones((3, 2), np.float32), np.array([3, 3]), [0, 2], rows, [{}, {}], []))
-    assert [(info.Length, info.env_id) for info in make_traj_infos(parts, TrajInfo, {})] == [
+    assert [(info.Length, info.env_id) for info in TrajInfos(parts, TrajInfo, {})] == [
         (1, 2),
         (1, 5),
         (3, 3),

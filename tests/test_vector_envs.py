@@ -47,7 +47,7 @@ from tests.tasks import Masked, assert_reproduced
 from tests.test_returns import ValueIsMemory
 from tests.vector_worlds import ACTIONS, MODES, WORLD_INFO, LyingVector, Steady, World, in_processes, side_by_side
 
-Batches = list[tuple[Samples, list[TrajInfo]]]
+Batches = list[tuple[Samples, Sequence[TrajInfo]]]
 
 slow = partial(pytest.param, marks=pytest.mark.slow)
 #: Environments here, in workers, and in workers that are served in turn; then the rest of the samplers.

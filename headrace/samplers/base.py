@@ -25,7 +25,7 @@ from headrace.samplers.engines.make import make_engine
 from headrace.samplers.inference.spec import slot_spec
 from headrace.samplers.layout import Layout
 from headrace.samplers.timing import TimingReport
-from headrace.samplers.traj_info import Episodes, TrajInfo, make_traj_infos
+from headrace.samplers.traj_info import Episodes, TrajInfo, TrajInfos
 from headrace.samplers.validate import checked_arguments
 from headrace.samplers.workers.memory import Slots
 from headrace.types import Timing
@@ -152,7 +152,7 @@ class BaseSampler:
         return self
 
     @exclusive
-    def obtain_samples(self, itr: int) -> tuple[Samples, list[TrajInfo]]:
+    def obtain_samples(self, itr: int) -> tuple[Samples, Sequence[TrajInfo]]:
         """Collects one batch with the agent's current parameters.
 
         Args:
@@ -181,7 +181,7 @@ class BaseSampler:
         self._seconds += perf_counter() - begin
         return samples, traj_infos
 
-    def batches(self, n: int) -> Iterator[tuple[Samples, list[TrajInfo]]]:
+    def batches(self, n: int) -> Iterator[tuple[Samples, Sequence[TrajInfo]]]:
         """Yields `obtain_samples(itr)` for itr = 0 … n − 1: `for samples, traj_infos in sampler.batches(100): …`."""
         for itr in range(n):
             yield self.obtain_samples(itr)
@@ -209,7 +209,7 @@ class BaseSampler:
         try:
             episodes = self._engine.evaluate(itr, self._next_version(), self._n_evaluations)
             self._n_evaluations += 1
-            return self._traj_infos(episodes)
+            return list(self._traj_infos(episodes))
         except BaseException as error:
             raise self._abandon(error) from error.__cause__
 
@@ -337,8 +337,8 @@ class BaseSampler:
 
     # ---- shared ----
 
-    def _traj_infos(self, parts: Sequence[Episodes]) -> list[TrajInfo]:
-        return make_traj_infos(parts, self._config.options.TrajInfoCls, self._traj_info_kwargs)
+    def _traj_infos(self, parts: Sequence[Episodes]) -> TrajInfos:
+        return TrajInfos(parts, self._config.options.TrajInfoCls, self._traj_info_kwargs)
 
     def _next_version(self) -> int:
         """Returns the next version; versions number the calls that act: 0, 1, 2, …"""

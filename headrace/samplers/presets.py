@@ -196,7 +196,7 @@ class AsyncSamplerBase(ParallelSamplerBase):
         try:
             if not wait and not self._engine.evaluation_ended():
                 return None
-            infos = self._traj_infos(self._engine.evaluation())
+            infos = list(self._traj_infos(self._engine.evaluation()))
         except BaseException as error:
             raise self._abandon(error) from error.__cause__
         self._say_notes()

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import repeat
 from operator import itemgetter
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
+from typing_extensions import override
 
-__all__ = ["EpisodeColumns", "Episodes", "TrajInfo", "make_traj_infos"]
+__all__ = ["EpisodeColumns", "Episodes", "TrajInfo", "TrajInfos"]
 
 
 @dataclass
@@ -248,14 +249,55 @@ def _own_fields(traj_info: TrajInfo) -> dict[str, Any]:
     return {name: value for name, value in vars(traj_info).items() if name not in _BASE_FIELDS}
 
 
-def make_traj_infos(parts: Sequence[Episodes], cls: type[TrajInfo], kwargs: Mapping[str, Any]) -> list[TrajInfo]:
-    """Returns the `TrajInfo`s of all slices, sorted by (end time, env id).
+class TrajInfos(Sequence[TrajInfo]):
+    """The `TrajInfo`s of finished episodes, sorted by (end time, env id).
+
+    They are made when the first is asked for, because many programs only count them. The sequence owns its data, stays
+    valid, can be pickled, and is equal to a list with the same elements.
 
     Args:
         parts: episodes of each slice.
         cls: the `TrajInfo` class.
         kwargs: arguments of the class.
     """
+
+    def __init__(self, parts: Sequence[Episodes], cls: type[TrajInfo], kwargs: Mapping[str, Any]) -> None:
+        self._parts, self._cls, self._kwargs = list(parts), cls, dict(kwargs)
+        self._length = sum(len(part.infos) for part in parts)
+        self._made: list[TrajInfo] | None = None
+
+    def __len__(self) -> int:
+        return self._length
+
+    @overload
+    def __getitem__(self, index: int) -> TrajInfo: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[TrajInfo]: ...
+    @override
+    def __getitem__(self, index: int | slice) -> TrajInfo | list[TrajInfo]:
+        return self._all[index]
+
+    @override
+    def __iter__(self) -> Iterator[TrajInfo]:
+        return iter(self._all)
+
+    def __eq__(self, other: object) -> bool:
+        return self._all == list(other) if isinstance(other, TrajInfos | list) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return repr(self._all)
+
+    @property
+    def _all(self) -> list[TrajInfo]:
+        if self._made is None:
+            self._made = _make(self._parts, self._cls, self._kwargs)
+            self._parts = []
+        return self._made
+
+
+def _make(parts: Sequence[Episodes], cls: type[TrajInfo], kwargs: Mapping[str, Any]) -> list[TrajInfo]:
     found: list[tuple[int, int, TrajInfo]] = []
     for part in parts:
         columns = zip(
