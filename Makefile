@@ -11,7 +11,7 @@ PYTEST := $(BIN)/pytest -n 2 --dist worksteal
 unexport PYTHONDONTWRITEBYTECODE
 
 #: What the compiled part must not change: exactness, the contract of environments, faults.
-PURE := $(patsubst %,tests/test_%.py,answers contract_checks faults native same_batches serial_sampler traj_info)
+PURE := $(patsubst %,tests/test_%.py,answers contract_checks faults native rng same_batches serial_sampler traj_info)
 
 .PHONY: demo test test-pure wheel test-programs test-all coverage mutants lint docs install clean
 

@@ -5,33 +5,37 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+from collections.abc import Sequence
 from types import ModuleType
 
-__all__ = ["acting", "implementation", "native", "note", "stepping"]
+__all__ = ["acting", "batch", "implementation", "native", "note", "stepping"]
 
 _VERSION = 2  # of the interface of the compiled parts
+_PARTS = ("acting", "batch", "stepping")
 _AGAIN = "install headrace again to build them"
 
 
-def _loaded() -> tuple[ModuleType | None, ModuleType | None, int, str]:
-    """Returns the compiled parts or None, the logging level and the reason."""
+def _loaded() -> tuple[Sequence[ModuleType | None], int, str]:
+    """Returns the compiled parts or None for each, the logging level and the reason."""
+    nothing = [None] * len(_PARTS)
     if os.environ.get("HEADRACE_PURE", "") not in ("", "0"):
-        return None, None, logging.INFO, "HEADRACE_PURE is set"
+        return nothing, logging.INFO, "HEADRACE_PURE is set"
     try:
-        acting, stepping = (importlib.import_module(f"headrace._native.{name}") for name in ("acting", "stepping"))
+        parts = [importlib.import_module(f"headrace._native.{name}") for name in _PARTS]
     except ModuleNotFoundError:
-        return None, None, logging.INFO, "the compiled parts were not built, which needs a C compiler"
+        return nothing, logging.INFO, "the compiled parts were not built, which needs a C compiler"
     except Exception as error:  # built for another NumPy or Python, or only half built
         why_not = f"the compiled parts cannot be loaded: {type(error).__name__}: {error}; {_AGAIN}"
-        return None, None, logging.WARNING, why_not
-    if {getattr(module, "VERSION", None) for module in (acting, stepping)} != {_VERSION}:
-        return None, None, logging.WARNING, f"the compiled parts belong to another version of headrace; {_AGAIN}"
-    return acting, stepping, logging.INFO, ""
+        return nothing, logging.WARNING, why_not
+    if {getattr(part, "VERSION", None) for part in parts} != {_VERSION}:
+        return nothing, logging.WARNING, f"the compiled parts belong to another version of headrace; {_AGAIN}"
+    return parts, logging.INFO, ""
 
 
-#: Inference of small networks, and the inner loop of `ScalarEnvs`; None if pure Python runs, see also
-#: `headrace.envs.stepping`.
-acting, stepping, _level, _why_not = _loaded()
+_parts, _level, _why_not = _loaded()
+#: Inference of small networks; noise and the statistics of episodes; the inner loop of `ScalarEnvs`, see also
+#: `headrace.envs.stepping`. None if pure Python runs.
+acting, batch, stepping = _parts
 #: "native" or "pure Python".
 implementation = "pure Python" if _why_not else "native"
 #: (level, sentence) for the log if pure Python runs, else None.

@@ -20,7 +20,7 @@ ALLOWED = {
     "config": set(),
     "errors": set(),
     "lazy": set(),
-    "rng": set(),
+    "rng": {"compiled"},
     "schema": set(),
     "memory": {"errors"},
     "types": {"errors"},

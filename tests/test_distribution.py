@@ -73,7 +73,8 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: dict[str, str]) -> 
     compiled = {name for name in package if name.endswith(".so")}
     assert package - compiled == {f"headrace/{name}" for name in files_of(ROOT / "headrace")}
     modules = {name.partition(".")[0] for name in compiled}
-    assert modules == {"headrace/_native/acting", "headrace/_native/stepping"}  # where Cython and a C compiler are
+    # Where Cython and a C compiler are.
+    assert modules == {f"headrace/_native/{name}" for name in ("acting", "batch", "stepping")}
     assert {"headrace/py.typed", "headrace/__init__.pyi", "headrace/samplers/__init__.pyi"} <= package
 
 

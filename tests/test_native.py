@@ -24,6 +24,7 @@ from headrace.envs.scalar import ScalarEnvs
 from headrace.envs.spaces import null_value
 from headrace.errors import SamplerError
 from headrace.processes.status import Status
+from headrace.rng import Stream, env_keys, uniforms
 from headrace.samplers import SerialSampler
 from headrace.types import StepRow
 
@@ -245,6 +246,18 @@ def test_the_usual_answer_does_not_reach_python(monkeypatch: pytest.MonkeyPatch)
     assert n_resets == 3  # those before the step
     assert written[0] == np.array([[0, 0], [0, 0], [2, 2]], np.float32).tobytes()
     assert written[1] == np.array([0, 2, 2]).tobytes()
+
+
+@needs_native
+@pytest.mark.parametrize("size", [1, 3])
+def test_noise_is_that_of_the_numpy_twin(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = env_keys(5, Stream.ACTION, range(7))
+    for first_step in (0, 17, 2**62):  # the last one wraps around
+        drawn = uniforms(keys, first_step, 50, size)
+        with monkeypatch.context() as patch:
+            patch.setattr(compiled, "batch", None)
+            assert np.array_equal(uniforms(keys, first_step, 50, size), drawn)
+    assert 0.4 < drawn.mean() < 0.6
 
 
 @pytest.mark.parametrize(

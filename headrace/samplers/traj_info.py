@@ -11,6 +11,8 @@ from typing import Any, overload
 import numpy as np
 from typing_extensions import override
 
+from headrace import compiled
+
 __all__ = ["EpisodeColumns", "Episodes", "TrajInfo", "TrajInfos"]
 
 
@@ -139,9 +141,48 @@ class EpisodeColumns:
             objects: `[N]`, `TrajInfo`s of the ended episodes; empty if the class does not override `step`.
             offset: int `[n]`, number of rows at the beginning in which the environment did not step. Default: none.
         """
-        n_rows = len(reward)
         begin = self._first if offset is None else np.maximum(self._first, offset)
         end_time, end_column = np.asarray(times, np.int64), np.asarray(columns, np.int64)
+        add = self._add if compiled.batch is None else self._add_natively
+        length, ret, discounted, nonzero = add(reward, stepped, end_time, end_column, begin)
+        return Episodes(
+            end_time,
+            self._env_ids[end_column],
+            length,
+            ret,
+            discounted,
+            nonzero,
+            np.ones(len(end_time), np.bool_),
+            infos,
+            [_own_fields(traj_info) for traj_info in objects] if self.objects is not None else None,
+        )
+
+    def _add_natively(
+        self, reward: np.ndarray, stepped: np.ndarray, end_time: np.ndarray, end_column: np.ndarray, begin: np.ndarray
+    ) -> Sequence[np.ndarray]:
+        """Does the same as `_add`, up to rounding."""
+        assert compiled.batch is not None
+        ended: Sequence[np.ndarray] = compiled.batch.add_episodes(
+            reward,
+            stepped,
+            end_time,
+            end_column,
+            begin,
+            self._gap,
+            self._discount,
+            self._first,
+            self._length,
+            self._return,
+            self._discounted,
+            self._nonzero,
+        )
+        return ended
+
+    def _add(
+        self, reward: np.ndarray, stepped: np.ndarray, end_time: np.ndarray, end_column: np.ndarray, begin: np.ndarray
+    ) -> Sequence[np.ndarray]:
+        """Returns length, return, discounted return and nonzero rewards of the ended episodes; updates the running."""
+        n_rows = len(reward)
         order = np.argsort(end_column, kind="stable")  # segments below are sorted by (column, time)
         after_end = begin.copy()
         after_end[end_column] = end_time + 1 + self._gap  # times ascend, so the last end of a column wins
@@ -170,17 +211,7 @@ class EpisodeColumns:
         ):
             total[end_column] = 0
             total[running] = values[n_ends:]
-        return Episodes(
-            end_time,
-            self._env_ids[end_column],
-            length[:n_ends][back],
-            sums[:n_ends][back],
-            discounted[:n_ends][back],
-            nonzero[:n_ends][back],
-            np.ones(n_ends, np.bool_),
-            infos,
-            [_own_fields(traj_info) for traj_info in objects] if self.objects is not None else None,
-        )
+        return [values[:n_ends][back] for values in (length, sums, discounted, nonzero)]
 
     def unfinished(self, time: int) -> Episodes:
         """Returns the running episodes with `finished=False`, without those that have no step yet."""
