@@ -31,7 +31,7 @@ test-all: install lint coverage mutants
 	$(PYTEST) -m "slow or gpu"
 
 coverage: install
-	$(PYTEST) -m "not (slow or gpu)" --cov --cov-report=term:skip-covered
+	COVERAGE_FILE=$(CURDIR)/.coverage $(PYTEST) -m "not (slow or gpu)" --cov --cov-report=term:skip-covered
 
 mutants: install
 	$(BIN)/python -m tests.mutants

@@ -424,7 +424,7 @@ def uses(at: str, call: Callable[..., Any], clause: str, place: str, came: str, 
 DICT = spaces.Dict({"x": BOX, "gear": spaces.Discrete(4, start=1)})
 PAIR = spaces.Tuple((spaces.Discrete(3), BOX))
 ZERO = np.zeros(3, np.float32)
-HANG = 0.7  # seconds
+HANG = 3.0  # seconds
 GLOBAL = "draws from the global generator of "
 
 BROKEN: dict[str, Broken] = {
@@ -607,11 +607,11 @@ BROKEN: dict[str, Broken] = {
     "leaves a process": Broken(LeavesAProcess, "close", "close()", "of its processes still run: sleep"),
     # hang
     "constructor hangs": uses(
-        "constructor", for_ever, "hang", "the constructor", "no answer for 0.7 s (in for_ever", HANG
+        "constructor", for_ever, "hang", "the constructor", "no answer for 3 s (in for_ever", HANG
     ),
-    "reset hangs": uses("reset", for_ever, "hang", "reset() of episode 1", "no answer for 0.7 s (in for_ever", HANG),
-    "step hangs": uses("step", for_ever, "hang", "step() 1", "no answer for 0.7 s (in for_ever", HANG),
-    "close hangs": uses("close", for_ever, "hang", "close()", "no answer for 0.7 s (in for_ever", HANG),
+    "reset hangs": uses("reset", for_ever, "hang", "reset() of episode 1", "no answer for 3 s (in for_ever", HANG),
+    "step hangs": uses("step", for_ever, "hang", "step() 1", "no answer for 3 s (in for_ever", HANG),
+    "close hangs": uses("close", for_ever, "hang", "close()", "no answer for 3 s (in for_ever", HANG),
     # crash
     "constructor is killed": uses(
         "constructor", lambda: os.kill(os.getpid(), signal.SIGKILL), "crash", "the constructor", "killed by SIGKILL"

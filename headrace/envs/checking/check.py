@@ -27,6 +27,8 @@ _WRONG_ANSWERS = {"raises", "reset-answer", "step-answer", "observation", "rewar
 _CANNOT_STEP = _CANNOT_RESET | {"signature", "action-space"}
 _CANNOT_REPEAT = _CANNOT_STEP | _WRONG_ANSWERS | {"global-rng", "seeding", "continues"}
 
+_START_SECONDS = 120.0
+
 #: The stages. Each is skipped if one of its clauses is broken, because it could not find anything new.
 _STAGES: tuple[tuple[str, set[str]], ...] = (
     ("make", set()),
@@ -89,6 +91,7 @@ def check_env(
         timeout=timeout,
     )
     try:
+        group.replies(_START_SECONDS)  # `timeout` is for the environment; on a busy machine a process starts slowly
         for stage, needs in _STAGES:
             known = {violation.clause for violation in found}
             if not needs & known:

@@ -84,8 +84,9 @@ class Findings:
 
 
 def checking_process(channel: Channel, job: CheckJob) -> None:
-    """Runs the requested stages and replies with their `Findings`, until it receives None."""
+    """Replies True when it is ready, then runs the requested stages and replies with their `Findings`, until None."""
     checker = _Checker(job, channel.status)
+    channel.reply(True)
     while (stage := channel.receive()) is not None:
         channel.reply(checker.run(stage))
     checker.leave()
