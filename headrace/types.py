@@ -118,7 +118,13 @@ class ActingRows:
 
 
 class ActingPlan(Protocol):
-    """Acts for the rows of one batch in place: `agent.step` without tensors, up to rounding."""
+    """Acts for the rows of one batch in place: `agent.step` without tensors, up to rounding.
+
+    Args:
+        reads_previous: whether `act` reads more of a row than the observation: previous inputs or `is_first`.
+    """
+
+    reads_previous: bool
 
     def load(self) -> bool:
         """Takes over the agent's parameters and mode for a batch; returns whether the plan can act in this batch."""
@@ -196,11 +202,6 @@ class Timing:
     env_ns: int = 0
     reset_ns: int = 0
     turned_to_ns: int = 0
-
-    @property
-    def due(self) -> bool:
-        """Whether to time the next row in detail: 1 in 61, a prime, so it is not the same row of each batch."""
-        return self.rows % 61 == 0
 
 
 class EnvBatch(Protocol):

@@ -85,12 +85,11 @@ class FinalRegion:
 
     def fill(self, entries: FinalRegion) -> FinalRegion | None:
         """Copies the first entries that fit, without their states; returns the remaining entries, or None."""
-        fits = min(len(entries.time), len(self.time))
-        for name in ("time", "column", "observation", "prev_action", "prev_reward"):
-            tree_copy_into(
-                tree_rows(getattr(self, name), slice(0, fits)), tree_rows(getattr(entries, name), slice(0, fits))
-            )
-        return tree_rows(entries, slice(fits, None)) if fits < len(entries.time) else None
+        n, entries = len(entries.time), replace(entries, state=None)
+        fits = slice(0, min(n, len(self.time)))
+        more = n > fits.stop
+        tree_copy_into(tree_rows(replace(self, state=None), fits), tree_rows(entries, fits) if more else entries)
+        return tree_rows(entries, slice(fits.stop, None)) if more else None
 
 
 @dataclass

@@ -27,6 +27,8 @@ class CategoricalPlan:
         deterministic: see `Agent.acting_plan`.
     """
 
+    reads_previous = False
+
     def __init__(self, model: Any, is_greedy: Callable[[], bool], rows: ActingRows, deterministic: bool) -> None:
         assert compiled.acting is not None
         n = rows.noise.shape[1]

@@ -11,9 +11,10 @@ from headrace.envs.pickling import EnvState, dumped, not_pickled
 from headrace.envs.scalar import ScalarEnvs
 from headrace.errors import EnvContractError
 from headrace.processes.status import Phase, Status
-from headrace.samplers.collection.loop import CollectionLoop, SlotView
+from headrace.samplers.collection.loop import CollectionLoop
 from headrace.samplers.collection.make_envs import SliceConfig, eval_envs
 from headrace.samplers.collection.resets import ResetMode
+from headrace.samplers.collection.slot_view import SlotView
 from headrace.samplers.collection.snapshot import NOT_ASKED, SliceState, not_saved, recorded
 from headrace.samplers.traj_info import Episodes
 from headrace.types import BatchSpec, EnvSpaces

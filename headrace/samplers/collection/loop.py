@@ -9,15 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from headrace.buffers.samples import FinalRegion, Slot, SlotSpec
+from headrace.buffers.samples import FinalRegion, SlotSpec
 from headrace.buffers.tree import allocate_like, tree_copy_into, tree_leaves, tree_map, tree_rows
 from headrace.processes.status import Phase, Status
 from headrace.rng import Stream, env_keys, uniforms
 from headrace.samplers.collection.resets import ResetMode
+from headrace.samplers.collection.slot_view import SlotView
 from headrace.samplers.traj_info import EpisodeColumns, Episodes, TrajInfo
 from headrace.types import Ends, EnvBatch, StepRow, Timing, Tree
 
-__all__ = ["CollectionLoop", "SlotView", "null_rows", "private_array"]
+__all__ = ["CollectionLoop", "null_rows", "private_array"]
 
 
 def private_array(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
@@ -30,58 +31,8 @@ def null_rows(example: Tree, *leading: int) -> Tree:
     return allocate_like(example, leading, private_array)
 
 
-class SlotView:
-    """One slice of a slot with precomputed views of every row, so that a step does no slicing."""
-
-    def __init__(self, slot: Slot, first_column: int) -> None:
-        T = len(slot.reward)
-        self.slot = slot
-        self.first_column = first_column
-        self.step_rows = [slot.step_row(t) for t in range(T)]
-        self.actions = [tree_rows(slot.action, t) for t in range(T)]
-        self.action_leaves = [tree_leaves(action) for action in self.actions]
-        self.prev_action_leaves = [tree_leaves(tree_rows(slot.prev_action, t)) for t in range(T + 1)]
-        self.prev_rewards = list(slot.prev_reward)
-        self.rewards = list(slot.reward)
-        self.is_first = list(slot.is_first)
-
-    def begin(self) -> None:
-        """Sets the values that most cells of a batch have, so that a step writes only exceptions."""
-        slot = self.slot
-        slot.terminated[:] = False
-        slot.truncated[:] = False
-        slot.valid[:] = True
-        slot.is_first[1:] = False
-
-    def write_finals(
-        self, times: Sequence[int], columns: Sequence[int], observations: Sequence[Tree]
-    ) -> FinalRegion | None:
-        """Writes the batch's ended episodes into the final region.
-
-        Args:
-            times: `[N]`, time steps in which episodes ended, in (time, column) order.
-            columns: `[N]`, columns of the slice in which they ended.
-            observations: trees of `[k, ...]` whose concatenation has the N final observations in that order.
-
-        Returns:
-            The entries that did not fit, without states; None if all did.
-        """
-        if not times:
-            return None
-        slot, region = self.slot, self.slot.final[0]
-        time, column = np.array(times), np.array(columns)
-        entries = FinalRegion(
-            time=time,
-            column=column + self.first_column,
-            observation=tree_map(lambda *leaves: np.concatenate(leaves), *observations),
-            prev_action=tree_rows(slot.action, (time, column)),
-            prev_reward=slot.reward[time, column],
-            state=None,
-        )
-        return region.fill(entries)
-
-
 _NOBODY = np.empty(0, np.intp)
+_DETAILED = 61  # one row in so many is timed in detail; a prime, so it is not the same row of each batch
 
 
 def _copy(leaf: Any) -> Any:
@@ -150,6 +101,8 @@ class CollectionLoop:
         self._is_first = np.ones(n, np.bool_)
         self._prev_action = null_rows(spec.action, n)
         self._prev_reward = np.zeros(n, np.float32)
+        current = (self._observation, self._is_first, self._prev_action, self._prev_reward)
+        self._current: list[np.ndarray] = tree_leaves(current)
         self._env_info = null_rows(spec.env_info, n)  # receives the infos of decorrelation steps
         self._infos: list[dict[str, Any]] = [{} for _ in range(n)]  # those of the last step, for `episodes.objects`
 
@@ -204,7 +157,9 @@ class CollectionLoop:
         self.envs.allow(self._reset_mode.resets)
         self.status.enter(Phase.WAITING)
 
-    def collect(self, view: SlotView, n_rows: int, until_idle: bool = False) -> Iterator[int]:
+    def collect(
+        self, view: SlotView, n_rows: int, until_idle: bool = False, reads_previous: bool = True
+    ) -> Iterator[int]:
         """Collects rows 0 to n_rows − 1: a whole batch, or fewer rows at the end of an evaluation; see the class.
 
         Afterwards the episodes that ended are in `finished` and in the slot's final region.
@@ -213,20 +168,26 @@ class CollectionLoop:
             view: the slice of the slot to fill.
             n_rows: number of rows.
             until_idle: whether to stop early when all environments wait.
+            reads_previous: whether the caller reads more of a row than the observation: previous inputs and `is_first`.
+                If not, they are written at the end.
         """
         slot, envs, timing, line, phase = view.slot, self.envs, self.timing, self.status.line, self._phase
         begin = perf_counter_ns()
-        self._write_current(slot)
+        for to, value in zip(view.row(0), self._current, strict=True):
+            to[...] = value
         view.begin()
         ended = _Ended()
         stepped = np.full(len(envs.env_ids), n_rows)
         stepped[envs.waiting] = 0
-        may_wait = self._reset_mode.waits
+        may_wait, objects = self._reset_mode.waits, self.episodes.objects
         idle = envs.waiting.copy() if envs.waiting.any() else None  # columns that do not take step t
         resetting, n_resets = envs.resetting, 0
         if resetting is not None:
             slot.valid[0, resetting] = slot.is_first[0, resetting] = False
             n_resets = int(resetting.sum())
+        by_row = reads_previous or may_wait or resetting is not None
+        silent, beginning = None, _NOBODY
+        until_detail = -timing.rows % _DETAILED
         self.status.enter(phase)
         for t in range(n_rows):
             if until_idle and envs.waiting.all():
@@ -234,30 +195,34 @@ class CollectionLoop:
                 break
             line[Status.PHASE], line[Status.STEP] = Phase.ACTING, t
             line[Status.PROGRESS] += 1
-            detail = timing if timing.due else None
-            row_begin = perf_counter_ns() if detail else 0
+            detail = timing if t == until_detail else None
+            if detail:
+                until_detail += _DETAILED
+                row_begin = perf_counter_ns()
             yield t
             if detail:
                 row_begin = max(row_begin, detail.turned_to_ns)
                 detail.acting_ns += perf_counter_ns() - row_begin
             line[Status.PHASE], line[Status.STEP] = phase, t  # set again: loops of several slices share the line
             line[Status.PROGRESS] += 1
-            beginning = _NOBODY if resetting is None else resetting.nonzero()[0]
-            silent = _either(idle, resetting) if self.episodes.objects is not None else None
             out = view.step_rows[t]
-            if self.episodes.objects is not None:
-                out.infos = self._infos
+            if resetting is not None:
+                beginning = resetting.nonzero()[0]
+            if objects is not None:
+                silent, out.infos = _either(idle, resetting), self._infos
             ends = envs.step(view.actions[t], out, detail)
-            for to, action in zip(view.prev_action_leaves[t + 1], view.action_leaves[t], strict=True):
-                to[...] = action
-            view.prev_rewards[t + 1][...] = view.rewards[t]
-            if self.episodes.objects is not None:
+            if by_row:
+                for to, action in zip(view.prev_action_leaves[t + 1], view.action_leaves[t], strict=True):
+                    to[...] = action
+                view.prev_rewards[t + 1][...] = view.rewards[t]
+            if objects is not None:
                 self._step_objects(tree_rows(slot.observation, t), view.actions[t], out, silent)
             if len(beginning):
                 self._start_episodes(view, t, beginning)
             if len(ends.columns):
                 ended.add(t, ends, self.episodes)
-                self._start_episodes(view, t, ends.columns)
+                if by_row:
+                    self._start_episodes(view, t, ends.columns)
                 if may_wait:
                     self._pad(view, t, ends.columns[envs.waiting[ends.columns]], stepped)
                 if resetting is not None:
@@ -265,16 +230,19 @@ class CollectionLoop:
             if may_wait and (idle is not None or envs.waiting.any()):
                 self._blank(view, t, idle)
                 idle = envs.waiting.copy()
-            timing.rows += 1
             if detail:
                 detail.row_ns += perf_counter_ns() - row_begin
                 detail.detailed_rows += 1
-        self._read_current(slot, n_rows)
+        if not by_row:
+            view.write_previous(n_rows, ended.times, ended.columns)
+        for to, value in zip(self._current, view.row(n_rows), strict=True):
+            to[...] = value
         self.n_final = len(ended.times)
         self.overflow = view.write_finals(ended.times, ended.columns, ended.observations)
         self.finished = self.episodes.add(
             slot.reward[:n_rows], stepped, ended.times, ended.columns, ended.infos, ended.objects
         )
+        timing.rows += n_rows
         timing.steps += int(stepped.sum()) - n_resets
         timing.batch_ns += perf_counter_ns() - begin
         self.status.enter(Phase.WAITING)
@@ -376,17 +344,3 @@ class CollectionLoop:
         self._prev_reward[columns] = 0
         for leaf in tree_leaves(self._prev_action):
             leaf[columns] = 0
-
-    def _write_current(self, slot: Slot) -> None:
-        """Writes the loop's current row into row 0 of a slot."""
-        tree_copy_into(tree_rows(slot.observation, 0), self._observation)
-        tree_copy_into(tree_rows(slot.prev_action, 0), self._prev_action)
-        slot.is_first[0] = self._is_first
-        slot.prev_reward[0] = self._prev_reward
-
-    def _read_current(self, slot: Slot, t: int) -> None:
-        """Makes row t of a slot the loop's current row."""
-        tree_copy_into(self._observation, tree_rows(slot.observation, t))
-        tree_copy_into(self._prev_action, tree_rows(slot.prev_action, t))
-        self._is_first[:] = slot.is_first[t]
-        self._prev_reward[:] = slot.prev_reward[t]

@@ -16,8 +16,9 @@ from headrace.envs.scalar import ScalarEnvs
 from headrace.errors import SamplerError
 from headrace.processes.status import Phase, Status
 from headrace.samplers.collection.evaluation import EvalSlice, require_alike
-from headrace.samplers.collection.loop import CollectionLoop, SlotView
+from headrace.samplers.collection.loop import CollectionLoop
 from headrace.samplers.collection.make_envs import SliceConfig, train_envs
+from headrace.samplers.collection.slot_view import SlotView
 from headrace.samplers.collection.snapshot import NOT_ASKED, SliceState, not_saved, recorded
 from headrace.samplers.traj_info import Episodes
 from headrace.types import EnvSpaces, Timing
@@ -104,8 +105,13 @@ class TrainSlice:
         """Counters of the slice's batches."""
         return self._loop.timing
 
-    def batch(self, batch_index: int) -> Iterator[int]:
-        """Returns an iterator over the rows of a batch; batches use the slots in turn."""
+    def batch(self, batch_index: int, reads_previous: bool) -> Iterator[int]:
+        """Returns an iterator over the rows of a batch; batches use the slots in turn.
+
+        Args:
+            batch_index: counts batches from 0.
+            reads_previous: see `CollectionLoop.collect`.
+        """
         self._view = self._views[batch_index % len(self._views)]
         self._loop.reset_waiting()
         # Environments that were just reset are not copied, because a reset sets the module globals that it needs.
@@ -115,7 +121,7 @@ class TrainSlice:
             states = [EnvState(*envs.environment(row)) for row in range(n)]
             self._trial.take(self.config.env_ids[:n], states, self._status)
         self._stepped = True
-        rows = self._loop.collect(self._view, self._n_rows)
+        rows = self._loop.collect(self._view, self._n_rows, reads_previous=reads_previous)
         return rows if self._n_noticed == _NOTICED else self._noticed(rows)
 
     def _noticed(self, rows: Iterator[int]) -> Iterator[int]:

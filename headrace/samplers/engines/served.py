@@ -133,8 +133,8 @@ class ServedEngine(ParallelEngine[ServedWorker]):
     def collect(self, itr: int, version: int, batch_index: int) -> list[SliceReport]:
         server, T = self.server, self.config.options.batch_T
         server.update_spin()
-        self.workers.send((ServedWorker.collect, batch_index))
-        server.serve_actions(itr, version, batch_index, T)
+        self.workers.send((ServedWorker.collect, batch_index, server.load(itr, batch_index)))
+        server.serve_actions(version, batch_index, T)
         reports = self._in_column_order(self.workers.replies())
         for group in server.groups:
             group.give_states(reports)

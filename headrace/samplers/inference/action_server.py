@@ -95,18 +95,29 @@ class ActionServer:
         """Decides how long to spin before sleeping."""
         self._patience.decide()
 
-    def serve_actions(self, itr: int, version: int, batch_index: int, n_rows: int) -> None:
-        """Acts for one batch of every group, then values the row after the last.
-
-        The workers must already have been commanded to collect the batch.
+    def load(self, itr: int, batch_index: int) -> bool:
+        """Takes over the agent's parameters for a batch, before the workers are commanded to collect it.
 
         Args:
             itr: number of the batch, for the agent's schedules.
+            batch_index: counts batches from 0.
+
+        Returns:
+            Whether rows will be read for more than their observations: for previous inputs or `is_first`.
+        """
+        self._agent.sample_mode(itr)
+        return any([group.actor.load(batch_index % group.actor.n_slots) for group in self.groups])
+
+    def serve_actions(self, version: int, batch_index: int, n_rows: int) -> None:
+        """Acts for one batch of every group, then values the row after the last.
+
+        The workers must already have been commanded to collect the batch, after `load`.
+
+        Args:
             version: version of the parameters.
             batch_index: counts batches from 0; addresses the noise.
             n_rows: number of rows of the batch.
         """
-        self._agent.sample_mode(itr)
         for group in self.groups:
             group.actor.begin(version, batch_index * n_rows, batch_index % group.actor.n_slots)
         self._serve(self.groups, n_rows, finish=True)
@@ -115,6 +126,7 @@ class ActionServer:
         """Sets the agent to evaluation mode and zeros the states before the first rows of an evaluation."""
         self._agent.eval_mode(itr)
         for group in self._evaluation:
+            group.actor.load()
             group.actor.restart()
 
     def serve_actions_evaluation(self, version: int, first_step: int, n_rows: int) -> None:

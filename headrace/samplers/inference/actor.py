@@ -72,6 +72,19 @@ class Actor:
         """Draws the noise of the batch that begins at `first_step`, ahead of `begin`."""
         self._policy.draw(first_step)
 
+    def load(self, slot: int = 0) -> bool:
+        """Takes over the agent's parameters for a batch; call it before `begin`.
+
+        Args:
+            slot: index of the slot that the batch is written into.
+
+        Returns:
+            Whether `act` will read more of a row than the observation: previous inputs or `is_first`.
+        """
+        plan = self._plans[slot]
+        self._plan = plan if plan is not None and plan.load() else None
+        return self._plan is None or self._plan.reads_previous
+
     def begin(self, version: int, first_step: int, slot: int = 0) -> None:
         """Prepares for row 0 of a batch.
 
@@ -82,8 +95,6 @@ class Actor:
         """
         self._recorder.enter(slot, version)
         self._policy.draw(first_step)
-        plan = self._plans[slot]
-        self._plan = plan if plan is not None and plan.load() else None
 
     def act(self, t: int) -> None:
         """Computes and writes the actions of row t; call `record` before the next row."""

@@ -24,6 +24,7 @@ class _Views(NamedTuple):
     Args:
         slot: the slot.
         whole: the inputs of all rows at once; the views of single rows share their version counters.
+        leaves: the tensors of `whole`.
         inputs: inputs of T + 1 rows.
         actions: actions of T rows.
         infos: agent_infos of T rows.
@@ -31,6 +32,7 @@ class _Views(NamedTuple):
 
     slot: Slot
     whole: StepInputs
+    leaves: list[torch.Tensor]
     inputs: list[StepInputs]
     actions: list[Tree]
     infos: list[Tree]
@@ -45,6 +47,7 @@ class _Views(NamedTuple):
         return _Views(
             slot,
             whole,
+            tree_leaves(whole),
             inputs,
             [tree_rows(slot.action, t) for t in range(T)],
             [tree_rows(slot.agent_info, t) for t in range(T)],
@@ -100,11 +103,12 @@ class Recorder:
             slot: index of the slot.
             version: version of the parameters.
         """
-        self.slot, whole, self._inputs, self._actions, self._infos = self._views[slot]
+        self.slot, self._whole, self._watched, self._inputs, self._actions, self._infos = self._views[slot]
         self.slot.version[:] = version
         self._final_rows, self._final_states = [], []
-        self._whole = whole if self._device_rows is None else self._device_rows.whole
-        self._watched = tree_leaves(self._whole)
+        if self._device_rows is not None:
+            self._whole = self._device_rows.whole
+            self._watched = tree_leaves(self._whole)
         self._versions = _versions(self._watched)
 
     def inputs(self, t: int) -> StepInputs:

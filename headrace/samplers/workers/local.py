@@ -16,9 +16,10 @@ from headrace.processes.child import Channel
 from headrace.processes.status import Phase, Status
 from headrace.rng import Stream
 from headrace.samplers.collection.evaluation import EvalReport, EvalSlice, evaluation_episodes, evaluation_spec
-from headrace.samplers.collection.loop import SlotView, private_array
+from headrace.samplers.collection.loop import private_array
 from headrace.samplers.collection.make_envs import SliceConfig
 from headrace.samplers.collection.slice import SliceReport, TrainSlice
+from headrace.samplers.collection.slot_view import SlotView
 from headrace.samplers.collection.snapshot import SliceState
 from headrace.samplers.inference.actor import actor_for
 from headrace.samplers.traj_info import Episodes
@@ -84,8 +85,9 @@ class LocalCollector:
         if self._parameters is not None:
             self._parameters.load(self._agent, version)
         self._agent.sample_mode(itr)
-        actor, rows = self._actor, self._environments.batch(batch_index)
-        actor.begin(version, batch_index * self._n_rows, batch_index % self._n_slots)
+        actor, slot = self._actor, batch_index % self._n_slots
+        rows = self._environments.batch(batch_index, actor.load(slot))
+        actor.begin(version, batch_index * self._n_rows, slot)
         for t in rows:
             actor.act(t)
             actor.record(t)
@@ -142,6 +144,7 @@ class LocalEvaluator:
             self._parameters.load(self._agent, version)
         self._agent.eval_mode(itr)
         environments.begin()
+        actor.load()
         actor.restart()
 
         def collect(first_row: int, n_rows: int) -> list[EvalReport]:

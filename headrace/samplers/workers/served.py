@@ -14,9 +14,9 @@ from headrace.processes.child import Channel
 from headrace.processes.handoff import Bell, Cell, Handoff, make_cell
 from headrace.processes.status import Phase
 from headrace.samplers.collection.evaluation import EvalReport, EvalSlice
-from headrace.samplers.collection.loop import SlotView
 from headrace.samplers.collection.make_envs import SliceConfig
 from headrace.samplers.collection.slice import SliceReport, TrainSlices
+from headrace.samplers.collection.slot_view import SlotView
 from headrace.samplers.collection.snapshot import SliceState
 from headrace.samplers.layout import Slice
 from headrace.samplers.workers.memory import SlotMemory
@@ -178,16 +178,17 @@ class ServedWorker:
             self._handoffs.append(cells.worker(cells.train, members, index, bell, server))
         channel.status.enter(Phase.WAITING)
 
-    def collect(self, batch_index: int) -> list[SliceReport]:
+    def collect(self, batch_index: int, reads_previous: bool) -> list[SliceReport]:
         """Collects one batch, for which the server writes the actions.
 
         Args:
             batch_index: counts batches from 0.
+            reads_previous: see `CollectionLoop.collect`.
         """
         collectors = self._environments.all
         drive_served(
             [
-                (environments.batch(batch_index), handoff, environments.timing)
+                (environments.batch(batch_index, reads_previous), handoff, environments.timing)
                 for environments, handoff in zip(collectors, self._handoffs, strict=True)
             ]
         )
