@@ -8,10 +8,10 @@ import os
 from collections.abc import Sequence
 from types import ModuleType
 
-__all__ = ["acting", "batch", "implementation", "native", "note", "stepping"]
+__all__ = ["acting", "batch", "implementation", "native", "note", "stepping", "waiting"]
 
 _VERSION = 2  # of the interface of the compiled parts
-_PARTS = ("acting", "batch", "stepping")
+_PARTS = ("acting", "batch", "stepping", "waiting")
 _AGAIN = "install headrace again to build them"
 
 
@@ -34,8 +34,8 @@ def _loaded() -> tuple[Sequence[ModuleType | None], int, str]:
 
 _parts, _level, _why_not = _loaded()
 #: Inference of small networks; noise and the statistics of episodes; the inner loop of `ScalarEnvs`, see also
-#: `headrace.envs.stepping`. None if pure Python runs.
-acting, batch, stepping = _parts
+#: `headrace.envs.stepping`; waiting for a counter. None if pure Python runs.
+acting, batch, stepping, waiting = _parts
 #: "native" or "pure Python".
 implementation = "pure Python" if _why_not else "native"
 #: (level, sentence) for the log if pure Python runs, else None.

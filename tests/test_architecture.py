@@ -29,7 +29,7 @@ ALLOWED = {
     "text": set(),
     "plotting": {"errors", "storage", "text"},
     "buffers": BASE,
-    "processes": BASE,
+    "processes": BASE | {"compiled"},
     "envs": BASE | {"buffers", "compiled", "processes"},
     "distributions": BASE | {"numpy_inference"},
     "models": BASE | {"numpy_inference"},

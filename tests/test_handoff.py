@@ -19,7 +19,7 @@ from unittest.mock import MagicMock, call
 import numpy as np
 import pytest
 
-from headrace import memory
+from headrace import compiled, memory
 from headrace.errors import EnvFailed, WorkerCrashed, WorkerHung
 from headrace.processes import handoff, watch as watch_module
 from headrace.processes.affinity import usable_cores
@@ -414,7 +414,8 @@ def test_a_fence_is_an_atomic_exchange(monkeypatch: pytest.MonkeyPatch, weakly: 
 
 
 @pytest.mark.parametrize("spin_ns", [0, 1_000_000_000])
-def test_who_has_no_patience_sleeps_at_once(pipes: Any, spin_ns: int) -> None:
+def test_who_has_no_patience_sleeps_at_once(pipes: Any, spin_ns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled, "waiting", None)  # which reads the memory itself
     own, peer, parked, spin = shared_cells(4)
     spin[0] = spin_ns
     looks = 0
@@ -432,6 +433,20 @@ def test_who_has_no_patience_sleeps_at_once(pipes: Any, spin_ns: int) -> None:
     os.write(write, b"!")
     Handoff(own, [watched_peer], Bell(parked, read_fd=read), [], spin_ns=spin).wait_for(1, sleep)
     assert (looks > 16) == (spin_ns > 0)
+
+
+@pytest.mark.skipif(compiled.waiting is None, reason="no compiled part")
+def test_the_compiled_poll_returns_when_the_number_is_reached_or_time_is_up() -> None:
+    (cell,) = shared_cells(1)
+    cell[0] = 7
+    assert compiled.waiting is not None
+    assert compiled.waiting.spin(cell, 7, LONG * 10**9)
+    before = time.monotonic()
+    assert not compiled.waiting.spin(cell, 8, 10_000_000)
+    assert time.monotonic() - before >= 0.01
+    # Another thread runs meanwhile, because the poll does not hold the interpreter lock.
+    threading.Timer(0.02, cell.__setitem__, (0, 8)).start()
+    assert compiled.waiting.spin(cell, 8, LONG * 10**9)
 
 
 # ---- a peer that dies ----
@@ -457,7 +472,8 @@ def test_a_peer_that_is_killed_ends_the_wait_of_who_sleeps(pipes: Any, spin_ns: 
     assert hands.late == 0
 
 
-def test_a_peer_that_is_killed_ends_the_wait_of_who_looks(pipes: Any) -> None:
+def test_a_peer_that_is_killed_ends_the_wait_of_who_looks(pipes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled, "waiting", None)  # which reads the memory itself
     pair = Pair(pipes, 20_000_000)
     looks = slept_before = 0
 

@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 
+from headrace import compiled
 from headrace.memory import WEAKLY_ORDERED, fence
 
 __all__ = ["Bell", "Cell", "Handoff", "make_cell"]
@@ -159,6 +160,9 @@ class Handoff:
         spin_ns = self._spin_ns[0]
         if not spin_ns:
             return False
+        if compiled.waiting is not None:
+            reached: bool = compiled.waiting.spin(peer, number, spin_ns)
+            return reached
         end = perf_counter_ns() + spin_ns
         while perf_counter_ns() < end:
             if peer[0] >= number:

@@ -32,7 +32,7 @@ MUTANTS = [
         "headrace/samplers/collection/loop.py",
         "view.prev_rewards[t + 1][columns] = 0",
         "pass",
-        "tests/test_serial_sampler.py",
+        "tests/test_previous_inputs.py",
     ),
     Mutant(
         "headrace/samplers/collection/loop.py",
@@ -51,6 +51,12 @@ MUTANTS = [
         "self._stepped = True",
         "self._stepped = False",
         "tests/test_resume_samplers.py",
+    ),
+    Mutant(
+        "headrace/samplers/collection/slot_view.py",
+        "to[starts] = 0",
+        "pass",
+        "tests/test_previous_inputs.py",
     ),
     Mutant(
         "headrace/samplers/collection/snapshot.py",

@@ -1,0 +1,3 @@
+VERSION: int
+
+def spin(cell: memoryview, number: int, spin_ns: int) -> bool: ...
