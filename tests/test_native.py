@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import logging
+import pickle
 import random
 import sys
 from collections import namedtuple
@@ -190,7 +191,8 @@ def _record(
     keys = {"k": (np.float32, ())} if declared else None
     status = Status()
     made = [Scripted(space) for _ in answers]
-    observation = allocate_like(null_value(space), (n,), np.zeros)
+    # As a worker allocates it: a dtype that was pickled is equal to, but not the same object as, that of the space.
+    observation = allocate_like(pickle.loads(pickle.dumps(null_value(space))), (n,), np.zeros)
     info = {"k": np.zeros(n, np.float32)} if declared else None
     floats = [leaf for leaf in (*tree_leaves(observation), *tree_leaves(info)) if leaf.dtype.kind == "f"]
     ends = np.zeros((2, n), np.bool_)

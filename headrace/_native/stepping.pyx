@@ -49,7 +49,7 @@ cdef class ArrayLeaf(Leaf):
     """An array of a fixed shape and dtype: the leaf of a Box, MultiDiscrete or MultiBinary."""
 
     cdef cnp.ndarray to
-    cdef PyObject* descr
+    cdef int type_num
     cdef char* data
     cdef Py_ssize_t stride, nbytes
     cdef int ndim
@@ -57,7 +57,7 @@ cdef class ArrayLeaf(Leaf):
 
     def __cinit__(self, cnp.ndarray to):
         self.to = to
-        self.descr = <PyObject*>cnp.PyArray_DESCR(to)
+        self.type_num = cnp.PyArray_TYPE(to)
         self.data = <char*>cnp.PyArray_DATA(to)
         self.ndim = cnp.PyArray_NDIM(to) - 1
         self.stride = cnp.PyArray_STRIDE(to, 0)
@@ -72,7 +72,10 @@ cdef class ArrayLeaf(Leaf):
         if type(value) is not _ndarray:
             return UNUSUAL
         cdef cnp.ndarray array = <cnp.ndarray>value
-        if <PyObject*>cnp.PyArray_DESCR(array) != self.descr or cnp.PyArray_NDIM(array) != self.ndim:
+        # Not the dtype objects: those that were pickled, as in workers, are copies.
+        if cnp.PyArray_TYPE(array) != self.type_num or cnp.PyArray_ISBYTESWAPPED(array):
+            return UNUSUAL
+        if cnp.PyArray_NDIM(array) != self.ndim:
             return UNUSUAL
         cdef int axis
         for axis in range(self.ndim):
@@ -181,7 +184,7 @@ def leaf_of(space, to):
         return Leaf()
     if isinstance(space, spaces.Discrete):
         return DiscreteLeaf(to, int(space.start), int(space.start + space.n)) if to.dtype == np.int64 else Leaf()
-    return ArrayLeaf(to) if to.dtype is space.dtype and to.shape[1:] == space.shape else Leaf()
+    return ArrayLeaf(to) if to.shape[1:] == space.shape else Leaf()
 
 
 cdef class Row:
