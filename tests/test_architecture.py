@@ -16,7 +16,7 @@ BASE = {"config", "errors", "lazy", "types", "rng", "memory", "schema"}
 #: Room → rooms it may import. A file directly in the package is a room of its own name.
 ALLOWED = {
     "_native": set(),
-    "compiled": set(),
+    "compiled": {"numpy_acting"},
     "config": set(),
     "errors": set(),
     "lazy": set(),
@@ -24,6 +24,7 @@ ALLOWED = {
     "schema": set(),
     "memory": {"errors"},
     "types": {"errors"},
+    "numpy_acting": set(),
     "numpy_inference": set(),
     "storage": set(),
     "text": set(),
@@ -31,8 +32,8 @@ ALLOWED = {
     "buffers": BASE,
     "processes": BASE,
     "envs": BASE | {"buffers", "compiled", "processes"},
-    "distributions": BASE | {"numpy_inference"},
-    "models": BASE | {"numpy_inference"},
+    "distributions": BASE | {"numpy_acting", "numpy_inference"},
+    "models": BASE | {"numpy_acting", "numpy_inference"},
     # of checkpoints: the file format, since an agent saves itself; of envs: spaces as plain data
     "agents": BASE | {"buffers", "checkpoints", "compiled", "distributions", "envs", "models", "numpy_inference"},
     "samplers": BASE | {"agents", "buffers", "compiled", "envs", "processes"},
@@ -54,6 +55,7 @@ WITHOUT_TORCH = [
     "types",
     "rng",
     "memory",
+    "numpy_acting",
     "lazy",
     "schema",
     "storage",

@@ -12,6 +12,82 @@
 #define HEADRACE_CLONES __attribute__((target_clones("arch=haswell", "default")))
 #else
 #define HEADRACE_CLONES
+/* Draws actions[n, d] from Gaussians by the method of Box and Muller, as headrace.distributions.Gaussian does: of the
+ * noise[n, d rounded up to even] the first half gives radii, the second half angles. Without noise (NULL) actions are means.
+ * Returns 0 if a number is not finite. */
+static int headrace_gaussian(const float *mean, const float *log_std, long n, long d, const float *noise,
+                             float *actions) {
+  const long half = (d + 1) / 2;
+  for (long i = 0; i < n; i++, mean += d, log_std += d, actions += d) {
+    for (long k = 0; k < d; k++) {
+      if (!isfinite(mean[k]) || !isfinite(log_std[k])) return 0;
+    }
+    if (noise == NULL) {
+      memcpy(actions, mean, d * sizeof(float));
+      continue;
+    }
+    for (long k = 0; k < half; k++) {
+      const float radius = sqrtf(-2.0f * logf(noise[k])), angle = 6.283185307179586f * noise[half + k];
+      actions[k] = mean[k] + expf(log_std[k]) * (radius * cosf(angle));
+      if (half + k < d) actions[half + k] = mean[half + k] + expf(log_std[half + k]) * (radius * sinf(angle));
+    }
+    noise += 2 * half;
+    for (long k = 0; k < d; k++) {
+      if (!isfinite(actions[k])) return 0;
+    }
+  }
+  return 1;
+}
+
+/* Chooses actions[n] among those of values q[n, n_actions]: uniformly if noise 0 is below epsilon, by noise 1, else the
+ * first of the highest value. Where each environment has an epsilon, noise 2 is its number. Returns 0 if a value is not
+ * finite. */
+static int headrace_epsilon_greedy(const float *q, long n, long n_actions, const float *noise, long noise_stride,
+                                   const float *epsilon, long n_epsilon, int64_t *actions) {
+  for (long i = 0; i < n; i++, q += n_actions, noise += noise_stride) {
+    long best = 0;
+    for (long k = 0; k < n_actions; k++) {
+      if (!isfinite(q[k])) return 0;
+      if (q[k] > q[best]) best = k;
+    }
+    if (noise[0] < epsilon[n_epsilon > 1 ? (long)noise[2] % n_epsilon : 0]) {
+      const float target = noise[1] * (float)n_actions;
+      for (best = 0; (float)(best + 1) < target;) best++;
+    }
+    actions[i] = best;
+  }
+  return 1;
+}
+
+/* Turns advantages a[n, n_actions n_atoms] into a - mean over actions + v[n, n_atoms], for each atom. */
+static void headrace_dueling(float *a, long stride, const float *v, long v_stride, long n, long n_actions, long n_atoms) {
+  for (long i = 0; i < n; i++, a += stride, v += v_stride) {
+    for (long j = 0; j < n_atoms; j++) {
+      float sum = 0.0f;
+      for (long k = 0; k < n_actions; k++) sum += a[k * n_atoms + j];
+      const float shift = v[j] - sum / (float)n_actions;
+      for (long k = 0; k < n_actions; k++) a[k * n_atoms + j] += shift;
+    }
+  }
+}
+
+/* Returns the mean of the atoms, whose probabilities are the softmax of logits; NaN if a logit is not finite. */
+HEADRACE_CLONES
+float headrace_mean_of_atoms(const float *restrict logits, const float *restrict atoms, float *restrict weights, long n) {
+  float top = logits[0], odd = 0.0f;
+  for (long k = 0; k < n; k++) {
+    odd += logits[k] - logits[k]; /* 0, or NaN */
+    top = logits[k] > top ? logits[k] : top;
+  }
+  for (long k = 0; k < n; k++) {
+    const float v = logits[k] - top;
+    weights[k] = headrace_exp(v < -87.0f ? -87.0f : v);
+  }
+  double total = 0.0, mean = 0.0;
+  for (long k = 0; k < n; k++) total += weights[k], mean += (double)weights[k] * atoms[k];
+  return (float)(mean / total) + odd;
+}
+
 #endif
 
 /* y[n, m] = x[n, k] w[k, m] + b[m]; n is a multiple of 4, so that there is one code path for every row. */
@@ -36,8 +112,26 @@ void headrace_linear(const float *restrict x, const float *restrict w, const flo
   }
 }
 
-/* tanh(x) = 1 - 2 / (exp(2 x) + 1) in place; absolute error below 4e-7. exp by range reduction to [-ln2/2, ln2/2] and its
- * Taylor polynomial. NaN and infinity become NaN, so that the caller sees them. */
+/* exp(v), relative error below 2e-7, for v in [-87, 87]: range reduction to [-ln2/2, ln2/2] and the Taylor polynomial. */
+static inline float headrace_exp(float v) {
+  const float whole = (v * 1.4426950408889634f + 12582912.0f) - 12582912.0f; /* 1.5 * 2^23: the nearest whole number */
+  const float r = (v - whole * 0.693359375f) + whole * 2.12194440e-4f; /* ln 2 in two parts, the first exact */
+  float e = 1.0f / 5040.0f;
+  e = e * r + 1.0f / 720.0f;
+  e = e * r + 1.0f / 120.0f;
+  e = e * r + 1.0f / 24.0f;
+  e = e * r + 1.0f / 6.0f;
+  e = e * r + 0.5f;
+  e = e * r + 1.0f;
+  e = e * r + 1.0f;
+  const int32_t bits = ((int32_t)whole + 127) * (1 << 23);
+  float scale;
+  memcpy(&scale, &bits, sizeof scale);
+  return e * scale;
+}
+
+/* tanh(x) = 1 - 2 / (exp(2 x) + 1) in place; absolute error below 4e-7. NaN and infinity become NaN, so that the caller
+ * sees them. */
 HEADRACE_CLONES
 void headrace_tanh(float *restrict x, long n) {
   for (long i = 0; i < n; i++) {
@@ -45,21 +139,20 @@ void headrace_tanh(float *restrict x, long n) {
     const float odd = v - v; /* 0, or NaN */
     v = v > 10.0f ? 10.0f : v;
     v = v < -10.0f ? -10.0f : v;
-    const float z = v * 2.885390081777927f; /* 2 / ln 2 */
-    const float whole = (z + 12582912.0f) - 12582912.0f; /* 1.5 * 2^23: rounds to the nearest whole number */
-    const float r = (z - whole) * 0.6931471805599453f;
-    float e = 1.0f / 5040.0f;
-    e = e * r + 1.0f / 720.0f;
-    e = e * r + 1.0f / 120.0f;
-    e = e * r + 1.0f / 24.0f;
-    e = e * r + 1.0f / 6.0f;
-    e = e * r + 0.5f;
-    e = e * r + 1.0f;
-    e = e * r + 1.0f;
-    const int32_t bits = ((int32_t)whole + 127) * (1 << 23);
-    float scale;
-    memcpy(&scale, &bits, sizeof scale);
-    x[i] = 1.0f - 2.0f / (e * scale + 1.0f) + odd;
+    x[i] = 1.0f - 2.0f / (headrace_exp(2.0f * v) + 1.0f) + odd;
+  }
+}
+
+/* x[n, k] = (x - shift[k]) scale[k] in place, limited to -clip ... clip; NaN stays NaN. */
+HEADRACE_CLONES
+void headrace_normalize(float *restrict x, const float *restrict shift, const float *restrict scale, float clip, long n,
+                        long k) {
+  for (long i = 0; i < n; i++, x += k) {
+    for (long p = 0; p < k; p++) {
+      float v = (x[p] - shift[p]) * scale[p];
+      v = v > clip ? clip : v;
+      x[p] = v < -clip ? -clip : v;
+    }
   }
 }
 
@@ -92,6 +185,82 @@ static int headrace_categorical(const float *logits, long stride, long n, long n
     actions[i] = best;
   }
   return 1;
+}
+
+/* Draws actions[n, d] from Gaussians by the method of Box and Muller, as headrace.distributions.Gaussian does: of the
+ * noise[n, d rounded up to even] the first half gives radii, the second half angles. Without noise (NULL) actions are means.
+ * Returns 0 if a number is not finite. */
+static int headrace_gaussian(const float *mean, const float *log_std, long n, long d, const float *noise,
+                             float *actions) {
+  const long half = (d + 1) / 2;
+  for (long i = 0; i < n; i++, mean += d, log_std += d, actions += d) {
+    for (long k = 0; k < d; k++) {
+      if (!isfinite(mean[k]) || !isfinite(log_std[k])) return 0;
+    }
+    if (noise == NULL) {
+      memcpy(actions, mean, d * sizeof(float));
+      continue;
+    }
+    for (long k = 0; k < half; k++) {
+      const float radius = sqrtf(-2.0f * logf(noise[k])), angle = 6.283185307179586f * noise[half + k];
+      actions[k] = mean[k] + expf(log_std[k]) * (radius * cosf(angle));
+      if (half + k < d) actions[half + k] = mean[half + k] + expf(log_std[half + k]) * (radius * sinf(angle));
+    }
+    noise += 2 * half;
+    for (long k = 0; k < d; k++) {
+      if (!isfinite(actions[k])) return 0;
+    }
+  }
+  return 1;
+}
+
+/* Chooses actions[n] among those of values q[n, n_actions]: uniformly if noise 0 is below epsilon, by noise 1, else the
+ * first of the highest value. Where each environment has an epsilon, noise 2 is its number. Returns 0 if a value is not
+ * finite. */
+static int headrace_epsilon_greedy(const float *q, long n, long n_actions, const float *noise, long noise_stride,
+                                   const float *epsilon, long n_epsilon, int64_t *actions) {
+  for (long i = 0; i < n; i++, q += n_actions, noise += noise_stride) {
+    long best = 0;
+    for (long k = 0; k < n_actions; k++) {
+      if (!isfinite(q[k])) return 0;
+      if (q[k] > q[best]) best = k;
+    }
+    if (noise[0] < epsilon[n_epsilon > 1 ? (long)noise[2] % n_epsilon : 0]) {
+      const float target = noise[1] * (float)n_actions;
+      for (best = 0; (float)(best + 1) < target;) best++;
+    }
+    actions[i] = best;
+  }
+  return 1;
+}
+
+/* Turns advantages a[n, n_actions n_atoms] into a - mean over actions + v[n, n_atoms], for each atom. */
+static void headrace_dueling(float *a, long stride, const float *v, long v_stride, long n, long n_actions, long n_atoms) {
+  for (long i = 0; i < n; i++, a += stride, v += v_stride) {
+    for (long j = 0; j < n_atoms; j++) {
+      float sum = 0.0f;
+      for (long k = 0; k < n_actions; k++) sum += a[k * n_atoms + j];
+      const float shift = v[j] - sum / (float)n_actions;
+      for (long k = 0; k < n_actions; k++) a[k * n_atoms + j] += shift;
+    }
+  }
+}
+
+/* Returns the mean of the atoms, whose probabilities are the softmax of logits; NaN if a logit is not finite. */
+HEADRACE_CLONES
+float headrace_mean_of_atoms(const float *restrict logits, const float *restrict atoms, float *restrict weights, long n) {
+  float top = logits[0], odd = 0.0f;
+  for (long k = 0; k < n; k++) {
+    odd += logits[k] - logits[k]; /* 0, or NaN */
+    top = logits[k] > top ? logits[k] : top;
+  }
+  for (long k = 0; k < n; k++) {
+    const float v = logits[k] - top;
+    weights[k] = headrace_exp(v < -87.0f ? -87.0f : v);
+  }
+  double total = 0.0, mean = 0.0;
+  for (long k = 0; k < n; k++) total += weights[k], mean += (double)weights[k] * atoms[k];
+  return (float)(mean / total) + odd;
 }
 
 #endif

@@ -1,0 +1,260 @@
+"""The classes of `headrace/_native/acting.pyx` in NumPy, which run where nothing is compiled, and the draws of actions.
+
+`headrace.distributions` draws small batches by the same functions. Importing this module loads no torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+__all__ = [
+    "ROWS_ARE_INDEPENDENT",
+    "CategoricalRows",
+    "GaussianRows",
+    "Network",
+    "ValueRows",
+    "draw_categorical",
+    "draw_epsilon_greedy",
+    "draw_gaussian",
+    "dueling",
+    "mean_of_atoms",
+    "normalized",
+]
+
+#: Whether the outputs of a row are the same bits whatever the number of rows. Those of a matrix product are not.
+ROWS_ARE_INDEPENDENT = False
+
+
+def normalized(vectors: np.ndarray, shift: np.ndarray, scale: np.ndarray, clip: float) -> np.ndarray:
+    """Returns `(vectors − shift) · scale`, limited to ±`clip`, in new memory."""
+    normal = vectors - shift
+    normal *= scale
+    np.minimum(normal, clip, out=normal)
+    np.maximum(normal, -clip, out=normal)
+    return normal
+
+
+def draw_categorical(logits: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    """Returns actions, int64 `[...]`; see `headrace.distributions.Categorical.sample`."""
+    cumulated = np.exp(logits - logits.max(axis=-1, keepdims=True)).cumsum(axis=-1)
+    return np.asarray((cumulated >= noise * cumulated[..., -1:]).argmax(axis=-1))
+
+
+def draw_gaussian(mean: np.ndarray, log_std: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    """Returns vectors, float `[..., d]`; see `headrace.distributions.Gaussian.sample`."""
+    half = noise.shape[-1] // 2
+    radius = np.sqrt(-2.0 * np.log(noise[..., :half]))
+    angle = np.float32(2.0 * math.pi) * noise[..., half:]
+    normal = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], axis=-1)[..., : mean.shape[-1]]
+    drawn: np.ndarray = mean + np.exp(log_std) * normal
+    return drawn
+
+
+def draw_epsilon_greedy(q: np.ndarray, noise: np.ndarray, epsilon: float | np.ndarray) -> np.ndarray:
+    """Returns actions, int64 `[...]`; see `headrace.distributions.EpsilonGreedy.sample`."""
+    action = np.asarray(q.argmax(axis=-1))
+    explores = noise[..., 0] < epsilon
+    if explores.any():  # late in training few elements explore
+        # float32, as in torch's comparison, so that both code paths choose the same action.
+        count = (q > -np.inf).cumsum(axis=-1, dtype=np.float32)
+        anywhere = (count >= noise[..., 1:2] * count[..., -1:]).argmax(axis=-1)
+        action = np.where(explores, anywhere, action)
+    return action
+
+
+def dueling(advantage: np.ndarray, value: np.ndarray) -> np.ndarray:
+    """Returns `value + advantage − its mean over actions`, in the memory of `advantage`.
+
+    Args:
+        advantage: float `[..., n_actions, n_atoms]`.
+        value: float `[..., n_atoms]`.
+    """
+    advantage += value[..., None, :] - advantage.mean(axis=-2, keepdims=True)
+    return advantage
+
+
+def mean_of_atoms(logits: np.ndarray, atoms: np.ndarray) -> np.ndarray:
+    """Returns the means, float `[...]`, of distributions over atoms `[n_atoms]` given by logits `[..., n_atoms]`."""
+    weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return np.asarray(weights @ atoms / weights.sum(axis=-1))
+
+
+class Network:
+    """See `headrace/_native/acting.pyx`."""
+
+    def __init__(self, sizes: Sequence[int], observation: np.ndarray) -> None:
+        n = observation.shape[1]
+        self._observation = observation
+        self._outputs = [np.zeros((n, size), np.float32) for size in sizes[1:]]
+        self.n, self.n_out = n, sizes[-1]
+
+    def load(
+        self,
+        layers: Sequence[tuple[np.ndarray, np.ndarray]],
+        norm: tuple[np.ndarray, np.ndarray, float] | None,
+    ) -> None:
+        """Copies the parameters."""
+        self._layers = [(weight.copy().T, bias.copy()) for weight, bias in layers]
+        self._norm = None if norm is None else (norm[0].copy(), norm[1].copy(), norm[2])
+
+    def run(self, t: int) -> np.ndarray:
+        """Returns the outputs `[n, n_out]` of row t, which the next call overwrites."""
+        x = self._observation[t]
+        if self._norm is not None:
+            x = normalized(x, *self._norm)
+        last = self._outputs[-1]
+        for (weight, bias), output in zip(self._layers, self._outputs, strict=True):
+            np.matmul(x, weight, out=output)
+            output += bias
+            x = output
+            if output is not last:
+                np.tanh(output, out=output)
+        return last
+
+
+class ActorRows:
+    """See `headrace/_native/acting.pyx`."""
+
+    def __init__(
+        self, policy: Network, value: Network | None, noise: np.ndarray, action: np.ndarray, values: np.ndarray
+    ) -> None:
+        self._policy, self._value = policy, value
+        self._noise, self._action, self._values = noise, action, values
+        self._n_outputs = policy.n_out - (value is None)
+
+    def _infer(self, t: int, values: np.ndarray) -> np.ndarray:
+        outputs = self._policy.run(t)
+        values[:] = outputs[:, -1] if self._value is None else self._value.run(t)[:, 0]
+        return outputs[:, : self._n_outputs]
+
+    def _draw(self, t: int, outputs: np.ndarray) -> bool:
+        """Writes distributions and actions of row t; returns whether they are finite."""
+        raise NotImplementedError
+
+    def act(self, t: int) -> bool:
+        """Writes row t; returns False, having written nothing of use, if an output is not finite."""
+        values = self._values[t]
+        return self._draw(t, self._infer(t, values)) and _finite(values)
+
+    def value(self, t: int, to: np.ndarray) -> bool:
+        """Writes the values of row t into `to`, `[n]`; returns whether they are finite."""
+        self._infer(t, to)
+        return _finite(to)
+
+
+class CategoricalRows(ActorRows):
+    """See `headrace/_native/acting.pyx`."""
+
+    def __init__(
+        self,
+        policy: Network,
+        value: Network | None,
+        noise: np.ndarray,
+        action: np.ndarray,
+        values: np.ndarray,
+        logits: np.ndarray,
+    ) -> None:
+        super().__init__(policy, value, noise, action, values)
+        self._logits = logits
+
+    def load(self, greedy: bool) -> None:
+        """Sets whether to take the most probable actions."""
+        self._greedy = greedy
+
+    def _draw(self, t: int, outputs: np.ndarray) -> bool:
+        self._logits[t] = outputs
+        if not _finite(outputs):
+            return False
+        self._action[t] = outputs.argmax(axis=-1) if self._greedy else draw_categorical(outputs, self._noise[t])
+        return True
+
+
+class GaussianRows(ActorRows):
+    """See `headrace/_native/acting.pyx`."""
+
+    def __init__(
+        self,
+        policy: Network,
+        value: Network | None,
+        noise: np.ndarray,
+        action: np.ndarray,
+        values: np.ndarray,
+        mean: np.ndarray,
+        log_std: np.ndarray,
+    ) -> None:
+        super().__init__(policy, value, noise, action, values)
+        self._mean, self._log_std = mean, log_std
+
+    def load(
+        self,
+        greedy: bool,
+        middle: np.ndarray,
+        half: np.ndarray,
+        offset: np.ndarray,
+        low: np.ndarray,
+        high: np.ndarray,
+    ) -> None:
+        """Sets whether to take the means, and how outputs become distributions."""
+        self._greedy, self._middle, self._half = greedy, middle, half
+        self._offset, self._low, self._high = offset, low, high
+
+    def _draw(self, t: int, outputs: np.ndarray) -> bool:
+        mean, log_std, action = self._mean[t], self._log_std[t], self._action[t]
+        d = mean.shape[-1]
+        np.multiply(self._half, outputs[:, :d], out=mean)
+        mean += self._middle
+        log_std[:] = self._offset
+        if outputs.shape[1] > d:
+            log_std += outputs[:, d:]
+            np.maximum(log_std, self._low, out=log_std)
+            np.minimum(log_std, self._high, out=log_std)
+        action[:] = mean if self._greedy else draw_gaussian(mean, log_std, self._noise[t])
+        return _finite(action) and _finite(log_std)  # an action is not finite if its mean is not
+
+
+class ValueRows:
+    """See `headrace/_native/acting.pyx`."""
+
+    def __init__(
+        self,
+        network: Network,
+        shared: Network | None,
+        noise: np.ndarray,
+        action: np.ndarray,
+        q: np.ndarray,
+    ) -> None:
+        self._network, self._shared = network, shared
+        self._noise, self._action, self._q = noise, action, q
+        self._shape = (network.n, q.shape[2], network.n_out // q.shape[2])
+
+    def load(self, epsilon: np.ndarray, atoms: np.ndarray | None) -> None:
+        """Sets ε, float32 `[1]` or of every environment by its env id, and the atoms, float32 `[n_atoms]`, or None."""
+        env_ids = self._noise[0, :, -1].astype(np.int64)
+        self._epsilon = epsilon if len(epsilon) == 1 else epsilon[env_ids % len(epsilon)]
+        self._atoms = None if atoms is None else atoms.copy()
+
+    def _infer(self, t: int) -> np.ndarray:
+        outputs = self._network.run(t).reshape(self._shape)
+        if self._shared is not None:
+            dueling(outputs, self._shared.run(t))
+        return outputs[..., 0] if self._atoms is None else mean_of_atoms(outputs, self._atoms)
+
+    def act(self, t: int) -> bool:
+        """Writes row t; returns False, having written nothing of use, if a value is not finite."""
+        q = self._q[t]
+        q[:] = self._infer(t)
+        self._action[t] = draw_epsilon_greedy(q, self._noise[t], self._epsilon)
+        return _finite(q)
+
+    def value(self, t: int, to: np.ndarray) -> bool:
+        """Writes the values of the best actions of row t into `to`, `[n]`; returns whether all values are finite."""
+        q = self._infer(t)
+        q.max(axis=-1, out=to)
+        return _finite(q)
+
+
+def _finite(numbers: np.ndarray) -> bool:
+    return bool(np.isfinite(numbers).all())
