@@ -14,6 +14,7 @@ __all__ = [
     "ROWS_ARE_INDEPENDENT",
     "CategoricalRows",
     "GaussianRows",
+    "LstmNetwork",
     "Network",
     "ValueRows",
     "draw_categorical",
@@ -100,12 +101,13 @@ class Network:
         self._layers = [(weight.copy().T, bias.copy()) for weight, bias in layers]
         self._norm = None if norm is None else (norm[0].copy(), norm[1].copy(), norm[2])
 
+    def _see(self, t: int) -> np.ndarray:
+        x = self._observation[t]
+        return x if self._norm is None else normalized(x, *self._norm)
+
     def run(self, t: int) -> np.ndarray:
         """Returns the outputs `[n, n_out]` of row t, which the next call overwrites."""
-        x = self._observation[t]
-        if self._norm is not None:
-            x = normalized(x, *self._norm)
-        last = self._outputs[-1]
+        x, last = self._see(t), self._outputs[-1]
         for (weight, bias), output in zip(self._layers, self._outputs, strict=True):
             np.matmul(x, weight, out=output)
             output += bias
@@ -113,6 +115,46 @@ class Network:
             if output is not last:
                 np.tanh(output, out=output)
         return last
+
+    def keep(self) -> None:
+        """Makes the state after the row that ran last the state of the next row."""
+
+
+class LstmNetwork(Network):
+    """See `headrace/_native/acting.pyx`."""
+
+    def __init__(
+        self, sizes: Sequence[int], observation: np.ndarray, prev_action: np.ndarray, prev_reward: np.ndarray
+    ) -> None:
+        super().__init__(sizes, observation)
+        self._prev_action, self._prev_reward = prev_action, prev_reward
+        self._codes = np.eye(sizes[1], dtype=np.float32) if prev_action.ndim == 2 else None
+
+    def enter(self, h: np.ndarray, c: np.ndarray) -> None:
+        """Sets the memory of the state, float32 `[n, sizes[3]]` each, which `act` updates."""
+        self._h, self._c = h, c
+
+    def run(self, t: int) -> np.ndarray:
+        """Returns the outputs `[n, n_out]` of row t."""
+        action, reward = self._prev_action[t], self._prev_reward[t, :, None]
+        if self._codes is not None:
+            action = self._codes[action.clip(0, len(self._codes) - 1)]
+        x = np.concatenate([self._see(t), action, reward], axis=-1)
+        (weight, bias), of_input, of_state, head = self._layers
+        x = np.tanh(x @ weight + bias)
+        gates = x @ of_input[0]
+        gates += self._h @ of_state[0]
+        gates += of_input[1]
+        gates += of_state[1]
+        i, f, g, o = np.split(gates, 4, axis=-1)
+        self._c_next = _sigmoid(f) * self._c + _sigmoid(i) * np.tanh(g)
+        self._h_next = _sigmoid(o) * np.tanh(self._c_next)
+        product: np.ndarray = self._h_next @ head[0] + head[1]
+        return product
+
+    def keep(self) -> None:
+        """See `Network`."""
+        self._h[:], self._c[:] = self._h_next, self._c_next
 
 
 class ActorRows:
@@ -135,9 +177,12 @@ class ActorRows:
         raise NotImplementedError
 
     def act(self, t: int) -> bool:
-        """Writes row t; returns False, having written nothing of use, if an output is not finite."""
+        """Writes row t and updates the state; returns False, with the state unchanged, if an output is not finite."""
         values = self._values[t]
-        return self._draw(t, self._infer(t, values)) and _finite(values)
+        if not self._draw(t, self._infer(t, values)) or not _finite(values):
+            return False
+        self._policy.keep()
+        return True
 
     def value(self, t: int, to: np.ndarray) -> bool:
         """Writes the values of row t into `to`, `[n]`; returns whether they are finite."""
@@ -254,6 +299,11 @@ class ValueRows:
         q = self._infer(t)
         q.max(axis=-1, out=to)
         return _finite(q)
+
+
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    half: np.ndarray = 0.5 + 0.5 * np.tanh(0.5 * x)  # `exp` would overflow, with a warning
+    return half
 
 
 def _finite(numbers: np.ndarray) -> bool:

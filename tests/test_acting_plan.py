@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,14 @@ from gymnasium import spaces
 import headrace
 from headrace import compiled, numpy_acting
 from headrace.agents.dqn import CategoricalDqnAgent, DqnAgent
-from headrace.agents.pg import CategoricalPgAgent, GaussianPgAgent
+from headrace.agents.pg import (
+    CategoricalPgAgent,
+    GaussianPgAgent,
+    RecurrentCategoricalPgAgent,
+    RecurrentGaussianPgAgent,
+)
 from headrace.agents.plan import NetworkPlan
-from headrace.buffers.tree import tree_leaves, tree_map
+from headrace.buffers.tree import tree_leaves, tree_map, tree_zeroed
 from headrace.errors import AgentFailed
 from headrace.models import ActorCritic
 from headrace.models.mlp import TanhBody
@@ -41,6 +47,12 @@ BOX = EnvSpaces(
 )
 APE_X = {"eps_init": 0.5, "eps_final": 0.5, "eps_final_min": 0.01}
 
+
+def lstm_sizes(hidden_sizes: tuple[int, ...] = (30, 21), **others: Any) -> dict[str, Any]:
+    """Keywords of a recurrent model of the size of one with these tanh layers."""
+    return {"input_size": hidden_sizes[0], "hidden_size": hidden_sizes[-1], **others}
+
+
 #: Every kind of agent that has a plan: its spaces, and the agent for keywords of its model.
 AGENTS: dict[str, tuple[EnvSpaces, Callable[..., Any]]] = {
     "categorical": (SPACES, lambda **model: CategoricalPgAgent(model_kwargs=model)),
@@ -62,6 +74,8 @@ AGENTS: dict[str, tuple[EnvSpaces, Callable[..., Any]]] = {
         SPACES,
         lambda **model: CategoricalDqnAgent(model_kwargs={"dueling": True} | model, n_atoms=5, V_min=-2, V_max=3),
     ),
+    "lstm": (SPACES, lambda **model: RecurrentCategoricalPgAgent(model_kwargs=lstm_sizes(**model))),
+    "gaussian lstm": (BOX, lambda **model: RecurrentGaussianPgAgent(model_kwargs=lstm_sizes(**model))),
 }
 
 
@@ -80,37 +94,37 @@ def agent_for(kind: str = "categorical", **model_kwargs: Any) -> Any:
 
 
 def rows_for(agent: Any, n: int, n_rows: int = T) -> ActingRows:
-    """Rows with observations, some of them far out, and noise; all else is NaN or −1."""
+    """Rows with observations, some of them far out, previous actions and rewards, and noise; all else is NaN or −1."""
     draw = np.random.default_rng(n)
     observation = draw.normal(size=(n_rows + 1, n, 5)).astype(np.float32) * 3
     observation[:, :, 0] *= draw.choice([1, 30], size=(n_rows + 1, n))
     noise = draw.uniform(1e-6, 1 - 1e-6, (n_rows + 1, n, agent.noise_size)).astype(np.float32)
     if agent.noise_has_env_id:
         noise[..., -1] = np.arange(n)
-    rows = ActingRows(observation, noise, None, None)
-    step = stepped(agent, rows, 0)
+    prev_action: Any = draw.integers(0, 3, (n_rows + 1, n))
+    if isinstance(agent.spaces.action, spaces.Box):
+        prev_action = draw.normal(size=(n_rows + 1, n, 3)).astype(np.float32)
+    prev_reward = draw.normal(size=(n_rows + 1, n)).astype(np.float32)
+    rows = ActingRows(observation, prev_action, prev_reward, noise, None, None)
+    step = stepped(agent, rows, 0, agent.initial_state(n))
 
     def empty(leaf: torch.Tensor) -> np.ndarray:
         array = leaf.numpy()
         return np.full((n_rows, *array.shape), -1 if array.dtype.kind == "i" else np.nan, array.dtype)
 
-    return ActingRows(observation, noise, empty(step.action), tree_map(empty, step.agent_info))
+    return replace(rows, action=empty(step.action), agent_info=tree_map(empty, step.agent_info))
 
 
 def inputs_at(rows: ActingRows, t: int) -> StepInputs:
-    n = rows.noise.shape[1]
-    return StepInputs(
-        torch.from_numpy(rows.observation[t]),
-        torch.zeros(n, dtype=torch.int64),
-        torch.zeros(n),
-        torch.zeros(n, dtype=torch.bool),
-        torch.from_numpy(rows.noise[t]),
-    )
+    never = torch.zeros(rows.noise.shape[1], dtype=torch.bool)
+    arrays = (rows.observation[t], rows.prev_action[t], rows.prev_reward[t], rows.noise[t])
+    observation, prev_action, prev_reward, noise = map(torch.from_numpy, arrays)
+    return StepInputs(observation, prev_action, prev_reward, never, noise)
 
 
-def stepped(agent: Any, rows: ActingRows, t: int) -> AgentStep:
+def stepped(agent: Any, rows: ActingRows, t: int, state: Tree) -> AgentStep:
     with torch.no_grad():  # and not in inference mode: in torch, not in NumPy
-        step: AgentStep = agent.step(inputs_at(rows, t), None)
+        step: AgentStep = agent.step(inputs_at(rows, t), state)
         return step
 
 
@@ -119,17 +133,48 @@ def close(ours: np.ndarray, theirs: torch.Tensor) -> np.ndarray:
     return np.abs(ours - theirs.numpy()) <= 1e-5 * np.maximum(1, np.abs(theirs.numpy()))
 
 
-def differing(agent: Any, rows: ActingRows, plan: Any) -> int:
-    """Acts for all rows by the plan and by `step`; returns in how many draws an action differs."""
-    n = 0
-    for t in range(len(rows.action)):
-        assert plan.act(t)
-        step = stepped(agent, rows, t)
-        for ours, theirs in zip(tree_leaves(rows.agent_info), tree_leaves(step.agent_info), strict=True):
-            assert close(ours[t], theirs).all()
-        same = close(rows.action[t], step.action)  # for Box actions; others are integers
-        n += int((~same.reshape(len(same), -1).all(-1)).sum())
-    return n
+class Both:
+    """Acts by a plan and by the agent's own `step`, each with a state of its own, and compares.
+
+    Args:
+        agent: the agent.
+        rows: the rows.
+    """
+
+    def __init__(self, agent: Any, rows: ActingRows) -> None:
+        self.agent, self.rows = agent, rows
+        self.plan = agent.acting_plan(rows, deterministic=False)
+        assert isinstance(self.plan, NetworkPlan)
+        self.ours, self.theirs = (agent.initial_state(rows.noise.shape[1]) for _ in range(2))
+
+    def act(self) -> int:
+        """Acts for all rows; returns in how many draws an action differs."""
+        draw = np.random.default_rng(5)
+        n = 0
+        assert self.plan.load()
+        for t in range(len(self.rows.action)):
+            is_first = torch.from_numpy(draw.random(self.rows.noise.shape[1]) < 0.1)
+            if t % 3 == 0:
+                self.ours, self.theirs = tree_zeroed(self.ours, is_first), tree_zeroed(self.theirs, is_first)
+            assert self.plan.act(t, self.ours)
+            step = stepped(self.agent, self.rows, t, self.theirs)
+            self.theirs = step.state
+            found, expected = tree_map(lambda leaf, t=t: leaf[t], self.rows.agent_info), step.agent_info
+            for one, other in zip(tree_leaves((found, self.ours)), tree_leaves((expected, self.theirs)), strict=True):
+                assert close(np.asarray(one), other).all()
+            same = close(self.rows.action[t], step.action)  # for Box actions; others are integers
+            n += int((~same.reshape(len(same), -1).all(-1)).sum())
+        return n
+
+    def values_are_equal(self, t: int) -> bool:
+        """Whether the values of row t are equal, and a state is left as it was."""
+        before = tree_map(torch.clone, self.ours)
+        value = self.plan.value(t, self.ours)
+        assert value is not None
+        with torch.no_grad():
+            expected = self.agent.value(inputs_at(self.rows, t), self.theirs)
+        kept = all(map(torch.equal, tree_leaves(before), tree_leaves(self.ours)))
+        return kept and bool(close(value, expected).all())
 
 
 @pytest.mark.parametrize("kind", AGENTS)
@@ -144,32 +189,22 @@ def differing(agent: Any, rows: ActingRows, plan: Any) -> int:
 )
 def test_it_does_what_step_does_up_to_rounding(kernels: Any, kind: str, n: int, model_kwargs: dict[str, Any]) -> None:
     agent = agent_for(kind, **model_kwargs)
-    rows = rows_for(agent, n)
-    plan = agent.acting_plan(rows, deterministic=False)
-    assert isinstance(plan, NetworkPlan)
-    assert plan.load()
-    assert differing(agent, rows, plan) <= 1  # a draw that falls within rounding of a boundary: one in 100,000
-    value = plan.value(T)
-    assert value is not None
-    with torch.no_grad():
-        assert close(value, agent.value(inputs_at(rows, T), None)).all()
-    explored = rows.action.copy()
+    both = Both(agent, rows_for(agent, n))
+    assert both.act() <= 1  # a draw that falls within rounding of a boundary: one in 100,000
+    assert both.values_are_equal(T)
+    explored = both.rows.action.copy()
     agent.eval_mode(0)
-    assert plan.load()
-    assert differing(agent, rows, plan) <= 1
-    assert n == 1 or (rows.action != explored).any()
+    assert both.act() <= 1
+    assert n == 1 or (both.rows.action != explored).any()
 
 
 @pytest.mark.parametrize("kind", AGENTS)
 def test_of_ten_thousand_draws_hardly_one_differs(kernels: Any, kind: str) -> None:
     agent = agent_for(kind, hidden_sizes=(32, 16), normalize_observation=True)
-    rows = rows_for(agent, 256, 40)
-    plan = agent.acting_plan(rows, deterministic=False)
-    assert plan is not None
-    assert plan.load()
-    assert differing(agent, rows, plan) <= 1
-    if rows.action.dtype.kind == "i":
-        assert np.bincount(rows.action.ravel(), minlength=3).min() > 10  # every action was taken
+    both = Both(agent, rows_for(agent, 128, 80))
+    assert both.act() <= 1
+    if both.rows.action.dtype.kind == "i":
+        assert np.bincount(both.rows.action.ravel(), minlength=3).min() > 10  # every action was taken
 
 
 @needs_native
@@ -180,21 +215,22 @@ def test_a_row_does_not_depend_on_the_others(kind: str) -> None:
     plan = agent.acting_plan(rows, deterministic=True)
     assert plan is not None
     assert plan.load()
+    state = agent.initial_state(33)
     for t in range(T):
-        assert plan.act(t)
+        assert plan.act(t, state)
     for columns in (slice(0, 1), slice(5, 12), slice(32, 33)):
         kept = [leaf[:, columns].tobytes() for leaf in tree_leaves((rows.action, rows.agent_info))]
-        own = ActingRows(
-            np.ascontiguousarray(rows.observation[:, columns]),
-            np.ascontiguousarray(rows.noise[:, columns]),
-            *tree_map(lambda leaf, own=columns: np.full_like(leaf[:, own], -1), (rows.action, rows.agent_info)),
-        )
+        own = tree_map(lambda leaf, own=columns: leaf[:, own].copy(), rows)
+        written = tree_leaves((own.action, own.agent_info))
+        for leaf in written:
+            leaf[:] = -1
         alone = agent.acting_plan(own, deterministic=True)
         assert alone is not None
         assert alone.load()
+        state = agent.initial_state(written[0].shape[1])
         for t in range(T):
-            assert alone.act(t)
-        assert kept == [leaf.tobytes() for leaf in tree_leaves((own.action, own.agent_info))]
+            assert alone.act(t, state)
+        assert kept == [leaf.tobytes() for leaf in written]
 
 
 def test_products_of_numpy_do_not_act_where_rounding_may_not_depend_on_the_number_of_rows(
@@ -209,43 +245,49 @@ def test_products_of_numpy_do_not_act_where_rounding_may_not_depend_on_the_numbe
 
 def test_it_follows_parameters_and_statistics_at_the_start_of_each_batch(kernels: Any) -> None:
     agent = agent_for(normalize_observation=True)
-    rows = rows_for(agent, 4)
-    plan = agent.acting_plan(rows, deterministic=False)
-    assert plan is not None
+    both = Both(agent, rows_for(agent, 4))
+    plan, value = both.plan, both.rows.agent_info.value[0]
     plan.load()
-    plan.act(0)
-    before = rows.agent_info.value[0].copy()
+    plan.act(0, None)
+    before = value.copy()
     with torch.no_grad():
         agent.model.policy.head.bias += 1.0
-    plan.act(0)
-    assert (rows.agent_info.value[0] == before).all()
+    plan.act(0, None)
+    assert (value == before).all()
     plan.load()
-    plan.act(0)
-    np.testing.assert_allclose(rows.agent_info.value[0], before + 1.0, rtol=1e-5)
+    plan.act(0, None)
+    np.testing.assert_allclose(value, before + 1.0, rtol=1e-5)
     agent.update_statistics(torch.full((1000, 5), 7.0))
-    plan.act(0)
-    np.testing.assert_allclose(rows.agent_info.value[0], before + 1.0, rtol=1e-5)
-    plan.load()
-    assert differing(agent, rows, plan) == 0
+    plan.act(0, None)
+    np.testing.assert_allclose(value, before + 1.0, rtol=1e-5)
+    assert both.act() == 0
 
 
-def test_the_own_standard_deviation_and_ε_of_a_batch_count(kernels: Any) -> None:
+def test_standard_deviations_and_ε_are_those_of_the_batch(kernels: Any) -> None:
     gaussian, apex = agent_for("gaussian"), agent_for("dueling dqn, own ε")
-    rows = rows_for(gaussian, 4)
-    plan = gaussian.acting_plan(rows, deterministic=False)
-    assert plan is not None
-    plan.load()
+    both = Both(gaussian, rows_for(gaussian, 4))
+    both.plan.load()
     with torch.no_grad():
         gaussian.model.log_std += 0.5
-    plan.load()
-    assert differing(gaussian, rows, plan) == 0
-    rows = rows_for(apex, 9)  # more environments than the agent was made for: ε begins again
-    plan = apex.acting_plan(rows, deterministic=False)
-    assert plan is not None
+    assert both.act() == 0
+    both = Both(apex, rows_for(apex, 9))  # more environments than the agent was made for: ε begins again
     for itr in (0, 500, 2000):
         apex.sample_mode(itr)
-        plan.load()
-        assert differing(apex, rows, plan) == 0
+        assert both.act() == 0
+
+
+def test_a_row_that_is_not_finite_leaves_the_state_to_the_agent(kernels: Any) -> None:
+    agent = agent_for("lstm")
+    rows = rows_for(agent, 4)
+    plan, state = agent.acting_plan(rows, deterministic=False), agent.initial_state(4)
+    assert plan is not None
+    assert plan.load()
+    assert plan.act(0, state)
+    before = tree_map(torch.clone, state)
+    rows.observation[1, 2, 3] = np.nan
+    assert not plan.act(1, state)
+    assert plan.value(1, state) is None
+    assert all(map(torch.equal, before, state))
 
 
 class Contrary(CategoricalPgAgent):
@@ -335,7 +377,7 @@ def test_actions_that_are_recorded_in_other_types_are_left_to_the_agent() -> Non
     for kind, dtype in (("categorical", np.int32), ("dqn", np.int32), ("gaussian", np.float64)):
         agent = agent_for(kind)
         rows = rows_for(agent, 4)
-        other = ActingRows(rows.observation, rows.noise, rows.action.astype(dtype), rows.agent_info)
+        other = replace(rows, action=rows.action.astype(dtype))
         assert agent.acting_plan(other, deterministic=False) is None
 
 
@@ -343,6 +385,7 @@ def test_actions_that_are_recorded_in_other_types_are_left_to_the_agent() -> Non
 WORLDS: dict[str, tuple[str, Callable[[], Any]]] = {
     "categorical": ("CartPole-v1", CategoricalPgAgent),
     "gaussian": ("Pendulum-v1", lambda: GaussianPgAgent(model_kwargs={"normalize_observation": True})),
+    "lstm": ("CartPole-v1", RecurrentCategoricalPgAgent),
     "dqn": ("CartPole-v1", lambda: DqnAgent(model_kwargs={"dueling": True}, **APE_X)),
 }
 
@@ -352,7 +395,7 @@ def collected(cls: Any, kind: str, planned: bool, **kwargs: Any) -> Iterator[Any
     env, make = WORLDS[kind]
     with pytest.MonkeyPatch.context() as patch:
         if not planned:
-            for own in (CategoricalPgAgent, GaussianPgAgent, DqnAgent):
+            for own in (CategoricalPgAgent, GaussianPgAgent, RecurrentCategoricalPgAgent, DqnAgent):
                 patch.setattr(own, "acting_plan", lambda *args: None)
         sampler = cls(env, batch_T=30, batch_B=6, eval_n_envs=2, start_method="fork", **kwargs)
         with sampler.initialize(make(), seed=1, bootstrap_value=True):

@@ -15,6 +15,12 @@ class Network:
         norm: tuple[np.ndarray, np.ndarray, float] | None,
     ) -> None: ...
 
+class LstmNetwork(Network):
+    def __init__(
+        self, sizes: Sequence[int], observation: np.ndarray, prev_action: np.ndarray, prev_reward: np.ndarray
+    ) -> None: ...
+    def enter(self, h: np.ndarray, c: np.ndarray) -> None: ...
+
 class ActorRows:
     def __init__(
         self, policy: Network, value: Network | None, noise: np.ndarray, action: np.ndarray, values: np.ndarray

@@ -143,16 +143,35 @@ void headrace_tanh(float *restrict x, long n) {
   }
 }
 
-/* x[n, k] = (x - shift[k]) scale[k] in place, limited to -clip ... clip; NaN stays NaN. */
+/* x[n, k] = (x - shift[k]) scale[k] in place, limited to -clip ... clip; NaN stays NaN. Rows are `stride` apart. */
 HEADRACE_CLONES
-void headrace_normalize(float *restrict x, const float *restrict shift, const float *restrict scale, float clip, long n,
-                        long k) {
-  for (long i = 0; i < n; i++, x += k) {
+void headrace_normalize(float *restrict x, long stride, const float *restrict shift, const float *restrict scale,
+                        float clip, long n, long k) {
+  for (long i = 0; i < n; i++, x += stride) {
     for (long p = 0; p < k; p++) {
       float v = (x[p] - shift[p]) * scale[p];
       v = v > clip ? clip : v;
       x[p] = v < -clip ? -clip : v;
     }
+  }
+}
+
+/* One step of an LSTM for n rows: the next state h_next[n, size], c_next[n, size] from c and the gates i, f, g, o, which are
+ * the sum of two arrays [n, stride]. NaN and infinity in a gate become NaN. */
+static void headrace_lstm(float *gates, const float *more, long stride, const float *c, float *h_next, float *c_next, long n,
+                          long size) {
+  for (long i = 0; i < n; i++, gates += stride, more += stride, c += size, h_next += size, c_next += size) {
+    const float *in = gates, *forget = gates + size, *cell = gates + 2 * size, *out = gates + 3 * size;
+    /* The sigmoid of v is (1 + tanh(v / 2)) / 2. */
+    for (long j = 0; j < 2 * size; j++) gates[j] = 0.5f * (gates[j] + more[j]);
+    for (long j = 2 * size; j < 3 * size; j++) gates[j] += more[j];
+    for (long j = 3 * size; j < 4 * size; j++) gates[j] = 0.5f * (gates[j] + more[j]);
+    headrace_tanh(gates, 4 * size);
+    for (long j = 0; j < size; j++) {
+      h_next[j] = c_next[j] = (0.5f + 0.5f * forget[j]) * c[j] + (0.5f + 0.5f * in[j]) * cell[j];
+    }
+    headrace_tanh(h_next, size);
+    for (long j = 0; j < size; j++) h_next[j] *= 0.5f + 0.5f * out[j];
   }
 }
 

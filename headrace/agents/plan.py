@@ -12,8 +12,9 @@ from headrace import compiled
 from headrace.models.features import Features
 from headrace.models.mlp import ActorCritic, TanhBody
 from headrace.models.q import DuelingHead, QNetwork
+from headrace.models.rnn import RecurrentActorCritic
 from headrace.numpy_inference import LARGEST_PRODUCT
-from headrace.types import ActingRows
+from headrace.types import ActingRows, Tree
 
 __all__ = ["NetworkPlan", "is_of", "plan_for"]
 
@@ -46,8 +47,12 @@ def plan_for(
     parts = _parts(model, rows, deterministic)
     if parts is None:
         return None
+    if parts.recurrent:
+        kind, inputs = compiled.acting.LstmNetwork, (rows.observation, rows.prev_action, rows.prev_reward)
+    else:
+        kind, inputs = compiled.acting.Network, (rows.observation,)
     sizes = [body.sizes for body in parts.bodies]
-    networks = [compiled.acting.Network(own, rows.observation) for own in sizes]
+    networks = [kind(own, *inputs) for own in sizes]
     acting = make(rows, *networks, *[None] * (2 - len(networks)))
     return None if acting is None else NetworkPlan(model, rows, deterministic, sizes, networks, acting, settings)
 
@@ -75,6 +80,7 @@ class NetworkPlan:
         self._model, self._batch, self._deterministic = model, rows, deterministic
         self._sizes, self._networks, self._acting, self._settings = sizes, networks, acting, settings
         self._values = np.zeros(rows.noise.shape[1], np.float32)
+        self._state: Tree = None
 
     def load(self) -> bool:
         """See `ActingPlan`."""
@@ -82,64 +88,123 @@ class NetworkPlan:
         if parts is None or [body.sizes for body in parts.bodies] != self._sizes:
             return False
         for body, network in zip(parts.bodies, self._networks, strict=True):
-            network.load(_layers(body), parts.norm)
+            network.load([(weight.detach().numpy(), bias.detach().numpy()) for weight, bias in body.layers], parts.norm)
         self._acting.load(*self._settings())
         return True
 
-    def act(self, t: int) -> bool:
+    def act(self, t: int, state: Tree) -> bool:
         """See `ActingPlan`."""
+        if state is not self._state:
+            self._enter(state)
         done: bool = self._acting.act(t)
         return done
 
-    def value(self, t: int) -> np.ndarray | None:
+    def value(self, t: int, state: Tree) -> np.ndarray | None:
         """See `ActingPlan`."""
+        if state is not self._state:
+            self._enter(state)
         return self._values if self._acting.value(t, self._values) else None
+
+    def _enter(self, state: Tree) -> None:
+        """Takes over the memory of a state. It is usually the same for many rows."""
+        self._state = state
+        self._networks[0].enter(*(part.numpy() for part in state))
+
+
+class _Body(NamedTuple):
+    """A network within a model.
+
+    Args:
+        sizes: sizes of its layers, as the classes of `compiled.acting` take them.
+        layers: weight and bias of each.
+    """
+
+    sizes: tuple[int, ...]
+    layers: list[tuple[torch.Tensor, torch.Tensor]]
 
 
 class _Parts(NamedTuple):
-    """bodies: of a model, one or two; norm: shift, scale and clip of its observations, or None."""
+    """What a plan needs of a model.
 
-    bodies: list[TanhBody]
+    Args:
+        bodies: one or two networks.
+        norm: shift, scale and clip of its observations, or None.
+        recurrent: whether the network is an LSTM.
+    """
+
+    bodies: list[_Body]
     norm: tuple[np.ndarray, np.ndarray, float] | None
+    recurrent: bool
 
 
 def _parts(model: torch.nn.Module, rows: ActingRows, deterministic: bool) -> _Parts | None:
     """Returns the parts of a model that a plan can replace: known, small, over one vector of float32, not altered."""
-    if type(model) is ActorCritic:
-        bodies: list[Any] = [model.policy] if model.value is None else [model.policy, model.value]
+    if type(model) is RecurrentActorCritic:
+        bodies = [_lstm_body(model)]
+    elif type(model) is ActorCritic:
+        bodies = [_tanh_body(body) for body in (model.policy, model.value) if body is not None]
     elif type(model) is QNetwork:
         head = model.head
-        bodies = [head.advantage, head.value] if type(head) is DuelingHead else [head]
+        bodies = [_tanh_body(body) for body in ([head.advantage, head.value] if type(head) is DuelingHead else [head])]
     else:
         return None
     features: Any = model.features
-    if type(features) is not Features or not features.is_vector or not all(map(_is_plain, bodies)):
+    if type(features) is not Features or not features.is_vector or any(map(_altered, model.modules())):
         return None
-    largest = max(body.largest for body in bodies)
+    known = [body for body in bodies if body is not None]
+    if len(known) < len(bodies) or not all(
+        tensor.is_cpu and tensor.dtype is torch.float32 for tensor in model.parameters()
+    ):
+        return None
+    largest = max(weight.numel() for body in known for weight, _ in body.layers)
     # Larger products are faster in BLAS. Its rounding depends on the number of rows.
     small = rows.noise.shape[1] * largest <= LARGEST_PRODUCT
     if deterministic:
         small = compiled.acting.ROWS_ARE_INDEPENDENT
-    on_cpu = all(tensor.is_cpu and tensor.dtype is torch.float32 for tensor in model.parameters())
-    if not small or not on_cpu or largest > LARGEST_PRODUCT // 16 or any(map(_altered, model.modules())):
+    if not small or largest > LARGEST_PRODUCT // 16:
         return None
     norm = features.norm
-    return _Parts(bodies, None if norm is None else (norm.shift.numpy(), norm.scale.numpy(), norm.clip))
+    return _Parts(
+        known,
+        None if norm is None else (norm.shift.numpy(), norm.scale.numpy(), norm.clip),
+        type(model) is RecurrentActorCritic,
+    )
 
 
-def _is_plain(body: torch.nn.Module) -> bool:
-    """Returns whether a module is a `TanhBody` with the layers with which it was made, or others like them."""
+def _tanh_body(body: Any) -> _Body | None:
+    """Returns the layers of a `TanhBody` if they are those with which it was made, or others like them."""
     if type(body) is not TanhBody:
-        return False
-    layers: list[Any] = [*body.layers, body.head]
+        return None
+    layers = _linear([*body.layers, body.head])
+    if layers is None or _sizes(layers) != body.sizes:
+        return None
+    return _Body(body.sizes, layers)
+
+
+def _lstm_body(model: RecurrentActorCritic) -> _Body | None:
+    """Returns the layers of a model with an LSTM over vectors, if its previous actions are one-hot or a vector too."""
+    rnn, actions, ends = model.rnn, model.action_features, _linear([model.input, model.head])
+    if type(rnn) is not torch.nn.LSTM or type(actions) is not Features or ends is None:
+        return None
+    if not actions.is_one_hot and not (actions.is_vector and actions.norm is None):
+        return None
+    parameters = dict(rnn.named_parameters())
+    if list(parameters) != ["weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0"]:  # one layer, one direction
+        return None
+    of_input, of_state, bias_of_input, bias_of_state = parameters.values()
+    sizes = (model.features.size, actions.size, rnn.input_size, rnn.hidden_size, len(ends[1][1]))
+    return _Body(sizes, [ends[0], (of_input, bias_of_input), (of_state, bias_of_state), ends[1]])
+
+
+def _linear(layers: list[Any]) -> list[tuple[torch.Tensor, torch.Tensor]] | None:
+    """Returns weights and biases if all layers are linear layers with a bias."""
     if any(type(layer) is not torch.nn.Linear or layer.bias is None for layer in layers):
-        return False
-    return (layers[0].in_features, *(layer.out_features for layer in layers)) == body.sizes
+        return None
+    return [(layer.weight, layer.bias) for layer in layers]
 
 
-def _layers(body: TanhBody) -> list[tuple[np.ndarray, np.ndarray]]:
-    layers: list[Any] = [*body.layers, body.head]
-    return [(layer.weight.detach().numpy(), layer.bias.detach().numpy()) for layer in layers]
+def _sizes(layers: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[int, ...]:
+    return (layers[0][0].shape[1], *(weight.shape[0] for weight, _ in layers))
 
 
 def _altered(module: torch.nn.Module) -> bool:

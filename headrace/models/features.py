@@ -64,6 +64,12 @@ class Features(torch.nn.Module):
         return self._of_vector and type(leaf) is _Numbers and type(leaf.norm) in (RunningNorm, type(None))
 
     @property
+    def is_one_hot(self) -> bool:
+        """Whether the features are the one-hot code of a Discrete observation that begins at 0."""
+        leaf = self.leaves[0]
+        return self._keys == [()] and type(leaf) is _OneHot and leaf.start == 0
+
+    @property
     def norm(self) -> RunningNorm | None:
         """What normalizes observations that are a vector (`is_vector`); None if they are not normalized."""
         leaf = self.leaves[0]
@@ -103,11 +109,11 @@ class _OneHot(torch.nn.Module):
 
     def __init__(self, n: int, start: int) -> None:
         super().__init__()
-        self.size, self._start = n, start
+        self.size, self.start = n, start
 
     def forward(self, numbers: torch.Tensor) -> torch.Tensor:
         # Clamped because padding is 0, whatever the `start` of the space.
-        return one_hot((numbers.long() - self._start).clamp(0, self.size - 1), self.size).float()
+        return one_hot((numbers.long() - self.start).clamp(0, self.size - 1), self.size).float()
 
 
 def _parts(space: spaces.Space[Any], keys: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], spaces.Space[Any]]]:

@@ -49,3 +49,7 @@ class RecurrentCategoricalPgAgent(PgAgent):
 
     def __init__(self, ModelCls: Any = RecurrentActorCritic, model_kwargs: Mapping[str, Any] | None = None) -> None:
         super().__init__(DiscreteHead(), ModelCls, model_kwargs, recurrent=True)
+
+    @override
+    def acting_plan(self, rows: ActingRows, deterministic: bool) -> ActingPlan | None:
+        return self._plan(rows, deterministic) if is_of(self, RecurrentCategoricalPgAgent) else None

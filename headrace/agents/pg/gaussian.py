@@ -64,3 +64,7 @@ class RecurrentGaussianPgAgent(PgAgent):
         init_log_std: float = 0.0,
     ) -> None:
         super().__init__(GaussianHead(state_dependent_std, init_log_std), ModelCls, model_kwargs, recurrent=True)
+
+    @override
+    def acting_plan(self, rows: ActingRows, deterministic: bool) -> ActingPlan | None:
+        return self._plan(rows, deterministic) if is_of(self, RecurrentGaussianPgAgent) else None
