@@ -17,7 +17,8 @@ def compiled() -> list[Extension]:
             include_dirs=[numpy.get_include(), "headrace/_native"],
             depends=["headrace/_native/kernels.h"],
             define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
-            extra_compile_args=["-O3"],
+            # Comparisons of numbers count as free of side effects, or loops with limits are not vectorized.
+            extra_compile_args=["-O3", "-fno-trapping-math"],
             optional=True,
         )
         for name in ("stepping", "acting")

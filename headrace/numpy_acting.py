@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 __all__ = [
+    "LARGEST_PRODUCT",
     "ROWS_ARE_INDEPENDENT",
     "CategoricalRows",
     "GaussianRows",
@@ -27,11 +28,13 @@ __all__ = [
 
 #: Whether the outputs of a row are the same bits whatever the number of rows. Those of a matrix product are not.
 ROWS_ARE_INDEPENDENT = False
+#: Multiplications of one matrix product. Above this, OpenBLAS starts threads, for which workers have no cores.
+LARGEST_PRODUCT = 1 << 18
 
 
 def normalized(vectors: np.ndarray, shift: np.ndarray, scale: np.ndarray, clip: float) -> np.ndarray:
     """Returns `(vectors − shift) · scale`, limited to ±`clip`, in new memory."""
-    normal = vectors - shift
+    normal: np.ndarray = vectors - shift
     normal *= scale
     np.minimum(normal, clip, out=normal)
     np.maximum(normal, -clip, out=normal)

@@ -1,7 +1,6 @@
 """Acting plans against the agent's own `step`: equal up to rounding, and not used where they do not fit."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -45,7 +44,7 @@ SPACES = EnvSpaces(SEEN, spaces.Discrete(3))
 BOX = EnvSpaces(
     SEEN, spaces.Box(np.array([-2, -1, -np.inf], np.float32), np.array([3, 1, np.inf], np.float32), dtype=np.float32)
 )
-APE_X = {"eps_init": 0.5, "eps_final": 0.5, "eps_final_min": 0.01}
+APE_X: dict[str, Any] = {"eps_init": 0.5, "eps_final": 0.5, "eps_final_min": 0.01}
 
 
 def lstm_sizes(hidden_sizes: tuple[int, ...] = (30, 21), **others: Any) -> dict[str, Any]:
@@ -243,6 +242,13 @@ def test_products_of_numpy_do_not_act_where_rounding_may_not_depend_on_the_numbe
     assert agent.acting_plan(rows, deterministic=False) is not None
 
 
+def test_large_products_are_left_to_the_agent(kernels: Any) -> None:
+    agent = agent_for()
+    fits = kernels.LARGEST_PRODUCT // 64**2
+    assert agent.acting_plan(rows_for(agent, fits, 1), deterministic=False) is not None
+    assert agent.acting_plan(rows_for(agent, fits + 1, 1), deterministic=False) is None
+
+
 def test_it_follows_parameters_and_statistics_at_the_start_of_each_batch(kernels: Any) -> None:
     agent = agent_for(normalize_observation=True)
     both = Both(agent, rows_for(agent, 4))
@@ -390,35 +396,36 @@ WORLDS: dict[str, tuple[str, Callable[[], Any]]] = {
 }
 
 
-@contextmanager
-def collected(cls: Any, kind: str, planned: bool, **kwargs: Any) -> Iterator[Any]:
+def collected(cls: Any, kind: str, planned: bool, **kwargs: Any) -> Any:
+    """Returns a batch and an evaluation."""
     env, make = WORLDS[kind]
+    agent = make()
     with pytest.MonkeyPatch.context() as patch:
         if not planned:
-            for own in (CategoricalPgAgent, GaussianPgAgent, RecurrentCategoricalPgAgent, DqnAgent):
-                patch.setattr(own, "acting_plan", lambda *args: None)
+            patch.setattr(type(agent), "acting_plan", lambda *args: None)
         sampler = cls(env, batch_T=30, batch_B=6, eval_n_envs=2, start_method="fork", **kwargs)
-        with sampler.initialize(make(), seed=1, bootstrap_value=True):
-            yield sampler.obtain_samples(0)[0].copy(), sampler.evaluate_agent(0)
+        with sampler.initialize(agent, seed=1, bootstrap_value=True):
+            if planned and cls is SerialSampler:  # in others, agents in other processes act
+                for name in ("step", "value"):
+                    patch.setattr(type(agent), name, lambda *args: pytest.fail("acted without its plan"))
+            return sampler.obtain_samples(0)[0].copy(), sampler.evaluate_agent(0)
 
 
 @pytest.mark.parametrize(
     ("cls", "kind"),
-    [(SerialSampler, kind) for kind in WORLDS] + [(CpuSampler, "categorical"), (GpuSampler, "categorical")],
+    [*((SerialSampler, kind) for kind in WORLDS), (CpuSampler, "categorical"), (GpuSampler, "lstm")],
     ids=lambda part: part if isinstance(part, str) else part.__name__,
 )
 def test_batches_are_those_of_the_agent_itself(kernels: Any, cls: Any, kind: str) -> None:
     kwargs: dict[str, Any] = {} if cls is SerialSampler else {"n_workers": 2}
     kwargs |= {"device": "cpu"} if cls is GpuSampler else {}
-    with (
-        collected(cls, kind, True, **kwargs) as (samples, episodes),
-        collected(cls, kind, False, **kwargs) as (others, theirs),
-    ):
-        # Of 180 draws, none lies within rounding.
-        for ours, other in zip(tree_leaves(samples.agent), tree_leaves(others.agent), strict=True):
-            torch.testing.assert_close(ours, other, rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(samples.env.observation, others.env.observation, rtol=1e-4, atol=1e-4)
-        assert [episode.Length for episode in episodes] == [episode.Length for episode in theirs]
+    samples, episodes = collected(cls, kind, True, **kwargs)
+    others, theirs = collected(cls, kind, False, **kwargs)
+    # Of 180 draws, none lies within rounding.
+    for ours, other in zip(tree_leaves(samples.agent), tree_leaves(others.agent), strict=True):
+        torch.testing.assert_close(ours, other, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(samples.env.observation, others.env.observation, rtol=1e-4, atol=1e-4)
+    assert [episode.Length for episode in episodes] == [episode.Length for episode in theirs]
 
 
 @pytest.mark.parametrize("kind", WORLDS)

@@ -25,7 +25,7 @@ ALLOWED = {
     "memory": {"errors"},
     "types": {"errors"},
     "numpy_acting": set(),
-    "numpy_inference": set(),
+    "numpy_inference": {"numpy_acting"},
     "storage": set(),
     "text": set(),
     "plotting": {"errors", "storage", "text"},

@@ -4,6 +4,7 @@ import numpy as np
 
 VERSION: int
 ROWS_ARE_INDEPENDENT: bool
+LARGEST_PRODUCT: int
 
 class Network:
     n: int

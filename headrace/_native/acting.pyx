@@ -16,6 +16,8 @@ cnp.import_array()
 VERSION = 2  # of the interface; a build of another version is not used
 #: Whether the outputs of a row are the same bits whatever the number of rows.
 ROWS_ARE_INDEPENDENT = True
+#: Multiplications of one matrix product. Beyond this, BLAS is faster where it may use several threads.
+LARGEST_PRODUCT = 1 << 22
 
 cdef extern from "kernels.h":
     void headrace_linear(const float*, const float*, const float*, float*, long, long, long) nogil

@@ -13,10 +13,12 @@ from headrace.models.features import Features
 from headrace.models.mlp import ActorCritic, TanhBody
 from headrace.models.q import DuelingHead, QNetwork
 from headrace.models.rnn import RecurrentActorCritic
-from headrace.numpy_inference import LARGEST_PRODUCT
 from headrace.types import ActingRows, Tree
 
 __all__ = ["NetworkPlan", "is_of", "plan_for"]
+
+#: Number of weights of the largest layer that a plan computes. Beyond the L1 and L2 caches, BLAS is faster.
+_LARGEST_LAYER = 1 << 14
 
 
 def is_of(agent: Any, cls: type) -> bool:
@@ -47,12 +49,12 @@ def plan_for(
     parts = _parts(model, rows, deterministic)
     if parts is None:
         return None
-    if parts.recurrent:
-        kind, inputs = compiled.acting.LstmNetwork, (rows.observation, rows.prev_action, rows.prev_reward)
-    else:
-        kind, inputs = compiled.acting.Network, (rows.observation,)
     sizes = [body.sizes for body in parts.bodies]
-    networks = [kind(own, *inputs) for own in sizes]
+    if parts.recurrent:
+        lstm = compiled.acting.LstmNetwork
+        networks = [lstm(own, rows.observation, rows.prev_action, rows.prev_reward) for own in sizes]
+    else:
+        networks = [compiled.acting.Network(own, rows.observation) for own in sizes]
     acting = make(rows, *networks, *[None] * (2 - len(networks)))
     return None if acting is None else NetworkPlan(model, rows, deterministic, sizes, networks, acting, settings)
 
@@ -157,11 +159,9 @@ def _parts(model: torch.nn.Module, rows: ActingRows, deterministic: bool) -> _Pa
     ):
         return None
     largest = max(weight.numel() for body in known for weight, _ in body.layers)
-    # Larger products are faster in BLAS. Its rounding depends on the number of rows.
-    small = rows.noise.shape[1] * largest <= LARGEST_PRODUCT
-    if deterministic:
-        small = compiled.acting.ROWS_ARE_INDEPENDENT
-    if not small or largest > LARGEST_PRODUCT // 16:
+    kernels = compiled.acting
+    small = kernels.ROWS_ARE_INDEPENDENT if deterministic else rows.noise.shape[1] * largest <= kernels.LARGEST_PRODUCT
+    if not small or largest > _LARGEST_LAYER:
         return None
     norm = features.norm
     return _Parts(
