@@ -242,6 +242,18 @@ def test_products_of_numpy_do_not_act_where_rounding_may_not_depend_on_the_numbe
     assert agent.acting_plan(rows, deterministic=False) is not None
 
 
+def test_of_equal_values_and_probabilities_the_first_is_taken(kernels: Any) -> None:
+    for kind in ("categorical", "dqn", "categorical dqn"):
+        agent = agent_for(kind)
+        with torch.no_grad():
+            for parameter in agent.parameters():
+                parameter.zero_()
+        agent.eval_mode(0)
+        both = Both(agent, rows_for(agent, 3))
+        assert both.act() == 0
+        assert (both.rows.action == 0).all()
+
+
 def test_large_products_are_left_to_the_agent(kernels: Any) -> None:
     agent = agent_for()
     fits = kernels.LARGEST_PRODUCT // 64**2
@@ -411,14 +423,7 @@ def collected(cls: Any, kind: str, planned: bool, **kwargs: Any) -> Any:
             return sampler.obtain_samples(0)[0].copy(), sampler.evaluate_agent(0)
 
 
-@pytest.mark.parametrize(
-    ("cls", "kind"),
-    [*((SerialSampler, kind) for kind in WORLDS), (CpuSampler, "categorical"), (GpuSampler, "lstm")],
-    ids=lambda part: part if isinstance(part, str) else part.__name__,
-)
-def test_batches_are_those_of_the_agent_itself(kernels: Any, cls: Any, kind: str) -> None:
-    kwargs: dict[str, Any] = {} if cls is SerialSampler else {"n_workers": 2}
-    kwargs |= {"device": "cpu"} if cls is GpuSampler else {}
+def require_equal(cls: Any, kind: str, **kwargs: Any) -> None:
     samples, episodes = collected(cls, kind, True, **kwargs)
     others, theirs = collected(cls, kind, False, **kwargs)
     # Of 180 draws, none lies within rounding.
@@ -426,6 +431,20 @@ def test_batches_are_those_of_the_agent_itself(kernels: Any, cls: Any, kind: str
         torch.testing.assert_close(ours, other, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(samples.env.observation, others.env.observation, rtol=1e-4, atol=1e-4)
     assert [episode.Length for episode in episodes] == [episode.Length for episode in theirs]
+
+
+@pytest.mark.parametrize("kind", WORLDS)
+def test_batches_are_those_of_the_agent_itself(kernels: Any, kind: str) -> None:
+    require_equal(SerialSampler, kind)
+
+
+@pytest.mark.parametrize(
+    ("cls", "kind", "options"), [(CpuSampler, "categorical", {}), (GpuSampler, "lstm", {"device": "cpu"})]
+)
+def test_batches_of_workers_and_servers_are_those_of_the_agent_itself(
+    cls: Any, kind: str, options: dict[str, Any]
+) -> None:
+    require_equal(cls, kind, n_workers=2, **options)
 
 
 @pytest.mark.parametrize("kind", WORLDS)
