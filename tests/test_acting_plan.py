@@ -341,6 +341,14 @@ def test_it_is_left_aside_where_somebody_changed_agent_or_model() -> None:
     other_features.model.features.leaves[0] = torch.nn.Tanh()
     for agent in (other_body, other_layer, no_bias, other_features):
         assert agent.acting_plan(rows, deterministic=False) is None
+    gru = RecurrentCategoricalPgAgent(model_kwargs={"cell": "gru"})
+    gru.initialize(SPACES, seed=0)
+    two_layers, other_input = agent_for("lstm"), agent_for("lstm")
+    assert two_layers.acting_plan(rows, deterministic=False) is not None
+    two_layers.model.rnn = torch.nn.LSTM(30, 21, num_layers=2)
+    other_input.model.input = torch.nn.Linear(8, 30)
+    for recurrent in (gru, two_layers, other_input):
+        assert recurrent.acting_plan(rows, deterministic=False) is None
     patched = agent_for()
     patched.step = Contrary.step.__get__(patched)
     assert patched.acting_plan(rows, deterministic=False) is None

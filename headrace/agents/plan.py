@@ -192,8 +192,16 @@ def _lstm_body(model: RecurrentActorCritic) -> _Body | None:
     if list(parameters) != ["weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0"]:  # one layer, one direction
         return None
     of_input, of_state, bias_of_input, bias_of_state = parameters.values()
-    sizes = (model.features.size, actions.size, rnn.input_size, rnn.hidden_size, len(ends[1][1]))
-    return _Body(sizes, [ends[0], (of_input, bias_of_input), (of_state, bias_of_state), ends[1]])
+    layers = [ends[0], (of_input, bias_of_input), (of_state, bias_of_state), ends[1]]
+    n_seen, n_action, n_input, size, n_out = sizes = (
+        model.features.size,
+        actions.size,
+        rnn.input_size,
+        rnn.hidden_size,
+        len(ends[1][1]),
+    )
+    shapes = [(n_input, n_seen + n_action + 1), (4 * size, n_input), (4 * size, size), (n_out, size)]
+    return _Body(sizes, layers) if [weight.shape for weight, _ in layers] == shapes else None
 
 
 def _linear(layers: list[Any]) -> list[tuple[torch.Tensor, torch.Tensor]] | None:
