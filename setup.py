@@ -15,9 +15,9 @@ def compiled() -> list[Extension]:
             f"headrace._native.{name}",
             [f"headrace/_native/{name}.pyx"],
             include_dirs=[numpy.get_include(), "headrace/_native"],
-            depends=["headrace/_native/kernels.h"],
+            depends=["headrace/_native/kernels.h", "headrace/_native/networks.pxi"],
             define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
-            # Comparisons that could trap would keep the compiler from vectorizing tanh.
+            # Comparisons of numbers count as free of side effects, or loops with limits are not vectorized.
             extra_compile_args=["-O3", "-fno-trapping-math"],
             optional=True,
         )

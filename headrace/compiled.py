@@ -7,6 +7,9 @@ import logging
 import os
 from collections.abc import Sequence
 from types import ModuleType
+from typing import Any
+
+from headrace import numpy_acting
 
 __all__ = ["acting", "batch", "implementation", "native", "note", "stepping", "waiting"]
 
@@ -33,9 +36,11 @@ def _loaded() -> tuple[Sequence[ModuleType | None], int, str]:
 
 
 _parts, _level, _why_not = _loaded()
-#: Inference of small networks; noise and the statistics of episodes; the inner loop of `ScalarEnvs`, see also
-#: `headrace.envs.stepping`; waiting for a counter. None if pure Python runs.
-acting, batch, stepping, waiting = _parts
+#: Noise and the statistics of episodes; the inner loop of `ScalarEnvs`, see also `headrace.envs.stepping`; waiting for
+#: a counter. None if pure Python runs.
+_acting, batch, stepping, waiting = _parts
+#: Inference of small networks: `headrace._native.acting`, or `headrace.numpy_acting`, which has the same classes.
+acting: Any = numpy_acting if _acting is None else _acting
 #: "native" or "pure Python".
 implementation = "pure Python" if _why_not else "native"
 #: (level, sentence) for the log if pure Python runs, else None.

@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["LARGEST_PRODUCT", "NumpyLinear", "NumpyViews", "suits_numpy"]
+from headrace.numpy_acting import LARGEST_PRODUCT
 
-#: Multiplications of one matrix product. Above this, OpenBLAS starts threads, for which workers have no cores.
-LARGEST_PRODUCT = 1 << 18
+__all__ = ["NumpyLinear", "NumpyViews", "suits_numpy"]
 
 
 def suits_numpy(rows: torch.Tensor, per_row: int = 1) -> bool:

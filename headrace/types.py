@@ -106,12 +106,16 @@ class ActingRows:
 
     Args:
         observation: tree of `[T + 1, n, ...]`.
+        prev_action: tree of `[T + 1, n, ...]`.
+        prev_reward: float32 `[T + 1, n]`.
         noise: float32 `[T + 1, n, agent.noise_size]`.
         action: tree of `[T, n, ...]`, written.
         agent_info: tree of `[T, n, ...]` or None, written.
     """
 
     observation: Tree
+    prev_action: Tree
+    prev_reward: np.ndarray
     noise: np.ndarray
     action: Tree
     agent_info: Tree
@@ -129,10 +133,18 @@ class ActingPlan(Protocol):
     def load(self) -> bool:
         """Takes over the agent's parameters and mode for a batch; returns whether the plan can act in this batch."""
 
-    def act(self, t: int) -> bool:
-        """Writes actions and agent_info of row t; returns False, for `agent.step` to do it, if one is not finite."""
+    def act(self, t: int, state: Tree) -> bool:
+        """Writes actions and agent_info of row t, and the new recurrent state into the memory of the old one.
 
-    def value(self, t: int) -> np.ndarray | None:
+        Args:
+            t: the row.
+            state: recurrent state, tree of `[n, ...]`, zero at the first steps of episodes; None if feed-forward.
+
+        Returns:
+            False, without having changed the state, for `agent.step` to do it, if one of them is not finite.
+        """
+
+    def value(self, t: int, state: Tree) -> np.ndarray | None:
         """Returns the values of row t, float32 `[n]`; None if `agent.value` has to compute them."""
 
 

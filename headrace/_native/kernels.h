@@ -8,123 +8,106 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Processors with AVX2 are recognised at run time, because the compiler may only assume what every processor has. */
-#if defined(__GNUC__) && defined(__x86_64__)
-#define HEADRACE_AVX2 __attribute__((target("avx2,fma")))
-#define HEADRACE_HAS_AVX2 (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+/* One version of a function for CPUs with AVX2, chosen when the module is loaded. ("arch=haswell" would be for Intel's own
+ * CPUs only, not for others that have AVX2.) */
+#if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && defined(__GLIBC__)
+#if __GNUC__ >= 12
+#define HEADRACE_CLONES __attribute__((target_clones("arch=x86-64-v3", "default")))
 #else
-#define HEADRACE_AVX2
-#define HEADRACE_HAS_AVX2 0
+#define HEADRACE_CLONES __attribute__((target_clones("avx2", "default")))
 #endif
-#define HEADRACE_INLINE static inline __attribute__((always_inline))
+#else
+#define HEADRACE_CLONES
+#endif
 
-/* y[n, m] = x[n, k] w[k, m] + b[m]; n is a multiple of 4 and m of 8, so that there is one code path for every row. */
-static void headrace_linear_plain(const float *restrict x, const float *restrict w, const float *restrict b,
-                                  float *restrict y, long n, long k, long m) {
-  for (long i = 0; i < n; i += 4) {
-    const float *x0 = x + i * k, *x1 = x0 + k, *x2 = x1 + k, *x3 = x2 + k;
-    float *restrict y0 = y + i * m, *restrict y1 = y0 + m, *restrict y2 = y1 + m, *restrict y3 = y2 + m;
-    for (long j = 0; j < m; j++) y0[j] = y1[j] = y2[j] = y3[j] = b[j];
-    for (long p = 0; p < k; p++) {
-      const float a0 = x0[p], a1 = x1[p], a2 = x2[p], a3 = x3[p];
-      const float *restrict row = w + p * m;
-      for (long j = 0; j < m; j++) {
-        const float v = row[j];
-        y0[j] += a0 * v;
-        y1[j] += a1 * v;
-        y2[j] += a2 * v;
-        y3[j] += a3 * v;
+typedef float headrace_eight __attribute__((vector_size(32), aligned(4), may_alias));
+
+/* y[n, m] = x[n, k] w[k, m] + b[m]; n is a multiple of 4 and m of 8, so that there is one code path for every row. Four rows
+ * of eight sums stay in registers. */
+HEADRACE_CLONES
+void headrace_linear(const float *restrict x, const float *restrict w, const float *restrict b, float *restrict y,
+                     long n, long k, long m) {
+  for (long i = 0; i < n; i += 4, x += 4 * k, y += 4 * m) {
+    const float *x0 = x, *x1 = x0 + k, *x2 = x1 + k, *x3 = x2 + k;
+    for (long j = 0; j < m; j += 8) {
+      headrace_eight y0 = *(const headrace_eight *)(b + j), y1 = y0, y2 = y0, y3 = y0;
+      const float *column = w + j;
+      for (long p = 0; p < k; p++, column += m) {
+        const headrace_eight v = *(const headrace_eight *)column;
+        y0 += x0[p] * v;
+        y1 += x1[p] * v;
+        y2 += x2[p] * v;
+        y3 += x3[p] * v;
       }
+      *(headrace_eight *)(y + j) = y0;
+      *(headrace_eight *)(y + m + j) = y1;
+      *(headrace_eight *)(y + 2 * m + j) = y2;
+      *(headrace_eight *)(y + 3 * m + j) = y3;
     }
   }
 }
 
-#if defined(__GNUC__) && defined(__x86_64__)
-typedef float headrace_v8 __attribute__((vector_size(32), aligned(4), may_alias));
-
-/* The same with sums of 4 rows and 16 columns in registers, 4 to 5 times as fast: compilers do not find this form. */
-HEADRACE_AVX2
-static void headrace_linear_avx2(const float *restrict x, const float *restrict w, const float *restrict b,
-                                 float *restrict y, long n, long k, long m) {
-  typedef headrace_v8 v8;
-  for (long i = 0; i < n; i += 4) {
-    const float *x0 = x + i * k, *x1 = x0 + k, *x2 = x1 + k, *x3 = x2 + k;
-    long j = 0;
-    for (; j + 16 <= m; j += 16) {
-      const float *row = w + j;
-      v8 s0 = *(const v8 *)(b + j), s1 = s0, s2 = s0, s3 = s0;
-      v8 t0 = *(const v8 *)(b + j + 8), t1 = t0, t2 = t0, t3 = t0;
-      for (long p = 0; p < k; p++, row += m) {
-        const v8 u = *(const v8 *)row, v = *(const v8 *)(row + 8);
-        s0 += x0[p] * u, t0 += x0[p] * v;
-        s1 += x1[p] * u, t1 += x1[p] * v;
-        s2 += x2[p] * u, t2 += x2[p] * v;
-        s3 += x3[p] * u, t3 += x3[p] * v;
-      }
-      float *to = y + i * m + j;
-      *(v8 *)to = s0, *(v8 *)(to + m) = s1, *(v8 *)(to + 2 * m) = s2, *(v8 *)(to + 3 * m) = s3;
-      to += 8;
-      *(v8 *)to = t0, *(v8 *)(to + m) = t1, *(v8 *)(to + 2 * m) = t2, *(v8 *)(to + 3 * m) = t3;
-    }
-    for (; j < m; j += 8) {
-      const float *row = w + j;
-      v8 s0 = *(const v8 *)(b + j), s1 = s0, s2 = s0, s3 = s0;
-      for (long p = 0; p < k; p++, row += m) {
-        const v8 v = *(const v8 *)row;
-        s0 += x0[p] * v, s1 += x1[p] * v, s2 += x2[p] * v, s3 += x3[p] * v;
-      }
-      float *to = y + i * m + j;
-      *(v8 *)to = s0, *(v8 *)(to + m) = s1, *(v8 *)(to + 2 * m) = s2, *(v8 *)(to + 3 * m) = s3;
-    }
-  }
-}
-#else
-#define headrace_linear_avx2 headrace_linear_plain
-#endif
-
-static void headrace_linear(const float *restrict x, const float *restrict w, const float *restrict b, float *restrict y,
-                            long n, long k, long m) {
-  if (HEADRACE_HAS_AVX2)
-    headrace_linear_avx2(x, w, b, y, n, k, m);
-  else
-    headrace_linear_plain(x, w, b, y, n, k, m);
+/* exp(v), relative error below 2e-7, for v in [-87, 87]: range reduction to [-ln2/2, ln2/2] and the Taylor polynomial. */
+static inline float headrace_exp(float v) {
+  const float whole = (v * 1.4426950408889634f + 12582912.0f) - 12582912.0f; /* 1.5 * 2^23: the nearest whole number */
+  const float r = (v - whole * 0.693359375f) + whole * 2.12194440e-4f; /* ln 2 in two parts, the first exact */
+  float e = 1.0f / 5040.0f;
+  e = e * r + 1.0f / 720.0f;
+  e = e * r + 1.0f / 120.0f;
+  e = e * r + 1.0f / 24.0f;
+  e = e * r + 1.0f / 6.0f;
+  e = e * r + 0.5f;
+  e = e * r + 1.0f;
+  e = e * r + 1.0f;
+  const int32_t bits = ((int32_t)whole + 127) * (1 << 23);
+  float scale;
+  memcpy(&scale, &bits, sizeof scale);
+  return e * scale;
 }
 
-/* tanh(x) = 1 - 2 / (exp(2 x) + 1) in place; absolute error below 4e-7. exp by range reduction to [-ln2/2, ln2/2] and its
- * Taylor polynomial. NaN and infinity become NaN, so that the caller sees them. */
-HEADRACE_INLINE void headrace_tanh_body(float *restrict x, long n) {
+/* tanh(x) = 1 - 2 / (exp(2 x) + 1) in place; absolute error below 4e-7. NaN and infinity become NaN, so that the caller
+ * sees them. */
+HEADRACE_CLONES
+void headrace_tanh(float *restrict x, long n) {
   for (long i = 0; i < n; i++) {
     float v = x[i];
     const float odd = v - v; /* 0, or NaN */
     v = v > 10.0f ? 10.0f : v;
     v = v < -10.0f ? -10.0f : v;
-    const float z = v * 2.885390081777927f; /* 2 / ln 2 */
-    const float whole = (z + 12582912.0f) - 12582912.0f; /* 1.5 * 2^23: rounds to the nearest whole number */
-    const float r = (z - whole) * 0.6931471805599453f;
-    float e = 1.0f / 5040.0f;
-    e = e * r + 1.0f / 720.0f;
-    e = e * r + 1.0f / 120.0f;
-    e = e * r + 1.0f / 24.0f;
-    e = e * r + 1.0f / 6.0f;
-    e = e * r + 0.5f;
-    e = e * r + 1.0f;
-    e = e * r + 1.0f;
-    const int32_t bits = ((int32_t)whole + 127) * (1 << 23);
-    float scale;
-    memcpy(&scale, &bits, sizeof scale);
-    x[i] = 1.0f - 2.0f / (e * scale + 1.0f) + odd;
+    x[i] = 1.0f - 2.0f / (headrace_exp(2.0f * v) + 1.0f) + odd;
   }
 }
 
-HEADRACE_AVX2
-static void headrace_tanh_avx2(float *restrict x, long n) { headrace_tanh_body(x, n); }
-static void headrace_tanh_plain(float *restrict x, long n) { headrace_tanh_body(x, n); }
+/* x[n, k] = (x - shift[k]) scale[k] in place, limited to -clip ... clip; NaN stays NaN. Rows are `stride` apart. */
+HEADRACE_CLONES
+void headrace_normalize(float *restrict x, long stride, const float *restrict shift, const float *restrict scale,
+                        float clip, long n, long k) {
+  for (long i = 0; i < n; i++, x += stride) {
+    for (long p = 0; p < k; p++) {
+      float v = (x[p] - shift[p]) * scale[p];
+      v = v > clip ? clip : v;
+      x[p] = v < -clip ? -clip : v;
+    }
+  }
+}
 
-static void headrace_tanh(float *restrict x, long n) {
-  if (HEADRACE_HAS_AVX2)
-    headrace_tanh_avx2(x, n);
-  else
-    headrace_tanh_plain(x, n);
+/* One step of an LSTM for n rows: the next state h_next[n, size], c_next[n, size] from c and the gates i, f, g, o, which are
+ * the sum of two arrays [n, stride]. NaN and infinity in a gate become NaN. */
+static void headrace_lstm(float *gates, const float *more, long stride, const float *c, float *h_next, float *c_next, long n,
+                          long size) {
+  for (long i = 0; i < n; i++, gates += stride, more += stride, c += size, h_next += size, c_next += size) {
+    const float *in = gates, *forget = gates + size, *cell = gates + 2 * size, *out = gates + 3 * size;
+    /* The sigmoid of v is (1 + tanh(v / 2)) / 2. */
+    for (long j = 0; j < 2 * size; j++) gates[j] = 0.5f * (gates[j] + more[j]);
+    for (long j = 2 * size; j < 3 * size; j++) gates[j] += more[j];
+    for (long j = 3 * size; j < 4 * size; j++) gates[j] = 0.5f * (gates[j] + more[j]);
+    headrace_tanh(gates, 4 * size);
+    for (long j = 0; j < size; j++) {
+      h_next[j] = c_next[j] = (0.5f + 0.5f * forget[j]) * c[j] + (0.5f + 0.5f * in[j]) * cell[j];
+    }
+    headrace_tanh(h_next, size);
+    for (long j = 0; j < size; j++) h_next[j] *= 0.5f + 0.5f * out[j];
+  }
 }
 
 /* Draws actions[n] from logits[n, stride], the smallest k whose cumulated probability reaches u times their sum, or takes the
@@ -156,6 +139,82 @@ static int headrace_categorical(const float *logits, long stride, long n, long n
     actions[i] = best;
   }
   return 1;
+}
+
+/* Draws actions[n, d] from Gaussians by the method of Box and Muller, as headrace.distributions.Gaussian does: of the
+ * noise[n, d rounded up to even] the first half gives radii, the second half angles. Without noise (NULL) actions are means.
+ * Returns 0 if a number is not finite. */
+static int headrace_gaussian(const float *mean, const float *log_std, long n, long d, const float *noise,
+                             float *actions) {
+  const long half = (d + 1) / 2;
+  for (long i = 0; i < n; i++, mean += d, log_std += d, actions += d) {
+    for (long k = 0; k < d; k++) {
+      if (!isfinite(mean[k]) || !isfinite(log_std[k])) return 0;
+    }
+    if (noise == NULL) {
+      memcpy(actions, mean, d * sizeof(float));
+      continue;
+    }
+    for (long k = 0; k < half; k++) {
+      const float radius = sqrtf(-2.0f * logf(noise[k])), angle = 6.283185307179586f * noise[half + k];
+      actions[k] = mean[k] + expf(log_std[k]) * (radius * cosf(angle));
+      if (half + k < d) actions[half + k] = mean[half + k] + expf(log_std[half + k]) * (radius * sinf(angle));
+    }
+    noise += 2 * half;
+    for (long k = 0; k < d; k++) {
+      if (!isfinite(actions[k])) return 0;
+    }
+  }
+  return 1;
+}
+
+/* Chooses actions[n] among those of values q[n, n_actions]: uniformly if noise 0 is below epsilon, by noise 1, else the
+ * first of the highest value. Where each environment has an epsilon, noise 2 is its number. Returns 0 if a value is not
+ * finite. */
+static int headrace_epsilon_greedy(const float *q, long n, long n_actions, const float *noise, long noise_stride,
+                                   const float *epsilon, long n_epsilon, int64_t *actions) {
+  for (long i = 0; i < n; i++, q += n_actions, noise += noise_stride) {
+    long best = 0;
+    for (long k = 0; k < n_actions; k++) {
+      if (!isfinite(q[k])) return 0;
+      if (q[k] > q[best]) best = k;
+    }
+    if (noise[0] < epsilon[n_epsilon > 1 ? (long)noise[2] % n_epsilon : 0]) {
+      const float target = noise[1] * (float)n_actions;
+      for (best = 0; (float)(best + 1) < target;) best++;
+    }
+    actions[i] = best;
+  }
+  return 1;
+}
+
+/* Turns advantages a[n, n_actions n_atoms] into a - mean over actions + v[n, n_atoms], for each atom. */
+static void headrace_dueling(float *a, long stride, const float *v, long v_stride, long n, long n_actions, long n_atoms) {
+  for (long i = 0; i < n; i++, a += stride, v += v_stride) {
+    for (long j = 0; j < n_atoms; j++) {
+      float sum = 0.0f;
+      for (long k = 0; k < n_actions; k++) sum += a[k * n_atoms + j];
+      const float shift = v[j] - sum / (float)n_actions;
+      for (long k = 0; k < n_actions; k++) a[k * n_atoms + j] += shift;
+    }
+  }
+}
+
+/* Returns the mean of the atoms, whose probabilities are the softmax of logits; NaN if a logit is not finite. */
+HEADRACE_CLONES
+float headrace_mean_of_atoms(const float *restrict logits, const float *restrict atoms, float *restrict weights, long n) {
+  float top = logits[0], odd = 0.0f;
+  for (long k = 0; k < n; k++) {
+    odd += logits[k] - logits[k]; /* 0, or NaN */
+    top = logits[k] > top ? logits[k] : top;
+  }
+  for (long k = 0; k < n; k++) {
+    const float v = logits[k] - top;
+    weights[k] = headrace_exp(v < -87.0f ? -87.0f : v);
+  }
+  double total = 0.0, mean = 0.0;
+  for (long k = 0; k < n; k++) total += weights[k], mean += (double)weights[k] * atoms[k];
+  return (float)(mean / total) + odd;
 }
 
 #endif

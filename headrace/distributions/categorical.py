@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
+from headrace.numpy_acting import draw_categorical
 from headrace.numpy_inference import suits_numpy
 
 __all__ = ["Categorical"]
@@ -32,7 +32,7 @@ class Categorical:
             noise: uniforms u, float32 `[..., 1]`, in the open interval (0, 1).
         """
         if suits_numpy(self.logits):
-            return torch.from_numpy(_sample_in_numpy(self.logits.numpy(), noise.numpy()))
+            return torch.from_numpy(draw_categorical(self.logits.numpy(), noise.numpy()))
         cumulated = torch.softmax(self.logits, dim=-1).cumsum(dim=-1)
         return (cumulated < noise * cumulated[..., -1:]).sum(dim=-1)
 
@@ -53,8 +53,3 @@ class Categorical:
         log_probs = torch.log_softmax(self.logits, dim=-1)
         finite = log_probs.clamp(min=torch.finfo(log_probs.dtype).min)  # 0 · −∞ would be NaN
         return -(log_probs.exp() * finite).sum(dim=-1)
-
-
-def _sample_in_numpy(logits: np.ndarray, noise: np.ndarray) -> np.ndarray:
-    cumulated = np.exp(logits - logits.max(axis=-1, keepdims=True)).cumsum(axis=-1)
-    return np.asarray((cumulated >= noise * cumulated[..., -1:]).argmax(axis=-1))

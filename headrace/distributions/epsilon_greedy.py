@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
+from headrace.numpy_acting import draw_epsilon_greedy
 from headrace.numpy_inference import suits_numpy
 
 __all__ = ["EpsilonGreedy"]
@@ -34,7 +34,7 @@ class EpsilonGreedy:
         """
         if suits_numpy(self.q):
             rates = epsilon.numpy() if isinstance(epsilon, torch.Tensor) else epsilon
-            return torch.from_numpy(_sample_in_numpy(self.q.numpy(), noise.numpy(), rates))
+            return torch.from_numpy(draw_epsilon_greedy(self.q.numpy(), noise.numpy(), rates))
         count = (self.q > -torch.inf).cumsum(dim=-1)
         anywhere = (count < noise[..., 1:2] * count[..., -1:]).sum(dim=-1)
         return torch.where(noise[..., 0] < epsilon, anywhere, self.q.argmax(dim=-1))
@@ -42,14 +42,3 @@ class EpsilonGreedy:
     def mode(self) -> torch.Tensor:
         """Returns the best actions, int64 `[...]`."""
         return self.q.argmax(dim=-1)
-
-
-def _sample_in_numpy(q: np.ndarray, noise: np.ndarray, epsilon: float | np.ndarray) -> np.ndarray:
-    action = np.asarray(q.argmax(axis=-1))
-    explores = noise[..., 0] < epsilon
-    if explores.any():  # late in training few elements explore
-        # float32, as in torch's comparison, so that both code paths choose the same action.
-        count = (q > -np.inf).cumsum(axis=-1, dtype=np.float32)
-        anywhere = (count >= noise[..., 1:2] * count[..., -1:]).argmax(axis=-1)
-        action = np.where(explores, anywhere, action)
-    return action

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
+from headrace.numpy_acting import draw_gaussian
 from headrace.numpy_inference import suits_numpy
 
 __all__ = ["Gaussian"]
@@ -42,7 +42,7 @@ class Gaussian:
             noise: uniforms `[..., noise_size(d)]` in the open interval (0, 1).
         """
         if suits_numpy(self.mean):
-            return torch.from_numpy(_sample_in_numpy(self.mean.numpy(), self.log_std.numpy(), noise.numpy()))
+            return torch.from_numpy(draw_gaussian(self.mean.numpy(), self.log_std.numpy(), noise.numpy()))
         radius, angle = noise.chunk(2, dim=-1)
         radius, angle = (-2.0 * radius.log()).sqrt(), 2.0 * math.pi * angle
         normal = torch.cat([radius * angle.cos(), radius * angle.sin()], dim=-1)[..., : self.mean.shape[-1]]
@@ -60,12 +60,3 @@ class Gaussian:
     def entropy(self) -> torch.Tensor:
         """Returns the differential entropy in nats, float `[...]`; it may be negative."""
         return (self.log_std + (0.5 + _LOG_SQRT_2PI)).sum(dim=-1)
-
-
-def _sample_in_numpy(mean: np.ndarray, log_std: np.ndarray, noise: np.ndarray) -> np.ndarray:
-    half = noise.shape[-1] // 2
-    radius = np.sqrt(-2.0 * np.log(noise[..., :half]))
-    angle = np.float32(2.0 * math.pi) * noise[..., half:]
-    normal = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], axis=-1)[..., : mean.shape[-1]]
-    drawn: np.ndarray = mean + np.exp(log_std) * normal
-    return drawn

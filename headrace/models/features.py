@@ -46,9 +46,7 @@ class Features(torch.nn.Module):
         self.leaves = torch.nn.ModuleList(leaves)
         self.size = sum(leaf.size for leaf in leaves)
         self.has_images = any(isinstance(leaf, NatureCnn) for leaf in leaves)
-        #: Whether the features are the observation itself, a vector of float32.
-        self.is_plain = isinstance(space, spaces.Box) and space.dtype == np.float32 and len(space.shape) == 1
-        self.is_plain = self.is_plain and not normalize
+        self._of_vector = isinstance(space, spaces.Box) and space.dtype == np.float32 and len(space.shape) == 1
 
     def forward(self, observation: Tree) -> torch.Tensor:
         """Returns features float32 `[..., size]` of observations, a tree of `[..., *shape]`."""
@@ -58,6 +56,25 @@ class Features(torch.nn.Module):
             for leaf, keys in zip(self.leaves._modules.values(), self._keys, strict=True)
         ]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+
+    @property
+    def is_vector(self) -> bool:
+        """Whether the features are the observation itself, a vector of float32, normalized if there is a `norm`."""
+        leaf = self.leaves[0]
+        return self._of_vector and type(leaf) is _Numbers and type(leaf.norm) in (RunningNorm, type(None))
+
+    @property
+    def is_one_hot(self) -> bool:
+        """Whether the features are the one-hot code of a Discrete observation that begins at 0."""
+        leaf = self.leaves[0]
+        return self._keys == [()] and type(leaf) is _OneHot and leaf.start == 0
+
+    @property
+    def norm(self) -> RunningNorm | None:
+        """What normalizes observations that are a vector (`is_vector`); None if they are not normalized."""
+        leaf = self.leaves[0]
+        assert isinstance(leaf, _Numbers)
+        return leaf.norm
 
     def update(self, observation: Tree) -> None:
         """Updates the normalization statistics, if any, with observations, a tree of `[N, *shape]`."""
@@ -92,11 +109,11 @@ class _OneHot(torch.nn.Module):
 
     def __init__(self, n: int, start: int) -> None:
         super().__init__()
-        self.size, self._start = n, start
+        self.size, self.start = n, start
 
     def forward(self, numbers: torch.Tensor) -> torch.Tensor:
         # Clamped because padding is 0, whatever the `start` of the space.
-        return one_hot((numbers.long() - self._start).clamp(0, self.size - 1), self.size).float()
+        return one_hot((numbers.long() - self.start).clamp(0, self.size - 1), self.size).float()
 
 
 def _parts(space: spaces.Space[Any], keys: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], spaces.Space[Any]]]:

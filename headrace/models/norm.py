@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 
+from headrace.numpy_acting import normalized
 from headrace.numpy_inference import NumpyViews, suits_numpy
 
 __all__ = ["RunningNorm"]
@@ -43,10 +43,7 @@ class RunningNorm(torch.nn.Module):
         """Returns normalized vectors, float32 `[..., size]` as the input."""
         if suits_numpy(vectors):
             shift, scale = self._views()
-            normal = vectors.numpy() - shift
-            normal *= scale
-            np.minimum(normal, self.clip, out=normal)
-            return torch.from_numpy(np.maximum(normal, -self.clip, out=normal))
+            return torch.from_numpy(normalized(vectors.numpy(), shift, scale, self.clip))
         return ((vectors - self.shift) * self.scale).clamp(-self.clip, self.clip)
 
     @torch.no_grad()

@@ -10,6 +10,7 @@ import torch
 from headrace.config import checked_names
 from headrace.models.features import Features
 from headrace.models.mlp import TanhBody
+from headrace.numpy_acting import dueling
 from headrace.types import EnvSpaces, Tree
 
 __all__ = ["DuelingHead", "QNetwork"]
@@ -41,8 +42,7 @@ class DuelingHead(torch.nn.Module):
             return None
         value = self.value.in_numpy(features)
         assert value is not None  # its matrix products are no larger than those of A
-        shaped = advantage.reshape(*advantage.shape[:-1], *self._shape)
-        shaped += value[..., None, :] - shaped.mean(axis=-2, keepdims=True)
+        dueling(advantage.reshape(*advantage.shape[:-1], *self._shape), value)  # in the memory of `advantage`
         return advantage
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:

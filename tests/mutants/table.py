@@ -462,6 +462,19 @@ MUTANTS = [
         "joined = first > 0",
         "tests/test_replays.py",
     ),
+    # acting
+    Mutant(
+        "headrace/agents/plan.py",
+        "if state is not self._state:\n            self._enter(state)\n        done",
+        "if self._state is None and state is not None:\n            self._enter(state)\n        done",
+        "tests/test_acting_plan.py",
+    ),
+    Mutant(
+        "headrace/numpy_acting.py",
+        "gates += of_state[1]",
+        "pass",
+        "tests/test_acting_plan.py",
+    ),
     # the command line
     Mutant(
         "headrace/cli/environments.py",

@@ -6,13 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from headrace.agents.dqn.dqn import DqnAgent
+from headrace.agents.plan import is_of
 from headrace.config import checked_names
 from headrace.distributions.atoms import mean_of_atoms
 from headrace.models.q import QNetwork
-from headrace.types import EnvSpaces, StepInputs
+from headrace.types import ActingPlan, ActingRows, EnvSpaces, StepInputs
 
 __all__ = ["CategoricalDqnAgent", "ReturnDistributions"]
 
@@ -96,12 +98,20 @@ class CategoricalDqnAgent(DqnAgent):
         """Runs the training forward pass and returns distributions and their means, with gradients."""
         return ReturnDistributions(*self._forward(inputs))
 
+    def acting_plan(self, rows: ActingRows, deterministic: bool) -> ActingPlan | None:
+        """See `Agent`."""
+        return self._plan(rows, deterministic) if is_of(self, CategoricalDqnAgent) else None
+
     def _network(self, spaces: EnvSpaces, n_actions: int) -> torch.nn.Module:
         network: torch.nn.Module = self._model_cls(
             spaces, n_outputs=n_actions, n_atoms=self.n_atoms, **self._model_kwargs
         )
         network.register_buffer("atoms", torch.linspace(self.V_min, self.V_max, self.n_atoms))
         return network
+
+    def _atoms(self) -> np.ndarray:
+        """See `DqnAgent`."""
+        return self.atoms.numpy()
 
     def _answer_shape(self) -> list[int]:
         """Returns the shape of the network's output for one environment."""

@@ -6,18 +6,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from gymnasium import spaces as gym_spaces
 
+from headrace import compiled
 from headrace.agents.base import Agent
 from headrace.agents.dqn.exploration import EpsilonSchedule
 from headrace.agents.masks import has_mask, masked, seen_spaces, without_mask
+from headrace.agents.plan import is_of, plan_for
 from headrace.buffers.samples import Samples
 from headrace.config import checked_names
 from headrace.distributions.epsilon_greedy import EpsilonGreedy
 from headrace.models.features import Features
 from headrace.models.q import QNetwork
-from headrace.types import ACTION_MASK, AgentStep, EnvSpaces, StepInputs, Tree
+from headrace.types import ACTION_MASK, ActingPlan, ActingRows, AgentStep, EnvSpaces, StepInputs, Tree
 
 __all__ = ["DqnAgent", "DqnInfo"]
 
@@ -134,6 +137,10 @@ class DqnAgent(Agent):
         epsilon = self._epsilon if isinstance(self._epsilon, float) else _of_envs(self._epsilon, noise[..., 2])
         return AgentStep(EpsilonGreedy(info.q).sample(noise, epsilon), info)
 
+    def acting_plan(self, rows: ActingRows, deterministic: bool) -> ActingPlan | None:
+        """See `Agent`."""
+        return self._plan(rows, deterministic) if is_of(self, DqnAgent) else None
+
     def value(self, inputs: StepInputs, state: Tree) -> torch.Tensor:
         """Returns the value of the best action, float `[n]`."""
         return self._forward(inputs)[0].max(dim=-1).values
@@ -153,6 +160,23 @@ class DqnAgent(Agent):
     def _network(self, spaces: EnvSpaces, n_actions: int) -> torch.nn.Module:
         network: torch.nn.Module = self._model_cls(spaces, n_outputs=n_actions, **self._model_kwargs)
         return network
+
+    def _plan(self, rows: ActingRows, deterministic: bool) -> ActingPlan | None:
+        """Returns an acting plan for an agent whose `step` is this class's, if the model has one."""
+        if self._masks or rows.action.dtype != np.int64:
+            return None
+
+        def acting_rows(rows: ActingRows, network: Any, shared: Any) -> Any:
+            return compiled.acting.ValueRows(network, shared, rows.noise, rows.action, rows.agent_info.q)
+
+        def settings() -> tuple[np.ndarray, np.ndarray | None]:
+            return torch.as_tensor(self._epsilon, dtype=torch.float32).reshape(-1).numpy(), self._atoms()
+
+        return plan_for(self.model, rows, deterministic, acting_rows, settings)
+
+    def _atoms(self) -> np.ndarray | None:
+        """Returns the atoms whose means are the values; None if the network outputs values."""
+        return None
 
     def _answer_shape(self) -> list[int]:
         """Returns the shape of the network's output for one environment."""

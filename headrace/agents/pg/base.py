@@ -11,10 +11,11 @@ import torch
 from headrace.agents.base import Agent
 from headrace.agents.masks import has_mask, seen_spaces, without_mask
 from headrace.agents.pg.heads import Distribution, PolicyHead
+from headrace.agents.plan import plan_for
 from headrace.buffers.samples import Samples
 from headrace.buffers.tree import tree_rows
 from headrace.models.features import Features
-from headrace.types import ACTION_MASK, AgentStep, EnvSpaces, StepInputs, Tree
+from headrace.types import ACTION_MASK, ActingPlan, ActingRows, AgentStep, EnvSpaces, StepInputs, Tree
 
 __all__ = ["PgAgent", "PgInfo"]
 
@@ -113,6 +114,13 @@ class PgAgent(Agent):
         for module in self.model.modules():
             if isinstance(module, Features) and module.normalizes:
                 module.update(observation)
+
+    def _plan(self, rows: ActingRows, deterministic: bool) -> ActingPlan | None:
+        """Returns an acting plan for an agent whose `step` is this class's, if head and model have one."""
+        if self._masks:
+            return None
+        head, model = self._head, self.model
+        return plan_for(model, rows, deterministic, head.acting_rows, lambda: head.acting_settings(model, self._greedy))
 
     def _forward(self, inputs: StepInputs, state: Tree) -> tuple[PgInfo, Tree]:
         observation, mask = inputs.observation, None

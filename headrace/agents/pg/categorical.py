@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from gymnasium import spaces
 from typing_extensions import override
 
 from headrace.agents.pg.base import PgAgent
 from headrace.agents.pg.heads import DiscreteHead
-from headrace.agents.pg.plan import CategoricalPlan
+from headrace.agents.plan import is_of
 from headrace.config import checked_names
 from headrace.models.mlp import ActorCritic
 from headrace.models.rnn import RecurrentActorCritic
@@ -36,13 +35,7 @@ class CategoricalPgAgent(PgAgent):
 
     @override
     def acting_plan(self, rows: ActingRows, deterministic: bool) -> ActingPlan | None:
-        # A subclass, or an object with a `step` of its own, may choose actions in another way.
-        if type(self) is not CategoricalPgAgent or {"step", "value"} & vars(self).keys() or self._masks:
-            return None
-        discrete = self.spaces is not None and isinstance(self.spaces.action, spaces.Discrete)
-        if not discrete or not CategoricalPlan.suits(self.model, rows, deterministic):
-            return None
-        return CategoricalPlan(self.model, lambda: self._greedy, rows, deterministic)
+        return self._plan(rows, deterministic) if is_of(self, CategoricalPgAgent) else None
 
 
 @checked_names
@@ -56,3 +49,7 @@ class RecurrentCategoricalPgAgent(PgAgent):
 
     def __init__(self, ModelCls: Any = RecurrentActorCritic, model_kwargs: Mapping[str, Any] | None = None) -> None:
         super().__init__(DiscreteHead(), ModelCls, model_kwargs, recurrent=True)
+
+    @override
+    def acting_plan(self, rows: ActingRows, deterministic: bool) -> ActingPlan | None:
+        return self._plan(rows, deterministic) if is_of(self, RecurrentCategoricalPgAgent) else None

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from typing_extensions import override
+
 from headrace.agents.pg.base import PgAgent
 from headrace.agents.pg.heads import GaussianHead
+from headrace.agents.plan import is_of
 from headrace.config import checked_names
 from headrace.models.mlp import ActorCritic
 from headrace.models.rnn import RecurrentActorCritic
+from headrace.types import ActingPlan, ActingRows
 
 __all__ = ["GaussianPgAgent", "RecurrentGaussianPgAgent"]
 
@@ -36,6 +40,10 @@ class GaussianPgAgent(PgAgent):
     ) -> None:
         super().__init__(GaussianHead(state_dependent_std, init_log_std), ModelCls, model_kwargs)
 
+    @override
+    def acting_plan(self, rows: ActingRows, deterministic: bool) -> ActingPlan | None:
+        return self._plan(rows, deterministic) if is_of(self, GaussianPgAgent) else None
+
 
 @checked_names
 class RecurrentGaussianPgAgent(PgAgent):
@@ -56,3 +64,7 @@ class RecurrentGaussianPgAgent(PgAgent):
         init_log_std: float = 0.0,
     ) -> None:
         super().__init__(GaussianHead(state_dependent_std, init_log_std), ModelCls, model_kwargs, recurrent=True)
+
+    @override
+    def acting_plan(self, rows: ActingRows, deterministic: bool) -> ActingPlan | None:
+        return self._plan(rows, deterministic) if is_of(self, RecurrentGaussianPgAgent) else None

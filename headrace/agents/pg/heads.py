@@ -9,11 +9,13 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
+from headrace import compiled
 from headrace.agents.masks import masked
 from headrace.distributions.bernoulli import Bernoulli
 from headrace.distributions.categorical import Categorical
 from headrace.distributions.gaussian import Gaussian
 from headrace.distributions.multi_categorical import MultiCategorical
+from headrace.types import ActingRows
 
 __all__ = ["DiscreteHead", "Distribution", "GaussianHead", "PolicyHead"]
 
@@ -62,6 +64,25 @@ class PolicyHead(ABC):
             mask: action mask `[..., mask_size]`, or None.
         """
 
+    def acting_rows(self, rows: ActingRows, policy: Any, value: Any) -> Any:
+        """Returns what acts for the rows of a batch (see `plan_for`); None if the head has nothing of the kind.
+
+        Args:
+            rows: the rows.
+            policy: network of the outputs and, if there is no `value`, the value.
+            value: network of the value, or None.
+        """
+        return None
+
+    def acting_settings(self, model: torch.nn.Module, greedy: bool) -> tuple[Any, ...]:
+        """Returns the arguments of the `load` of what `acting_rows` returned.
+
+        Args:
+            model: the model, which holds the head's own parameters.
+            greedy: whether to take the most probable actions.
+        """
+        return (greedy,)
+
     def exploration(self, dist: Any, valid: torch.Tensor) -> dict[str, float]:
         """Returns measures of exploration over the valid steps of a batch, by name, for the log.
 
@@ -106,6 +127,13 @@ class DiscreteHead(PolicyHead):
         if mask is not None:
             parts = tuple(map(masked, parts, torch.split(mask, self._sizes, dim=-1)))
         return MultiCategorical(tuple(map(Categorical, parts)))
+
+    def acting_rows(self, rows: ActingRows, policy: Any, value: Any) -> Any:
+        """See `PolicyHead`."""
+        if not self._one or rows.action.dtype != np.int64:
+            return None
+        info = rows.agent_info
+        return compiled.acting.CategoricalRows(policy, value, rows.noise, rows.action, info.value, info.dist.logits)
 
 
 class GaussianHead(PolicyHead):
@@ -167,6 +195,25 @@ class GaussianHead(PolicyHead):
             middle, half = self._middle.to(outputs.device), self._half.to(outputs.device)
             mean, log_std = middle + half * mean, log_std + half.log()
         return Gaussian(mean, log_std)
+
+    def acting_rows(self, rows: ActingRows, policy: Any, value: Any) -> Any:
+        """See `PolicyHead`."""
+        if rows.action.dtype != np.float32:
+            return None
+        value_of, dist = rows.agent_info.value, rows.agent_info.dist
+        return compiled.acting.GaussianRows(policy, value, rows.noise, rows.action, value_of, dist.mean, dist.log_std)
+
+    def acting_settings(self, model: torch.nn.Module, greedy: bool) -> tuple[Any, ...]:
+        """See `PolicyHead`."""
+        middle, half = self._middle.numpy(), self._half.numpy()
+        offset = low = high = np.log(half)
+        if self._state_dependent:
+            offset = offset + np.float32(self._init_log_std)
+            low, high = low + np.float32(_LOG_STD_RANGE[0]), high + np.float32(_LOG_STD_RANGE[1])
+        else:
+            offset = offset + model.get_parameter("log_std").detach().numpy()
+            low, high = np.full_like(half, -np.inf), np.full_like(half, np.inf)
+        return greedy, middle, half, offset, low, high
 
     def exploration(self, dist: Gaussian, valid: torch.Tensor) -> dict[str, float]:
         """Returns `actionStd`, the mean standard deviation."""

@@ -17,7 +17,7 @@ from headrace.samplers.collection.make_envs import SliceConfig
 from headrace.samplers.inference.device import DeviceBatch, DeviceRows
 from headrace.samplers.inference.policy import BatchPolicy
 from headrace.samplers.inference.recorder import Recorder
-from headrace.types import ActingPlan, ActingRows, AgentStep, Tree
+from headrace.types import ActingPlan, ActingRows, AgentStep, StepInputs, Tree
 
 __all__ = ["Actor", "actor_for"]
 
@@ -99,14 +99,15 @@ class Actor:
     def act(self, t: int) -> None:
         """Computes and writes the actions of row t; call `record` before the next row."""
         self._step = None
-        if self._plan is not None and self._plan.act(t):
-            return
         policy, recorder = self._policy, self._recorder
-        inputs = recorder.inputs(t)
+        inputs: StepInputs | None = None
         try:
             if policy.state is not None:
+                inputs = recorder.inputs(t)
                 self._enter_row(t, inputs.is_first)
-            self._step = step = policy.step(inputs)
+            if self._plan is not None and self._plan.act(t, policy.state):
+                return
+            self._step = step = policy.step(inputs or recorder.inputs(t))
             recorder.write_action(t, step.action)
         except Mismatch as mismatch:
             raise policy.failure(mismatch, "step()") from None
@@ -137,7 +138,7 @@ class Actor:
         if recorder.slot.bootstrap_value is None:
             policy.own_state()
             return
-        ready = None if self._plan is None else self._plan.value(self._T)
+        ready = None if self._plan is None else self._plan.value(self._T, policy.state)
         if ready is not None:
             recorder.slot.bootstrap_value[0] = ready
             return
@@ -206,6 +207,9 @@ def actor_for(
     recorder = Recorder(agent.spaces.action, slots, widths, policy.noise, device_rows)
     plans: list[ActingPlan | None] = [None] * len(slots)
     if device_rows is None:
-        rows = [ActingRows(slot.observation, policy.noise, slot.action, slot.agent_info) for slot in slots]
-        plans = [agent.acting_plan(own, config.deterministic) for own in rows]
+        plans = [agent.acting_plan(_rows_of(slot, policy.noise), config.deterministic) for slot in slots]
     return Actor(policy, recorder, plans)
+
+
+def _rows_of(slot: Slot, noise: np.ndarray) -> ActingRows:
+    return ActingRows(slot.observation, slot.prev_action, slot.prev_reward, noise, slot.action, slot.agent_info)
