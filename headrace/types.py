@@ -122,7 +122,13 @@ class ActingRows:
 
 
 class ActingPlan(Protocol):
-    """Acts for the rows of one batch in place: `agent.step` without tensors, up to rounding."""
+    """Acts for the rows of one batch in place: `agent.step` without tensors, up to rounding.
+
+    Args:
+        reads_previous: whether `act` reads more of a row than the observation: previous inputs or `is_first`.
+    """
+
+    reads_previous: bool
 
     def load(self) -> bool:
         """Takes over the agent's parameters and mode for a batch; returns whether the plan can act in this batch."""

@@ -56,7 +56,9 @@ def plan_for(
     else:
         networks = [compiled.acting.Network(own, rows.observation) for own in sizes]
     acting = make(rows, *networks, *[None] * (2 - len(networks)))
-    return None if acting is None else NetworkPlan(model, rows, deterministic, sizes, networks, acting, settings)
+    if acting is None:
+        return None
+    return NetworkPlan(model, rows, deterministic, sizes, networks, acting, settings, parts.recurrent)
 
 
 class NetworkPlan:
@@ -67,6 +69,7 @@ class NetworkPlan:
         sizes: of the layers of the model's bodies.
         networks: hold the parameters of these bodies.
         acting: acts for the rows by the networks.
+        reads_previous: see `ActingPlan`.
     """
 
     def __init__(
@@ -78,7 +81,9 @@ class NetworkPlan:
         networks: list[Any],
         acting: Any,
         settings: Callable[[], tuple[Any, ...]],
+        reads_previous: bool,
     ) -> None:
+        self.reads_previous = reads_previous
         self._model, self._batch, self._deterministic = model, rows, deterministic
         self._sizes, self._networks, self._acting, self._settings = sizes, networks, acting, settings
         self._values = np.zeros(rows.noise.shape[1], np.float32)
