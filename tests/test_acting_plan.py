@@ -189,6 +189,7 @@ class Both:
 def test_it_does_what_step_does_up_to_rounding(kernels: Any, kind: str, n: int, model_kwargs: dict[str, Any]) -> None:
     agent = agent_for(kind, **model_kwargs)
     both = Both(agent, rows_for(agent, n))
+    assert both.plan.reads_previous == ("lstm" in kind)
     assert both.act() <= 1  # a draw that falls within rounding of a boundary: one in 100,000
     assert both.values_are_equal(T)
     explored = both.rows.action.copy()
