@@ -95,7 +95,9 @@ class Leftovers:
         multiprocessing.active_children()  # reaps
         processes = [process for process in _family() if process.pid not in self.processes]
         threads = [thread for thread in threading.enumerate() if thread not in self.threads]
-        names = [name for name in _SHARED_MEMORY.iterdir() if name not in self.names]
+        # Semaphores of multiprocessing, of which the library makes none, come and go with other programs.
+        made = [name for name in _SHARED_MEMORY.iterdir() if not name.name.startswith("sem.mp-")]
+        names = [name for name in made if name not in self.names]
         return processes, threads, [name for name in names if not _is_of_others(name)] if names else []
 
 
