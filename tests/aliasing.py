@@ -43,22 +43,22 @@ ACTION_SPACES: dict[str, spaces.Space[Any]] = {
 }
 
 
-def scribble(value: Any) -> None:
+def overwrite(value: Any) -> None:
     """Overwrites arrays, tensors and containers."""
     match value:
         case np.ndarray() | torch.Tensor():
             value[...] = 1
         case dict():
             for part in value.values():
-                scribble(part)
+                overwrite(part)
             value["scribbled"] = True
         case list():
             for part in value:
-                scribble(part)
+                overwrite(part)
             value.append("scribbled")
         case tuple():
             for part in value:
-                scribble(part)
+                overwrite(part)
 
 
 class Memory:
@@ -82,7 +82,7 @@ class Memory:
     def take(self, action: Any) -> None:
         """Called after an action was read."""
         if self._fault == "writes":
-            scribble(action)
+            overwrite(action)
         elif self._fault == "scribbles":
             self.seen.append(action)
 
@@ -90,7 +90,7 @@ class Memory:
         """Called at the beginning of each call of the environment."""
         if self._fault == "scribbles":
             for value in self.seen:
-                scribble(value)
+                overwrite(value)
             self.seen.clear()
 
     def _in_place(self, name: str, value: Any) -> Any:
@@ -274,7 +274,7 @@ class CarelessAgent(Agent):
         with torch.inference_mode():
             for value in self._given:
                 if id(value) not in spared:
-                    scribble(value)
+                    overwrite(value)
         self._given = []
 
 
@@ -318,9 +318,9 @@ class Keeps(TrajInfo):
 
 
 @dataclass
-class Scribbles(Keeps):
+class OverwritesArguments(Keeps):
     """Keeps the values of the arguments of `step`, then overwrites the arguments."""
 
     def step(self, *told: Any) -> None:
         self.Seen.append(plain(told))
-        scribble(told)
+        overwrite(told)

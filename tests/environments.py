@@ -183,11 +183,11 @@ BOX3 = spaces.Box(-np.inf, np.inf, (3,), np.float32)
 
 
 #: The count of the step, or of the reset, that a moment means.
-LYING_STEPS = {"step": 7, "first step": 1, "end": 5}
-LYING_RESETS = {"reset": 1, "late reset": 2}
+INVALID_STEPS = {"step": 7, "first step": 1, "end": 5}
+INVALID_RESETS = {"reset": 1, "late reset": 2}
 
 
-class Lying(gym.Env[Any, Any]):
+class InvalidOnce(gym.Env[Any, Any]):
     """A valid environment, except for one result in the environment with the given number. Episodes have 5 steps.
 
     change: gets the list of what `step` or `reset` is about to return, and returns what is returned instead, or raises;
@@ -206,7 +206,7 @@ class Lying(gym.Env[Any, Any]):
         made: list[Any] | None = None,
     ) -> None:
         self.observation_space, self.action_space = deepcopy(observation_space), spaces.Discrete(2)
-        self._change, self._at, self._liar = change, at, number
+        self._change, self._at, self._invalid_env = change, at, number
         self._numbers = numbers_of(SEED)
         self._number = -1
         self._steps = self._resets = 0
@@ -223,18 +223,18 @@ class Lying(gym.Env[Any, Any]):
             self._number = self._numbers[seed]
         self._resets += 1
         answer = [self.observation_space.sample(), {}]
-        lies = self._number == self._liar and self._resets == LYING_RESETS.get(self._at)
-        return self._change(answer) if lies else tuple(answer)
+        applies = self._number == self._invalid_env and self._resets == INVALID_RESETS.get(self._at)
+        return self._change(answer) if applies else tuple(answer)
 
     def step(self, action: Any) -> Answer:
         self._steps += 1
         answer = [self.observation_space.sample(), 1.0, self._steps % 5 == 0, False, self._info]
-        lies = self._number == self._liar and self._steps == LYING_STEPS.get(self._at)
-        return self._change(answer) if lies else tuple(answer)
+        applies = self._number == self._invalid_env and self._steps == INVALID_STEPS.get(self._at)
+        return self._change(answer) if applies else tuple(answer)
 
     def close(self) -> None:
         self.closed += 1
-        if self._at == "close" and self._number == self._liar:
+        if self._at == "close" and self._number == self._invalid_env:
             self._change([])
 
 

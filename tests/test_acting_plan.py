@@ -66,7 +66,7 @@ def stepped(agent: CategoricalPgAgent, rows: ActingRows, t: int) -> AgentStep:
 @pytest.mark.parametrize(
     "model_kwargs", [{}, {"hidden_sizes": (7,)}, {"hidden_sizes": (20, 9, 5), "separate_value": True}], ids=str
 )
-def test_it_does_what_step_does_up_to_rounding(n: int, model_kwargs: dict[str, Any]) -> None:
+def test_plan_equals_step_up_to_rounding(n: int, model_kwargs: dict[str, Any]) -> None:
     agent, rows = agent_for(**model_kwargs), rows_for(n)
     plan = agent.acting_plan(rows, deterministic=False)
     assert isinstance(plan, CategoricalPlan)
@@ -90,7 +90,7 @@ def test_it_does_what_step_does_up_to_rounding(n: int, model_kwargs: dict[str, A
 
 
 @needs_native
-def test_a_row_does_not_depend_on_the_others() -> None:
+def test_outputs_of_a_column_do_not_depend_on_other_columns() -> None:
     agent, rows = agent_for(), rows_for(33)
     plan = agent.acting_plan(rows, deterministic=True)
     assert plan is not None
@@ -114,7 +114,7 @@ def test_a_row_does_not_depend_on_the_others() -> None:
 
 
 @needs_native
-def test_it_follows_the_parameters_at_the_start_of_each_batch() -> None:
+def test_plan_loads_new_parameters_at_the_start_of_each_batch() -> None:
     agent, rows = agent_for(), rows_for(4)
     plan = agent.acting_plan(rows, deterministic=False)
     assert plan is not None
@@ -147,7 +147,7 @@ class Doubled(ActorCritic):
 
 
 @needs_native
-def test_it_is_left_aside_where_somebody_changed_agent_or_model() -> None:
+def test_plan_is_not_used_for_changed_agents_and_models() -> None:
     rows, plain = rows_for(4), agent_for()
     assert plain.acting_plan(rows, deterministic=False) is not None
     contrary, doubled = Contrary(), CategoricalPgAgent(ModelCls=Doubled)
@@ -171,7 +171,7 @@ def test_it_is_left_aside_where_somebody_changed_agent_or_model() -> None:
 
 
 @needs_native
-def test_a_hook_or_a_module_that_comes_later_is_not_passed_over() -> None:
+def test_plan_is_not_used_after_a_hook_or_module_was_added() -> None:
     agent, rows = agent_for(), rows_for(4)
     plan = agent.acting_plan(rows, deterministic=False)
     assert plan is not None
@@ -199,7 +199,7 @@ def collected(cls: Any, native: bool, **kwargs: Any) -> Iterator[Any]:
 
 @needs_native
 @pytest.mark.parametrize("cls", [SerialSampler, CpuSampler, GpuSampler])
-def test_batches_are_those_of_the_agent_itself(cls: Any) -> None:
+def test_batches_with_and_without_plan_are_equal(cls: Any) -> None:
     kwargs: dict[str, Any] = {} if cls is SerialSampler else {"n_workers": 2}
     kwargs |= {"device": "cpu"} if cls is GpuSampler else {}
     with collected(cls, True, **kwargs) as (samples, episodes), collected(cls, False, **kwargs) as (others, theirs):
@@ -211,7 +211,7 @@ def test_batches_are_those_of_the_agent_itself(cls: Any) -> None:
 
 
 @needs_native
-def test_weights_that_are_not_finite_are_the_error_of_the_agent() -> None:
+def test_non_finite_weights_raise_agent_failed() -> None:
     agent: Any = CategoricalPgAgent()
     sampler = SerialSampler("CartPole-v1", batch_T=5, batch_B=2).initialize(agent, seed=0)
     with torch.no_grad():

@@ -100,7 +100,7 @@ def imports(source: Source) -> list[tuple[str, int]]:
     return found
 
 
-def test_imports_follow_the_arrows() -> None:
+def test_imports_follow_the_table() -> None:
     def against(source: Source) -> Iterator[str]:
         for module, line in imports(source):
             target = module.split(".")[1]
@@ -141,12 +141,12 @@ def loaded_by() -> dict[str, str]:
     return found
 
 
-def test_what_works_without_torch_loads_none(loaded_by: dict[str, str]) -> None:
+def test_packages_without_torch_do_not_load_it(loaded_by: dict[str, str]) -> None:
     assert "torch" not in loaded_by, f"{loaded_by['torch']} loads torch"
     assert "numpy" in loaded_by
 
 
-def test_importing_a_package_loads_nothing_heavy(loaded_by: dict[str, str]) -> None:
+def test_importing_a_package_loads_no_heavy_modules(loaded_by: dict[str, str]) -> None:
     packages = {source.module for source in sources() if source.is_package}
     heavy = {"torch", "numpy", "gymnasium", "matplotlib", "tyro", "tqdm"} & loaded_by.keys()
     assert {name: loaded_by[name] for name in heavy if loaded_by[name] in packages} == {}
@@ -189,7 +189,7 @@ STARTS_A_PROCESS = {"multiprocessing.Process", "context.Process", "os.fork", "su
 FORBIDDEN_NAMES = {"numpy.random.seed", "np.random.seed", "random.random", "time.time"}
 
 
-def test_no_wait_without_a_deadline() -> None:
+def test_every_wait_has_a_deadline() -> None:
     def endless(source: Source) -> Iterator[str]:
         for call, text in source.calls:
             method = text.rpartition(".")[2]
@@ -200,7 +200,7 @@ def test_no_wait_without_a_deadline() -> None:
     assert wrong(endless) == []
 
 
-def test_nothing_forbidden_is_called() -> None:
+def test_no_forbidden_function_is_called() -> None:
     def forbidden(source: Source) -> Iterator[str]:
         for call, text in source.calls:
             place = f"line {call.lineno}: {text}"
@@ -238,11 +238,11 @@ def test_no_keyword_arguments_are_passed_through() -> None:
     assert wrong(hiding) == []
 
 
-def test_files_are_of_a_size_to_be_read() -> None:
+def test_files_have_at_most_400_lines() -> None:
     assert {source.name: source.n_lines for source in sources() if source.n_lines > 400} == {}
 
 
-def test_a_star_import_brings_the_public_names() -> None:
+def test_star_import_gives_the_public_names() -> None:
     names: dict[str, object] = {}
     exec("from headrace.samplers import *", names)
     assert {"BaseSampler", "CpuSampler", "SerialSampler", "TrajInfo"} <= names.keys()

@@ -171,7 +171,7 @@ def end_of(process: BaseProcess, role: str, processes: list[psutil.Process], abo
 
 @pytest.mark.parametrize("cls", ASYNC)
 @pytest.mark.parametrize("n_kills", [1, pytest.param(10, marks=pytest.mark.slow)])
-def test_a_training_of_which_a_process_is_killed(cls: type[BaseSampler], n_kills: int, tmp_path: Path) -> None:
+def test_training_resumes_after_any_process_is_killed(cls: type[BaseSampler], n_kills: int, tmp_path: Path) -> None:
     rng = random.Random(f"{cls.__name__} {n_kills}")
     roles = ["learner", "sampler process", "evaluation process", "worker"][: 3 if cls is AsyncSerialSampler else 4]
     for number, role in enumerate(rng.sample(roles * 5, n_kills)):

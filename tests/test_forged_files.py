@@ -244,7 +244,7 @@ def test_environments_in_a_checkpoint_are_refused(
 
 
 @pytest.mark.parametrize("command", [["train", "--resume"], ["eval"]], ids=["train", "eval"])
-def test_code_that_a_folder_names_is_not_run_unless_this_user_wrote_it_or_says_so(
+def test_code_named_in_a_folder_is_run_only_if_signed_or_requested(
     command: list[str], folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, mark = tmp_path / "run", tmp_path / "mark"
@@ -261,7 +261,7 @@ def test_code_that_a_folder_names_is_not_run_unless_this_user_wrote_it_or_says_s
     assert mark.exists(), "a person said so"
 
 
-def test_a_replay_that_is_gone_is_said(runs: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_missing_replay_is_logged(runs: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for gone in ("replay", "replay/rows-0000000000000000008.bin"):
         folder = tmp_path / "run"
         shutil.copytree(runs["dqn"], folder)
@@ -280,7 +280,7 @@ def test_a_replay_that_is_gone_is_said(runs: dict[str, Path], tmp_path: Path, ca
         shutil.rmtree(folder)
 
 
-def test_actions_that_the_environment_has_not_are_refused(
+def test_actions_outside_the_action_space_are_refused(
     runs: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = tmp_path / "run"
@@ -295,21 +295,23 @@ def test_actions_that_the_environment_has_not_are_refused(
     assert why == f"{folder / 'replay'} holds actions from 0 to 9, and the environment has 3; it is of another run"
 
 
-def test_some_forged_files(runs: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_forged_files_are_refused(runs: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     forged_checkpoints(8, 0, "ppo", runs, tmp_path, caplog)
     forged_checkpoints(6, 1, "dqn", runs, tmp_path, caplog)
     damaged_checkpoints(4, 2, runs, tmp_path, caplog)
     forged_replays(6, 3, runs, tmp_path, caplog)
 
 
-def test_some_forged_runs(folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_forged_runs_are_refused(
+    folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     forged_runs(6, 4, lambda *args: in_this_process(capsys, *args), folders, tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("seed", range(5))
-def test_a_thousand_forged_files(
+def test_thousand_forged_files_are_refused(
     seed: int,
     runs: dict[str, Path],
     folders: tuple[Path, Path],

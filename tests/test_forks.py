@@ -68,7 +68,7 @@ def options(**more: Any) -> dict[str, Any]:
         *(pytest.param(cls, marks=pytest.mark.slow) for cls in (AlternatingSampler, AsyncCpuSampler)),
     ],
 )
-def test_an_environment_that_comes_back_twice_is_an_error_in_every_sampler(cls: type[BaseSampler]) -> None:
+def test_environment_that_forks_and_returns_twice_is_an_error_in_every_sampler(cls: type[BaseSampler]) -> None:
     """And what is in the batches before it is said is by the one that was not forked."""
     sampler = cls(ForksAndGoesOn, **options())
     sampler.initialize(CategoricalPgAgent(), seed=0)
@@ -85,7 +85,7 @@ def test_an_environment_that_comes_back_twice_is_an_error_in_every_sampler(cls: 
     assert other_processes() == set()
 
 
-def test_processes_of_an_environment_that_do_not_come_back_are_its_own_business() -> None:
+def test_processes_of_an_environment_do_not_change_batches() -> None:
     batches = []
     for env_cls in (HasWorkers, Walk):
         with CpuSampler(env_cls, **options(batch_T=3)).initialize(CategoricalPgAgent(), seed=0) as sampler:
@@ -94,12 +94,12 @@ def test_processes_of_an_environment_that_do_not_come_back_are_its_own_business(
         assert torch.equal(torch.as_tensor(one), torch.as_tensor(other))
 
 
-def test_check_env_finds_an_environment_that_comes_back_twice() -> None:
+def test_check_env_reports_an_environment_that_forks_and_returns_twice() -> None:
     found = check_env(ForksAndGoesOn, n_steps=20)
     assert any("returned in both processes" in str(violation) for violation in found)
 
 
-def test_a_sampler_in_a_forked_copy_of_its_program_says_so() -> None:
+def test_sampler_in_a_forked_copy_of_its_program_is_refused() -> None:
     sampler = SerialSampler(Walk, **options())
     with sampler.initialize(CategoricalPgAgent(), seed=0):
         read, write = os.pipe()

@@ -197,7 +197,7 @@ def _record(space: spaces.Space[Any], answers: list[Any], pure: bool, infos: boo
 
 @needs_native
 @pytest.mark.parametrize("space", SPACES, ids=str)
-def test_any_answer_is_recorded_or_refused_as_in_pure_python(space: spaces.Space[Any]) -> None:
+def test_compiled_stepping_records_and_refuses_like_pure_python(space: spaces.Space[Any]) -> None:
     rng = random.Random(str(space))
     space.seed(3)
     refused = 0
@@ -211,7 +211,7 @@ def test_any_answer_is_recorded_or_refused_as_in_pure_python(space: spaces.Space
 
 
 @needs_native
-def test_the_usual_answer_does_not_reach_python(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_usual_result_is_recorded_without_python(monkeypatch: pytest.MonkeyPatch) -> None:
     space = spaces.Dict({"a": spaces.Box(-9, 9, (2,), np.float32), "b": spaces.Discrete(3)})
     monkeypatch.setattr(ScalarEnvs, "_record", lambda *args: pytest.fail("recorded in Python"))
     answers: list[Any] = [({"a": np.full(2, i, np.float32), "b": i}, float(i), False, False, {}) for i in range(3)]
@@ -230,7 +230,7 @@ def test_the_usual_answer_does_not_reach_python(monkeypatch: pytest.MonkeyPatch)
     ],
     ids=["old", "numpy", "symbol", "missing"],
 )
-def test_a_compiled_part_that_cannot_be_used_is_one_log_line_and_pure_python(
+def test_unusable_compiled_part_is_logged_and_pure_python_is_used(
     module: Any, level: int, reason: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def imported(name: str) -> Any:

@@ -21,7 +21,7 @@ KEPT = ("torch", "gymnasium", "numpy")
 @pytest.mark.slow
 @pytest.mark.timeout(2400)
 @pytest.mark.parametrize("name", CASES)
-def test_batches_of_an_installed_package_are_the_same_in_three_samplers(name: str, tmp_path: Path) -> None:
+def test_installed_package_gives_equal_batches_in_three_samplers(name: str, tmp_path: Path) -> None:
     case = CASES[name]
     python = interpreter_with(case, tmp_path)
     done = subprocess.run(

@@ -216,7 +216,7 @@ def killed_and_resumed(cls: type[BaseSampler], n_kills: int, writing: bool, tmp_
 
 
 @pytest.mark.parametrize(("n_kills", "writing"), [(2, True), slow(2, False), slow(5, True), slow(5, False)])
-def test_a_run_that_is_killed_ends_as_if_it_had_not_been(n_kills: int, writing: bool, tmp_path: Path) -> None:
+def test_resumed_run_after_a_kill_ends_like_an_uninterrupted_one(n_kills: int, writing: bool, tmp_path: Path) -> None:
     undisturbed = runner(SerialSampler, log_dir=tmp_path / "one")
     undisturbed.train()
     folder = killed_and_resumed(SerialSampler, n_kills, writing, tmp_path)
@@ -243,7 +243,7 @@ def test_a_run_that_is_killed_ends_as_if_it_had_not_been(n_kills: int, writing: 
         ),
     ],
 )
-def test_a_replay_that_a_sampler_process_fills_is_whole_after_kills(
+def test_replay_filled_by_a_sampler_process_is_intact_after_kills(
     cls: type[BaseSampler], n_kills: int, writing: bool, tmp_path: Path
 ) -> None:
     killed_and_resumed(cls, n_kills, writing, tmp_path)

@@ -154,7 +154,7 @@ def test_every_cell_is_written_in_every_batch(cls: type[BaseSampler], reset_mode
             assert torch.equal(leaf, other), path
 
 
-def test_two_samplers_at_once_do_not_disturb_each_other() -> None:
+def test_two_samplers_at_once_do_not_affect_each_other() -> None:
     alone = one_batch(batch_B=4)
     options: dict[str, Any] = {"batch_T": 20, "batch_B": 4, "deterministic": True, "n_workers": 2}
     with (
@@ -192,7 +192,7 @@ class Warmed(torch.nn.Module):
 
 
 @pytest.mark.parametrize(("cls", "lag"), [(CpuSampler, 0), (AsyncCpuSampler, 1)])
-def test_workers_act_with_everything_that_decides_in_the_model(cls: type[BaseSampler], lag: int) -> None:
+def test_workers_get_all_parameters_and_buffers_that_affect_actions(cls: type[BaseSampler], lag: int) -> None:
     found = []
     cases: list[tuple[type[BaseSampler], int, dict[str, Any]]] = [(SerialSampler, lag, {}), (cls, 0, {"n_workers": 2})]
     for one, later, options in cases:

@@ -125,13 +125,13 @@ class Steady(gym.Env[np.ndarray, np.int64]):
 CARTPOLES = VectorEnvs("CartPole-v1")
 
 #: Calls of `step` and `reset`, from 1, that a moment means.
-LYING_CALLS = {"reset": 1, "late reset": 2, "step": 6, "end": 3}
+INVALID_CALLS = {"reset": 1, "late reset": 2, "step": 6, "end": 3}
 
 
-class LyingVector(VectorEnv[Any, Any, Any]):
-    """A valid vector environment, except for one result of the one that contains environment number `liar`.
+class InvalidOnceVector(VectorEnv[Any, Any, Any]):
+    """A valid vector environment, except for one result of the one that contains environment number `invalid_env`.
 
-    Column r ends in steps 5 − r, 10 − r, … of the vector environment. change: see `tests.environments.Lying`; at:
+    Column r ends in steps 5 − r, 10 − r, … of the vector environment. change: see `tests.environments.InvalidOnce`; at:
     "constructor", "reset" (the first), "late reset" (the second), "step" (the 6th, in which none ends), "end" (the 3rd,
     in which only column 2 ends) or "close". `stepped`: the observations of its steps.
     """
@@ -142,7 +142,7 @@ class LyingVector(VectorEnv[Any, Any, Any]):
         change: Callable[[list[Any]], Any] = tuple,
         at: str = "step",
         mode: Any = AutoresetMode.SAME_STEP,
-        liar: int = 2,
+        invalid_env: int = 2,
         observation_space: spaces.Space[Any] = BOX3,
         info: dict[str, Any] | None = None,
         made: list[Any] | None = None,
@@ -152,7 +152,7 @@ class LyingVector(VectorEnv[Any, Any, Any]):
         self.observation_space = gym.vector.utils.batch_space(self.single_observation_space, num_envs)
         self.action_space = gym.vector.utils.batch_space(self.single_action_space, num_envs)
         self.metadata = {} if mode is None else {"autoreset_mode": mode}
-        self._mode, self._change, self._at, self._liar = mode, change, at, liar
+        self._mode, self._change, self._at, self._invalid_env = mode, change, at, invalid_env
         self._info = {} if info is None else info
         self._numbers: Sequence[int] = []
         self._steps = self._resets = 0
@@ -185,7 +185,7 @@ class LyingVector(VectorEnv[Any, Any, Any]):
 
     def close(self, **kwargs: Any) -> None:
         self.closes += 1
-        if self._at == "close" and self._liar in self._numbers:
+        if self._at == "close" and self._invalid_env in self._numbers:
             self._change([])
 
     def per_row(self) -> tuple[int, ...]:
@@ -197,6 +197,6 @@ class LyingVector(VectorEnv[Any, Any, Any]):
         return word, self.num_envs, 0
 
     def _answer(self, answer: list[Any], call: str, count: int) -> Answer:
-        lies = self._liar in self._numbers and self._at == call and count == LYING_CALLS[call]
-        changed: Answer = self._change(answer) if lies else tuple(answer)
+        applies = self._invalid_env in self._numbers and self._at == call and count == INVALID_CALLS[call]
+        changed: Answer = self._change(answer) if applies else tuple(answer)
         return changed
