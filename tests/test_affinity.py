@@ -1,4 +1,4 @@
-"""Where processes run: `Affinity`, and the dicts that rlpyt's `make_affinity` builds, key for key."""
+"""Which CPUs and devices processes use: `Affinity`, and the dicts that rlpyt's `make_affinity` builds."""
 
 from typing import Any
 

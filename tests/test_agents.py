@@ -70,7 +70,7 @@ def test_sampling_is_independent_over_any_leading_dims() -> None:
 @pytest.mark.parametrize("n", [2, 3, 17, 1000])
 @pytest.mark.parametrize("impossible", ["first", "middle", "last", "all but one"])
 def test_action_of_probability_zero_is_never_sampled(impossible: str, n: int) -> None:
-    """Whatever the noise, whatever the rounding of the other probabilities."""
+    """For any noise and any rounding of the other probabilities."""
     generator = torch.Generator().manual_seed(n)
     logits = 4 * torch.randn(300, n, generator=generator)
     zero = {"first": [0], "middle": [n // 2], "last": [n - 1], "all but one": [k for k in range(n) if k != n // 3]}
@@ -127,7 +127,7 @@ def test_a_distribution_is_a_tree_that_can_be_recorded() -> None:
 
 
 def test_weights_do_not_depend_on_the_number_of_threads() -> None:
-    """Orthogonal starts are matrix products, and several threads add up in another order."""
+    """Orthogonal initialization uses matrix products, whose sums depend on the number of threads."""
     before = torch.get_num_threads()
     wide = {"hidden_sizes": (256, 256)}
     try:
@@ -203,7 +203,7 @@ def test_unsupported_action_spaces_are_refused(name: str) -> None:
 
 @pytest.mark.parametrize("name", SPACES)
 def test_every_observation_space_has_a_default_model(name: str) -> None:
-    """A batch of real observations, and the null rows a padded batch holds."""
+    """For real observations, and for the zeros of padding."""
     space = SPACES[name]
     space.seed(0)
     agent = agent_of(space=EnvSpaces(space, spaces.Discrete(3)))
@@ -286,7 +286,7 @@ def test_custom_model_is_used() -> None:
 
 
 class Misfit(ActorCritic):
-    """Answers that are almost right."""
+    """A model whose outputs have almost the right shapes."""
 
     def __init__(self, spaces: EnvSpaces, n_outputs: int, how: str) -> None:
         super().__init__(spaces, n_outputs + {"wide": 1, "narrow": -1}.get(how, 0))
@@ -362,7 +362,7 @@ def test_pickled_state_dict_is_loaded_in_place() -> None:
 
 @pytest.mark.parametrize("reset_mode", ["mid_batch", "wait"])
 def test_the_training_forward_reproduces_the_recorded_log_probabilities_and_values(reset_mode: str) -> None:
-    """With ends inside the batch; what is recorded is what the agent saw."""
+    """Episodes end within the batch."""
     agent = CategoricalPgAgent()
     sampler = SerialSampler(Stochastic, batch_T=20, batch_B=6, reset_mode=reset_mode)
     with sampler.initialize(agent, seed=SEED, bootstrap_value=True):

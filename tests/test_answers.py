@@ -25,7 +25,7 @@ NAN = float("nan")
 
 
 class Lazy:
-    """Says shape and dtype, and makes the array when asked for it, as LazyFrames do."""
+    """Has a shape and a dtype, and makes its array on demand, like LazyFrames."""
 
     shape, dtype = (3,), np.dtype(np.float32)
 
@@ -37,13 +37,13 @@ class Lazy:
 
 
 class ShapeLiar(np.ndarray):
-    """One number that says it is three."""
+    """One number with the shape of three."""
 
     shape = (3,)  # type: ignore[override]
 
 
 class AlwaysSmall(float):
-    """Not a number, but smaller than any."""
+    """Not a number, but it compares as smaller than any number."""
 
     def __le__(self, other: Any) -> bool:
         return True
@@ -52,7 +52,7 @@ class AlwaysSmall(float):
 
 
 class AlwaysBetween(int):
-    """Smaller and larger than any number."""
+    """Compares as smaller and larger than any number."""
 
     def __le__(self, other: Any) -> bool:
         return True
@@ -177,7 +177,7 @@ def test_array_like_results_of_vector_environments_are_checked_by_their_contents
 
 
 class Changing(CategoricalPgAgent):
-    """Answers as it should until its 6th call, the first of them in `initialize`."""
+    """An agent whose outputs are valid until its 6th call; the first call is in `initialize`."""
 
     def __init__(self, change: Callable[[AgentStep], Any], call: int = 6) -> None:
         super().__init__()
@@ -249,7 +249,7 @@ def test_smaller_dtypes_and_booleans_are_valid_actions_if_lossless() -> None:
 
 
 class ChangingAnywhere(CarelessAgent):
-    """Acts in every space; what it chose is changed from its 4th call on."""
+    """Acts in every space; its actions are changed from its 4th call on."""
 
     def __init__(self, change: Callable[[Any], Any]) -> None:
         super().__init__("")
@@ -313,7 +313,7 @@ def test_actions_out_of_range_of_an_integer_box_are_refused() -> None:
 
 @pytest.mark.parametrize("cls", [SerialSampler, CpuSampler, GpuSampler, AlternatingSampler])
 def test_actions_are_checked_in_every_sampler_and_in_evaluations(cls: type[BaseSampler]) -> None:
-    """The number of the environment is that of the batch, whoever acts for it."""
+    """The error has the env id in every sampler."""
     sampler = cls(EpisodeStep, batch_T=4, batch_B=4, n_workers=2, eval_n_envs=4, max_decorrelation_steps=0)
     with sampler.initialize(Greedy(), seed=SEED):
         sampler.obtain_samples(0)
@@ -324,7 +324,7 @@ def test_actions_are_checked_in_every_sampler_and_in_evaluations(cls: type[BaseS
 
 
 class Greedy(CategoricalPgAgent):
-    """Wrong in an evaluation, in its second row."""
+    """Returns an invalid action in the second row of an evaluation."""
 
     def step(self, inputs: StepInputs, state: Any) -> AgentStep:
         answer = super().step(inputs, state)
@@ -332,7 +332,7 @@ class Greedy(CategoricalPgAgent):
 
 
 class Valued(RecurrentCategoricalPgAgent):
-    """Its value, or its state, has another shape."""
+    """Returns a value, or a state, of another shape."""
 
     def __init__(self, change: str) -> None:
         super().__init__()

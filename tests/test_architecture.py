@@ -1,4 +1,4 @@
-"""The rules of the house, checked from the source: who may import whom, what may not be written anywhere."""
+"""Rules of the repository, checked from the source: which packages may import which, and what may not be written."""
 
 import ast
 import json
@@ -64,7 +64,7 @@ WITHOUT_TORCH = [
 
 
 class Source:
-    """A file of the package, of a room. name: its path within the package; nodes: all of its syntax tree."""
+    """A source file of the package. name: its path within the package; nodes: all nodes of its syntax tree."""
 
     def __init__(self, path: Path) -> None:
         text = path.read_text()
@@ -79,17 +79,17 @@ class Source:
 
 @cache
 def sources() -> list[Source]:
-    """Each file of the package, parsed once."""
+    """Parses each file of the package once."""
     return [Source(path) for path in sorted(PACKAGE.rglob("*.py"))]
 
 
 def wrong(find: Callable[[Source], Iterator[str]]) -> list[str]:
-    """What is found in any file, with its name."""
+    """Returns findings in all files, with file names."""
     return [f"{source.name}: {what}" for source in sources() for what in find(source)]
 
 
 def imports(source: Source) -> list[tuple[str, int]]:
-    """Every import of ours with its line, type-checking ones and local ones too."""
+    """Yields every import from this package with its line, including type-checking and local ones."""
     found = []
     for node in source.nodes:
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("headrace"):

@@ -1,4 +1,4 @@
-"""Evaluation in a process of its own: the same episodes, beside training, and failures that are told."""
+"""Evaluation in a separate process: the same episodes as between batches, training meanwhile, and failures."""
 
 import csv
 import logging
@@ -95,7 +95,7 @@ def test_batches_and_episodes_equal_those_of_evaluations_between_batches(
 
 
 def test_evaluation_uses_the_parameters_at_begin_evaluation() -> None:
-    """However late the process comes to it, and however often others were published meanwhile."""
+    """However late the process starts it, and however many versions are published meanwhile."""
     agent = CategoricalPgAgent()
     with sampler_of(AsyncSerialSampler, n_slots=2).initialize(agent, seed=1) as sampler:
         sampler.obtain_samples(0)
@@ -182,7 +182,7 @@ def test_unsupported_evaluation_process_is_refused_with_the_reason() -> None:
 
 
 class Casts(Walk):
-    """Gives float64 where it is told so."""
+    """Returns float64 observations if asked to."""
 
     def __init__(self, wide: bool = False) -> None:
         super().__init__()
@@ -206,7 +206,7 @@ def test_notes_of_evaluation_environments_are_logged_once(caplog: pytest.LogCapt
 
 
 class Wider(Walk):
-    """Other spaces where it is told so."""
+    """Has other spaces if asked to."""
 
     def __init__(self, wide: bool = False) -> None:
         super().__init__()
@@ -226,7 +226,7 @@ def faulty(fault: str, **kwargs: Any) -> Any:
 
 @pytest.mark.parametrize("taken", ["evaluation", "obtain_samples"])
 def test_failing_evaluation_environment_is_named_in_the_error(taken: str) -> None:
-    """By whoever looks next: `evaluation`, or a batch that is waited for."""
+    """Raised by the next call that notices: `evaluation`, or `obtain_samples`."""
     sampler = faulty("raise").initialize(CategoricalPgAgent(), seed=SEED)
     sampler.begin_evaluation(0)
     with pytest.raises(EnvFailed, match="the simulator is unhappy") as caught:
@@ -342,7 +342,7 @@ def runner(beside: bool, n_steps: int = 32 * 12, log: int = 32 * 3, save: int = 
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
-    """Those of the log, without what depends on the clock."""
+    """Returns the log rows without columns that depend on the clock."""
     with (folder / "progress.csv").open(newline="") as file:
         return [
             {name: value for name, value in row.items() if "Time" not in name and name != "StepsPerSecond"}
@@ -351,7 +351,7 @@ def rows(folder: Path) -> list[dict[str, str]]:
 
 
 def same(ours: Any, theirs: Any) -> bool:
-    """Of nested dicts and lists with tensors in them."""
+    """Compares nested dicts and lists with tensors in them."""
     if isinstance(ours, torch.Tensor):
         return torch.equal(ours, theirs)
     if isinstance(ours, dict):
@@ -375,7 +375,7 @@ def test_log_rows_best_agent_and_final_state_equal_those_of_a_waiting_run(tmp_pa
 
 
 def test_checkpoint_waits_for_the_row_and_best_agent_is_the_evaluated_one(tmp_path: Path) -> None:
-    """The second evaluation, of itr 3, is the best one, and lasts for longer than what is learned meanwhile."""
+    """The second evaluation, at itr 3, has the best return, and takes longer than the updates meanwhile."""
 
     class KeepsMessages(Callback):
         def __init__(self) -> None:

@@ -1,4 +1,6 @@
-"""Asynchronous runners: replays that a sampler process fills, ratios on both sides, and going on after a kill."""
+"""Asynchronous runners: replays that a sampler process fills, the replay ratio of both sides, and resuming after a
+kill.
+"""
 
 import multiprocessing
 import os
@@ -165,7 +167,7 @@ def test_resumed_run_continues_with_its_replay(tmp_path: Path, cls: type[BaseSam
 def test_no_transition_crosses_a_gap_left_by_a_resume(
     tmp_path: Path, Runner: type[MinibatchRl], cls: type[BaseSampler], n_slots: int, frames: int
 ) -> None:
-    """What was collected ahead when the checkpoint was written is in no replay that the learner fills."""
+    """Batches collected ahead when the checkpoint was written are missing in a replay that the learner fills."""
     places: tuple[tuple[int, dict[str, Any]], ...] = ((160, {"log_dir": tmp_path}), (320, {"resume_from": tmp_path}))
     for n_steps, options in places:
         sampler = cls(Counts, batch_T=4, batch_B=4, n_slots=n_slots, max_decorrelation_steps=3)

@@ -1,4 +1,4 @@
-"""Samplers in a process of their own: their batches, how far they are ahead, and how they fail."""
+"""Asynchronous samplers: their batches, how far they collect ahead, and how they fail."""
 
 import gc
 import os
@@ -82,7 +82,7 @@ def sampler_of(cls: type[BaseSampler], **kwargs: Any) -> BaseSampler:
 
 
 def learn(agent: Agent) -> None:
-    """Changes what the agent does."""
+    """Changes the parameters of the agent."""
     with torch.no_grad():
         for parameter in agent.parameters():
             parameter.add_(0.05 * torch.sin(37 * parameter))
@@ -200,7 +200,7 @@ class Counted(Walk):
 
 
 def stands_still(path: Path) -> int:
-    """The size of the file once it does not grow any more."""
+    """Returns the size of the file once it no longer grows."""
     deadline, size, since = time.monotonic() + DEADLINE, -1, time.monotonic()
     while time.monotonic() < deadline:
         now = path.stat().st_size
@@ -488,7 +488,7 @@ def test_failing_environment_is_named_across_two_processes(cls: type[BaseSampler
 
 @pytest.mark.parametrize("rank", [1, slow(0)])
 def test_process_killed_while_idle_is_reported_as_waiting(rank: int) -> None:
-    """Not to construct the environment, which was over long before."""
+    """The error must not say that it was constructing the environment, which it did long before."""
     sampler = AsyncCpuSampler(Walk, **SETTINGS, eval_process=True)
     batches(sampler, 1)
     assert sampler._engine.workers._members.pipes[0].poll(20), "the next batch is collected"

@@ -1,4 +1,4 @@
-"""Atari games with the classic wrappers: what is seen, what is counted, where episodes end."""
+"""Atari games with the classic wrappers: observations, scores, and ends of episodes."""
 
 import subprocess
 import sys
@@ -80,7 +80,7 @@ def test_samplers_give_equal_pong_batches_and_stacks_restart_after_ends() -> Non
 
 
 def test_registered_id_is_used_without_wrappers() -> None:
-    """Gymnasium does not load the package that registers it."""
+    """Gymnasium alone would not load the package that registers the id."""
     code = (
         "import sys\n"
         "from headrace.envs import EnvFactory\n"
@@ -95,7 +95,7 @@ def test_registered_id_is_used_without_wrappers() -> None:
 
 
 def test_wrappers_are_the_classic_ones(made: Any) -> None:
-    """Against the emulator's own frames: skip, maximum of the last two, grey, size, order of the stack."""
+    """Compared with the emulator's frames: skip, maximum of the last two, greyscale, size, order of the stack."""
     options = {"noop_max": 0, "fire_reset": False, "repeat_action_probability": 0.0}
     game = made(BREAKOUT, **options)
     raw = gymnasium.make(BREAKOUT, frameskip=1, repeat_action_probability=0.0, obs_type="grayscale")
@@ -178,7 +178,7 @@ def test_game_over_the_frame_limit_is_truncated_and_the_next_starts_fresh(made: 
 
 
 def test_fire_starts_the_game(made: Any) -> None:
-    """In Breakout nothing happens before it."""
+    """Breakout does not start without FIRE."""
     for fire_reset, lives in ((True, 4), (False, 5)):
         game = made(BREAKOUT, fire_reset=fire_reset, episodic_life=True)
         for _ in range(2):  # a second life, too

@@ -1,4 +1,4 @@
-"""Callbacks: what they hear, in which order, and how they end training."""
+"""Callbacks: which methods are called, in which order, and how they end training."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -38,7 +38,7 @@ HOOKS = [
 
 
 class KeepsMessages(Callback):
-    """Notes what it is told."""
+    """Keeps all messages."""
 
     def __init__(self) -> None:
         self.events: list[Any] = []

@@ -1,4 +1,4 @@
-"""Checkpoint files against a hostile world: bits, lengths, strangers, malice, full disks, crashes, two writers."""
+"""Checkpoint files: damage, other files, malicious files, full disks, crashes, and two writers at once."""
 
 import builtins
 import errno
@@ -50,7 +50,7 @@ pytestmark = pytest.mark.usefixtures("copies_tried_here")
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """The bytes of a runner's checkpoint."""
+    """The bytes of a checkpoint written by a runner."""
     return trained(tmp_path_factory.mktemp("real")).read_bytes()
 
 
@@ -69,7 +69,7 @@ def trained(log_dir: Path, callbacks: Any = (), n_itr: int = 3, resume_from: Pat
 
 
 def sealed(payload: bytes, number: int = FORMAT) -> bytes:
-    """A file as this headrace writes it, of any payload."""
+    """Returns a checkpoint file with any payload, in the present format."""
     header = b"headrace checkpoint %d\n" % number
     return header + sha256(header + payload).digest() + payload
 
@@ -98,7 +98,7 @@ def test_no_truncated_file_is_accepted(real: bytes, tmp_path: Path) -> None:
 
 
 def strangers() -> Iterator[bytes]:
-    """Fifty files that others write."""
+    """Yields fifty files of other formats."""
     buffers = [io.BytesIO() for _ in range(5)]
     torch.save({"itr": 3}, buffers[0])
     torch.save({"itr": 3}, buffers[1], _use_new_zipfile_serialization=False)
@@ -152,7 +152,7 @@ class Does:
 
 
 def malice(mark: Path) -> list[Any]:
-    """What makes the directory `mark`, if anything of it is run."""
+    """Returns pickles that make the directory `mark` when they are loaded."""
     code, shell = f"import os; os.mkdir({str(mark)!r})", f"mkdir {mark}"
     one_line = f"__import__('os').mkdir({str(mark)!r})"
     return [
@@ -202,7 +202,7 @@ def test_loading_a_checkpoint_runs_no_code(tmp_path: Path, real: bytes) -> None:
 
 @contextmanager
 def files_of_at_most(n_bytes: int) -> Iterator[None]:
-    """What the kernel does on a full disk, but with EFBIG for ENOSPC."""
+    """Limits the size of files, which fails like a full disk, but with EFBIG instead of ENOSPC."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
     try:
@@ -459,7 +459,7 @@ def test_environments_are_not_saved_without_a_key(tmp_path: Path, monkeypatch: p
 
 
 def test_a_user_without_a_home_trains_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nor an entry in the list of users, as in containers."""
+    """And without an entry in the list of users, as in containers."""
 
     def unknown(uid: int) -> Any:
         raise KeyError(uid)
@@ -476,7 +476,7 @@ def test_a_user_without_a_home_trains_and_resumes(tmp_path: Path, monkeypatch: p
 
 
 def test_environments_are_loaded_only_with_the_checkpoint_they_were_signed_for(tmp_path: Path) -> None:
-    """Not to another batch of the run, to another run, or to the same one with an entry changed."""
+    """They are refused with another batch of the run, another run, or the same checkpoint with an entry changed."""
     one, two = store_of(tmp_path / "one", 1), store_of(tmp_path / "two", 1)
     save(one, 2)
     _, state, seal = one.found()
@@ -540,7 +540,7 @@ def test_save_after_one_killed_between_renames_leaves_no_temporary_files(tmp_pat
 
 
 def test_changed_format_number_is_reported_as_damage(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """And a whole file of a newer headrace is not passed over."""
+    """An intact file of a newer headrace is not skipped as damaged."""
     store = store_of(tmp_path, 1)
     save(store, 2)
     content = store.newest.read_bytes()

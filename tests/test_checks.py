@@ -1,4 +1,4 @@
-"""`check_env`: names the one clause that a broken environment breaks, and finds nothing in a good one."""
+"""`check_env` reports exactly the clause that a broken environment breaks, and nothing for a valid one."""
 
 import pickle
 import random
@@ -28,7 +28,7 @@ def check(broken: Broken) -> list[Violation]:
 
 
 def some(names: Iterable[str]) -> list[Any]:
-    """Two of each clause always; test-all has all of them."""
+    """Returns two cases of each clause; the others are slow."""
     seen = Counter[str]()
     params = []
     for name in names:
@@ -62,7 +62,7 @@ REFUSED = ("constructor", "raises", "reset-answer", "step-answer", "observation"
     "name", [name for name in BROKEN if BROKEN[name].clause in REFUSED and "KeyboardInterrupt" not in name]
 )
 def test_every_violation_is_refused_by_a_sampler(name: str) -> None:
-    """The table is not made up: a sampler refuses these, but for lists, which it can take apart."""
+    """A sampler refuses every environment of the table, except for lists, which it can cast."""
     broken = BROKEN[name]
     sampler = SerialSampler(broken.make, broken.kwargs, batch_T=40, batch_B=1, max_decorrelation_steps=0)
     if name in ("reset: a list", "step: a list"):
@@ -83,7 +83,7 @@ def sampled(sampler: SerialSampler, n_batches: int) -> None:
 
 
 class Reuses(Good):
-    """Returns one array for ever, and changes it: samplers copy."""
+    """Returns the same array each time, with other values; samplers copy it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -205,7 +205,7 @@ class SeveralInPlay(Good):
 
 
 def test_violations_of_a_registered_environment_are_reported() -> None:
-    """Gymnasium's own checker, which an id brings along, would stop at the first assertion."""
+    """Gymnasium's own checker, which an id has by default, would stop at the first assertion."""
     kwargs = BROKEN["step: a list"].kwargs
     spec = gymnasium.envs.registration.EnvSpec("Lists-v0", entry_point=lambda **_: Altered(**kwargs))
     [violation] = check_env(spec, n_steps=40)

@@ -1,4 +1,4 @@
-"""The command line: what it leaves, and what it says when it cannot."""
+"""The command line: the files it writes, and its errors."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""docs/reference/progress_csv.md speaks of the columns that are written, and of no others."""
+"""docs/reference/progress_csv.md defines exactly the columns that are written."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Commands look at an environment in another process, and an error there is the same single line."""
+"""Commands try an environment in a child process; an error there is a single line."""
 
 import os
 import signal
@@ -23,7 +23,7 @@ MADE_IN: list[int] = []
 
 
 class Marks(Walk):
-    """Leaves a mark in the process that makes it, as a graphics context does."""
+    """Leaves a trace in the process that makes it, as a graphics context does."""
 
     def __init__(self, size: int = 3) -> None:
         super().__init__()

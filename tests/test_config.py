@@ -1,4 +1,4 @@
-"""Settings: a wrong name is told the right one, and what is shown is what differs from the defaults."""
+"""Settings: an unknown name is answered with the right one, and `repr` shows what differs from the defaults."""
 
 import copy
 import pickle

@@ -38,7 +38,7 @@ def use(sampler: SerialSampler) -> None:
 
 
 def failure_of(sampler: SerialSampler, made: list[InvalidOnce], kind: type[SamplerError]) -> SamplerError:
-    """The error of the first call that fails; and what must hold after any error."""
+    """Returns the error of the first call that fails, and checks what must hold after any error."""
     with pytest.raises(kind) as caught:
         use(sampler)
     error = caught.value
@@ -208,11 +208,11 @@ def test_reset_without_seed_argument_is_named() -> None:
 
 
 class NoSpaces(gym.Env[Any, Any]):
-    """Forgot its spaces."""
+    """Has no spaces."""
 
 
 class NoneSpace(gym.Env[Any, Any]):
-    """Its observation space is no space."""
+    """Its observation space is not a space."""
 
     observation_space = None  # type: ignore[assignment]
     action_space = spaces.Discrete(2)

@@ -1,4 +1,4 @@
-"""That a run may be resumed changes nothing in it, whatever its environments are; and what is saved of which."""
+"""Trying pickled copies does not change a run, whatever its environments are; and which environments are saved."""
 
 import json
 import subprocess

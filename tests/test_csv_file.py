@@ -1,4 +1,4 @@
-"""`progress.csv` against the world: full disks, other directories, rows that are gone or damaged."""
+"""`progress.csv` with full disks, changed directories, and missing or damaged rows."""
 
 import csv
 import logging

@@ -114,7 +114,7 @@ def test_a_batch_becomes_a_tensordict() -> None:
 
 
 def test_tensordict_has_the_fields_with_dims_t_and_b(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the package: what it is given. A field that is None, or has no time, is no part of it."""
+    """Without the package: checks what it would get. Fields that are None, or have no time dimension, are left out."""
     monkeypatch.setitem(sys.modules, "tensordict", SimpleNamespace(TensorDict=lambda parts, batch_size: parts))
     given = batch(SerialSampler("CartPole-v1", batch_T=2, batch_B=1)).to_tensordict()
     assert sorted(given["env"]) == [

@@ -1,4 +1,4 @@
-"""Distributions over actions: what torch says they are, and draws that are a function of the uniforms."""
+"""Distributions over actions agree with torch's, and draws are a function of the uniforms."""
 
 import math
 from collections.abc import Callable

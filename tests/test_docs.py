@@ -1,4 +1,4 @@
-"""The documentation speaks of things that exist."""
+"""Names, links, options and code in the documentation exist and run."""
 
 import ast
 import importlib
@@ -48,7 +48,7 @@ def test_every_name_in_the_table_of_names_can_be_imported() -> None:
 
 
 def test_members_in_the_table_of_names_exist() -> None:
-    """Those that a seed names in parentheses, of the classes beside them."""
+    """Members that the table names in parentheses after their classes."""
     members = {"async_initialize": "AsyncSamplerMixin", "action_server_process": "AsyncGpuSamplerBase"}
     for member, cls in members.items():
         assert callable(getattr(getattr(importlib.import_module("headrace.samplers"), cls), member))
@@ -127,14 +127,14 @@ def test_options_in_the_pages_exist(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def public(module_name: str) -> dict[str, object]:
-    """What the `__all__` of a module names, but for the packages in it."""
+    """Returns the names in `__all__` of a module, except packages."""
     module = importlib.import_module(module_name)
     things = {name: getattr(module, name) for name in vars(module).get("__all__", ())}
     return {f"{module_name}.{name}": one for name, one in things.items() if not isinstance(one, ModuleType)}
 
 
 def test_every_public_name_is_on_one_page_of_the_reference() -> None:
-    """What two packages export is described once."""
+    """A name that two packages export is described once."""
     pages_of: dict[int, set[str]] = {}
     for page in ROOT.glob("docs/reference/*.md"):
         for directive, name in DESCRIBES.findall(page.read_text()):

@@ -1,4 +1,4 @@
-"""DQN agents: how they explore, what they never do, and that every sampler explores alike."""
+"""DQN agents: exploration, masks, and equal exploration in every sampler."""
 
 import copy
 from typing import Any
@@ -211,7 +211,7 @@ def test_all_samplers_explore_alike_with_epsilon_per_environment(make: Any, clas
 
 @pytest.mark.parametrize("cls", [AsyncCpuSampler, AsyncGpuSampler])
 def test_async_samplers_explore_alike(cls: type[BaseSampler]) -> None:
-    """With parameters that do not change: they act with those of a batch before."""
+    """Without learning, because they act with the parameters of an earlier call."""
 
     def new() -> DqnAgent:
         return DqnAgent(eps_init=0.9, eps_final=0.8, eps_final_min=0.01, eps_itr_max=2)

@@ -1,4 +1,4 @@
-"""DQN and CategoricalDQN: what a target is, how often they learn, and that they learn."""
+"""DQN and CategoricalDQN: targets, number of updates, and learning."""
 
 import copy
 import math
@@ -247,7 +247,7 @@ def test_categorical_loss_is_the_cross_entropy_and_priority_the_kl_divergence() 
 
 
 class Steps(gym.Env[np.ndarray, np.int64]):
-    """Three steps of reward 1, seen as unit vectors; then the end, which looks like a fourth."""
+    """Three steps with reward 1, observed as unit vectors, then the end, which is observed as a fourth."""
 
     def __init__(self, cut: bool) -> None:
         self.observation_space = gym.spaces.Box(0.0, 1.0, (4,), np.float32)
@@ -265,7 +265,7 @@ class Steps(gym.Env[np.ndarray, np.int64]):
 
 
 class FourValues(torch.nn.Module):
-    """A value for each observation of `Steps`. That of the end, never learned, is 8."""
+    """A value for each observation of `Steps`; that of the end is never learned and is 8."""
 
     def __init__(self, spaces: EnvSpaces, n_outputs: int) -> None:
         super().__init__()
@@ -509,7 +509,7 @@ def test_restored_algorithm_continues_exactly(name: str, tmp_path: Path) -> None
     ],
 )
 def test_resumed_run_continues_with_its_replay(tmp_path: Path, prioritized: bool, contents: bool) -> None:
-    """Bit for bit; where the replay is lost, with a new one."""
+    """Bit for bit; without the replay, with a new one."""
 
     def runner(n_steps: int, **options: Any) -> MinibatchRl:
         config = RunnerConfig(n_steps=n_steps, seed=0, log_interval_steps=256)

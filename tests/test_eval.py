@@ -1,4 +1,4 @@
-"""`headrace eval`: the agent of a run, evaluated as training did it, otherwise, and on video."""
+"""`headrace eval`: the agent of a run, evaluated as in training, with other options, and on video."""
 
 import json
 import sys

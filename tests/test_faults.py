@@ -39,8 +39,9 @@ WORDS = {
 
 
 def makes_sense(fault: str, phase: str) -> bool:
-    """A constructor and close() return nothing that could be a lie; a reset returns no reward. Of two that came back
-    from close() one may say goodbye before the other is noticed, and takes it along.
+    """Returns whether a fault can occur in a phase: a constructor and close() return no result that could be invalid,
+    and a reset returns no reward. Of two processes that return from close(), one may end before the other is noticed,
+    and end it too.
     """
     if (fault, phase) == ("fork", "close"):
         return False
@@ -66,7 +67,7 @@ QUICK_IN_ONE_PROCESS = [case for case in IN_ONE_PROCESS if case[1] == "step" or 
 
 
 def sampler_of(cls: type[BaseSampler], fault: str, phase: str, **kwargs: Any) -> BaseSampler:
-    """With a short timeout only where something hangs: elsewhere a busy machine would be taken for a hang."""
+    """Makes a sampler with a short timeout only for hangs, because a busy machine could be taken for one."""
     timeout = 1.5 if fault in HANGS else DEADLINE
     start_timeout = 3.0 if fault in HANGS and phase in ("constructor", "reset") else DEADLINE
     options: dict[str, Any] = {
@@ -92,7 +93,7 @@ def use(sampler: BaseSampler) -> None:
 
 
 def batch_bytes(cls: type[BaseSampler] = CpuSampler) -> bytes:
-    """One batch of a well environment."""
+    """Returns one batch of a valid environment."""
     with sampler_of(cls, "none", "none").initialize(CategoricalPgAgent(), seed=SEED) as sampler:
         samples, _ = sampler.obtain_samples(0)
         return pickle.dumps([leaf.numpy().tobytes() for leaf in tree_leaves(samples)])

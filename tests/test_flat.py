@@ -1,4 +1,4 @@
-"""One vector for all parameters: the same steps as with the parameters one by one."""
+"""`FlatParameters`: the same steps as with separate parameters."""
 
 import copy
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What users of other people's environments read when these end, hang or cannot be made: the remedy is named."""
+"""Environments of other packages that exit, hang or cannot be made: the error names the remedy."""
 
 import signal
 import subprocess

@@ -94,7 +94,7 @@ def in_segments(folder: Path) -> None:
 
 
 def goes_on(make: Make, folder: Path, caplog: pytest.LogCaptureFixture) -> tuple[str, str]:
-    """Resumes for a batch. Answers ("", what the log warned of), or (why it was refused, "")."""
+    """Resumes for one batch. Returns ("", the log's warnings), or (the reason for refusing, "")."""
     caplog.clear()
     why = ""
     try:
@@ -120,7 +120,7 @@ _MAY_BE = re.compile(
 def forged_checkpoints(
     n: int, seed: int, name: str, runs: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Each is refused, or so near to a true one that a batch is learned from it."""
+    """Each is refused, or so close to a real one that a batch is learned from it."""
     mark, rng = tmp_path / "mark", random.Random(seed)
     state = load_checkpoint(runs[name] / "checkpoint.pt")
     forged = forged_states(state, mark, rng)
@@ -141,7 +141,7 @@ def forged_checkpoints(
 def damaged_checkpoints(
     n: int, seed: int, runs: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The one before is taken, with a warning; where that is damaged as well, both are named."""
+    """The previous checkpoint is used, with a warning; if that is damaged too, both are named."""
     rng = random.Random(seed)
     for _ in range(n):
         folder = tmp_path / "run"
@@ -157,12 +157,12 @@ def damaged_checkpoints(
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Of the segments, without links to what has no end."""
+    """Returns the contents of the segments, without links to endless files."""
     return {path.name: path.read_bytes() for path in folder.glob("rows-*.bin") if path.is_file()}
 
 
 def forged_replays(n: int, seed: int, runs: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Training goes on; where anything is missing the log names the replay."""
+    """Training continues; the log names the replay if anything is missing."""
     rng = random.Random(seed)
     for number in range(n):
         folder = tmp_path / "run"
@@ -209,7 +209,7 @@ def as_a_program(*args: str) -> tuple[int, str]:
 def forged_runs(
     n: int, seed: int, run: Callable[..., tuple[int, str]], folders: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    """The command goes on, or says why not in one line, with a status."""
+    """The command continues the run, or says in one line why not, with an exit status."""
     mark, rng = tmp_path / "mark", random.Random(seed)
     for number in range(n):
         folder = tmp_path / "run"

@@ -1,4 +1,4 @@
-"""Environments that fork their worker: harmless where the forked process ends, an error where it comes back."""
+"""Environments that fork their worker: harmless if the forked process ends, an error if it returns."""
 
 import multiprocessing
 import os
@@ -26,7 +26,7 @@ from tests.walk import Walk
 
 
 class ForksAndGoesOn(Walk):
-    """Both processes come back from its third step, with the number of the process for a reward."""
+    """Forks in its third step and returns in both processes; the reward shows which process returned."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class ForksAndGoesOn(Walk):
 
 
 class HasWorkers(Walk):
-    """Lets processes of its own compute, forked in every way; they end or go on, and none comes back."""
+    """Uses processes of its own, forked in every way; none of them returns from the environment's methods."""
 
     def step(self, action: Any) -> Any:
         pid = os.fork()
@@ -69,7 +69,7 @@ def options(**more: Any) -> dict[str, Any]:
     ],
 )
 def test_environment_that_forks_and_returns_twice_is_an_error_in_every_sampler(cls: type[BaseSampler]) -> None:
-    """And what is in the batches before it is said is by the one that was not forked."""
+    """Batches before the error have only the data of the process that was not forked."""
     sampler = cls(ForksAndGoesOn, **options())
     sampler.initialize(CategoricalPgAgent(), seed=0)
     with pytest.raises(EnvFailed, match=r"returned in both processes[\s\S]*ForksAndGoesOn|os\.fork") as caught:  # noqa: PT012

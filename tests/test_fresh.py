@@ -1,4 +1,4 @@
-"""`FreshInterpreter`: what it has of the process that started it, what it may do, and that it always ends."""
+"""`FreshInterpreter`: what it inherits, what it may do, and that it always ends."""
 
 import gc
 import json

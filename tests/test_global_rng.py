@@ -1,4 +1,4 @@
-"""Environments that draw from the generators that belong to the whole program."""
+"""Environments that draw from the global random generators."""
 
 import logging
 import random
@@ -55,7 +55,7 @@ def options(**more: Any) -> dict[str, Any]:
 
 
 def batches(cls: type[BaseSampler], n: int = 2, state: SamplerState | None = None, **more: Any) -> list[Any]:
-    """The content of n batches, an evaluation and what a call gives."""
+    """Returns the content of n batches, of an evaluation, and the result of a call."""
     found: list[Any] = []
     sampler = cls(Draws, **options(**more))
     with sampler.initialize(CategoricalPgAgent(), seed=5, resume=state) as sampler:

@@ -1,4 +1,4 @@
-"""Handing rows over between processes: nothing is lost, nobody sleeps through, a dead peer ends the wait."""
+"""`Handoff`: no row is lost, no wait misses a post, and a dead peer ends a wait."""
 
 import mmap
 import os
@@ -79,7 +79,7 @@ def forked(*works: Callable[[], None], deadline: int = 4 * LONG) -> Iterator[lis
 
 
 def joined(processes: Sequence[ForkProcess]) -> list[int | None]:
-    """Their exit codes, minus a signal's number."""
+    """Waits for processes; returns their exit codes, or minus the number of the signal."""
     for process in processes:
         process.join(LONG)
     return [process.exitcode for process in processes]
@@ -90,7 +90,7 @@ class PeerGone(Exception):
 
 
 class Counting(Bell):
-    """Says how often."""
+    """Counts its sleeps and rings."""
 
     slept = rung = 0
 
@@ -167,7 +167,7 @@ class Pair:
 
 
 def pause(rng: random.Random) -> None:
-    """Mostly nothing, sometimes a few µs of work, seldom a sleep: so that peers look, give way and sleep."""
+    """Mostly does nothing, sometimes works for a few µs, seldom sleeps, so that peers poll, yield and sleep."""
     draw = rng.random()
     if draw < 0.0005:
         time.sleep(rng.random() * 0.003)
@@ -179,12 +179,14 @@ def pause(rng: random.Random) -> None:
 
 @pytest.fixture
 def _no_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who is not woken sleeps for a minute. (On a busy machine a peer may stand for a tick between number and ring.)"""
+    """Sleeps that nobody ends take a minute. (On a busy machine a peer may be interrupted between its counter and the
+    ring.)
+    """
     monkeypatch.setattr(handoff, "_TICK_MS", LONG * 1000)
 
 
 def handed_over(pipes: Any, n: int, spin_ns: int, cores: int, seconds: float) -> None:
-    """n rows, or as many as this machine gets done in so many seconds."""
+    """Exchanges n rows, or as many as this machine can within so many seconds."""
     allowed = sorted(os.sched_getaffinity(0))
     if min(len(allowed), usable_cores()) < cores:
         pytest.skip(f"needs {cores} cores")
@@ -339,7 +341,7 @@ class Watched:
 
 
 class Fences:
-    """What a cell held at each fence: by then all can see it."""
+    """Records the value of a cell at each fence, when all processes can see it."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, cell: Cell) -> None:
         self.seen: list[int] = []
@@ -404,7 +406,7 @@ def test_data_written_before_a_counter_is_visible_on_weakly_ordered_processors(
 
 @pytest.mark.parametrize(("weakly", "exchanges"), [(False, 1), (True, 2)])
 def test_a_fence_is_an_atomic_exchange(monkeypatch: pytest.MonkeyPatch, weakly: bool, exchanges: int) -> None:
-    """Interpreted code is too slow for a race to show that there is none."""
+    """Interpreted code is too slow for a missing fence to show in a race."""
     lock = MagicMock()
     monkeypatch.setattr(memory, "WEAKLY_ORDERED", weakly)
     memory.fence(lock)
@@ -502,7 +504,7 @@ def test_tick_wakes_a_sleeper_whose_peer_died_before_ringing(pipes: Any) -> None
 
 
 def test_tick_wakes_a_sleeping_worker(pipes: Any) -> None:
-    """A worker's wait, which nobody looks after."""
+    """A worker's wait, for which nobody watches the peer."""
     pair = Pair(pipes, 0)
 
     class Late(Counting):
@@ -547,7 +549,7 @@ def test_long_wait_is_not_late(pipes: Any) -> None:
 
 
 def test_stale_ring_does_not_end_a_wait(pipes: Any) -> None:
-    """Meant for who looked once more and did not sleep, it comes when that one waits for something else."""
+    """A ring for a process that polled once more and did not sleep arrives when it waits for something else."""
     pair = Pair(pipes, 0)
     hands, bell = pair.side(0)
     os.write(pair.pipes[0][1], b"!")
@@ -625,7 +627,7 @@ def test_ringing_for_a_dead_process_is_no_error() -> None:
 
 
 def obey(channel: Channel, argument: Any) -> None:
-    """Takes a descriptor to ring, then does what it is told. argument: what its replies begin with."""
+    """Takes a descriptor to ring, then carries out commands. argument: the beginning of its replies."""
     write, replied = channel.receive_fd(), 0
     while (command := channel.receive()) is not None:
         match command:
@@ -663,7 +665,7 @@ def watched(pipes: Any, timeout: float = 20.0) -> Iterator[tuple[WorkerGroup, Wo
 
 @pytest.fixture
 def _long_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A sleep that is not ended by what happens lasts for a minute, and returns False."""
+    """A sleep that no event ends takes a minute, and returns False."""
     monkeypatch.setattr(watch_module, "TICK", LONG)
 
 
@@ -713,7 +715,7 @@ def test_killed_worker_ends_the_wait_of_the_server_with_an_error(pipes: Any, spi
 
 @pytest.mark.usefixtures("_long_ticks")
 def test_worker_death_is_noticed_while_its_child_lives(pipes: Any) -> None:
-    """Which may hold the worker's end of the pipe, so that it does not hang up."""
+    """The child may hold the worker's end of the pipe open."""
     with watched(pipes) as (group, watch, _):
         group.send("start a program")
         programs = group.replies()
@@ -729,7 +731,7 @@ def test_worker_death_is_noticed_while_its_child_lives(pipes: Any) -> None:
 @pytest.mark.usefixtures("_long_ticks")
 @pytest.mark.parametrize("how", ["fail", "fail and stay"])
 def test_failing_worker_ends_the_wait_of_the_server_with_its_error(pipes: Any, how: str) -> None:
-    """Also if its process does not end, because something of the environment's still runs."""
+    """Also if its process does not end because something that the environment started still runs."""
     with watched(pipes) as (group, watch, _):
         group.send_to(0, how)
         with pytest.raises(EnvFailed, match=r"ValueError: the worker is unhappy") as caught:

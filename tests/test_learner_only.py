@@ -1,4 +1,4 @@
-"""Modules that only the learner uses: workers act without them, with the same actions; checkpoints hold them."""
+"""Modules that only the learner uses: workers act alike without them, and checkpoints contain them."""
 
 import pickle
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Loggers: what TensorBoard and Weights & Biases are told, and what a person at a terminal sees."""
+"""Loggers: what TensorBoard, Weights & Biases and the terminal get."""
 
 import io
 import math
@@ -81,7 +81,7 @@ def test_event_file_is_created_when_training_starts(tmp_path: Path) -> None:
 
 
 class Wandb:
-    """Stands in for the module: notes what it is told."""
+    """Stands in for the module and records the calls."""
 
     def __init__(self) -> None:
         self.told: list[Any] = []

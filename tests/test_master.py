@@ -1,4 +1,4 @@
-"""The program that samples is stopped: by Ctrl-C, by kill, by forgetting to shut down. Nothing stays behind."""
+"""The program that samples ends by Ctrl-C, by a kill, or without `shutdown()`: nothing is left."""
 
 import os
 import signal
@@ -108,7 +108,7 @@ def test_workers_of_other_start_methods_do_not_outlive_a_killed_program(start_me
 @pytest.mark.parametrize("sampler", ["gpu", "async", pytest.param("alternating", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("how", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGKILL])
 def test_served_workers_do_not_outlive_their_server(sampler: str, how: signal.Signals) -> None:
-    """Whether it acts or waits for them at that moment."""
+    """Whether the server acts or waits for them at that moment."""
     with started("sampling", sampler=sampler) as program:
         children = family(program)
         assert len(children) == 2 + (sampler == "async")

@@ -1,4 +1,4 @@
-"""Shared memory: aligned, the same places in every process, nothing reserved that is not there, nothing left behind."""
+"""Shared memory: alignment, the same layout in every process, refusals when memory is short, and no leaks."""
 
 import gc
 import mmap
@@ -56,7 +56,7 @@ def limit(what: int, amount: int) -> Iterator[None]:
 
 
 def small_files() -> AbstractContextManager[None]:
-    """So that a check that fails to refuse does not take all the memory there is."""
+    """Limits the size of files, so that a check that fails to refuse does not use up the machine's memory."""
     return limit(resource.RLIMIT_FSIZE, 64 * MIB)
 
 
@@ -82,7 +82,7 @@ def test_measure_equals_the_size_of_the_arena() -> None:
 
 
 def test_measure_reserves_nothing() -> None:
-    """It answers for a batch that no machine has memory for."""
+    """It works for a batch that does not fit into any machine's memory."""
     spec = SlotSpec(BatchSpec(10**7, 10**4), (10**4,), np.zeros((4, 84, 84), np.uint8), np.zeros((), np.int64))
     assert measure(lambda allocate: build_slot(spec, allocate)) > 10**7 * 10**4 * 4 * 84 * 84
 
@@ -121,7 +121,7 @@ def test_a_child_process_sees_what_is_written() -> None:
 
 
 def test_rows_of_a_batch_are_contiguous() -> None:
-    """Row t of every [T, B] array is an inference batch as it lies."""
+    """Row t of every [T, B] array is used as an inference batch without a copy."""
     slot = build_slot(SPEC, lambda shape, dtype: np.zeros(shape, dtype))
     for path, leaf in tree_paths(slot):
         assert leaf.flags.c_contiguous, path
@@ -238,7 +238,7 @@ def caught(call: Any) -> Exception | None:
 
 
 def test_memory_is_reserved_and_zero() -> None:
-    """Pages that exist: writing them cannot die of SIGBUS."""
+    """Its pages exist, so writing to them cannot raise SIGBUS."""
     fd = anonymous_file(4 * MIB)
     try:
         assert os.fstat(fd).st_size == 4 * MIB

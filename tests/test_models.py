@@ -90,7 +90,7 @@ def test_channel_first_and_last_give_the_same_features_of_the_same_image(shape: 
 
 @pytest.mark.parametrize("shape", [(3, 84, 84), (84, 84, 3), (36, 36, 1), (2, 37, 45), (50, 99, 2), (3, 210, 160)])
 def test_nature_cnn_fits_every_image_size(shape: tuple[int, ...]) -> None:
-    """The linear layer is as wide as what the convolutions leave."""
+    """The input size of the linear layer follows from the convolutions."""
     cnn = NatureCnn(shape, size=16)
     assert cnn(torch.zeros((2, *shape), dtype=torch.uint8)).shape == (2, 16)
     if shape == (3, 84, 84):
@@ -218,7 +218,7 @@ def test_unknown_cell_is_refused_by_name() -> None:
 @pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("model_cls", [ActorCritic, RecurrentActorCritic])
 def test_models_can_be_copied_and_pickled(model_cls: Any, normalize: bool) -> None:
-    """Used or not; a copy has weights of its own, and the NumPy route reads those."""
+    """Before and after use; a copy has its own weights, which NumPy inference uses."""
     torch.manual_seed(0)
     model = model_cls(EnvSpaces(BOX, spaces.Discrete(2)), n_outputs=2, normalize_observation=normalize)
 
@@ -277,7 +277,7 @@ def test_weights_are_a_function_of_the_seed(name: str) -> None:
 
 
 class Shallow(torch.nn.Module):
-    """A model of a user's own, over `Features`."""
+    """A custom model over `Features`."""
 
     def __init__(self, spaces: EnvSpaces, n_outputs: int, gain: float) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The compiled inner loop of `ScalarEnvs` against its twin in pure Python: the same records, the same errors."""
+"""The compiled inner loop of `ScalarEnvs` against pure Python: the same records, the same errors."""
 
 import importlib
 import importlib.util

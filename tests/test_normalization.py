@@ -1,4 +1,4 @@
-"""Normalization: statistics of observations in the model, the scale of rewards in the algorithm, batches always raw."""
+"""Normalization: statistics of observations in the model, reward scaling in the algorithm, raw batches."""
 
 import io
 import math
@@ -192,7 +192,7 @@ def sampler_of(cls: type[BaseSampler] = SerialSampler, **options: Any) -> BaseSa
 @pytest.mark.parametrize("reset_mode", ["mid_batch", "wait"])
 @pytest.mark.parametrize("name", AGENTS)
 def test_batch_is_raw_and_statistics_change_only_after_learning(name: str, reset_mode: str) -> None:
-    """Then its valid rows go in: padding, here poisoned, never does."""
+    """They are updated with the valid steps; padding, here NaN, is left out."""
     agent, algo, seen = AGENTS[name](), PPO(PPOConfig(epochs=1)), np.zeros((0, 3))
     with sampler_of(reset_mode=reset_mode).initialize(agent, seed=SEED, bootstrap_value=True) as sampler:
         algo.initialize(agent, n_itr=3, batch_spec=sampler.batch_spec)
@@ -232,7 +232,7 @@ def trained(cls: type[BaseSampler], make: Any, **options: Any) -> tuple[list[Sam
     ],
 )
 def test_statistics_reach_the_workers(name: str, start_method: str) -> None:
-    """Trained in between, batches are equal bit for bit."""
+    """With updates in between, batches are equal bit for bit."""
     expected, agent = trained(SerialSampler, AGENTS[name])
     found, other = trained(CpuSampler, AGENTS[name], n_workers=2, start_method=start_method)
     for samples, others in zip(expected, found, strict=True):
@@ -261,7 +261,7 @@ def test_an_agents_statistics_are_in_its_state_dict() -> None:
 
 
 class FarOff(Matching):
-    """`Matching` whose observations are large and close together."""
+    """`Matching` with observations that are large and close together."""
 
     def __init__(self, action_space: spaces.Space[Any]) -> None:
         super().__init__(action_space)
@@ -360,7 +360,7 @@ def test_restored_reward_scaling_gives_the_same_next_batch() -> None:
 
 
 class Hundred(gym.Env[np.ndarray, np.int64]):
-    """Pays 100, 200, 300 and ends."""
+    """Gives rewards of 100, 200, 300, then ends."""
 
     def __init__(self) -> None:
         self.observation_space = spaces.Box(0.0, 3.0, (1,), np.float32)
@@ -377,7 +377,7 @@ class Hundred(gym.Env[np.ndarray, np.int64]):
 
 @pytest.mark.parametrize("cls", [A2C, PPO])
 def test_normalize_reward_changes_only_learning(cls: Any) -> None:
-    """Episodes are told with what the environment paid; saved in between, an algorithm goes on with its scale."""
+    """Episodes have the environment's rewards; an algorithm that is saved in between continues with its scale."""
     config = {A2C: A2CConfig, PPO: PPOConfig}[cls]
     losses: dict[bool, list[float]] = {}
     for normalize in (False, True):

@@ -1,4 +1,4 @@
-"""Small batches outside autograd are computed in NumPy: the same function, from the weights as they are."""
+"""Inference for small batches in NumPy gives what torch gives, always with the current weights."""
 
 import copy
 import pickle
@@ -28,7 +28,7 @@ def model_of() -> ActorCritic:
 
 
 def outputs_of(model: ActorCritic, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """By torch, whatever the number of rows."""
+    """Returns the outputs of torch for any number of rows."""
     outputs, value = model(rows, None, None)
     return outputs.detach(), value.detach()
 

@@ -1,4 +1,4 @@
-"""Programs that do something odd around a sampler get one line that says so, or it simply works."""
+"""Programs that do something unusual around a sampler: it works, or one line says what is wrong."""
 
 import os
 import signal
@@ -83,7 +83,7 @@ def test_second_thread_is_refused_and_the_first_continues(kind: str) -> None:
     ],
 )
 def test_running_out_of_descriptors_names_the_limit(kind: str, stage: str) -> None:
-    """At whatever moment. An open sampler needs no more of them."""
+    """At any moment. An open sampler needs no more descriptors."""
     lines = run("descriptors", kind, stage)
     assert lines
     assert set(lines) <= {"named", "well"}

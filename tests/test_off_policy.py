@@ -1,4 +1,4 @@
-"""Algorithms with several optimizers: what each moves, how their rates fall, and that training resumes exactly."""
+"""Algorithms with several optimizers: what each updates, learning rates, and exact resuming."""
 
 import copy
 import math

@@ -1,4 +1,4 @@
-"""Options of the command line: none is passed over without a word, and other libraries' names lead to ours."""
+"""Options of the command line: none is ignored silently, and names of other libraries suggest the right ones."""
 
 from pathlib import Path
 from typing import Any

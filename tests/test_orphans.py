@@ -1,4 +1,4 @@
-"""Nobody stays behind: workers that cannot look around, and the programs that environments start."""
+"""No process is left: workers that hold the interpreter, and programs that environments start."""
 
 import os
 import signal
@@ -117,7 +117,7 @@ def test_workers_outlive_the_starting_thread_but_not_the_program(kind: str) -> N
     ],
 )
 def test_child_of_an_environment_ends_with_shutdown(kind: str, start_method: str) -> None:
-    """Also what put itself into the background, with a session of its own."""
+    """Also one that moved into the background, with its own session."""
     with program(kind, "leaves", "shutdown", start_method) as started:
         found = programs(started, 4)
         assert words(started, 2) == ["sampled", "shut down"]
@@ -126,7 +126,7 @@ def test_child_of_an_environment_ends_with_shutdown(kind: str, start_method: str
 
 
 class Leaves(Walk):
-    """As tests/orphan_script.py has it, and dies in a step if it is told to."""
+    """`Leaves` of tests/orphan_script.py that can also die in a step."""
 
     def __init__(self, numbers: str, fault: int | None) -> None:
         super().__init__()

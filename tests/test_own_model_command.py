@@ -1,4 +1,4 @@
-"""`--model module:Class`: a model of one's own on the command line, and what may name code to import."""
+"""`--model module:Class`: custom models on the command line, and which files may name code to import."""
 
 import json
 import sys

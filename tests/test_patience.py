@@ -1,4 +1,4 @@
-"""For how long the processes of a served sampler look before they sleep, and on how many cores they are."""
+"""`Patience`: how long the processes of a served sampler poll before they sleep."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CORES = 4
 
 
 class Machine:
-    """Four cores whose time passes when it is told to. busy: core-seconds used so far; own: by each process."""
+    """A simulated machine with four cores. busy: core-seconds used so far; own: by each process."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -112,7 +112,7 @@ def test_other_programs_may_use_spare_cores(machine: Machine) -> None:
 
 
 def test_load_of_other_programs_is_spread_over_all_cores(machine: Machine) -> None:
-    """Of 2 cores that others use of 4, 1 is of these two."""
+    """If others use 2 of 4 cores, 1 of them is assumed to be one of these two."""
     cell: Any = [0]
     chooser = Patience(cell, [1], CORES // 2, None)  # one to spare
     machine.passes(1.0, foreign=2.0)

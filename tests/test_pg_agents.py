@@ -161,7 +161,7 @@ def test_masked_actions_are_never_chosen(name: str, make: Any, route: str) -> No
 @pytest.mark.parametrize("name", MASKED)
 @pytest.mark.parametrize("reset_mode", ["mid_batch", "wait"])
 def test_masks_apply_in_samplers_evaluations_and_learning(name: str, reset_mode: str) -> None:
-    """The environment raises if it is told to do what it forbade; padding rows, which allow nothing, do no harm."""
+    """The environment raises for a forbidden action; padding, whose masks allow nothing, is harmless."""
     agent, algo = CategoricalPgAgent(), PPO(PPOConfig(epochs=2, learning_rate=3e-3))
     sampler = SerialSampler(
         Masked,
@@ -215,7 +215,7 @@ def test_masked_probabilities_are_renormalized_over_allowed_actions() -> None:
 
 @pytest.mark.parametrize("name", MASKED)
 def test_masks_that_allow_no_action_give_finite_outputs(name: str) -> None:
-    """Padding rows are zero, their masks too."""
+    """Padding is zero, and so are its masks."""
     agent, sizes = masked_agent(name)
     inputs = masked_inputs(4, sizes)
     inputs.observation["action_mask"][1:3] = 0
@@ -360,5 +360,5 @@ def test_greedy_actions_are_the_means() -> None:
     ids=["discrete", "multi-discrete", "multi-binary", "box", "box, state-dependent"],
 )
 def test_ppo_learns_with_every_kind_of_action(make: Any, action: spaces.Space[Any]) -> None:
-    """The best answer that does not look at the observation gets 0.5 at most."""
+    """A policy that ignores the observation gets 0.5 at most."""
     assert learned(make(), lambda: Matching(action), n_itr=15, discount=0.0, learning_rate=1e-2) / 5 > 0.93

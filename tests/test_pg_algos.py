@@ -1,4 +1,4 @@
-"""A2C and PPO: what they compute, what they never look at, and that they learn."""
+"""A2C and PPO: losses and advantages, what they ignore, and that they learn."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -30,7 +30,7 @@ N_ITR = 50
 
 
 class Recall(Signal):
-    """Pays for the action that the *previous* observation named: a policy without memory gets a third."""
+    """Rewards the action that the *previous* observation named: a policy without memory gets a third."""
 
     _before: int
 
@@ -105,7 +105,7 @@ def equal(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
 def optimized(
     algo: PolicyGradientAlgo, samples: Samples, agent: Agent, seed: int = 0, itr: int = 0
 ) -> list[torch.Tensor]:
-    """The weights after one call, from weights that depend on nothing but the agent's seed."""
+    """Returns the weights after one call, from weights that depend only on the agent's seed."""
     start = weights(agent)
     ready(algo, agent, samples, seed).optimize_agent(itr, samples)
     after = weights(agent)
@@ -384,7 +384,7 @@ def test_default_settings_learn_values_of_large_rewards(algo_name: str) -> None:
 
 
 class Modes(CategoricalPgAgent):
-    """Notes whether the model is in training mode when it is asked."""
+    """Records whether the model is in training mode when it is called."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""`headrace plot`: which runs are one line, what the band is, what the legend says."""
+"""`headrace plot`: which runs share a line, the band, and the legend."""
 
 import json
 import sys
@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.programs, pytest.mark.usefixtures("copies_tried_here")
 
 
 def run_folder(path: Path, config: dict[str, Any] | None, rows: list[tuple[float, float, float | str]]) -> str:
-    """A folder as training leaves it."""
+    """Makes a folder like that of a training."""
     path.mkdir()
     lines = [f"{steps},{seconds},{value},{value}" for steps, seconds, value in rows]
     (path / "progress.csv").write_text("\n".join(["CumSteps,CumTime,ReturnAverage,ReturnMin", *lines]) + "\n")
@@ -44,7 +44,7 @@ def four_runs(tmp_path: Path) -> list[str]:
 
 
 def texts(svg: Path) -> str:
-    """The words of a picture: matplotlib writes each as a comment beside its glyphs."""
+    """Returns the texts of a plot: matplotlib writes each as a comment beside its glyphs."""
     parser = ElementTree.XMLParser(target=ElementTree.TreeBuilder(insert_comments=True))
     tree = ElementTree.parse(svg, parser)
     comments = [node for node in tree.iter() if node.tag is ElementTree.Comment]  # type: ignore[comparison-overlap]

@@ -1,4 +1,4 @@
-"""`load_agent`: from a file to actions, and from a file to nothing else."""
+"""`load_agent`: policies from files, and refusal of all other files."""
 
 import resource
 import sys
@@ -139,7 +139,7 @@ def acting(observation: spaces.Space[Any], action: spaces.Space[Any] | None = No
 
 
 def stacked(values: list[Any]) -> Any:
-    """As vector environments batch them."""
+    """Stacks observations as vector environments do."""
     return tree_map(lambda *leaves: np.stack(leaves), values[0], *values[1:])
 
 
@@ -216,7 +216,7 @@ def test_reset_of_some_environments_clears_only_their_state() -> None:
     observation = np.random.default_rng(0).normal(size=(3, 2)).astype(np.float32)
 
     def memory(*calls: Any) -> np.ndarray:
-        """Of the last row after these resets, with an observation after each."""
+        """Returns the state of the last environment after these resets, with an observation after each."""
         policy = Policy(agent)
         for rows in calls:
             policy.reset(rows)
@@ -366,11 +366,11 @@ def test_invalid_observation_is_refused(checkpoint: Path) -> None:
 
 
 class OwnModel(ActorCritic):
-    """A model of a user."""
+    """A custom model."""
 
 
 class OwnAgent(CategoricalPgAgent):
-    """An agent of a user."""
+    """A custom agent."""
 
 
 def own_function(*args: Any, **kwargs: Any) -> ActorCritic:

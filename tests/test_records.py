@@ -1,4 +1,4 @@
-"""What is recorded is what was true at the time, whatever environments, agents and statistics do with its memory."""
+"""Batches keep the values at the time of a step, however environments, agents and statistics reuse memory."""
 
 from functools import cache
 from itertools import product

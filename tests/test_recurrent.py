@@ -1,4 +1,4 @@
-"""Recurrent agents: a forward over time is a loop of steps, batches are the same everywhere, and memory is used."""
+"""Recurrent agents: a forward over time equals a loop of steps, equal batches in every sampler, and use of memory."""
 
 from collections.abc import Callable
 from itertools import product
@@ -91,7 +91,7 @@ def state_of(model: RecurrentActorCritic, seed: int = 1) -> Tree:
 
 
 def looped(model: RecurrentActorCritic, rows: list[torch.Tensor], state: Tree) -> tuple[Any, Any, Tree]:
-    """Step by step, the state zeroed here."""
+    """Runs the model step by step and zeroes the state here."""
     outputs, values = [], []
     for observation, action, reward, is_first in zip(*rows, strict=True):
         state = tree_map(lambda leaf, first=is_first: torch.where(first[:, None], 0.0, leaf), state)
@@ -104,7 +104,7 @@ def looped(model: RecurrentActorCritic, rows: list[torch.Tensor], state: Tree) -
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("resets", RESETS)
 def test_forward_over_time_equals_a_loop_of_steps(resets: str, cell: str) -> None:
-    """Outputs, values, the last state, and the gradients of parameters, observations and the first state."""
+    """In outputs, values, last state, and gradients of parameters, observations and first state."""
     model, found = model_of(cell), []
     for run in (model, lambda *inputs: looped(model, list(inputs[:4]), inputs[4])):
         rows, state = rows_of(resets), state_of(model)
@@ -222,7 +222,7 @@ def test_training_forward_reproduces_recorded_outputs_for_dict_observations() ->
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_state_continues_from_batch_to_batch(cell: str) -> None:
-    """Two batches of 6 are one of 12, and columns in the middle of an episode begin with a state."""
+    """Two batches of 6 equal one of 12, and columns in the middle of an episode start with a state."""
     whole = batches("discrete", cell, T=12, n=1)[0]
     first, second = batches("discrete", cell, T=6, n=2)
     for name in ("action", "prev_action"):
@@ -340,7 +340,7 @@ def test_recurrent_agent_learns_a_memory_task(cell: str) -> None:
 
 
 def test_feed_forward_agent_does_not_learn_a_memory_task() -> None:
-    """Greedy, it names the same cue always: a third of 160 episodes, within four standard deviations."""
+    """A greedy one always names the same cue: a third of 160 episodes, within four standard deviations."""
     assert abs(recall(CategoricalPgAgent()) - CHANCE) < 0.15
 
 

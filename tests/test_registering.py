@@ -1,4 +1,4 @@
-"""An id that nobody has registered: what to write, with the module where the files of one installed package say it."""
+"""Unregistered ids: the error names the module of the installed package that registers the id."""
 
 import sys
 from pathlib import Path
@@ -21,7 +21,7 @@ REQUIRES = {"rocket_gym": "gymnasium>=1", "lunar_suite": "numpy", "ancient": Non
 
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Distributions as pip leaves them. They are not imported: that would raise."""
+    """Distributions as pip leaves them. Importing them would raise."""
     for name, source in SOURCES.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text(f"raise AssertionError\n{source}\n")

@@ -1,4 +1,4 @@
-"""Replay buffers: each number of a transition is the one that was appended, and nothing else is ever sampled."""
+"""Replay buffers: sampled transitions equal the appended ones, and nothing else is sampled."""
 
 import dataclasses
 import gc
@@ -152,7 +152,7 @@ def test_observations_and_actions_can_be_trees() -> None:
 
 
 def test_rows_are_dropped_when_there_is_no_room_for_final_observations() -> None:
-    """Rather fewer transitions than never the last steps of episodes."""
+    """Otherwise the last steps of episodes would never be sampled."""
     world = World(4, longest=3)
     writer, replay, sampler = made(world, n_rows=40, n_finals=10)
     for _ in range(16):
@@ -171,7 +171,7 @@ def test_rows_are_dropped_when_there_is_no_room_for_final_observations() -> None
 
 
 def test_appended_steps_are_counted_after_all_rows_were_dropped() -> None:
-    """A writer dies after it has announced that the last row goes."""
+    """A writer dies after it has announced that it will overwrite the last row."""
     writer, replay, sampler = made(World(4, longest=1), BatchSpec(1, 3), n_finals=3)
     for _ in range(2):
         writer.append(sampler.next())
@@ -221,7 +221,7 @@ def test_reader_retries_after_the_writer_overwrote_the_whole_ring(looks: int, mo
 
 
 def test_reader_retries_if_its_rows_were_overwritten(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The writer came round before their flags were read, and the batch that lies there by then is one of padding."""
+    """The writer overwrites the rows before their flags are read, and the new batch is all padding."""
     world = World(8)
     writer, replay, sampler = made(world)
     writer.append(sampler.next())
@@ -257,7 +257,7 @@ def test_batch_without_final_observations_is_refused() -> None:
 
 
 def test_new_sampler_does_not_continue_episodes_of_the_old_one() -> None:
-    """Its first row follows a row that did not end."""
+    """Although the row before its first row did not end an episode."""
     world = World(5, longest=40)
     writer, replay, sampler = made(world, n_step=2)
     writer.append(sampler.next())
@@ -290,7 +290,7 @@ def test_no_transition_crosses_a_cut() -> None:
 def test_transitions_overwritten_while_read_are_sampled_again(
     prioritized: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And nothing else: what was copied before stays, though it may be overwritten while others are copied."""
+    """Other transitions are kept, even if they are overwritten while the replacements are copied."""
     world = World(8)
     writer, replay, sampler = made(world, n_step=2, prioritized=prioritized)
     for _ in range(4):
@@ -337,7 +337,7 @@ def test_reader_slower_than_the_writer_raises_an_error(monkeypatch: pytest.Monke
 
 
 def test_rows_are_announced_before_they_are_written_and_published_after(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a fence between, each time: processors may reorder otherwise."""
+    """With a fence after each step, because processors may reorder memory accesses."""
     writer, _, sampler = made(World(8), BatchSpec(5, 3))
     ring = writer.ring
     for _ in range(4):
@@ -353,7 +353,7 @@ def test_rows_are_announced_before_they_are_written_and_published_after(monkeypa
 
 
 def test_oldest_is_read_after_a_fence(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before rows are looked at, and after they have been copied."""
+    """Before rows are read, and after they have been copied."""
     writer, replay, sampler = made(World(8))
     writer.append(sampler.next())
     calls: list[str] = []
@@ -369,7 +369,7 @@ class Dies(Exception):
 
 
 class Fatal:
-    """An array in which a write is the end."""
+    """An array that raises when it is written to."""
 
     def __init__(self, array: np.ndarray) -> None:
         self._array = array
@@ -408,7 +408,7 @@ def test_writer_that_dies_during_an_append_leaves_earlier_rows(field: str) -> No
 
 
 def test_next_writer_never_moves_oldest_back() -> None:
-    """Its batch may be refused, or come late; the rows are torn all the same."""
+    """Its batch may be refused or late; the announced rows are torn nevertheless."""
     writer, _, sampler = made(World(9))
     for _ in range(4):
         writer.append(sampler.next())

@@ -1,4 +1,4 @@
-"""The contents of a replay on disk: bit for bit after loading, whole after a crash, small at each save."""
+"""`ReplayFile`: contents are restored bit for bit, intact after a crash, and each save writes only new rows."""
 
 import hashlib
 import io
@@ -57,7 +57,7 @@ class Run:
 
 
 def window(ring: ReplayRing) -> list[np.ndarray]:
-    """Everything that can be read of a ring, in the order of rows."""
+    """Returns everything that can be read from a ring, in the order of rows."""
     oldest, cursor = ring.oldest[0], ring.cursor[0]
     rows = np.arange(oldest, cursor) % N_ROWS
     by_row = [ring.observation, ring.action, ring.reward, ring.flags, ring.totals]
@@ -77,7 +77,7 @@ def same(ring: ReplayRing, other: ReplayRing) -> bool:
 def test_contents_are_restored_bit_for_bit(
     n_frames: int, largest: int, mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After each save, and again after going on from there; with records of one row and of all."""
+    """After each save and after each load, with records of one row and of all."""
     monkeypatch.setattr(records, "_LARGEST", largest)
     run = Run(tmp_path, World(5, mode, n_frames=n_frames))
     for number in range(24):
@@ -162,7 +162,7 @@ def newest(folder: Path) -> Path:
 
 @pytest.mark.parametrize("left", [0.0, 0.02, 0.5, 0.999])
 def test_torn_tail_is_cut_off_with_a_warning(left: float, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """What was saved before it is there, and what comes after does not continue it."""
+    """Earlier rows are there, and later ones do not continue their episodes."""
     run = saved(tmp_path, 2)
     path, two = newest(tmp_path), newest(tmp_path).stat().st_size
     run.append()
@@ -211,7 +211,7 @@ def flipped(at: float) -> Callable[[Path], None]:
 
 
 def test_inconsistent_records_with_a_valid_checksum_are_refused() -> None:
-    """Of rows that cannot be in the ring together."""
+    """Records of rows that cannot be in the ring together."""
     spec = spec_of(World(5))
     ring = build_ring(spec, np.zeros)
     ring.cursor[0], ring.oldest[0] = 40, 30
@@ -256,7 +256,7 @@ def test_rows_after_a_damaged_segment_are_loaded(tmp_path: Path) -> None:
 @pytest.mark.parametrize("segment_bytes", [1, 2**20])
 @pytest.mark.parametrize("until", [15, 13, 10, 3, 0])
 def test_loading_for_a_checkpoint_before_the_last_save(until: int, segment_bytes: int, tmp_path: Path) -> None:
-    """Only what it knew is loaded; the rest is forgotten, and written anew as it comes."""
+    """Only rows before the checkpoint are loaded; later ones are discarded and saved again when they come."""
     run = saved(tmp_path, 3, segment_bytes)
     sampler = run.sampler
     again = Run(tmp_path, run.world, segment_bytes)
@@ -283,7 +283,7 @@ def test_loading_for_a_checkpoint_after_the_last_save(tmp_path: Path) -> None:
 
 
 def test_final_entries_after_the_checkpoint_do_not_replace_older_ones(tmp_path: Path) -> None:
-    """Room for them goes round faster than the rows."""
+    """The room for final observations is reused sooner than that for rows."""
     world = World(4, longest=3)
     spec = spec_of(world, n_finals=8)
     ring, sampler, file = build_ring(spec, np.zeros), Sampler(world, BATCH), ReplayFile(tmp_path, spec)
@@ -352,7 +352,7 @@ def changed(path: Path, old: bytes, new: bytes) -> None:
 def test_damaged_header_loses_only_its_rows(
     which: int, old: bytes, new: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is not taken for that of another headrace."""
+    """It is not taken for the header of another version."""
     run = saved(tmp_path, 4, segment_bytes=1)
     path = sorted(tmp_path.iterdir())[which]
     changed(path, old, new)
@@ -402,7 +402,7 @@ def test_swapped_segments_are_put_aside(tmp_path: Path, caplog: pytest.LogCaptur
 
 
 def test_segment_of_another_run_is_put_aside(tmp_path: Path) -> None:
-    """Of one whose episodes were truncated elsewhere; there is nothing else to tell by."""
+    """A segment of a run whose episodes were truncated elsewhere; nothing else distinguishes it."""
     run = saved(tmp_path / "one", 4, segment_bytes=1)
     other = Run(tmp_path / "two", World(6, longest=4), segment_bytes=1)
     for _ in range(4):

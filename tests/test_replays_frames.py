@@ -1,4 +1,4 @@
-"""Stacked frames: put together again exactly as the environment's wrapper gave them, or refused."""
+"""Stacked frames are rebuilt exactly as the wrapper made them, or refused."""
 
 from typing import Any
 
@@ -76,7 +76,7 @@ def test_padding_of_another_kind_is_refused() -> None:
 
 
 def test_first_batch_may_start_in_the_middle_of_an_episode() -> None:
-    """Decorrelation has stepped it: the first stacks hold frames that were never appended."""
+    """After decorrelation, the first stacks contain frames that were never appended."""
     world = World(2, n_frames=4, first_step=5, longest=30)
     writer, replay, sampler = made(world)
     writer.append(sampler.next())
@@ -107,7 +107,7 @@ def test_stack_that_does_not_slide_is_refused(frame: int) -> None:
 @pytest.mark.parametrize("padding", ["reset", "zero"])
 @pytest.mark.parametrize("before", [1, 2, 3, 6])
 def test_stack_that_does_not_continue_the_last_batch_is_refused(frame: int, padding: str, before: int) -> None:
-    """Also while there is still padding in it, and when the ring has gone round."""
+    """Also while the stack still has padding, and after the whole ring was overwritten."""
     world = World(2, n_frames=4, longest=90, padding=padding)
     writer, replay, sampler = made(world, BatchSpec(1, 3), 7)
     for _ in range(before):

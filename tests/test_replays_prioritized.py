@@ -1,4 +1,4 @@
-"""Prioritized replay: proportions, weights, and priorities that come back late."""
+"""Prioritized replay: probabilities, weights, and late updates of priorities."""
 
 import io
 from typing import Any

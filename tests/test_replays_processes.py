@@ -1,4 +1,4 @@
-"""A replay that another process fills, and that process killed at any moment: what is read is always whole."""
+"""A replay that another process fills and that is killed at any moment: what is read is always intact."""
 
 import itertools
 import random
@@ -130,7 +130,7 @@ def test_writer_killed_during_an_append_leaves_earlier_rows(after: int, ring: tu
 
 
 def test_replay_is_intact_after_kills_at_every_tenth_line_of_an_append(ring: tuple[int, ReplayRing]) -> None:
-    """Each goes on where the one before was killed; what can be sampled is whole all along."""
+    """Each writer continues after the last kill; what can be sampled is always intact."""
     fd, own = ring
     both = replays(own)
     writer = ReplayWriter(SPEC, own)
@@ -154,7 +154,7 @@ def test_replay_is_intact_after_kills_at_every_tenth_line_of_an_append(ring: tup
 
 
 def test_replay_is_intact_after_kills_at_random_moments(ring: tuple[int, ReplayRing]) -> None:
-    """Within a line too: while NumPy copies."""
+    """Also within a line, while NumPy copies."""
     fd, own = ring
     both = replays(own)
     moments = random.Random(0)

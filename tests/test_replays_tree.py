@@ -1,4 +1,4 @@
-"""The sum tree against a naive one."""
+"""The sum tree against a naive implementation."""
 
 import numpy as np
 import pytest
@@ -53,7 +53,7 @@ def test_sum_tree_equals_a_list_of_values(
 
 
 def test_rounding_never_draws_a_position_of_value_zero() -> None:
-    """The largest target of a subtree may round to its sum: then what follows has nothing to give."""
+    """The largest target in a subtree may round to its sum, and the positions behind may all have value 0."""
     tree = SumTree(8)
     tree.set_range(0, np.array([0.1, 0.2, 0.3, 0.0, 0.0, 0.0, 0.0, 0.0]))
     last = np.nextafter(1.0, 0.0)

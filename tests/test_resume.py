@@ -1,4 +1,4 @@
-"""Runs that are stopped, killed or break, and go on: what the second half finds, and that nobody could tell."""
+"""Runs that are stopped, killed or fail, and are resumed: they end like uninterrupted ones."""
 
 import csv
 import logging
@@ -100,7 +100,7 @@ def train(
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that nothing happened to; to be read only."""
+    """An uninterrupted run; only read."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
     train(folder, serial())
     return folder
@@ -108,7 +108,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same, stopped after 5 batches; to be copied."""
+    """The same run, stopped after 5 batches; copied before use."""
     folder = tmp_path_factory.mktemp("runs") / "stopped"
     train(folder, serial(), stop_at=5)
     return folder
@@ -287,7 +287,7 @@ def newest(log_dir: Path) -> int:
 
 
 class Forgetful(ActorCritic):
-    """Draws numbers of its own while it learns."""
+    """A model that draws random numbers while it learns."""
 
     def __init__(self, spaces: EnvSpaces, n_outputs: int) -> None:
         super().__init__(spaces, n_outputs, hidden_sizes=(16, 16))
@@ -298,7 +298,7 @@ class Forgetful(ActorCritic):
 
 
 def test_random_numbers_of_a_learning_model_come_from_the_seed(tmp_path: Path) -> None:
-    """Whoever used torch's generator before, and after a resume too; its state stays as it was."""
+    """However torch's generator was used before, also after a resume; its state is not changed."""
 
     def learned(seed: int, *stops: int) -> list[torch.Tensor]:
         folder = tmp_path / f"{seed}-{len(stops)}"

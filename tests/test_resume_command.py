@@ -1,4 +1,4 @@
-"""`headrace train --resume`: a run goes on in its folder, as if it had never stopped."""
+"""`headrace train --resume`: a run continues in its folder as if it had never stopped."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""Sampler states: a sampler that goes on from one collects what the first would have collected."""
+"""Sampler states: a sampler that is restored from one collects what the first would have collected."""
 
 import time
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ def alternating(env: Any = Walk, n_workers: int = 2, **more: Any) -> Alternating
 
 
 class Remembers(Agent):
-    """A recurrent agent: its state is a decaying sum of what it saw, and decides."""
+    """A recurrent agent: its state is a decaying sum of its observations, and determines its actions."""
 
     noise_size = 1
 
@@ -67,7 +67,7 @@ class Remembers(Agent):
 
 @dataclass
 class Digest(TrajInfo):
-    """Sees every step."""
+    """Statistics over every step."""
 
     Seen: float = 0.0
 
@@ -201,7 +201,7 @@ def test_environments_that_do_not_survive_a_pickle_are_not_in_the_state(make: An
     ids=["serial", "served", "beside"],
 )
 def test_copies_of_evaluation_environments_are_tried(make: Any, more: dict[str, Any]) -> None:
-    """Before the first evaluation whether they can be loaded, in it whether they go on."""
+    """Whether they can be loaded is tried before the first evaluation, whether they continue during it."""
     options: dict[str, Any] = {"eval_n_envs": 2, "eval_env_kwargs": {"evaluates": True}, **more}
     with make(LoadsNowhere, **options).initialize(CategoricalPgAgent(), seed=0, resumable=True) as sampler:
         for itr in range(2):
@@ -216,7 +216,7 @@ def test_copies_of_evaluation_environments_are_tried(make: Any, more: dict[str, 
 
 
 def test_trial_of_copies_needs_environments_that_have_stepped() -> None:
-    """In another process the global is as a reset leaves it: so it is only seen of those that have stepped."""
+    """In another process the global is as after a reset, so only environments that have stepped show the difference."""
     sampler = SerialSampler(Ticks, batch_T=2, batch_B=1, max_decorrelation_steps=0)
     with sampler.initialize(CategoricalPgAgent(), seed=0, resumable=True):
         sampler.obtain_samples(0)

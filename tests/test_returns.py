@@ -1,4 +1,4 @@
-"""Returns and advantages against values worked out by hand."""
+"""Returns and advantages against values computed by hand."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ RESET = 1000.0
 
 
 class Count(gym.Env[np.ndarray, np.int64]):
-    """Observations 1000, 1, 2, 3: the first one of an episode would be a wildly wrong value of the end of another."""
+    """Observations 1000, 1, 2, 3: the first one of an episode would be a very wrong value for the end of another."""
 
     def __init__(self, terminated: bool, truncated: bool, length: int = 3) -> None:
         self.observation_space = gym.spaces.Box(-np.inf, np.inf, (1,), np.float32)

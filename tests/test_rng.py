@@ -1,4 +1,4 @@
-"""Random numbers by address: what, for whom and when decide a number, and nothing else."""
+"""Addressed random numbers: a draw depends on its address and nothing else."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ def test_keys_depend_on_the_env_id_and_not_on_its_position(keys: np.ndarray) -> 
 
 
 def test_draws_equal_recorded_values() -> None:
-    """The promise of a resume, and of two machines."""
+    """Resumes and other machines rely on it."""
     draws = uniforms(env_keys(3, Stream.ACTION, [0, 5]), 10, 2, 1)[:, :, 0]
     assert (draws * 2**24).astype(np.int64).tolist() == [[5070111, 13652503], [8447159, 15751803]]
     assert env_seeds(3, 5) == (523213049, 1937461429)

@@ -178,7 +178,7 @@ def test_resume_adds_an_entry_to_run_json(tmp_path: Path) -> None:
 
 
 def test_learning_curve_is_drawn_only_after_long_runs(tmp_path: Path) -> None:
-    """In all, so that a long run that is resumed for a moment draws it again."""
+    """The time of all parts counts, so a long run that is resumed briefly draws it again."""
     pytest.importorskip("matplotlib")
     folder, picture = RunFolder.create(tmp_path / "run", {}, COMMAND), tmp_path / "run" / "learning_curve.png"
     rows = "CumSteps,CumTime,ReturnAverage,ReturnMin,ReturnMax\n10,2.5,1,0,2\n20,{},3,1,4\n"

@@ -298,7 +298,7 @@ def test_ctrl_c_writes_a_checkpoint_and_a_short_traceback(tmp_path: Path) -> Non
 
 
 class Placed(Walk):
-    """Tells the CPUs it may run on."""
+    """Reports the CPUs that it may run on."""
 
     def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         observation, reward, terminated, truncated, _ = super().step(action)
@@ -327,7 +327,7 @@ def test_affinity_pins_the_master_only_if_given_and_never_its_workers() -> None:
 
 
 class Threads(Callback):
-    """Notes how many torch has while it learns."""
+    """Records the number of torch threads while it learns."""
 
     def __init__(self) -> None:
         self.seen: set[int] = set()

@@ -1,4 +1,4 @@
-"""The promise: same seed, same batches, whichever sampler, however many workers, whatever the start method."""
+"""The same seed gives the same batches for every sampler, number of workers and start method."""
 
 from functools import cache
 from itertools import product
@@ -107,7 +107,7 @@ def test_batches_are_equal_up_to_rounding_of_inference_by_default(reset_mode: st
 
 
 def test_the_rank_shifts_the_environments() -> None:
-    """Two samplers of four environments are one of eight."""
+    """Two samplers with four environments each equal one with eight."""
     whole = one_batch(batch_B=8)
     parts = [one_batch(batch_B=4, rank=rank, world_size=2) for rank in (0, 1)]
     for rank, part in enumerate(parts):
@@ -131,7 +131,7 @@ def one_batch(batch_B: int, **options: Any) -> Samples:
     ),
 )
 def test_every_cell_is_written_in_every_batch(cls: type[BaseSampler], reset_mode: str) -> None:
-    """Slots are reused: what a batch does not write would be the last one's."""
+    """Slots are reused: a cell that is not written has the value of an earlier batch."""
     expected = run(cls, reset_mode=reset_mode, n_workers=2, deterministic=True)[0]
     sampler = cls(
         Walk,
@@ -171,7 +171,7 @@ def test_two_samplers_at_once_do_not_affect_each_other() -> None:
 
 
 class Warmed(torch.nn.Module):
-    """Weights that two layers share, a temperature that no checkpoint holds, and a state that is no tensor."""
+    """A model with weights that two layers share, a non-persistent buffer, and a state that is not a tensor."""
 
     def __init__(self, spaces: EnvSpaces, n_outputs: int) -> None:
         super().__init__()

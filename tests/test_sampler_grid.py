@@ -50,7 +50,7 @@ Run = tuple[list[tuple[Samples, list[TrajInfo]]], list[TrajInfo]]
 
 
 def pairwise(cases: list[Case]) -> list[Case]:
-    """Some of the cases, in which every pair of settings occurs that occurs in any."""
+    """Returns a subset of the cases in which every pair of settings occurs."""
 
     def pairs(case: Case) -> set[Any]:
         return set(combinations(enumerate(case), 2))
@@ -177,7 +177,7 @@ PASSING = [(SerialSampler, "LSTM", True), (GpuSampler, "MLP", True), (Alternatin
 def test_batches_on_a_samples_device_are_equal(
     cls: type[BaseSampler], model: str, kept: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On the CPU too, `samples_device` takes the way of a GPU; acting plans, which round differently, are not used."""
+    """On the CPU, `samples_device` uses the same code as on a GPU, without acting plans, which round differently."""
     monkeypatch.setattr(compiled, "acting", None)
     setting = (model, "discrete", "mid_batch", 5)
     options: dict[str, Any] = {"samples_device": "cpu"} if kept else {"device": "cpu"}

@@ -25,7 +25,7 @@ class Info:
 
 
 def filled(state: bool = True) -> tuple[Slot, Samples]:
-    """A slot in which every byte of every array is told apart, and its samples."""
+    """Returns a slot in which every byte of every array is different, and its samples."""
     spec = SlotSpec(
         batch=BatchSpec(T, B),
         widths=(B,),

@@ -294,7 +294,7 @@ Run = tuple[list[dict[str, torch.Tensor]], list[list[TrajInfo]], list[Expected]]
 
 @functools.cache
 def run(setup: Setup) -> Run:
-    """The sampler's batches and those made by hand."""
+    """Returns the sampler's batches and those of the reference loop."""
     sampler = (CpuSampler if setup.n_workers else SerialSampler)(
         EpisodeStep,
         {"lengths": LENGTHS},
@@ -341,7 +341,7 @@ def test_reference_loop_covers_every_field(setup: Setup) -> None:
 
 @ALL_SETUPS
 def test_batches_contain_every_kind_of_end(setup: Setup) -> None:
-    """Or the comparison would show little."""
+    """Otherwise the comparison would show little."""
     ends = set()
     for batch in run(setup)[0]:
         terminated, truncated = batch[".env.terminated"], batch[".env.truncated"]
@@ -389,7 +389,7 @@ def equal(first: Samples, second: Samples, but: tuple[str, ...] = ()) -> bool:
 
 @pytest.mark.parametrize("decorrelation", [0, 9])
 def test_wait_mode_records_episodes_from_their_first_observation(decorrelation: int) -> None:
-    """Not from its second, and not with the last one's final observation."""
+    """Not from the second one, and not with the final observation of the last episode."""
     batches = obtain(sampler_of(reset_mode="wait", max_decorrelation_steps=decorrelation), n=6)
     for before, after in itertools.pairwise(batches):
         for b in range(B):
@@ -493,7 +493,7 @@ def test_decorrelation_of_one_step() -> None:
 
 
 class SharedSpaces(Stochastic):
-    """Its spaces belong to the class, as in many environments."""
+    """Its spaces are class attributes, as in many environments."""
 
     action_space = spaces.Discrete(4)
 
@@ -504,7 +504,7 @@ class SharedSpaces(Stochastic):
 
 @pytest.mark.parametrize("env", [Stochastic, SharedSpaces])
 def test_environment_starts_alike_with_any_other_environments(env: type[gym.Env[Any, Any]]) -> None:
-    """Its random actions of decorrelation too."""
+    """Including its random actions of decorrelation."""
 
     def first_rows(batch_B: int, rank: int) -> torch.Tensor:
         sampler = SerialSampler(env, batch_T=3, batch_B=batch_B, deterministic=True, max_decorrelation_steps=30)
@@ -531,7 +531,7 @@ def test_the_same_seed_gives_the_same_batches_and_another_seed_others(reset_mode
 
 
 class OwnChoice(Stochastic):
-    """Throws its action space's dice itself."""
+    """Samples from its own action space."""
 
     def step(self, action: np.int64) -> Any:
         return super().step(self.action_space.sample())
@@ -552,7 +552,7 @@ class Placed(CategoricalPgAgent):
 
 
 def test_deterministic_inference_uses_blocks_of_32_with_positions_by_env_id() -> None:
-    """So a row's matrix products are rounded alike whoever else is in the batch."""
+    """So matrix products for an environment are rounded alike whichever other environments are in the batch."""
     sampler = SerialSampler(Stochastic, batch_T=2, batch_B=20, deterministic=True)
     (samples,) = obtain(sampler, Placed(), rank=1, world_size=2)
     places, counts = samples.agent.agent_info
@@ -649,7 +649,7 @@ def test_changes_of_batch_objects_do_not_affect_the_next_batch() -> None:
 
 @pytest.mark.parametrize("reset_mode", ["mid_batch", "wait"])
 def test_writes_into_a_batch_do_not_affect_the_next_batch(reset_mode: str) -> None:
-    """The loop stands on a row of its own, and every cell is written again."""
+    """The loop keeps the current row in its own memory, and every cell is written again."""
     options = {"reset_mode": reset_mode, "env_info_keys": EPISODE_STEP_INFO}
     expected = obtain(sampler_of(**options), n=4, bootstrap_value=True)
     with sampler_of(**options).initialize(Recurrent(), seed=SEED, bootstrap_value=True) as sampler:
@@ -676,7 +676,7 @@ def evaluations(
 
 @pytest.mark.parametrize(("wanted", "each"), [(None, 1), (1, 1), (3, 1), (4, 2), (6, 2), (7, 3)])
 def test_evaluation_counts_the_same_number_of_episodes_in_every_environment(wanted: int | None, each: int) -> None:
-    """So short episodes are not favoured. No reset is wasted: the next evaluation goes on with the next episode."""
+    """So short episodes are not favoured. The next evaluation continues with the next episode."""
     first, second = evaluations(2, eval_n_envs=3, eval_max_trajectories=wanted)
     for number, answer in enumerate((first, second)):
         assert len(answer) == 3 * each
@@ -728,7 +728,7 @@ def test_evaluation_after_an_unfinished_one_starts_new_episodes() -> None:
 
 
 def test_evaluations_start_with_zero_inputs_and_zero_state() -> None:
-    """Also after one that was cut in the middle of episodes."""
+    """Also after an evaluation that stopped within episodes."""
     agent = Recurrent()
     evaluations(3, agent, ((100,), (50,)), eval_n_envs=2, eval_max_steps=20)
     assert len(agent.greedy_inputs) == 30
@@ -746,7 +746,7 @@ def test_evaluations_start_with_zero_inputs_and_zero_state() -> None:
 
 
 def test_noise_differs_between_evaluations() -> None:
-    """Nor that of training."""
+    """And from the noise of training."""
     agent = Recurrent()
     sampler = sampler_of(((40,),), eval_n_envs=2)
     with sampler.initialize(agent, seed=SEED):
@@ -915,7 +915,7 @@ def test_a_with_block_closes_the_environments_and_keeps_the_users_error() -> Non
 
 
 class Stubborn(CategoricalPgAgent):
-    """Changes what it answers after its first call, which is the one that shows what a batch must hold."""
+    """Changes its outputs after its first call, which determines the layout of a batch."""
 
     def __init__(self, change: Any) -> None:
         super().__init__()

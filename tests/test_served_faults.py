@@ -145,7 +145,7 @@ PARALLEL = [AlternatingSampler, CpuSampler, *(pytest.param(cls, marks=pytest.mar
 
 
 class Assassin:
-    """Sends a signal to a random worker after a random while."""
+    """Sends a signal to a random worker after a random time."""
 
     def __init__(self, sampler: Any, what: int, rng: random.Random) -> None:
         processes = sampler._engine.workers._members.processes

@@ -1,4 +1,4 @@
-"""What is particular to samplers with an action server: who does what, where, and what it says about it."""
+"""What is particular to samplers with an action server: groups, waiting, timing, devices."""
 
 import time
 from itertools import product
@@ -91,7 +91,7 @@ def test_workers_do_not_load_torch(cls: type[GpuSamplerBase]) -> None:
 
 
 class Notes(CategoricalPgAgent):
-    """Notes how many rows each call was about."""
+    """Records the number of rows of each call."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Spaces: null values, what is recorded of observations, what environments get for actions, what is refused."""
+"""Spaces: null values, recorded observations, actions of environments, and refused spaces."""
 
 import warnings
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ def plain(value: Any) -> Any:
 
 
 def indexed_from_0(space: spaces.Space[Any], action: Any) -> Any:
-    """What an agent says for `action`: discrete numbers count from 0."""
+    """Returns the agent's form of `action`: discrete numbers count from 0."""
     match space:
         case spaces.Dict():
             return {key: indexed_from_0(child, action[key]) for key, child in space.spaces.items()}
@@ -73,7 +73,7 @@ def test_observations_are_recorded_unchanged(space: spaces.Space[Any]) -> None:
 
 @ALL
 def test_environments_get_actions_that_are_in_their_space(space: spaces.Space[Any]) -> None:
-    """Discrete numbers with their start added; each environment its own, unshared array."""
+    """Discrete numbers with their start added; each environment gets its own array."""
     space.seed(4)
     actions = [space.sample() for _ in range(5)]
     columns = [indexed_from_0(space, action) for action in actions]
@@ -319,7 +319,9 @@ class AnyAgent(Agent):
 @pytest.mark.parametrize("reset_mode", ["mid_batch", "wait"])
 @ALL
 def test_batch_of_every_space(space: spaces.Space[Any], reset_mode: str) -> None:
-    """Observations and actions of the same space: shown, recorded, given to the agent; said, recorded, carried out."""
+    """Observations and actions of the same space, as returned, recorded, passed to the agent and passed to the
+    environment.
+    """
     space.seed(8)
     made: list[AnySpaces] = []
     said = [indexed_from_0(space, space.sample()) for _ in range(6)]

@@ -1,4 +1,4 @@
-"""`headrace train` starts from settings that suit the environment, and says which."""
+"""`headrace train`: defaults that depend on the environment, and the options for agents and logs."""
 
 import ast
 import json

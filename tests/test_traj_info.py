@@ -1,4 +1,4 @@
-"""Statistics of episodes: what a per-step computation would give, in the order (end time, env id)."""
+"""Statistics of episodes equal a computation step by step, in the order (end time, env id)."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -138,7 +138,7 @@ def test_slices_are_merged_in_the_order_of_time_and_env_id() -> None:
 
 @dataclass
 class Diary(TrajInfo):
-    """Keeps what it is told."""
+    """Keeps the arguments of `step`."""
 
     Odd: int = 0
     steps: list[tuple[Any, ...]] = field(default_factory=list)
@@ -173,7 +173,7 @@ def diary_of_episode(number: int, episode: int, actions: list[int]) -> list[tupl
 @pytest.mark.parametrize("max_decorrelation_steps", [0, 12])
 @pytest.mark.parametrize("reset_mode", ["mid_batch", "wait"])
 def test_overridden_step_is_called_once_per_step_with_its_data(reset_mode: str, max_decorrelation_steps: int) -> None:
-    """During decorrelation too, whose steps count; never for padding rows."""
+    """Also during decorrelation, whose steps count; never for padding."""
     sampler = SerialSampler(
         EpisodeStep,
         {"lengths": LENGTHS},
@@ -225,7 +225,7 @@ def decorrelation_actions(number: int, where: list[float]) -> list[int]:
 
 
 class From5(EpisodeStep):
-    """Its actions are 5, 6 and 7."""
+    """Its action space is 5, 6 and 7."""
 
     def __init__(self) -> None:
         super().__init__(LENGTHS)

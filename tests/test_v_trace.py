@@ -1,4 +1,4 @@
-"""V-trace against its definition, and IMPALA: what it learns from, and that it learns."""
+"""V-trace against its definition, and IMPALA: which data it learns from, and that it learns."""
 
 import math
 from typing import Any
@@ -32,7 +32,7 @@ def by_definition(
     rho_clip: float,
     c_clip: float,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Equation 1 as it stands: a sum over the rest of the episode, with products of ratios, one cell at a time."""
+    """Equation 1 as written: a sum over the rest of the episode with products of ratios, one cell at a time."""
     T, B = reward.shape
     target, advantage = np.zeros((T, B)), np.zeros((T, B))
 

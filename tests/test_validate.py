@@ -187,7 +187,7 @@ INSIDE_AFFINITY = {"workers_cpus", "master_cpus", "worker_torch_threads", "maste
 
 
 def identify(case: Wrong) -> str:
-    """Without addresses: every process that collects the tests must call them the same."""
+    """Names a case without addresses, because every process that collects the tests must give it the same name."""
     return re.sub(r" at 0x\w+", "", f"{case[0]}={case[1]!r}")[:60]
 
 
@@ -270,7 +270,7 @@ def test_a_wrong_argument_of_initialize_does_not_close_the_sampler(cls: type[Bas
 
 @SAMPLERS
 def test_unknown_argument_of_an_environment_raises_env_failed(cls: type[BaseSampler]) -> None:
-    """An unknown keyword is told by the constructor itself."""
+    """The environment's constructor refuses the keyword."""
     from headrace.errors import EnvFailed
 
     sampler = cls(**arguments(env_kwargs={"lenghts": ((3,),)}))
@@ -285,7 +285,7 @@ WHOLE = ["batch_T", "batch_B", "n_workers", "max_decorrelation_steps", "eval_n_e
 @pytest.mark.parametrize("make", [float, np.int32, np.float64, np.uint8], ids=lambda make: make.__name__)
 @pytest.mark.parametrize("name", [*WHOLE, "eval_max_trajectories", "seed", "rank", "world_size"])
 def test_integers_of_any_type_are_accepted(cls: type[BaseSampler], name: str, make: Any) -> None:
-    """1e5 is how people write large ones."""
+    """Floats without a fraction too, such as 1e5."""
     changes: dict[str, Any] = {"eval_n_envs": 2, "max_decorrelation_steps": 3}
     given: dict[str, Any] = {"seed": SEED, "rank": 0, "world_size": 1}
     value = make({"rank": 0, "seed": SEED, "world_size": 1}.get(name, 2))

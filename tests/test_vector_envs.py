@@ -1,4 +1,4 @@
-"""`VectorEnvs`: environments that come as one, recorded as if they came one by one, in every sampler."""
+"""`VectorEnvs`: vector environments are recorded like single ones, in every sampler."""
 
 import dataclasses
 import itertools
@@ -63,7 +63,7 @@ SAMPLERS: list[tuple[type[BaseSampler], int]] = [
 
 @dataclass
 class Diary(TrajInfo):
-    """Everything `step` is told but for the info."""
+    """Keeps the arguments of `step`, except the info."""
 
     Seen: list[Any] = field(default_factory=list)
 
@@ -77,7 +77,7 @@ class Diary(TrajInfo):
 
 @dataclass
 class InfoDiary(Diary):
-    """That too."""
+    """Keeps the info, too."""
 
     def step(self, *told: Any) -> None:
         super().step(*told)
@@ -144,13 +144,13 @@ def assert_same(expected: Run, came: Run) -> None:
 
 
 def begin_alike(one: Run, other: Run) -> bool:
-    """Whether the first observations are the same, which no action has touched."""
+    """Returns whether the first observations, which no action has influenced, are the same."""
     first, second = (tree_leaves(tree_rows(run.batches[0][0].env.observation, 0)) for run in (one, other))
     return all(map(torch.equal, first, second))
 
 
 def total(run: Run, name: str) -> int:
-    """How many rows of all batches are so."""
+    """Returns the number of cells of all batches in which a field is True."""
     return sum(int(getattr(samples.env, name).sum()) for samples, _ in run.batches)
 
 
@@ -232,7 +232,7 @@ def test_statistics_include_the_steps_of_decorrelation(mode: str) -> None:
 
 @pytest.mark.parametrize("mode", ["SAME_STEP", "NEXT_STEP"])
 def test_decorrelation_in_lockstep_does_not_depend_on_workers(mode: str) -> None:
-    """No environment can be kept from moving, so all of them take as many random steps."""
+    """No environment can be held while others step, so all take the same number of random steps."""
     vector = as_vector(World, mode, {"action_space": ACTIONS["continuous"]})
     options: dict[str, Any] = {"agent": GaussianPgAgent, "max_decorrelation_steps": 9}
     expected = run(SerialSampler, *vector, **options)
@@ -244,7 +244,7 @@ def test_decorrelation_in_lockstep_does_not_depend_on_workers(mode: str) -> None
     ("mode", "decorrelation"), [("DISABLED", 0), ("SAME_STEP", 0), ("SAME_STEP", 9), ("NEXT_STEP", 9)]
 )
 def test_masked_actions_are_never_taken(mode: str, decorrelation: int) -> None:
-    """`Masked` raises when it is; random actions obey too."""
+    """`Masked` raises for a forbidden action; random actions respect the mask too."""
     own = {"action_space": spaces.Discrete(4)}
     found = run(SerialSampler, *as_vector(Masked, mode, own), max_decorrelation_steps=decorrelation)
     if not decorrelation:
@@ -252,7 +252,7 @@ def test_masked_actions_are_never_taken(mode: str, decorrelation: int) -> None:
 
 
 def test_reset_of_some_columns_leaves_the_others_unchanged() -> None:
-    """Whatever the vector environment gives for those: here, random numbers."""
+    """Whatever the vector environment returns for the others: here, random numbers."""
     made: list[InvalidOnceVector] = []
     found = run(SerialSampler, VectorEnvs(InvalidOnceVector), {"mode": AutoresetMode.DISABLED, "made": made}, n=1)
     env, (vector,) = found.batches[0][0].env, made
@@ -282,7 +282,7 @@ def waiting_steadies() -> Run:
 
 @pytest.mark.parametrize(("cls", "n_workers"), quick_and_slow(SAMPLERS, SAMPLERS[:2]))
 def test_wait_mode_batches_equal_those_of_single_environments(cls: type[BaseSampler], n_workers: int) -> None:
-    """Rows that wait step along; where a reset forgets everything, nothing can be seen of it."""
+    """Waiting columns are stepped along, which a reset that clears everything hides."""
     expected = waiting_steadies()
     assert 0 < total(expected, "valid") < 3 * 12 * 5
     options: dict[str, Any] = {
@@ -295,7 +295,7 @@ def test_wait_mode_batches_equal_those_of_single_environments(cls: type[BaseSamp
 
 
 def test_wait_mode_has_whole_episodes_and_padding() -> None:
-    """What they do while they wait counts for nothing, and takes random numbers that single ones keep."""
+    """What columns do while they wait is not recorded, but uses random numbers that single environments would not."""
     own = {"action_space": ACTIONS["discrete from 2"]}
     options: dict[str, Any] = {"reset_mode": "wait", "env_info_keys": WORLD_INFO, "TrajInfoCls": InfoDiary}
     single = run(SerialSampler, World, own, **options)
@@ -380,7 +380,7 @@ class Tally(ValueIsMemory):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_evaluations_do_not_depend_on_where_earlier_ones_stopped(mode: str) -> None:
-    """In NEXT_STEP, the reset of environment 0 would be next after three rows, and is not after a reset of all."""
+    """In NEXT_STEP mode environment 0 would reset itself after three rows, but not after a reset of all."""
     for n_rows in (2, 3, 4, 5):
         sizes: dict[str, Any] = {"eval_n_envs": 2, "eval_max_trajectories": 20, "eval_max_steps": 2 * n_rows}
         first, *others = run(SerialSampler, *as_vector(Steady, mode), agent=Tally, evaluations=3, **sizes).evaluations
@@ -512,7 +512,7 @@ def test_next_step_mode_reset_step_is_padding_and_the_next_is_first(batch_T: int
 
 
 class Insistent(InvalidOnceVector):
-    """Says of the step of a reset, too, that it gave a reward and ended an episode."""
+    """Returns a reward and an end also for the step of a reset."""
 
     def step(self, actions: Any) -> Any:
         observation, reward, terminated, truncated, info = super().step(actions)
@@ -580,7 +580,7 @@ def use(cls: type[BaseSampler], factory: Any, env_kwargs: dict[str, Any], **opti
 
 
 def with_cell(index: int, cell: Any, value: Any) -> Callable[[list[Any]], Any]:
-    """A case: one number of one array of the answer is another."""
+    """Returns a change of one number in one array of the result."""
 
     def change(answer: list[Any]) -> Any:
         array = np.array(answer[index])
@@ -591,7 +591,7 @@ def with_cell(index: int, cell: Any, value: Any) -> Callable[[list[Any]], Any]:
 
 
 def without(key: str) -> Callable[[list[Any]], Any]:
-    """A case: the info lacks a key."""
+    """Returns a change that removes a key of the info."""
 
     def change(answer: list[Any]) -> Any:
         return replace(4, {name: value for name, value in answer[4].items() if name != key})(answer)
@@ -906,7 +906,7 @@ def next_observation(samples: Samples, t: int, b: int) -> Any:
 
 
 def assert_cartpoles(found: Run, limit: int) -> None:
-    """Every valid step is one of Gymnasium's single CartPole, put to where the batch says it stood."""
+    """Compares every valid step with a step of Gymnasium's single CartPole from the recorded state."""
     single = CartPoleEnv()
     single.reset(seed=0)
     assert total(found, "terminated")
@@ -1199,7 +1199,7 @@ def learned(agent: Callable[[], Agent], mode: str, filler: float | None) -> tupl
 
 @pytest.mark.parametrize("kind", ["feed-forward", "recurrent"])
 def test_padding_within_a_column_does_not_affect_ppo(kind: str) -> None:
-    """Whatever stands there: NaN for agents that see rows side by side, numbers for those that see whole columns."""
+    """Padding is NaN for agents that learn from single steps, and numbers for those that learn from whole columns."""
     recurrent = kind == "recurrent"
     agent = AGENTS["discrete from 2"] if recurrent else CategoricalPgAgent
     losses, parameters, n_padding = learned(agent, "NEXT_STEP", None)

@@ -1,4 +1,4 @@
-"""Vector environments at the corners: masks of rows that wait, resets that take a step, last observations."""
+"""Rare cases of vector environments: masks of waiting columns, resets that take a step, last observations."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -102,7 +102,7 @@ def test_exception_in_the_first_reset_raises_env_failed(error: BaseException, cl
 
 
 class UnhappyOnce(World):
-    """Its very first reset, of the third environment made, raises."""
+    """The first reset of the third environment raises."""
 
     made = 0
 
@@ -230,7 +230,7 @@ def test_call_envs_reaches_vector_environments_through_their_wrappers() -> None:
 
 @pytest.mark.parametrize(("cls", "n_workers"), [(SerialSampler, 1), (CpuSampler, 3), (AlternatingSampler, 2)])
 def test_call_envs_of_some_environments_does_not_depend_on_workers(cls: type[BaseSampler], n_workers: int) -> None:
-    """Either only those are called, or it is refused where it would be others too."""
+    """Only these environments are called, or the call is refused if it would reach others."""
     with opened(cls, n_workers, *as_vector(wrapped_world, "SAME_STEP")) as sampler:
         try:
             sampler.call_envs("lengthen", 3, env_ids=[1])

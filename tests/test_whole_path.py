@@ -1,4 +1,4 @@
-"""A newcomer's path: the files and commands of docs/tutorials/whole_path.md, in an empty folder and an empty home."""
+"""The files and commands of docs/tutorials/whole_path.md, in an empty folder with an empty home."""
 
 import os
 import re
@@ -45,7 +45,7 @@ def printed(command: str, folder: Path, environment: dict[str, str]) -> str:
 
 @pytest.mark.timeout(5 * DEADLINE)
 def test_commands_of_the_tutorial_run(tmp_path: Path) -> None:
-    """They are one walk, of which each step needs the one before."""
+    """In one test, because each step needs the one before."""
     folder, home = tmp_path / "project", tmp_path / "home"
     folder.mkdir()
     home.mkdir()

@@ -1,4 +1,4 @@
-"""Worker processes by themselves: starting, talking, dying, and what they leave behind."""
+"""`WorkerGroup` by itself: starting, exchanging messages, failures, and what is left."""
 
 import itertools
 import os
@@ -54,7 +54,7 @@ def test_workers_get_their_arguments_and_reply_in_order(start_method: str) -> No
 
 
 def test_a_forkserver_worker_does_not_load_torch() -> None:
-    """So that workers which only step environments start in no time and stay small."""
+    """So that workers that only step environments start quickly and stay small."""
     group = group_of(echo, [None], "forkserver")
     group.send(0)
     assert group.replies()[0][3] is False
@@ -194,7 +194,7 @@ def test_failed_start_reaps_the_started_processes() -> None:
 
 @pytest.mark.parametrize("step", [7, pytest.param(3, marks=pytest.mark.slow)])
 def test_running_out_of_descriptors_is_not_blamed_on_a_worker(step: int) -> None:
-    """At whatever moment it happens while a served sampler starts."""
+    """At any moment while a served sampler starts."""
 
     def refusal(left: int) -> str:
         sampler = GpuSampler(Walk, batch_T=4, batch_B=2, n_workers=2, start_method="fork")
@@ -306,7 +306,7 @@ def test_default_n_workers_is_usable_cores_but_at_most_batch_b() -> None:
 
 
 class BadInfo(Walk):
-    """Its infos hold something that cannot be pickled."""
+    """Its infos contain something that cannot be pickled."""
 
     def step(self, action: Any) -> Any:
         observation, reward, terminated, truncated, info = super().step(action)
@@ -338,7 +338,7 @@ def test_timing_reports_shares_of_time() -> None:
 
 @pytest.mark.parametrize("start_method", METHODS)
 def test_local_traj_info_class_works_in_workers(start_method: str) -> None:
-    """A class of a script or a notebook travels by value, and comes back as what it was."""
+    """A class of a script or a notebook is pickled by value."""
 
     @dataclass
     class Sum(TrajInfo):
@@ -359,7 +359,7 @@ def test_local_traj_info_class_works_in_workers(start_method: str) -> None:
 
 
 def test_sigterm_to_all_processes_does_not_end_workers() -> None:
-    """A scheduler stops every process of a job; the master wants to finish its batch first."""
+    """A scheduler sends it to every process of a job, and the program wants to finish its batch first."""
     sampler = CpuSampler(Walk, batch_T=16, batch_B=2, n_workers=2, start_method="fork")
     with sampler.initialize(CategoricalPgAgent(), seed=0):
         for pid in other_processes():
