@@ -198,7 +198,7 @@ def test_environments_that_do_not_survive_a_pickle_are_not_in_the_state(make: An
         pytest.param(alternating, {}, marks=pytest.mark.slow),
         slow(AsyncSerialSampler, {"eval_process": True, "batch_T": 10, "batch_B": 6}),
     ],
-    ids=["serial", "served", "beside"],
+    ids=["serial", "served", "async"],
 )
 def test_copies_of_evaluation_environments_are_tried(make: Any, more: dict[str, Any]) -> None:
     """Whether they can be loaded is tried before the first evaluation, whether they continue during it."""
