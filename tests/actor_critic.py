@@ -1,4 +1,4 @@
-"""A small agent whose critic only the learner uses, and an algorithm with an optimizer for each of the two."""
+"""A small agent with a critic that only the learner uses, and an algorithm with one optimizer for each of the two."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ CRITIC_WIDTH = 1000
 
 @dataclass
 class Held:
-    """What an acting agent records. parameters: the number of parameters of its model, float `[n]`."""
+    """The `agent_info` of the agent. parameters: number of parameters of the model that acted, float `[n]`."""
 
     parameters: torch.Tensor
 
 
 class Critic(torch.nn.Module):
-    """Values of actions; wide, so that it is easily found."""
+    """Computes action values. It is wide, so that a copy of it in memory is easy to find."""
 
     def __init__(self, encoder: torch.nn.Module, n_out: int) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class Critic(torch.nn.Module):
 
 
 class Model(torch.nn.Module):
-    """The critic comes first, and shares its encoder with the actor."""
+    """An actor and a critic with a shared encoder; the critic is registered first."""
 
     def __init__(self, n_in: int, n_out: int) -> None:
         super().__init__()
@@ -51,7 +51,9 @@ class Model(torch.nn.Module):
 
 
 class DeterministicAgent(Agent):
-    """Box actions `[d]` from Box observations `[n]`, with uniform noise; values come from the critic."""
+    """Deterministic policy for Box actions `[d]` from Box observations `[n]`, plus uniform noise; values come from the
+    critic.
+    """
 
     noise_size = 1
     learner_only: Sequence[str] = ("critic",)
@@ -73,13 +75,13 @@ class DeterministicAgent(Agent):
         return action
 
     def q(self, inputs: StepInputs, action: torch.Tensor) -> torch.Tensor:
-        """Values of actions, `[n]`."""
+        """Returns the values of actions, `[n]`."""
         value: torch.Tensor = self.model.critic(inputs.observation, action)
         return value
 
 
 class DeterministicPolicyGradient(OffPolicyAlgo):
-    """Lillicrap et al., "Continuous control with deep reinforcement learning", 2016, in short."""
+    """A short version of Lillicrap et al., "Continuous control with deep reinforcement learning", 2016."""
 
     AgentCls = DeterministicAgent
     _agent: DeterministicAgent
@@ -90,7 +92,7 @@ class DeterministicPolicyGradient(OffPolicyAlgo):
         super().__init__(OffPolicyConfig(**{**quick, "target_update_interval": 1, "target_update_tau": 0.1, **options}))
 
     def trained(self, agent: Agent) -> Mapping[str, tuple[Iterable[torch.nn.Parameter], float]]:
-        """The critic trains the encoder too."""
+        """Returns the optimizers' parameters; the critic's optimizer also trains the encoder."""
         assert isinstance(agent, DeterministicAgent)
         critic, head = agent.model.critic, agent.model.actor[2]
         return {"critic": (critic.parameters(), 1e-2), "actor": (head.parameters(), 1e-3)}

@@ -1,6 +1,6 @@
-"""Environments, agents and `TrajInfo`s that share memory with whoever uses them, as careless code does.
+"""Environments, agents and `TrajInfo`s that share memory with their callers, as careless code does.
 
-Without a fault they are honest, and do the same but for that.
+With a fault they do the same as without, except for how they treat memory.
 """
 
 from collections.abc import Sequence
@@ -43,26 +43,26 @@ ACTION_SPACES: dict[str, spaces.Space[Any]] = {
 }
 
 
-def scribble(value: Any) -> None:
+def overwrite(value: Any) -> None:
     """Overwrites arrays, tensors and containers."""
     match value:
         case np.ndarray() | torch.Tensor():
             value[...] = 1
         case dict():
             for part in value.values():
-                scribble(part)
+                overwrite(part)
             value["scribbled"] = True
         case list():
             for part in value:
-                scribble(part)
+                overwrite(part)
             value.append("scribbled")
         case tuple():
             for part in value:
-                scribble(part)
+                overwrite(part)
 
 
 class Memory:
-    """Where what an environment gives lies."""
+    """Allocates what an environment returns, in the way of one fault."""
 
     shared: ClassVar[dict[str, Any]] = {}
     seen: ClassVar[list[Any]] = []
@@ -72,7 +72,7 @@ class Memory:
         self._own = self.shared if fault == "shares" else {}
 
     def give(self, name: str, value: Any) -> Any:
-        """The value, in the memory that the fault says."""
+        """Returns the value in memory of the kind that the fault determines."""
         if self._fault in ("reuses", "shares"):
             return self._in_place(name, value)
         if self._fault == "scribbles":
@@ -80,17 +80,17 @@ class Memory:
         return value
 
     def take(self, action: Any) -> None:
-        """After an action was read."""
+        """Called after an action was read."""
         if self._fault == "writes":
-            scribble(action)
+            overwrite(action)
         elif self._fault == "scribbles":
             self.seen.append(action)
 
     def call(self) -> None:
-        """At the begin of each call."""
+        """Called at the beginning of each call of the environment."""
         if self._fault == "scribbles":
             for value in self.seen:
-                scribble(value)
+                overwrite(value)
             self.seen.clear()
 
     def _in_place(self, name: str, value: Any) -> Any:
@@ -118,7 +118,7 @@ def sum_of(action: Any) -> float:
 
 
 class Careless(gym.Env[Any, Any]):
-    """Everything it gives depends on all actions and on its own generator. Episodes of 1 to 6 steps."""
+    """An environment whose results depend on all actions and on its own generator. Episodes have 1 to 6 steps."""
 
     def __init__(self, fault: str, action_space: spaces.Space[Any]) -> None:
         self.observation_space, self.action_space = deepcopy(OBSERVATION), deepcopy(action_space)
@@ -149,7 +149,9 @@ class Careless(gym.Env[Any, Any]):
 
 
 class CarelessVector(VectorEnv[Any, Any, Any]):
-    """The same, many at once, with the ends of the given autoreset mode ("SAME_STEP", "NEXT_STEP" or "DISABLED")."""
+    """A vector environment of `Careless` ones, with the ends of the given autoreset mode ("SAME_STEP", "NEXT_STEP" or
+    "DISABLED").
+    """
 
     def __init__(self, num_envs: int, fault: str, action_space: spaces.Space[Any], mode: str) -> None:
         self.num_envs, self._mode = num_envs, mode
@@ -212,7 +214,7 @@ AGENT_FAULTS = ["reuses", "scribbles", "writes into the state"]
 
 
 class CarelessAgent(Agent):
-    """Acts in every space, by its noise and its memory."""
+    """An agent for every action space, whose actions depend on its noise and its recurrent state."""
 
     noise_size = 1
 
@@ -272,7 +274,7 @@ class CarelessAgent(Agent):
         with torch.inference_mode():
             for value in self._given:
                 if id(value) not in spared:
-                    scribble(value)
+                    overwrite(value)
         self._given = []
 
 
@@ -294,7 +296,7 @@ def _chosen(space: spaces.Space[Any], chance: torch.Tensor) -> Tree:
 
 
 def plain(value: Any) -> Any:
-    """A picture of arrays and containers as they are now, to be compared."""
+    """Returns the present values of arrays and containers as plain data, for comparison."""
     match value:
         case np.ndarray() | np.generic() | torch.Tensor():
             return value.tolist()
@@ -307,7 +309,7 @@ def plain(value: Any) -> Any:
 
 @dataclass
 class Keeps(TrajInfo):
-    """Keeps all it is told, without a copy."""
+    """Keeps all arguments of `step` without copying them."""
 
     Seen: list[Any] = field(default_factory=list)
 
@@ -316,9 +318,9 @@ class Keeps(TrajInfo):
 
 
 @dataclass
-class Scribbles(Keeps):
-    """Keeps a picture of what it is told, and then writes all over it."""
+class OverwritesArguments(Keeps):
+    """Keeps the values of the arguments of `step`, then overwrites the arguments."""
 
     def step(self, *told: Any) -> None:
         self.Seen.append(plain(told))
-        scribble(told)
+        overwrite(told)

@@ -1,4 +1,4 @@
-"""Environments that keep the contract, and environments that break one clause of it each."""
+"""Environments that keep the contract, and environments each of which breaks one clause of it."""
 
 import ctypes
 import os
@@ -22,7 +22,9 @@ LENGTH = 5
 
 
 class Good(gymnasium.Env[Any, Any]):
-    """Observations drawn from its space, episodes of 5 steps that end in turn by both kinds of end."""
+    """A valid environment: observations are drawn from its space, episodes have 5 steps and end by both kinds of end in
+    turn.
+    """
 
     def __init__(
         self, observation_space: spaces.Space[Any] = BOX, action_space: spaces.Space[Any] | None = None
@@ -51,9 +53,10 @@ class Good(gymnasium.Env[Any, Any]):
 
 
 class Altered(Good):
-    """Good, but for one answer: `change` gets it as a list and returns what is returned instead, or does worse.
+    """`Good`, except for one result: `change` gets it as a list and returns what is returned instead, or raises.
 
-    at: "reset" (the first), "late reset" (the second), "step" (the 7th) or "end" (the 5th step, an episode's last).
+    at: "reset" (the first), "late reset" (the second), "step" (the 7th) or "end" (the 5th step, the last of an
+    episode).
     """
 
     def __init__(self, at: str, change: Callable[[list[Any]], Any], observation_space: spaces.Space[Any] = BOX) -> None:
@@ -72,7 +75,7 @@ class Altered(Good):
 
 
 def put(index: int, value: Any) -> Callable[[list[Any]], Any]:
-    """The answer with another value at a place."""
+    """Returns the result with another value at one position."""
     return lambda answer: (*answer[:index], value, *answer[index + 1 :])
 
 
@@ -85,7 +88,7 @@ def observed(value: Any) -> Callable[[list[Any]], Any]:
 
 
 def in_observation(index: Any, value: Any) -> Callable[[list[Any]], Any]:
-    """The observation with another number at a place."""
+    """Returns the observation with another number at one position."""
 
     def change(answer: list[Any]) -> Any:
         observation = deepcopy(answer[0])
@@ -207,7 +210,7 @@ class OldWrapper(gymnasium.Wrapper[Any, Any, Any, Any]):
 
 
 class Adapting(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """Good: seeds what is inside, which cannot be given a seed in `reset`."""
+    """A valid environment around one whose `reset` takes no seed; it seeds that one directly."""
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
         inner: Any = self.env
@@ -230,7 +233,7 @@ class DislikesAnAction(Good):
 
 
 class Limited(Good):
-    """Knows a limit of its own id."""
+    """An environment whose spec declares a time limit of `limit` steps."""
 
     def __init__(self, limit: int, terminated: bool) -> None:
         super().__init__()
@@ -251,7 +254,7 @@ class IgnoresTheSeed(Good):
 
 
 class Entropy(Good):
-    """Reward, observation or end of a step depend on what no seed decides."""
+    """The reward, observation or end of a step depends on something that no seed determines."""
 
     def __init__(self, field: int) -> None:
         super().__init__()
@@ -395,7 +398,7 @@ class SeveralThings(Good):
 
 @dataclass(frozen=True)
 class Broken:
-    """make, kwargs: for `check_env`; clause: the one it breaks; call, came: words that the violation must say."""
+    """make, kwargs: for `check_env`; clause: that it breaks; call, came: words that the violation must contain."""
 
     make: Any
     clause: str

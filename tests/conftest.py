@@ -1,4 +1,4 @@
-"""What every test leaves behind is checked: no process, no thread, no name in /dev/shm."""
+"""Fixtures for all tests; after each test they check that it left no process, no thread and no name in /dev/shm."""
 
 import gc
 import importlib
@@ -17,7 +17,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What needs CUDA is left out where there is none."""
+    """Skips tests that need CUDA on machines without it."""
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):
@@ -25,14 +25,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """What was loaded by now stays, so that the garbage collections of tests and of their workers need not look."""
+    """Excludes all objects that exist now from garbage collections, in tests and in workers, which saves time."""
     gc.collect()
     gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="session")
 def state_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The user's own state directory stays as it is."""
+    """Gives the tests their own state directory instead of the user's."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         yield
@@ -40,14 +40,14 @@ def state_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def patience() -> Iterator[None]:
-    """On a busy machine the interpreter that tries copies of environments may start late."""
+    """Waits longer for the interpreter that tries copies of environments, which may start late on a busy machine."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("headrace.envs.copy_trial._WAIT_SECONDS", DEADLINE)
         yield
 
 
 class TriedHere:
-    """`FreshInterpreter` that calls its function here and now."""
+    """A `FreshInterpreter` that calls its function in the test's own process."""
 
     exitcode = 0
 
@@ -64,14 +64,14 @@ class TriedHere:
 
 @pytest.fixture
 def copies_tried_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For tests that write checkpoints of environments that behave: trying their copies starts no interpreter."""
+    """Tries copies of environments in the test's own process, so that no interpreter is started."""
     monkeypatch.setattr("headrace.envs.copy_trial.FreshInterpreter", TriedHere)
 
 
 @pytest.fixture(autouse=True)
 def leaves_nothing() -> Iterator[None]:
-    """Fails a test that leaves a process, a thread or shared memory with a name, and ends what it left: a leak is one
-    failure, and not that of every test behind it.
+    """Fails a test that leaves a process, a thread or named shared memory, and removes it, so that later tests do not
+    fail.
     """
     before = Leftovers()
     yield

@@ -1,7 +1,7 @@
-"""Environments of many kinds, each collected with and without `resumable`; prints what came, a line of JSON each.
+"""Environments of many kinds, each sampled with and without `resumable`; prints the results, one line of JSON each.
 
-Run as a script, its classes belong to the program and are pickled whole; imported, they are pickled by name. KINDS says
-what the two give as the reason for not saving an environment, "" where it is saved.
+If this file is run as a script, its classes belong to the program and are pickled by value; if it is imported, they are
+pickled by name. KINDS has the reason for not saving the environment in both cases, "" if it is saved.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ PORT = 0
 
 
 class Plain(gym.Env[Any, Any]):
-    """All of it is in its instance."""
+    """An environment whose whole state is in its instance."""
 
     observation_space = gym.spaces.Box(-1e6, 1e6, (1,), np.float32)
     action_space = gym.spaces.Discrete(2)
@@ -113,7 +113,7 @@ def shares(gone: list[int]) -> Callable[[], gym.Env[Any, Any]]:
 
 
 class Simulator(Plain):
-    """Its simulator is an entry of a table."""
+    """An environment whose simulator is an entry of a table in a module."""
 
     def __init__(self) -> None:
         self.handle = next(NUMBERS)
@@ -145,7 +145,7 @@ class Pointer(Plain):
 
 
 class Address(Plain):
-    """Its simulator lies at an address, as a handle into C does."""
+    """An environment that refers to its simulator by an address, as a handle of a C library does."""
 
     def __init__(self) -> None:
         BUFFERS.append((ctypes.c_double * (1 << 17))())
@@ -167,7 +167,7 @@ class Database(Plain):
 
 
 class Connected(Plain):
-    """One connection for the program, as a physics server has it."""
+    """An environment that shares one connection with all others of the program, as with a physics server."""
 
     def __init__(self) -> None:
         if not CONNECTIONS:
@@ -210,7 +210,7 @@ class Writes(Plain):
 
 
 class Logs(Plain):
-    """Opens its file at each step."""
+    """An environment that opens its log file at each step."""
 
     def move(self, action: int) -> None:
         with Path("log.txt").open("a") as file:
@@ -218,7 +218,7 @@ class Logs(Plain):
 
 
 class Remote(Plain):
-    """Its simulator is behind a port, and has a session for it."""
+    """An environment with a session of a simulator behind a port."""
 
     def __init__(self) -> None:
         self.port, self.session = PORT, next(NUMBERS)
@@ -251,7 +251,7 @@ class Sessions(socketserver.StreamRequestHandler):
 
 
 class Program(Plain):
-    """Its simulator is a program, known by its process number."""
+    """An environment whose simulator is a program, known by its process id."""
 
     def __init__(self) -> None:
         program = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -269,7 +269,7 @@ class Program(Plain):
 
 
 class Temporary(Plain):
-    """Has a folder that goes when it does."""
+    """An environment with a folder that is removed with it."""
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp())
@@ -286,7 +286,7 @@ class Temporary(Plain):
 
 
 class SharedMemory(Plain):
-    """Its simulator is in shared memory with a name."""
+    """An environment whose simulator is in named shared memory."""
 
     def __init__(self) -> None:
         self.memory = shared_memory.SharedMemory(create=True, size=8)
@@ -393,7 +393,7 @@ class HasEnum(Plain):
 
 
 class Net(Plain):
-    """Computes with torch."""
+    """An environment that computes with torch."""
 
     def __init__(self) -> None:
         import torch
@@ -509,8 +509,8 @@ def batches(sampler: Any) -> Iterator[list[Any]]:
 
 
 def one(sampler_name: str, name: str) -> dict[str, Any]:
-    """What a kind gives in a sampler: whether the same without `resumable`, why it is not saved, and whether its class
-    is still the program's own.
+    """Returns the results of a kind of environment in a sampler: whether batches are the same without `resumable`, why
+    it is not saved, and whether its class is still the program's own.
     """
     import headrace.samplers
     from headrace.agents.pg import CategoricalPgAgent, GaussianPgAgent
@@ -540,7 +540,7 @@ def one(sampler_name: str, name: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Takes the (sampler, kind) of its argument in turn."""
+    """Runs the (sampler, kind) pairs of its argument in turn."""
     global PORT
     import headrace.envs.copy_trial as trial
 

@@ -1,4 +1,4 @@
-"""Environments of the tests. Each knows its number by the seed of its first reset, so it acts alike in any sampler."""
+"""Environments for tests. Each finds its number from the seed of its first reset, so it acts alike in any sampler."""
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
@@ -17,16 +17,16 @@ Answer = tuple[Any, ...]
 
 
 def numbers_of(seed: int, count: int = 64) -> dict[int, int]:
-    """The number of the environment that is reset with a seed: env id k is k, evaluation's k is 1000 + k."""
+    """Returns the number of an environment by the seed of its first reset: k for env id k, 1000 + k in evaluations."""
     train = {env_seeds(seed, env_id)[0]: env_id for env_id in range(count)}
     return train | {env_seeds(seed, env_id, Stream.EVAL_ENV)[0]: 1000 + env_id for env_id in range(count)}
 
 
 class EpisodeStep(gym.Env[np.ndarray, np.int64]):
-    """The observation is (episode, step), both from 0. Nothing is random; numbers are exact in float32.
+    """The observation is (episode, step), both from 0. Nothing is random; all numbers are exact in float32.
 
-    lengths: the episodes of environment k have the lengths `lengths[k % len(lengths)]`, round and round. Episode e of
-    environment k ends by `ENDS[(e + k) % 3]`. The reward is 10 · episode + step − 1 + action / 4 of the step taken.
+    lengths: the episodes of environment k have the lengths `lengths[k % len(lengths)]`, repeated. Episode e of
+    environment k ends with `ENDS[(e + k) % 3]`. The reward is 10 · episode + step − 1 + action / 4 of the step taken.
     """
 
     ENDS = ((True, False), (False, True), (True, True))
@@ -70,7 +70,9 @@ EPISODE_STEP_INFO = {"number": ("int32", ()), "pair": ("float32", (2,)), "odd": 
 
 
 class Stochastic(gym.Env[np.ndarray, np.int64]):
-    """Random observations, rewards and lengths, all from `self.np_random`; a digest of all actions is in it too."""
+    """Observations, rewards and lengths are random, all from `self.np_random`; observations include a digest of all
+    actions.
+    """
 
     def __init__(self, longest: int = 12) -> None:
         self.observation_space = spaces.Box(-np.inf, np.inf, (3,), np.float32)
@@ -130,7 +132,7 @@ SHAPELESS: dict[str, spaces.Space[Any]] = {
 
 
 class AnySpaces(gym.Env[Any, Any]):
-    """Samples its observations from its space; keeps what it showed and what it was told to do. 4 steps an episode."""
+    """Samples its observations from its space; keeps the observations and the actions. Episodes have 4 steps."""
 
     def __init__(
         self, observation_space: spaces.Space[Any], action_space: spaces.Space[Any], made: list[Any] | None = None
@@ -181,16 +183,17 @@ BOX3 = spaces.Box(-np.inf, np.inf, (3,), np.float32)
 
 
 #: The count of the step, or of the reset, that a moment means.
-LYING_STEPS = {"step": 7, "first step": 1, "end": 5}
-LYING_RESETS = {"reset": 1, "late reset": 2}
+INVALID_STEPS = {"step": 7, "first step": 1, "end": 5}
+INVALID_RESETS = {"reset": 1, "late reset": 2}
 
 
-class Lying(gym.Env[Any, Any]):
-    """Correct, but for one answer of the environment of one number. Episodes have 5 steps.
+class InvalidOnce(gym.Env[Any, Any]):
+    """A valid environment, except for one result in the environment with the given number. Episodes have 5 steps.
 
-    change: is called with the list of what `step` or `reset` is about to return, and returns what it shall return, or
-    raises; at: "reset" (the first), "late reset" (the second), "step" (the 7th step), "first step", "end" (the 5th
-    step: an episode's last), "constructor" or "close"; number: whose answer, see `numbers_of`; info: of every step.
+    change: gets the list of what `step` or `reset` is about to return, and returns what is returned instead, or raises;
+    at: "reset" (the first), "late reset" (the second), "step" (the 7th step), "first step", "end" (the 5th step, the
+    last of an episode), "constructor" or "close"; number: of the environment that changes its result, see `numbers_of`;
+    info: of every step.
     """
 
     def __init__(
@@ -203,7 +206,7 @@ class Lying(gym.Env[Any, Any]):
         made: list[Any] | None = None,
     ) -> None:
         self.observation_space, self.action_space = deepcopy(observation_space), spaces.Discrete(2)
-        self._change, self._at, self._liar = change, at, number
+        self._change, self._at, self._invalid_env = change, at, number
         self._numbers = numbers_of(SEED)
         self._number = -1
         self._steps = self._resets = 0
@@ -220,23 +223,23 @@ class Lying(gym.Env[Any, Any]):
             self._number = self._numbers[seed]
         self._resets += 1
         answer = [self.observation_space.sample(), {}]
-        lies = self._number == self._liar and self._resets == LYING_RESETS.get(self._at)
-        return self._change(answer) if lies else tuple(answer)
+        applies = self._number == self._invalid_env and self._resets == INVALID_RESETS.get(self._at)
+        return self._change(answer) if applies else tuple(answer)
 
     def step(self, action: Any) -> Answer:
         self._steps += 1
         answer = [self.observation_space.sample(), 1.0, self._steps % 5 == 0, False, self._info]
-        lies = self._number == self._liar and self._steps == LYING_STEPS.get(self._at)
-        return self._change(answer) if lies else tuple(answer)
+        applies = self._number == self._invalid_env and self._steps == INVALID_STEPS.get(self._at)
+        return self._change(answer) if applies else tuple(answer)
 
     def close(self) -> None:
         self.closed += 1
-        if self._at == "close" and self._number == self._liar:
+        if self._at == "close" and self._number == self._invalid_env:
             self._change([])
 
 
 def replace(index: int, value: Any) -> Callable[[list[Any]], Answer]:
-    """A lie: the entry `index` of the answer is `value`."""
+    """Returns a change that sets the entry `index` of a result to `value`."""
 
     def change(answer: list[Any]) -> Answer:
         return (*answer[:index], value, *answer[index + 1 :])
@@ -245,7 +248,7 @@ def replace(index: int, value: Any) -> Callable[[list[Any]], Answer]:
 
 
 def raising(error: BaseException) -> Callable[[list[Any]], Answer]:
-    """Not a lie: raises."""
+    """Returns a change that raises an error."""
 
     def change(answer: list[Any]) -> Answer:
         raise error

@@ -1,4 +1,4 @@
-"""Environments that fail in a chosen way at a chosen moment, each fault as a bad simulator would do it."""
+"""Environments that fail in a chosen way at a chosen moment, as a faulty simulator would."""
 
 import ctypes
 import os
@@ -28,10 +28,10 @@ class OddConstructor(Exception):
 
 
 class FaultyEnv(gym.Env[np.ndarray, np.int64]):
-    """A random walk of 5 steps an episode whose environment number `BAD_ENV` does `fault` in `phase`.
+    """A random walk with episodes of 5 steps, of which environment number `BAD_ENV` performs `fault` in `phase`.
 
-    phase: "constructor" (every environment, for it has no number yet), "reset" (its first), "step" (its 7th), "late
-    reset" (its second), "evaluation" (the third step of an evaluation environment) or "close".
+    phase: "constructor" (in every environment, because none has a number yet), "reset" (the first), "step" (the 7th),
+    "late reset" (the second), "evaluation" (the third step of an evaluation environment) or "close".
     """
 
     def __init__(self, fault: str, phase: str) -> None:
@@ -66,7 +66,7 @@ class FaultyEnv(gym.Env[np.ndarray, np.int64]):
 
 
 def do(fault: str, observation: Any = None, reward: float = 0.0) -> tuple[Any, Any]:
-    """Does the fault; those that only lie return a false (observation, reward)."""
+    """Performs the fault; faults that only change a result return an invalid (observation, reward)."""
     match fault:
         case "raise":
             raise ValueError("the simulator is unhappy")

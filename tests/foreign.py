@@ -1,4 +1,4 @@
-"""Environments as other packages have them: they do what they may not, or need what they do not say."""
+"""Environments with peculiarities of other packages: they do what is not allowed, or need what they do not declare."""
 
 import os
 import sys
@@ -15,14 +15,14 @@ __all__ = ["Exits", "Hangs", "MadeAtRunTime", "MadeNowhere", "NeedsAWorld", "One
 
 
 class Exits(Walk):
-    """Ends its process without an exception, as a library does that lost its display."""
+    """Ends its process without an exception, like a library that lost its display."""
 
     def step(self, action: Any) -> Any:
         os._exit(1)
 
 
 class Hangs(Walk):
-    """Waits for a thread that a fork did not bring along."""
+    """Waits for a thread that does not exist after a fork."""
 
     def step(self, action: Any) -> Any:
         threading.Event().wait(100)
@@ -34,7 +34,7 @@ class NeedsAWorld(Walk):
 
 
 class OnePerProcess(Walk):
-    """As an emulator that is a global of its library."""
+    """Allows one environment per process, like an emulator that is a global of its library."""
 
     made_in = 0
 
@@ -52,7 +52,7 @@ class _Spaced(gym.Env[Any, Any]):
 
 
 class MadeAtRunTime(_Spaced):
-    """A class of a space that its module gets when the environment is made: in the worker alone."""
+    """Its space has a class that is added to a module when the environment is made, that is, only in the worker."""
 
     def __init__(self) -> None:
         cls = type("GridSpace", (spaces.Box,), {"__module__": __name__})
@@ -61,7 +61,7 @@ class MadeAtRunTime(_Spaced):
 
 
 class MadeNowhere(_Spaced):
-    """A class of a space that no module has."""
+    """Its space has a class that is in no module."""
 
     def __init__(self) -> None:
         super().__init__(type("LostSpace", (spaces.Box,), {"__module__": __name__}))

@@ -1,4 +1,4 @@
-"""Environments that do not survive a pickle. In a module that loads little: another interpreter imports it."""
+"""Environments that do not survive a pickle. The module imports little, because another interpreter imports it."""
 
 import threading
 from typing import Any
@@ -11,14 +11,14 @@ STEPS: dict[int, int] = {0: 0}
 
 
 class Forgets(Walk):
-    """Pickles what it was made with, and nothing that happened since."""
+    """Pickles its constructor arguments only."""
 
     def __reduce__(self) -> Any:
         return Forgets, ()
 
 
 class ForgetsItsGenerator(Walk):
-    """Pickles all but its generator."""
+    """Pickles everything except its random generator."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_np_random": np.random.default_rng(0)}
@@ -37,7 +37,7 @@ class Large(Walk):
 
 
 class LoadsNowhere(Walk):
-    """If it is one for evaluation."""
+    """Cannot be unpickled if it is an evaluation environment."""
 
     def __init__(self, evaluates: bool = False) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class ForgetsWhenItEvaluates(LoadsNowhere):
 
 
 class Ticks(Walk):
-    """Counts in a global of its module; a reset begins anew."""
+    """Counts in a global of its module, which a reset sets to 0."""
 
     def reset(self, **more: Any) -> Any:
         STEPS[0] = 0

@@ -1,4 +1,4 @@
-"""What a forger does to the files of a run. Everything is drawn from a generator that is given: failures repeat."""
+"""Changes that a forger could make to the files of a run, drawn from the given generator, so that failures repeat."""
 
 import copy
 import io
@@ -24,7 +24,7 @@ Place = tuple[Any, ...]
 
 
 class Does:
-    """Unpickling it makes a directory."""
+    """Makes a directory when it is unpickled."""
 
     def __init__(self, mark: Path) -> None:
         self._mark = mark
@@ -34,7 +34,7 @@ class Does:
 
 
 def sealed(payload: bytes, number: int = FORMAT) -> bytes:
-    """A checkpoint of any payload, with a right checksum: it takes no key."""
+    """Returns a checkpoint file with any payload and a valid checksum, which needs no key."""
     header = b"headrace checkpoint %d\n" % number
     return header + sha256(header + payload).digest() + payload
 
@@ -46,7 +46,7 @@ def checkpoint_of(state: Any) -> bytes:
 
 
 def places(value: Any, place: Place = ()) -> Iterator[tuple[Place, Any]]:
-    """Every entry of a state, the containers too."""
+    """Returns the paths of all entries of a state, including containers."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
     for name, item in items:
         yield (*place, name), item
@@ -60,7 +60,7 @@ def container(state: Any, place: Place) -> Any:
 
 
 def replaced(state: Any, place: Place, value: Any) -> Any:
-    """A copy of the state with another value there."""
+    """Returns a copy of the state with another value at one path."""
     changed = copy.deepcopy(state)
     within = container(changed, place)
     if isinstance(within, tuple):
@@ -77,7 +77,7 @@ def nested(depth: int) -> list[Any]:
 
 
 def doubled(times: int) -> list[Any]:
-    """A few bytes that read as 2 ** times values."""
+    """Returns a few bytes that are read as 2 ** times values."""
     value: list[Any] = [0]
     for _ in range(times):
         value = [value, value]
@@ -91,7 +91,7 @@ def in_itself() -> list[Any]:
 
 
 def odd_values(old: Any, mark: Path) -> list[Any]:
-    """What may stand in the place of an entry."""
+    """Returns values that may replace an entry."""
     odd: list[Any] = [
         None,
         True,
@@ -149,7 +149,7 @@ def odd_values(old: Any, mark: Path) -> list[Any]:
 
 
 def forged_states(state: Any, mark: Path, rng: random.Random) -> Iterator[tuple[str, Any]]:
-    """States with one entry that is odd, missing or too many, and what was done, without end."""
+    """Yields states in which one entry is odd, missing or superfluous, each with a description, without end."""
     everywhere = list(places(state))
     while True:
         place, old = rng.choice(everywhere)
@@ -173,7 +173,7 @@ def forged_states(state: Any, mark: Path, rng: random.Random) -> Iterator[tuple[
 
 
 def damaged(content: bytes, rng: random.Random) -> tuple[str, bytes]:
-    """A flipped bit, a part that is cut out, or zeros: damage that no forger repaired."""
+    """Damages content (a flipped bit, another byte, a missing part, zeros) without correcting its checksum."""
     at = rng.choice([rng.randrange(min(60, len(content))), rng.randrange(len(content))])
     match rng.randrange(4):
         case 0:
@@ -191,7 +191,7 @@ Forge = Callable[[Path, random.Random], str]
 
 
 def _resealed(content: bytes, change: Callable[[bytearray, bytearray], None]) -> bytes:
-    """A segment whose first record is changed in head and payload, with a right checksum."""
+    """Returns a segment whose first record has another head and payload, with a valid checksum."""
     lines = re.match(rb"[^\n]*\n[^\n]*\n", content)
     assert lines is not None
     start = lines.end() + 32
@@ -201,7 +201,7 @@ def _resealed(content: bytes, change: Callable[[bytearray, bytearray], None]) ->
 
 
 def forged_replay(folder: Path, other: Path, rng: random.Random) -> str:
-    """Does one thing to a folder of segments, each with one record; other: that of another run. Says what."""
+    """Changes a folder of segments with one record each; other: the folder of another run. Returns a description."""
     paths = sorted(folder.iterdir())
     path, second = rng.sample(paths, 2)
     content = path.read_bytes()
@@ -255,7 +255,7 @@ def forged_replay(folder: Path, other: Path, rng: random.Random) -> str:
 
 
 def forged_config(config: dict[str, Any], mark: Path, rng: random.Random) -> tuple[str, bytes]:
-    """Another `config.json`."""
+    """Returns another `config.json`."""
     everywhere = list(places(config))
     match rng.randrange(6):
         case 0:
@@ -276,7 +276,7 @@ def forged_config(config: dict[str, Any], mark: Path, rng: random.Random) -> tup
 
 
 def forged_run(folder: Path, other: Path, mark: Path, rng: random.Random) -> str:
-    """Does one thing to the folder of a run that the command made; other: that of another run. Says what."""
+    """Changes the folder of a run of the command line; other: the folder of another run. Returns a description."""
     state = load_checkpoint(folder / "checkpoint.pt")
     environments = rng.choice(sorted(other.glob("environments-*.pkl")))
     evil = pickle.dumps(({0: zlib.compress(pickle.dumps(Does(mark)))}, {}, {}))

@@ -1,4 +1,4 @@
-"""What tests have called in another interpreter: functions of bytes that return a line."""
+"""Functions that tests call in another interpreter: each takes bytes and returns a line."""
 
 import json
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def descriptors(_: bytes) -> str:
-    """Those that are open, but for the one that `listdir` uses."""
+    """Returns the open descriptors, except the one that `listdir` uses."""
     return " ".join(sorted(fd for fd in os.listdir("/proc/self/fd") if Path(f"/proc/self/fd/{fd}").exists()))
 
 
@@ -26,14 +26,14 @@ def sleeps(_: bytes) -> str:
 
 
 def prints(_: bytes) -> str:
-    """What a simulator prints is no answer."""
+    """Prints text, as a simulator may; the text must not be taken for the result."""
     print("hello", flush=True)
     os.write(1, b"hello\n")
     return "an answer\nin two lines"
 
 
 def do(programs: bytes) -> str:
-    """Runs pieces of code; says what each raised."""
+    """Runs pieces of code and returns what each raised."""
     raised = []
     for code in json.loads(programs):
         try:

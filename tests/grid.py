@@ -1,4 +1,4 @@
-"""A small world whose values are known in advance: how far is the goal?"""
+"""A small grid world in which the values of all states are known: they depend on the distance to the goal."""
 
 from typing import Any
 
@@ -9,9 +9,9 @@ _MOVES = np.array([(1, 0), (-1, 0), (0, 1), (0, -1)])
 
 
 class GridWorld(gym.Env[np.ndarray, np.int64]):
-    """Five by five cells, from any of them to the last one; truncated after 100 steps.
+    """Five by five cells; episodes start in a random cell, end in the last one, and are truncated after 100 steps.
 
-    goal: the reward of the step that arrives; step: that of all others.
+    goal: reward of the step that reaches the last cell; step: reward of all other steps.
     """
 
     SIZE = 5
@@ -36,5 +36,5 @@ class GridWorld(gym.Env[np.ndarray, np.int64]):
 
 
 def large_rewards() -> GridWorld:
-    """Returns of 2 to 10, so that their differences matter."""
+    """Makes a grid world with returns of 2 to 10, so that their differences matter."""
     return GridWorld(goal=10.0, step=-1.0)

@@ -1,4 +1,4 @@
-"""What workers of test_worker_group.py run; a module of its own, so that they load no torch unless they use it."""
+"""Functions that the workers of test_worker_group.py run, in a module that loads torch only if they use it."""
 
 import os
 import sys
@@ -8,14 +8,14 @@ from headrace.processes.child import Channel
 
 
 def echo(channel: Channel, argument: Any) -> None:
-    """Answers every command with its argument, the command, its pid and whether torch is loaded."""
+    """Answers every command with the worker's argument, the command, its pid and whether torch is loaded."""
     while (command := channel.receive()) is not None:
         channel.reply((argument, command, os.getpid(), "torch" in sys.modules))
     channel.reply(True)
 
 
 def matmul(channel: Channel, size: int) -> None:
-    """Does what hangs in a forked child whose parent used a pool of threads, unless it uses one thread."""
+    """Multiplies matrices, which hangs in a forked child whose parent used a thread pool, unless it uses one thread."""
     import torch
 
     while channel.receive() is not None:

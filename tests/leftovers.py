@@ -1,4 +1,4 @@
-"""What a test may leave behind: processes, threads, names of shared memory, descriptors; and waiting for their end."""
+"""Finds what a test left behind (processes, threads, names of shared memory, descriptors), and waits for its end."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SHARED_MEMORY = Path("/dev/shm")
 
 
 def until(condition: Callable[[], object], seconds: float = DEADLINE) -> bool:
-    """Waits for a condition; False if it does not come."""
+    """Waits until a condition is true; returns False if it does not become true before the deadline."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
@@ -34,7 +34,7 @@ def until(condition: Callable[[], object], seconds: float = DEADLINE) -> bool:
 
 
 def all_gone(processes: Iterable[psutil.Process], seconds: float = DEADLINE) -> bool:
-    """Waits for the end of processes, which somebody else may have to reap; those that stay are killed."""
+    """Waits until processes have ended, even if another process must reap them; kills those that do not end."""
     alive = [*processes]
 
     def ended() -> bool:
@@ -48,14 +48,14 @@ def all_gone(processes: Iterable[psutil.Process], seconds: float = DEADLINE) -> 
 
 
 def other_processes() -> set[int]:
-    """Descendants of this process, but for the fork server and the resource tracker, which Python keeps."""
+    """Returns descendants of this process, except the fork server and the resource tracker, which Python keeps."""
     return {process.pid for process in _family()}
 
 
 def descriptors() -> set[tuple[int, str]]:
-    """The open descriptors of this process, each with what it is of, without what Python keeps for its helpers.
+    """Returns the open descriptors of this process with their targets, except those of Python's helper processes.
 
-    What was left in cycles is let go before. Compare with `<=`: what an earlier test left may close meanwhile.
+    Collects garbage first. Compare with `<=`, because descriptors that an earlier test left may close in the meantime.
     """
     gc.collect()
     python = {
@@ -73,14 +73,14 @@ def descriptors() -> set[tuple[int, str]]:
 
 @dataclass
 class Leftovers:
-    """What is there now; `new` is what has come since and stays."""
+    """Records what exists now; `new` returns what was added since and remains."""
 
     processes: set[int] = field(default_factory=lambda: other_processes())
     threads: set[threading.Thread] = field(default_factory=lambda: set(threading.enumerate()))
     names: set[Path] = field(default_factory=lambda: set(_SHARED_MEMORY.iterdir()))
 
     def new(self) -> list[str]:
-        """In words, after what is on its way out had time to go; processes and names are then removed."""
+        """Describes what was added and did not go away within the grace period; then removes processes and names."""
         until(lambda: not any(self._found()), _GRACE)
         processes, threads, names = self._found()
         words = [_described(process) for process in processes]
@@ -111,7 +111,7 @@ def _family() -> list[psutil.Process]:
 
 
 def _descendants() -> list[psutil.Process]:
-    """Asks Linux for the children of each: psutil looks through all processes of the machine, every time."""
+    """Returns descendants, by asking Linux for the children of each; psutil would look through all processes."""
     if not Path(f"/proc/self/task/{threading.get_native_id()}/children").exists():
         return psutil.Process().children(recursive=True)
     found: list[psutil.Process] = []
@@ -135,7 +135,7 @@ def _is_pythons_own(child: psutil.Process) -> bool:
 
 
 def _is_of_others(name: Path) -> bool:
-    """Whether a name in shared memory is in use by a program that has nothing to do with this one, or gone already."""
+    """Returns whether a name in shared memory is gone, or in use by a program that is not related to this one."""
     own = {os.getpid(), *other_processes()}
     for pid in psutil.pids():
         if pid in own:

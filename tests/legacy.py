@@ -1,4 +1,4 @@
-"""Environments of the old gym package and of its older 4-tuple API, and the twins of some under Gymnasium."""
+"""Environments of the old gym package and of its older four-value API, and the same environments for Gymnasium."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +14,7 @@ LIMIT = 9
 
 
 class OldWalk(gym.Env):  # type: ignore[misc]
-    """A random walk that falls at random, in the API before 0.26: `seed()`, four values from `step`, a time limit."""
+    """A random walk that ends at random, in the API before 0.26: `seed()`, four values from `step`, a time limit."""
 
     def __init__(self, start: int = 0) -> None:
         self.observation_space = gym.spaces.Box(-np.inf, np.inf, (3,), np.float32)
@@ -76,7 +76,7 @@ class NewWalk(gymnasium.Env[np.ndarray, np.int64]):
 
 
 class Scripted(gym.Env):  # type: ignore[misc]
-    """Answers `reset` and `step` as it was told."""
+    """Returns given results from `reset` and `step`."""
 
     def __init__(
         self,
@@ -97,7 +97,7 @@ class Scripted(gym.Env):  # type: ignore[misc]
 
 
 class LookAlikeBox:
-    """A space of a package that has its own: `Box` by its name only."""
+    """A space of a package that defines its own `Box`."""
 
     def __init__(self, low: Sequence[float], high: Sequence[float]) -> None:
         self.low, self.high = np.array(low, np.float32), np.array(high, np.float32)
@@ -114,7 +114,7 @@ class Discrete:
 
 
 class LookAlike:
-    """Speaks the older API and knows no gym."""
+    """Has the older API, but is not derived from a class of gym."""
 
     def __init__(self) -> None:
         self.observation_space, self.action_space = Box([-1, -1], [1, 1]), Discrete(2)
@@ -136,11 +136,11 @@ class LookAlike:
 
 
 class Parallel(gym.spaces.Space):  # type: ignore[misc]
-    """A space that no other package has."""
+    """A space that only its own package has."""
 
 
 class Unseeded(OldWalk):
-    """Without `seed`: always the same walk."""
+    """Has no `seed` method; the walk is always the same."""
 
     seed = None  # type: ignore[assignment]
 
@@ -150,7 +150,7 @@ class Unseeded(OldWalk):
 
 
 class Endless(OldWalk):
-    """Ends by no limit of its own."""
+    """Has no time limit of its own."""
 
     def step(self, action: int) -> tuple[np.ndarray, float, bool, dict[str, Any]]:
         self._n = -1
@@ -158,7 +158,7 @@ class Endless(OldWalk):
 
 
 class Joypad(gym.Wrapper):  # type: ignore[misc]
-    """As nes-py has one: its `reset` takes no seed, whatever that of the environment takes."""
+    """A wrapper like that of nes-py: its `reset` takes no seed, even if that of the environment does."""
 
     def reset(self) -> Any:
         return self.env.reset()
@@ -168,7 +168,7 @@ class Joypad(gym.Wrapper):  # type: ignore[misc]
 
 
 class TakesSeed(OldWalk):
-    """`reset` takes a seed and returns an observation alone, `step` gives four values: nes-py 8."""
+    """`reset` takes a seed and returns only an observation, `step` returns four values, as in nes-py 8."""
 
     def reset(self, seed: int | None = None, options: Any = None) -> np.ndarray:
         if seed is not None:
@@ -177,7 +177,7 @@ class TakesSeed(OldWalk):
 
 
 class Interop(gym.Env):  # type: ignore[misc]
-    """As gym3 adapts procgen: `env` and `unwrapped` are of another kind, which cannot be reset."""
+    """Like procgen as gym3 adapts it: `env` and `unwrapped` are objects of another kind, which cannot be reset."""
 
     def __init__(self) -> None:
         self.env, self._walk = object(), OldWalk()

@@ -1,5 +1,5 @@
-"""Environments whose module loads nothing heavy: the interpreter that tries copies of them, or a worker that is not
-forked, imports it.
+"""Environments in a module that imports nothing heavy, for interpreters that import it: workers that are not forked,
+and the interpreter that tries copies of environments.
 """
 
 import os
@@ -15,7 +15,7 @@ from tests.walk import Walk
 
 
 class Light(gym.Env[np.ndarray, np.int64]):
-    """Random observations, episodes of five steps; tells whether torch was loaded beside it."""
+    """Random observations and episodes of five steps; reports whether torch is loaded in its process."""
 
     observation_space = gym.spaces.Box(-np.inf, np.inf, (2,), np.float32)
     action_space = gym.spaces.Discrete(2)
@@ -34,7 +34,7 @@ class Light(gym.Env[np.ndarray, np.int64]):
 
 
 class Counts(gym.Env[Any, Any]):
-    """Observations are four stacked frames, each the number of a step; episodes last 30 to 45 of them."""
+    """Observations are four stacked frames, each filled with the number of a step; episodes have 30 to 45 steps."""
 
     observation_space = gym.spaces.Box(0, 255, (4, 1), np.uint8)
     action_space = gym.spaces.Discrete(2)
@@ -53,7 +53,7 @@ class Counts(gym.Env[Any, Any]):
 
 
 class Peaks(Walk):
-    """With a peak, every step takes its time, and only episode number `peak` pays."""
+    """With a peak, every step takes some time, and only episode number `peak` has rewards."""
 
     def __init__(self, peak: int = 0) -> None:
         super().__init__()
@@ -72,7 +72,9 @@ class Peaks(Walk):
 
 
 class Numbered(gym.Env[np.ndarray, np.int64]):
-    """Shows a number of its episode, and the step; pays the step. Cut after 3 to 14 steps, or over at random."""
+    """Observes the number of its episode and the step; the reward is the step. Truncated after 3 to 14 steps or
+    terminated at random.
+    """
 
     def __init__(self) -> None:
         self.observation_space = gym.spaces.Box(-np.inf, np.inf, (2,), np.float32)
@@ -90,7 +92,9 @@ class Numbered(gym.Env[np.ndarray, np.int64]):
 
 
 class Signal(gym.Env[np.ndarray, np.int64]):
-    """Pays 1 for the action that the observation names. Episodes of 5 steps, every other one truncated."""
+    """Gives a reward of 1 for the action that the observation names. Episodes have 5 steps; every other one is
+    truncated.
+    """
 
     def __init__(self, length: int = 5) -> None:
         self.observation_space = gym.spaces.Box(0.0, 1.0, (3,), np.float32)
@@ -113,7 +117,7 @@ class Signal(gym.Env[np.ndarray, np.int64]):
 
 
 class Pays(Walk):
-    """Episodes of 4 steps that return what the schedule says for the number of the episode."""
+    """Episodes of 4 steps whose return is a function of the number of the episode, given by a schedule."""
 
     def __init__(self, returns: Sequence[float]) -> None:
         super().__init__()
@@ -144,7 +148,7 @@ class Breaks(Walk):
 
 
 class Wanders(Walk):
-    """Leaves the directory it was made in."""
+    """Changes the working directory."""
 
     def reset(self, **more: Any) -> Any:
         os.chdir("/")

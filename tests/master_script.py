@@ -1,4 +1,4 @@
-"""Run by test_master.py: a program that samples until it is stopped. Prints its stage when it reaches it."""
+"""Run by test_master.py: a program that samples until it is stopped, and prints the stages it reaches."""
 
 import os
 import sys
@@ -12,7 +12,7 @@ from tests.walk import Walk
 
 
 def reached(stage: str) -> None:
-    """Says so in one write: two workers may say it at once."""
+    """Prints a stage in one write, because two workers may print at once."""
     os.write(1, f"{stage}\n".encode())
 
 

@@ -1,6 +1,6 @@
-"""Run by test_odd_programs.py: programs that treat their children, their threads or their descriptors in odd ways.
+"""Run by test_odd_programs.py: programs that treat their children, threads or descriptors in unusual ways.
 
-Each prints what came of it, one line a thing.
+Each prints its results, one per line.
 """
 
 import multiprocessing
@@ -28,7 +28,7 @@ def said(error: BaseException) -> None:
 
 
 def use(cls: type[BaseSampler], fault: str, start_method: str) -> None:
-    """A well sampler, then one that fails."""
+    """Uses a valid sampler, then one whose environment fails."""
     options: dict[str, Any] = {"batch_T": 8, "batch_B": 4, "n_workers": 2, "max_decorrelation_steps": 0}
     with cls(Walk, **options, start_method=start_method).initialize(CategoricalPgAgent(), seed=SEED) as sampler:
         sampler.obtain_samples(0)
@@ -81,7 +81,7 @@ def from_two_threads(cls: type[BaseSampler]) -> None:
 
 
 def without_descriptors(cls: type[BaseSampler], stage: str) -> None:
-    """Runs out of them at one stage, with every number of them left."""
+    """Runs out of descriptors at one stage, for every number of descriptors left."""
     for left in range(1, 40, 3):
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         taken = [os.open("/dev/null", os.O_RDONLY) for _ in range(60)]  # the limit is on numbers: no gaps below it

@@ -23,12 +23,12 @@ KINDS: dict[str, type[BaseSampler]] = {
 
 
 def say(word: str) -> None:
-    """In one write: two workers may speak at once."""
+    """Prints a line in one write, because two workers may print at once."""
     os.write(1, f"{word}\n".encode())
 
 
 def hold_the_interpreter() -> None:
-    """As a loop in C does that does not let go of it: no Python code runs, no thread, no signal handler."""
+    """Holds the interpreter lock, like a loop in C: no Python code runs, no thread and no signal handler."""
     while True:
         ctypes.PyDLL(None).sleep(1000)
 
@@ -52,7 +52,7 @@ class Holds(Walk):
 
 
 def start_programs() -> list[int]:
-    """One beside this process, and one that puts itself into the background, with a session of its own."""
+    """Starts one program in this session, and one that moves into the background, with its own session."""
     beside = subprocess.Popen(["sleep", "1000"])
     shell = ["setsid", "sh", "-c", "sleep 1000 >/dev/null 2>&1 & echo $!"]
     behind = subprocess.run(shell, check=True, capture_output=True, text=True).stdout
@@ -60,7 +60,7 @@ def start_programs() -> list[int]:
 
 
 class Starts(Walk):
-    """Starts a program beside it; says its number."""
+    """Starts a program and prints its process id."""
 
     def __init__(self, where: str) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class Starts(Walk):
 
 
 class Leaves(Walk):
-    """Starts programs, and forgets them; says their numbers."""
+    """Starts programs without keeping them, and prints their process ids."""
 
     def __init__(self, where: str) -> None:
         super().__init__()

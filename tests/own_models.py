@@ -1,4 +1,4 @@
-"""Models as users write them, for commands that are given `tests.own_models:Narrow`."""
+"""Custom models, for commands that get `tests.own_models:Narrow`."""
 
 from typing import Any, ClassVar
 
@@ -9,7 +9,7 @@ from headrace.types import EnvSpaces
 
 
 class Narrow(torch.nn.Module):
-    """One layer. Notes how many threads it was given."""
+    """A model with one layer. Records the number of torch threads."""
 
     threads: ClassVar[set[int]] = set()
 
@@ -26,7 +26,7 @@ class Narrow(torch.nn.Module):
 
 
 class NarrowQ(torch.nn.Module):
-    """The same for action values."""
+    """A model with one layer, for action values."""
 
     def __init__(self, spaces: EnvSpaces, n_outputs: int) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class NarrowQ(torch.nn.Module):
 
 
 class Leaky(Narrow):
-    """Remembers a running mean of what it saw."""
+    """A recurrent model that keeps a running mean of its inputs."""
 
     def initial_state(self, n: int) -> torch.Tensor:
         return torch.zeros(n, self.body.out_features)
@@ -56,7 +56,7 @@ class Leaky(Narrow):
 
 
 class Breaks(torch.nn.Module):
-    """Cannot be built."""
+    """A model whose constructor raises."""
 
     def __init__(self, spaces: EnvSpaces, n_outputs: int) -> None:
         raise RuntimeError("no two alike")

@@ -1,7 +1,7 @@
-"""Run by the Python of an environment with other people's packages: one of their environments in three samplers.
+"""Runs an environment of another package in three samplers, with a Python that has the package.
 
-`python -m tests.package_envs NAME` prints a line of JSON: {"error": …}, or {"different": …}, by sampler, with the
-places of batches that are not the same for the same seed; "again" is a second `SerialSampler`.
+`python -m tests.package_envs NAME` prints a line of JSON: {"error": …}, or {"different": …}, which has by sampler the
+paths of batches that differ for the same seed; "again" is a second `SerialSampler`.
 """
 
 import json
@@ -25,8 +25,8 @@ Batches = list[tuple[Samples, Sequence[TrajInfo]]]
 
 @dataclass(frozen=True)
 class Case:
-    """requirements: for pip; EnvCls, kwargs, options: of the samplers; discrete: whether actions are; repeats: whether
-    the same seed gives the same batches.
+    """requirements: for pip; EnvCls, kwargs, options: of the samplers; discrete: whether actions are Discrete; repeats:
+    whether the same seed gives the same batches.
     """
 
     requirements: str
@@ -38,7 +38,7 @@ class Case:
 
 
 def mario() -> Any:
-    """An emulator of old gym in a wrapper whose `reset` takes no seed."""
+    """Makes an emulator of old gym in a wrapper whose `reset` takes no seed."""
     import gym_super_mario_bros
     from gym_super_mario_bros.actions import RIGHT_ONLY
     from nes_py.wrappers import JoypadSpace
@@ -47,7 +47,7 @@ def mario() -> Any:
 
 
 def hallway() -> Any:
-    """Drawn with OpenGL, without a display."""
+    """Makes an environment that renders with OpenGL, without a display."""
     import gymnasium
     import pyglet
 
@@ -58,7 +58,7 @@ def hallway() -> Any:
 
 
 def one_reward() -> Any:
-    """Of several objectives: their sum is the reward of a sampler."""
+    """Makes a multi-objective environment with the sum of its objectives as the reward."""
     import mo_gymnasium
     import numpy as np
 
@@ -81,7 +81,7 @@ CASES = {
 
 
 def batches_of(cls: type[BaseSampler], case: Case) -> Batches:
-    """Two batches, each after episodes of random actions and with greedy parameters."""
+    """Returns two batches with the statistics of their episodes."""
     torch.manual_seed(0)
     agent: Agent = CategoricalPgAgent() if case.discrete else GaussianPgAgent()
     workers: dict[str, Any] = {} if cls is SerialSampler else {"n_workers": 2}
@@ -94,7 +94,7 @@ def batches_of(cls: type[BaseSampler], case: Case) -> Batches:
 
 
 def differences(first: Batches, second: Batches) -> list[str]:
-    """The paths of the leaves that differ."""
+    """Returns the paths of the leaves that differ."""
     found = []
     for itr, ((samples, infos), (others, other_infos)) in enumerate(zip(first, second, strict=True)):
         for (path, leaf), (_, other) in zip(tree_paths(samples), tree_paths(others), strict=True):

@@ -1,4 +1,4 @@
-"""Which cases of a test are quick, and which are for the long suite."""
+"""Marks the cases of a test that are slow."""
 
 from collections.abc import Collection, Iterable
 from typing import Any
@@ -9,7 +9,7 @@ __all__ = ["quick_and_slow"]
 
 
 def quick_and_slow(cases: Iterable[tuple[Any, ...]], quick: Collection[tuple[Any, ...]]) -> list[Any]:
-    """Parameters of a test: all the cases, of which those that are not in `quick` are slow."""
+    """Returns the parameters of a test; cases that are not in `quick` are marked slow."""
     found = list(cases)
     missing = [case for case in quick if case not in found]
     assert not missing, f"no cases: {missing}"

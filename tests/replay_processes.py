@@ -1,4 +1,4 @@
-"""A process that appends to a ring as fast as it can. Importing this loads no torch."""
+"""Processes that append to a ring as fast as they can. Importing this module loads no torch."""
 
 import os
 import signal
@@ -24,7 +24,7 @@ def attached(fd: int | None = None) -> tuple[Any, ReplayRing]:
 
 
 def batch_from(first: int) -> Samples:
-    """Rows first, first + 1, …: every number is row · B + column, final observations are the negative of the last."""
+    """Returns a batch of rows first, first + 1, …: every number is row · B + column, negative in final observations."""
     T, B = SPEC.batch.T, SPEC.batch.B
     row = np.arange(first, first + T)[:, None]
     index = row * B + np.arange(B)
@@ -43,7 +43,7 @@ def batch_from(first: int) -> Samples:
 
 
 class Descriptor:
-    """A descriptor that travels with a process that is spawned."""
+    """A descriptor that is passed on to a spawned process."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -57,7 +57,9 @@ def _detached(given: Any) -> int:
 
 
 def append_for_ever(fd: int, without_torch: bool, pause: float = 0.0) -> None:
-    """pause: seconds between batches; without, it may go round the ring faster than a reader without a core copies."""
+    """Appends without end. pause: seconds between batches; without it, the writer may overwrite the whole ring faster
+    than a reader without a core can copy.
+    """
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(200)
     _, ring = attached(fd)
@@ -70,7 +72,7 @@ def append_for_ever(fd: int, without_torch: bool, pause: float = 0.0) -> None:
 
 
 def append_and_die(fd: int, after: int) -> None:
-    """Is killed in the middle of an append that follows `after` whole ones."""
+    """Is killed in the middle of the append that follows `after` complete ones."""
     _, ring = attached(fd)
     writer = ReplayWriter(SPEC, ring)
     for _ in range(after):
@@ -85,7 +87,7 @@ def append_and_die(fd: int, after: int) -> None:
 
 
 def append_until_line(fd: int, line: int) -> None:
-    """Is killed where an append has run so many lines of Python; ends if the append has fewer."""
+    """Is killed when an append has executed so many lines of Python; ends if the append has fewer."""
     _, ring = attached(fd)
     writer = ReplayWriter(SPEC, ring)
     batch = batch_from(ring.cursor[0])

@@ -1,4 +1,4 @@
-"""Batches as a sampler gives them, of episodes in which every number says where it comes from."""
+"""Batches as samplers return them, with episodes in which every number shows where it comes from."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class World:
     """Episode e of column c has a length, an end, and in each step k a reward, an action and an observation.
 
     mode: "mid_batch", "wait" (a column that ended waits for the next batch) or "next_step" (a row of padding after each
-    end); first_step: the step the first episodes stand at when sampling begins; n_frames: 0, or the observation is a
-    stack of as many frames, padded by "reset", "zero" or "custom".
+    end); first_step: the step of the first episodes when sampling begins; n_frames: 0, or the observation is a stack of
+    so many frames, padded by "reset", "zero" or "custom".
     """
 
     seed: int = 0
@@ -49,7 +49,7 @@ class World:
         return 1 + self.draw(c, e, k, 3) % 9
 
     def frame(self, c: int, e: int, k: int) -> np.ndarray:
-        """uint8 `[2, 4]`: the address, and noise."""
+        """Returns a frame, uint8 `[2, 4]`: the address (c, e, k) and noise."""
         noise = self.draw(c, e, k, 4)
         return np.array([c, e & 255, e >> 8, k, *noise.to_bytes(4, "little")], np.uint8).reshape(2, 4)
 
@@ -62,7 +62,7 @@ class World:
         return np.stack([self.frame(c, e, step) if step >= 0 else before[self.padding] for step in steps])
 
     def place(self, observation: Any) -> tuple[int, int, int]:
-        """(c, e, k) of an observation."""
+        """Returns the address (c, e, k) of an observation."""
         if not self.n_frames:
             return tuple(int(value) for value in observation)  # type: ignore[return-value]
         c, e, high, k = (int(value) for value in observation[-1].reshape(-1)[:4])
@@ -77,9 +77,9 @@ ACTION = np.zeros((), np.int64)
 
 
 class Sampler:
-    """Walks through a world and gives batches, all in the same memory; `rows` is what it gave, for looking up.
+    """Returns batches of a world, all in the same memory.
 
-    rows: for each row of time and column the step (c, e, k) taken there, or None for padding.
+    rows: for each row and column the step (c, e, k) that was recorded there, or None for padding.
     """
 
     def __init__(self, world: World, batch: BatchSpec) -> None:
@@ -144,7 +144,7 @@ class Sampler:
 
 
 def check(world: World, transitions: Transitions, n_step: int, discount: float) -> list[tuple[int, int, int]]:
-    """Holds every number of transitions against the world; returns where they start."""
+    """Compares every number of transitions with the world; returns the steps at which they start."""
     places = []
     for i in range(len(transitions.return_)):
         c, e, k = world.place(transitions.inputs.observation[i].numpy())
@@ -171,7 +171,7 @@ def check(world: World, transitions: Transitions, n_step: int, discount: float) 
 
 
 def startable(world: World, rows: list[list[Any]], oldest: int, n_step: int) -> set[tuple[int, int, int]]:
-    """The steps that transitions can start at, of `rows` from `oldest` on."""
+    """Returns the steps of `rows`, from `oldest` on, at which transitions can start."""
     there = {step: t for t, row in enumerate(rows) for step in row if step is not None and t >= oldest}
     found = set()
     for c, e, k in there:

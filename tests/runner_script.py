@@ -1,6 +1,6 @@
-"""A program that trains until it is stopped; run by test_runners.py.
+"""Run by test_runners.py: a program that trains until it is stopped.
 
-Arguments: a directory for the log, and "kill" to be killed before the first checkpoint.
+Arguments: a folder for the log, and "kill" if the program is to be killed before the first checkpoint.
 """
 
 import os
@@ -15,7 +15,7 @@ from headrace.samplers import CpuSampler
 
 
 class Kill(Callback):
-    """At the end of the first batch."""
+    """Kills the program at the end of the first batch."""
 
     def on_optimize(self, runner: Any, itr: int, opt_info: Any) -> None:
         os.kill(os.getpid(), signal.SIGKILL)

@@ -12,7 +12,7 @@ WORDS = ("go", "open the door", "pick up 2 keys")
 
 
 class Missions(spaces.Space[str]):
-    """A space of strings that is not Gymnasium's Text, as MiniGrid has one."""
+    """A space of strings that is not Gymnasium's Text, like that of MiniGrid."""
 
     def __init__(self) -> None:
         super().__init__(dtype=str)
@@ -25,7 +25,7 @@ class Missions(spaces.Space[str]):
 
 
 class Speaks(gym.Env[Any, Any]):
-    """A mission of words, tools it carries, where it stands; an episode is 7 steps."""
+    """Observations with a text, a sequence of tools and a position; episodes have 7 steps."""
 
     def __init__(self, words: bool = True) -> None:
         tool = spaces.Dict({"size": spaces.Box(1.0, 2.0, (2,), np.float32), "kind": spaces.Discrete(3, start=1)})

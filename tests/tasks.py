@@ -1,4 +1,4 @@
-"""Small environments that agents act in and learn, and what every policy-gradient agent must be able to repeat."""
+"""Small environments in which agents learn, and a check that training forwards reproduce what was recorded."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,9 +20,9 @@ Answer = tuple[Any, float, bool, bool, dict[str, Any]]
 
 
 class Masked(gym.Env[Any, Any]):
-    """Raises if it is told to do what its last observation forbids; pays for the highest allowed action.
+    """Raises for an action that its last observation forbids; rewards the highest allowed action.
 
-    action_space: Discrete or MultiDiscrete [k]; every part always allows something. Episodes of 1 to 6 steps.
+    action_space: Discrete or MultiDiscrete [k]; every part always allows an action. Episodes have 1 to 6 steps.
     """
 
     def __init__(self, action_space: spaces.Space[Any]) -> None:
@@ -59,7 +59,7 @@ class Masked(gym.Env[Any, Any]):
 
 
 class Matching(gym.Env[np.ndarray, Any]):
-    """Shows two bits, pays up to 1 for the action that belongs to them. Episodes of 5 steps.
+    """Observes two bits and gives a reward of up to 1 for the action that matches them. Episodes have 5 steps.
 
     Discrete: their number, from `start`; MultiDiscrete [3, 2]: (their sum, the first); MultiBinary 3: both, and whether
     they differ; Box: 0.7 and −0.5 of the way from the middle to the bounds, or the other way round (first bit).
@@ -100,7 +100,7 @@ class Matching(gym.Env[np.ndarray, Any]):
 
 
 class CueRecall(gym.Env[np.ndarray, np.int64]):
-    """Shows one of three cues in its first observation only; pays 1 for naming it in the last of its 5 steps."""
+    """Shows one of three cues in the first observation only; rewards naming it in the last of its 5 steps with 1."""
 
     LENGTH = 5
 
@@ -121,7 +121,7 @@ class CueRecall(gym.Env[np.ndarray, np.int64]):
 
 
 def learned(agent: Agent, make: Callable[[], gym.Env[Any, Any]], n_itr: int, batch_T: int = 20, **config: Any) -> float:
-    """The mean reward per episode of the greedy agent after PPO on `n_itr` batches of 32 environments."""
+    """Returns the mean reward per episode of the greedy agent after PPO on `n_itr` batches of 32 environments."""
     algo = PPO(PPOConfig(**{"epochs": 4, "learning_rate": 3e-3, "value_loss_coeff": 0.5, **config}))
     sampler = SerialSampler(
         make, batch_T=batch_T, batch_B=32, max_decorrelation_steps=0, eval_n_envs=32, eval_max_trajectories=160
@@ -138,9 +138,10 @@ def close(first: torch.Tensor, second: torch.Tensor, tolerance: float = 1e-5) ->
 
 
 def assert_reproduced(agent: Agent, samples: Samples) -> None:
-    """The training forward gives the recorded log-probabilities and values; so does a loop of `step` and `value`.
+    """Checks that the training forward, and a loop of `step` and `value`, give the recorded log-probabilities and
+    values.
 
-    The loop holds the state itself, zeroed where `is_first`, and finds V(final) and V(row T) on its way.
+    The loop keeps the recurrent state itself, zeroes it where `is_first`, and also computes V(final) and V(row T).
     """
     env, recorded, final = samples.env, samples.agent, samples.final
     inputs = StepInputs(env.observation, recorded.prev_action, env.prev_reward, env.is_first)

@@ -186,7 +186,7 @@ class Both:
     ],
     ids=str,
 )
-def test_it_does_what_step_does_up_to_rounding(kernels: Any, kind: str, n: int, model_kwargs: dict[str, Any]) -> None:
+def test_plan_equals_step_up_to_rounding(kernels: Any, kind: str, n: int, model_kwargs: dict[str, Any]) -> None:
     agent = agent_for(kind, **model_kwargs)
     both = Both(agent, rows_for(agent, n))
     assert both.plan.reads_previous == ("lstm" in kind)
@@ -209,7 +209,7 @@ def test_of_ten_thousand_draws_hardly_one_differs(kernels: Any, kind: str) -> No
 
 @needs_native
 @pytest.mark.parametrize("kind", AGENTS)
-def test_a_row_does_not_depend_on_the_others(kind: str) -> None:
+def test_outputs_of_a_column_do_not_depend_on_other_columns(kind: str) -> None:
     agent = agent_for(kind, normalize_observation=True)
     rows = rows_for(agent, 33)
     plan = agent.acting_plan(rows, deterministic=True)
@@ -325,7 +325,7 @@ class Doubled(ActorCritic):
         return outputs, 2 * value
 
 
-def test_it_is_left_aside_where_somebody_changed_agent_or_model() -> None:
+def test_plan_is_not_used_for_changed_agents_and_models() -> None:
     plain = agent_for()
     rows = rows_for(plain, 4)
     assert plain.acting_plan(rows, deterministic=False) is not None
@@ -358,7 +358,7 @@ def test_it_is_left_aside_where_somebody_changed_agent_or_model() -> None:
     assert double.acting_plan(rows, deterministic=False) is None
 
 
-def test_a_hook_or_a_module_that_comes_later_is_not_passed_over() -> None:
+def test_plan_is_not_used_after_a_hook_or_module_was_added() -> None:
     agent = agent_for()
     rows = rows_for(agent, 4)
     plan = agent.acting_plan(rows, deterministic=False)
@@ -443,7 +443,7 @@ def require_equal(cls: Any, kind: str, **kwargs: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", WORLDS)
-def test_batches_are_those_of_the_agent_itself(kernels: Any, kind: str) -> None:
+def test_batches_with_and_without_plan_are_equal(kernels: Any, kind: str) -> None:
     require_equal(SerialSampler, kind)
 
 

@@ -1,4 +1,4 @@
-"""Where processes run: `Affinity`, and the dicts that rlpyt's `make_affinity` builds, key for key."""
+"""Which CPUs and devices processes use: `Affinity`, and the dicts that rlpyt's `make_affinity` builds."""
 
 from typing import Any
 
@@ -86,7 +86,7 @@ ASYNC_CPU = {**ASYNC, "sampler": {**CPU, "cuda_idx": None}}
     ],
     ids=["cpu", "gpu", "unpinned", "alternating", "async", "async cpu"],
 )
-def test_what_make_affinity_builds_is_taken_as_it_is(given: dict[str, Any], expected: Affinity) -> None:
+def test_dicts_of_make_affinity_are_accepted(given: dict[str, Any], expected: Affinity) -> None:
     assert Affinity.of(given) == expected
 
 
@@ -103,7 +103,7 @@ def test_what_make_affinity_builds_is_taken_as_it_is(given: dict[str, Any], expe
         ({**GPU, "cuda_idx": "0"}, ValueError, "cuda_idx must be the number of a GPU, got '0'"),
     ],
 )
-def test_only_what_has_no_equivalent_is_refused(given: Any, error: type[Exception], says: str) -> None:
+def test_dicts_without_an_equivalent_are_refused(given: Any, error: type[Exception], says: str) -> None:
     with pytest.raises(error) as caught:
         Affinity.of(given)
     assert says in str(caught.value)
@@ -122,7 +122,7 @@ def sampler_of(cls: type[BaseSampler], **options: Any) -> BaseSampler:
         (NoOverlapAlternatingSampler, GPU, "use GpuSampler, or leave the key out"),
     ],
 )
-def test_an_affinity_for_another_kind_of_sampler_is_refused(
+def test_affinity_for_another_kind_of_sampler_is_refused(
     cls: type[BaseSampler], given: dict[str, Any], says: str
 ) -> None:
     with pytest.raises(ValueError) as caught:  # noqa: PT011 (the text is looked at below)
@@ -143,7 +143,7 @@ def test_an_affinity_for_another_kind_of_sampler_is_refused(
         (GpuSampler, CPU, None),
     ],
 )
-def test_cuda_idx_is_where_a_sampler_acts(
+def test_cuda_idx_is_the_device_of_the_sampler(
     cls: type[BaseSampler], given: dict[str, Any], device: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
@@ -158,7 +158,7 @@ def test_two_devices_for_one_sampler_are_refused(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.skipif(torch.cuda.device_count() > 0, reason="there is a GPU")
-def test_a_gpu_that_is_not_there_is_one_sentence() -> None:
+def test_missing_gpu_is_a_one_sentence_error() -> None:
     agent, config = CategoricalPgAgent(), RunnerConfig(n_steps=4, seed=0)
     for refused in (
         lambda: sampler_of(GpuSampler, device="cuda:0"),
@@ -170,7 +170,7 @@ def test_a_gpu_that_is_not_there_is_one_sentence() -> None:
             refused()
 
 
-def test_rlpyts_dict_places_a_run() -> None:
+def test_rlpyt_affinity_dict_pins_a_run() -> None:
     sampler = CpuSampler("CartPole-v1", batch_T=2, batch_B=2)
     given, config = (
         {**CPU, "set_affinity": False},

@@ -53,12 +53,12 @@ def test_sampling_inverts_the_distribution_function(noise: float, action: int) -
     assert dist.sample(torch.tensor([noise])).item() == action
 
 
-def test_a_draw_that_just_reaches_an_action_chooses_it() -> None:
+def test_draw_equal_to_a_cumulative_probability_chooses_the_lower_action() -> None:
     assert Categorical(torch.zeros(2)).sample(torch.tensor([0.5])).item() == 0
     assert Categorical(torch.zeros(4)).sample(torch.tensor([0.75])).item() == 2
 
 
-def test_sampling_is_row_by_row_over_any_leading_dims() -> None:
+def test_sampling_is_independent_over_any_leading_dims() -> None:
     logits = torch.log(torch.tensor([[0.2, 0.3, 0.5], [0.9, 0.05, 0.05]]))
     noise = torch.tensor([[0.4], [0.4]])
     assert Categorical(logits).sample(noise).tolist() == [1, 0]
@@ -69,8 +69,8 @@ def test_sampling_is_row_by_row_over_any_leading_dims() -> None:
 
 @pytest.mark.parametrize("n", [2, 3, 17, 1000])
 @pytest.mark.parametrize("impossible", ["first", "middle", "last", "all but one"])
-def test_an_action_of_probability_zero_is_never_chosen(impossible: str, n: int) -> None:
-    """Whatever the noise, whatever the rounding of the other probabilities."""
+def test_action_of_probability_zero_is_never_sampled(impossible: str, n: int) -> None:
+    """For any noise and any rounding of the other probabilities."""
     generator = torch.Generator().manual_seed(n)
     logits = 4 * torch.randn(300, n, generator=generator)
     zero = {"first": [0], "middle": [n // 2], "last": [n - 1], "all but one": [k for k in range(n) if k != n // 3]}
@@ -83,7 +83,7 @@ def test_an_action_of_probability_zero_is_never_chosen(impossible: str, n: int) 
             assert actions.max() < n
 
 
-def test_frequencies_are_the_probabilities() -> None:
+def test_sampled_frequencies_match_the_probabilities() -> None:
     """With addressed noise: 100,000 draws, five standard deviations."""
     probabilities = torch.tensor([0.05, 0.5, 0.0, 0.25, 0.2])
     noise = torch.from_numpy(uniforms(env_keys(0, Stream.ACTION, range(100)), 0, 1000, 1))
@@ -102,7 +102,7 @@ def test_log_prob_and_entropy_agree_with_torch(leading: tuple[int, ...]) -> None
     assert torch.equal(mine.mode(), theirs.mode)
 
 
-def test_a_masked_action_has_no_part_in_entropy_and_gradient() -> None:
+def test_masked_action_does_not_affect_entropy_or_gradient() -> None:
     """Logits of minus infinity are how invalid actions are masked."""
     logits = torch.tensor([[0.3, -float("inf"), 1.0]], requires_grad=True)
     dist, rest = Categorical(logits), torch.distributions.Categorical(logits=torch.tensor([[0.3, 1.0]]))
@@ -127,7 +127,7 @@ def test_a_distribution_is_a_tree_that_can_be_recorded() -> None:
 
 
 def test_weights_do_not_depend_on_the_number_of_threads() -> None:
-    """Orthogonal starts are matrix products, and several threads add up in another order."""
+    """Orthogonal initialization uses matrix products, whose sums depend on the number of threads."""
     before = torch.get_num_threads()
     wide = {"hidden_sizes": (256, 256)}
     try:
@@ -148,7 +148,7 @@ def test_weights_are_a_function_of_the_seed() -> None:
     assert any(not torch.equal(p, q) for p, q in zip(first, other, strict=True))
 
 
-def test_weights_do_not_depend_on_what_was_drawn_before() -> None:
+def test_weights_do_not_depend_on_earlier_random_draws() -> None:
     torch.manual_seed(1)
     first = agent_of().state_dict()["model"]
     torch.manual_seed(2)
@@ -157,7 +157,7 @@ def test_weights_do_not_depend_on_what_was_drawn_before() -> None:
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_a_run_leaves_the_global_generators_alone() -> None:
+def test_sampling_does_not_change_the_global_generators() -> None:
     torch.manual_seed(7)
     np.random.seed(7)
     before, numpy_before = torch.get_rng_state(), np.random.get_state(legacy=False)["state"]["key"].copy()
@@ -176,7 +176,7 @@ def test_a_second_initialize_keeps_the_weights() -> None:
     assert all(torch.equal(before[name], tensor) for name, tensor in agent.state_dict()["model"].items())
 
 
-def test_an_agent_goes_from_sampler_to_sampler_with_its_weights() -> None:
+def test_agent_keeps_its_weights_in_another_sampler() -> None:
     agent = CategoricalPgAgent()
     with SerialSampler(Stochastic, batch_T=4, batch_B=2).initialize(agent, seed=0):
         pass
@@ -189,21 +189,21 @@ def test_an_agent_goes_from_sampler_to_sampler_with_its_weights() -> None:
         assert len(samples.agent.agent_info.dist.logits.unique()) <= 12  # equal weights: one logit a row
 
 
-def test_initialize_for_other_spaces_is_refused() -> None:
+def test_second_initialize_for_other_spaces_is_refused() -> None:
     agent = agent_of()
     with pytest.raises(ValueError, match="the agent was built for"):
         agent.initialize(EnvSpaces(SPACE.observation, spaces.Discrete(4)), seed=0)
 
 
 @pytest.mark.parametrize("name", ["box", "dict"])
-def test_action_spaces_it_cannot_act_in_are_refused(name: str) -> None:
+def test_unsupported_action_spaces_are_refused(name: str) -> None:
     with pytest.raises(TypeError, match=r"acts in Discrete, MultiDiscrete \[k\] and MultiBinary \[n\] action spaces"):
         CategoricalPgAgent().initialize(EnvSpaces(SPACE.observation, SPACES[name]), seed=0)
 
 
 @pytest.mark.parametrize("name", SPACES)
 def test_every_observation_space_has_a_default_model(name: str) -> None:
-    """A batch of real observations, and the null rows a padded batch holds."""
+    """For real observations, and for the zeros of padding."""
     space = SPACES[name]
     space.seed(0)
     agent = agent_of(space=EnvSpaces(space, spaces.Discrete(3)))
@@ -222,7 +222,7 @@ def test_every_observation_space_has_a_default_model(name: str) -> None:
 
 
 @pytest.mark.parametrize("leading", [(), (5,), (6, 5)])
-def test_the_forward_takes_any_leading_dims(leading: tuple[int, ...]) -> None:
+def test_training_forward_takes_any_leading_dims(leading: tuple[int, ...]) -> None:
     agent, inputs = agent_of(), inputs_of(*leading)
     info = agent(inputs)
     assert isinstance(info.dist, Categorical)
@@ -235,7 +235,7 @@ def test_the_forward_takes_any_leading_dims(leading: tuple[int, ...]) -> None:
     assert all(parameter.grad is not None for parameter in agent.parameters())
 
 
-def test_modes_draw_and_choose() -> None:
+def test_sample_mode_samples_and_eval_mode_takes_the_most_probable_action() -> None:
     agent, inputs = agent_of(), inputs_of(200)
     agent.sample_mode(0)
     step = agent.step(inputs, None)
@@ -253,7 +253,7 @@ def test_modes_draw_and_choose() -> None:
     assert torch.equal(agent.step(inputs, None).action, step.action)
 
 
-def test_rows_do_not_depend_on_each_other() -> None:
+def test_outputs_of_environments_are_independent() -> None:
     agent, inputs = agent_of(), inputs_of(64)
     agent.sample_mode(0)
     whole = agent.step(inputs, None)
@@ -262,13 +262,13 @@ def test_rows_do_not_depend_on_each_other() -> None:
     torch.testing.assert_close(part.agent_info.value, whole.agent_info.value[32:])
 
 
-def test_value_is_that_of_the_forward() -> None:
+def test_value_equals_that_of_the_training_forward() -> None:
     agent, inputs = agent_of(), inputs_of(9)
     assert torch.equal(agent.value(inputs, None), agent(inputs).value)
     assert agent.value(inputs, None).shape == (9,)
 
 
-def test_a_model_of_ones_own() -> None:
+def test_custom_model_is_used() -> None:
     class Model(torch.nn.Module):
         def __init__(self, spaces: EnvSpaces, n_outputs: int, width: int) -> None:
             super().__init__()
@@ -286,7 +286,7 @@ def test_a_model_of_ones_own() -> None:
 
 
 class Misfit(ActorCritic):
-    """Answers that are almost right."""
+    """A model whose outputs have almost the right shapes."""
 
     def __init__(self, spaces: EnvSpaces, n_outputs: int, how: str) -> None:
         super().__init__(spaces, n_outputs + {"wide": 1, "narrow": -1}.get(how, 0))
@@ -321,7 +321,7 @@ class MisfitQ(QNetwork):
         (CategoricalDqnAgent, "wide", r"MisfitQ returned \[1, 4, 51\]; expected \[\.\.\., 3, 51\]"),
     ],
 )
-def test_a_model_that_does_not_fit_is_an_agent_error_before_the_first_batch(
+def test_model_with_wrong_output_shapes_raises_agent_failed_at_initialize(
     cls: type[BaseSampler], make: Any, how: str, says: str
 ) -> None:
     agent = make(ModelCls=Misfit if make is CategoricalPgAgent else MisfitQ, model_kwargs={"how": how})
@@ -330,7 +330,7 @@ def test_a_model_that_does_not_fit_is_an_agent_error_before_the_first_batch(
     assert "in _forward" in caught.value.traceback_text
 
 
-def test_a_model_without_sizes_is_refused() -> None:
+def test_model_with_lazy_parameters_is_refused() -> None:
     class Lazy(torch.nn.Module):
         def __init__(self, spaces: EnvSpaces, n_outputs: int) -> None:
             super().__init__()
@@ -340,7 +340,7 @@ def test_a_model_without_sizes_is_refused() -> None:
         agent_of(ModelCls=Lazy)
 
 
-def test_the_default_model_is_as_wide_as_asked_and_starts_near_the_uniform_policy() -> None:
+def test_default_model_has_the_given_hidden_sizes_and_a_nearly_uniform_initial_policy() -> None:
     agent = agent_of(model_kwargs={"hidden_sizes": (16, 8, 4)})
     assert isinstance(agent.model, ActorCritic)
     layers: Any = agent.model.policy.layers
@@ -351,7 +351,7 @@ def test_the_default_model_is_as_wide_as_asked_and_starts_near_the_uniform_polic
     assert (probabilities - 1 / 3).abs().max() < 0.02
 
 
-def test_a_state_dict_travels_and_is_loaded_in_place() -> None:
+def test_pickled_state_dict_is_loaded_in_place() -> None:
     first, second = agent_of(0), agent_of(1)
     places = [parameter.data_ptr() for parameter in second.parameters()]
     second.load_state_dict(pickle.loads(pickle.dumps(first.state_dict())))
@@ -362,7 +362,7 @@ def test_a_state_dict_travels_and_is_loaded_in_place() -> None:
 
 @pytest.mark.parametrize("reset_mode", ["mid_batch", "wait"])
 def test_the_training_forward_reproduces_the_recorded_log_probabilities_and_values(reset_mode: str) -> None:
-    """With ends inside the batch; what is recorded is what the agent saw."""
+    """Episodes end within the batch."""
     agent = CategoricalPgAgent()
     sampler = SerialSampler(Stochastic, batch_T=20, batch_B=6, reset_mode=reset_mode)
     with sampler.initialize(agent, seed=SEED, bootstrap_value=True):

@@ -1,4 +1,4 @@
-"""Answers that look right and are not: objects that lie about themselves, masks, and actions that fit only by force."""
+"""Results that look right and are not: array-like objects, masked arrays, actions that would have to be truncated."""
 
 import warnings
 from collections.abc import Callable
@@ -17,15 +17,15 @@ from headrace.policy import Policy
 from headrace.samplers import AlternatingSampler, BaseSampler, CpuSampler, GpuSampler, SerialSampler
 from headrace.types import AgentStep, EnvSpaces, StepInputs
 from tests.aliasing import ACTION_SPACES, Careless, CarelessAgent
-from tests.environments import BOX3, SEED, AnySpaces, EpisodeStep, Lying, replace
-from tests.vector_worlds import LyingVector
+from tests.environments import BOX3, SEED, AnySpaces, EpisodeStep, InvalidOnce, replace
+from tests.vector_worlds import InvalidOnceVector
 
-LIAR = 2
+INVALID_ENV = 2
 NAN = float("nan")
 
 
 class Lazy:
-    """Says shape and dtype, and makes the array when asked for it, as LazyFrames do."""
+    """Has a shape and a dtype, and makes its array on demand, like LazyFrames."""
 
     shape, dtype = (3,), np.dtype(np.float32)
 
@@ -37,13 +37,13 @@ class Lazy:
 
 
 class ShapeLiar(np.ndarray):
-    """One number that says it is three."""
+    """One number with the shape of three."""
 
     shape = (3,)  # type: ignore[override]
 
 
 class AlwaysSmall(float):
-    """Not a number, but smaller than any."""
+    """Not a number, but it compares as smaller than any number."""
 
     def __le__(self, other: Any) -> bool:
         return True
@@ -52,7 +52,7 @@ class AlwaysSmall(float):
 
 
 class AlwaysBetween(int):
-    """Smaller and larger than any number."""
+    """Compares as smaller and larger than any number."""
 
     def __le__(self, other: Any) -> bool:
         return True
@@ -82,7 +82,7 @@ DISCRETE = spaces.Discrete(5)
 SPEED = {"speed": ("float32", ())}
 
 #: name: entry of the answer, value, observation space, words of the message.
-LIES: dict[str, tuple[int, Any, spaces.Space[Any], str]] = {
+INVALID_RESULTS: dict[str, tuple[int, Any, spaces.Space[Any], str]] = {
     "another shape inside": (0, Lazy(np.ones(1, np.float32)), BOX3, "observation = float32 [1], expected shape [3]"),
     "another dtype inside": (0, Lazy(np.full(3, 2**24 + 1)), BOX3, "in int64 [3], expected dtype float32"),
     "a mask inside": (0, Lazy(masked(FINE)), BOX3, "observation = a masked array of float32 [3]"),
@@ -105,21 +105,23 @@ LIES: dict[str, tuple[int, Any, spaces.Space[Any], str]] = {
 }
 
 
-def lying_sampler(make: Any, entry: int, value: Any, space: spaces.Space[Any], **more: Any) -> SerialSampler:
-    """Four environments; number 2 lies in one step."""
+def sampler_with_invalid_env(make: Any, entry: int, value: Any, space: spaces.Space[Any], **more: Any) -> SerialSampler:
+    """Four environments; number 2 returns an invalid result in one step."""
     own = {"change": replace(entry, value), "observation_space": space, "info": {"speed": 1.0}, **more}
     return SerialSampler(make, own, batch_T=9, batch_B=4, max_decorrelation_steps=0, env_info_keys=SPEED)
 
 
-@pytest.mark.parametrize("name", LIES)
-def test_an_answer_is_what_is_inside_and_not_what_it_says(name: str) -> None:
-    entry, value, space, words = LIES[name]
-    with lying_sampler(Lying, entry, value, space).initialize(CategoricalPgAgent(), seed=SEED) as sampler:
+@pytest.mark.parametrize("name", INVALID_RESULTS)
+def test_array_like_step_results_are_checked_by_their_contents(name: str) -> None:
+    entry, value, space, words = INVALID_RESULTS[name]
+    with sampler_with_invalid_env(InvalidOnce, entry, value, space).initialize(
+        CategoricalPgAgent(), seed=SEED
+    ) as sampler:
         with pytest.raises(EnvContractError) as caught:
             sampler.obtain_samples(0)
     assert words in str(caught.value)
     assert caught.value.where is not None
-    assert caught.value.where.env_id == LIAR
+    assert caught.value.where.env_id == INVALID_ENV
 
 
 @pytest.mark.parametrize(
@@ -134,10 +136,12 @@ def test_an_answer_is_what_is_inside_and_not_what_it_says(name: str) -> None:
         (Index(3), DISCRETE, 3),
     ],
 )
-def test_what_is_right_inside_is_recorded(value: Any, space: spaces.Space[Any], recorded: Any) -> None:
-    with lying_sampler(Lying, 0, value, space).initialize(CategoricalPgAgent(), seed=SEED) as sampler:
+def test_array_like_observations_with_valid_contents_are_recorded(
+    value: Any, space: spaces.Space[Any], recorded: Any
+) -> None:
+    with sampler_with_invalid_env(InvalidOnce, 0, value, space).initialize(CategoricalPgAgent(), seed=SEED) as sampler:
         samples, _ = sampler.obtain_samples(0)
-        assert samples.env.observation[7, LIAR].tolist() == recorded
+        assert samples.env.observation[7, INVALID_ENV].tolist() == recorded
 
 
 @pytest.mark.parametrize(
@@ -155,9 +159,11 @@ def test_what_is_right_inside_is_recorded(value: Any, space: spaces.Space[Any], 
         (4, {"speed": np.ones(4), "_speed": np.ones(3, bool)}, "info['_speed'] = bool [3]"),
     ],
 )
-def test_a_vector_environment_is_held_to_the_same(entry: int, value: Any, words: str) -> None:
-    make = VectorEnvs(LyingVector)
-    sampler = lying_sampler(make, entry, value, BOX3, info={"speed": np.ones(4)})
+def test_array_like_results_of_vector_environments_are_checked_by_their_contents(
+    entry: int, value: Any, words: str
+) -> None:
+    make = VectorEnvs(InvalidOnceVector)
+    sampler = sampler_with_invalid_env(make, entry, value, BOX3, info={"speed": np.ones(4)})
     with sampler.initialize(CategoricalPgAgent(), seed=SEED):
         if not words:
             sampler.obtain_samples(0)
@@ -171,7 +177,7 @@ def test_a_vector_environment_is_held_to_the_same(entry: int, value: Any, words:
 
 
 class Changing(CategoricalPgAgent):
-    """Answers as it should until its 6th call, the first of them in `initialize`."""
+    """An agent whose outputs are valid until its 6th call; the first call is in `initialize`."""
 
     def __init__(self, change: Callable[[AgentStep], Any], call: int = 6) -> None:
         super().__init__()
@@ -213,7 +219,7 @@ ACTIONS: dict[str, tuple[Callable[[AgentStep], Any], str, int | None]] = {
 
 
 @pytest.mark.parametrize("name", ACTIONS)
-def test_every_answer_of_an_agent_is_checked_before_an_environment_hears_of_it(name: str) -> None:
+def test_agent_outputs_are_checked_before_any_environment_steps(name: str) -> None:
     change, words, env_id = ACTIONS[name]
     made: list[Any] = []
 
@@ -229,13 +235,13 @@ def test_every_answer_of_an_agent_is_checked_before_an_environment_hears_of_it(n
     assert [len(env.actions) for env in made] == [4] * 4
 
 
-def test_the_first_answer_too_is_an_agent_step() -> None:
+def test_first_agent_output_must_be_an_agent_step() -> None:
     agent = Changing(lambda step: (step.action, step.agent_info), call=1)
     with pytest.raises(AgentFailed, match=r"Changing\.step returned tuple .*, expected an AgentStep"):
         SerialSampler(EpisodeStep, batch_T=9, batch_B=4).initialize(agent, seed=SEED)
 
 
-def test_shorter_dtypes_and_truth_values_are_actions_if_nothing_is_lost() -> None:
+def test_smaller_dtypes_and_booleans_are_valid_actions_if_lossless() -> None:
     for dtype in (torch.uint8, torch.int32, torch.bool):
         agent = Changing(with_action(partial(lambda dtype, a: a.clamp(max=1).to(dtype), dtype)), call=4)
         with SerialSampler(EpisodeStep, batch_T=9, batch_B=4).initialize(agent, seed=SEED) as sampler:
@@ -243,7 +249,7 @@ def test_shorter_dtypes_and_truth_values_are_actions_if_nothing_is_lost() -> Non
 
 
 class ChangingAnywhere(CarelessAgent):
-    """Acts in every space; what it chose is changed from its 4th call on."""
+    """Acts in every space; its actions are changed from its 4th call on."""
 
     def __init__(self, change: Callable[[Any], Any]) -> None:
         super().__init__("")
@@ -279,7 +285,7 @@ class ChangingAnywhere(CarelessAgent):
         ("dict", lambda a: {"b": a["b"], "a": (a["a"][0] - 9, a["a"][1])}, "action['a'][0] = -"),
     ],
 )
-def test_actions_of_every_space_are_within_it(action: str, change: Any, words: str) -> None:
+def test_actions_outside_any_kind_of_space_are_refused(action: str, change: Any, words: str) -> None:
     def make() -> Careless:
         return Careless("", ACTION_SPACES[action])
 
@@ -289,7 +295,7 @@ def test_actions_of_every_space_are_within_it(action: str, change: Any, words: s
     assert words in str(caught.value)
 
 
-def test_whole_numbers_of_a_box_are_not_cut() -> None:
+def test_actions_out_of_range_of_an_integer_box_are_refused() -> None:
     space = spaces.Box(0, 255, (2,), np.uint8)
 
     def make() -> AnySpaces:
@@ -306,8 +312,8 @@ def test_whole_numbers_of_a_box_are_not_cut() -> None:
 
 
 @pytest.mark.parametrize("cls", [SerialSampler, CpuSampler, GpuSampler, AlternatingSampler])
-def test_actions_are_checked_in_evaluations_and_everywhere(cls: type[BaseSampler]) -> None:
-    """The number of the environment is that of the batch, whoever acts for it."""
+def test_actions_are_checked_in_every_sampler_and_in_evaluations(cls: type[BaseSampler]) -> None:
+    """The error has the env id in every sampler."""
     sampler = cls(EpisodeStep, batch_T=4, batch_B=4, n_workers=2, eval_n_envs=4, max_decorrelation_steps=0)
     with sampler.initialize(Greedy(), seed=SEED):
         sampler.obtain_samples(0)
@@ -318,7 +324,7 @@ def test_actions_are_checked_in_evaluations_and_everywhere(cls: type[BaseSampler
 
 
 class Greedy(CategoricalPgAgent):
-    """Wrong in an evaluation, in its second row."""
+    """Returns an invalid action in the second row of an evaluation."""
 
     def step(self, inputs: StepInputs, state: Any) -> AgentStep:
         answer = super().step(inputs, state)
@@ -326,7 +332,7 @@ class Greedy(CategoricalPgAgent):
 
 
 class Valued(RecurrentCategoricalPgAgent):
-    """Its value, or its state, has another shape."""
+    """Returns a value, or a state, of another shape."""
 
     def __init__(self, change: str) -> None:
         super().__init__()
@@ -353,7 +359,7 @@ class Valued(RecurrentCategoricalPgAgent):
         ("no state", r"Valued\.step\(\) returned state = NoneType None, expected a tuple of 2"),
     ],
 )
-def test_values_and_states_are_not_broadcast(change: str, words: str) -> None:
+def test_values_and_states_of_wrong_shape_are_not_broadcast(change: str, words: str) -> None:
     sampler = SerialSampler(EpisodeStep, batch_T=1, batch_B=4, max_decorrelation_steps=0)
     with sampler.initialize(Valued(change), seed=SEED, bootstrap_value=True):
         with pytest.raises(AgentFailed, match=words):
@@ -386,7 +392,7 @@ class InPlace(CategoricalPgAgent):
         ("noise", lambda x: x.clamp_(0.1, 0.9)),
     ],
 )
-def test_an_agent_that_writes_into_its_inputs_is_named(cls: type[BaseSampler], field: str, write: Any) -> None:
+def test_agent_that_writes_into_its_inputs_raises_agent_failed(cls: type[BaseSampler], field: str, write: Any) -> None:
     sampler = cls(EpisodeStep, batch_T=9, batch_B=4, n_workers=1, max_decorrelation_steps=0)
     with sampler.initialize(InPlace(field, write), seed=SEED), pytest.raises(AgentFailed) as caught:
         sampler.obtain_samples(0)
@@ -395,7 +401,7 @@ def test_an_agent_that_writes_into_its_inputs_is_named(cls: type[BaseSampler], f
     assert caught.value.where.step == 3
 
 
-def test_batches_on_a_device_are_held_to_the_same() -> None:
+def test_agent_outputs_are_checked_with_samples_device() -> None:
     for agent, words in (
         (InPlace("observation", lambda x: x.sub_(0.5)), "wrote into inputs.observation"),
         (Changing(lambda step: AgentStep(step.action, None)), "agent_info = NoneType None"),
@@ -411,7 +417,7 @@ def _shorter(info: Any) -> Any:
     return type(info)(info.dist, info.value[:1])
 
 
-def test_a_policy_checks_what_its_agent_answers() -> None:
+def test_policy_checks_the_outputs_of_its_agent() -> None:
     for agent, space, words in (
         (
             Changing(with_action(lambda a: a * 0 + 9), call=1),

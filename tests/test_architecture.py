@@ -1,4 +1,4 @@
-"""The rules of the house, checked from the source: who may import whom, what may not be written anywhere."""
+"""Rules of the repository, checked from the source: which packages may import which, and what may not be written."""
 
 import ast
 import json
@@ -66,7 +66,7 @@ WITHOUT_TORCH = [
 
 
 class Source:
-    """A file of the package, of a room. name: its path within the package; nodes: all of its syntax tree."""
+    """A source file of the package. name: its path within the package; nodes: all nodes of its syntax tree."""
 
     def __init__(self, path: Path) -> None:
         text = path.read_text()
@@ -81,17 +81,17 @@ class Source:
 
 @cache
 def sources() -> list[Source]:
-    """Each file of the package, parsed once."""
+    """Parses each file of the package once."""
     return [Source(path) for path in sorted(PACKAGE.rglob("*.py"))]
 
 
 def wrong(find: Callable[[Source], Iterator[str]]) -> list[str]:
-    """What is found in any file, with its name."""
+    """Returns findings in all files, with file names."""
     return [f"{source.name}: {what}" for source in sources() for what in find(source)]
 
 
 def imports(source: Source) -> list[tuple[str, int]]:
-    """Every import of ours with its line, type-checking ones and local ones too."""
+    """Yields every import from this package with its line, including type-checking and local ones."""
     found = []
     for node in source.nodes:
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("headrace"):
@@ -102,7 +102,7 @@ def imports(source: Source) -> list[tuple[str, int]]:
     return found
 
 
-def test_imports_follow_the_arrows() -> None:
+def test_imports_follow_the_table() -> None:
     def against(source: Source) -> Iterator[str]:
         for module, line in imports(source):
             target = module.split(".")[1]
@@ -143,12 +143,12 @@ def loaded_by() -> dict[str, str]:
     return found
 
 
-def test_what_works_without_torch_loads_none(loaded_by: dict[str, str]) -> None:
+def test_packages_without_torch_do_not_load_it(loaded_by: dict[str, str]) -> None:
     assert "torch" not in loaded_by, f"{loaded_by['torch']} loads torch"
     assert "numpy" in loaded_by
 
 
-def test_importing_a_package_loads_nothing_heavy(loaded_by: dict[str, str]) -> None:
+def test_importing_a_package_loads_no_heavy_modules(loaded_by: dict[str, str]) -> None:
     packages = {source.module for source in sources() if source.is_package}
     heavy = {"torch", "numpy", "gymnasium", "matplotlib", "tyro", "tqdm"} & loaded_by.keys()
     assert {name: loaded_by[name] for name in heavy if loaded_by[name] in packages} == {}
@@ -191,7 +191,7 @@ STARTS_A_PROCESS = {"multiprocessing.Process", "context.Process", "os.fork", "su
 FORBIDDEN_NAMES = {"numpy.random.seed", "np.random.seed", "random.random", "time.time"}
 
 
-def test_no_wait_without_a_deadline() -> None:
+def test_every_wait_has_a_deadline() -> None:
     def endless(source: Source) -> Iterator[str]:
         for call, text in source.calls:
             method = text.rpartition(".")[2]
@@ -202,7 +202,7 @@ def test_no_wait_without_a_deadline() -> None:
     assert wrong(endless) == []
 
 
-def test_nothing_forbidden_is_called() -> None:
+def test_no_forbidden_function_is_called() -> None:
     def forbidden(source: Source) -> Iterator[str]:
         for call, text in source.calls:
             place = f"line {call.lineno}: {text}"
@@ -240,11 +240,11 @@ def test_no_keyword_arguments_are_passed_through() -> None:
     assert wrong(hiding) == []
 
 
-def test_files_are_of_a_size_to_be_read() -> None:
+def test_files_have_at_most_400_lines() -> None:
     assert {source.name: source.n_lines for source in sources() if source.n_lines > 400} == {}
 
 
-def test_a_star_import_brings_the_public_names() -> None:
+def test_star_import_gives_the_public_names() -> None:
     names: dict[str, object] = {}
     exec("from headrace.samplers import *", names)
     assert {"BaseSampler", "CpuSampler", "SerialSampler", "TrajInfo"} <= names.keys()

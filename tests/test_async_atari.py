@@ -1,4 +1,4 @@
-"""Atari games beside the learner: what is counted, what the replay holds of stacked frames, what is left."""
+"""Atari games with asynchronous samplers: counters, stacked frames in the replay, learning, resuming."""
 
 import math
 from collections.abc import Callable
@@ -52,7 +52,7 @@ LEARNING: dict[str, Any] = {
 
 
 class Notes(Callback):
-    """Copies of the batches, and what the optimizer said of each."""
+    """Copies of the batches and the diagnostics of each update."""
 
     def __init__(self, copies: bool = False) -> None:
         self.batches: list[Samples] = []
@@ -68,7 +68,7 @@ class Notes(Callback):
 
 
 def sampler_of(cls: type[BaseSampler]) -> BaseSampler:
-    """Games so short that each is cut several times."""
+    """Makes a sampler of games so short that each is truncated several times."""
     return cls(
         make_atari,
         {"max_frames": 100, "noop_max": 10},
@@ -97,7 +97,7 @@ def all_finite(said: list[dict[str, float]]) -> bool:
 
 
 def learns(cls: type[BaseSampler], algo: QLearningAlgo, agent: DqnAgent, n_itr: int) -> None:
-    """Trains, and looks at what was counted on both sides."""
+    """Trains and checks the counters of both sides."""
     notes = Notes()
     trained(AsyncRl, cls, algo, agent, n_itr, notes)
     first = LEARNING["min_steps_learn"] // BATCH - 1
@@ -112,7 +112,7 @@ def learns(cls: type[BaseSampler], algo: QLearningAlgo, agent: DqnAgent, n_itr: 
 
 
 @pytest.mark.parametrize("cls", CLASSES)
-def test_dqn_learns_from_frames_that_are_stored_once(cls: type[BaseSampler]) -> None:
+def test_dqn_learns_from_frames_stored_once(cls: type[BaseSampler]) -> None:
     learns(cls, DQN(DQNConfig(**LEARNING)), DqnAgent(eps_itr_max=20), n_itr=20)
 
 
@@ -131,7 +131,9 @@ def test_dqn_learns_from_frames_that_are_stored_once(cls: type[BaseSampler]) -> 
     ],
     ids=["prioritized", "categorical"],
 )
-def test_other_dqns_do_too(algo: Callable[[], QLearningAlgo], agent: Callable[[], DqnAgent], n_itr: int) -> None:
+def test_other_dqn_algorithms_learn_from_frames_stored_once(
+    algo: Callable[[], QLearningAlgo], agent: Callable[[], DqnAgent], n_itr: int
+) -> None:
     learns(AsyncCpuSampler, algo(), agent(), n_itr)
 
 
@@ -141,7 +143,7 @@ def test_other_dqns_do_too(algo: Callable[[], QLearningAlgo], agent: Callable[[]
     ids=["ppo", "impala"],
 )
 @pytest.mark.parametrize("cls", [AsyncCpuSampler, AsyncAlternatingSampler])
-def test_algorithms_without_a_replay(algo: Callable[[], Algo], cls: type[BaseSampler]) -> None:
+def test_algorithms_without_a_replay_learn_from_every_batch(algo: Callable[[], Algo], cls: type[BaseSampler]) -> None:
     notes = Notes()
     trained(AsyncRl, cls, algo(), CategoricalPgAgent(), 40, notes)
     assert all(notes.said), "each batch was learned from"
@@ -149,8 +151,8 @@ def test_algorithms_without_a_replay(algo: Callable[[], Algo], cls: type[BaseSam
 
 
 @pytest.mark.parametrize("cls", CLASSES)
-def test_stacks_from_the_replay_are_those_a_synchronous_sampler_records(cls: type[BaseSampler]) -> None:
-    """Nothing is learned, so that both do the same; exploration ends differently in every environment."""
+def test_stacks_from_the_replay_equal_those_of_a_synchronous_sampler(cls: type[BaseSampler]) -> None:
+    """Without learning, so that both act alike; exploration differs in every environment."""
     n_itr = 12
     never = DQNConfig(**{**LEARNING, "min_steps_learn": 3000, "n_step": 1})
 
@@ -181,7 +183,7 @@ def test_stacks_from_the_replay_are_those_a_synchronous_sampler_records(cls: typ
 
 
 @pytest.mark.parametrize("sampler", ["cpu", "gpu", "alternating", "serial"])
-def test_the_example_trains_and_goes_on(sampler: str, tmp_path: Path) -> None:
+def test_example_trains_and_resumes(sampler: str, tmp_path: Path) -> None:
     def run(*arguments: str) -> str:
         return ran(FOLDER / "atari_dqn_async.py", tmp_path, "--sampler", sampler, *arguments)
 

@@ -1,4 +1,4 @@
-"""Evaluation in a process of its own: the same episodes, beside training, and failures that are told."""
+"""Evaluation in a separate process: the same episodes as between batches, training meanwhile, and failures."""
 
 import csv
 import logging
@@ -84,7 +84,7 @@ def run(cls: type[AsyncSamplerBase], make: Callable[[], Agent], beside: bool, **
         *(pytest.param(cls, CategoricalPgAgent, "forkserver", marks=pytest.mark.slow) for cls in ASYNC),
     ],
 )
-def test_batches_and_episodes_are_those_of_evaluations_between_batches(
+def test_batches_and_episodes_equal_those_of_evaluations_between_batches(
     cls: type[AsyncSamplerBase], make: Callable[[], Agent], start_method: str
 ) -> None:
     settings = {"start_method": start_method, "eval_max_trajectories": 6, "max_decorrelation_steps": 20}
@@ -94,8 +94,8 @@ def test_batches_and_episodes_are_those_of_evaluations_between_batches(
     assert [len(infos) for infos in ours[1]] == [6] * 4
 
 
-def test_it_acts_with_the_parameters_of_the_moment_it_was_begun() -> None:
-    """However late the process comes to it, and however often others were published meanwhile."""
+def test_evaluation_uses_the_parameters_at_begin_evaluation() -> None:
+    """However late the process starts it, and however many versions are published meanwhile."""
     agent = CategoricalPgAgent()
     with sampler_of(AsyncSerialSampler, n_slots=2).initialize(agent, seed=1) as sampler:
         sampler.obtain_samples(0)
@@ -129,7 +129,7 @@ class Gated(Walk):
         return super().step(action)
 
 
-def test_batches_go_on_while_an_evaluation_lasts(tmp_path: Path) -> None:
+def test_batches_are_collected_during_an_evaluation(tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     sampler = sampler_of(AsyncCpuSampler, Gated, eval_env_kwargs={"gate": str(gate)})
     with sampler.initialize(CategoricalPgAgent(), seed=0):
@@ -149,7 +149,7 @@ def taken(sampler: Any, wait: bool) -> Any:
     return infos
 
 
-def test_an_evaluation_is_looked_at_without_waiting() -> None:
+def test_evaluation_can_be_polled_without_waiting() -> None:
     with sampler_of(AsyncCpuSampler).initialize(CategoricalPgAgent(), seed=0) as sampler:
         sampler.begin_evaluation(0)
         assert len(taken(sampler, wait=False)) == 3
@@ -158,7 +158,7 @@ def test_an_evaluation_is_looked_at_without_waiting() -> None:
         sampler.obtain_samples(0)
 
 
-def test_what_cannot_be_is_said() -> None:
+def test_unsupported_evaluation_process_is_refused_with_the_reason() -> None:
     with pytest.raises(ValueError, match="SerialSampler has no separate evaluation process; eval_process=True is for"):
         SerialSampler(Walk, batch_T=2, batch_B=2, eval_process=True)
     with pytest.raises(TypeError, match="eval_process must be True or False, got int 1"):
@@ -182,7 +182,7 @@ def test_what_cannot_be_is_said() -> None:
 
 
 class Casts(Walk):
-    """Gives float64 where it is told so."""
+    """Returns float64 observations if asked to."""
 
     def __init__(self, wide: bool = False) -> None:
         super().__init__()
@@ -193,7 +193,7 @@ class Casts(Walk):
         return observation.astype(np.float64) if self._wide else observation, *rest
 
 
-def test_what_its_environments_have_for_the_log_is_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_notes_of_evaluation_environments_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     sampler = sampler_of(AsyncSerialSampler, Casts, eval_env_kwargs={"wide": True})
     with sampler.initialize(CategoricalPgAgent(), seed=0), caplog.at_level(logging.WARNING, "headrace"):
         sampler.obtain_samples(0)
@@ -206,7 +206,7 @@ def test_what_its_environments_have_for_the_log_is_said(caplog: pytest.LogCaptur
 
 
 class Wider(Walk):
-    """Other spaces where it is told so."""
+    """Has other spaces if asked to."""
 
     def __init__(self, wide: bool = False) -> None:
         super().__init__()
@@ -214,7 +214,7 @@ class Wider(Walk):
             self.action_space = gym.spaces.Discrete(7)
 
 
-def test_other_spaces_than_those_of_training_are_refused() -> None:
+def test_evaluation_environments_with_other_spaces_are_refused() -> None:
     sampler = sampler_of(AsyncCpuSampler, Wider, eval_env_kwargs={"wide": True})
     with pytest.raises(EnvContractError, match=r"evaluation environments have .* change eval_env_kwargs so that"):
         sampler.initialize(CategoricalPgAgent(), seed=0)
@@ -225,8 +225,8 @@ def faulty(fault: str, **kwargs: Any) -> Any:
 
 
 @pytest.mark.parametrize("taken", ["evaluation", "obtain_samples"])
-def test_a_failing_environment_is_named(taken: str) -> None:
-    """By whoever looks next: `evaluation`, or a batch that is waited for."""
+def test_failing_evaluation_environment_is_named_in_the_error(taken: str) -> None:
+    """Raised by the next call that notices: `evaluation`, or `obtain_samples`."""
     sampler = faulty("raise").initialize(CategoricalPgAgent(), seed=SEED)
     sampler.begin_evaluation(0)
     with pytest.raises(EnvFailed, match="the simulator is unhappy") as caught:
@@ -249,7 +249,7 @@ def sample_for_long(sampler: Any) -> None:
 
 
 @pytest.mark.parametrize("evaluating", [True, False])
-def test_a_process_that_dies_is_named_by_the_next_batch(evaluating: bool) -> None:
+def test_dead_evaluation_process_is_reported_by_the_next_batch(evaluating: bool) -> None:
     sampler = sampler_of(AsyncCpuSampler).initialize(CategoricalPgAgent(), seed=0)
     sampler.obtain_samples(0)
     processes = processes_of(sampler)
@@ -263,7 +263,7 @@ def test_a_process_that_dies_is_named_by_the_next_batch(evaluating: bool) -> Non
 
 
 @pytest.mark.parametrize("wait", [True, pytest.param(False, marks=pytest.mark.slow)])
-def test_a_process_that_hangs_is_named(wait: bool) -> None:
+def test_hanging_evaluation_process_is_reported(wait: bool) -> None:
     sampler = faulty("python loop", timeout=1.5).initialize(CategoricalPgAgent(), seed=SEED)
     sampler.begin_evaluation(0)
     with pytest.raises(WorkerHung, match=r"evaluation process made no progress for 1\.5 s") as caught:
@@ -273,7 +273,7 @@ def test_a_process_that_hangs_is_named(wait: bool) -> None:
     sampler.shutdown()
 
 
-def test_shutdown_waits_for_an_evaluation_and_leaves_nothing() -> None:
+def test_shutdown_waits_for_a_running_evaluation() -> None:
     before = descriptors()
     sampler = sampler_of(AsyncCpuSampler).initialize(CategoricalPgAgent(), seed=0)
     processes = processes_of(sampler)
@@ -286,7 +286,7 @@ def test_shutdown_waits_for_an_evaluation_and_leaves_nothing() -> None:
     assert descriptors() <= before
 
 
-def test_its_environments_are_part_of_the_state() -> None:
+def test_sampler_state_has_the_evaluation_environments() -> None:
     agent = CategoricalPgAgent()
     with sampler_of(AsyncCpuSampler).initialize(agent, seed=3, resumable=True) as sampler:
         sampler.obtain_samples(0)
@@ -305,7 +305,7 @@ def test_its_environments_are_part_of_the_state() -> None:
             assert [vars(info) for info in again.evaluate_agent(1)] == expected
 
 
-def test_environments_that_cannot_be_saved_are_said() -> None:
+def test_state_says_why_evaluation_environments_cannot_be_saved() -> None:
     class Evaluation(Walk):
         def __init__(self, keeps: bool = False) -> None:
             super().__init__()
@@ -318,7 +318,7 @@ def test_environments_that_cannot_be_saved_are_said() -> None:
         sampler.evaluate_agent(0)
 
 
-def test_timing_has_the_share_of_servers_in_other_processes() -> None:
+def test_timing_includes_action_servers_in_other_processes() -> None:
     for cls, devices in ((AsyncGpuSampler, ["cpu", "cpu"]), (AsyncSerialSampler, None)):
         with sampler_of(cls, device=devices).initialize(CategoricalPgAgent(), seed=0) as sampler:
             for itr in range(4):
@@ -342,7 +342,7 @@ def runner(beside: bool, n_steps: int = 32 * 12, log: int = 32 * 3, save: int = 
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
-    """Those of the log, without what depends on the clock."""
+    """Returns the log rows without columns that depend on the clock."""
     with (folder / "progress.csv").open(newline="") as file:
         return [
             {name: value for name, value in row.items() if "Time" not in name and name != "StepsPerSecond"}
@@ -351,7 +351,7 @@ def rows(folder: Path) -> list[dict[str, str]]:
 
 
 def same(ours: Any, theirs: Any) -> bool:
-    """Of nested dicts and lists with tensors in them."""
+    """Compares nested dicts and lists with tensors in them."""
     if isinstance(ours, torch.Tensor):
         return torch.equal(ours, theirs)
     if isinstance(ours, dict):
@@ -361,7 +361,7 @@ def same(ours: Any, theirs: Any) -> bool:
     return bool(ours == theirs) or (isinstance(ours, float) and math.isnan(ours) and math.isnan(theirs))
 
 
-def test_rows_best_agent_and_end_are_those_of_a_run_that_waits_for_evaluations(tmp_path: Path) -> None:
+def test_log_rows_best_agent_and_final_state_equal_those_of_a_waiting_run(tmp_path: Path) -> None:
     for beside in (True, False):
         runner(beside, n_steps=32 * 13, log_dir=tmp_path / str(beside)).train()
     ours, theirs = tmp_path / "True", tmp_path / "False"
@@ -374,10 +374,10 @@ def test_rows_best_agent_and_end_are_those_of_a_run_that_waits_for_evaluations(t
         assert same(mine["algo"], other["algo"])
 
 
-def test_checkpoints_wait_for_the_row_and_the_best_agent_is_the_one_that_was_evaluated(tmp_path: Path) -> None:
-    """The second evaluation, of itr 3, is the best one, and lasts for longer than what is learned meanwhile."""
+def test_checkpoint_waits_for_the_row_and_best_agent_is_the_evaluated_one(tmp_path: Path) -> None:
+    """The second evaluation, at itr 3, has the best return, and takes longer than the updates meanwhile."""
 
-    class Hears(Callback):
+    class KeepsMessages(Callback):
         def __init__(self) -> None:
             self.checkpoints: list[tuple[int, int]] = []
             self.learned: dict[int, list[torch.Tensor]] = {}
@@ -388,7 +388,7 @@ def test_checkpoints_wait_for_the_row_and_the_best_agent_is_the_one_that_was_eva
         def on_checkpoint(self, runner: Any, path: Path) -> None:
             self.checkpoints.append((runner.counters.itr, runner.counters.rows))
 
-    hears = Hears()
+    hears = KeepsMessages()
     sampler = sampler_of(AsyncCpuSampler, Peaks, eval_env_kwargs={"peak": 2})
     config = RunnerConfig(n_steps=32 * 7, seed=0, log_interval_steps=32 * 3, checkpoint_interval_steps=32 * 5)
     run = AsyncRlEval(
@@ -403,7 +403,7 @@ def test_checkpoints_wait_for_the_row_and_the_best_agent_is_the_one_that_was_eva
     assert [torch.equal(*pair) for pair in zip(saved, hears.learned[3], strict=True)] == [True] * len(saved)
 
 
-def test_training_goes_on_while_an_evaluation_lasts_and_waits_with_the_next(tmp_path: Path) -> None:
+def test_training_continues_during_an_evaluation_and_waits_before_the_next(tmp_path: Path) -> None:
     gate = tmp_path / "gate"
 
     class Opens(Callback):
@@ -427,7 +427,7 @@ def test_training_goes_on_while_an_evaluation_lasts_and_waits_with_the_next(tmp_
     assert opens.heard[0][1] >= 2, "the first row's evaluation lasted that long"
 
 
-def test_a_return_that_was_asked_for_ends_training_when_it_is_known() -> None:
+def test_stop_at_return_ends_training_once_the_evaluation_is_done() -> None:
     run = runner(True, n_steps=10**6, callbacks=[StopAtReturn(-1e9)])
     run.train()
     assert run.counters.rows >= 1
@@ -452,7 +452,7 @@ class StopsAfter(Callback):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 2, 3, 4])
-def test_a_run_that_went_on_from_a_checkpoint_ends_like_one_that_was_not_cut(tmp_path: Path, n: int) -> None:
+def test_resumed_run_ends_like_an_uninterrupted_one(tmp_path: Path, n: int) -> None:
     """Checkpoints come before the row of the same batch: 2, 4, 6 with a row, 8."""
     runner(True, log_dir=tmp_path / "whole").train()
     with pytest.raises(Stopped):
@@ -467,7 +467,7 @@ def test_a_run_that_went_on_from_a_checkpoint_ends_like_one_that_was_not_cut(tmp
     assert ours[: len(known)] == known
 
 
-def test_an_environment_that_fails_ends_training_with_its_error(tmp_path: Path) -> None:
+def test_failing_evaluation_environment_ends_training_with_its_error(tmp_path: Path) -> None:
     config = RunnerConfig(n_steps=1e6, seed=SEED, log_interval_steps=96)
     before = psutil.Process().children(recursive=True)
     run = AsyncRlEval(PPO(), CategoricalPgAgent(), faulty("raise"), config, logger=Logger(), log_dir=tmp_path)

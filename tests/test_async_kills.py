@@ -1,4 +1,4 @@
-"""Trainings beside their sampler, of which a process is killed at a random moment: nothing is left, the dead named."""
+"""Asynchronous trainings of which a process is killed at a random moment: the error names it, and nothing is left."""
 
 import json
 import multiprocessing
@@ -45,7 +45,7 @@ ASYNC: list[type[BaseSampler]] = [
 
 
 def train_for_ever(cls: type[BaseSampler], algo: str, eval_process: bool, outcome: Path) -> None:
-    """In a process of its own. Leaves what it was told of its end, and what it still had then."""
+    """Trains in a separate process; writes how it ended and which processes were left then."""
     torch.set_num_threads(1)
     # An evaluation after every fourth batch, and long enough to be killed in.
     sampler = cls(
@@ -80,7 +80,9 @@ def family(learner: psutil.Process) -> list[psutil.Process]:
 
 
 def member(learner: psutil.Process, role: str, number: int) -> psutil.Process | None:
-    """One of the family, if it is there (yet): the learner, its children in their order, or a child of its first."""
+    """Returns a process of the training if it exists (yet): the learner, its children in order, or a child of the
+    first.
+    """
     with suppress(psutil.NoSuchProcess, IndexError):
         if role == "learner":
             return learner
@@ -120,7 +122,7 @@ def shared_memory(pids: Iterable[int]) -> set[int]:
 
 
 def kill_one(cls: type[BaseSampler], role: str, rng: random.Random, outcome: Path) -> None:
-    """Begins a training, kills one of its processes, and looks at what is left."""
+    """Starts a training, kills one of its processes, and checks what is left."""
     algo, number = rng.choice(["dqn", "ppo"]), rng.randrange(2)
     eval_process = role == "evaluation process" or rng.random() < 0.5
     # From the first moment of the victim: half of them while everything starts, half in the run.
@@ -158,7 +160,9 @@ def kill_one(cls: type[BaseSampler], role: str, rng: random.Random, outcome: Pat
 
 
 def end_of(process: BaseProcess, role: str, processes: list[psutil.Process], about: str) -> None:
-    """Whoever lost its learner is gone soon; a learner that lost another says so and has nobody left."""
+    """Processes that lost their learner end soon; a learner that lost another process raises an error and has none
+    left.
+    """
     if role == "learner":
         assert until(lambda: not living(processes)), (about, living(processes))
         process.join(DEADLINE)
@@ -171,7 +175,7 @@ def end_of(process: BaseProcess, role: str, processes: list[psutil.Process], abo
 
 @pytest.mark.parametrize("cls", ASYNC)
 @pytest.mark.parametrize("n_kills", [1, pytest.param(10, marks=pytest.mark.slow)])
-def test_a_training_of_which_a_process_is_killed(cls: type[BaseSampler], n_kills: int, tmp_path: Path) -> None:
+def test_training_resumes_after_any_process_is_killed(cls: type[BaseSampler], n_kills: int, tmp_path: Path) -> None:
     rng = random.Random(f"{cls.__name__} {n_kills}")
     roles = ["learner", "sampler process", "evaluation process", "worker"][: 3 if cls is AsyncSerialSampler else 4]
     for number, role in enumerate(rng.sample(roles * 5, n_kills)):

@@ -1,4 +1,6 @@
-"""Asynchronous runners: replays that a sampler process fills, ratios on both sides, and going on after a kill."""
+"""Asynchronous runners: replays that a sampler process fills, the replay ratio of both sides, and resuming after a
+kill.
+"""
 
 import multiprocessing
 import os
@@ -61,7 +63,7 @@ def runner(n_steps: int, cls: type[BaseSampler] = AsyncCpuSampler, algo: Any = N
         ),
     ],
 )
-def test_a_sampler_process_fills_the_ring_as_the_learner_would(cls: Any, start_method: str) -> None:
+def test_sampler_process_fills_the_ring_as_the_learner_would(cls: Any, start_method: str) -> None:
     sink = ReplaySink(1000)
     sampler = cls(Walk, **{**SETTINGS, "start_method": start_method})
     sampler.feed(sink)
@@ -85,7 +87,7 @@ def test_a_sampler_process_fills_the_ring_as_the_learner_would(cls: Any, start_m
     assert sink.ring.cursor[0] == 26 * 8, "shutdown loses no batch"
 
 
-def test_both_sides_keep_the_replay_ratio() -> None:
+def test_learner_and_sampler_keep_the_replay_ratio() -> None:
     run = runner(48 * 60)
     run.train()
     algo = run.algo
@@ -98,7 +100,7 @@ def test_both_sides_keep_the_replay_ratio() -> None:
     assert 48 * 60 <= algo._replay.n_appended <= 48 * 61
 
 
-def test_the_learner_appends_nothing_itself() -> None:
+def test_learner_does_not_append_to_the_replay() -> None:
     run = runner(48 * 10)
     run.train()
     assert isinstance(run.algo, DQN)
@@ -112,7 +114,7 @@ def test_the_learner_appends_nothing_itself() -> None:
     assert with_learner.algo._replay.n_appended == 480
 
 
-def test_on_policy_algorithms_take_the_batches_themselves() -> None:
+def test_on_policy_algorithms_learn_from_the_batches() -> None:
     config = RunnerConfig(n_steps=480, seed=0, log_interval_steps=240)
     sampler = AsyncCpuSampler(Walk, eval_n_envs=2, **SETTINGS)
     run = AsyncRlEval(PPO(), CategoricalPgAgent(), sampler, config, logger=Logger())
@@ -126,14 +128,14 @@ def test_synchronous_samplers_are_refused() -> None:
         run.train()
 
 
-def test_a_replay_that_does_not_fit_is_said_before_training() -> None:
+def test_replay_too_large_for_memory_is_refused_before_training() -> None:
     run = runner(480, algo=dqn(replay_size=10**13))
     with pytest.raises(NotEnoughMemory, match="a replay of"):
         run.train()
 
 
 @pytest.mark.parametrize("cls", [AsyncCpuSampler, pytest.param(AsyncSerialSampler, marks=pytest.mark.slow)])
-def test_a_run_goes_on_with_its_replay(tmp_path: Path, cls: type[BaseSampler]) -> None:
+def test_resumed_run_continues_with_its_replay(tmp_path: Path, cls: type[BaseSampler]) -> None:
     runner(480, cls, log_dir=tmp_path).train()
     state = load_checkpoint(tmp_path / "checkpoint.pt")["algo"]
     assert state["n_rows"] == 88, "ten batches, and the one that was collected ahead"
@@ -162,10 +164,10 @@ def test_a_run_goes_on_with_its_replay(tmp_path: Path, cls: type[BaseSampler]) -
         ),
     ],
 )
-def test_no_transition_crosses_what_a_resumed_run_left_out(
+def test_no_transition_crosses_a_gap_left_by_a_resume(
     tmp_path: Path, Runner: type[MinibatchRl], cls: type[BaseSampler], n_slots: int, frames: int
 ) -> None:
-    """What was collected ahead when the checkpoint was written is in no replay that the learner fills."""
+    """Batches collected ahead when the checkpoint was written are missing in a replay that the learner fills."""
     places: tuple[tuple[int, dict[str, Any]], ...] = ((160, {"log_dir": tmp_path}), (320, {"resume_from": tmp_path}))
     for n_steps, options in places:
         sampler = cls(Counts, batch_T=4, batch_B=4, n_slots=n_slots, max_decorrelation_steps=3)
@@ -188,7 +190,7 @@ def train_for_ever(folder: Path) -> None:
 
 @pytest.mark.programs
 @pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_a_run_that_is_killed_goes_on_from_its_last_checkpoint(tmp_path: Path, seed: int) -> None:
+def test_killed_run_resumes_from_its_last_checkpoint(tmp_path: Path, seed: int) -> None:
     process = multiprocessing.get_context("fork").Process(target=train_for_ever, args=(tmp_path,))
     process.start()
     assert until((tmp_path / "checkpoint.pt").exists)

@@ -1,4 +1,4 @@
-"""Samplers in a process of their own: their batches, how far they are ahead, and how they fail."""
+"""Asynchronous samplers: their batches, how far they collect ahead, and how they fail."""
 
 import gc
 import os
@@ -61,7 +61,7 @@ SYNCHRONOUS: list[type[BaseSampler]] = [
 
 
 @pytest.mark.parametrize(("cls", "twin"), [*zip(SYNCHRONOUS, ASYNC, strict=True)])
-def test_a_sampler_process_runs_the_layout_of_the_synchronous_sampler(
+def test_sampler_process_runs_the_layout_of_the_synchronous_sampler(
     cls: type[BaseSampler], twin: type[BaseSampler]
 ) -> None:
     assert twin.layout.asynchronous
@@ -82,7 +82,7 @@ def sampler_of(cls: type[BaseSampler], **kwargs: Any) -> BaseSampler:
 
 
 def learn(agent: Agent) -> None:
-    """Changes what the agent does."""
+    """Changes the parameters of the agent."""
     with torch.no_grad():
         for parameter in agent.parameters():
             parameter.add_(0.05 * torch.sin(37 * parameter))
@@ -146,7 +146,7 @@ def differences(ours: Samples, theirs: Samples) -> list[str]:
         slow(AsyncCpuSampler, CategoricalPgAgent, "wait", 3, "spawn"),
     ],
 )
-def test_the_batches_are_those_of_the_synchronous_twin_with_a_lag(
+def test_batches_equal_those_of_the_synchronous_sampler_with_a_lag(
     cls: type[BaseSampler], make: Callable[[], Agent], reset_mode: str, n_slots: int, start_method: str
 ) -> None:
     n_itr = 6
@@ -179,7 +179,7 @@ class ItrShown(CategoricalPgAgent):
 
 
 @pytest.mark.parametrize("cls", [AsyncCpuSampler, slow(AsyncSerialSampler), slow(AsyncAlternatingSampler)])
-def test_a_batch_is_told_the_itr_it_is_asked_for_with(cls: type[BaseSampler]) -> None:
+def test_batch_has_the_itr_with_which_it_is_requested(cls: type[BaseSampler]) -> None:
     with sampler_of(cls, n_slots=3).initialize(ItrShown(), seed=0) as sampler:
         for itr in range(40, 46):
             samples, _ = sampler.obtain_samples(itr)
@@ -200,7 +200,7 @@ class Counted(Walk):
 
 
 def stands_still(path: Path) -> int:
-    """The size of the file once it does not grow any more."""
+    """Returns the size of the file once it no longer grows."""
     deadline, size, since = time.monotonic() + DEADLINE, -1, time.monotonic()
     while time.monotonic() < deadline:
         now = path.stat().st_size
@@ -213,7 +213,7 @@ def stands_still(path: Path) -> int:
 
 
 @pytest.mark.parametrize("n_slots", [3, slow(2), slow(4)])
-def test_it_collects_as_far_ahead_as_there_are_slots_and_no_further(tmp_path: Path, n_slots: int) -> None:
+def test_sampler_collects_n_slots_minus_1_batches_ahead(tmp_path: Path, n_slots: int) -> None:
     path = tmp_path / "steps"
     sampler = AsyncCpuSampler(
         Counted, {"path": str(path)}, n_slots=n_slots, max_decorrelation_steps=0, **{**SETTINGS, "eval_n_envs": 0}
@@ -226,7 +226,7 @@ def test_it_collects_as_far_ahead_as_there_are_slots_and_no_further(tmp_path: Pa
             assert differences(samples, kept) == [], "what the caller has was written again"
 
 
-def test_handing_a_batch_over_copies_nothing() -> None:
+def test_returning_a_batch_copies_nothing() -> None:
     with sampler_of(AsyncCpuSampler).initialize(CategoricalPgAgent(), seed=0) as sampler:
         assert sampler._slots is not None
         places = [
@@ -238,7 +238,7 @@ def test_handing_a_batch_over_copies_nothing() -> None:
 
 
 @pytest.mark.usefixtures("copies_tried_here")
-def test_environments_are_called_between_batches_and_states_are_taken_there() -> None:
+def test_call_envs_and_state_run_between_batches() -> None:
     agent = CategoricalPgAgent()
     sampler = sampler_of(AsyncCpuSampler).initialize(agent, seed=3, resumable=True)
     with sampler:
@@ -256,7 +256,7 @@ def test_environments_are_called_between_batches_and_states_are_taken_there() ->
 
 
 @pytest.mark.parametrize("cls", [AsyncSerialSampler, slow(AsyncAlternatingSampler)])
-def test_timing_counts_from_the_first_command(cls: type[BaseSampler]) -> None:
+def test_timing_starts_at_the_first_command(cls: type[BaseSampler]) -> None:
     with sampler_of(cls).initialize(CategoricalPgAgent(), seed=0) as sampler:
         assert sampler.timing().steps == 0
         sampler.obtain_samples(0)
@@ -268,7 +268,7 @@ def test_timing_counts_from_the_first_command(cls: type[BaseSampler]) -> None:
     assert report.idle > 0
 
 
-def test_wrong_settings_are_said_at_once() -> None:
+def test_wrong_settings_are_refused_by_the_constructor() -> None:
     with pytest.raises(ValueError, match="n_slots of AsyncCpuSampler must be at least 2, got 1"):
         sampler_of(AsyncCpuSampler, n_slots=1)
     with pytest.raises(ValueError, match="samples_device"):
@@ -279,7 +279,7 @@ def test_wrong_settings_are_said_at_once() -> None:
         sampler_of(SerialSampler, n_slots=1.5)
 
 
-def test_views_of_a_synchronous_sampler_with_several_slots_stay_valid_for_as_many_calls() -> None:
+def test_views_of_a_synchronous_sampler_stay_valid_for_n_slots_calls() -> None:
     with sampler_of(SerialSampler, n_slots=3).initialize(CategoricalPgAgent(), seed=0) as sampler:
         batches = [sampler.obtain_samples(itr)[0] for itr in range(2)]
         kept = [batch.copy() for batch in batches]
@@ -300,7 +300,7 @@ def test_views_of_a_synchronous_sampler_with_several_slots_stay_valid_for_as_man
         slow(AsyncAlternatingSampler, 3, RecurrentCategoricalPgAgent, 2),
     ],
 )
-def test_several_devices_share_the_columns(
+def test_columns_are_split_over_several_devices(
     cls: type[BaseSampler], n_workers: int, make: Callable[[], Agent], n_devices: int
 ) -> None:
     ours = asynchronous(cls, make, 4, n_workers=n_workers, device=["cpu"] * n_devices)
@@ -317,7 +317,7 @@ def test_several_devices_share_the_columns(
         assert len(sampler.call_envs("np_random_seed")) == B
 
 
-def test_a_shard_that_dies_is_named() -> None:
+def test_dead_shard_is_named_in_the_error() -> None:
     sampler: Any = sampler_of(AsyncGpuSampler, device=["cpu", "cpu"]).initialize(CategoricalPgAgent(), seed=0)
     os.kill(sampler._engine.workers.pids[1], signal.SIGKILL)
     with pytest.raises(WorkerCrashed, match="sampler process 1 was killed by SIGKILL"):
@@ -369,7 +369,7 @@ class RewardSink:
 
 @pytest.mark.parametrize("cls", SOME)
 @pytest.mark.parametrize("start_method", ["fork", slow("forkserver")])
-def test_a_sink_gets_every_batch_before_the_learner_hears_of_it(cls: type[AsyncSamplerBase], start_method: str) -> None:
+def test_sink_gets_every_batch_before_the_learner(cls: type[AsyncSamplerBase], start_method: str) -> None:
     sink = RewardSink()
     sampler = cls(Walk, n_workers=2, **{**SETTINGS, "start_method": start_method})
     sampler.feed(sink)
@@ -418,7 +418,7 @@ class BrokenSink(RewardSink):
         slow(AsyncCpuSampler, "append"),
     ],
 )
-def test_a_sink_that_fails_is_an_error_in_the_learner(cls: type[AsyncSamplerBase], when: str) -> None:
+def test_failing_sink_raises_in_the_learner(cls: type[AsyncSamplerBase], when: str) -> None:
     sink = BrokenSink(when)
     sampler = cls(Walk, **SETTINGS)
     sampler.feed(sink)
@@ -469,7 +469,7 @@ def use(sampler: BaseSampler) -> None:
 
 @pytest.mark.parametrize("cls", SOME)
 @pytest.mark.parametrize("phase", ["step", "evaluation", slow("reset")])
-def test_a_failing_environment_is_named_across_two_processes(cls: type[BaseSampler], phase: str) -> None:
+def test_failing_environment_is_named_across_two_processes(cls: type[BaseSampler], phase: str) -> None:
     sampler = faulty(cls, "raise", phase)
     with pytest.raises(EnvFailed, match="the simulator is unhappy") as caught:
         use(sampler)
@@ -487,8 +487,8 @@ def test_a_failing_environment_is_named_across_two_processes(cls: type[BaseSampl
 
 
 @pytest.mark.parametrize("rank", [1, slow(0)])
-def test_a_process_that_dies_with_nothing_to_do_is_said_to_wait(rank: int) -> None:
-    """Not to construct the environment, which was over long before."""
+def test_process_killed_while_idle_is_reported_as_waiting(rank: int) -> None:
+    """The error must not say that it was constructing the environment, which it did long before."""
     sampler = AsyncCpuSampler(Walk, **SETTINGS, eval_process=True)
     batches(sampler, 1)
     assert sampler._engine.workers._members.pipes[0].poll(20), "the next batch is collected"
@@ -502,7 +502,7 @@ def test_a_process_that_dies_with_nothing_to_do_is_said_to_wait(rank: int) -> No
 
 @pytest.mark.parametrize("cls", [AsyncCpuSampler, slow(AsyncGpuSampler)])
 @pytest.mark.parametrize(("fault", "words"), [("SIGKILL", "killed by SIGKILL"), slow("_exit", "exit code 3")])
-def test_a_worker_that_dies_is_named(cls: type[BaseSampler], fault: str, words: str) -> None:
+def test_dead_worker_is_named_in_the_error(cls: type[BaseSampler], fault: str, words: str) -> None:
     sampler = faulty(cls, fault, "step")
     with pytest.raises(WorkerCrashed, match=words) as caught:
         use(sampler)
@@ -513,7 +513,7 @@ def test_a_worker_that_dies_is_named(cls: type[BaseSampler], fault: str, words: 
 
 @pytest.mark.parametrize("cls", ONE)
 @pytest.mark.parametrize("fault", ["python loop", slow("SIGSTOP")])
-def test_a_worker_that_hangs_is_named(cls: type[BaseSampler], fault: str) -> None:
+def test_hanging_worker_is_named_in_the_error(cls: type[BaseSampler], fault: str) -> None:
     sampler = faulty(cls, fault, "step", timeout=1.5)
     with pytest.raises(WorkerHung, match=r"made no progress for 1\.5 s") as caught:
         use(sampler)
@@ -523,7 +523,7 @@ def test_a_worker_that_hangs_is_named(cls: type[BaseSampler], fault: str) -> Non
 
 
 @pytest.mark.parametrize("cls", [AsyncCpuSampler, slow(AsyncSerialSampler), slow(AsyncGpuSampler)])
-def test_slow_environments_are_not_taken_for_a_sampler_process_that_hangs(cls: type[BaseSampler]) -> None:
+def test_slow_environments_do_not_make_the_sampler_process_look_hung(cls: type[BaseSampler]) -> None:
     """A batch takes longer than the timeout, a row an eighth of it."""
     sampler = cls(Slow, batch_T=10, batch_B=2, n_workers=1, timeout=1.0, max_decorrelation_steps=0)
     with sampler.initialize(CategoricalPgAgent(), seed=0):
@@ -544,7 +544,7 @@ class FailsWhenTold(CategoricalPgAgent):
 
 
 @pytest.mark.parametrize("cls", ONE)
-def test_an_agent_that_fails_there_is_an_agent_error(cls: type[BaseSampler]) -> None:
+def test_failing_agent_in_the_sampler_process_raises_agent_failed(cls: type[BaseSampler]) -> None:
     sampler = sampler_of(cls)
     sampler.initialize(FailsWhenTold(), seed=0)
     with pytest.raises(AgentFailed, match="the agent is tired"):
@@ -564,7 +564,7 @@ def sample_for_long(sampler: BaseSampler, rng: random.Random) -> None:
 @pytest.mark.parametrize(
     ("cls", "n_kills"), [(AsyncCpuSampler, 2), (AsyncAlternatingSampler, 1), *(slow(cls, 10) for cls in ASYNC)]
 )
-def test_kills_at_random_moments_name_the_dead_and_leave_nothing(cls: type[BaseSampler], n_kills: int) -> None:
+def test_kills_at_random_moments_are_reported_and_leave_nothing(cls: type[BaseSampler], n_kills: int) -> None:
     before = descriptors()
     for seed in range(n_kills):
         rng = random.Random(seed)
@@ -584,7 +584,7 @@ def test_kills_at_random_moments_name_the_dead_and_leave_nothing(cls: type[BaseS
     assert descriptors() <= before
 
 
-def test_a_sampler_process_that_is_stopped_hangs() -> None:
+def test_stopped_sampler_process_is_reported_as_hung() -> None:
     sampler = sampler_of(AsyncCpuSampler, timeout=1.5)
     sampler.initialize(CategoricalPgAgent(), seed=0)
     sampler.obtain_samples(0)
@@ -596,7 +596,7 @@ def test_a_sampler_process_that_is_stopped_hangs() -> None:
     sampler.shutdown()
 
 
-def test_a_forgotten_sampler_takes_its_processes_with_it() -> None:
+def test_processes_of_a_garbage_collected_sampler_end() -> None:
     sampler = sampler_of(AsyncGpuSampler).initialize(CategoricalPgAgent(), seed=0)
     processes = inner_workers(sampler)
     assert len(processes) == 3
@@ -617,7 +617,7 @@ class ClosesLoudly(gym.Wrapper[Any, Any, Any, Any]):
 
 
 @pytest.mark.parametrize("cls", SOME)
-def test_shutdown_closes_every_environment(cls: type[BaseSampler], tmp_path: Path) -> None:
+def test_shutdown_closes_every_environment_of_an_async_sampler(cls: type[BaseSampler], tmp_path: Path) -> None:
     path = tmp_path / "closed"
     sampler = cls(ClosesLoudly, {"path": str(path)}, batch_T=4, batch_B=5, n_workers=2, eval_n_envs=2)
     with sampler.initialize(CategoricalPgAgent(), seed=0):
@@ -626,7 +626,7 @@ def test_shutdown_closes_every_environment(cls: type[BaseSampler], tmp_path: Pat
 
 
 @pytest.mark.parametrize("n_slots", [3, slow(2)])
-def test_a_failing_close_is_raised_by_shutdown_behind_the_batches_ahead(n_slots: int) -> None:
+def test_error_in_close_is_raised_by_shutdown_after_pending_batches(n_slots: int) -> None:
     sampler = faulty(AsyncCpuSampler, "raise", "close", n_slots=n_slots)
     sampler.initialize(CategoricalPgAgent(), seed=SEED)
     sampler.obtain_samples(0)

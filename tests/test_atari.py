@@ -1,4 +1,4 @@
-"""Atari games with the classic wrappers: what is seen, what is counted, where episodes end."""
+"""Atari games with the classic wrappers: observations, scores, and ends of episodes."""
 
 import subprocess
 import sys
@@ -60,7 +60,7 @@ def assert_equal(first: Any, second: Any) -> None:
 
 
 @pytest.mark.slow
-def test_samplers_agree_on_pong_and_stacks_begin_anew() -> None:
+def test_samplers_give_equal_pong_batches_and_stacks_restart_after_ends() -> None:
     """300 steps of three games, short enough that some end."""
     env_kwargs = {"max_frames": 150, "noop_max": 10}
     batches = collected(SerialSampler, make_atari, env_kwargs)
@@ -79,8 +79,8 @@ def test_samplers_agree_on_pong_and_stacks_begin_anew() -> None:
     assert n_ends > 3
 
 
-def test_an_id_is_used_as_it_is() -> None:
-    """Gymnasium does not load the package that registers it."""
+def test_registered_id_is_used_without_wrappers() -> None:
+    """Gymnasium alone would not load the package that registers the id."""
     code = (
         "import sys\n"
         "from headrace.envs import EnvFactory\n"
@@ -94,8 +94,8 @@ def test_an_id_is_used_as_it_is() -> None:
     assert_equal(batches, collected(GpuSampler, "ALE/Pong-v5", env_kwargs, B=1, start_method="forkserver"))
 
 
-def test_the_wrappers_are_classic(made: Any) -> None:
-    """Against the emulator's own frames: skip, maximum of the last two, grey, size, order of the stack."""
+def test_wrappers_are_the_classic_ones(made: Any) -> None:
+    """Compared with the emulator's frames: skip, maximum of the last two, greyscale, size, order of the stack."""
     options = {"noop_max": 0, "fire_reset": False, "repeat_action_probability": 0.0}
     game = made(BREAKOUT, **options)
     raw = gymnasium.make(BREAKOUT, frameskip=1, repeat_action_probability=0.0, obs_type="grayscale")
@@ -122,7 +122,7 @@ def shrunk(screen: np.ndarray) -> np.ndarray:
     return np.asarray(cv2.resize(screen, (84, 84), interpolation=cv2.INTER_AREA))
 
 
-def test_rewards_are_clipped_and_the_score_is_not(made: Any) -> None:
+def test_rewards_are_clipped_but_not_the_score(made: Any) -> None:
     clipped, raw = made("ALE/SpaceInvaders-v5"), made("ALE/SpaceInvaders-v5", clip_rewards=False)
     for game in (clipped, raw):
         game.reset(seed=1)
@@ -141,7 +141,7 @@ def test_rewards_are_clipped_and_the_score_is_not(made: Any) -> None:
 
 
 @pytest.mark.parametrize("episodic_life", [False, True])
-def test_a_lost_life_ends_an_episode_only_if_asked(made: Any, episodic_life: bool) -> None:
+def test_lost_life_ends_an_episode_only_with_episodic_life(made: Any, episodic_life: bool) -> None:
     game = made(BREAKOUT, episodic_life=episodic_life)
     _, info = game.reset(seed=3)
     assert info["lives"] == 5
@@ -166,7 +166,7 @@ def test_a_lost_life_ends_an_episode_only_if_asked(made: Any, episodic_life: boo
     assert info["episode_frame_number"] < frame
 
 
-def test_a_cut_game_is_truncated_and_the_next_one_is_new(made: Any) -> None:
+def test_game_over_the_frame_limit_is_truncated_and_the_next_starts_fresh(made: Any) -> None:
     game = made(BREAKOUT, episodic_life=True, max_frames=60, fire_reset=False)
     game.reset(seed=3)
     while True:
@@ -178,7 +178,7 @@ def test_a_cut_game_is_truncated_and_the_next_one_is_new(made: Any) -> None:
 
 
 def test_fire_starts_the_game(made: Any) -> None:
-    """In Breakout nothing happens before it."""
+    """Breakout does not start without FIRE."""
     for fire_reset, lives in ((True, 4), (False, 5)):
         game = made(BREAKOUT, fire_reset=fire_reset, episodic_life=True)
         for _ in range(2):  # a second life, too
@@ -192,7 +192,7 @@ def test_fire_starts_the_game(made: Any) -> None:
             lives -= fire_reset
 
 
-def test_a_random_number_of_no_ops_begins_a_game(made: Any) -> None:
+def test_game_starts_with_a_random_number_of_no_ops(made: Any) -> None:
     game = made("ALE/Pong-v5", fire_reset=False)
     begun = {game.reset(seed=seed)[1]["episode_frame_number"] for seed in range(6)}
     assert len(begun) > 1
@@ -200,7 +200,7 @@ def test_a_random_number_of_no_ops_begins_a_game(made: Any) -> None:
     assert made("ALE/Pong-v5", fire_reset=False, noop_max=0).reset(seed=0)[1]["episode_frame_number"] == 0
 
 
-def test_all_actions_on_request(made: Any) -> None:
+def test_full_action_space_is_optional(made: Any) -> None:
     assert made("ALE/Pong-v5", full_action_space=True).action_space == spaces.Discrete(18)
     assert made("PongNoFrameskip-v4").action_space == spaces.Discrete(6)
 
@@ -217,24 +217,24 @@ def test_the_games_keep_the_contract(options: dict[str, Any]) -> None:
     assert check_env("headrace.envs.atari:make_atari", options, n_steps=40) == []
 
 
-def test_nothing_is_printed() -> None:
+def test_making_a_game_prints_nothing() -> None:
     code = "from headrace.envs import make_atari; env = make_atari(); env.reset(seed=0); env.step(0)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=DEADLINE, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 @pytest.mark.parametrize("package", ["ale_py", "cv2"])
-def test_a_missing_package_names_the_extra(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_package_error_names_the_extra(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ImportError, match=r'pip install "headrace\[atari\]"'):
         make_atari()
 
 
-def test_an_id_without_its_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_atari_id_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ale_py", None)
     with pytest.raises(ValueError, match=r'pip install "headrace\[atari\]"'):
         EnvFactory.of("ALE/Pong-v5", None)
 
 
-def test_a_name_that_a_package_exports_when_asked_is_found() -> None:
+def test_lazily_exported_name_is_found_as_env() -> None:
     assert EnvFactory.of("headrace.envs:make_atari", {"game_id": BREAKOUT}).make is make_atari

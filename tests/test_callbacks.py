@@ -1,4 +1,4 @@
-"""Callbacks: what they hear, in which order, and how they end training."""
+"""Callbacks: which methods are called, in which order, and how they end training."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -37,8 +37,8 @@ HOOKS = [
 ]
 
 
-class Hears(Callback):
-    """Notes what it is told."""
+class KeepsMessages(Callback):
+    """Keeps all messages."""
 
     def __init__(self) -> None:
         self.events: list[Any] = []
@@ -71,7 +71,7 @@ def train(callbacks: Sequence[Callback], log_dir: Path | None = None, n_itr: int
     return runner
 
 
-def test_a_run_that_is_stopped_by_a_row_has_it_in_its_checkpoint(tmp_path: Path) -> None:
+def test_checkpoint_of_a_run_stopped_by_a_row_has_that_row(tmp_path: Path) -> None:
     """The checkpoint of the same batch was written before the row."""
 
     class Stops(Callback):
@@ -87,8 +87,8 @@ def test_a_run_that_is_stopped_by_a_row_has_it_in_its_checkpoint(tmp_path: Path)
     assert float(rows[-1]["Iteration"]) == counters["itr"] == 2
 
 
-def test_they_hear_everything_in_its_order(tmp_path: Path) -> None:
-    hears = Hears()
+def test_callbacks_are_called_in_order(tmp_path: Path) -> None:
+    hears = KeepsMessages()
     train([hears], tmp_path)
     batch = [[("batch", itr, (8, 2), itr), ("optimize", itr, True, itr + 1)] for itr in range(4)]
     assert hears.events == [
@@ -105,20 +105,20 @@ def test_they_hear_everything_in_its_order(tmp_path: Path) -> None:
     ]
 
 
-def test_checkpoints_have_an_interval_of_their_own(tmp_path: Path) -> None:
-    hears = Hears()
+def test_checkpoint_interval_is_independent_of_log_interval(tmp_path: Path) -> None:
+    hears = KeepsMessages()
     train([hears], tmp_path, n_itr=8, checkpoint_interval_steps=48)
     assert [event[1] for event in hears.events if event[0] == "checkpoint"] == [3, 6, 8]
 
 
 @pytest.mark.parametrize("hook", HOOKS)
-def test_one_that_raises_ends_training_with_its_error(hook: str, tmp_path: Path) -> None:
+def test_callback_that_raises_ends_training_with_its_error(hook: str, tmp_path: Path) -> None:
     def fails(self: Callback, runner: Runner, *_: Any) -> None:
         if runner.counters.itr >= 2:
             raise LookupError(f"no use for {hook}")
 
     Fails = type("Fails", (Callback,), {hook: fails})
-    hears = Hears()
+    hears = KeepsMessages()
     with pytest.raises(LookupError, match=f"no use for {hook}"):
         train([hears, Fails()], tmp_path)
     assert hears.events[-1][0] == "end"
@@ -127,7 +127,7 @@ def test_one_that_raises_ends_training_with_its_error(hook: str, tmp_path: Path)
 
 
 @pytest.mark.parametrize("hook", HOOKS)
-def test_one_may_stop_training_after_the_batch(hook: str, tmp_path: Path) -> None:
+def test_callback_can_stop_training_after_the_batch(hook: str, tmp_path: Path) -> None:
     def stops(self: Callback, runner: Runner, *_: Any) -> None:
         if runner.counters.itr >= 2:
             runner.stop()
@@ -147,7 +147,7 @@ def rows_until(callback: Callback, returns: Sequence[float]) -> int:
     return runner.counters.rows
 
 
-def test_early_stop_waits_for_a_better_return() -> None:
+def test_early_stop_ends_training_without_a_better_return() -> None:
     assert rows_until(EarlyStop(patience=3), [1, 2, 2, 2, 2, 2]) == 5
     assert rows_until(EarlyStop(patience=3), [1, 2, 2, 1, 3, 3, 3, 3]) == 8
     assert rows_until(EarlyStop(patience=30), [1]) == 21
@@ -155,14 +155,14 @@ def test_early_stop_waits_for_a_better_return() -> None:
         EarlyStop(patience=0)
 
 
-def test_stop_at_return() -> None:
+def test_stop_at_return_ends_training() -> None:
     assert rows_until(StopAtReturn(3), [1, 2, 2.75, 3, 9]) == 4
     assert rows_until(StopAtReturn(10), [1, 2, 2.75, 3, 9]) == 21
     with pytest.raises(ValueError, match="mean_return"):
         StopAtReturn(float("nan"))
 
 
-def test_what_is_no_callback_is_refused() -> None:
+def test_object_that_is_not_a_callback_is_refused() -> None:
     with pytest.raises(TypeError, match="callbacks must be Callback objects, got"):
         MinibatchRl(
             A2C(),
@@ -173,7 +173,7 @@ def test_what_is_no_callback_is_refused() -> None:
         )
 
 
-def test_the_best_agent_is_kept(tmp_path: Path) -> None:
+def test_best_agent_is_saved(tmp_path: Path) -> None:
     sampler = SerialSampler(Pays, {"returns": [1, 2, 7, 3, 4]}, batch_T=4, batch_B=1, eval_n_envs=1)
     config = RunnerConfig(n_steps=40, seed=0, log_interval_steps=4)
     MinibatchRlEval(A2C(), CategoricalPgAgent(), sampler, config, log_dir=tmp_path, logger=QUIET).train()

@@ -42,13 +42,13 @@ def make_env(width=2):
 @pytest.mark.parametrize(
     "env", ["CartPole-v1", "gym:CartPole-v1", "tests.walk:Walk", "gymnasium.envs.classic_control:CartPole-v1"]
 )
-def test_a_good_environment_is_said_to_be_one(env: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_valid_environment_is_reported_as_valid(env: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check-env", env, "--steps", "50", "--seed", "3"]) == 0
     lines = [f"{env} keeps the contract (50 steps, seed 3)", "note: a resumed run continues its episodes"]
     assert capsys.readouterr() == ("\n".join(lines) + "\n", "")
 
 
-def test_that_a_resumed_run_begins_new_episodes_is_a_note(capsys: pytest.CaptureFixture[str]) -> None:
+def test_note_says_that_a_resumed_run_begins_new_episodes(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check-env", "tests.forgetful:ForgetsItsGenerator", "--steps", "50"]) == 0
     note = capsys.readouterr().out.splitlines()[1]
     assert note.startswith(
@@ -102,7 +102,7 @@ def test_wrong_usage_is_one_line_with_the_remedy(
     assert says in err
 
 
-def test_a_module_that_cannot_be_imported_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+def test_module_that_cannot_be_imported_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check-env", "nowhere:Env-v0"]) == 1
     assert "No module named 'nowhere'" in capsys.readouterr().err
 
@@ -125,7 +125,7 @@ def test_help_names_the_forms_of_an_environment(capsys: pytest.CaptureFixture[st
         (["my_env:make_env", "--env-kwargs", '{"width": 3}'], 1, "observation: step() 1 of episode 1: observation = "),
     ],
 )
-def test_a_module_of_the_folder_is_found_by_the_installed_program(
+def test_installed_program_finds_modules_in_the_current_folder(
     tmp_path: Path, args: list[str], status: int, says: str
 ) -> None:
     (tmp_path / "my_env.py").write_text(MODULE)
@@ -158,7 +158,7 @@ class Env(Wrapper):
 
 
 @pytest.mark.slow
-def test_a_torch_that_the_environment_loads_is_watched(tmp_path: Path) -> None:
+def test_draws_from_a_torch_loaded_by_the_environment_are_reported(tmp_path: Path) -> None:
     (tmp_path / "my_env.py").write_text(DRAWS_FROM_TORCH)
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, "check-env", "my_env:Env", "--steps", "20"],

@@ -1,4 +1,4 @@
-"""Checkpoint files against a hostile world: bits, lengths, strangers, malice, full disks, crashes, two writers."""
+"""Checkpoint files: damage, other files, malicious files, full disks, crashes, and two writers at once."""
 
 import builtins
 import errno
@@ -50,7 +50,7 @@ pytestmark = pytest.mark.usefixtures("copies_tried_here")
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """The bytes of a runner's checkpoint."""
+    """The bytes of a checkpoint written by a runner."""
     return trained(tmp_path_factory.mktemp("real")).read_bytes()
 
 
@@ -69,7 +69,7 @@ def trained(log_dir: Path, callbacks: Any = (), n_itr: int = 3, resume_from: Pat
 
 
 def sealed(payload: bytes, number: int = FORMAT) -> bytes:
-    """A file as this headrace writes it, of any payload."""
+    """Returns a checkpoint file with any payload, in the present format."""
     header = b"headrace checkpoint %d\n" % number
     return header + sha256(header + payload).digest() + payload
 
@@ -98,7 +98,7 @@ def test_no_truncated_file_is_accepted(real: bytes, tmp_path: Path) -> None:
 
 
 def strangers() -> Iterator[bytes]:
-    """Fifty files that others write."""
+    """Yields fifty files of other formats."""
     buffers = [io.BytesIO() for _ in range(5)]
     torch.save({"itr": 3}, buffers[0])
     torch.save({"itr": 3}, buffers[1], _use_new_zipfile_serialization=False)
@@ -120,14 +120,14 @@ def strangers() -> Iterator[bytes]:
         yield sealed(buffer.getvalue())
 
 
-def test_no_file_of_others_is_accepted(tmp_path: Path) -> None:
+def test_files_of_other_formats_are_refused(tmp_path: Path) -> None:
     files = list(strangers())
     assert len(files) == 50
     for content in files:
         refused(tmp_path / "c.pt", content)
 
 
-def test_formats_are_told_apart(tmp_path: Path) -> None:
+def test_checkpoint_formats_are_distinguished(tmp_path: Path) -> None:
     buffer = io.BytesIO()
     torch.save({"itr": 3}, buffer)
     path = tmp_path / "c.pt"
@@ -152,7 +152,7 @@ class Does:
 
 
 def malice(mark: Path) -> list[Any]:
-    """What makes the directory `mark`, if anything of it is run."""
+    """Returns pickles that make the directory `mark` when they are loaded."""
     code, shell = f"import os; os.mkdir({str(mark)!r})", f"mkdir {mark}"
     one_line = f"__import__('os').mkdir({str(mark)!r})"
     return [
@@ -179,7 +179,7 @@ def malice(mark: Path) -> list[Any]:
     ]
 
 
-def test_no_code_in_a_checkpoint_is_run(tmp_path: Path, real: bytes) -> None:
+def test_loading_a_checkpoint_runs_no_code(tmp_path: Path, real: bytes) -> None:
     (tmp_path / "c.pt").write_bytes(real)
     state = load_checkpoint(tmp_path / "c.pt")
     evils = malice(tmp_path / "mark")
@@ -202,7 +202,7 @@ def test_no_code_in_a_checkpoint_is_run(tmp_path: Path, real: bytes) -> None:
 
 @contextmanager
 def files_of_at_most(n_bytes: int) -> Iterator[None]:
-    """What the kernel does on a full disk, but with EFBIG for ENOSPC."""
+    """Limits the size of files, which fails like a full disk, but with EFBIG instead of ENOSPC."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
     try:
@@ -226,7 +226,7 @@ def save(store: CheckpointStore, itr: int, weights: int = 4000) -> None:
     )
 
 
-def test_a_disk_that_is_full_at_any_size_keeps_what_was_there(tmp_path: Path) -> None:
+def test_full_disk_at_any_size_keeps_the_earlier_files(tmp_path: Path) -> None:
     store = store_of(tmp_path, 1)
     save(store, 2)
     whole = store.newest.stat().st_size
@@ -250,13 +250,13 @@ def test_a_disk_that_is_full_at_any_size_keeps_what_was_there(tmp_path: Path) ->
     ]
 
 
-def test_folders_that_take_nothing_are_one_sentence(tmp_path: Path) -> None:
+def test_unwritable_folder_is_a_one_sentence_error(tmp_path: Path) -> None:
     for folder in (tmp_path / "vanished", Path("/proc/self"), Path("/dev/null")):
         with pytest.raises(OSError, match=r"c\.pt was not written \(.*\): it needs 3 bytes, .*unchanged$"):
             write_whole(folder / "c.pt", [b"abc"])
 
 
-def test_files_are_as_readable_as_the_umask_says(tmp_path: Path) -> None:
+def test_file_permissions_follow_the_umask(tmp_path: Path) -> None:
     path = tmp_path / "c.pt"
     before = os.umask(0o027)
     try:
@@ -282,7 +282,7 @@ class FillsTheDisk(Callback):
         resource.setrlimit(resource.RLIMIT_FSIZE, self._limit)
 
 
-def test_training_survives_a_disk_that_is_full_for_a_while(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_training_continues_after_a_temporarily_full_disk(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         path = trained(tmp_path, [FillsTheDisk(1, 3)], n_itr=6)
     warnings = [record.getMessage() for record in caplog.records if "continues without it" in record.getMessage()]
@@ -291,7 +291,7 @@ def test_training_survives_a_disk_that_is_full_for_a_while(tmp_path: Path, caplo
     assert load_checkpoint(path)["itr"] == 6
 
 
-def test_a_last_checkpoint_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+def test_failure_to_write_the_last_checkpoint_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="was not written"):
         trained(tmp_path, [FillsTheDisk(4, 9)], n_itr=6)
     assert load_checkpoint(tmp_path / "checkpoint.pt")["itr"] == 4
@@ -332,7 +332,7 @@ def crashes(folder: Path, itr: int, operation: int) -> None:
         pytest.param(3, id="later", marks=pytest.mark.slow),
     ],
 )
-def test_a_crash_at_any_moment_of_a_save_leaves_the_old_or_the_new(saves: int, tmp_path: Path) -> None:
+def test_crash_during_a_save_leaves_the_old_or_the_new_checkpoint(saves: int, tmp_path: Path) -> None:
     fork = multiprocessing.get_context("fork")
     for itr in range(1, saves + 1):
         store_of(tmp_path / "start", itr)
@@ -373,7 +373,7 @@ def holds(folder: Path, holding: Any, done: Any) -> None:
         done.wait(DEADLINE)
 
 
-def test_a_second_writer_is_told_of_the_first(tmp_path: Path) -> None:
+def test_second_writer_of_a_folder_is_refused_with_the_pid_of_the_first(tmp_path: Path) -> None:
     fork = multiprocessing.get_context("fork")
     holding, done = fork.Event(), fork.Event()
     process = fork.Process(target=holds, args=(tmp_path, holding, done))
@@ -398,7 +398,7 @@ def holds_before_it_says_so(folder: Path, holding: Any, done: Any) -> None:
     done.wait(DEADLINE)
 
 
-def test_two_that_start_at_once_are_not_both_let_in(tmp_path: Path) -> None:
+def test_two_runs_that_start_at_once_cannot_both_use_a_folder(tmp_path: Path) -> None:
     fork = multiprocessing.get_context("fork")
     holding, done = fork.Event(), fork.Event()
     process = fork.Process(target=holds_before_it_says_so, args=(tmp_path, holding, done))
@@ -412,7 +412,7 @@ def test_two_that_start_at_once_are_not_both_let_in(tmp_path: Path) -> None:
         pass
 
 
-def test_the_lock_of_a_killed_run_is_taken_over(tmp_path: Path) -> None:
+def test_lock_of_a_killed_run_is_taken_over(tmp_path: Path) -> None:
     fork = multiprocessing.get_context("fork")
     holding, done = fork.Event(), fork.Event()
     process = fork.Process(target=holds, args=(tmp_path, holding, done))
@@ -434,7 +434,7 @@ def test_the_lock_of_a_killed_run_is_taken_over(tmp_path: Path) -> None:
 # ---- signatures ----
 
 
-def test_the_key_is_made_once_and_is_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_key_is_created_once_and_readable_by_its_owner_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     signed = signing.signature(b"content")
     key = tmp_path / "headrace" / "key"
@@ -451,7 +451,7 @@ def test_the_key_is_made_once_and_is_ones_own(tmp_path: Path, monkeypatch: pytes
         signing.signature(b"content")
 
 
-def test_where_no_key_can_be_kept_environments_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environments_are_not_saved_without_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", "/proc/self")
     path = trained(tmp_path)
     assert "they cannot be signed" in load_checkpoint(path)["environments"]["why_not"]
@@ -459,7 +459,7 @@ def test_where_no_key_can_be_kept_environments_are_left_out(tmp_path: Path, monk
 
 
 def test_a_user_without_a_home_trains_and_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nor an entry in the list of users, as in containers."""
+    """And without an entry in the list of users, as in containers."""
 
     def unknown(uid: int) -> Any:
         raise KeyError(uid)
@@ -475,8 +475,8 @@ def test_a_user_without_a_home_trains_and_resumes(tmp_path: Path, monkeypatch: p
     assert not folder.is_own()
 
 
-def test_environments_belong_to_the_checkpoint_they_were_signed_for(tmp_path: Path) -> None:
-    """Not to another batch of the run, to another run, or to the same one with an entry changed."""
+def test_environments_are_loaded_only_with_the_checkpoint_they_were_signed_for(tmp_path: Path) -> None:
+    """They are refused with another batch of the run, another run, or the same checkpoint with an entry changed."""
     one, two = store_of(tmp_path / "one", 1), store_of(tmp_path / "two", 1)
     save(one, 2)
     _, state, seal = one.found()
@@ -493,12 +493,12 @@ def test_environments_belong_to_the_checkpoint_they_were_signed_for(tmp_path: Pa
         assert "was not signed by this user on this machine for this checkpoint" in answer.why_not
 
 
-def test_a_file_that_is_not_there_is_not_found(tmp_path: Path) -> None:
+def test_missing_file_raises_file_not_found_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         load_checkpoint(tmp_path / "nothing.pt")
 
 
-def test_who_reads_the_checkpoint_while_it_is_saved_finds_it(tmp_path: Path) -> None:
+def test_checkpoint_exists_at_every_moment_of_a_save(tmp_path: Path) -> None:
     store, found = store_of(tmp_path, 0), set()
     saved = threading.Event()
 
@@ -518,9 +518,7 @@ def test_who_reads_the_checkpoint_while_it_is_saved_finds_it(tmp_path: Path) -> 
     assert len(found) > 5
 
 
-def test_without_hard_links_the_checkpoint_before_is_kept_all_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_previous_checkpoint_is_kept_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuses(*_: Any) -> None:
         raise OSError(errno.EPERM, "Operation not permitted")
 
@@ -531,7 +529,7 @@ def test_without_hard_links_the_checkpoint_before_is_kept_all_the_same(
     assert [load_checkpoint(path)["itr"] for path in (store.newest, store.previous)] == [3, 2]
 
 
-def test_a_save_that_was_killed_between_its_renames_leaves_nothing_behind_in_the_next(tmp_path: Path) -> None:
+def test_save_after_one_killed_between_renames_leaves_no_temporary_files(tmp_path: Path) -> None:
     store = store_of(tmp_path, 1)
     save(store, 2)
     store.previous.unlink()
@@ -541,8 +539,8 @@ def test_a_save_that_was_killed_between_its_renames_leaves_nothing_behind_in_the
     assert not list(tmp_path.glob("*.tmp"))
 
 
-def test_a_number_of_format_that_nobody_wrote_is_damage(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """And a whole file of a newer headrace is not passed over."""
+def test_changed_format_number_is_reported_as_damage(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """An intact file of a newer headrace is not skipped as damaged."""
     store = store_of(tmp_path, 1)
     save(store, 2)
     content = store.newest.read_bytes()
@@ -560,7 +558,7 @@ def test_a_number_of_format_that_nobody_wrote_is_damage(tmp_path: Path, caplog: 
     assert f"{store.newest} does not exist; {store.previous} is used instead" in caplog.text
 
 
-def test_a_damaged_checkpoint_never_takes_the_place_of_a_whole_one(tmp_path: Path) -> None:
+def test_damaged_checkpoint_never_replaces_an_intact_one(tmp_path: Path) -> None:
     store = store_of(tmp_path, 1)
     save(store, 2)
     store.newest.write_bytes(store.newest.read_bytes()[:-1])
@@ -572,7 +570,7 @@ def test_a_damaged_checkpoint_never_takes_the_place_of_a_whole_one(tmp_path: Pat
     assert [load_checkpoint(path)["itr"] for path in (again.newest, again.previous)] == [4, 3]
 
 
-def test_the_checkpoint_a_run_went_on_from_keeps_its_environments(tmp_path: Path) -> None:
+def test_checkpoint_that_a_run_resumed_from_keeps_its_environments(tmp_path: Path) -> None:
     store_of(tmp_path, 1)
     again = CheckpointStore(tmp_path)
     again.sampler_state(*again.found()[1:])

@@ -1,4 +1,4 @@
-"""`check_env`: names the one clause that a broken environment breaks, and finds nothing in a good one."""
+"""`check_env` reports exactly the clause that a broken environment breaks, and nothing for a valid one."""
 
 import pickle
 import random
@@ -28,7 +28,7 @@ def check(broken: Broken) -> list[Violation]:
 
 
 def some(names: Iterable[str]) -> list[Any]:
-    """Two of each clause always; test-all has all of them."""
+    """Returns two cases of each clause; the others are slow."""
     seen = Counter[str]()
     params = []
     for name in names:
@@ -38,7 +38,7 @@ def some(names: Iterable[str]) -> list[Any]:
 
 
 @pytest.mark.parametrize("name", some(BROKEN))
-def test_a_broken_environment_is_named_precisely(name: str) -> None:
+def test_violation_names_the_broken_clause_and_call(name: str) -> None:
     broken = BROKEN[name]
     found = check(broken)
     assert [violation.clause for violation in found] == [broken.clause], "\n".join(map(str, found))
@@ -61,8 +61,8 @@ REFUSED = ("constructor", "raises", "reset-answer", "step-answer", "observation"
 @pytest.mark.parametrize(
     "name", [name for name in BROKEN if BROKEN[name].clause in REFUSED and "KeyboardInterrupt" not in name]
 )
-def test_what_a_sampler_refuses_is_a_violation(name: str) -> None:
-    """The table is not made up: a sampler refuses these, but for lists, which it can take apart."""
+def test_every_violation_is_refused_by_a_sampler(name: str) -> None:
+    """A sampler refuses every environment of the table, except for lists, which it can cast."""
     broken = BROKEN[name]
     sampler = SerialSampler(broken.make, broken.kwargs, batch_T=40, batch_B=1, max_decorrelation_steps=0)
     if name in ("reset: a list", "step: a list"):
@@ -83,7 +83,7 @@ def sampled(sampler: SerialSampler, n_batches: int) -> None:
 
 
 class Reuses(Good):
-    """Returns one array for ever, and changes it: samplers copy."""
+    """Returns the same array each time, with other values; samplers copy it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -157,7 +157,7 @@ MORE |= {"gym:Blackjack-v1", "gym:Taxi-v3", "statistics", "an EnvSpec", "CartPol
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.slow] if name in MORE else []) for name in GOOD]
 )
-def test_a_good_environment_keeps_the_contract(name: str) -> None:
+def test_valid_environments_have_no_violations(name: str) -> None:
     EnvCls, env_kwargs = GOOD[name]
     assert check_env(EnvCls, env_kwargs, n_steps=80) == []
 
@@ -170,7 +170,7 @@ def test_a_good_environment_keeps_the_contract(name: str) -> None:
         pytest.param("Ant-v5", "mujoco", marks=pytest.mark.slow),
     ],
 )
-def test_simulators_keep_the_contract(
+def test_installed_simulators_have_no_violations(
     env_id: str, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip(package)
@@ -178,11 +178,11 @@ def test_simulators_keep_the_contract(
     assert check_env(env_id, n_steps=200) == []
 
 
-def test_there_are_many_good_ones() -> None:
+def test_at_least_20_valid_environments_are_checked() -> None:
     assert len(GOOD) >= 20
 
 
-def test_several_violations_are_all_named() -> None:
+def test_all_of_several_violations_are_reported() -> None:
     found = check_env(SeveralThings, n_steps=40)
     assert [violation.clause for violation in found] == ["spaces", "close"]
     found = check_env(SeveralInPlay, n_steps=40)
@@ -204,8 +204,8 @@ class SeveralInPlay(Good):
         raise OSError("stuck")
 
 
-def test_a_registered_environment_is_named_as_precisely() -> None:
-    """Gymnasium's own checker, which an id brings along, would stop at the first assertion."""
+def test_violations_of_a_registered_environment_are_reported() -> None:
+    """Gymnasium's own checker, which an id has by default, would stop at the first assertion."""
     kwargs = BROKEN["step: a list"].kwargs
     spec = gymnasium.envs.registration.EnvSpec("Lists-v0", entry_point=lambda **_: Altered(**kwargs))
     [violation] = check_env(spec, n_steps=40)
@@ -215,7 +215,7 @@ def test_a_registered_environment_is_named_as_precisely() -> None:
     assert (violation.clause, violation.call) == ("reset-answer", "reset(seed=...) of episode 1")
 
 
-def test_the_check_itself_touches_no_global_generator() -> None:
+def test_check_env_does_not_change_the_global_generators() -> None:
     def states() -> list[Any]:
         return [pickle.dumps(np.random.get_state()), random.getstate(), torch.get_rng_state().tolist()]
 
@@ -224,7 +224,7 @@ def test_the_check_itself_touches_no_global_generator() -> None:
     assert states() == before
 
 
-def test_a_violation_is_one_line_with_the_remedy() -> None:
+def test_violation_is_one_line_with_the_remedy() -> None:
     [violation] = check(BROKEN["shape"])
     assert str(violation) == (
         "observation: step() 2 of episode 2: observation = float32 [4], expected shape [3]; "
@@ -249,6 +249,8 @@ def test_a_violation_is_one_line_with_the_remedy() -> None:
     ],
     ids=["unknown id", "a number", "an environment", "a module", "n_steps", "seed", "timeout"],
 )
-def test_a_wrong_argument_is_the_callers_error(call: Callable[[], Any], error: type[Exception], says: str) -> None:
+def test_wrong_argument_of_check_env_raises_an_error(
+    call: Callable[[], Any], error: type[Exception], says: str
+) -> None:
     with pytest.raises(error, match=says):
         call()

@@ -1,4 +1,4 @@
-"""The command line: what it leaves, and what it says when it cannot."""
+"""The command line: the files it writes, and its errors."""
 
 import io
 import json
@@ -30,7 +30,7 @@ def said(stderr: str) -> list[str]:
     return [line for line in stderr.splitlines() if not line.startswith(" ")]
 
 
-def test_training_leaves_a_checkpoint_and_a_log(tmp_path: Path) -> None:
+def test_training_writes_a_checkpoint_and_a_log(tmp_path: Path) -> None:
     log_dir = tmp_path / "run"
     options = ["--algo", "ppo", "--n-workers", "2", "--n-steps", "2000", "--log-interval-steps", "500", "--seed", "3"]
     done = subprocess.run(
@@ -121,7 +121,7 @@ def test_training_leaves_a_checkpoint_and_a_log(tmp_path: Path) -> None:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
-def test_an_error_is_one_line_with_the_remedy(
+def test_error_is_one_line_with_the_remedy(
     args: list[str],
     status: int,
     says: str,
@@ -139,7 +139,7 @@ def test_an_error_is_one_line_with_the_remedy(
     assert list(tmp_path.iterdir()) == [], "a command that did not start leaves nothing"
 
 
-def test_a_complaint_is_a_sentence_where_tyro_draws_a_box_too(
+def test_parse_error_is_one_sentence_in_a_terminal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As on a terminal that shows UTF-8."""
@@ -149,7 +149,7 @@ def test_a_complaint_is_a_sentence_where_tyro_draws_a_box_too(
     assert capsys.readouterr().err == complaint
 
 
-def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     for name in [name for name in sys.modules if name.startswith("headrace.cli.") and name != "headrace.cli.main"]:
         monkeypatch.delitem(sys.modules, name)  # as in a new process
     monkeypatch.setitem(sys.modules, "tyro", None)
@@ -157,7 +157,7 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert capsys.readouterr().err == 'headrace: the command line needs tyro; pip install "headrace[cli]"\n'
 
 
-def test_a_log_dir_is_used_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_log_dir_of_an_earlier_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "progress.csv").write_text("precious")
     assert main(["train", "--log-dir", str(tmp_path)]) == 2
     assert "choose another --log-dir" in capsys.readouterr().err
@@ -177,7 +177,7 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert "(default: a2c)" in text
 
 
-def test_an_error_in_training_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_error_during_training_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--n-steps", "1000", "--sampler", "serial", "--ppo.learning-rate", "1e30"]
     assert main(["train", *options, *SMALL, "--log-dir", str(tmp_path / "run")]) == 1
     complaint = said(capsys.readouterr().err)
@@ -186,7 +186,9 @@ def test_an_error_in_training_is_one_line(tmp_path: Path, capsys: pytest.Capture
     assert "Lower learning_rate" in complaint[0]
 
 
-def test_an_environment_that_raises_is_one_line_and_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_environment_error_is_one_line_and_its_traceback_a_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     options = ["--env", "tests.registered:Breaks-v0", "--sampler", "cpu", "--n-workers", "2"]
     assert main(["train", *options, *SMALL, "--log-dir", str(tmp_path / "run")]) == 1
     stderr = capsys.readouterr().err
@@ -208,7 +210,7 @@ def test_an_environment_that_raises_is_one_line_and_a_file(tmp_path: Path, capsy
     ],
     ids=["ctrl-c", "sigterm", "sigterm-to-all"],
 )
-def test_a_signal_ends_training_in_good_order(
+def test_signal_ends_training_with_a_checkpoint(
     tmp_path: Path, number: int, to_all: bool, status: int, says: str
 ) -> None:
     options = ["--n-steps", "100000000", "--log-interval-steps", "128", "--n-workers", "2"]
@@ -243,7 +245,7 @@ def test_a_signal_ends_training_in_good_order(
 
 
 @pytest.mark.parametrize("sampler", ["cpu", pytest.param("async-cpu", marks=pytest.mark.slow)])
-def test_pressing_ctrl_c_again_and_again_is_one_line_too(tmp_path: Path, sampler: str) -> None:
+def test_repeated_ctrl_c_is_one_line(tmp_path: Path, sampler: str) -> None:
     options = ["--sampler", sampler, "--n-steps", "100000000", "--log-interval-steps", "128", "--n-workers", "2"]
     program = subprocess.Popen(
         [*PROGRAM, "train", *options, *SMALL, "--log-dir", str(tmp_path / "run")],

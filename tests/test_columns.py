@@ -1,4 +1,4 @@
-"""docs/reference/progress_csv.md speaks of the columns that are written, and of no others."""
+"""docs/reference/progress_csv.md defines exactly the columns that are written."""
 
 import re
 from pathlib import Path
@@ -32,7 +32,7 @@ def row_of(cls: Any, algo: Any, agent: Any, env: str) -> dict[str, float]:
     return rows.last
 
 
-def test_every_column_is_defined_and_every_definition_is_a_column() -> None:
+def test_documented_columns_equal_the_columns_of_progress_csv() -> None:
     rows = [
         row_of(MinibatchRl, PPO(PPOConfig(lr_schedule=lambda progress: 0.5)), CategoricalPgAgent(), "CartPole-v1"),
         row_of(MinibatchRlEval, A2C(), GaussianPgAgent(init_log_std=-1.0), "Pendulum-v1"),
@@ -52,7 +52,7 @@ def test_every_column_is_defined_and_every_definition_is_a_column() -> None:
         assert f"| `{name}` |" in (others if several else counters), name
 
 
-def test_what_an_agent_explores_with_is_a_column() -> None:
+def test_exploration_measures_are_columns() -> None:
     row = row_of(MinibatchRl, A2C(A2CConfig(learning_rate=0.0)), GaussianPgAgent(init_log_std=-1.0), "Pendulum-v1")
     assert abs(row["actionStdAverage"] - 2 * 0.36788) < 1e-3, "exp(−1) of half the range, which is 2"
     row = row_of(

@@ -1,4 +1,4 @@
-"""Commands look at an environment in another process, and an error there is the same single line."""
+"""Commands try an environment in a child process; an error there is a single line."""
 
 import os
 import signal
@@ -23,7 +23,7 @@ MADE_IN: list[int] = []
 
 
 class Marks(Walk):
-    """Leaves a mark in the process that makes it, as a graphics context does."""
+    """Leaves a trace in the process that makes it, as a graphics context does."""
 
     def __init__(self, size: int = 3) -> None:
         super().__init__()
@@ -72,14 +72,14 @@ def made(name: str, **kwargs: Any) -> EnvSpaces:
     return spaces_of(factory_of(f"{__name__}:{name}", kwargs))
 
 
-def test_the_environment_leaves_nothing_in_the_process_of_the_command() -> None:
+def test_environment_is_not_made_in_the_process_of_the_command() -> None:
     assert made("Marks", size=5) == EnvSpaces(
         gymnasium.spaces.Box(-1.0, 1.0, (5,), np.float32), gymnasium.spaces.Discrete(3)
     )
     assert MADE_IN == []
 
 
-def test_a_picture_is_drawn_in_another_process_too() -> None:
+def test_rendering_is_tried_in_a_child_process() -> None:
     pytest.importorskip("imageio_ffmpeg")
     require_video(factory_of(f"{__name__}:Marks", {}), "auto")
     assert MADE_IN == []
@@ -94,12 +94,12 @@ class Unseen(Walk):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("start_method", ["forkserver", "spawn"])
-def test_the_process_starts_as_workers_do(start_method: str) -> None:
+def test_child_process_uses_the_start_method_of_workers(start_method: str) -> None:
     spaces = spaces_of(factory_of("tests.walk:Walk", {}), start_method)
     assert spaces.action == gymnasium.spaces.Discrete(3)
 
 
-def test_an_environment_that_is_never_made_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_whose_constructor_hangs_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SamplerOptions, "start_timeout", 0.5)
     with pytest.raises(CommandFailed, match=r"^WorkerHung: the process that tries the environment made no progress"):
         made("hangs")
@@ -117,7 +117,7 @@ def test_an_environment_that_is_never_made_is_an_error(monkeypatch: pytest.Monke
     ],
     ids=["crash", "exit", "error", "no environment", "odd spaces", "wrong arguments"],
 )
-def test_what_goes_wrong_there_is_said_in_one_line(
+def test_failure_in_the_child_process_is_one_line(
     look: Callable[[], EnvSpaces], kind: type[CommandFailed], says: str
 ) -> None:
     with pytest.raises(CommandFailed) as caught:

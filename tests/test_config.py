@@ -1,4 +1,4 @@
-"""Settings: a wrong name is told the right one, and what is shown is what differs from the defaults."""
+"""Settings: an unknown name is answered with the right one, and `repr` shows what differs from the defaults."""
 
 import copy
 import pickle
@@ -51,7 +51,7 @@ from headrace.samplers import AsyncCpuSampler, SamplerOptions, SerialSampler
         (RecurrentActorCritic, "hidden_sizes", "it is called hidden_size"),
     ],
 )
-def test_a_wrong_name_is_told_the_right_one(cls: Callable[..., Any], name: str, says: str) -> None:
+def test_unknown_setting_error_names_the_right_one(cls: Callable[..., Any], name: str, says: str) -> None:
     with pytest.raises(TypeError) as caught:
         cls(**{name: 1})
     assert says in str(caught.value)
@@ -59,7 +59,7 @@ def test_a_wrong_name_is_told_the_right_one(cls: Callable[..., Any], name: str, 
 
 
 @pytest.mark.parametrize("given", [DQNConfig(), 3e-4, {"learning_rate": 3e-4}])
-def test_settings_of_another_class_are_refused(given: Any) -> None:
+def test_config_of_another_class_is_refused(given: Any) -> None:
     for make in (lambda: PPO(given), lambda: PPO(config=given)):
         with pytest.raises(TypeError, match=r"PPO takes its settings as a PPOConfig, got .*PPO\(PPOConfig\(\.\.\.\)\)"):
             make()
@@ -81,14 +81,14 @@ def test_settings_of_another_class_are_refused(given: Any) -> None:
         ("eval_n_env", "eval_n_envs"),
     ],
 )
-def test_a_sampler_names_the_setting_that_an_unknown_keyword_means(name: str, setting: str) -> None:
+def test_unknown_keyword_of_a_sampler_names_the_setting_that_was_meant(name: str, setting: str) -> None:
     construct: Callable[..., Any] = AsyncCpuSampler
     with pytest.raises(TypeError) as caught:
         construct("CartPole-v1", **{name: 1})
     assert str(caught.value) == f"AsyncCpuSampler has no setting {name!r}; it is called {setting}"
 
 
-def test_a_sampler_lists_its_settings_for_a_keyword_like_none_of_them() -> None:
+def test_unknown_keyword_without_similar_setting_lists_all_settings() -> None:
     says = (
         r"no setting 'zebra'; arguments of the environment go into env_kwargs=\{'zebra': ...\}; the settings are EnvCls"
     )
@@ -96,7 +96,7 @@ def test_a_sampler_lists_its_settings_for_a_keyword_like_none_of_them() -> None:
         SerialSampler("CartPole-v1", batch_T=1, batch_B=1, zebra=1)  # type: ignore[call-arg]
 
 
-def test_what_was_right_is_as_before() -> None:
+def test_configs_can_still_be_copied_pickled_and_replaced() -> None:
     config = PPOConfig(learning_rate=3e-4, value_clip=0.2)
     assert pickle.loads(pickle.dumps(config)) == config == copy.deepcopy(config)
     assert replace(config, epochs=3).epochs == 3
@@ -105,7 +105,7 @@ def test_what_was_right_is_as_before() -> None:
         replace(config, lr=1.0)  # type: ignore[call-arg]
 
 
-def test_names_of_others_lead_to_settings_that_are_there() -> None:
+def test_synonyms_map_to_existing_settings() -> None:
     from headrace.cli.build import TrainOptions
     from headrace.cli.options import flags_of
 
@@ -116,7 +116,7 @@ def test_names_of_others_lead_to_settings_that_are_there() -> None:
         assert nearest_name(theirs, flags) in flags or nearest_name(theirs, samplers) in samplers
 
 
-def test_only_what_differs_from_the_defaults_is_shown() -> None:
+def test_repr_shows_only_settings_that_differ_from_the_defaults() -> None:
     assert repr(PPOConfig()) == "PPOConfig()"
     assert repr(PPOConfig(learning_rate=3e-4, epochs=4)) == "PPOConfig(learning_rate=0.0003, epochs=4)"
     assert repr(RunnerConfig(seed=3)) == "RunnerConfig(seed=3)"
@@ -144,14 +144,14 @@ def halves(progress: float) -> float:
     ],
     ids=["line", "constant", "function", "lambda"],
 )
-def test_a_function_of_progress_is_a_schedule(config: Any, expected: list[float]) -> None:
+def test_function_of_progress_is_a_learning_rate_schedule(config: Any, expected: list[float]) -> None:
     optimizer = FlatAdam([torch.nn.Parameter(torch.zeros(3))], config)
     for progress, rate in zip((0.0, 0.25, 0.75), expected, strict=True):
         assert optimizer.set_progress(progress) == rate
         assert optimizer.learning_rate == rate
 
 
-def test_a_schedule_that_is_none_is_refused() -> None:
+def test_invalid_learning_rate_schedule_is_refused() -> None:
     with pytest.raises(TypeError, match="lr_schedule must be a function from progress"):
         PPOConfig(lr_schedule=3e-4)  # type: ignore[arg-type]
     config = PPOConfig(lr_schedule=lambda progress: float("nan"))

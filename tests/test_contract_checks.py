@@ -1,4 +1,4 @@
-"""Lying and failing environments in `SerialSampler`: one error that says which, where and what; then all is closed."""
+"""Invalid and failing environments in `SerialSampler`: one error says which, where and what; then all is closed."""
 
 import logging
 from typing import Any
@@ -12,10 +12,10 @@ from gymnasium import spaces
 from headrace.agents.pg import CategoricalPgAgent
 from headrace.errors import EnvContractError, EnvFailed, SamplerClosed, SamplerError
 from headrace.samplers import BaseSampler, CpuSampler, SerialSampler
-from tests.environments import BOX3, SEED, SPACES, EpisodeStep, Lying, raising, replace
+from tests.environments import BOX3, SEED, SPACES, EpisodeStep, InvalidOnce, raising, replace
 from tests.faulty import OddConstructor, Unpicklable
 
-LIAR = 2
+INVALID_ENV = 2
 
 
 class BrokenWords(Exception):
@@ -23,12 +23,12 @@ class BrokenWords(Exception):
         raise ValueError("no words")
 
 
-def sampler_of(made: list[Lying], change: Any = tuple, at: str = "step", **options: Any) -> SerialSampler:
-    """Four environments; number 2 lies. Its 7th step is row 6 of the first batch."""
-    env_kwargs = {"change": change, "at": at, "made": made, "number": LIAR}
+def sampler_of(made: list[InvalidOnce], change: Any = tuple, at: str = "step", **options: Any) -> SerialSampler:
+    """Four environments; number 2 returns an invalid result. Its 7th step is row 6 of the first batch."""
+    env_kwargs = {"change": change, "at": at, "made": made, "number": INVALID_ENV}
     env_kwargs |= {key: options.pop(key) for key in ("observation_space", "number", "info") if key in options}
     sizes = {"batch_T": 8, "batch_B": 4, "max_decorrelation_steps": 0, "eval_n_envs": 3}
-    return SerialSampler(Lying, env_kwargs, **(sizes | options))
+    return SerialSampler(InvalidOnce, env_kwargs, **(sizes | options))
 
 
 def use(sampler: SerialSampler) -> None:
@@ -37,8 +37,8 @@ def use(sampler: SerialSampler) -> None:
     sampler.evaluate_agent(0)
 
 
-def failure_of(sampler: SerialSampler, made: list[Lying], kind: type[SamplerError]) -> SamplerError:
-    """The error of the first call that fails; and what must hold after any error."""
+def failure_of(sampler: SerialSampler, made: list[InvalidOnce], kind: type[SamplerError]) -> SamplerError:
+    """Returns the error of the first call that fails, and checks what must hold after any error."""
     with pytest.raises(kind) as caught:
         use(sampler)
     error = caught.value
@@ -48,7 +48,7 @@ def failure_of(sampler: SerialSampler, made: list[Lying], kind: type[SamplerErro
     return error
 
 
-def assert_closed(sampler: SerialSampler, made: list[Lying], error: BaseException) -> None:
+def assert_closed(sampler: SerialSampler, made: list[InvalidOnce], error: BaseException) -> None:
     for call in (
         lambda: sampler.obtain_samples(1),
         lambda: sampler.evaluate_agent(1),
@@ -134,13 +134,13 @@ CASES = (
 
 
 @pytest.mark.parametrize(("entry", "value", "words", "space"), [case[1:] for case in CASES], ids=[c[0] for c in CASES])
-def test_a_false_answer_of_a_step_is_named(entry: int, value: Any, words: list[str], space: spaces.Space[Any]) -> None:
-    made: list[Lying] = []
+def test_invalid_result_of_step_is_named(entry: int, value: Any, words: list[str], space: spaces.Space[Any]) -> None:
+    made: list[InvalidOnce] = []
     error = failure_of(sampler_of(made, replace(entry, value), observation_space=space), made, EnvContractError)
-    for word in [*words, "Lying: step() returned", f"env {LIAR}", "stepping", "step 6", "this process"]:
+    for word in [*words, "InvalidOnce: step() returned", f"env {INVALID_ENV}", "stepping", "step 6", "this process"]:
         assert word in str(error)
     assert error.where is not None
-    assert (error.where.env_id, error.where.phase, error.where.step) == (LIAR, "stepping", 6)
+    assert (error.where.env_id, error.where.phase, error.where.step) == (INVALID_ENV, "stepping", 6)
 
 
 RESETS = [case for case in CASES if case[1] == 0]
@@ -150,23 +150,23 @@ RESETS = [case for case in CASES if case[1] == 0]
     ("entry", "value", "words", "space"), [case[1:] for case in RESETS], ids=[c[0] for c in RESETS]
 )
 @pytest.mark.parametrize(("at", "phase"), [("reset", "resetting"), ("late reset", "stepping")])
-def test_a_false_answer_of_a_reset_is_named(
+def test_invalid_result_of_reset_is_named(
     at: str, phase: str, entry: int, value: Any, words: list[str], space: spaces.Space[Any]
 ) -> None:
-    made: list[Lying] = []
+    made: list[InvalidOnce] = []
     error = failure_of(sampler_of(made, replace(entry, value), at, observation_space=space), made, EnvContractError)
-    for word in [*words, "Lying: reset() returned", f"env {LIAR}", phase]:
+    for word in [*words, "InvalidOnce: reset() returned", f"env {INVALID_ENV}", phase]:
         assert word in str(error)
     assert error.where is not None
-    assert error.where.env_id == LIAR
+    assert error.where.env_id == INVALID_ENV
     if at == "late reset":
         assert error.where.step == 4
 
 
 @pytest.mark.parametrize("batch_B", [1, 4])
 @pytest.mark.parametrize("value", [np.ones(1), [1.0], None, "1.0"])
-def test_a_reward_that_is_no_number_is_named_even_alone_in_its_row(value: Any, batch_B: int) -> None:
-    made: list[Lying] = []
+def test_single_nan_reward_in_a_row_is_named(value: Any, batch_B: int) -> None:
+    made: list[InvalidOnce] = []
     sampler = sampler_of(made, replace(1, value), number=0, batch_B=batch_B, eval_n_envs=0)
     assert "reward" in str(failure_of(sampler, made, EnvContractError))
 
@@ -185,10 +185,10 @@ def test_a_reward_that_is_no_number_is_named_even_alone_in_its_row(value: Any, b
     ],
     ids=["4-tuple", "6-tuple", "None", "bare", "bare reset", "bare late reset", "None reset", "3-tuple reset"],
 )
-def test_an_answer_of_the_wrong_form_is_named(answer: Any, at: str, words: list[str]) -> None:
-    made: list[Lying] = []
+def test_result_of_wrong_length_is_named(answer: Any, at: str, words: list[str]) -> None:
+    made: list[InvalidOnce] = []
     error = failure_of(sampler_of(made, answer, at), made, EnvContractError)
-    for word in [*words, "Lying", f"env {LIAR}"]:
+    for word in [*words, "InvalidOnce", f"env {INVALID_ENV}"]:
         assert word in str(error)
 
 
@@ -199,7 +199,7 @@ class NoSeed(EpisodeStep):
         return super().reset()
 
 
-def test_a_reset_that_takes_no_seed_is_named() -> None:
+def test_reset_without_seed_argument_is_named() -> None:
     with pytest.raises(SamplerError) as caught:
         SerialSampler(NoSeed, batch_T=2, batch_B=2).initialize(CategoricalPgAgent(), seed=SEED)
     assert type(caught.value) in (EnvContractError, EnvFailed)
@@ -208,25 +208,25 @@ def test_a_reset_that_takes_no_seed_is_named() -> None:
 
 
 class NoSpaces(gym.Env[Any, Any]):
-    """Forgot its spaces."""
+    """Has no spaces."""
 
 
 class NoneSpace(gym.Env[Any, Any]):
-    """Its observation space is no space."""
+    """Its observation space is not a space."""
 
     observation_space = None  # type: ignore[assignment]
     action_space = spaces.Discrete(2)
 
 
 @pytest.mark.parametrize("env", [NoSpaces, NoneSpace])
-def test_an_environment_without_spaces_is_named(env: type[gym.Env[Any, Any]]) -> None:
+def test_environment_without_spaces_is_named(env: type[gym.Env[Any, Any]]) -> None:
     with pytest.raises(EnvContractError) as caught:
         SerialSampler(env, batch_T=2, batch_B=2).initialize(CategoricalPgAgent(), seed=SEED)
     assert env.__name__ in str(caught.value) or "NoneType" in str(caught.value)
 
 
 @pytest.mark.parametrize("thing", [None, 5, object(), "CartPole-v1", EpisodeStep])
-def test_a_factory_that_makes_no_environment_is_named(thing: Any) -> None:
+def test_factory_that_returns_no_environment_is_named(thing: Any) -> None:
     def factory() -> Any:
         return thing
 
@@ -253,23 +253,23 @@ INFOS: dict[str, tuple[Any, tuple[str, tuple[int, ...]], list[str]]] = {
 
 
 @pytest.mark.parametrize(("info", "declared", "words"), INFOS.values(), ids=INFOS.keys())
-def test_an_info_that_is_not_what_was_declared_is_named(
+def test_info_field_that_differs_from_its_declaration_is_named(
     info: Any, declared: tuple[str, tuple[int, ...]], words: list[str]
 ) -> None:
-    made: list[Lying] = []
+    made: list[InvalidOnce] = []
     honest = {"known": np.ones(declared[1], declared[0])}
     error = failure_of(
         sampler_of(made, replace(4, info), info=honest, env_info_keys={"known": declared}), made, EnvContractError
     )
-    for word in [*words, f"env {LIAR}", "stepping", "step 6"]:
+    for word in [*words, f"env {INVALID_ENV}", "stepping", "step 6"]:
         assert word in str(error)
 
 
 @pytest.mark.parametrize("info", [None, [], "done"])
-def test_an_info_that_is_no_dict_at_the_end_of_an_episode_is_named(info: Any) -> None:
-    made: list[Lying] = []
+def test_last_info_that_is_not_a_dict_is_named(info: Any) -> None:
+    made: list[InvalidOnce] = []
     error = failure_of(sampler_of(made, replace(4, info), "end"), made, EnvContractError)
-    for word in (f"info = {type(info).__name__}", "expected a dict", f"env {LIAR}", "step 4"):
+    for word in (f"info = {type(info).__name__}", "expected a dict", f"env {INVALID_ENV}", "step 4"):
         assert word in str(error)
 
 
@@ -277,17 +277,17 @@ def test_an_info_that_is_no_dict_at_the_end_of_an_episode_is_named(info: Any) ->
 
 
 @pytest.mark.parametrize("entry", [0, 1, 2])
-def test_a_lie_during_decorrelation_is_named(entry: int) -> None:
-    made: list[Lying] = []
+def test_invalid_result_during_decorrelation_is_named(entry: int) -> None:
+    made: list[InvalidOnce] = []
     sampler = sampler_of(made, replace(entry, None), "first step", max_decorrelation_steps=9)
     error = failure_of(sampler, made, EnvContractError)
     assert error.where is not None
-    assert (error.where.env_id, error.where.phase, error.where.step) == (LIAR, "decorrelating", 0)
+    assert (error.where.env_id, error.where.phase, error.where.step) == (INVALID_ENV, "decorrelating", 0)
 
 
 @pytest.mark.parametrize("change", [replace(0, None), replace(1, None), replace(2, 2), raising(ValueError("unhappy"))])
-def test_a_failure_in_an_evaluation_is_named(change: Any) -> None:
-    made: list[Lying] = []
+def test_failure_in_an_evaluation_is_named(change: Any) -> None:
+    made: list[InvalidOnce] = []
     sampler = sampler_of(made, change, "first step", number=1001)
     with pytest.raises((EnvContractError, EnvFailed)) as caught:
         use(sampler)
@@ -319,36 +319,38 @@ PHASES = {
 
 @pytest.mark.parametrize(("thrown", "words"), ERRORS.values(), ids=ERRORS.keys())
 @pytest.mark.parametrize("at", PHASES)
-def test_an_environment_that_raises_is_named(at: str, thrown: BaseException, words: str) -> None:
-    made: list[Lying] = []
+def test_environment_that_raises_is_named(at: str, thrown: BaseException, words: str) -> None:
+    made: list[InvalidOnce] = []
     error = failure_of(sampler_of(made, raising(thrown), at), made, EnvFailed)
     said, phase, step = PHASES[at]
-    assert error.message == f"Lying: {said} {words}"
+    assert error.message == f"InvalidOnce: {said} {words}"
     assert error.where is not None
-    assert (error.where.env_id, error.where.phase, error.where.step) == (LIAR, phase, step)
+    assert (error.where.env_id, error.where.phase, error.where.step) == (INVALID_ENV, phase, step)
     assert error.__cause__ is thrown
     assert "environments.py" in error.traceback_text
     assert type(thrown).__name__ in error.traceback_text
 
 
-def test_an_environment_that_raises_in_close_is_named_and_the_others_are_closed() -> None:
-    made: list[Lying] = []
+def test_error_in_close_is_named_and_other_environments_are_closed() -> None:
+    made: list[InvalidOnce] = []
     sampler = sampler_of(made, raising(ValueError("the simulator is unhappy")), "close")
     sampler.initialize(CategoricalPgAgent(), seed=SEED)
     sampler.obtain_samples(0)
-    with pytest.raises(EnvFailed, match=r"Lying: close\(\) raised ValueError: the simulator is unhappy") as caught:
+    with pytest.raises(
+        EnvFailed, match=r"InvalidOnce: close\(\) raised ValueError: the simulator is unhappy"
+    ) as caught:
         sampler.shutdown()
     assert caught.value.where is not None
-    assert (caught.value.where.env_id, caught.value.where.phase) == (LIAR, "closing")
+    assert (caught.value.where.env_id, caught.value.where.phase) == (INVALID_ENV, "closing")
     assert_closed(sampler, made, caught.value)
 
 
-def test_an_error_is_not_hidden_by_a_close_that_fails_too() -> None:
-    made: list[Lying] = []
+def test_error_is_not_hidden_by_a_failing_close() -> None:
+    made: list[InvalidOnce] = []
 
-    def make() -> Lying:
-        at = "step" if len(made) == LIAR else "close"  # env 2 fails in step; env 1 in close
-        return Lying(raising(ValueError(at)), at, number=LIAR if at == "step" else 1, made=made)
+    def make() -> InvalidOnce:
+        at = "step" if len(made) == INVALID_ENV else "close"  # env 2 fails in step; env 1 in close
+        return InvalidOnce(raising(ValueError(at)), at, number=INVALID_ENV if at == "step" else 1, made=made)
 
     sampler = SerialSampler(make, batch_T=8, batch_B=4, max_decorrelation_steps=0)
     with pytest.raises(EnvFailed, match="ValueError: step"):
@@ -372,14 +374,14 @@ class ClosesBadly(EpisodeStep):
         raise ValueError("cannot close")
 
 
-def test_a_constructor_that_fails_is_not_hidden_by_a_close_that_fails() -> None:
+def test_constructor_error_is_not_hidden_by_a_failing_close() -> None:
     with pytest.raises(EnvFailed, match="the constructor raised ValueError: no third"):
         SerialSampler(ClosesBadly, batch_T=2, batch_B=4).initialize(CategoricalPgAgent(), seed=SEED)
 
 
 @pytest.mark.parametrize("at", PHASES)
-def test_ctrl_c_in_an_environment_stays_ctrl_c_and_closes_the_sampler(at: str) -> None:
-    made: list[Lying] = []
+def test_ctrl_c_in_an_environment_raises_keyboard_interrupt_and_closes_the_sampler(at: str) -> None:
+    made: list[InvalidOnce] = []
     sampler = sampler_of(made, raising(KeyboardInterrupt()), at)
     with pytest.raises(KeyboardInterrupt) as caught:
         use(sampler)
@@ -390,7 +392,7 @@ def test_ctrl_c_in_an_environment_stays_ctrl_c_and_closes_the_sampler(at: str) -
     assert [env.closed for env in made] == [1] * len(made)
 
 
-def test_an_agent_that_raises_is_named() -> None:
+def test_agent_that_raises_is_named() -> None:
     from headrace.errors import AgentFailed
 
     class Unhappy(CategoricalPgAgent):
@@ -402,7 +404,7 @@ def test_an_agent_that_raises_is_named() -> None:
                 raise ValueError("no idea")
             return super().step(*args)
 
-    made: list[Lying] = []
+    made: list[InvalidOnce] = []
     sampler = sampler_of(made)
     sampler.initialize(Unhappy(), seed=SEED)
     with pytest.raises(AgentFailed, match=r"Unhappy\.step\(\) raised ValueError: no idea") as caught:
@@ -413,13 +415,13 @@ def test_an_agent_that_raises_is_named() -> None:
     assert_closed(sampler, made, caught.value)
 
 
-def test_a_new_sampler_after_an_error_gives_the_same_batch_as_ever() -> None:
+def test_new_sampler_after_an_error_gives_the_same_batch() -> None:
     def batch() -> torch.Tensor:
         with sampler_of([]).initialize(CategoricalPgAgent(), seed=SEED) as sampler:
             return sampler.obtain_samples(0)[0].copy().env.observation
 
     before = batch()
-    made: list[Lying] = []
+    made: list[InvalidOnce] = []
     failure_of(sampler_of(made, replace(1, None)), made, EnvContractError)
     assert torch.equal(batch(), before)
 
@@ -447,18 +449,18 @@ def test_a_new_sampler_after_an_error_gives_the_same_batch_as_ever() -> None:
         (3, np.bool_(False), False),
     ],
 )
-def test_a_correct_environment_passes(entry: int, value: Any, recorded: Any) -> None:
+def test_valid_environment_passes(entry: int, value: Any, recorded: Any) -> None:
     sampler = sampler_of([], replace(entry, value))
     with sampler.initialize(CategoricalPgAgent(), seed=SEED):
         samples, _ = sampler.obtain_samples(0)
         field = (None, samples.env.reward, samples.env.terminated, samples.env.truncated)[entry]
         assert field is not None
-        assert field[6, LIAR].item() == recorded
-        assert samples.env.is_first[7, LIAR].item() == (entry > 1 and recorded)
+        assert field[6, INVALID_ENV].item() == recorded
+        assert samples.env.is_first[7, INVALID_ENV].item() == (entry > 1 and recorded)
         sampler.evaluate_agent(0)
 
 
-def test_infos_may_be_anything_in_the_middle_of_an_episode_if_nothing_is_declared() -> None:
+def test_undeclared_infos_within_an_episode_are_not_checked() -> None:
     sampler = sampler_of([], replace(4, None))
     with sampler.initialize(CategoricalPgAgent(), seed=SEED):
         sampler.obtain_samples(0)
@@ -478,7 +480,9 @@ def test_infos_may_be_anything_in_the_middle_of_an_episode_if_nothing_is_declare
     ],
 )
 def test_declared_infos_are_recorded(value: Any, declared: tuple[str, tuple[int, ...]], recorded: Any) -> None:
-    sampler = SerialSampler(Lying, {"info": {"known": value}}, batch_T=8, batch_B=2, env_info_keys={"known": declared})
+    sampler = SerialSampler(
+        InvalidOnce, {"info": {"known": value}}, batch_T=8, batch_B=2, env_info_keys={"known": declared}
+    )
     with sampler.initialize(CategoricalPgAgent(), seed=SEED):
         samples, _ = sampler.obtain_samples(0)
         info = samples.env.env_info["known"]
@@ -493,7 +497,7 @@ EITHER = pytest.mark.parametrize("cls", [SerialSampler, CpuSampler])
 
 
 @EITHER
-def test_a_cast_is_said_once_with_the_name_of_the_environment(
+def test_cast_is_logged_once_with_the_name_of_the_environment(
     cls: type[BaseSampler], caplog: pytest.LogCaptureFixture
 ) -> None:
     class Float64(EpisodeStep):
@@ -513,7 +517,7 @@ def test_a_cast_is_said_once_with_the_name_of_the_environment(
 
 
 @EITHER
-def test_ends_that_are_0_or_1_are_truth_values_and_told(
+def test_ends_that_are_0_or_1_are_cast_to_bool_and_logged(
     cls: type[BaseSampler], caplog: pytest.LogCaptureFixture
 ) -> None:
     class Numbers(EpisodeStep):
@@ -542,7 +546,7 @@ def one_batch(make: Any, cls: type[BaseSampler]) -> Any:
 
 
 @EITHER
-def test_undeclared_info_keys_are_said_once(cls: type[BaseSampler], caplog: pytest.LogCaptureFixture) -> None:
+def test_undeclared_info_keys_are_logged_once(cls: type[BaseSampler], caplog: pytest.LogCaptureFixture) -> None:
     keys = {"number": ("int32", ())}
     with caplog.at_level(logging.DEBUG, "headrace"):
         sampler = cls(EpisodeStep, batch_T=20, batch_B=4, env_info_keys=keys, n_workers=2, start_method="fork")
@@ -557,13 +561,13 @@ def test_undeclared_info_keys_are_said_once(cls: type[BaseSampler], caplog: pyte
 
 
 @pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
-def test_a_float64_too_large_for_float32_is_not_finite() -> None:
-    made: list[Lying] = []
+def test_float64_too_large_for_float32_is_not_finite() -> None:
+    made: list[InvalidOnce] = []
     error = failure_of(sampler_of(made, replace(0, np.array([0, 1e300, 0]))), made, EnvContractError)
     assert "observation = inf" in str(error)
 
 
 def test_discrete_observations_out_of_range_are_named_in_a_sampler() -> None:
-    made: list[Lying] = []
+    made: list[InvalidOnce] = []
     sampler = sampler_of(made, replace(0, 10), observation_space=SPACES["discrete from -2"])
     assert "an integer in [-2, 2)" in str(failure_of(sampler, made, EnvContractError))

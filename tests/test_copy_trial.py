@@ -1,4 +1,4 @@
-"""That a run may be resumed changes nothing in it, whatever its environments are; and what is saved of which."""
+"""Trying pickled copies does not change a run, whatever its environments are; and which environments are saved."""
 
 import json
 import subprocess
@@ -46,11 +46,11 @@ def check(how: str, cases: list[tuple[str, str]], folder: Path) -> None:
         assert bool(reason) == bool(found["why"]), (sampler, kind, found["why"])
 
 
-def test_a_resumable_run_of_a_script_collects_what_another_does(tmp_path: Path) -> None:
+def test_copy_trial_does_not_change_batches_of_a_script(tmp_path: Path) -> None:
     check("script", [("SerialSampler", kind) for kind in QUICK], tmp_path)
 
 
-def test_so_do_environments_of_a_module_workers_and_a_server(tmp_path: Path) -> None:
+def test_copy_trial_does_not_change_batches_of_module_environments_workers_and_servers(tmp_path: Path) -> None:
     served = list(zip(SERVED, ["plain", "segfault", "module global"], strict=True))
     check(
         "module", [*(("SerialSampler", kind) for kind in ("close removes", "connection", "address")), *served], tmp_path
@@ -59,13 +59,13 @@ def test_so_do_environments_of_a_module_workers_and_a_server(tmp_path: Path) -> 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", HOW)
-def test_all_kinds_of_environments(how: str, tmp_path: Path) -> None:
+def test_copy_trial_of_all_kinds_of_environments(how: str, tmp_path: Path) -> None:
     check(how, [("SerialSampler", kind) for kind in KINDS], tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sampler", [*SERVED, "GpuSampler", "AsyncCpuSampler"])
-def test_some_kinds_in_other_samplers(sampler: str, tmp_path: Path) -> None:
+def test_copy_trial_in_other_samplers(sampler: str, tmp_path: Path) -> None:
     kinds = ["plain", "lambda", "table", "close removes", "module global", "segfault", "address", "thread", "large"]
     for how in ("script", "module"):
         check(how, [(sampler, kind) for kind in kinds], tmp_path)

@@ -1,4 +1,4 @@
-"""`progress.csv` against the world: full disks, other directories, rows that are gone or damaged."""
+"""`progress.csv` with full disks, changed directories, and missing or damaged rows."""
 
 import csv
 import logging
@@ -61,7 +61,7 @@ def three_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("columns", ["the same", "more"])
-def test_rows_wait_for_a_disk_that_is_full(columns: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_rows_are_kept_while_the_disk_is_full(columns: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "progress.csv"
     more = {"b": 0.5} if columns == "more" else {}
     with CsvLogger(path) as logger, caplog.at_level(logging.WARNING, "headrace"):
@@ -84,7 +84,7 @@ def test_rows_wait_for_a_disk_that_is_full(columns: str, tmp_path: Path, caplog:
     assert [float(row["a"]) for row in rows_of(path)][-2:] == [7, 8], "the last is written when it is closed"
 
 
-def test_rows_that_no_disk_takes_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_rows_that_were_never_written_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "progress.csv"
     logger = CsvLogger(path)
     logger.row({"a": 1.0})
@@ -108,7 +108,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(folder)], check=True, timeout=DEADLINE)
 
 
-def test_a_run_loses_no_row_to_a_disk_that_is_full_for_a_while(small_disk: Path) -> None:
+def test_run_loses_no_row_to_a_temporarily_full_disk(small_disk: Path) -> None:
     class Fills(Callback):
         """The disk, for some batches."""
 
@@ -170,7 +170,7 @@ def damage(path: Path, what: str) -> None:
         ("a pipe", "has 0 rows, but the checkpoint was written after 3", "4 5 6"),
     ],
 )
-def test_rows_that_the_checkpoint_knows_and_the_file_has_not_are_said(
+def test_rows_of_the_checkpoint_that_the_file_lacks_are_logged(
     what: str, says: str, itrs: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, three_rows: Path
 ) -> None:
     run = shutil.copytree(three_rows, tmp_path / "run")
@@ -185,7 +185,7 @@ def test_rows_that_the_checkpoint_knows_and_the_file_has_not_are_said(
         assert (run / "progress.csv.damaged").read_bytes() == before
 
 
-def test_a_file_that_is_removed_meanwhile_begins_anew(tmp_path: Path) -> None:
+def test_removed_file_is_created_again(tmp_path: Path) -> None:
     class Removes(Callback):
         def on_batch(self, runner: Any, itr: int, samples: Any, traj_infos: Any) -> None:
             if itr == 2:
@@ -195,7 +195,7 @@ def test_a_file_that_is_removed_meanwhile_begins_anew(tmp_path: Path) -> None:
     assert [row["Iteration"] for row in rows_of(tmp_path / "progress.csv")] == ["3", "4"]
 
 
-def test_a_link_is_replaced_and_what_it_leads_to_stays(tmp_path: Path, three_rows: Path) -> None:
+def test_symbolic_link_is_replaced_and_its_target_unchanged(tmp_path: Path, three_rows: Path) -> None:
     run, precious = shutil.copytree(three_rows, tmp_path / "run"), tmp_path / "precious"
     precious.write_text("kept\n")
     for name in ("progress.csv.tmp", "config.json.tmp", "run.json.tmp", "config.json", "run.json", "git-0.diff"):
@@ -213,7 +213,7 @@ def test_a_link_is_replaced_and_what_it_leads_to_stays(tmp_path: Path, three_row
 # ---- directories ----
 
 
-def test_an_environment_that_changes_the_directory_takes_no_file_with_it(
+def test_files_stay_in_the_run_folder_when_an_environment_changes_the_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -225,9 +225,7 @@ def test_an_environment_that_changes_the_directory_takes_no_file_with_it(
     assert not Path("/run/progress.csv").exists()
 
 
-def test_what_loggers_and_folders_are_given_is_where_it_was_given(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_relative_paths_are_resolved_when_loggers_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("tensorboard")
     monkeypatch.chdir(tmp_path)
     events, rows, folder = TensorBoardLogger("events"), CsvLogger("rows.csv"), RunFolder.create("run", {}, [])
@@ -241,7 +239,7 @@ def test_what_loggers_and_folders_are_given_is_where_it_was_given(
     assert folder.config() == {}
 
 
-def test_wandb_is_given_where_its_folder_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wandb_gets_the_absolute_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
     from types import SimpleNamespace
 
@@ -255,7 +253,7 @@ def test_wandb_is_given_where_its_folder_was(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.programs
-def test_the_command_finds_its_files_again(
+def test_command_finds_its_files_after_a_change_of_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from headrace.cli.main import main

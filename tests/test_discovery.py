@@ -29,21 +29,21 @@ def test_an_unknown_option_names_the_sampler() -> None:
         SerialSampler("CartPole-v1", batch_B=1)  # type: ignore[call-arg]
 
 
-def test_packages_are_found_from_the_top() -> None:
+def test_subpackages_are_attributes_of_the_package() -> None:
     code = "import headrace; print(headrace.samplers.CpuSampler.__name__, 'agents' in dir(headrace))"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=True)
     assert printed.stdout == "CpuSampler True\n"
 
 
 @pytest.mark.parametrize("name", ["Nothing", "_private"])
-def test_what_a_package_lacks_is_an_attribute_error(name: str) -> None:
+def test_unknown_name_of_a_package_is_an_attribute_error(name: str) -> None:
     import headrace
 
     with pytest.raises(AttributeError, match=f"module 'headrace' has no attribute '{name}'"):
         getattr(headrace, name)
 
 
-def test_a_name_of_a_subpackage_is_told_its_place() -> None:
+def test_name_of_a_subpackage_error_says_where_it_is() -> None:
     import headrace
 
     with pytest.raises(AttributeError, match=r"'CPUSampler'; did you mean headrace\.samplers\.CpuSampler\?$"):
@@ -70,7 +70,7 @@ def test_a_printed_batch_shows_shapes_dtypes_and_counts() -> None:
     assert "\n  agent.first_state: [0] float32 [1, 3, 64], [1] float32 [1, 3, 64]\n" in text
 
 
-def test_a_printed_batch_is_short_whatever_the_spaces_are() -> None:
+def test_printed_batch_is_short_for_any_spaces() -> None:
     samples = batch(SerialSampler("CartPole-v1", batch_T=2, batch_B=1))
     samples.env.observation = {f"a long name of sensor {k}": torch.zeros(2, 1, 7) for k in range(30)}
     lines = str(samples).splitlines()
@@ -86,7 +86,7 @@ class Numbered(CategoricalPgAgent):
         self.numbers = [*getattr(self, "numbers", []), itr]
 
 
-def test_a_loop_over_batches_is_that_of_obtain_samples() -> None:
+def test_batches_yields_what_obtain_samples_returns() -> None:
     agents = Numbered(), Numbered()
     first, second = (SerialSampler("CartPole-v1", batch_T=8, batch_B=2) for _ in agents)
     with first.initialize(agents[0], seed=SEED), second.initialize(agents[1], seed=SEED):
@@ -96,7 +96,7 @@ def test_a_loop_over_batches_is_that_of_obtain_samples() -> None:
     assert agents[0].numbers[-3:] == [0, 1, 2]
 
 
-def test_a_sampler_says_what_it_is() -> None:
+def test_sampler_repr_shows_its_settings() -> None:
     sampler = CpuSampler("CartPole-v1", batch_T=8, batch_B=2, n_workers=2)
     assert repr(sampler) == "<CpuSampler of CartPole-v1, T=8, B=2, n_workers=2: new>"
 
@@ -113,8 +113,8 @@ def test_a_batch_becomes_a_tensordict() -> None:
         assert torch.equal(made["agent", "agent_info", "dist", "logits"], samples.agent.agent_info.dist.logits)
 
 
-def test_a_tensordict_has_what_has_both_dims(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the package: what it is given. A field that is None, or has no time, is no part of it."""
+def test_tensordict_has_the_fields_with_dims_t_and_b(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the package: checks what it would get. Fields that are None, or have no time dimension, are left out."""
     monkeypatch.setitem(sys.modules, "tensordict", SimpleNamespace(TensorDict=lambda parts, batch_size: parts))
     given = batch(SerialSampler("CartPole-v1", batch_T=2, batch_B=1)).to_tensordict()
     assert sorted(given["env"]) == [
@@ -130,7 +130,7 @@ def test_a_tensordict_has_what_has_both_dims(monkeypatch: pytest.MonkeyPatch) ->
     assert sorted(given["agent"]["agent_info"]["dist"]) == ["logits"]
 
 
-def test_without_the_package_one_sentence_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_tensordict_package_is_a_one_sentence_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensordict", None)
     samples = batch(SerialSampler("CartPole-v1", batch_T=2, batch_B=1))
     with pytest.raises(ImportError, match="pip install tensordict"):

@@ -62,13 +62,13 @@ def wheel(unpacked: Path) -> dict[str, str]:
         return {name: "" if name.endswith(".so") else archive.read(name).decode() for name in archive.namelist()}
 
 
-def test_the_source_distribution_holds_the_tests_and_what_they_read(unpacked: Path) -> None:
+def test_source_distribution_contains_the_tests_and_their_files(unpacked: Path) -> None:
     for name in FOLDERS:
         assert files_of(unpacked / name) == files_of(ROOT / name), name
     assert {*TOP, *BUILD} <= {path.name for path in unpacked.iterdir()}
 
 
-def test_the_wheel_holds_the_package_and_nothing_else(wheel: dict[str, str]) -> None:
+def test_wheel_contains_only_the_package(wheel: dict[str, str]) -> None:
     package = {name for name in wheel if ".dist-info/" not in name}
     compiled = {name for name in package if name.endswith(".so")}
     assert package - compiled == {f"headrace/{name}" for name in files_of(ROOT / "headrace")}
@@ -83,7 +83,7 @@ def in_dist_info(wheel: dict[str, str], name: str) -> str:
     return text
 
 
-def test_the_wheel_says_what_it_is(wheel: dict[str, str]) -> None:
+def test_wheel_has_complete_metadata(wheel: dict[str, str]) -> None:
     about: Message = message_from_string(in_dist_info(wheel, "METADATA"))
     assert (about["Name"], about["Requires-Python"], about["License-Expression"]) == ("headrace", ">=3.11", "MIT")
     advised = {extra for text in wheel.values() for extra in re.findall(r'pip install "headrace\[(\w+)\]"', text)}

@@ -1,4 +1,4 @@
-"""Distributions over actions: what torch says they are, and draws that are a function of the uniforms."""
+"""Distributions over actions agree with torch's, and draws are a function of the uniforms."""
 
 import math
 from collections.abc import Callable
@@ -72,7 +72,7 @@ def test_a_gaussian_agrees_with_torch(leading: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("leading", LEADING, ids=leading_dims)
-def test_coins_agree_with_torch(leading: tuple[int, ...]) -> None:
+def test_bernoulli_agrees_with_torch(leading: tuple[int, ...]) -> None:
     mine, action = bernoulli(*leading), (randn(*leading, 4, seed=9) > 0).to(torch.int8)
     theirs = torch.distributions.Independent(torch.distributions.Bernoulli(logits=mine.logits), 1)
     assert mine.log_prob(action).shape == mine.entropy().shape == leading
@@ -83,7 +83,7 @@ def test_coins_agree_with_torch(leading: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("leading", LEADING, ids=leading_dims)
-def test_many_categoricals_agree_with_torch(leading: tuple[int, ...]) -> None:
+def test_multi_categorical_agrees_with_torch(leading: tuple[int, ...]) -> None:
     mine = multi_categorical(*leading)
     theirs = [torch.distributions.Categorical(logits=part.logits) for part in mine.parts]
     action = torch.stack([torch.randint(n, leading, generator=torch.Generator().manual_seed(n)) for n in SIZES], -1)
@@ -102,7 +102,7 @@ def test_probabilities_of_all_joint_actions_sum_to_one() -> None:
     assert bernoulli().log_prob(sides).exp().sum().item() == pytest.approx(1.0, abs=1e-5)
 
 
-def test_coins_that_are_almost_certain_have_finite_log_probabilities_and_no_entropy() -> None:
+def test_nearly_certain_bernoulli_has_finite_log_probability_and_zero_entropy() -> None:
     dist = Bernoulli(torch.tensor([1e4, -1e4]))
     assert dist.log_prob(torch.tensor([1, 0])).item() == 0
     assert dist.log_prob(torch.tensor([0, 1])).item() == pytest.approx(-2e4)
@@ -129,7 +129,7 @@ def test_a_gaussian_draw_is_the_transform_of_box_and_muller() -> None:
 
 
 @pytest.mark.parametrize(("d", "size"), [(1, 2), (2, 2), (3, 4), (4, 4), (7, 8)])
-def test_a_gaussian_takes_uniforms_in_pairs(d: int, size: int) -> None:
+def test_gaussian_uses_pairs_of_uniforms(d: int, size: int) -> None:
     assert Gaussian.noise_size(d) == size
     dist = gaussian(6, d=d)
     assert dist.sample(noise_of(6, size)).shape == (6, d)
@@ -155,14 +155,14 @@ def test_gaussian_draws_are_normal_and_independent(d: int, route: str) -> None:
     assert ((products - torch.eye(d, dtype=torch.float64)).abs() < 5 * math.sqrt(2 / n)).all()
 
 
-def test_a_coin_shows_one_where_the_uniform_is_below_its_probability() -> None:
+def test_bernoulli_is_one_where_the_uniform_is_below_its_probability() -> None:
     dist = Bernoulli(torch.logit(torch.tensor([0.25, 0.25, 0.75, 0.75])))
     drawn = dist.sample(torch.tensor([0.24, 0.26, 0.74, 0.76]))
     assert drawn.tolist() == [1, 0, 1, 0]
     assert drawn.dtype == torch.int8
 
 
-def test_coins_fall_as_often_as_they_should_and_independently() -> None:
+def test_bernoulli_frequencies_match_and_bits_are_independent() -> None:
     n, probabilities = 40_000, torch.tensor([0.05, 0.5, 0.9])
     drawn = Bernoulli(torch.logit(probabilities).expand(n, 3)).sample(noise_of(n, 3)).double()
     spread = (probabilities * (1 - probabilities) / n).sqrt()
@@ -170,7 +170,7 @@ def test_coins_fall_as_often_as_they_should_and_independently() -> None:
     assert (torch.corrcoef(drawn.T) - torch.eye(3)).abs().max() < 5 / math.sqrt(n)
 
 
-def test_each_part_is_drawn_by_its_own_uniform() -> None:
+def test_each_part_is_drawn_with_its_own_uniform() -> None:
     dist = multi_categorical(200)
     noise = noise_of(200, 4)
     whole = dist.sample(noise)
@@ -191,7 +191,7 @@ def test_each_part_is_drawn_by_its_own_uniform() -> None:
 
 @pytest.mark.parametrize("leading", [(), (1,), (65,)], ids=leading_dims)
 @pytest.mark.parametrize("kind", KINDS)
-def test_draws_in_numpy_are_those_of_torch(kind: str, leading: tuple[int, ...]) -> None:
+def test_numpy_draws_equal_torch_draws(kind: str, leading: tuple[int, ...]) -> None:
     make, size = KINDS[kind]
     dist, noise = make(*leading), noise_of(*leading, size)
     by_torch = dist.sample(noise)
@@ -206,7 +206,7 @@ def test_draws_in_numpy_are_those_of_torch(kind: str, leading: tuple[int, ...]) 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_draws_are_row_by_row_over_any_leading_dims(kind: str) -> None:
+def test_draws_are_independent_over_any_leading_dims(kind: str) -> None:
     make, size = KINDS[kind]
     dist, noise = make(6, 5), noise_of(6, 5, size)
     whole = dist.sample(noise)
@@ -217,7 +217,7 @@ def test_draws_are_row_by_row_over_any_leading_dims(kind: str) -> None:
 
 @pytest.mark.parametrize("route", ["torch", "numpy"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_extreme_noise_draws_something_possible(kind: str, route: str) -> None:
+def test_extreme_noise_gives_possible_actions(kind: str, route: str) -> None:
     make, size = KINDS[kind]
     dist = make(50)
     for extreme in EXTREMES:
@@ -263,7 +263,7 @@ def test_gradients_are_finite_and_reach_every_parameter(kind: str) -> None:
         assert leaf.shape[-1] == 1 or leaf.grad.abs().sum() > 0  # a choice of one is no choice
 
 
-def test_a_masked_part_has_finite_gradients_and_no_share_in_the_entropy() -> None:
+def test_masked_part_has_finite_gradients_and_no_entropy() -> None:
     logits = torch.tensor([[0.3, MINUS_INFINITY, 1.0], [MINUS_INFINITY, MINUS_INFINITY, 0.2]], requires_grad=True)
     other = randn(2, 4).requires_grad_()
     dist = MultiCategorical((Categorical(logits), Categorical(other)))

@@ -1,4 +1,4 @@
-"""The documentation speaks of things that exist."""
+"""Names, links, options and code in the documentation exist and run."""
 
 import ast
 import importlib
@@ -48,13 +48,13 @@ def test_every_name_in_the_table_of_names_can_be_imported() -> None:
 
 
 def test_members_in_the_table_of_names_exist() -> None:
-    """Those that a seed names in parentheses, of the classes beside them."""
+    """Members that the table names in parentheses after their classes."""
     members = {"async_initialize": "AsyncSamplerMixin", "action_server_process": "AsyncGpuSamplerBase"}
     for member, cls in members.items():
         assert callable(getattr(getattr(importlib.import_module("headrace.samplers"), cls), member))
 
 
-def test_names_have_a_place_or_are_said_to_come_later() -> None:
+def test_table_of_names_gives_a_place_or_later() -> None:
     assert len(ROWS) >= 20
     for theirs, _, here in ROWS:
         assert here == "later" or "`headrace" in here, theirs
@@ -65,7 +65,7 @@ def name_of(page: Path) -> str:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_links_between_pages_lead_somewhere(page: Path) -> None:
+def test_links_between_pages_have_targets(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
         assert (page.parent / target).exists(), target
 
@@ -82,7 +82,7 @@ def test_python_in_the_pages_compiles_and_imports(page: Path) -> None:
 @pytest.mark.programs
 @pytest.mark.usefixtures("copies_tried_here")
 @pytest.mark.parametrize("page", [page for page in SITE if PYTHON.search(page.read_text())], ids=name_of)
-def test_python_of_a_page_runs_from_top_to_bottom(
+def test_python_of_a_page_runs(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = page.read_text()
@@ -111,7 +111,7 @@ def test_python_of_a_page_runs_from_top_to_bottom(
         assert any(line == shown for line in lines), f"{shown!r} is not, or not in this order, in {printed}"
 
 
-def test_options_in_the_pages_are_there(capsys: pytest.CaptureFixture[str]) -> None:
+def test_options_in_the_pages_exist(capsys: pytest.CaptureFixture[str]) -> None:
     helped: dict[str, str] = {}
     n_options = 0
     for page in [*PAGES, *ROOT.glob("examples/*.py")]:
@@ -127,14 +127,14 @@ def test_options_in_the_pages_are_there(capsys: pytest.CaptureFixture[str]) -> N
 
 
 def public(module_name: str) -> dict[str, object]:
-    """What the `__all__` of a module names, but for the packages in it."""
+    """Returns the names in `__all__` of a module, except packages."""
     module = importlib.import_module(module_name)
     things = {name: getattr(module, name) for name in vars(module).get("__all__", ())}
     return {f"{module_name}.{name}": one for name, one in things.items() if not isinstance(one, ModuleType)}
 
 
 def test_every_public_name_is_on_one_page_of_the_reference() -> None:
-    """What two packages export is described once."""
+    """A name that two packages export is described once."""
     pages_of: dict[int, set[str]] = {}
     for page in ROOT.glob("docs/reference/*.md"):
         for directive, name in DESCRIBES.findall(page.read_text()):

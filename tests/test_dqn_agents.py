@@ -1,4 +1,4 @@
-"""DQN agents: how they explore, what they never do, and that every sampler explores alike."""
+"""DQN agents: exploration, masks, and equal exploration in every sampler."""
 
 import copy
 from typing import Any
@@ -60,7 +60,7 @@ def inputs_of(n: int, noise_size: int = 2, seed: int = 0) -> StepInputs:
 
 
 @pytest.mark.parametrize("route", ["torch", "numpy"])
-def test_every_action_is_as_likely_where_it_explores(route: str) -> None:
+def test_exploration_is_uniform_over_actions(route: str) -> None:
     n = 40_000
     q, noise = torch.tensor([[0.0, 3.0, -torch.inf, 1.0, 2.0]]).repeat(n, 1), torch.rand(n, 2)
     with torch.inference_mode(route == "numpy"):
@@ -75,7 +75,7 @@ def test_every_action_is_as_likely_where_it_explores(route: str) -> None:
 @pytest.mark.parametrize("u", [1e-45, 2.0**-24, 0.5, 1 - 2.0**-24])
 @pytest.mark.parametrize("impossible", [[0], [6], [0, 1, 2, 4, 5, 6], []])
 @pytest.mark.parametrize("route", ["torch", "numpy"])
-def test_what_is_impossible_is_never_chosen_whatever_the_noise(impossible: list[int], u: float, route: str) -> None:
+def test_masked_action_is_never_chosen_for_any_noise(impossible: list[int], u: float, route: str) -> None:
     q = torch.randn(50, 7)
     q[:, impossible] = -torch.inf
     with torch.inference_mode(route == "numpy"):
@@ -87,7 +87,7 @@ def test_what_is_impossible_is_never_chosen_whatever_the_noise(impossible: list[
 
 @given(n=st.integers(1, 9), n_actions=st.integers(1, 40), seed=st.integers(0, 999), rows=st.booleans())
 @settings(max_examples=60, deadline=None)
-def test_both_routes_choose_the_same(n: int, n_actions: int, seed: int, rows: bool) -> None:
+def test_numpy_and_torch_choose_the_same_actions(n: int, n_actions: int, seed: int, rows: bool) -> None:
     generator = torch.Generator().manual_seed(seed)
     q, noise = torch.randn(n, n_actions, generator=generator), torch.rand(n, 2, generator=generator)
     epsilon: Any = torch.rand(n, generator=generator) if rows else 0.5
@@ -102,7 +102,7 @@ def test_both_routes_choose_the_same(n: int, n_actions: int, seed: int, rows: bo
 # ---- how much ----
 
 
-def test_epsilon_falls_in_a_line_between_two_batches() -> None:
+def test_epsilon_falls_linearly_between_two_batches() -> None:
     schedule = EpsilonSchedule(eps_init=1.0, eps_final=0.2, eps_itr_min=10, eps_itr_max=30)
     values = [float(schedule.at(itr, 1)) for itr in (0, 10, 15, 20, 30, 999)]
     assert values == pytest.approx([1.0, 1.0, 0.8, 0.6, 0.2, 0.2])
@@ -110,7 +110,7 @@ def test_epsilon_falls_in_a_line_between_two_batches() -> None:
     assert float(at_once.at(0, 1)) == pytest.approx(0.1)
 
 
-def test_every_environment_can_have_an_epsilon_of_its_own() -> None:
+def test_each_environment_can_have_its_own_epsilon() -> None:
     schedule = EpsilonSchedule(eps_final=0.1, eps_final_min=0.001, eps_itr_max=10)
     np.testing.assert_allclose(schedule.at(10, 5), [0.1, 10**-1.5, 0.01, 10**-2.5, 0.001], rtol=1e-5)
     np.testing.assert_allclose(schedule.at(0, 5), np.ones(5))
@@ -129,13 +129,13 @@ def test_every_environment_can_have_an_epsilon_of_its_own() -> None:
         ({"eps_itr_min": 20, "eps_itr_max": 10}, "at most eps_itr_max, 10, got 20"),
     ],
 )
-def test_wrong_exploration_is_named(wrong: dict[str, Any], message: str) -> None:
+def test_invalid_exploration_settings_are_named(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         DqnAgent(**wrong)
 
 
 @pytest.mark.parametrize("name", MAKE)
-def test_an_agent_explores_as_much_as_the_schedule_says_and_not_in_evaluations(name: str) -> None:
+def test_agent_explores_by_its_schedule_but_not_in_evaluations(name: str) -> None:
     agent = built(MAKE[name](eps_final=0.2, eps_itr_max=10))
     n = 4000
     inputs = inputs_of(n)
@@ -149,7 +149,7 @@ def test_an_agent_explores_as_much_as_the_schedule_says_and_not_in_evaluations(n
             assert float(other) == pytest.approx(epsilon * 3 / 4, abs=0.03)
 
 
-def test_evaluations_may_explore_if_asked() -> None:
+def test_evaluations_explore_with_eps_eval() -> None:
     agent = built(DqnAgent(eps_eval=0.5))
     agent.eval_mode(0)
     with torch.inference_mode():
@@ -158,7 +158,7 @@ def test_evaluations_may_explore_if_asked() -> None:
 
 
 @pytest.mark.parametrize("route", ["torch", "numpy"])
-def test_rows_explore_as_much_as_their_environments(route: str) -> None:
+def test_columns_explore_with_the_epsilon_of_their_environment(route: str) -> None:
     agent = built(DqnAgent(eps_final=0.5, eps_final_min=0.05, eps_itr_max=0), global_B=3)
     assert (agent.noise_size, agent.noise_has_env_id) == (3, True)
     n = 30_000
@@ -193,9 +193,7 @@ def batches(cls: type[BaseSampler], make: Any, learns: bool = True, **options: A
 @pytest.mark.parametrize(
     ("make", "classes"), [(DqnAgent, [CpuSampler, AlternatingSampler]), (CategoricalDqnAgent, [GpuSampler])]
 )
-def test_all_samplers_explore_alike_with_an_epsilon_per_environment(
-    make: Any, classes: list[type[BaseSampler]]
-) -> None:
+def test_all_samplers_explore_alike_with_epsilon_per_environment(make: Any, classes: list[type[BaseSampler]]) -> None:
     def new() -> DqnAgent:
         agent: DqnAgent = make(eps_init=0.9, eps_final=0.8, eps_final_min=0.01, eps_itr_max=2)
         return agent
@@ -212,8 +210,8 @@ def test_all_samplers_explore_alike_with_an_epsilon_per_environment(
 
 
 @pytest.mark.parametrize("cls", [AsyncCpuSampler, AsyncGpuSampler])
-def test_samplers_beside_the_learner_explore_alike_too(cls: type[BaseSampler]) -> None:
-    """With parameters that do not change: they act with those of a batch before."""
+def test_async_samplers_explore_alike(cls: type[BaseSampler]) -> None:
+    """Without learning, because they act with the parameters of an earlier call."""
 
     def new() -> DqnAgent:
         return DqnAgent(eps_init=0.9, eps_final=0.8, eps_final_min=0.01, eps_itr_max=2)
@@ -240,7 +238,7 @@ def test_the_rank_shifts_the_epsilons() -> None:
 @pytest.mark.parametrize("reset_mode", ["mid_batch", "wait"])
 @pytest.mark.parametrize("observation", OBSERVATIONS)
 @pytest.mark.parametrize("name", MAKE)
-def test_the_training_forward_repeats_what_is_recorded(name: str, observation: str, reset_mode: str) -> None:
+def test_training_forward_reproduces_recorded_values(name: str, observation: str, reset_mode: str) -> None:
     agent = MAKE[name]()
     env_kwargs = {"observation_space": OBSERVATIONS[observation], "action_space": spaces.Discrete(4, start=-2)}
     sampler = SerialSampler(Varied, env_kwargs, batch_T=6, batch_B=3, reset_mode=reset_mode)
@@ -274,12 +272,12 @@ def test_masked_actions_are_never_taken_and_have_no_value(name: str) -> None:
 
 
 @pytest.mark.parametrize("action", [spaces.MultiDiscrete([2, 3]), BOX, spaces.MultiBinary(2)])
-def test_other_actions_are_a_type_error_that_says_what_to_take(action: spaces.Space[Any]) -> None:
+def test_unsupported_action_space_is_a_type_error_with_the_remedy(action: spaces.Space[Any]) -> None:
     with pytest.raises(TypeError, match=r"acts in Discrete action spaces.*use a CategoricalPgAgent"):
         DqnAgent().initialize(EnvSpaces(BOX, action), seed=0)
 
 
-def test_a_mask_of_another_size_is_a_type_error() -> None:
+def test_mask_of_wrong_size_is_a_type_error() -> None:
     observation = spaces.Dict({"x": BOX, "action_mask": spaces.MultiBinary(3)})
     with pytest.raises(TypeError, match=r"has shape \(3,\), but Discrete\(4\) takes \(4,\)"):
         DqnAgent().initialize(EnvSpaces(observation, spaces.Discrete(4)), seed=0)
@@ -299,7 +297,7 @@ def test_a_dueling_head_is_value_plus_advantage_without_its_mean() -> None:
 
 @pytest.mark.parametrize("n_atoms", [None, 7])
 @pytest.mark.parametrize("dueling", [False, True])
-def test_the_quick_route_of_the_network_computes_what_torch_does(n_atoms: int | None, dueling: bool) -> None:
+def test_numpy_inference_of_the_network_equals_torch(n_atoms: int | None, dueling: bool) -> None:
     model = QNetwork(EnvSpaces(BOX, spaces.Discrete(4)), 4, n_atoms=n_atoms, dueling=dueling)
     rows = torch.randn(9, 3)
     slow = model(rows, None, None)
@@ -323,13 +321,13 @@ def test_values_are_the_means_of_the_distributions() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"n_atoms": 1}, {"V_min": 10.0}])
-def test_wrong_atoms_are_named(wrong: dict[str, Any]) -> None:
+def test_invalid_atoms_are_named(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         CategoricalDqnAgent(**wrong)
 
 
 @pytest.mark.parametrize("name", MAKE)
-def test_the_settings_and_the_state_make_the_same_agent(name: str) -> None:
+def test_settings_and_state_rebuild_the_same_agent(name: str) -> None:
     agent = built(MAKE[name](eps_final=0.3, eps_final_min=0.1, eps_eval=0.05), global_B=2)
     twin = built(type(agent)(**agent.settings()), global_B=2)
     with torch.no_grad():
@@ -344,7 +342,7 @@ def test_the_settings_and_the_state_make_the_same_agent(name: str) -> None:
             assert torch.equal(agent.step(inputs, None).action, twin.step(inputs, None).action)
 
 
-def test_statistics_of_observations_reach_the_network() -> None:
+def test_observation_statistics_reach_the_network() -> None:
     agent = built(DqnAgent(model_kwargs={"normalize_observation": True}))
     agent.update_statistics(torch.tensor([[10.0, 0.0, 0.0], [30.0, 1.0, 2.0]]))
     model: Any = agent.model

@@ -1,4 +1,4 @@
-"""DQN and CategoricalDQN: what a target is, how often they learn, and that they learn."""
+"""DQN and CategoricalDQN: targets, number of updates, and learning."""
 
 import copy
 import math
@@ -92,7 +92,7 @@ def test_settings_are_frozen_keywords_and_checked(algo: Any, config_cls: Any) ->
             config_cls(**wrong)
 
 
-def test_a_replay_without_room_for_a_batch_says_so_before_training() -> None:
+def test_replay_too_small_for_a_batch_is_refused_before_training() -> None:
     with sampler_of().initialize(agent := DqnAgent(), seed=0) as sampler:
         algo = DQN(DQNConfig(replay_size=64, min_steps_learn=64))
         with pytest.raises(ValueError, match=r"make it at least .* steps"):
@@ -111,7 +111,7 @@ def test_an_agent_of_another_family_is_refused(algo: QLearningAlgo, agent: Agent
         algo.initialize(agent, n_itr=1, batch_spec=sampler.batch_spec)
 
 
-def test_an_agent_that_was_not_built_is_refused() -> None:
+def test_uninitialized_agent_is_refused() -> None:
     with pytest.raises(ValueError, match="initialize the sampler first"):
         DQN().initialize(DqnAgent(), n_itr=1, batch_spec=BatchSpec(8, 8))
 
@@ -156,7 +156,7 @@ def table_algo(agent: Agent | None = None, **options: Any) -> DQN:
 
 
 @pytest.mark.parametrize("double", [False, True])
-def test_a_target_worked_out_by_hand(double: bool) -> None:
+def test_target_equals_hand_computed_values(double: bool) -> None:
     algo = table_algo(double_dqn=double, delta_clip=None)
     model = algo._agent.model
     assert isinstance(model, Table)
@@ -175,7 +175,7 @@ def test_a_target_worked_out_by_hand(double: bool) -> None:
     assert losses.info["tdAbsErr"].item() == pytest.approx(sum(errors) / 2)
 
 
-def test_large_errors_count_linearly_if_asked() -> None:
+def test_large_errors_count_linearly_with_delta_clip() -> None:
     algo = table_algo(double_dqn=False, delta_clip=2.0)
     losses = algo.losses(transitions_of([1.0, 1.0], [0, 1], [1.0, 1.0]))
     # δ = 3 + 1/2 · 2 − 1 = 3, and 5 − 2 = 3: 2 · (3 − 2/2).
@@ -218,7 +218,7 @@ def test_projections_follow_the_algorithm_of_the_paper(
     np.testing.assert_allclose(found[1].numpy(), p[1].numpy(), atol=1e-9)  # nothing moved
 
 
-def test_a_categorical_loss_is_the_cross_entropy_and_its_priority_the_divergence() -> None:
+def test_categorical_loss_is_the_cross_entropy_and_priority_the_kl_divergence() -> None:
     agent = AGENTS["categorical"]()
     algo = ALGOS["categorical"]()
     with sampler_of().initialize(agent, seed=0) as sampler:
@@ -247,7 +247,7 @@ def test_a_categorical_loss_is_the_cross_entropy_and_its_priority_the_divergence
 
 
 class Steps(gym.Env[np.ndarray, np.int64]):
-    """Three steps of reward 1, seen as unit vectors; then the end, which looks like a fourth."""
+    """Three steps with reward 1, observed as unit vectors, then the end, which is observed as a fourth."""
 
     def __init__(self, cut: bool) -> None:
         self.observation_space = gym.spaces.Box(0.0, 1.0, (4,), np.float32)
@@ -265,7 +265,7 @@ class Steps(gym.Env[np.ndarray, np.int64]):
 
 
 class FourValues(torch.nn.Module):
-    """A value for each observation of `Steps`. That of the end, never learned, is 8."""
+    """A value for each observation of `Steps`; that of the end is never learned and is 8."""
 
     def __init__(self, spaces: EnvSpaces, n_outputs: int) -> None:
         super().__init__()
@@ -283,7 +283,7 @@ class FourValues(torch.nn.Module):
     ],
 )
 @pytest.mark.parametrize(("cut", "values"), [(False, [1.75, 1.5, 1.0]), (True, [2.75, 3.5, 5.0])])
-def test_nothing_follows_a_termination_and_the_final_observation_a_truncation(
+def test_targets_bootstrap_after_truncation_but_not_after_termination(
     cut: bool, values: list[float], n_step: int, reset_mode: str
 ) -> None:
     """γ = 1/2: after a truncation 1 + 8/2, after a termination 1."""
@@ -309,7 +309,7 @@ def test_updates_follow_the_replay_ratio_exactly(replay_ratio: float) -> None:
     assert all(("loss" in info) == (replay_ratio >= 1) for info in infos[2:] if replay_ratio != 0.3)
 
 
-def test_padding_is_not_learned_from_nor_counted() -> None:
+def test_padding_is_neither_learned_from_nor_counted() -> None:
     agent, algo = DqnAgent(), ALGOS["dqn"](replay_ratio=1.0, min_steps_learn=1)
     batches = collected(agent, 6, reset_mode="wait")
     algo.initialize(agent, n_itr=6, batch_spec=batches[0].batch_spec)
@@ -321,7 +321,7 @@ def test_padding_is_not_learned_from_nor_counted() -> None:
     assert algo._n_updates == n_valid // 32
 
 
-def test_the_target_follows_at_intervals() -> None:
+def test_target_network_is_copied_at_intervals() -> None:
     agent, algo = DqnAgent(), ALGOS["dqn"](replay_ratio=1.0, target_update_interval=5, min_steps_learn=1)
     batches = collected(agent, 4)
     algo.initialize(agent, n_itr=100, batch_spec=batches[0].batch_spec)
@@ -335,7 +335,7 @@ def test_the_target_follows_at_intervals() -> None:
     assert not equal(weights(algo._target), weights(agent))
 
 
-def test_the_target_may_follow_slowly() -> None:
+def test_target_network_moves_by_target_update_tau() -> None:
     agent = DqnAgent()
     algo = ALGOS["dqn"](replay_ratio=0.5, target_update_interval=1, target_update_tau=0.25, min_steps_learn=1)
     (samples,) = collected(agent, 1)
@@ -404,7 +404,7 @@ PRIORITIZED: tuple[str, dict[str, Any]] = ("wait", {"prioritized_replay": True, 
         ),
     ],
 )
-def test_it_learns_to_follow_the_signal(name: str, reset_mode: str, options: dict[str, Any]) -> None:
+def test_dqn_learns_to_follow_the_signal(name: str, reset_mode: str, options: dict[str, Any]) -> None:
     algo = ALGOS[name](discount=0.5, learning_rate=5e-3, replay_ratio=4.0, **options)
     infos, returns = run(algo, AGENTS[name](eps_itr_max=20), 60, reset_mode=reset_mode, batch_B=16)
     assert np.mean(returns) > 4.5  # of 5
@@ -412,7 +412,7 @@ def test_it_learns_to_follow_the_signal(name: str, reset_mode: str, options: dic
 
 
 @pytest.mark.parametrize("cls", [CpuSampler, GpuSampler])
-def test_it_learns_the_same_whoever_collects(cls: type[BaseSampler]) -> None:
+def test_trained_weights_are_equal_for_all_samplers(cls: type[BaseSampler]) -> None:
     def trained(cls: type[BaseSampler]) -> list[torch.Tensor]:
         agent = DqnAgent(eps_final=0.3, eps_final_min=0.01, eps_itr_max=4)
         run(ALGOS["dqn"](prioritized_replay=True), agent, 8, cls=cls, deterministic=True)
@@ -434,7 +434,7 @@ def test_dueling_and_normalized_networks_learn() -> None:
     assert 0 < earlier < count, "as of its last update"
 
 
-def test_randomness_comes_from_the_seed_and_no_global_generator() -> None:
+def test_randomness_comes_from_the_seed_only() -> None:
     def trained(seed: int) -> list[torch.Tensor]:
         agent = DqnAgent()
         batches = collected(agent, 4)
@@ -457,7 +457,7 @@ def test_randomness_comes_from_the_seed_and_no_global_generator() -> None:
 
 
 @pytest.mark.parametrize("name", AGENTS)
-def test_a_loss_that_is_not_finite_is_an_error_and_not_a_step(name: str) -> None:
+def test_non_finite_loss_is_an_error_without_a_step(name: str) -> None:
     agent, algo = AGENTS[name](), ALGOS[name](prioritized_replay=True)
     batches = collected(agent, 3)
     algo.initialize(agent, n_itr=3, batch_spec=batches[0].batch_spec)
@@ -474,7 +474,7 @@ def test_a_loss_that_is_not_finite_is_an_error_and_not_a_step(name: str) -> None
 
 
 @pytest.mark.parametrize("name", AGENTS)
-def test_a_saved_algorithm_goes_on_as_if_never_stopped(name: str, tmp_path: Path) -> None:
+def test_restored_algorithm_continues_exactly(name: str, tmp_path: Path) -> None:
     agent, algo = AGENTS[name](), ALGOS[name](prioritized_replay=True, replay_ratio=2.5)
     batches = collected(agent, 5)
     algo.initialize(agent, n_itr=5, batch_spec=batches[0].batch_spec)
@@ -508,8 +508,8 @@ def test_a_saved_algorithm_goes_on_as_if_never_stopped(name: str, tmp_path: Path
         *(pytest.param(*case, marks=pytest.mark.slow) for case in ((False, True), (True, False), (False, False))),
     ],
 )
-def test_a_run_goes_on_with_its_replay(tmp_path: Path, prioritized: bool, contents: bool) -> None:
-    """Bit for bit; where the replay is lost, with a new one."""
+def test_resumed_run_continues_with_its_replay(tmp_path: Path, prioritized: bool, contents: bool) -> None:
+    """Bit for bit; without the replay, with a new one."""
 
     def runner(n_steps: int, **options: Any) -> MinibatchRl:
         config = RunnerConfig(n_steps=n_steps, seed=0, log_interval_steps=256)
@@ -530,7 +530,7 @@ def test_a_run_goes_on_with_its_replay(tmp_path: Path, prioritized: bool, conten
     assert equal(weights(longer.agent), weights(undisturbed.agent)) == contents
 
 
-def test_evaluations_in_between_change_nothing() -> None:
+def test_evaluations_do_not_change_training() -> None:
     def trained(cls: Any, **options: Any) -> list[torch.Tensor]:
         agent = DqnAgent(eps_itr_max=5)
         config = RunnerConfig(n_steps=512, seed=0, log_interval_steps=128)
@@ -540,7 +540,7 @@ def test_evaluations_in_between_change_nothing() -> None:
     assert equal(trained(MinibatchRl), trained(MinibatchRlEval, eval_n_envs=2))
 
 
-def test_stacked_frames_are_stored_once_if_asked() -> None:
+def test_stacked_frames_are_stored_once_with_frames() -> None:
     class Film(Signal):
         def __init__(self) -> None:
             super().__init__()
@@ -564,7 +564,7 @@ def test_stacked_frames_are_stored_once_if_asked() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", AGENTS)
-def test_it_optimizes_where_the_agent_is(name: str) -> None:
+def test_updates_run_on_the_device_of_the_agent(name: str) -> None:
     def trained(device: str) -> list[torch.Tensor]:
         agent, algo = AGENTS[name](), ALGOS[name](prioritized_replay=True)
         batches = collected(agent, 3)

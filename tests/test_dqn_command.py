@@ -29,7 +29,7 @@ def trained(log_dir: Path, *options: str) -> dict[str, Any]:
     return config
 
 
-def test_dqn_trains_evaluates_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_dqn_trains_evaluates_and_resumes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
     config = trained(run, "--algo", "dqn", *LEARN, "--dueling", "--eps-steps", "160", "--eps-final-min", "0.01")
     assert (config["dqn"]["replay_ratio"], config["acting"]["eps_final"], config["model"]["dueling"]) == (2, 0.05, True)
@@ -66,7 +66,7 @@ def test_impala_trains(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("algo", ["dqn", "categorical-dqn", "impala"])
-def test_images_have_settings_of_their_own(algo: str) -> None:
+def test_images_have_their_own_defaults(algo: str) -> None:
     spaces = spaces_of(factory_of("tests.test_train_kinds:Pictures", {}))
     options = defaults_for(algo, "tests.test_train_kinds:Pictures", spaces, None)
     small = defaults_for(algo, "CartPole-v1", spaces_of(factory_of("CartPole-v1", {})), None)
@@ -92,7 +92,7 @@ def test_images_have_settings_of_their_own(algo: str) -> None:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
-def test_what_does_not_fit_is_one_line(
+def test_options_that_do_not_fit_are_a_one_line_error(
     args: list[str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -113,7 +113,7 @@ def test_options_default_to_the_settings_of_the_classes() -> None:
     ("algo", "env", "least"),
     [("dqn", "CartPole-v1", 475.0), ("categorical-dqn", "Acrobot-v1", -100.0), ("impala", "CartPole-v1", 475.0)],
 )
-def test_the_settings_it_starts_from_are_enough(
+def test_default_settings_reach_the_goal(
     algo: str, env: str, least: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["train", "--algo", algo, "--env", env, "--log-dir", str(tmp_path), "--sampler", "serial"]) == 0

@@ -1,4 +1,4 @@
-"""`headrace eval`: the agent of a run, evaluated as training did it, otherwise, and on video."""
+"""`headrace eval`: the agent of a run, evaluated as in training, with other options, and on video."""
 
 import json
 import sys
@@ -24,7 +24,7 @@ def train(folder: Path, capsys: pytest.CaptureFixture[str], *options: str) -> st
     return capsys.readouterr().out.splitlines()[0]
 
 
-def test_the_evaluation_of_training_can_be_repeated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluation_of_training_can_be_repeated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = train(tmp_path / "run", capsys, "--seed", "5")
     for path in (tmp_path / "run", tmp_path / "run" / "checkpoint.pt"):
         assert main(["eval", str(path)]) == 0
@@ -37,9 +37,7 @@ def test_the_evaluation_of_training_can_be_repeated(tmp_path: Path, capsys: pyte
     assert " over 3 episodes " in capsys.readouterr().out
 
 
-def test_a_run_of_ones_own_program_needs_the_environment_only(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_run_of_a_program_needs_only_the_environment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runner = MinibatchRl(
         A2C(),
         CategoricalPgAgent(model_kwargs={"hidden_sizes": (7,)}),
@@ -53,7 +51,7 @@ def test_a_run_of_ones_own_program_needs_the_environment_only(
     assert " over 4 episodes " in capsys.readouterr().out
 
 
-def test_a_run_that_is_not_there_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_run_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["eval", str(tmp_path / "nothing")]) == 2
     assert "nothing does not exist; give the folder of a run" in capsys.readouterr().err
 
@@ -71,7 +69,7 @@ def test_a_checkpoint_without_its_folder_needs_an_environment(
     assert " over 3 episodes " in capsys.readouterr().out
 
 
-def test_actions_are_drawn_if_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_stochastic_evaluation_samples_actions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = train(tmp_path / "run", capsys, "--recurrent", "gru")
     assert main(["eval", str(tmp_path / "run"), "--stochastic"]) == 0
     drawn = capsys.readouterr().out.splitlines()[0]
@@ -79,7 +77,7 @@ def test_actions_are_drawn_if_asked(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert " over 5 episodes " in drawn
 
 
-def test_another_environment_with_the_same_spaces_will_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_environment_with_the_same_spaces_is_accepted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train(tmp_path / "run", capsys)
     options = ["--env", "CartPole-v0", "--env-kwargs", '{"max_episode_steps": 7}']
     assert main(["eval", str(tmp_path / "run"), *options]) == 0
@@ -135,7 +133,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
-def test_an_error_is_one_line_with_the_remedy(
+def test_error_is_one_line_with_the_remedy(
     args: list[str],
     status: int,
     says: str,
@@ -153,7 +151,7 @@ def test_an_error_is_one_line_with_the_remedy(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_config_of_another_version_is_named(
+def test_config_of_another_version_is_named(
     run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = json.loads((run_folder / "config.json").read_text())
@@ -162,7 +160,7 @@ def test_a_config_of_another_version_is_named(
     assert "config.json: unknown setting 'flavour'; another version of headrace wrote it" in capsys.readouterr().err
 
 
-def test_a_missing_extra_is_named(
+def test_missing_extra_is_named(
     run_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)

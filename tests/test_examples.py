@@ -24,7 +24,7 @@ LESS = {
 }
 
 
-def test_there_are_examples_and_each_can_be_read_in_one_go() -> None:
+def test_examples_exist_and_are_short() -> None:
     assert len(EXAMPLES) >= 4
     for path in EXAMPLES:
         assert len(path.read_text().splitlines()) < 100, path
@@ -45,12 +45,12 @@ def ran(path: Path, cwd: Path, *arguments: str) -> str:
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
-def test_it_runs(path: Path, tmp_path: Path) -> None:
+def test_example_runs(path: Path, tmp_path: Path) -> None:
     assert ran(path, tmp_path, *LESS.get(path.name, "").split())
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LESS)
-def test_it_runs_to_its_own_end(name: str, tmp_path: Path) -> None:
+def test_example_runs_to_its_end(name: str, tmp_path: Path) -> None:
     assert ran(FOLDER / name, tmp_path)

@@ -25,8 +25,8 @@ RAISES = [
 ]
 DIES = {"_exit": "exit code 3", "SIGKILL": "SIGKILL", "SIGSEGV": "SIGSEGV"}
 HANGS = ["SIGSTOP", "python loop", "C loop"]
-LIES = ["NaN", "Inf reward", "shape", "broadcastable shape", "dtype"]
-FAULTS = [*RAISES, *DIES, *HANGS, *LIES]
+INVALID_RESULTS = ["NaN", "Inf reward", "shape", "broadcastable shape", "dtype"]
+FAULTS = [*RAISES, *DIES, *HANGS, *INVALID_RESULTS]
 PHASES = ["constructor", "reset", "step", "late reset", "evaluation", "close"]
 WORDS = {
     "constructor": "constructing the environment",
@@ -39,12 +39,13 @@ WORDS = {
 
 
 def makes_sense(fault: str, phase: str) -> bool:
-    """A constructor and close() return nothing that could be a lie; a reset returns no reward. Of two that came back
-    from close() one may say goodbye before the other is noticed, and takes it along.
+    """Returns whether a fault can occur in a phase: a constructor and close() return no result that could be invalid,
+    and a reset returns no reward. Of two processes that return from close(), one may end before the other is noticed,
+    and end it too.
     """
     if (fault, phase) == ("fork", "close"):
         return False
-    if fault in LIES:
+    if fault in INVALID_RESULTS:
         return phase in ("reset", "step", "late reset", "evaluation") and not (
             fault == "Inf reward" and phase in ("reset", "late reset")
         )
@@ -61,12 +62,12 @@ QUICK = [
     *(("python loop", phase) for phase in ("constructor", "close")),
 ]
 #: In one process all of them are told by the same code.
-IN_ONE_PROCESS = [case for case in CASES if case[0] in (*RAISES[:4], *LIES)]
+IN_ONE_PROCESS = [case for case in CASES if case[0] in (*RAISES[:4], *INVALID_RESULTS)]
 QUICK_IN_ONE_PROCESS = [case for case in IN_ONE_PROCESS if case[1] == "step" or case[0] in ("raise", "NaN")]
 
 
 def sampler_of(cls: type[BaseSampler], fault: str, phase: str, **kwargs: Any) -> BaseSampler:
-    """With a short timeout only where something hangs: elsewhere a busy machine would be taken for a hang."""
+    """Makes a sampler with a short timeout only for hangs, because a busy machine could be taken for one."""
     timeout = 1.5 if fault in HANGS else DEADLINE
     start_timeout = 3.0 if fault in HANGS and phase in ("constructor", "reset") else DEADLINE
     options: dict[str, Any] = {
@@ -92,7 +93,7 @@ def use(sampler: BaseSampler) -> None:
 
 
 def batch_bytes(cls: type[BaseSampler] = CpuSampler) -> bytes:
-    """One batch of a well environment."""
+    """Returns one batch of a valid environment."""
     with sampler_of(cls, "none", "none").initialize(CategoricalPgAgent(), seed=SEED) as sampler:
         samples, _ = sampler.obtain_samples(0)
         return pickle.dumps([leaf.numpy().tobytes() for leaf in tree_leaves(samples)])
@@ -104,7 +105,7 @@ def reference() -> bytes:
 
 
 @pytest.mark.parametrize(("fault", "phase"), quick_and_slow(CASES, QUICK))
-def test_a_failing_environment_is_a_readable_error_and_leaves_nothing(fault: str, phase: str, reference: bytes) -> None:
+def test_failing_environment_is_a_readable_error_and_leaves_nothing(fault: str, phase: str, reference: bytes) -> None:
     before = descriptors()
     sampler = sampler_of(CpuSampler, fault, phase)
     with pytest.raises(SamplerError) as caught:
@@ -114,7 +115,7 @@ def test_a_failing_environment_is_a_readable_error_and_leaves_nothing(fault: str
         EnvFailed
         if fault in RAISES
         else EnvContractError
-        if fault in LIES
+        if fault in INVALID_RESULTS
         else WorkerHung
         if fault in HANGS
         else WorkerCrashed
@@ -158,7 +159,7 @@ def test_a_failing_environment_is_a_readable_error_and_leaves_nothing(fault: str
 @pytest.mark.parametrize(("fault", "phase"), quick_and_slow(IN_ONE_PROCESS, QUICK_IN_ONE_PROCESS))
 def test_the_serial_sampler_reports_failures_in_the_same_words(fault: str, phase: str) -> None:
     sampler = sampler_of(SerialSampler, fault, phase)
-    with pytest.raises(EnvContractError if fault in LIES else EnvFailed) as caught:
+    with pytest.raises(EnvContractError if fault in INVALID_RESULTS else EnvFailed) as caught:
         use(sampler)
     where = caught.value.where
     assert where is not None
@@ -182,7 +183,7 @@ def test_the_serial_sampler_reports_failures_in_the_same_words(fault: str, phase
         pytest.param("python loop", "spawn", marks=pytest.mark.slow),
     ],
 )
-def test_failures_read_the_same_under_other_start_methods(fault: str, start_method: str) -> None:
+def test_failures_are_reported_alike_under_other_start_methods(fault: str, start_method: str) -> None:
     sampler = sampler_of(CpuSampler, fault, "step", start_method=start_method, start_timeout=DEADLINE)
     with pytest.raises(SamplerError) as caught:
         use(sampler)
@@ -193,14 +194,14 @@ def test_failures_read_the_same_under_other_start_methods(fault: str, start_meth
 
 
 @pytest.mark.parametrize("cls", [CpuSampler, GpuSampler])
-def test_a_dead_worker_is_noticed_although_a_child_of_its_lives(cls: type[BaseSampler]) -> None:
+def test_dead_worker_is_noticed_although_its_child_lives(cls: type[BaseSampler]) -> None:
     sampler = sampler_of(cls, "SIGKILL beside a child", "step")
     with pytest.raises(WorkerCrashed, match="killed by SIGKILL"):
         use(sampler)
     sampler.shutdown()
 
 
-def test_a_failing_agent_is_an_agent_error() -> None:
+def test_failing_agent_raises_agent_failed() -> None:
     from headrace.errors import AgentFailed
 
     sampler = sampler_of(CpuSampler, "none", "none")
@@ -213,7 +214,7 @@ def test_a_failing_agent_is_an_agent_error() -> None:
 
 
 @pytest.mark.parametrize("cls", [SerialSampler, CpuSampler])
-def test_an_agent_that_cannot_value_the_row_behind_a_batch_is_an_agent_error(cls: type[BaseSampler]) -> None:
+def test_failing_bootstrap_value_raises_agent_failed(cls: type[BaseSampler]) -> None:
     from headrace.errors import AgentFailed
 
     sampler = sampler_of(cls, "none", "none")
@@ -243,7 +244,7 @@ class AgentThatFailsInWorkers(CategoricalPgAgent):
         return super().step(inputs, state)
 
 
-def test_sampling_goes_on_after_a_slow_but_living_environment() -> None:
+def test_slow_environment_does_not_end_sampling() -> None:
     """Slow is not hung: the batch takes longer than the timeout, each row a tenth of it."""
     sampler = CpuSampler(slow_env, batch_T=16, batch_B=1, n_workers=1, max_decorrelation_steps=0, timeout=1.0)
     with sampler.initialize(CategoricalPgAgent(), seed=0):

@@ -1,4 +1,4 @@
-"""One vector for all parameters: the same steps as with the parameters one by one."""
+"""`FlatParameters`: the same steps as with separate parameters."""
 
 import copy
 from collections.abc import Callable
@@ -51,7 +51,7 @@ def assert_same(one: torch.nn.Module, other: torch.nn.Module) -> None:
 
 
 @pytest.mark.parametrize("max_norm", [1.0, 1e6])
-def test_steps_are_those_of_the_parameters_one_by_one(max_norm: float) -> None:
+def test_flat_steps_equal_steps_of_separate_parameters(max_norm: float) -> None:
     plain, flat = model_of(), model_of()
     norms = trained_plainly(plain, max_norm, steps=5)
     assert trained_flat(flat, max_norm, steps=5) == pytest.approx(norms, rel=1e-5)
@@ -68,14 +68,14 @@ def _loads(model: torch.nn.Module) -> None:
 
 
 @pytest.mark.parametrize("meanwhile", [_clears, _loads])
-def test_what_others_do_to_the_model_between_steps_does_no_harm(meanwhile: Callable[[torch.nn.Module], None]) -> None:
+def test_changes_of_the_model_between_steps_are_handled(meanwhile: Callable[[torch.nn.Module], None]) -> None:
     plain, flat = model_of(), model_of()
     trained_plainly(plain, 1.0, steps=4)
     trained_flat(flat, 1.0, steps=4, meanwhile=meanwhile)
     assert_same(flat, plain)
 
 
-def test_frozen_parameters_stay() -> None:
+def test_frozen_parameters_are_not_updated() -> None:
     plain, flat = model_of(), model_of()
     for model in (plain, flat):
         model[0].weight.requires_grad_(False)
@@ -85,7 +85,7 @@ def test_frozen_parameters_stay() -> None:
     assert_same(flat, plain)
 
 
-def test_parameters_that_were_moved_are_noticed() -> None:
+def test_moved_parameters_raise_an_error() -> None:
     model = model_of()
     flat = FlatParameters(model.parameters())
     flat.zero_grad()
@@ -95,7 +95,7 @@ def test_parameters_that_were_moved_are_noticed() -> None:
         flat.zero_grad()
 
 
-def test_a_model_of_two_dtypes_and_one_without_parameters_are_refused() -> None:
+def test_models_with_two_dtypes_or_no_parameters_are_refused() -> None:
     model = model_of()
     model[2].double()
     with pytest.raises(ValueError, match="of one device and dtype"):

@@ -1,4 +1,4 @@
-"""What users of other people's environments read when these end, hang or cannot be made: the remedy is named."""
+"""Environments of other packages that exit, hang or cannot be made: the error names the remedy."""
 
 import signal
 import subprocess
@@ -43,7 +43,7 @@ def test_forkserver_is_named_where_a_forked_worker_died_in_an_environment(
 
 
 @pytest.mark.parametrize(("env", "kind"), [(Exits, WorkerCrashed), (Hangs, WorkerHung)])
-def test_a_forked_worker_that_ends_or_hangs_in_an_environment_says_so(env: Any, kind: type[SamplerError]) -> None:
+def test_forked_worker_that_exits_or_hangs_in_an_environment_is_reported(env: Any, kind: type[SamplerError]) -> None:
     sampler = CpuSampler(env, n_workers=1, start_method="fork", timeout=1.0, start_timeout=DEADLINE, **SIZES)
     with pytest.raises(kind) as caught:
         sampler.initialize(CategoricalPgAgent(), seed=0).obtain_samples(0)
@@ -51,14 +51,14 @@ def test_a_forked_worker_that_ends_or_hangs_in_an_environment_says_so(env: Any, 
 
 
 @pytest.mark.parametrize("env", [MadeAtRunTime, MadeNowhere])
-def test_a_space_whose_class_was_made_at_run_time_is_an_error_with_the_remedy(env: Any) -> None:
+def test_space_class_made_at_run_time_is_an_error_with_the_remedy(env: Any) -> None:
     with pytest.raises(SamplerError) as caught:
         CpuSampler(env, n_workers=1, start_method="fork", **SIZES).initialize(CategoricalPgAgent(), seed=0)
     assert "Gymnasium's own spaces" in str(caught.value)
     assert "run time" in str(caught.value)
 
 
-def test_a_constructor_without_its_arguments_names_env_kwargs(capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_constructor_arguments_error_names_env_kwargs(capsys: pytest.CaptureFixture[str]) -> None:
     for kwargs in ({}, {"world": "flat", "colour": 3}):
         with pytest.raises(EnvFailed, match="pass its arguments as env_kwargs"):
             SerialSampler(NeedsAWorld, kwargs, **SIZES).initialize(CategoricalPgAgent(), seed=0)
@@ -66,14 +66,14 @@ def test_a_constructor_without_its_arguments_names_env_kwargs(capsys: pytest.Cap
     assert "its arguments go into --env-kwargs" in capsys.readouterr().err
 
 
-def test_one_environment_for_each_process_names_the_workers_and_works_with_them() -> None:
+def test_one_environment_per_process_works_with_n_workers_equal_batch_b() -> None:
     with pytest.raises(EnvFailed, match="n_workers=batch_B, which gives each environment its own process"):
         CpuSampler(OnePerProcess, n_workers=1, **SIZES).initialize(CategoricalPgAgent(), seed=0)
     with CpuSampler(OnePerProcess, n_workers=2, **SIZES).initialize(CategoricalPgAgent(), seed=0) as sampler:
         assert sampler.obtain_samples(0)[0].env.reward.shape == (4, 2)
 
 
-def test_a_process_that_ended_and_was_not_waited_for_has_ended() -> None:
+def test_zombie_process_counts_as_ended() -> None:
     """As under a fork server that is stopped, or where the program's parent never asks."""
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         handle = psutil.Process(process.pid)

@@ -94,7 +94,7 @@ def in_segments(folder: Path) -> None:
 
 
 def goes_on(make: Make, folder: Path, caplog: pytest.LogCaptureFixture) -> tuple[str, str]:
-    """Resumes for a batch. Answers ("", what the log warned of), or (why it was refused, "")."""
+    """Resumes for one batch. Returns ("", the log's warnings), or (the reason for refusing, "")."""
     caplog.clear()
     why = ""
     try:
@@ -120,7 +120,7 @@ _MAY_BE = re.compile(
 def forged_checkpoints(
     n: int, seed: int, name: str, runs: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Each is refused, or so near to a true one that a batch is learned from it."""
+    """Each is refused, or so close to a real one that a batch is learned from it."""
     mark, rng = tmp_path / "mark", random.Random(seed)
     state = load_checkpoint(runs[name] / "checkpoint.pt")
     forged = forged_states(state, mark, rng)
@@ -141,7 +141,7 @@ def forged_checkpoints(
 def damaged_checkpoints(
     n: int, seed: int, runs: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The one before is taken, with a warning; where that is damaged as well, both are named."""
+    """The previous checkpoint is used, with a warning; if that is damaged too, both are named."""
     rng = random.Random(seed)
     for _ in range(n):
         folder = tmp_path / "run"
@@ -157,12 +157,12 @@ def damaged_checkpoints(
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Of the segments, without links to what has no end."""
+    """Returns the contents of the segments, without links to endless files."""
     return {path.name: path.read_bytes() for path in folder.glob("rows-*.bin") if path.is_file()}
 
 
 def forged_replays(n: int, seed: int, runs: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Training goes on; where anything is missing the log names the replay."""
+    """Training continues; the log names the replay if anything is missing."""
     rng = random.Random(seed)
     for number in range(n):
         folder = tmp_path / "run"
@@ -209,7 +209,7 @@ def as_a_program(*args: str) -> tuple[int, str]:
 def forged_runs(
     n: int, seed: int, run: Callable[..., tuple[int, str]], folders: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    """The command goes on, or says why not in one line, with a status."""
+    """The command continues the run, or says in one line why not, with an exit status."""
     mark, rng = tmp_path / "mark", random.Random(seed)
     for number in range(n):
         folder = tmp_path / "run"
@@ -244,7 +244,7 @@ def test_environments_in_a_checkpoint_are_refused(
 
 
 @pytest.mark.parametrize("command", [["train", "--resume"], ["eval"]], ids=["train", "eval"])
-def test_code_that_a_folder_names_is_not_run_unless_this_user_wrote_it_or_says_so(
+def test_code_named_in_a_folder_is_run_only_if_signed_or_requested(
     command: list[str], folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, mark = tmp_path / "run", tmp_path / "mark"
@@ -261,7 +261,7 @@ def test_code_that_a_folder_names_is_not_run_unless_this_user_wrote_it_or_says_s
     assert mark.exists(), "a person said so"
 
 
-def test_a_replay_that_is_gone_is_said(runs: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_missing_replay_is_logged(runs: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for gone in ("replay", "replay/rows-0000000000000000008.bin"):
         folder = tmp_path / "run"
         shutil.copytree(runs["dqn"], folder)
@@ -280,7 +280,7 @@ def test_a_replay_that_is_gone_is_said(runs: dict[str, Path], tmp_path: Path, ca
         shutil.rmtree(folder)
 
 
-def test_actions_that_the_environment_has_not_are_refused(
+def test_actions_outside_the_action_space_are_refused(
     runs: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = tmp_path / "run"
@@ -295,21 +295,23 @@ def test_actions_that_the_environment_has_not_are_refused(
     assert why == f"{folder / 'replay'} holds actions from 0 to 9, and the environment has 3; it is of another run"
 
 
-def test_some_forged_files(runs: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_forged_files_are_refused(runs: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     forged_checkpoints(8, 0, "ppo", runs, tmp_path, caplog)
     forged_checkpoints(6, 1, "dqn", runs, tmp_path, caplog)
     damaged_checkpoints(4, 2, runs, tmp_path, caplog)
     forged_replays(6, 3, runs, tmp_path, caplog)
 
 
-def test_some_forged_runs(folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_forged_runs_are_refused(
+    folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     forged_runs(6, 4, lambda *args: in_this_process(capsys, *args), folders, tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("seed", range(5))
-def test_a_thousand_forged_files(
+def test_thousand_forged_files_are_refused(
     seed: int,
     runs: dict[str, Path],
     folders: tuple[Path, Path],

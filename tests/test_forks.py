@@ -1,4 +1,4 @@
-"""Environments that fork their worker: harmless where the forked process ends, an error where it comes back."""
+"""Environments that fork their worker: harmless if the forked process ends, an error if it returns."""
 
 import multiprocessing
 import os
@@ -26,7 +26,7 @@ from tests.walk import Walk
 
 
 class ForksAndGoesOn(Walk):
-    """Both processes come back from its third step, with the number of the process for a reward."""
+    """Forks in its third step and returns in both processes; the reward shows which process returned."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class ForksAndGoesOn(Walk):
 
 
 class HasWorkers(Walk):
-    """Lets processes of its own compute, forked in every way; they end or go on, and none comes back."""
+    """Uses processes of its own, forked in every way; none of them returns from the environment's methods."""
 
     def step(self, action: Any) -> Any:
         pid = os.fork()
@@ -68,8 +68,8 @@ def options(**more: Any) -> dict[str, Any]:
         *(pytest.param(cls, marks=pytest.mark.slow) for cls in (AlternatingSampler, AsyncCpuSampler)),
     ],
 )
-def test_an_environment_that_comes_back_twice_is_an_error_in_every_sampler(cls: type[BaseSampler]) -> None:
-    """And what is in the batches before it is said is by the one that was not forked."""
+def test_environment_that_forks_and_returns_twice_is_an_error_in_every_sampler(cls: type[BaseSampler]) -> None:
+    """Batches before the error have only the data of the process that was not forked."""
     sampler = cls(ForksAndGoesOn, **options())
     sampler.initialize(CategoricalPgAgent(), seed=0)
     with pytest.raises(EnvFailed, match=r"returned in both processes[\s\S]*ForksAndGoesOn|os\.fork") as caught:  # noqa: PT012
@@ -85,7 +85,7 @@ def test_an_environment_that_comes_back_twice_is_an_error_in_every_sampler(cls: 
     assert other_processes() == set()
 
 
-def test_processes_of_an_environment_that_do_not_come_back_are_its_own_business() -> None:
+def test_processes_of_an_environment_do_not_change_batches() -> None:
     batches = []
     for env_cls in (HasWorkers, Walk):
         with CpuSampler(env_cls, **options(batch_T=3)).initialize(CategoricalPgAgent(), seed=0) as sampler:
@@ -94,12 +94,12 @@ def test_processes_of_an_environment_that_do_not_come_back_are_its_own_business(
         assert torch.equal(torch.as_tensor(one), torch.as_tensor(other))
 
 
-def test_check_env_finds_an_environment_that_comes_back_twice() -> None:
+def test_check_env_reports_an_environment_that_forks_and_returns_twice() -> None:
     found = check_env(ForksAndGoesOn, n_steps=20)
     assert any("returned in both processes" in str(violation) for violation in found)
 
 
-def test_a_sampler_in_a_forked_copy_of_its_program_says_so() -> None:
+def test_sampler_in_a_forked_copy_of_its_program_is_refused() -> None:
     sampler = SerialSampler(Walk, **options())
     with sampler.initialize(CategoricalPgAgent(), seed=0):
         read, write = os.pipe()

@@ -1,4 +1,4 @@
-"""`FreshInterpreter`: what it has of the process that started it, what it may do, and that it always ends."""
+"""`FreshInterpreter`: what it inherits, what it may do, and that it always ends."""
 
 import gc
 import json
@@ -36,7 +36,7 @@ def gone(pid: int) -> bool:
     return True
 
 
-def test_it_has_no_descriptor_of_ours(tmp_path: Path) -> None:
+def test_fresh_interpreter_inherits_no_descriptors(tmp_path: Path) -> None:
     with (tmp_path / "open").open("w") as file:
         os.set_inheritable(file.fileno(), True)
         found = answer("descriptors")
@@ -44,26 +44,24 @@ def test_it_has_no_descriptor_of_ours(tmp_path: Path) -> None:
     assert len(found.split()) <= 6  # the null device three times and once more, standard input's copy, its socket
 
 
-def test_it_takes_large_arguments_and_answers_whatever_is_printed_there() -> None:
+def test_fresh_interpreter_takes_large_arguments_and_ignores_printed_output() -> None:
     assert answer("sizes", bytes(100 << 20) + b"\7") == f"{(100 << 20) + 1} 7"
     assert answer("prints") == "an answer in two lines"
 
 
-def test_it_loads_no_torch_and_nothing_of_this_program() -> None:
+def test_fresh_interpreter_loads_neither_torch_nor_modules_of_the_program() -> None:
     found = (answer("modules") or "").split()
     assert "headrace.processes.fresh" in found
     assert not {"torch", "numpy", "gymnasium", "pytest"} & set(found)
 
 
-def test_a_file_named_like_a_module_of_python_is_not_taken_for_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_file_named_like_a_standard_module_is_not_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pickle.py").write_text("raise SystemExit('this is no pickle')")
     assert answer("sizes", b"\1") == "1 1"
 
 
-def test_it_ends_itself_and_is_ended_by_closing_and_by_being_forgotten() -> None:
+def test_fresh_interpreter_ends_by_itself_by_close_and_by_garbage_collection() -> None:
     interpreter = call("sleeps", seconds=0.1)
     assert interpreter.ended(DEADLINE, lambda: None)
     assert (interpreter.answer, interpreter.exitcode) == (None, -signal.SIGALRM)
@@ -83,7 +81,7 @@ def test_it_ends_itself_and_is_ended_by_closing_and_by_being_forgotten() -> None
 
 
 @pytest.mark.programs
-def test_it_ends_with_a_parent_that_is_killed() -> None:
+def test_fresh_interpreter_ends_with_a_killed_parent() -> None:
     program = (
         "from tests.fresh_functions import time; from headrace.processes.fresh import FreshInterpreter\n"
         "it = FreshInterpreter('tests.fresh_functions:sleeps', b'', 1000)\n"
@@ -99,7 +97,7 @@ def test_it_ends_with_a_parent_that_is_killed() -> None:
 
 
 @pytest.mark.parametrize("kept", [False, True], ids=["refused", "allowed"])
-def test_it_may_read_and_compute_and_change_nothing_that_others_see(kept: bool, tmp_path: Path) -> None:
+def test_fresh_interpreter_may_read_but_not_change_anything_outside(kept: bool, tmp_path: Path) -> None:
     file = tmp_path / "there"
     file.write_text("as it was")
     refused = [

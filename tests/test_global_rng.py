@@ -1,4 +1,4 @@
-"""Environments that draw from the generators that belong to the whole program."""
+"""Environments that draw from the global random generators."""
 
 import logging
 import random
@@ -55,7 +55,7 @@ def options(**more: Any) -> dict[str, Any]:
 
 
 def batches(cls: type[BaseSampler], n: int = 2, state: SamplerState | None = None, **more: Any) -> list[Any]:
-    """The content of n batches, an evaluation and what a call gives."""
+    """Returns the content of n batches, of an evaluation, and the result of a call."""
     found: list[Any] = []
     sampler = cls(Draws, **options(**more))
     with sampler.initialize(CategoricalPgAgent(), seed=5, resume=state) as sampler:
@@ -93,14 +93,14 @@ def first_observations(sampler: BaseSampler) -> np.ndarray:
         pytest.param(CpuSampler, "spawn", marks=pytest.mark.slow),
     ],
 )
-def test_workers_do_not_draw_what_their_siblings_draw(cls: type[BaseSampler], start_method: str) -> None:
+def test_workers_draw_different_numbers(cls: type[BaseSampler], start_method: str) -> None:
     rows = [first_observations(cls(Draws, **options(start_method=start_method))) for _ in range(2)]
     assert len({tuple(row) for row in rows[0]}) == 4
     assert all(len(set(column)) == 4 for column in rows[0].T), "each of the three generators"
     assert (rows[0] == rows[1]).all(), "a matter of seed and worker"
 
 
-def test_processes_of_asynchronous_samplers_have_numbers_of_their_own() -> None:
+def test_processes_of_async_samplers_draw_different_numbers() -> None:
     """The sampler process's are not the evaluation process's, and neither are the learner's."""
     torch.manual_seed(0)
     mine = draws()
@@ -109,7 +109,7 @@ def test_processes_of_asynchronous_samplers_have_numbers_of_their_own() -> None:
     assert mine[2] not in first_observations(sampler)[:, 2]
 
 
-def test_the_callers_generators_are_not_seeded_by_any_sampler() -> None:
+def test_samplers_do_not_seed_the_generators_of_the_caller() -> None:
     for cls in (SerialSampler, CpuSampler):
         randomness = GlobalRandomness()
         with cls(Walk, **options()).initialize(CategoricalPgAgent(), seed=0) as sampler:
@@ -133,7 +133,7 @@ def reference() -> list[Any]:
         pytest.param(CpuSampler, {"start_method": "spawn"}, marks=pytest.mark.slow),
     ],
 )
-def test_with_generators_for_each_environment_every_sampler_gives_the_same(
+def test_isolate_rng_gives_equal_batches_in_every_sampler(
     cls: type[BaseSampler], more: dict[str, Any], reference: list[Any]
 ) -> None:
     more = {"eval_n_envs": 2, "isolate_rng": True, **more}
@@ -143,11 +143,11 @@ def test_with_generators_for_each_environment_every_sampler_gives_the_same(
         assert equal(batches(cls, **more), reference)
 
 
-def test_without_them_they_do_not() -> None:
+def test_without_isolate_rng_batches_differ() -> None:
     assert not equal(batches(SerialSampler), batches(CpuSampler))
 
 
-def test_the_callers_generators_are_as_they_were_after_a_serial_sampler() -> None:
+def test_isolate_rng_restores_the_generators_of_the_caller() -> None:
     np.random.normal()  # of two, the second is in reserve
     randomness = GlobalRandomness()
     with SerialSampler(Draws, **options(isolate_rng=True)).initialize(CategoricalPgAgent(), seed=0) as sampler:
@@ -169,7 +169,7 @@ def built_agent() -> CategoricalPgAgent:
 
 
 @pytest.mark.usefixtures("copies_tried_here")
-def test_a_resumed_run_goes_on_with_their_states() -> None:
+def test_resumed_run_restores_the_generators() -> None:
     sampler: BaseSampler = CpuSampler(Draws, **options(isolate_rng=True))
     with sampler.initialize(CategoricalPgAgent(), seed=5, resumable=True):
         sampler.obtain_samples(0)
@@ -186,7 +186,7 @@ def test_a_resumed_run_goes_on_with_their_states() -> None:
     "cls",
     [SerialSampler, GpuSampler, *(pytest.param(cls, marks=pytest.mark.slow) for cls in (CpuSampler, AsyncCpuSampler))],
 )
-def test_one_line_of_the_log_names_an_environment_that_draws_from_them(
+def test_log_names_environments_that_use_global_generators_once(
     cls: type[BaseSampler], caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
@@ -200,7 +200,7 @@ def test_one_line_of_the_log_names_an_environment_that_draws_from_them(
     assert "isolate_rng=True" in lines[0]
 
 
-def test_vector_environments_are_refused() -> None:
+def test_isolate_rng_refuses_vector_environments() -> None:
     from headrace.envs import VectorEnvs
 
     with pytest.raises(ValueError, match="isolate_rng is for single environments"):

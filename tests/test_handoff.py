@@ -206,7 +206,7 @@ def handed_over(pipes: Any, n: int, spin_ns: int, cores: int, seconds: float) ->
 
 @pytest.mark.parametrize(("cores", "spin_ns", "n"), [(2, SPIN, 15_000), (2, 0, 6_000), (1, 0, 7_000), (1, SPIN, 2_000)])
 @pytest.mark.usefixtures("_no_ticks")
-def test_thirty_thousand_rows_are_handed_over(pipes: Any, cores: int, spin_ns: int, n: int) -> None:
+def test_thirty_thousand_rows_are_exchanged(pipes: Any, cores: int, spin_ns: int, n: int) -> None:
     handed_over(pipes, n, spin_ns, cores, seconds=5.0)
 
 
@@ -216,7 +216,7 @@ def test_thirty_thousand_rows_are_handed_over(pipes: Any, cores: int, spin_ns: i
 @pytest.mark.parametrize(
     ("cores", "spin_ns", "n"), [(2, SPIN, 5_000_000), (2, 0, 2_000_000), (1, 0, 2_500_000), (1, SPIN, 500_000)]
 )
-def test_ten_million_rows_are_handed_over(pipes: Any, cores: int, spin_ns: int, n: int) -> None:
+def test_ten_million_rows_are_exchanged(pipes: Any, cores: int, spin_ns: int, n: int) -> None:
     handed_over(pipes, n, spin_ns, cores, seconds=500.0)
 
 
@@ -225,7 +225,7 @@ def test_ten_million_rows_are_handed_over(pipes: Any, cores: int, spin_ns: int, 
 
 @pytest.mark.usefixtures("_no_ticks")
 @pytest.mark.parametrize("spin_ns", [0, SPIN])
-def test_a_server_sees_whole_rows_and_is_woken_once_for_each(pipes: Any, spin_ns: int) -> None:
+def test_server_sees_complete_rows_and_wakes_once_for_each(pipes: Any, spin_ns: int) -> None:
     n_workers, n_rows = 3, 1000
     # Numbers, flags, values and rings of the workers; then the server's number and flag, and how long to look.
     cells = shared_cells(4 * n_workers + 3)
@@ -273,7 +273,7 @@ def test_a_server_sees_whole_rows_and_is_woken_once_for_each(pipes: Any, spin_ns
         assert bell.slept > 0
 
 
-def test_of_several_workers_only_the_last_wakes_the_server(pipes: Any) -> None:
+def test_only_the_last_of_several_workers_wakes_the_server(pipes: Any) -> None:
     *ready, acted, parked, spin = shared_cells(6)
     read, write = pipes()
     bells = [Counting(parked, read_fd=read, write_fd=write) for _ in ready]
@@ -291,7 +291,7 @@ def test_of_several_workers_only_the_last_wakes_the_server(pipes: Any) -> None:
         ]
 
 
-def test_who_is_awake_is_not_rung_for(pipes: Any) -> None:
+def test_awake_process_is_not_rung(pipes: Any) -> None:
     own, peer, parked, spin = shared_cells(4)
     read, write = pipes()
     bell = Counting(parked, read_fd=read, write_fd=write)
@@ -303,7 +303,7 @@ def test_who_is_awake_is_not_rung_for(pipes: Any) -> None:
     assert (bell.rung, hands.count) == (1, 2)
 
 
-def test_those_that_lag_are_named(pipes: Any) -> None:
+def test_lagging_peers_are_listed(pipes: Any) -> None:
     own, parked, spin, *peers = shared_cells(6)
     for peer, number in zip(peers, (3, 2, 4), strict=True):
         peer[0] = number
@@ -353,9 +353,7 @@ class Fences:
         monkeypatch.setattr(handoff, "fence", fence)
 
 
-def test_a_number_that_moves_while_the_flag_goes_up_is_not_slept_through(
-    pipes: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_counter_change_during_parking_is_not_missed(pipes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     own, peer, parked, spin = shared_cells(4)
     flag = Fences(monkeypatch, parked)
 
@@ -372,7 +370,7 @@ def test_a_number_that_moves_while_the_flag_goes_up_is_not_slept_through(
     assert (parked[0], hands.late) == (0, 0)
 
 
-def test_a_flag_that_goes_up_while_the_number_moves_is_rung_for(pipes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_process_that_parks_during_a_post_is_rung(pipes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     own, peer, parked, spin = shared_cells(4)
     read, write = pipes()
     number = Fences(monkeypatch, own)
@@ -387,7 +385,7 @@ def test_a_flag_that_goes_up_while_the_number_moves_is_rung_for(pipes: Any, monk
 
 
 @pytest.mark.parametrize("weakly", [False, True])
-def test_what_was_written_before_a_number_is_seen_on_processors_that_reorder_too(
+def test_data_written_before_a_counter_is_visible_on_weakly_ordered_processors(
     pipes: Any, monkeypatch: pytest.MonkeyPatch, weakly: bool
 ) -> None:
     own, peer, parked, spin = shared_cells(4)
@@ -414,7 +412,7 @@ def test_a_fence_is_an_atomic_exchange(monkeypatch: pytest.MonkeyPatch, weakly: 
 
 
 @pytest.mark.parametrize("spin_ns", [0, 1_000_000_000])
-def test_who_has_no_patience_sleeps_at_once(pipes: Any, spin_ns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wait_without_spin_budget_sleeps_at_once(pipes: Any, spin_ns: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiled, "waiting", None)  # which reads the memory itself
     own, peer, parked, spin = shared_cells(4)
     spin[0] = spin_ns
@@ -454,7 +452,7 @@ def test_the_compiled_poll_returns_when_the_number_is_reached_or_time_is_up() ->
 
 @pytest.mark.parametrize("spin_ns", [0, 20_000_000])
 @pytest.mark.parametrize("delay", [0.0, 0.005, 0.05])
-def test_a_peer_that_is_killed_ends_the_wait_of_who_sleeps(pipes: Any, spin_ns: int, delay: float) -> None:
+def test_killed_peer_ends_a_sleeping_wait(pipes: Any, spin_ns: int, delay: float) -> None:
     pair = Pair(pipes, spin_ns)
 
     def child() -> None:
@@ -472,7 +470,7 @@ def test_a_peer_that_is_killed_ends_the_wait_of_who_sleeps(pipes: Any, spin_ns: 
     assert hands.late == 0
 
 
-def test_a_peer_that_is_killed_ends_the_wait_of_who_looks(pipes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_peer_ends_a_polling_wait(pipes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiled, "waiting", None)  # which reads the memory itself
     pair = Pair(pipes, 20_000_000)
     looks = slept_before = 0
@@ -495,7 +493,7 @@ def test_a_peer_that_is_killed_ends_the_wait_of_who_looks(pipes: Any, monkeypatc
     assert hands.late == 0
 
 
-def test_who_sleeps_gets_on_by_the_tick_if_its_peer_dies_between_its_number_and_the_ring(pipes: Any) -> None:
+def test_tick_wakes_a_sleeper_whose_peer_died_before_ringing(pipes: Any) -> None:
     pair = Pair(pipes, 0)
     go = pair.slept[1]
 
@@ -519,7 +517,7 @@ def test_who_sleeps_gets_on_by_the_tick_if_its_peer_dies_between_its_number_and_
     assert pair.parked[0][0] == 0
 
 
-def test_who_sleeps_alone_gets_on_by_the_tick_too(pipes: Any) -> None:
+def test_tick_wakes_a_sleeping_worker(pipes: Any) -> None:
     """A worker's wait, which nobody looks after."""
     pair = Pair(pipes, 0)
 
@@ -534,7 +532,7 @@ def test_who_sleeps_alone_gets_on_by_the_tick_too(pipes: Any) -> None:
     assert (hands.late, pair.parked[0][0]) == (1, 0)
 
 
-def test_a_ring_that_comes_with_the_tick_is_not_late(pipes: Any) -> None:
+def test_ring_at_the_tick_is_not_late(pipes: Any) -> None:
     pair = Pair(pipes, 0)
     hands, _ = pair.side(0)
     peer, _ = pair.side(1)
@@ -547,7 +545,7 @@ def test_a_ring_that_comes_with_the_tick_is_not_late(pipes: Any) -> None:
     assert (hands.late, pair.parked[0][0]) == (0, 0)
 
 
-def test_a_wait_of_many_ticks_is_not_late(pipes: Any) -> None:
+def test_long_wait_is_not_late(pipes: Any) -> None:
     pair = Pair(pipes, 0)
     hands, bell = pair.side(0)
     peer, _ = pair.side(1)
@@ -564,7 +562,7 @@ def test_a_wait_of_many_ticks_is_not_late(pipes: Any) -> None:
     assert (ticks, hands.late, pair.parked[0][0]) == (4, 0, 0)
 
 
-def test_an_old_ring_wakes_nobody_for_good(pipes: Any) -> None:
+def test_stale_ring_does_not_end_a_wait(pipes: Any) -> None:
     """Meant for who looked once more and did not sleep, it comes when that one waits for something else."""
     pair = Pair(pipes, 0)
     hands, bell = pair.side(0)
@@ -586,7 +584,7 @@ def test_an_old_ring_wakes_nobody_for_good(pipes: Any) -> None:
 # ---- bells ----
 
 
-def test_a_ring_before_the_sleep_ends_it_and_silence_forgets_it(pipes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ring_before_a_sleep_ends_it_and_silence_discards_it(pipes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     read, write = pipes()
     bell = Bell(shared_cells(1)[0], read_fd=read, write_fd=write)
     bell.silence()
@@ -620,7 +618,7 @@ def test_a_ring_wakes_a_process_that_sleeps(pipes: Any, monkeypatch: pytest.Monk
         assert joined(processes) == [0]
 
 
-def test_a_bell_that_nobody_silences_can_be_rung_for_ever(pipes: Any) -> None:
+def test_full_pipe_does_not_block_a_ring(pipes: Any) -> None:
     read, write = pipes()
     bell = Bell(shared_cells(1)[0], read_fd=read, write_fd=write)
     for _ in range(70_000):  # more than a pipe holds
@@ -630,7 +628,7 @@ def test_a_bell_that_nobody_silences_can_be_rung_for_ever(pipes: Any) -> None:
     assert bell.sleep()
 
 
-def test_ringing_for_who_is_gone_is_no_error() -> None:
+def test_ringing_for_a_dead_process_is_no_error() -> None:
     read, write = Bell.pipe()
     os.close(read)
     with pytest.raises(BrokenPipeError):
@@ -686,7 +684,7 @@ def _long_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_long_ticks")
-def test_a_server_wakes_when_a_worker_rings(pipes: Any) -> None:
+def test_server_wakes_when_a_worker_rings(pipes: Any) -> None:
     with watched(pipes) as (group, watch, read):
         for rank in (1, 0):
             group.send_to(rank, "ring")
@@ -694,13 +692,13 @@ def test_a_server_wakes_when_a_worker_rings(pipes: Any) -> None:
             assert os.read(read, 10) == b"!"
 
 
-def test_a_server_that_nobody_rings_looks_around_every_tick(pipes: Any) -> None:
+def test_server_wakes_every_tick_without_a_ring(pipes: Any) -> None:
     with watched(pipes) as (_, watch, _):
         assert not any(watch.sleep([0, 1]) for _ in range(3))
 
 
 @pytest.mark.usefixtures("_long_ticks")
-def test_a_reply_that_comes_while_the_server_waits_is_kept(pipes: Any) -> None:
+def test_reply_that_arrives_while_the_server_waits_is_kept(pipes: Any) -> None:
     with watched(pipes) as (group, watch, read):
         group.send_to(0, "reply")
         assert not watch.sleep([0, 1]), "a reply is no ring"
@@ -716,7 +714,7 @@ def test_a_reply_that_comes_while_the_server_waits_is_kept(pipes: Any) -> None:
 
 @pytest.mark.usefixtures("_long_ticks")
 @pytest.mark.parametrize("spin_ns", [0, SPIN])
-def test_a_worker_that_is_killed_ends_the_servers_wait_with_the_error(pipes: Any, spin_ns: int) -> None:
+def test_killed_worker_ends_the_wait_of_the_server_with_an_error(pipes: Any, spin_ns: int) -> None:
     own, peer, parked, spin = shared_cells(4)
     spin[0] = spin_ns
     with watched(pipes) as (group, watch, read):
@@ -730,7 +728,7 @@ def test_a_worker_that_is_killed_ends_the_servers_wait_with_the_error(pipes: Any
 
 
 @pytest.mark.usefixtures("_long_ticks")
-def test_a_worker_is_seen_to_die_even_if_a_program_it_started_lives_on(pipes: Any) -> None:
+def test_worker_death_is_noticed_while_its_child_lives(pipes: Any) -> None:
     """Which may hold the worker's end of the pipe, so that it does not hang up."""
     with watched(pipes) as (group, watch, _):
         group.send("start a program")
@@ -746,7 +744,7 @@ def test_a_worker_is_seen_to_die_even_if_a_program_it_started_lives_on(pipes: An
 
 @pytest.mark.usefixtures("_long_ticks")
 @pytest.mark.parametrize("how", ["fail", "fail and stay"])
-def test_a_worker_that_fails_ends_the_servers_sleep_with_its_own_error(pipes: Any, how: str) -> None:
+def test_failing_worker_ends_the_wait_of_the_server_with_its_error(pipes: Any, how: str) -> None:
     """Also if its process does not end, because something of the environment's still runs."""
     with watched(pipes) as (group, watch, _):
         group.send_to(0, how)
@@ -756,7 +754,7 @@ def test_a_worker_that_fails_ends_the_servers_sleep_with_its_own_error(pipes: An
         assert caught.value.where.worker == 0
 
 
-def test_a_worker_that_stands_still_hangs_only_if_it_is_awaited(pipes: Any) -> None:
+def test_idle_worker_counts_as_hung_only_if_awaited(pipes: Any) -> None:
     with watched(pipes, timeout=0.4) as (_, watch, _):
 
         def sleep_for(ticks: int) -> None:
@@ -773,7 +771,7 @@ def test_a_worker_that_stands_still_hangs_only_if_it_is_awaited(pipes: Any) -> N
         assert caught.value.where.worker == 1
 
 
-def test_a_worker_that_gets_on_is_waited_for_longer_than_the_timeout(pipes: Any) -> None:
+def test_progressing_worker_may_take_longer_than_the_timeout(pipes: Any) -> None:
     with watched(pipes, timeout=2.0) as (group, watch, _):
         deadline = time.monotonic() + 3.0
         while time.monotonic() < deadline:

@@ -1,4 +1,4 @@
-"""Modules that only the learner uses: workers act without them, with the same actions; checkpoints hold them."""
+"""Modules that only the learner uses: workers act alike without them, and checkpoints contain them."""
 
 import pickle
 from collections.abc import Sequence
@@ -55,7 +55,7 @@ def collected(cls: type[BaseSampler]) -> list[Samples]:
     ("cls", "n_equal"),
     [(CpuSampler, 3), pytest.param(AsyncCpuSampler, 1, marks=pytest.mark.slow)],  # it lags one version behind
 )
-def test_workers_act_the_same_without_the_critic(cls: type[BaseSampler], n_equal: int) -> None:
+def test_workers_act_alike_without_the_critic(cls: type[BaseSampler], n_equal: int) -> None:
     here, there = collected(SerialSampler), collected(cls)
     for batch in there:
         assert (batch.agent.agent_info.parameters == ACTOR_ALONE).all()
@@ -65,7 +65,7 @@ def test_workers_act_the_same_without_the_critic(cls: type[BaseSampler], n_equal
         assert torch.equal(batch.env.observation, other.env.observation)
 
 
-def test_neither_the_pickled_agent_nor_the_published_memory_holds_the_critic() -> None:
+def test_pickled_agent_and_published_memory_do_not_contain_the_critic() -> None:
     agent = built()
     assert len(acting_bytes(agent)) < CRITIC_BYTES < len(pickle.dumps(agent))
     assert measure(partial(ParameterSlots, agent)) < CRITIC_BYTES
@@ -75,7 +75,7 @@ def test_neither_the_pickled_agent_nor_the_published_memory_holds_the_critic() -
             assert torch.equal(mine, other)
 
 
-def test_an_agent_that_was_trained_is_sent_without_the_vectors_of_its_optimizer() -> None:
+def test_trained_agent_is_sent_without_the_vectors_of_its_optimizer() -> None:
     agent = built()
     before = acting_bytes(agent)
     everything = FlatParameters(agent.parameters())
@@ -86,7 +86,7 @@ def test_an_agent_that_was_trained_is_sent_without_the_vectors_of_its_optimizer(
     assert sent.model.actor[0].weight.requires_grad
 
 
-def test_an_agent_without_such_modules_sends_everything() -> None:
+def test_agent_without_learner_only_sends_all_modules() -> None:
     class Whole(DeterministicAgent):
         learner_only: Sequence[str] = ()
 
@@ -98,14 +98,14 @@ def test_an_agent_without_such_modules_sends_everything() -> None:
         assert mine.data_ptr() == tensor.data_ptr()
 
 
-def test_a_worker_that_calls_the_critic_is_told_why_it_has_none() -> None:
+def test_worker_that_calls_the_critic_gets_an_explaining_error() -> None:
     agent = pickle.loads(acting_bytes(built()))
     agent.step(inputs_of(2), None)
     with pytest.raises(RuntimeError, match=r"critic is only in the learner's process.*take 'critic' out"):
         agent.value(inputs_of(2), None)
 
 
-def test_a_name_that_the_model_does_not_have_is_refused() -> None:
+def test_unknown_module_in_learner_only_is_refused() -> None:
     class Misspelt(DeterministicAgent):
         learner_only = ("critics",)
 
@@ -115,7 +115,7 @@ def test_a_name_that_the_model_does_not_have_is_refused() -> None:
         Misspelt().initialize(SPACES, seed=0)
 
 
-def test_files_hold_all_modules(tmp_path: Path) -> None:
+def test_files_contain_all_modules(tmp_path: Path) -> None:
     agent = built()
     agent.save(tmp_path / "agent.pt")
     assert "critic.hidden.weight" in load_checkpoint(tmp_path / "agent.pt")["agent"]["model"]

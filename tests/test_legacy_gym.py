@@ -83,20 +83,22 @@ def cart_pole() -> Batches:
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else None,
 )
-def test_cart_pole_of_gym_gives_the_batches_of_gymnasium(
+def test_gym_cartpole_gives_the_batches_of_gymnasium(
     cart_pole: Batches, name: str, cls: type[BaseSampler], options: dict[str, Any]
 ) -> None:
     assert_equal(cart_pole, batches_of(cls, CART_POLES[name], {"max_episode_steps": 17}, **options))
 
 
-def test_a_class_of_gym_is_an_env_cls() -> None:
+def test_gym_class_is_accepted_as_env_cls() -> None:
     old = gym.envs.registration.load("gym.envs.classic_control:CartPoleEnv")
     assert_equal(batches_of(SerialSampler, CartPoleEnv), batches_of(SerialSampler, old))
 
 
 @pytest.mark.parametrize("api", ["auto", "0.21"])
 @pytest.mark.parametrize(("cls", "options"), [(SerialSampler, {}), (CpuSampler, {"n_workers": 2})])
-def test_the_older_api_gives_the_batches_of_its_twin(cls: type[BaseSampler], options: dict[str, Any], api: str) -> None:
+def test_four_tuple_api_gives_the_batches_of_the_new_api(
+    cls: type[BaseSampler], options: dict[str, Any], api: str
+) -> None:
     """Seeds, the environment's own action space, `start`, and both kinds of end."""
     old = OldWalk if api == "auto" else partial(adapted_walk, api)
     expected = batches_of(SerialSampler, NewWalk, {"start": 2})
@@ -110,7 +112,7 @@ def adapted_walk(api: str, start: int) -> LegacyGym:
     return LegacyGym(OldWalk(start), api=api)
 
 
-def test_a_time_limit_is_a_truncation_and_another_end_is_none() -> None:
+def test_time_limit_is_a_truncation_and_other_ends_are_terminations() -> None:
     env = LegacyGym(OldWalk())
     ends = set()
     env.reset(seed=1)
@@ -125,7 +127,7 @@ def test_a_time_limit_is_a_truncation_and_another_end_is_none() -> None:
     assert all(not (terminated and truncated) for terminated, truncated, _ in ends)
 
 
-def test_the_seed_is_given_once_and_rendering_and_closing_pass_through() -> None:
+def test_seed_is_passed_once_and_render_and_close_are_forwarded() -> None:
     old = OldWalk()
     env = LegacyGym(old, render_mode="ansi")
     first, info = env.reset(seed=7)
@@ -139,7 +141,7 @@ def test_the_seed_is_given_once_and_rendering_and_closing_pass_through() -> None
     assert (old.drawings, old.closed) == (["ansi"], 1)
 
 
-def test_rendering_of_gym_passes_through() -> None:
+def test_gym_rendering_is_forwarded() -> None:
     env = LegacyGym(gym.make("CartPole-v1", render_mode="rgb_array", disable_env_checker=True))
     assert env.render_mode == "rgb_array"
     assert "rgb_array" in env.metadata["render_modes"]
@@ -149,7 +151,7 @@ def test_rendering_of_gym_passes_through() -> None:
     env.close()
 
 
-def test_an_environment_that_knows_no_gym_is_adapted_by_hand() -> None:
+def test_environment_not_derived_from_gym_is_adapted_with_legacy_gym() -> None:
     expected = spaces.Box(-1, 1, (2,), np.float32), spaces.Discrete(2)
     env = LegacyGym(LookAlike())
     assert (env.observation_space, env.action_space) == expected
@@ -158,7 +160,7 @@ def test_an_environment_that_knows_no_gym_is_adapted_by_hand() -> None:
     assert samples.env.terminated.sum() == len(traj_infos)
 
 
-def test_a_tuple_observation_that_looks_like_an_info_is_none() -> None:
+def test_tuple_observation_is_not_taken_for_an_info() -> None:
     space = gym.spaces.Tuple((gym.spaces.Discrete(3), gym.spaces.Dict({"x": gym.spaces.Discrete(2)})))
     observation = (2, {"x": 1})
     env = LegacyGym(Scripted(observation, (observation, 1.0, True, {}), observation_space=space))
@@ -196,7 +198,7 @@ def test_spaces_are_converted(name: str) -> None:
     assert all(converted.contains(sample) and old.contains(sample) for sample in (new.sample() for _ in range(5)))
 
 
-def test_a_space_of_a_subclass_is_what_it_derives_from() -> None:
+def test_space_subclass_is_converted_like_its_base() -> None:
     class Buttons(gym.spaces.Discrete):  # type: ignore[misc]
         pass
 
@@ -249,7 +251,7 @@ def test_a_space_without_a_counterpart_is_refused(space: Any, says: str) -> None
         "info",
     ],
 )
-def test_a_lie_of_an_old_environment_is_one_sentence(first: Any, answer: Any, says: list[str]) -> None:
+def test_invalid_result_of_an_old_environment_is_a_one_sentence_error(first: Any, answer: Any, says: list[str]) -> None:
     with pytest.raises(EnvContractError) as caught:
         batches_of(SerialSampler, Scripted, {"first": first, "answer": answer})
     assert all(words in str(caught.value) for words in says), str(caught.value)
@@ -263,7 +265,7 @@ def test_a_wrong_api_is_named() -> None:
         LegacyGym(OldWalk(), api="0.26").reset(seed=0)
 
 
-def test_what_has_no_space_is_named() -> None:
+def test_object_without_spaces_is_named() -> None:
     with pytest.raises(EnvContractError, match="object has no observation_space"):
         LegacyGym(object())
 
@@ -286,18 +288,18 @@ def test_an_unknown_id_of_gym_is_named(env_id: str, says: str) -> None:
         EnvFactory.of(env_id, None)
 
 
-def test_without_gym_its_ids_name_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gym_id_without_gym_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gym", None)
     with pytest.raises(ValueError, match=r'pip install "headrace\[legacy\]"'):
         EnvFactory.of("gym:CartPole-v1", None)
 
 
-def test_an_object_without_a_class_of_gym_is_told_of_the_adapter() -> None:
+def test_old_environment_not_derived_from_gym_error_names_the_adapter() -> None:
     with pytest.raises(EnvContractError, match=r"LookAlike, not a gymnasium\.Env; .*LegacyGym\(env\)"):
         EnvFactory.of(LookAlike, None)()
 
 
-def test_gym_is_loaded_for_its_ids_only_and_prints_nothing() -> None:
+def test_gym_is_loaded_only_for_its_ids_and_prints_nothing() -> None:
     code = (
         "import sys\n"
         "from headrace.envs import EnvFactory\n"
@@ -311,7 +313,7 @@ def test_gym_is_loaded_for_its_ids_only_and_prints_nothing() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_gymnasium_environments_are_left_as_they_are() -> None:
+def test_gymnasium_environments_are_not_adapted() -> None:
     assert isinstance(EnvFactory.of("CartPole-v1", None)(), gymnasium.Wrapper)
     assert isinstance(EnvFactory.of(legacy.NewWalk, None)(), NewWalk)
     assert LIMIT < 17  # both walks truncate within a batch
@@ -321,7 +323,7 @@ def test_gymnasium_environments_are_left_as_they_are() -> None:
 
 
 @pytest.mark.parametrize("make", ["gym:tests.legacy:tests/Endless-v0", lambda: gym.make("tests/Endless-v0")])
-def test_the_time_limit_of_an_older_environment_is_kept(make: Any) -> None:
+def test_time_limit_of_a_four_tuple_environment_is_kept(make: Any) -> None:
     [(samples, traj_infos), *_] = batches_of(CpuSampler, make, n_workers=2)
     lengths = {info.Length for info in traj_infos}
     assert max(lengths) == LIMIT
@@ -346,13 +348,13 @@ def test_environments_without_a_seed_method_run(make: Any) -> None:
     assert sum(ends_of(batches)) > 0
 
 
-def test_a_seed_goes_past_wrappers_that_take_none() -> None:
+def test_seed_reaches_environments_inside_wrappers_without_seed() -> None:
     direct = batches_of(SerialSampler, OldWalk)
     for make in (lambda: Joypad(OldWalk()), lambda: Joypad(TakesSeed()), TakesSeed):
         assert_equal(direct, batches_of(SerialSampler, make))
 
 
-def test_a_wrapper_that_awaits_the_newer_api_is_named_with_the_remedy() -> None:
+def test_wrapper_that_expects_the_newer_api_is_named_with_the_remedy() -> None:
     def make() -> Any:
         return gym.wrappers.RecordEpisodeStatistics(gym.make("tests/Endless-v0"))
 

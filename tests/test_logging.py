@@ -1,4 +1,4 @@
-"""Loggers: what TensorBoard and Weights & Biases are told, and what a person at a terminal sees."""
+"""Loggers: what TensorBoard, Weights & Biases and the terminal get."""
 
 import io
 import math
@@ -63,7 +63,7 @@ def test_tensorboard_reads_a_scalar_per_column_grouped_by_quantity(tmp_path: Pat
     assert {"StepsPerSecond", "Return/Min", "Return/Max", "Length/Std"} <= found.keys()
 
 
-def test_tensorboard_hears_a_runner_and_leaves_no_thread(tmp_path: Path) -> None:
+def test_tensorboard_logs_a_run_and_leaves_no_thread(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     sampler = SerialSampler("CartPole-v1", batch_T=16, batch_B=4)
     logger = Loggers(TensorBoardLogger(tmp_path / "events"), ConsoleLogger(io.StringIO()))
@@ -72,7 +72,7 @@ def test_tensorboard_hears_a_runner_and_leaves_no_thread(tmp_path: Path) -> None
     assert [step for step, _ in events(tmp_path / "events")["CumSteps"]] == [64, 128]
 
 
-def test_an_event_file_is_not_begun_before_training_is(tmp_path: Path) -> None:
+def test_event_file_is_created_when_training_starts(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     threads = threading.active_count()
     TensorBoardLogger(tmp_path / "events").close()
@@ -81,7 +81,7 @@ def test_an_event_file_is_not_begun_before_training_is(tmp_path: Path) -> None:
 
 
 class Wandb:
-    """Stands in for the module: notes what it is told."""
+    """Stands in for the module and records the calls."""
 
     def __init__(self) -> None:
         self.told: list[Any] = []
@@ -97,7 +97,7 @@ class Wandb:
         self.told.append("finished")
 
 
-def test_wandb_is_told_settings_rows_and_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wandb_gets_settings_rows_and_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wandb = Wandb()
     monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=wandb.init))
     with WandbLogger("mill", "first", {"seed": 3}, tmp_path, "offline") as logger:
@@ -121,7 +121,7 @@ def test_wandb_is_told_settings_rows_and_the_end(tmp_path: Path, monkeypatch: py
     ],
     ids=["tensorboard", "wandb"],
 )
-def test_a_missing_extra_is_named(module: str, logger: Any, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_extra_is_named(module: str, logger: Any, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ImportError, match=rf"headrace\[{extra}\]"):
         logger("folder")
@@ -147,7 +147,7 @@ def test_the_table_below_a_line_is_aligned_and_no_wider_than_the_terminal(
     assert len(table) == {30: 6, 80: 2, 150: 1}[width], "as many columns as fit"
 
 
-def test_the_table_is_as_wide_as_the_terminal_it_is_shown_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_table_is_as_wide_as_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     import fcntl
     import struct
     import termios
@@ -186,7 +186,7 @@ def test_numbers_have_significant_digits(value: float, text: str) -> None:
     assert significant(value) == text
 
 
-def test_settings_of_a_run_are_tensorboards_hyperparameters(tmp_path: Path) -> None:
+def test_settings_of_a_run_are_tensorboard_hyperparameters(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from tensorboard.plugins.hparams import metadata, plugin_data_pb2

@@ -1,4 +1,4 @@
-"""The program that samples is stopped: by Ctrl-C, by kill, by forgetting to shut down. Nothing stays behind."""
+"""The program that samples ends by Ctrl-C, by a kill, or without `shutdown()`: nothing is left."""
 
 import os
 import signal
@@ -58,7 +58,7 @@ CTRL_C = [
 
 
 @pytest.mark.parametrize(("start_method", "stage"), CTRL_C)
-def test_ctrl_c_ends_everything_in_few_words(start_method: str, stage: str) -> None:
+def test_ctrl_c_ends_everything_with_a_short_traceback(start_method: str, stage: str) -> None:
     with started(stage, start_method=start_method) as program:
         children = family(program)
         assert len(children) >= 2 or stage == "start"
@@ -70,7 +70,7 @@ def test_ctrl_c_ends_everything_in_few_words(start_method: str, stage: str) -> N
         assert all_gone(children)
 
 
-def test_ctrl_c_in_a_serial_sampler_is_few_words_too() -> None:
+def test_ctrl_c_in_a_serial_sampler_has_a_short_traceback() -> None:
     with started("sampling", sampler="serial") as program:
         os.killpg(program.pid, signal.SIGINT)
         _, stderr = program.communicate(timeout=DEADLINE)
@@ -97,7 +97,7 @@ def test_workers_do_not_outlive_a_killed_program(stage: str, how: signal.Signals
 
 
 @pytest.mark.parametrize("start_method", ["forkserver", pytest.param("spawn", marks=pytest.mark.slow)])
-def test_workers_of_other_start_methods_do_not_either(start_method: str) -> None:
+def test_workers_of_other_start_methods_do_not_outlive_a_killed_program(start_method: str) -> None:
     with started("sampling", start_method=start_method) as program:
         children = family(program)
         program.kill()
@@ -108,7 +108,7 @@ def test_workers_of_other_start_methods_do_not_either(start_method: str) -> None
 @pytest.mark.parametrize("sampler", ["gpu", "async", pytest.param("alternating", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("how", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGKILL])
 def test_served_workers_do_not_outlive_their_server(sampler: str, how: signal.Signals) -> None:
-    """Whether it acts or waits for them at that moment."""
+    """Whether the server acts or waits for them at that moment."""
     with started("sampling", sampler=sampler) as program:
         children = family(program)
         assert len(children) == 2 + (sampler == "async")
@@ -120,7 +120,7 @@ def test_served_workers_do_not_outlive_their_server(sampler: str, how: signal.Si
 
 
 @pytest.mark.parametrize("sampler", ["cpu", "async", pytest.param("alternating", marks=pytest.mark.slow)])
-def test_a_program_that_forgets_to_shut_down_ends_all_the_same(sampler: str) -> None:
+def test_program_without_shutdown_ends_normally(sampler: str) -> None:
     with started("forget", sampler=sampler) as program:
         children = family(program)
         _, stderr = program.communicate(timeout=DEADLINE)

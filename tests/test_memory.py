@@ -1,4 +1,4 @@
-"""Shared memory: aligned, the same places in every process, nothing reserved that is not there, nothing left behind."""
+"""Shared memory: alignment, the same layout in every process, refusals when memory is short, and no leaks."""
 
 import gc
 import mmap
@@ -56,11 +56,11 @@ def limit(what: int, amount: int) -> Iterator[None]:
 
 
 def small_files() -> AbstractContextManager[None]:
-    """So that a check that fails to refuse does not take all the memory there is."""
+    """Limits the size of files, so that a check that fails to refuse does not use up the machine's memory."""
     return limit(resource.RLIMIT_FSIZE, 64 * MIB)
 
 
-def test_arrays_are_aligned_apart_and_zero() -> None:
+def test_arrays_are_aligned_disjoint_and_zero() -> None:
     arena = Arena(measure(build_odd))
     arrays = build_odd(arena.allocate)
     assert [(array.shape, array.dtype.name) for array in arrays] == ODD
@@ -72,7 +72,7 @@ def test_arrays_are_aligned_apart_and_zero() -> None:
     arena.close_fd()
 
 
-def test_measure_is_what_the_arena_needs_to_the_byte() -> None:
+def test_measure_equals_the_size_of_the_arena() -> None:
     assert measure(build_odd) == 64 + 64 + 64 + 64 + 0 + 128
     arena = Arena(measure(build_odd))
     build_odd(arena.allocate)
@@ -82,12 +82,12 @@ def test_measure_is_what_the_arena_needs_to_the_byte() -> None:
 
 
 def test_measure_reserves_nothing() -> None:
-    """It answers for a batch that no machine has memory for."""
+    """It works for a batch that does not fit into any machine's memory."""
     spec = SlotSpec(BatchSpec(10**7, 10**4), (10**4,), np.zeros((4, 84, 84), np.uint8), np.zeros((), np.int64))
     assert measure(lambda allocate: build_slot(spec, allocate)) > 10**7 * 10**4 * 4 * 84 * 84
 
 
-def test_who_attaches_by_descriptor_finds_the_same_places() -> None:
+def test_attached_arena_has_the_same_layout() -> None:
     def build(allocate: Allocate) -> Any:
         return build_slot(SPEC, allocate)
 
@@ -121,7 +121,7 @@ def test_a_child_process_sees_what_is_written() -> None:
 
 
 def test_rows_of_a_batch_are_contiguous() -> None:
-    """Row t of every [T, B] array is an inference batch as it lies."""
+    """Row t of every [T, B] array is used as an inference batch without a copy."""
     slot = build_slot(SPEC, lambda shape, dtype: np.zeros(shape, dtype))
     for path, leaf in tree_paths(slot):
         assert leaf.flags.c_contiguous, path
@@ -140,7 +140,7 @@ def test_the_final_region_grows_with_long_batches() -> None:
     assert [len(region.time) for region in slot.final] == [160 * 4 // 8, 160 * 2 // 8]
 
 
-def test_memory_lives_as_long_as_an_array_and_has_no_name() -> None:
+def test_memory_lives_as_long_as_its_arrays_and_has_no_name() -> None:
     shm, before = set(Path("/dev/shm").iterdir()), descriptors()
     arena = Arena(1 * MIB)
     array = arena.allocate((1 * MIB,), np.dtype("uint8"))
@@ -172,7 +172,7 @@ def test_samplers_leak_no_descriptor_and_no_name(cls: type[BaseSampler]) -> None
     assert descriptors() <= before
 
 
-def test_too_much_memory_is_refused_with_what_is_needed_and_free_before_anything_is_reserved() -> None:
+def test_too_large_arena_is_refused_with_needed_and_free_memory() -> None:
     before, free = descriptors(), available_memory()
     with small_files(), pytest.raises(NotEnoughMemory) as caught:
         anonymous_file(2**50)
@@ -189,13 +189,13 @@ def test_too_much_memory_is_refused_with_what_is_needed_and_free_before_anything
     assert isinstance(caught.value, SamplerError)
 
 
-def test_a_little_too_much_memory_is_refused_too() -> None:
+def test_slightly_too_large_arena_is_refused() -> None:
     with small_files(), pytest.raises(NotEnoughMemory, match="are free"):
         Arena(available_memory() + 1024 * MIB)
 
 
 @pytest.mark.parametrize("cls", [SerialSampler, CpuSampler])
-def test_a_batch_that_does_not_fit_is_refused_and_the_sampler_is_closed(cls: type[BaseSampler]) -> None:
+def test_too_large_batch_is_refused_and_the_sampler_is_closed(cls: type[BaseSampler]) -> None:
     before = descriptors()
     sampler = cls(EpisodeStep, batch_T=10**13, batch_B=4, n_workers=2, start_method="fork", max_decorrelation_steps=0)
     with small_files(), pytest.raises(NotEnoughMemory, match="are free"):
@@ -208,7 +208,7 @@ def test_a_batch_that_does_not_fit_is_refused_and_the_sampler_is_closed(cls: typ
     assert descriptors() <= before
 
 
-def test_memory_the_system_refuses_is_said_so_and_leaves_no_descriptor() -> None:
+def test_memory_refused_by_the_system_is_an_error_and_leaves_no_descriptor() -> None:
     """A limit on the size of files bounds anonymous ones too."""
     before = descriptors()
     with limit(resource.RLIMIT_FSIZE, 1 * MIB), pytest.raises(NotEnoughMemory) as caught:
@@ -218,7 +218,7 @@ def test_memory_the_system_refuses_is_said_so_and_leaves_no_descriptor() -> None
     assert descriptors() <= before
 
 
-def test_memory_that_cannot_be_mapped_is_said_so_and_leaves_no_descriptor() -> None:
+def test_memory_that_cannot_be_mapped_is_an_error_and_leaves_no_descriptor() -> None:
     before = descriptors()
     gc.collect()
     with limit(resource.RLIMIT_AS, psutil.Process().memory_info().vms + 16 * MIB):
@@ -238,7 +238,7 @@ def caught(call: Any) -> Exception | None:
 
 
 def test_memory_is_reserved_and_zero() -> None:
-    """Pages that exist: writing them cannot die of SIGBUS."""
+    """Its pages exist, so writing to them cannot raise SIGBUS."""
     fd = anonymous_file(4 * MIB)
     try:
         assert os.fstat(fd).st_size == 4 * MIB
@@ -249,13 +249,13 @@ def test_memory_is_reserved_and_zero() -> None:
         os.close(fd)
 
 
-def test_a_descriptor_is_not_inherited_by_programs() -> None:
+def test_descriptor_is_not_inherited_by_started_programs() -> None:
     fd = anonymous_file(10)
     assert not os.get_inheritable(fd)
     os.close(fd)
 
 
-def test_empty_memory_is_possible() -> None:
+def test_empty_arena_is_allowed() -> None:
     fd = anonymous_file(0)
     assert os.fstat(fd).st_size == 0
     os.close(fd)
@@ -264,5 +264,5 @@ def test_empty_memory_is_possible() -> None:
     arena.close_fd()
 
 
-def test_available_memory_is_no_more_than_the_machine_has() -> None:
+def test_available_memory_is_at_most_that_of_the_machine() -> None:
     assert 0 < available_memory() <= psutil.virtual_memory().total

@@ -63,7 +63,7 @@ def rows_of(space: spaces.Space[Any], n: int, seed: int = 0) -> Any:
     ],
     ids=str,
 )
-def test_images_are_bytes_with_channels_and_sides_of_36(space: spaces.Space[Any], expected: bool) -> None:
+def test_images_are_uint8_with_channels_and_sides_of_at_least_36(space: spaces.Space[Any], expected: bool) -> None:
     assert is_image(space) == expected
     if space.shape is not None and math.prod(space.shape) < 1e5:
         features = Features(space)
@@ -89,8 +89,8 @@ def test_channel_first_and_last_give_the_same_features_of_the_same_image(shape: 
 
 
 @pytest.mark.parametrize("shape", [(3, 84, 84), (84, 84, 3), (36, 36, 1), (2, 37, 45), (50, 99, 2), (3, 210, 160)])
-def test_it_fits_every_size_of_image(shape: tuple[int, ...]) -> None:
-    """The linear layer is as wide as what the convolutions leave."""
+def test_nature_cnn_fits_every_image_size(shape: tuple[int, ...]) -> None:
+    """The input size of the linear layer follows from the convolutions."""
     cnn = NatureCnn(shape, size=16)
     assert cnn(torch.zeros((2, *shape), dtype=torch.uint8)).shape == (2, 16)
     if shape == (3, 84, 84):
@@ -121,7 +121,7 @@ def test_images_may_have_any_leading_dims() -> None:
 # ---- features ----
 
 
-def test_the_parts_of_a_tree_stand_side_by_side() -> None:
+def test_features_of_the_parts_of_a_tree_are_concatenated() -> None:
     space = spaces.Dict(
         {
             "a": spaces.Tuple((spaces.Discrete(3, start=5), spaces.Box(-9, 9, (2, 2), np.float64))),
@@ -145,7 +145,7 @@ def test_the_parts_of_a_tree_stand_side_by_side() -> None:
     assert torch.equal(one, seen[1])
 
 
-def test_an_image_in_a_dict_passes_its_own_convolutions() -> None:
+def test_each_image_in_a_dict_has_its_own_convolutions() -> None:
     space = spaces.Dict({"front": image(3, 40, 40), "back": image(3, 40, 40), "speed": BOX})
     features, rows = Features(space), rows_of(space, 4)
     assert features.size == 512 + 512 + 3
@@ -159,7 +159,7 @@ def test_an_image_in_a_dict_passes_its_own_convolutions() -> None:
 
 
 @pytest.mark.parametrize("start", [0, 7, -2])
-def test_a_null_row_of_a_discrete_space_is_harmless_whatever_its_start(start: int) -> None:
+def test_zero_observation_of_a_discrete_space_is_valid_for_any_start(start: int) -> None:
     seen = Features(spaces.Discrete(4, start=start))(torch.tensor([0, start, start + 3]))
     assert seen.sum(dim=-1).tolist() == [1, 1, 1]
     assert seen[1:].argmax(dim=-1).tolist() == [0, 3]
@@ -176,7 +176,7 @@ def test_numbers_get_two_layers_of_64(space: spaces.Space[Any]) -> None:
 
 
 @pytest.mark.parametrize("space", [image(40, 40, 3), spaces.Tuple((BOX, image(3, 40, 40)))], ids=["image", "tuple"])
-def test_images_get_convolutions_and_no_layers_above(space: spaces.Space[Any]) -> None:
+def test_images_get_convolutions_without_further_layers(space: spaces.Space[Any]) -> None:
     model = ActorCritic(EnvSpaces(space, spaces.Discrete(2)), n_outputs=2)
     assert len(model.policy.layers) == 0
     assert sum(isinstance(module, NatureCnn) for module in model.modules()) == 1
@@ -185,7 +185,7 @@ def test_images_get_convolutions_and_no_layers_above(space: spaces.Space[Any]) -
     assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in model.parameters())
 
 
-def test_a_value_body_of_its_own_shares_no_layer_but_the_features() -> None:
+def test_separate_value_shares_only_the_features() -> None:
     model = ActorCritic(EnvSpaces(BOX, spaces.Discrete(2)), n_outputs=2, separate_value=True)
     outputs, value = model(torch.randn(5, 3), None, None)
     assert (outputs.shape, value.shape) == ((5, 2), (5,))
@@ -203,14 +203,14 @@ def test_a_value_body_of_its_own_shares_no_layer_but_the_features() -> None:
 @pytest.mark.parametrize(
     "model_kwargs", [{}, {"separate_value": True}, {"hidden_sizes": (8,)}, {"hidden_sizes": ()}], ids=str
 )
-def test_policies_begin_near_the_middle_and_values_do_not_stand_still(model_kwargs: dict[str, Any]) -> None:
+def test_initial_outputs_are_small_and_initial_values_vary(model_kwargs: dict[str, Any]) -> None:
     torch.manual_seed(0)
     outputs, value = ActorCritic(EnvSpaces(BOX, BOX), n_outputs=3, **model_kwargs)(torch.randn(200, 3), None, None)
     assert outputs.abs().max() < 0.1
     assert value.std() > 0.1
 
 
-def test_a_cell_that_does_not_exist_is_refused_by_name() -> None:
+def test_unknown_cell_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match="cell must be one of lstm, gru, got 'rnn'"):
         RecurrentActorCritic(EnvSpaces(BOX, spaces.Discrete(2)), n_outputs=2, cell="rnn")
 
@@ -218,7 +218,7 @@ def test_a_cell_that_does_not_exist_is_refused_by_name() -> None:
 @pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("model_cls", [ActorCritic, RecurrentActorCritic])
 def test_models_can_be_copied_and_pickled(model_cls: Any, normalize: bool) -> None:
-    """Used or not; a copy has weights of its own, and the NumPy route reads those."""
+    """Before and after use; a copy has its own weights, which NumPy inference uses."""
     torch.manual_seed(0)
     model = model_cls(EnvSpaces(BOX, spaces.Discrete(2)), n_outputs=2, normalize_observation=normalize)
 
@@ -277,7 +277,7 @@ def test_weights_are_a_function_of_the_seed(name: str) -> None:
 
 
 class Shallow(torch.nn.Module):
-    """A model of a user's own, over `Features`."""
+    """A custom model over `Features`."""
 
     def __init__(self, spaces: EnvSpaces, n_outputs: int, gain: float) -> None:
         super().__init__()
@@ -290,7 +290,7 @@ class Shallow(torch.nn.Module):
 
 
 @pytest.mark.parametrize("make", [CategoricalPgAgent, GaussianPgAgent])
-def test_a_model_of_ones_own_is_built_from_spaces_outputs_and_arguments(make: Any) -> None:
+def test_custom_model_gets_spaces_n_outputs_and_model_kwargs(make: Any) -> None:
     agent = make(ModelCls=Shallow, model_kwargs={"gain": 3.0})
     agent.initialize(EnvSpaces(spaces.Dict({"x": BOX}), BOX if make is GaussianPgAgent else spaces.Discrete(5)), seed=0)
     assert agent.model.layer.out_features == (3 if make is GaussianPgAgent else 5)

@@ -1,4 +1,4 @@
-"""The compiled inner loop of `ScalarEnvs` against its twin in pure Python: the same records, the same errors."""
+"""The compiled inner loop of `ScalarEnvs` against pure Python: the same records, the same errors."""
 
 import importlib
 import importlib.util
@@ -215,7 +215,7 @@ def _record(
 
 @needs_native
 @pytest.mark.parametrize("space", SPACES, ids=str)
-def test_any_answer_is_recorded_or_refused_as_in_pure_python(space: spaces.Space[Any]) -> None:
+def test_compiled_stepping_records_and_refuses_like_pure_python(space: spaces.Space[Any]) -> None:
     rng = random.Random(str(space))
     space.seed(3)
     refused = 0
@@ -230,7 +230,7 @@ def test_any_answer_is_recorded_or_refused_as_in_pure_python(space: spaces.Space
 
 
 @needs_native
-def test_the_usual_answer_does_not_reach_python(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_usual_result_is_recorded_without_python(monkeypatch: pytest.MonkeyPatch) -> None:
     space = spaces.Dict({"a": spaces.Box(-9, 9, (2,), np.float32), "b": spaces.Discrete(3)})
     monkeypatch.setattr(ScalarEnvs, "_record", lambda *args: pytest.fail("recorded in Python"))
     record_first, n_resets = ScalarEnvs._record_first, 0
@@ -272,7 +272,7 @@ def test_noise_is_that_of_the_numpy_twin(size: int, monkeypatch: pytest.MonkeyPa
     ],
     ids=["old", "numpy", "symbol", "missing"],
 )
-def test_a_compiled_part_that_cannot_be_used_is_one_log_line_and_pure_python(
+def test_unusable_compiled_part_is_logged_and_pure_python_is_used(
     module: Any, level: int, reason: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def imported(name: str) -> Any:

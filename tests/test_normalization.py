@@ -1,4 +1,4 @@
-"""Normalization: statistics of observations in the model, the scale of rewards in the algorithm, batches always raw."""
+"""Normalization: statistics of observations in the model, reward scaling in the algorithm, raw batches."""
 
 import io
 import math
@@ -38,7 +38,7 @@ def updates(size: int = 3, seed: int = 0) -> list[torch.Tensor]:
 # ---- RunningNorm ----
 
 
-def test_statistics_are_those_of_all_rows_so_far() -> None:
+def test_statistics_cover_all_observations_so_far() -> None:
     norm, seen = RunningNorm(3), np.zeros((0, 3))
     for rows in updates():
         norm.update(rows)
@@ -50,12 +50,12 @@ def test_statistics_are_those_of_all_rows_so_far() -> None:
         close(norm(torch.from_numpy(seen).float()), torch.from_numpy(expected).float(), 2e-4)
 
 
-def test_rows_pass_as_they_are_until_the_first_update() -> None:
+def test_observations_are_unchanged_until_the_first_update() -> None:
     rows = 3 * torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
     assert torch.equal(RunningNorm(3)(rows), rows)
 
 
-def test_far_rows_are_cut() -> None:
+def test_normalized_observations_are_clipped() -> None:
     norm = RunningNorm(3, clip=2.5)
     norm.update(updates()[2])
     for inference in (False, True):
@@ -64,7 +64,7 @@ def test_far_rows_are_cut() -> None:
             assert norm(torch.full((2, 3), -1e7)).tolist() == [[-2.5] * 3] * 2
 
 
-def test_a_number_that_never_changes_becomes_zero() -> None:
+def test_constant_component_becomes_zero() -> None:
     norm = RunningNorm(2)
     norm.update(torch.full((10, 2), 3.0))
     assert norm(torch.full((4, 2), 3.0)).tolist() == [[0, 0]] * 4
@@ -72,7 +72,7 @@ def test_a_number_that_never_changes_becomes_zero() -> None:
 
 
 @pytest.mark.parametrize("leading", [(), (5,)], ids=str)
-def test_normalizing_in_numpy_is_that_of_torch_also_after_changes(leading: tuple[int, ...]) -> None:
+def test_numpy_normalization_equals_torch_also_after_updates(leading: tuple[int, ...]) -> None:
     norm, rows = RunningNorm(3), torch.randn(*leading, 3, generator=torch.Generator().manual_seed(0))
     kept = rows.clone()
     for batch in updates():
@@ -90,7 +90,7 @@ def test_normalizing_in_numpy_is_that_of_torch_also_after_changes(leading: tuple
         assert torch.equal(other(rows), norm(rows))
 
 
-def test_saved_statistics_go_on_where_they_were() -> None:
+def test_loaded_statistics_continue() -> None:
     first, second = RunningNorm(3), RunningNorm(3)
     parts = updates()
     first.update(parts[0])
@@ -105,7 +105,7 @@ def test_saved_statistics_go_on_where_they_were() -> None:
 # ---- which observations ----
 
 
-def test_numbers_of_boxes_are_normalized_each_and_nothing_else() -> None:
+def test_only_box_numbers_are_normalized() -> None:
     space = spaces.Dict(
         {
             "box": BOX,
@@ -135,7 +135,7 @@ def test_numbers_of_boxes_are_normalized_each_and_nothing_else() -> None:
             assert torch.equal(after[:, columns], before[:, columns])
 
 
-def test_a_part_without_numbers_is_nothing_to_normalize() -> None:
+def test_empty_box_has_nothing_to_normalize() -> None:
     space = spaces.Dict({"empty": spaces.Box(-1, 1, (0,)), "box": BOX})
     features = Features(space, normalize=True)
     space.seed(0)
@@ -154,7 +154,7 @@ def norms_of(agent: Agent) -> list[RunningNorm]:
     return [module for module in agent.model.modules() if isinstance(module, RunningNorm)]
 
 
-def test_masks_are_not_normalized_but_numbers_beside_them_are() -> None:
+def test_masks_are_not_normalized_but_other_parts_are() -> None:
     agent, algo = CategoricalPgAgent(model_kwargs={"normalize_observation": True}), PPO()
     sampler = SerialSampler(
         Masked, {"action_space": spaces.Discrete(4)}, batch_T=10, batch_B=4, max_decorrelation_steps=0
@@ -191,8 +191,8 @@ def sampler_of(cls: type[BaseSampler] = SerialSampler, **options: Any) -> BaseSa
 
 @pytest.mark.parametrize("reset_mode", ["mid_batch", "wait"])
 @pytest.mark.parametrize("name", AGENTS)
-def test_a_batch_is_raw_and_acted_and_learned_with_the_statistics_of_before(name: str, reset_mode: str) -> None:
-    """Then its valid rows go in: padding, here poisoned, never does."""
+def test_batch_is_raw_and_statistics_change_only_after_learning(name: str, reset_mode: str) -> None:
+    """They are updated with the valid steps; padding, here NaN, is left out."""
     agent, algo, seen = AGENTS[name](), PPO(PPOConfig(epochs=1)), np.zeros((0, 3))
     with sampler_of(reset_mode=reset_mode).initialize(agent, seed=SEED, bootstrap_value=True) as sampler:
         algo.initialize(agent, n_itr=3, batch_spec=sampler.batch_spec)
@@ -232,7 +232,7 @@ def trained(cls: type[BaseSampler], make: Any, **options: Any) -> tuple[list[Sam
     ],
 )
 def test_statistics_reach_the_workers(name: str, start_method: str) -> None:
-    """Trained in between, batches are equal bit for bit."""
+    """With updates in between, batches are equal bit for bit."""
     expected, agent = trained(SerialSampler, AGENTS[name])
     found, other = trained(CpuSampler, AGENTS[name], n_workers=2, start_method=start_method)
     for samples, others in zip(expected, found, strict=True):
@@ -261,7 +261,7 @@ def test_an_agents_statistics_are_in_its_state_dict() -> None:
 
 
 class FarOff(Matching):
-    """`Matching` whose observations are large and close together."""
+    """`Matching` with observations that are large and close together."""
 
     def __init__(self, action_space: spaces.Space[Any]) -> None:
         super().__init__(action_space)
@@ -271,7 +271,7 @@ class FarOff(Matching):
         return np.float32(1000.0) + 5 * super()._show()
 
 
-def test_far_off_observations_are_learned_from_with_normalization_only() -> None:
+def test_large_observations_are_learned_only_with_normalization() -> None:
     def reached(normalize: bool) -> float:
         agent = CategoricalPgAgent(model_kwargs={"normalize_observation": normalize})
         action = spaces.Discrete(4)
@@ -320,7 +320,7 @@ def scaled_slowly(
 
 @pytest.mark.parametrize("padding", [False, True])
 @pytest.mark.parametrize(("discount", "clip"), [(0.99, 10.0), (0.9, 0.5), (0.0, 10.0), (1.0, 10.0)])
-def test_rewards_are_divided_by_the_deviation_of_returns_so_far(discount: float, clip: float, padding: bool) -> None:
+def test_rewards_are_divided_by_the_standard_deviation_of_returns(discount: float, clip: float, padding: bool) -> None:
     batches = [batch(T, 6, seed, padding) for seed, T in enumerate((12, 1, 30, 5))]
     expected = scaled_slowly(batches, discount, clip)
     scaling = RewardScaling(discount, clip)
@@ -332,7 +332,7 @@ def test_rewards_are_divided_by_the_deviation_of_returns_so_far(discount: float,
         assert torch.equal(reward.nan_to_num(), kept.nan_to_num()), "the batch stays raw"
 
 
-def test_returns_begin_at_zero_where_batches_are_missing() -> None:
+def test_running_returns_restart_at_zero_after_a_cut() -> None:
     reward, going = torch.full((5, 2), 3.0), torch.zeros(5, 2, dtype=torch.bool)
     going_on, cut, new = RewardScaling(0.9), RewardScaling(0.9), RewardScaling(0.9)
     for scaling in (going_on, cut):
@@ -346,7 +346,7 @@ def test_returns_begin_at_zero_where_batches_are_missing() -> None:
     assert not torch.equal(going_on(reward, going, None), scaled)
 
 
-def test_a_saved_scale_gives_the_same_next_batch() -> None:
+def test_restored_reward_scaling_gives_the_same_next_batch() -> None:
     scaling, other, fresh = (RewardScaling(0.9) for _ in range(3))
     scaling(*batch(20, 4, 0, padding=False))
     saved = deepcopy(scaling.state_dict())
@@ -360,7 +360,7 @@ def test_a_saved_scale_gives_the_same_next_batch() -> None:
 
 
 class Hundred(gym.Env[np.ndarray, np.int64]):
-    """Pays 100, 200, 300 and ends."""
+    """Gives rewards of 100, 200, 300, then ends."""
 
     def __init__(self) -> None:
         self.observation_space = spaces.Box(0.0, 3.0, (1,), np.float32)
@@ -376,8 +376,8 @@ class Hundred(gym.Env[np.ndarray, np.int64]):
 
 
 @pytest.mark.parametrize("cls", [A2C, PPO])
-def test_normalized_rewards_change_learning_and_nothing_else(cls: Any) -> None:
-    """Episodes are told with what the environment paid; saved in between, an algorithm goes on with its scale."""
+def test_normalize_reward_changes_only_learning(cls: Any) -> None:
+    """Episodes have the environment's rewards; an algorithm that is saved in between continues with its scale."""
     config = {A2C: A2CConfig, PPO: PPOConfig}[cls]
     losses: dict[bool, list[float]] = {}
     for normalize in (False, True):
@@ -405,7 +405,7 @@ def test_normalized_rewards_change_learning_and_nothing_else(cls: Any) -> None:
 
 
 @pytest.mark.slow
-def test_recurrent_gaussian_agents_learn_from_normalized_rows_and_rewards() -> None:
+def test_recurrent_gaussian_agent_learns_with_normalized_observations_and_rewards() -> None:
     agent = RecurrentGaussianPgAgent(model_kwargs={"cell": "gru", "normalize_observation": True, "hidden_size": 16})
     action = spaces.Box(np.array([0, -4], np.float32), np.array([10, -1], np.float32))
     config = {"discount": 0.0, "learning_rate": 2e-2, "normalize_reward": True}

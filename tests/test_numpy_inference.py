@@ -1,4 +1,4 @@
-"""Small batches outside autograd are computed in NumPy: the same function, from the weights as they are."""
+"""Inference for small batches in NumPy gives what torch gives, always with the current weights."""
 
 import copy
 import pickle
@@ -28,7 +28,7 @@ def model_of() -> ActorCritic:
 
 
 def outputs_of(model: ActorCritic, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """By torch, whatever the number of rows."""
+    """Returns the outputs of torch for any number of rows."""
     outputs, value = model(rows, None, None)
     return outputs.detach(), value.detach()
 
@@ -54,7 +54,7 @@ def numpy_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.mark.parametrize("n", [1, 8, 33, 128])
-def test_the_quick_route_computes_what_torch_does(n: int, numpy_calls: list[int]) -> None:
+def test_numpy_inference_equals_torch(n: int, numpy_calls: list[int]) -> None:
     model, rows = model_of(), torch.randn(n, 5)
     for quick, slow in zip(quick_outputs_of(model, rows), outputs_of(model, rows), strict=True):
         assert quick.shape == slow.shape
@@ -69,7 +69,7 @@ def test_one_row_without_leading_dims_has_a_value_without_dims() -> None:
     torch.testing.assert_close(value, outputs_of(model, row)[1], rtol=2e-6, atol=2e-6)
 
 
-def test_gradients_large_batches_and_time_dims_take_torch(numpy_calls: list[int]) -> None:
+def test_torch_is_used_for_gradients_large_batches_and_time_dims(numpy_calls: list[int]) -> None:
     model = model_of()
     outputs_of(model, torch.randn(8, 5))
     quick_outputs_of(model, torch.randn(129, 5))  # 129 · 64 · 32 > 2^18
@@ -107,7 +107,7 @@ def _replace_body(model: ActorCritic) -> None:
 
 
 @pytest.mark.parametrize("change", [_assign, _in_place, _optimize, _replace_weights, _replace_layers, _replace_body])
-def test_changed_weights_count_at_once(change: Callable[[ActorCritic], None]) -> None:
+def test_changed_weights_take_effect_at_once(change: Callable[[ActorCritic], None]) -> None:
     model, rows = model_of(), torch.randn(8, 5)
     before = quick_outputs_of(model, rows)[0]
     change(model)
@@ -117,7 +117,7 @@ def test_changed_weights_count_at_once(change: Callable[[ActorCritic], None]) ->
 
 
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
-def test_a_copy_acts_by_its_own_weights(duplicate: Callable[[ActorCritic], ActorCritic]) -> None:
+def test_copied_model_uses_its_own_weights(duplicate: Callable[[ActorCritic], ActorCritic]) -> None:
     model, rows = model_of(), torch.randn(8, 5)
     quick_outputs_of(model, rows)
     other = duplicate(model)
@@ -126,7 +126,7 @@ def test_a_copy_acts_by_its_own_weights(duplicate: Callable[[ActorCritic], Actor
     torch.testing.assert_close(quick_outputs_of(model, rows)[0], outputs_of(model, rows)[0], rtol=2e-6, atol=2e-6)
 
 
-def test_draws_are_the_same_by_both_routes() -> None:
+def test_numpy_and_torch_draw_the_same_actions() -> None:
     logits, noise = 2 * torch.randn(500, 7), torch.rand(500, 1)
     slow = Categorical(logits).sample(noise)
     with torch.inference_mode():
@@ -139,7 +139,7 @@ def test_draws_are_the_same_by_both_routes() -> None:
 
 @pytest.mark.parametrize("u", [1e-45, 2.0**-24, 0.5, 1 - 2.0**-24])
 @pytest.mark.parametrize("impossible", [[0], [3], [6], [0, 1, 2, 4, 5, 6]])
-def test_the_quick_route_never_draws_an_action_of_probability_zero(impossible: list[int], u: float) -> None:
+def test_numpy_inference_never_draws_an_action_of_probability_zero(impossible: list[int], u: float) -> None:
     logits = 4 * torch.randn(200, 7)
     logits[:, impossible] = -float("inf")
     with torch.inference_mode():

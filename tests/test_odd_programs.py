@@ -1,4 +1,4 @@
-"""Programs that do something odd around a sampler get one line that says so, or it simply works."""
+"""Programs that do something unusual around a sampler: it works, or one line says what is wrong."""
 
 import os
 import signal
@@ -40,7 +40,7 @@ def run(*arguments: str) -> list[str]:
         pytest.param("cpu", "_exit", "forkserver", marks=pytest.mark.slow),
     ],
 )
-def test_a_program_that_takes_the_exit_codes_of_its_children(
+def test_program_that_reaps_its_children_gets_a_readable_error(
     how: str, kind: str, fault: str, start_method: str
 ) -> None:
     well, error, done = run(how, kind, fault, start_method)
@@ -53,14 +53,14 @@ def test_a_program_that_takes_the_exit_codes_of_its_children(
         assert known in error or "ended with an unknown exit code" in error
 
 
-def test_a_daemon_of_multiprocessing_is_told_that_it_may_not_have_children() -> None:
+def test_daemon_process_that_starts_a_sampler_gets_an_explaining_error() -> None:
     (line,) = run("daemon", "cpu")
     assert line.startswith("SamplerError: workers cannot be started from a daemonic process")
     assert "daemon=False" in line
 
 
 @pytest.mark.parametrize("kind", ["cpu", pytest.param("async", marks=pytest.mark.slow)])
-def test_a_second_thread_is_refused_and_the_first_goes_on(kind: str) -> None:
+def test_second_thread_is_refused_and_the_first_continues(kind: str) -> None:
     *refused, well = run("threads", kind)
     assert well == "well"
     calls = ["obtain_samples", "shutdown", "state"]
@@ -83,7 +83,7 @@ def test_a_second_thread_is_refused_and_the_first_goes_on(kind: str) -> None:
     ],
 )
 def test_running_out_of_descriptors_names_the_limit(kind: str, stage: str) -> None:
-    """At whatever moment. An open sampler needs no more of them."""
+    """At any moment. An open sampler needs no more descriptors."""
     lines = run("descriptors", kind, stage)
     assert lines
     assert set(lines) <= {"named", "well"}

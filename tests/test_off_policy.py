@@ -1,4 +1,4 @@
-"""Algorithms with several optimizers: what each moves, how their rates fall, and that training resumes exactly."""
+"""Algorithms with several optimizers: what each updates, learning rates, and exact resuming."""
 
 import copy
 import math
@@ -44,7 +44,7 @@ def equal(one: torch.nn.Module, other: torch.nn.Module) -> bool:
     return all(map(torch.equal, values(one), values(other)))
 
 
-def test_each_optimizer_moves_its_own_parameters_at_its_own_rate() -> None:
+def test_each_optimizer_updates_its_own_parameters_at_its_own_rate() -> None:
     agent, algo, infos = trained(3)
     assert [info["actorLearningRate"] for info in infos] == pytest.approx([1e-3, 7.5e-4, 5e-4])
     assert [info["criticLearningRate"] for info in infos] == pytest.approx([1e-2, 7.5e-3, 5e-3])
@@ -63,7 +63,7 @@ def test_each_optimizer_moves_its_own_parameters_at_its_own_rate() -> None:
     assert all(map(torch.equal, actor, values(agent.model.actor[2])))
 
 
-def test_a_loss_that_is_not_finite_is_an_error_and_no_step_of_that_optimizer() -> None:
+def test_non_finite_loss_is_an_error_without_a_step_of_that_optimizer() -> None:
     agent, algo, _ = trained(1)
     samples = collected(agent)
     samples.env.reward[:] = math.nan
@@ -78,7 +78,7 @@ def collected(agent: Any, env: str = "Pendulum-v1") -> Samples:
         return sampler.obtain_samples(0)[0].copy()
 
 
-def test_a_run_with_two_optimizers_goes_on_exactly(tmp_path: Path) -> None:
+def test_run_with_two_optimizers_resumes_exactly(tmp_path: Path) -> None:
     def runner(n_steps: int, **options: Any) -> MinibatchRl:
         config = RunnerConfig(n_steps=n_steps, seed=0, log_interval_steps=64)
         algo = DeterministicPolicyGradient(linear_lr_schedule=False)
@@ -109,7 +109,7 @@ def test_a_run_with_two_optimizers_goes_on_exactly(tmp_path: Path) -> None:
     ],
     ids=["ppo", "dqn"],
 )
-def test_the_state_of_an_only_optimizer_is_loaded_without_its_name(agent: Any, algo: Any) -> None:
+def test_unnamed_state_of_a_single_optimizer_is_loaded(agent: Any, algo: Any) -> None:
     def made() -> tuple[Any, Algo, Samples]:
         one, of_one = agent(), algo()
         with sampler_of("CartPole-v1").initialize(one, seed=0, bootstrap_value=of_one.bootstrap_value) as sampler:
@@ -129,7 +129,7 @@ def test_the_state_of_an_only_optimizer_is_loaded_without_its_name(agent: Any, a
         assert torch.equal(found["state"][0][name], expected["state"][0][name])
 
 
-def test_optimizers_that_do_not_fit_are_refused() -> None:
+def test_state_of_other_optimizers_is_refused() -> None:
     agent, algo = DeterministicAgent(), DeterministicPolicyGradient()
     with sampler_of().initialize(agent, seed=0):
         algo.initialize(agent, n_itr=1, batch_spec=BatchSpec(8, 4))
@@ -149,7 +149,7 @@ def test_optimizers_that_do_not_fit_are_refused() -> None:
 
 
 @pytest.mark.parametrize("algo", [PPO(), DQN()], ids=repr)
-def test_an_algorithm_without_an_agent_says_how_to_give_it_one(algo: Any) -> None:
+def test_algorithm_without_agent_says_how_to_initialize_it(algo: Any) -> None:
     samples: Any = None
     with pytest.raises(ValueError, match=r"has no agent yet; call initialize\(agent, n_itr=\.\.\."):
         algo.optimize_agent(0, samples)

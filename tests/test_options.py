@@ -1,4 +1,4 @@
-"""Options of the command line: none is passed over without a word, and other libraries' names lead to ours."""
+"""Options of the command line: none is ignored silently, and names of other libraries suggest the right ones."""
 
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,7 @@ BOX = EnvSpaces(OBSERVATION, spaces.Box(-1.0, 1.0, (2,)))
         ("--zebra-crossing", "ppo", ""),
     ],
 )
-def test_names_of_other_libraries_lead_to_the_option(option: str, algo: str, flag: str) -> None:
+def test_option_names_of_other_libraries_suggest_the_option(option: str, algo: str, flag: str) -> None:
     assert nearest_flag(option, FLAGS, algo) == flag
 
 
@@ -67,7 +67,7 @@ def test_names_of_other_libraries_lead_to_the_option(option: str, algo: str, fla
         ("zebra", "choose one of a2c, categorical-dqn, dqn, impala, ppo"),
     ],
 )
-def test_other_algorithms_lead_to_the_nearest(name: str, says: str) -> None:
+def test_unknown_algorithm_suggests_the_nearest(name: str, says: str) -> None:
     with pytest.raises(UsageError) as caught:
         algorithm_named(name)
     assert says in str(caught.value)
@@ -85,14 +85,14 @@ def test_every_module_of_an_algorithm_is_in_the_table() -> None:
     ("name", "near"),
     [("cuda", None), ("Alternating_No_Overlap", "alternating-no-overlap"), ("async_gpus", "async-gpu"), ("x", None)],
 )
-def test_a_name_leads_to_the_most_similar_one(name: str, near: str | None) -> None:
+def test_unknown_name_suggests_the_most_similar(name: str, near: str | None) -> None:
     assert nearest_name("X_y_z_w", ["a", "x-y-z-W"]) == "x-y-z-W", "whatever the case and the hyphens"
     text = str(unknown("sampler", name, SAMPLERS))
     assert text.startswith(f"unknown sampler {name!r}; ")
     assert text.endswith(f"did you mean {near!r}?") if near else "choose one of alternating, " in text
 
 
-def test_a_file_that_does_not_exist_leads_to_the_most_similar_one(tmp_path: Path) -> None:
+def test_missing_file_suggests_the_most_similar(tmp_path: Path) -> None:
     (tmp_path / "first").mkdir()
     missing = tmp_path / "frist"
     assert str(no_such_file(missing, "give a run")) == f"{missing} does not exist; did you mean {tmp_path / 'first'}?"
@@ -129,7 +129,7 @@ OWN = ModelOptions(model="module:Model")
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
-def test_an_option_that_would_be_of_no_use_is_refused(
+def test_option_without_effect_is_refused(
     args: list[str], options: dict[str, Any], space: EnvSpaces, says: str
 ) -> None:
     with pytest.raises(UsageError) as caught:
@@ -150,7 +150,7 @@ def test_an_option_that_would_be_of_no_use_is_refused(
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
-def test_an_option_of_use_is_taken(args: list[str], options: dict[str, Any], space: EnvSpaces) -> None:
+def test_option_with_effect_is_accepted(args: list[str], options: dict[str, Any], space: EnvSpaces) -> None:
     refuse_idle(args, of_training(TrainOptions(**options), space))
 
 
@@ -173,7 +173,7 @@ def test_every_setting_of_another_algorithm_is_refused() -> None:
         ({"sampler": "serial", "device": "cuda:1"}, "cuda:1", None),
     ],
 )
-def test_a_device_is_where_the_agent_learns_and_acts_unless_workers_act(
+def test_device_is_for_learning_and_for_acting_unless_workers_act(
     options: dict[str, Any], acts_on: str | None, learns_on: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
@@ -188,7 +188,7 @@ def test_a_device_that_workers_cannot_share_is_refused() -> None:
 
 
 @pytest.mark.parametrize("method", ["auto", "fork", "forkserver", "spawn"])
-def test_workers_start_as_they_are_told(method: Any) -> None:
+def test_start_method_is_passed_to_the_samplers(method: Any) -> None:
     options = TrainOptions(start_method=method)
     assert training_sampler(options)._config.options.start_method == method
     assert evaluation_sampler(options, None, 2, 2)._config.options.start_method == method

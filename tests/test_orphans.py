@@ -1,4 +1,4 @@
-"""Nobody stays behind: workers that cannot look around, and the programs that environments start."""
+"""No process is left: workers that hold the interpreter, and programs that environments start."""
 
 import os
 import signal
@@ -73,9 +73,7 @@ HOLDING = [
     ("kind", "where", "start_method"),
     [pytest.param(*case, marks=[pytest.mark.slow] if index >= 4 else []) for index, case in enumerate(HOLDING)],
 )
-def test_a_worker_that_holds_the_interpreter_does_not_outlive_a_killed_program(
-    kind: str, where: str, start_method: str
-) -> None:
+def test_worker_that_holds_the_gil_does_not_outlive_a_killed_program(kind: str, where: str, start_method: str) -> None:
     with program(kind, "holds", where, start_method) as started:
         assert words(started, 1) == ["holding"]
         children = family(started)
@@ -93,7 +91,7 @@ def test_a_worker_that_holds_the_interpreter_does_not_outlive_a_killed_program(
         pytest.param("gpu", "spawn", marks=pytest.mark.slow),
     ],
 )
-def test_what_an_environment_started_does_not_outlive_a_killed_program(kind: str, start_method: str) -> None:
+def test_child_of_an_environment_does_not_outlive_a_killed_program(kind: str, start_method: str) -> None:
     with program(kind, "starts", "constructor", start_method) as started:
         found = programs(started, 2)
         assert words(started, 1) == ["sampled"]
@@ -102,7 +100,7 @@ def test_what_an_environment_started_does_not_outlive_a_killed_program(kind: str
 
 
 @pytest.mark.parametrize("kind", ["cpu", pytest.param("async", marks=pytest.mark.slow)])
-def test_workers_outlive_the_thread_that_started_them_and_not_the_program(kind: str) -> None:
+def test_workers_outlive_the_starting_thread_but_not_the_program(kind: str) -> None:
     with program(kind, "starts", "thread", "fork") as started:
         found = programs(started, 2)
         assert words(started, 1) == ["sampled"]
@@ -118,8 +116,8 @@ def test_workers_outlive_the_thread_that_started_them_and_not_the_program(kind: 
         pytest.param("gpu", "forkserver", marks=pytest.mark.slow),
     ],
 )
-def test_what_an_environment_left_running_ends_with_shutdown(kind: str, start_method: str) -> None:
-    """Also what put itself into the background, with a session of its own."""
+def test_child_of_an_environment_ends_with_shutdown(kind: str, start_method: str) -> None:
+    """Also one that moved into the background, with its own session."""
     with program(kind, "leaves", "shutdown", start_method) as started:
         found = programs(started, 4)
         assert words(started, 2) == ["sampled", "shut down"]
@@ -128,7 +126,7 @@ def test_what_an_environment_left_running_ends_with_shutdown(kind: str, start_me
 
 
 class Leaves(Walk):
-    """As tests/orphan_script.py has it, and dies in a step if it is told to."""
+    """`Leaves` of tests/orphan_script.py that can also die in a step."""
 
     def __init__(self, numbers: str, fault: int | None) -> None:
         super().__init__()
@@ -145,7 +143,7 @@ class Leaves(Walk):
 
 @pytest.mark.parametrize("cls", [CpuSampler, GpuSampler, AsyncCpuSampler])
 @pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP])
-def test_what_an_environment_left_running_ends_with_a_crash_or_a_hang(
+def test_child_of_an_environment_ends_with_a_crash_or_a_hang(
     cls: type[BaseSampler], fault: int, tmp_path: Path
 ) -> None:
     numbers = tmp_path / "numbers"
@@ -162,7 +160,7 @@ def test_what_an_environment_left_running_ends_with_a_crash_or_a_hang(
     assert all_gone([psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)])
 
 
-def test_a_serial_samplers_own_process_stays_in_its_group() -> None:
+def test_serial_sampler_does_not_change_its_process_group() -> None:
     group = os.getpgrp()
     with SerialSampler(Walk, batch_T=2, batch_B=1).initialize(CategoricalPgAgent(), seed=0) as sampler:
         sampler.obtain_samples(0)

@@ -1,4 +1,4 @@
-"""`--model module:Class`: a model of one's own on the command line, and what may name code to import."""
+"""`--model module:Class`: custom models on the command line, and which files may name code to import."""
 
 import json
 import sys
@@ -31,7 +31,7 @@ QUICK = ["--sampler", "serial", "--n-steps", "256", "--batch-T", "16", "--batch-
     ],
     ids=["feed-forward", "with memory", "action values"],
 )
-def test_it_is_trained_resumed_and_evaluated_by_its_name(
+def test_custom_model_is_trained_resumed_and_evaluated_by_name(
     options: list[str], model: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = str(tmp_path / "run")
@@ -48,7 +48,7 @@ def test_it_is_trained_resumed_and_evaluated_by_its_name(
         assert policy.agent.model.body.out_features == 3
 
 
-def test_settings_that_somebody_else_wrote_name_no_code(
+def test_unsigned_settings_cannot_name_a_model(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "run"
@@ -85,7 +85,7 @@ def test_settings_that_somebody_else_wrote_name_no_code(
     assert main(["train", "--resume", str(folder), *model, "--n-steps", "300"]) == 0
 
 
-def test_a_file_alone_needs_the_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_checkpoint_without_folder_needs_the_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with SerialSampler("CartPole-v1", batch_T=4, batch_B=2).initialize(
         agent := CategoricalPgAgent(ModelCls=own_models.Narrow), seed=0
     ):
@@ -114,7 +114,7 @@ def test_a_file_alone_needs_the_model(tmp_path: Path, capsys: pytest.CaptureFixt
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
-def test_an_error_is_one_line_with_the_remedy(
+def test_error_is_one_line_with_the_remedy(
     args: list[str],
     status: int,
     says: str,
@@ -130,7 +130,7 @@ def test_an_error_is_one_line_with_the_remedy(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_torch_has_as_many_threads_as_the_option_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_torch_threads_sets_the_number_of_threads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     own_models.Narrow.threads.clear()
     folder = str(tmp_path / "run")
     options = ["--model", "tests.own_models:Narrow", "--torch-threads", "3"]
@@ -172,7 +172,7 @@ def trained(folder: Path, env: Any, sampler: Any = SerialSampler, model: Any = N
     ],
     ids=["id", "function", "text"],
 )
-def test_a_folder_is_all_that_eval_and_plot_need(
+def test_eval_and_plot_need_only_the_run_folder(
     env: Any, kwargs: Any, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     runners = [trained(tmp_path / str(k), env, CpuSampler if k else SerialSampler, **kwargs) for k in range(2)]
@@ -197,7 +197,7 @@ def test_a_folder_is_all_that_eval_and_plot_need(
     assert "is a run of a program of your own; resume it in that program" in capsys.readouterr().err
 
 
-def test_every_runner_leaves_the_same_folder_and_a_resumption_adds_to_it(
+def test_every_runner_writes_the_same_files_and_a_resume_adds_to_them(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def runner(n_steps: int, **where: Any) -> AsyncRlEval:
@@ -219,7 +219,7 @@ def test_every_runner_leaves_the_same_folder_and_a_resumption_adds_to_it(
     assert " over 2 episodes " in capsys.readouterr().out
 
 
-def test_what_eval_is_to_be_told_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_eval_names_the_missing_option(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trained(tmp_path / "run", lambda: Walk(), model=own_models.Narrow)
     assert main(["eval", str(tmp_path / "run")]) == 2
     complaint = capsys.readouterr().err
@@ -228,7 +228,7 @@ def test_what_eval_is_to_be_told_is_named(tmp_path: Path, capsys: pytest.Capture
     assert " over 2 episodes " in capsys.readouterr().out, "the model has a name"
 
 
-def test_an_environment_registered_by_the_program_is_named(
+def test_environment_registered_by_the_program_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import gymnasium

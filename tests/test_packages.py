@@ -1,4 +1,4 @@
-"""Environments of packages that nobody here wrote: installed as users install them, and collected by three samplers."""
+"""Environments of other packages, installed with pip, in three samplers."""
 
 import importlib.metadata
 import json
@@ -21,7 +21,7 @@ KEPT = ("torch", "gymnasium", "numpy")
 @pytest.mark.slow
 @pytest.mark.timeout(2400)
 @pytest.mark.parametrize("name", CASES)
-def test_batches_of_an_installed_package_are_the_same_in_three_samplers(name: str, tmp_path: Path) -> None:
+def test_installed_package_gives_equal_batches_in_three_samplers(name: str, tmp_path: Path) -> None:
     case = CASES[name]
     python = interpreter_with(case, tmp_path)
     done = subprocess.run(
@@ -40,7 +40,7 @@ def test_batches_of_an_installed_package_are_the_same_in_three_samplers(name: st
 
 
 def interpreter_with(case: Case, folder: Path) -> str:
-    """A Python that has the packages of the case, and beneath them what the running one has: torch, for one."""
+    """Returns a Python that has the packages of the case, and those of the running one, such as torch."""
     venv.create(folder / "venv", symlinks=True)
     python = folder / "venv" / "bin" / "python"
     site = subprocess.run(

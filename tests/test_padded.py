@@ -29,7 +29,7 @@ def batch_of(cls: type[BaseSampler], **options: Any) -> Samples:
         return sampler.obtain_samples(0)[0].copy()
 
 
-def test_a_text_is_the_numbers_of_its_characters_and_a_length() -> None:
+def test_text_becomes_character_codes_and_a_length() -> None:
     env = Padded(Speaks(), {"bag.label": 3, "mission": 16})
     numbers = {character: number for number, character in enumerate(sorted(string.printable), 1)}
     for seed in range(9):
@@ -58,7 +58,7 @@ def test_every_padded_observation_is_in_the_space_it_declares() -> None:
     assert lengths == {0, 1, 2, 3}
 
 
-def test_the_observation_itself_may_be_a_text() -> None:
+def test_whole_observation_can_be_a_text() -> None:
     class Says(Speaks):
         def __init__(self) -> None:
             super().__init__()
@@ -97,7 +97,7 @@ def test_batches_are_the_same_in_every_sampler(start_method: str) -> None:
     ],
     ids=["nothing declared", "longer text", "longer sequence", "a Box", "no such key", "no such part"],
 )
-def test_what_does_not_fit_is_refused_with_its_place(pad: dict[str, int], says: str) -> None:
+def test_too_long_text_or_sequence_is_refused_with_its_path(pad: dict[str, int], says: str) -> None:
     sampler = SerialSampler(Speaks, batch_T=99, batch_B=3, pad=pad)
     with pytest.raises(EnvContractError) as caught:
         sampler.initialize(CategoricalPgAgent(), seed=2).obtain_samples(0)
@@ -112,14 +112,14 @@ def test_what_does_not_fit_is_refused_with_its_place(pad: dict[str, int], says: 
     ("pad", "kind"),
     [(["mission"], TypeError), ({1: 2}, TypeError), ({"mission": 0}, ValueError), ({"mission": 1.5}, ValueError)],
 )
-def test_a_wrong_pad_is_named_at_once(pad: Any, kind: type[Exception]) -> None:
+def test_invalid_pad_is_refused_by_the_constructor(pad: Any, kind: type[Exception]) -> None:
     with pytest.raises(kind, match="pad must be a dict of maximum lengths by place"):
         SerialSampler(Speaks, batch_T=9, batch_B=3, pad=pad)
     with pytest.raises(ValueError, match="pad is for single environments"):
         SerialSampler(VectorEnvs("CartPole-v1"), batch_T=9, batch_B=3, pad={"mission": 3})
 
 
-def test_check_env_names_the_remedy_and_takes_it() -> None:
+def test_check_env_suggests_and_accepts_pad() -> None:
     (violation,) = check_env(Speaks, n_steps=30)
     assert violation.clause == "fixed-shape"
     assert "observation['bag']['label']" in violation.came
@@ -131,7 +131,7 @@ TRAIN = ["train", "--env", "tests.speaking:Speaks", "--sampler", "serial", "--n-
 LENGTHS = ["--pad", *(f"{place}={n}" for place, n in PAD.items())]
 
 
-def test_the_command_names_the_option(capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_suggests_the_option_pad(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(TRAIN) == 1
     err = capsys.readouterr().err
     assert err.startswith("headrace: observation['bag']['label'] is ")
@@ -142,7 +142,7 @@ def test_the_command_names_the_option(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 @pytest.mark.slow
-def test_an_agent_learns_from_texts_and_is_evaluated_as_it_learned(tmp_path: Path) -> None:
+def test_agent_learns_from_padded_texts_and_is_evaluated_with_them(tmp_path: Path) -> None:
     small = ["--batch-T", "8", "--eval-episodes", "2", "--ppo.epochs", "1", "--log-dir", str(tmp_path / "run")]
     assert main([*TRAIN, *small, *LENGTHS]) == 0
     assert main(["eval", str(tmp_path / "run"), "--episodes", "2"]) == 0

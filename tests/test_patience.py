@@ -1,4 +1,4 @@
-"""For how long the processes of a served sampler look before they sleep, and on how many cores they are."""
+"""`Patience`: how long the processes of a served sampler poll before they sleep."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CORES = 4
 
 
 class Machine:
-    """Four cores whose time passes when it is told to. busy: core-seconds used so far; own: by each process."""
+    """A simulated machine with four cores. busy: core-seconds used so far; own: by each process."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -66,7 +66,7 @@ def looks(cell: list[int], chooser: Patience) -> bool:
 @pytest.mark.parametrize(
     ("n_processes", "quota", "expected"), [(2, None, True), (5, None, True), (3, 3, True), (4, 3, False), (2, 1, False)]
 )
-def test_looking_is_for_all_but_who_would_use_up_a_quota(
+def test_processes_poll_unless_a_quota_is_too_small(
     n_processes: int, quota: int | None, expected: bool, machine: Machine
 ) -> None:
     cell: Any = [0]
@@ -76,7 +76,7 @@ def test_looking_is_for_all_but_who_would_use_up_a_quota(
     assert looks(cell, chooser) == expected
 
 
-def test_who_has_a_core_of_its_own_looks_for_longer(machine: Machine) -> None:
+def test_processes_with_a_core_each_poll_longer(machine: Machine) -> None:
     own: Any = [0]
     shared: Any = [0]
     Patience(own, [1, 2, 3, 4], CORES, None)
@@ -84,7 +84,7 @@ def test_who_has_a_core_of_its_own_looks_for_longer(machine: Machine) -> None:
     assert own[0] > shared[0] > 0
 
 
-def test_other_programs_take_the_patience_while_they_run(machine: Machine) -> None:
+def test_processes_do_not_poll_while_other_programs_are_busy(machine: Machine) -> None:
     cell: Any = [0]
     chooser = Patience(cell, [1, 2, 3, 4, 5], CORES, None)  # no core to spare
     machine.passes(1.0, foreign=0.3)
@@ -95,14 +95,14 @@ def test_other_programs_take_the_patience_while_they_run(machine: Machine) -> No
     assert looks(cell, chooser)
 
 
-def test_what_the_own_processes_use_is_no_crowd(machine: Machine) -> None:
+def test_own_processes_do_not_count_as_other_programs(machine: Machine) -> None:
     cell: Any = [0]
     chooser = Patience(cell, [1, 2, 3, 4, 5], CORES, None)
     machine.passes(1.0, foreign=0.3, p1=1.0, p2=0.7, p3=0.7, p4=0.7, p5=0.6)
     assert looks(cell, chooser)
 
 
-def test_cores_that_are_to_spare_are_for_others(machine: Machine) -> None:
+def test_other_programs_may_use_spare_cores(machine: Machine) -> None:
     cell: Any = [0]
     chooser = Patience(cell, [1, 2], CORES, None)
     machine.passes(1.0, foreign=2.0, p1=1.0, p2=1.0)
@@ -111,8 +111,8 @@ def test_cores_that_are_to_spare_are_for_others(machine: Machine) -> None:
     assert not looks(cell, chooser)
 
 
-def test_other_programs_are_thought_to_be_spread_over_the_machine(machine: Machine) -> None:
-    """Of 2 cores that others use of 4, 1 is of these two."""
+def test_load_of_other_programs_is_spread_over_all_cores(machine: Machine) -> None:
+    """If others use 2 of 4 cores, 1 of them is assumed to be one of these two."""
     cell: Any = [0]
     chooser = Patience(cell, [1], CORES // 2, None)  # one to spare
     machine.passes(1.0, foreign=2.0)
@@ -121,7 +121,7 @@ def test_other_programs_are_thought_to_be_spread_over_the_machine(machine: Machi
     assert not looks(cell, chooser)
 
 
-def test_it_is_measured_over_half_a_second_at_least(machine: Machine) -> None:
+def test_load_is_measured_over_at_least_half_a_second(machine: Machine) -> None:
     cell: Any = [0]
     chooser = Patience(cell, [1, 2, 3, 4, 5], CORES, None)
     machine.passes(0.2, foreign=4.0)
@@ -130,7 +130,7 @@ def test_it_is_measured_over_half_a_second_at_least(machine: Machine) -> None:
     assert not looks(cell, chooser)  # 0.8 core-seconds in 0.6 s
 
 
-def test_a_process_that_has_ended_is_left_to_who_waits_for_it(machine: Machine) -> None:
+def test_ended_process_is_ignored(machine: Machine) -> None:
     cell: Any = [0]
     chooser = Patience(cell, [1, 2, 77], CORES, None)
     del machine.own[2]
@@ -155,7 +155,7 @@ def busy_processes(n: int) -> Iterator[list[int]]:
             process.join(10)
 
 
-def test_real_programs_are_measured_and_real_processes_of_ours_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_load_of_real_programs_is_measured_without_own_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patience, "_PERIOD", 0.4)
     n_cores = os.cpu_count() or 1
     with busy_processes(n_cores + 2) as pids:
@@ -181,7 +181,7 @@ def measured(among_us: Patience, crowded: Patience, processes: list[psutil.Proce
 # ---- cores ----
 
 
-def test_cores_are_those_of_the_master_and_of_all_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cores_include_those_of_master_and_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     own = len(os.sched_getaffinity(0))
     first = min(os.sched_getaffinity(0))
     assert cores_shared_by(Affinity(), 3) == own
@@ -200,7 +200,7 @@ def test_cores_are_those_of_the_master_and_of_all_workers(monkeypatch: pytest.Mo
     ("words", "quota", "usable"),
     [("250000 100000", 3, 3), ("50000 100000", 1, 1), ("max 100000", None, 4), ("", None, 4)],
 )
-def test_a_containers_quota_limits_what_is_usable(
+def test_container_quota_limits_usable_cores(
     words: str, quota: int | None, usable: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(affinity, "_allowed_cpus", lambda: [0, 1, 2, 3])

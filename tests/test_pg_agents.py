@@ -42,7 +42,7 @@ OBSERVATIONS: dict[str, spaces.Space[Any]] = {
 
 @pytest.mark.parametrize("reset_mode", ["mid_batch", "wait"])
 @pytest.mark.parametrize("name", ACTIONS)
-def test_what_is_recorded_can_be_repeated_for_every_kind_of_action(name: str, reset_mode: str) -> None:
+def test_training_forward_reproduces_recorded_outputs_for_every_action_space(name: str, reset_mode: str) -> None:
     make, action, dist = ACTIONS[name]
     agent = make()
     env_kwargs = {"observation_space": BOX, "action_space": action}
@@ -59,7 +59,7 @@ def test_what_is_recorded_can_be_repeated_for_every_kind_of_action(name: str, re
 
 @pytest.mark.parametrize("reset_mode", ["mid_batch", "wait"])
 @pytest.mark.parametrize("name", OBSERVATIONS)
-def test_what_is_recorded_can_be_repeated_for_every_kind_of_observation(name: str, reset_mode: str) -> None:
+def test_training_forward_reproduces_recorded_outputs_for_every_observation_space(name: str, reset_mode: str) -> None:
     agent = CategoricalPgAgent()
     env_kwargs = {"observation_space": OBSERVATIONS[name], "action_space": spaces.MultiDiscrete([2, 3])}
     sampler = SerialSampler(Varied, env_kwargs, batch_T=8, batch_B=3, reset_mode=reset_mode, max_decorrelation_steps=5)
@@ -97,7 +97,7 @@ def shake(agent: Agent, itr: int) -> None:
         (GaussianPgAgent, spaces.Tuple((UNEVEN,)), r"Box action spaces \[d\] of floats"),
     ],
 )
-def test_an_agent_for_other_actions_is_a_type_error_that_says_what_to_take(
+def test_unsupported_action_space_is_a_type_error_with_the_remedy(
     make: Any, action: spaces.Space[Any], message: str
 ) -> None:
     with pytest.raises(TypeError, match=message) as error:
@@ -160,8 +160,8 @@ def test_masked_actions_are_never_chosen(name: str, make: Any, route: str) -> No
 
 @pytest.mark.parametrize("name", MASKED)
 @pytest.mark.parametrize("reset_mode", ["mid_batch", "wait"])
-def test_masks_hold_in_samplers_and_evaluations_and_learning(name: str, reset_mode: str) -> None:
-    """The environment raises if it is told to do what it forbade; padding rows, which allow nothing, do no harm."""
+def test_masks_apply_in_samplers_evaluations_and_learning(name: str, reset_mode: str) -> None:
+    """The environment raises for a forbidden action; padding, whose masks allow nothing, is harmless."""
     agent, algo = CategoricalPgAgent(), PPO(PPOConfig(epochs=2, learning_rate=3e-3))
     sampler = SerialSampler(
         Masked,
@@ -187,7 +187,7 @@ def test_masks_hold_in_samplers_and_evaluations_and_learning(name: str, reset_mo
         assert not torch.equal(parameter, then)
 
 
-def test_the_model_does_not_see_the_mask() -> None:
+def test_model_does_not_get_the_mask() -> None:
     agent, sizes = masked_agent("discrete")
     inputs, other = masked_inputs(50, sizes), masked_inputs(50, sizes, seed=1)
     other.observation["x"] = inputs.observation["x"]
@@ -202,7 +202,7 @@ def test_the_model_does_not_see_the_mask() -> None:
         assert torch.equal(info.dist.logits == -INF, ~mask)
 
 
-def test_masked_probabilities_are_those_of_the_allowed_actions_renormalized() -> None:
+def test_masked_probabilities_are_renormalized_over_allowed_actions() -> None:
     agent, sizes = masked_agent("discrete")
     shake(agent, 0)
     inputs = masked_inputs(20, sizes)
@@ -214,8 +214,8 @@ def test_masked_probabilities_are_those_of_the_allowed_actions_renormalized() ->
 
 
 @pytest.mark.parametrize("name", MASKED)
-def test_rows_that_allow_nothing_stay_finite(name: str) -> None:
-    """Padding rows are zero, their masks too."""
+def test_masks_that_allow_no_action_give_finite_outputs(name: str) -> None:
+    """Padding is zero, and so are its masks."""
     agent, sizes = masked_agent(name)
     inputs = masked_inputs(4, sizes)
     inputs.observation["action_mask"][1:3] = 0
@@ -241,7 +241,7 @@ def test_rows_that_allow_nothing_stay_finite(name: str) -> None:
         (GaussianPgAgent, UNEVEN, spaces.MultiBinary(3), ["(3,)", "no mask"]),
     ],
 )
-def test_a_mask_of_another_shape_is_a_type_error_that_names_both(
+def test_mask_of_wrong_shape_is_a_type_error_with_both_shapes(
     make: Any, action: spaces.Space[Any], mask: spaces.Space[Any], names: list[str]
 ) -> None:
     observation = spaces.Dict({"action_mask": mask, "x": BOX})
@@ -250,7 +250,7 @@ def test_a_mask_of_another_shape_is_a_type_error_that_names_both(
     assert all(name in str(error.value) for name in [*names, str(action)])
 
 
-def test_an_observation_that_is_nothing_but_a_mask_is_refused() -> None:
+def test_observation_with_only_a_mask_is_refused() -> None:
     observation = spaces.Dict({"action_mask": spaces.MultiBinary(3)})
     with pytest.raises(TypeError, match="it needs at least one entry"):
         CategoricalPgAgent().initialize(EnvSpaces(observation, spaces.Discrete(3)), seed=0)
@@ -277,7 +277,7 @@ MIDDLE, HALF = torch.tensor([-1, 0.25, 0, 0, 0, 0]), torch.tensor([2, 0.25, 1, 1
 
 @pytest.mark.parametrize("init_log_std", [0, -1, 0.5])
 @pytest.mark.parametrize("state_dependent", [False, True])
-def test_outputs_are_in_units_of_the_bounds(state_dependent: bool, init_log_std: float) -> None:
+def test_gaussian_outputs_are_scaled_to_the_bounds(state_dependent: bool, init_log_std: float) -> None:
     agent = GaussianPgAgent(ModelCls=Constant, state_dependent_std=state_dependent, init_log_std=init_log_std)
     agent.initialize(EnvSpaces(spaces.Box(-INF, INF, (12,), np.float32), SIX), seed=0)
     outputs = torch.linspace(-1.4, 1.4, 4 * 12).reshape(4, 12)
@@ -290,7 +290,7 @@ def test_outputs_are_in_units_of_the_bounds(state_dependent: bool, init_log_std:
     assert names == ([] if state_dependent else ["log_std"])
 
 
-def test_a_state_dependent_deviation_has_limits() -> None:
+def test_state_dependent_standard_deviation_is_bounded() -> None:
     agent = GaussianPgAgent(ModelCls=Constant, state_dependent_std=True)
     agent.initialize(EnvSpaces(BOX, spaces.Box(-1, 1, (1,), np.float32)), seed=0)
     outputs = torch.tensor([[0.0, 1e9], [0.0, -1e9]])
@@ -299,7 +299,7 @@ def test_a_state_dependent_deviation_has_limits() -> None:
     assert dist.log_std.tolist() == [[2], [-20]]
 
 
-def test_the_drawn_action_is_recorded_and_the_environment_gets_it_clipped() -> None:
+def test_sampled_action_is_recorded_and_the_environment_gets_it_clipped() -> None:
     made: list[AnySpaces] = []
     env_kwargs = {"observation_space": BOX, "action_space": SIX, "made": made}
     agent = GaussianPgAgent(init_log_std=1.0)
@@ -316,7 +316,7 @@ def test_the_drawn_action_is_recorded_and_the_environment_gets_it_clipped() -> N
 
 
 @pytest.mark.parametrize("state_dependent", [False, True])
-def test_the_deviation_is_trained(state_dependent: bool) -> None:
+def test_standard_deviation_is_trained(state_dependent: bool) -> None:
     agent, algo = GaussianPgAgent(state_dependent_std=state_dependent), PPO()
     env_kwargs = {"observation_space": BOX, "action_space": UNEVEN}
     sampler = SerialSampler(Varied, env_kwargs, batch_T=16, batch_B=4)
@@ -360,5 +360,5 @@ def test_greedy_actions_are_the_means() -> None:
     ids=["discrete", "multi-discrete", "multi-binary", "box", "box, state-dependent"],
 )
 def test_ppo_learns_with_every_kind_of_action(make: Any, action: spaces.Space[Any]) -> None:
-    """The best answer that does not look at the observation gets 0.5 at most."""
+    """A policy that ignores the observation gets 0.5 at most."""
     assert learned(make(), lambda: Matching(action), n_itr=15, discount=0.0, learning_rate=1e-2) / 5 > 0.93

@@ -1,4 +1,4 @@
-"""A2C and PPO: what they compute, what they never look at, and that they learn."""
+"""A2C and PPO: losses and advantages, what they ignore, and that they learn."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -30,7 +30,7 @@ N_ITR = 50
 
 
 class Recall(Signal):
-    """Pays for the action that the *previous* observation named: a policy without memory gets a third."""
+    """Rewards the action that the *previous* observation named: a policy without memory gets a third."""
 
     _before: int
 
@@ -105,7 +105,7 @@ def equal(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
 def optimized(
     algo: PolicyGradientAlgo, samples: Samples, agent: Agent, seed: int = 0, itr: int = 0
 ) -> list[torch.Tensor]:
-    """The weights after one call, from weights that depend on nothing but the agent's seed."""
+    """Returns the weights after one call, from weights that depend only on the agent's seed."""
     start = weights(agent)
     ready(algo, agent, samples, seed).optimize_agent(itr, samples)
     after = weights(agent)
@@ -136,7 +136,7 @@ def test_settings_are_frozen_keywords_and_checked(
 
 
 @pytest.mark.parametrize("wrong", [{"epochs": 0}, {"minibatches": 0}, {"ratio_clip": -0.1}, {"value_clip": -1.0}])
-def test_wrong_settings_of_ppo_are_named(wrong: dict[str, Any]) -> None:
+def test_invalid_settings_of_ppo_are_named(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         PPO(PPOConfig(**wrong))
 
@@ -153,7 +153,7 @@ def test_wrong_settings_of_ppo_are_named(wrong: dict[str, Any]) -> None:
         pytest.param(PPO(PPOConfig(discount=0.5, epochs=4)), "mid_batch", marks=pytest.mark.slow),
     ],
 )
-def test_it_learns_to_follow_the_signal(algo: PolicyGradientAlgo, reset_mode: str) -> None:
+def test_pg_algorithms_learn_to_follow_the_signal(algo: PolicyGradientAlgo, reset_mode: str) -> None:
     agent = CategoricalPgAgent()
     with sampler_of(batch_B=32, reset_mode=reset_mode).initialize(agent, seed=0, bootstrap_value=True) as sampler:
         algo.initialize(agent, n_itr=N_ITR, batch_spec=sampler.batch_spec)
@@ -169,7 +169,7 @@ def test_it_learns_to_follow_the_signal(algo: PolicyGradientAlgo, reset_mode: st
 
 
 @pytest.mark.slow
-def test_a_recurrent_agent_learns_what_needs_memory() -> None:
+def test_recurrent_agent_learns_a_memory_task() -> None:
     agent, algo = GruAgent(), PPO(PPOConfig(discount=0.5, learning_rate=1e-2, epochs=3, minibatches=2))
     with sampler_of(Recall, batch_B=32).initialize(agent, seed=0, bootstrap_value=True) as sampler:
         algo.initialize(agent, n_itr=N_ITR, batch_spec=sampler.batch_spec)
@@ -181,7 +181,7 @@ def test_a_recurrent_agent_learns_what_needs_memory() -> None:
 
 @pytest.mark.parametrize("agent", [CategoricalPgAgent(), GruAgent()], ids=["feed-forward", "recurrent"])
 @pytest.mark.parametrize("reset_mode", ["mid_batch", "wait"])
-def test_the_ratio_is_one_before_the_first_update(agent: Agent, reset_mode: str) -> None:
+def test_probability_ratio_is_one_before_the_first_update(agent: Agent, reset_mode: str) -> None:
     agent, samples = one_batch(reset_mode, agent)
     assert samples.env.done[:-1].any(), "the batch is to hold ends"
     info = ready(PPO(PPOConfig(epochs=1, minibatches=1)), agent, samples).optimize_agent(0, samples)
@@ -224,7 +224,7 @@ def two_rows(log_prob: tuple[float, float], advantage: tuple[float, float]) -> P
     )
 
 
-def test_ppo_losses_worked_out_by_hand() -> None:
+def test_ppo_losses_equal_hand_computed_values() -> None:
     algo, agent = PPO(PPOConfig(ratio_clip=0.2)), tabular()  # π = (1/2, 1/2), V = 3
     algo.initialize(agent, n_itr=1, batch_spec=BatchSpec(1, 2))
     # Ratios 0.5 / 0.25 = 2 and 0.5 / 0.8 = 0.625, outside [0.8, 1.2]. With advantages 1 and −1 the surrogates are
@@ -244,7 +244,7 @@ def test_ppo_losses_worked_out_by_hand() -> None:
     assert losses.policy.item() == pytest.approx((2 - 0.625) / 2)
 
 
-def test_ppo_clips_the_value_if_asked() -> None:
+def test_ppo_clips_the_value_with_value_clip() -> None:
     algo, agent = PPO(PPOConfig(value_clip=0.5)), tabular()
     algo.initialize(agent, n_itr=1, batch_spec=BatchSpec(1, 2))
     # V = 3 beside recorded 2 and 4: clipped to 2.5 and 3.5; of the two errors the larger counts.
@@ -252,7 +252,7 @@ def test_ppo_clips_the_value_if_asked() -> None:
     assert losses.value.item() == pytest.approx(0.5 * (max(4.0, 1.5**2) + max(0.0, 0.5**2)) / 2)
 
 
-def test_a2c_losses_worked_out_by_hand() -> None:
+def test_a2c_losses_equal_hand_computed_values() -> None:
     algo, agent = A2C(), tabular()
     algo.initialize(agent, n_itr=1, batch_spec=BatchSpec(1, 2))
     losses = algo.losses(0, two_rows((0.9, 0.9), (2.0, -1.0)))  # the recorded probabilities are not in it
@@ -260,7 +260,7 @@ def test_a2c_losses_worked_out_by_hand() -> None:
     assert losses.value.item() == pytest.approx(1.0)
 
 
-def test_the_behaviour_policy_is_the_one_recorded() -> None:
+def test_behaviour_policy_is_the_recorded_one() -> None:
     agent, samples = one_batch()
     plain = optimized(PPO(PPOConfig(epochs=1)), samples, agent)
     samples.agent.agent_info.dist.logits += torch.randn(samples.agent.agent_info.dist.logits.shape)
@@ -275,7 +275,7 @@ class Seen(A2C):
         return super().parts(itr, batch)
 
 
-def test_the_value_of_a_final_observation_counts_where_the_episode_was_cut() -> None:
+def test_truncated_episodes_bootstrap_from_their_final_observation() -> None:
     agent, samples = one_batch()
     time, column = samples.final.time, samples.final.column
     cut = samples.env.truncated[time, column]
@@ -288,7 +288,7 @@ def test_the_value_of_a_final_observation_counts_where_the_episode_was_cut() -> 
 
 
 @pytest.mark.parametrize("reset_mode", ["mid_batch", "wait"])
-def test_advantages_are_normalized_over_valid_rows(reset_mode: str) -> None:
+def test_advantages_are_normalized_over_valid_steps(reset_mode: str) -> None:
     agent, samples = one_batch(reset_mode)
     algo, raw = Seen(), Seen(A2CConfig(normalize_advantage=False))
     optimized(algo, samples, agent)
@@ -301,7 +301,7 @@ def test_advantages_are_normalized_over_valid_rows(reset_mode: str) -> None:
     torch.testing.assert_close(advantage, (raw.batch.advantage - mean) / std, rtol=1e-3, atol=1e-4)
 
 
-def test_the_loss_is_the_weighted_sum_of_its_parts() -> None:
+def test_loss_is_the_weighted_sum_of_its_terms() -> None:
     agent, samples = one_batch()
     info = ready(A2C(A2CConfig(value_loss_coeff=0.3, entropy_loss_coeff=0.2)), agent, samples).optimize_agent(
         0, samples
@@ -317,7 +317,7 @@ def test_the_loss_is_the_weighted_sum_of_its_parts() -> None:
 @pytest.mark.parametrize("make", [CategoricalPgAgent, GruAgent], ids=["feed-forward", "recurrent"])
 @pytest.mark.parametrize("reset_mode", ["mid_batch", "wait"])
 @pytest.mark.parametrize("cls", ALGOS)
-def test_the_log_says_how_well_recorded_values_foretell_returns(
+def test_explained_variance_measures_how_well_values_predict_returns(
     cls: type[PolicyGradientAlgo], reset_mode: str, make: Callable[[], Agent]
 ) -> None:
     agent, samples = one_batch(reset_mode, make())
@@ -337,7 +337,7 @@ def test_the_log_says_how_well_recorded_values_foretell_returns(
 
 
 @pytest.mark.parametrize("normalize_reward", [False, True])
-def test_errors_of_values_are_in_the_rewards_of_the_environment(normalize_reward: bool) -> None:
+def test_value_rmse_is_in_unscaled_rewards(normalize_reward: bool) -> None:
     agent, samples = one_batch(agent=CategoricalPgAgent(ModelCls=Tabular))
     samples.agent.agent_info.value.zero_()
     assert samples.agent.bootstrap_value is not None
@@ -351,7 +351,7 @@ def test_errors_of_values_are_in_the_rewards_of_the_environment(normalize_reward
     assert algo.optimize_agent(0, samples)["valueRMSE"] == pytest.approx(expected, rel=1e-4)
 
 
-def test_returns_that_are_all_equal_have_no_variance_to_explain() -> None:
+def test_explained_variance_of_equal_returns_is_nan() -> None:
     agent, samples = one_batch()
     samples.env.reward[:] = 0.1
     algo = ready(A2C(A2CConfig(discount=0.0, normalize_reward=False)), agent, samples)
@@ -363,7 +363,7 @@ def test_returns_that_are_all_equal_have_no_variance_to_explain() -> None:
 @pytest.mark.parametrize(
     "algo_name", ["ppo", *(pytest.param(name, marks=pytest.mark.slow) for name in ("a2c", "impala"))]
 )
-def test_defaults_learn_values_of_large_rewards(algo_name: str) -> None:
+def test_default_settings_learn_values_of_large_rewards(algo_name: str) -> None:
     """A value that lags behind returns of 10 leaves an explained variance of 0, whatever the policy does."""
     world = large_rewards()
     spaces = EnvSpaces(world.observation_space, world.action_space)
@@ -384,7 +384,7 @@ def test_defaults_learn_values_of_large_rewards(algo_name: str) -> None:
 
 
 class Modes(CategoricalPgAgent):
-    """Notes whether the model is in training mode when it is asked."""
+    """Records whether the model is in training mode when it is called."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -416,7 +416,7 @@ def test_values_come_from_the_acting_model_and_losses_from_the_training_one() ->
 
 @pytest.mark.parametrize("algo", [A2C(), PPO(PPOConfig(epochs=2))], ids=["a2c", "ppo"])
 @pytest.mark.parametrize("agent", [CategoricalPgAgent(), GruAgent()], ids=["feed-forward", "recurrent"])
-def test_padding_never_enters(algo: PolicyGradientAlgo, agent: Agent) -> None:
+def test_padding_does_not_affect_learning(algo: PolicyGradientAlgo, agent: Agent) -> None:
     agent, samples = one_batch("wait", agent)
     padding = ~samples.env.valid
     assert 0.4 < padding.float().mean() < 0.9
@@ -433,7 +433,7 @@ def test_padding_never_enters(algo: PolicyGradientAlgo, agent: Agent) -> None:
     assert equal(clean, optimized(algo, poisoned, agent))
 
 
-def test_a_batch_of_nothing_but_padding_changes_nothing() -> None:
+def test_batch_of_only_padding_changes_nothing() -> None:
     agent, samples = one_batch()
     before = weights(agent)
     samples.env.valid[:] = False
@@ -441,7 +441,7 @@ def test_a_batch_of_nothing_but_padding_changes_nothing() -> None:
     assert equal(before, weights(agent))
 
 
-def test_a_batch_is_only_read() -> None:
+def test_learning_does_not_change_the_batch() -> None:
     agent, samples = one_batch()
     before = samples.copy()
     ready(PPO(), agent, samples).optimize_agent(0, samples)
@@ -455,7 +455,7 @@ def rows_of(algo: PPO, itr: int, batch: PgBatch) -> Iterator[torch.Tensor]:
     return (part.returns for part in algo.parts(itr, batch))
 
 
-def test_every_row_is_in_one_minibatch_of_each_epoch() -> None:
+def test_every_step_is_in_one_minibatch_of_each_epoch() -> None:
     algo, agent = PPO(PPOConfig(epochs=3, minibatches=4)), tabular()
     algo.initialize(agent, n_itr=1, batch_spec=BatchSpec(1, 10), seed=0)
     rows = torch.arange(10.0)
@@ -468,7 +468,7 @@ def test_every_row_is_in_one_minibatch_of_each_epoch() -> None:
     assert not torch.equal(epochs[0], torch.cat(list(rows_of(algo, 1, batch)))[:10]), "and in each iteration"
 
 
-def test_minibatches_come_from_the_seed_and_no_global_generator() -> None:
+def test_minibatches_come_from_the_seed_only() -> None:
     agent, samples = one_batch()
     torch.manual_seed(1)
     first = optimized(PPO(PPOConfig(epochs=2)), samples, agent, seed=3)
@@ -482,14 +482,14 @@ def test_minibatches_come_from_the_seed_and_no_global_generator() -> None:
 
 
 @pytest.mark.parametrize("algo", [A2C(), PPO()], ids=["a2c", "ppo"])
-def test_the_learning_rate_falls_to_nothing(algo: PolicyGradientAlgo) -> None:
+def test_learning_rate_falls_to_zero(algo: PolicyGradientAlgo) -> None:
     agent, samples = one_batch()
     before = weights(agent)
     assert equal(before, optimized(algo, samples, agent, itr=N_ITR))
     assert not equal(before, optimized(algo, samples, agent, itr=N_ITR - 1))
 
 
-def test_the_clip_falls_to_nothing_if_asked() -> None:
+def test_ratio_clip_falls_to_zero_with_linear_clip_schedule() -> None:
     algo = PPO(PPOConfig(ratio_clip=0.2, linear_clip_schedule=True))
     algo.initialize(tabular(), n_itr=4, batch_spec=BatchSpec(1, 2))
     rows = two_rows((0.25, 0.25), (1.0, 1.0))  # ratios of 2
@@ -500,7 +500,7 @@ def test_the_clip_falls_to_nothing_if_asked() -> None:
 
 
 @pytest.mark.parametrize("algo", [A2C(), PPO()], ids=["a2c", "ppo"])
-def test_a_loss_that_is_not_finite_is_an_error_and_not_a_step(algo: PolicyGradientAlgo) -> None:
+def test_non_finite_loss_is_an_error_without_a_step(algo: PolicyGradientAlgo) -> None:
     agent, samples = one_batch()
     ready(algo, agent, samples)
     before = weights(agent)
@@ -511,7 +511,7 @@ def test_a_loss_that_is_not_finite_is_an_error_and_not_a_step(algo: PolicyGradie
     assert equal(before, weights(agent))
 
 
-def test_parameters_that_are_not_finite_are_named() -> None:
+def test_non_finite_parameters_are_named() -> None:
     agent, samples = one_batch()
     with torch.no_grad():
         agent.model.get_parameter("policy.head.bias")[0] = math.inf
@@ -519,7 +519,7 @@ def test_parameters_that_are_not_finite_are_named() -> None:
         ready(A2C(), agent, samples).optimize_agent(0, samples)
 
 
-def test_a_batch_without_bootstrap_value_says_how_to_get_one() -> None:
+def test_batch_without_bootstrap_value_is_an_error_with_the_remedy() -> None:
     agent = CategoricalPgAgent()
     with sampler_of().initialize(agent, seed=0) as sampler:
         samples, _ = sampler.obtain_samples(0)
@@ -528,7 +528,7 @@ def test_a_batch_without_bootstrap_value_says_how_to_get_one() -> None:
 
 
 @pytest.mark.parametrize("cls", ALGOS)
-def test_a_saved_algorithm_goes_on_as_if_never_stopped(cls: type[A2C] | type[PPO]) -> None:
+def test_restored_algorithm_continues_exactly(cls: type[A2C] | type[PPO]) -> None:
     agent, samples = one_batch()
     algo = ready(cls(), agent, samples)
     algo.optimize_agent(0, samples)
@@ -564,7 +564,7 @@ def test_the_gradient_is_clipped() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("algo", [A2C(), PPO(PPOConfig(epochs=1))], ids=["a2c", "ppo"])
-def test_it_optimizes_where_the_agent_is(algo: PolicyGradientAlgo) -> None:
+def test_updates_run_on_the_device_of_the_agent(algo: PolicyGradientAlgo) -> None:
     agent, samples = one_batch()
     expected = optimized(algo, samples, agent)
     agent.to_device("cuda")

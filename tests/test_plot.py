@@ -1,4 +1,4 @@
-"""`headrace plot`: which runs are one line, what the band is, what the legend says."""
+"""`headrace plot`: which runs share a line, the band, and the legend."""
 
 import json
 import sys
@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.programs, pytest.mark.usefixtures("copies_tried_here")
 
 
 def run_folder(path: Path, config: dict[str, Any] | None, rows: list[tuple[float, float, float | str]]) -> str:
-    """A folder as training leaves it."""
+    """Makes a folder like that of a training."""
     path.mkdir()
     lines = [f"{steps},{seconds},{value},{value}" for steps, seconds, value in rows]
     (path / "progress.csv").write_text("\n".join(["CumSteps,CumTime,ReturnAverage,ReturnMin", *lines]) + "\n")
@@ -44,7 +44,7 @@ def four_runs(tmp_path: Path) -> list[str]:
 
 
 def texts(svg: Path) -> str:
-    """The words of a picture: matplotlib writes each as a comment beside its glyphs."""
+    """Returns the texts of a plot: matplotlib writes each as a comment beside its glyphs."""
     parser = ElementTree.XMLParser(target=ElementTree.TreeBuilder(insert_comments=True))
     tree = ElementTree.parse(svg, parser)
     comments = [node for node in tree.iter() if node.tag is ElementTree.Comment]  # type: ignore[comparison-overlap]
@@ -55,7 +55,7 @@ def n_bands(svg: Path) -> int:
     return svg.read_text().count('<g id="FillBetween')
 
 
-def test_runs_that_differ_in_the_seed_only_are_one_line(
+def test_runs_that_differ_only_in_the_seed_are_one_line(
     four_runs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     picture = tmp_path / "picture.svg"
@@ -71,7 +71,7 @@ def test_runs_that_differ_in_the_seed_only_are_one_line(
     assert n_bands(picture) == 2
 
 
-def test_names_of_lines_can_be_given(four_runs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_names_of_lines_can_be_set(four_runs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     picture = tmp_path / "picture.svg"
     assert main(["plot", *four_runs, "--label", "few epochs", "many", "--out", str(picture)]) == 0
     assert [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()[:2]] == ["few epochs", "many"]
@@ -109,13 +109,13 @@ def test_names_of_lines_can_be_given(four_runs: list[str], tmp_path: Path, capsy
     ],
     ids=["one", "one setting", "two algorithms", "a grid", "the same last part"],
 )
-def test_a_name_of_a_line_is_short_and_tells_it_apart(
+def test_names_of_lines_are_short_and_distinct(
     settings: list[dict[str, str]], labels: list[str], besides: list[str]
 ) -> None:
     assert names_of_lines(settings) == (labels, besides)
 
 
-def test_the_legend_is_not_over_the_curves(tmp_path: Path) -> None:
+def test_legend_does_not_cover_the_curves(tmp_path: Path) -> None:
     """It belongs to the figure, below the axes, and a single line needs none."""
     x = np.arange(3.0)
     one = {"first": Summary(x, x, x, x, 1)}
@@ -137,11 +137,11 @@ def test_the_legend_is_not_over_the_curves(tmp_path: Path) -> None:
         ("", ""),
     ],
 )
-def test_axes_say_what_they_measure(column: str, label: str) -> None:
+def test_axes_have_labels_with_units(column: str, label: str) -> None:
     assert axis_label(column) == label
 
 
-def test_any_columns_can_be_drawn_and_smoothed(
+def test_any_columns_can_be_plotted_and_smoothed(
     four_runs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     picture = tmp_path / "picture.svg"
@@ -155,7 +155,7 @@ def test_any_columns_can_be_drawn_and_smoothed(
     assert n_bands(picture) == 0
 
 
-def test_a_picture_needs_no_display_and_takes_its_format_from_the_suffix(
+def test_plot_needs_no_display_and_its_format_follows_the_suffix(
     four_runs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -165,9 +165,7 @@ def test_a_picture_needs_no_display_and_takes_its_format_from_the_suffix(
     assert "matplotlib.pyplot" not in sys.modules
 
 
-def test_runs_without_settings_go_by_the_name_of_their_folder(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_runs_without_settings_are_named_after_their_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = [run_folder(tmp_path / name, None, [(10, 1.0, 1.0)]) for name in ("left", "right")]
     assert main(["plot", *runs, "--out", str(tmp_path / "picture.svg")]) == 0
     first, second, _ = capsys.readouterr().out.splitlines()
@@ -175,7 +173,7 @@ def test_runs_without_settings_go_by_the_name_of_their_folder(
     assert second.startswith("folder=right: 1 run")
 
 
-def test_the_mean_and_the_band_are_taken_where_all_runs_have_been() -> None:
+def test_mean_and_band_cover_the_range_of_all_runs() -> None:
     curves = [
         Curve(np.array([0.0, 10.0, 20.0]), np.array([0.0, 10.0, 20.0])),
         Curve(np.array([5.0, 15.0, 25.0]), np.array([1.0, 3.0, 5.0])),
@@ -227,7 +225,7 @@ def test_columns_are_read_as_numbers(tmp_path: Path) -> None:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
-def test_an_error_is_one_line_with_the_remedy(
+def test_error_is_one_line_with_the_remedy(
     args: list[str],
     status: int,
     says: str,
@@ -247,7 +245,7 @@ def test_an_error_is_one_line_with_the_remedy(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["damaged", "empty", "run"]
 
 
-def test_a_missing_extra_is_named(
+def test_missing_extra_is_named(
     four_runs: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)

@@ -1,4 +1,4 @@
-"""`load_agent`: from a file to actions, and from a file to nothing else."""
+"""`load_agent`: policies from files, and refusal of all other files."""
 
 import resource
 import sys
@@ -80,7 +80,7 @@ AGENTS: dict[str, tuple[Callable[[], Agent], Any]] = {
 
 
 @pytest.mark.parametrize("kind", AGENTS)
-def test_a_loaded_agent_acts_as_evaluation_does(kind: str, tmp_path: Path) -> None:
+def test_loaded_agent_acts_as_in_evaluation(kind: str, tmp_path: Path) -> None:
     make, env = AGENTS[kind]
     agent = make()
     path = trained(tmp_path, agent, env)
@@ -100,7 +100,7 @@ MANY: dict[str, tuple[Callable[[], Agent], Any]] = {
 
 
 @pytest.mark.parametrize("kind", MANY)
-def test_several_environments_at_once_are_acted_for_as_evaluation_does(kind: str) -> None:
+def test_policy_acts_for_several_environments_as_in_evaluation(kind: str) -> None:
     make, env = MANY[kind]
     agent = make()
     sampler = SerialSampler(
@@ -139,12 +139,12 @@ def acting(observation: spaces.Space[Any], action: spaces.Space[Any] | None = No
 
 
 def stacked(values: list[Any]) -> Any:
-    """As vector environments batch them."""
+    """Stacks observations as vector environments do."""
     return tree_map(lambda *leaves: np.stack(leaves), values[0], *values[1:])
 
 
 @pytest.mark.parametrize("name", SPACES)
-def test_one_observation_or_several_is_seen_from_the_space(name: str) -> None:
+def test_space_determines_whether_there_are_one_or_several_observations(name: str) -> None:
     space = SPACES[name]
     space.seed(1)
     values = [space.sample() for _ in range(5)]
@@ -162,7 +162,7 @@ def test_one_observation_or_several_is_seen_from_the_space(name: str) -> None:
         assert actions.tolist() == alone[:n]
 
 
-def test_a_number_and_an_array_of_numbers_are_not_mixed_up() -> None:
+def test_scalar_and_array_of_discrete_observations_are_distinguished() -> None:
     policy = acting(spaces.Discrete(4, start=2))
     for number in (2, np.int64(2), np.asarray(2)):
         policy.reset()
@@ -175,7 +175,7 @@ def test_a_number_and_an_array_of_numbers_are_not_mixed_up() -> None:
             policy(wrong)
 
 
-def test_actions_of_several_environments_have_the_form_of_their_space() -> None:
+def test_actions_of_several_environments_are_arrays_of_their_space() -> None:
     space = spaces.MultiDiscrete([3, 2], dtype=np.int32, start=np.array([1, 4], np.int32))
     policy = acting(spaces.Box(-1, 1, (2,), np.float32), space)
     first = policy(np.ones((4, 2), np.float32))
@@ -186,7 +186,7 @@ def test_actions_of_several_environments_have_the_form_of_their_space() -> None:
     assert (first == kept).all(), "the caller may keep them"
 
 
-def test_what_does_not_belong_together_is_refused() -> None:
+def test_observation_parts_of_different_numbers_of_environments_are_refused() -> None:
     pair = spaces.Dict({"a": spaces.Box(-1, 1, (2,), np.float32), "b": spaces.Discrete(3)})
     policy = acting(pair)
     two = np.zeros((2, 2), np.float32)
@@ -210,13 +210,13 @@ def test_what_does_not_belong_together_is_refused() -> None:
             policy.reset(rows)
 
 
-def test_rows_that_begin_anew_forget_and_others_do_not() -> None:
+def test_reset_of_some_environments_clears_only_their_state() -> None:
     agent = RecurrentCategoricalPgAgent()
     agent.initialize(EnvSpaces(spaces.Box(-1, 1, (2,), np.float32), spaces.Discrete(3)), seed=0)
     observation = np.random.default_rng(0).normal(size=(3, 2)).astype(np.float32)
 
     def memory(*calls: Any) -> np.ndarray:
-        """Of the last row after these resets, with an observation after each."""
+        """Returns the state of the last environment after these resets, with an observation after each."""
         policy = Policy(agent)
         for rows in calls:
             policy.reset(rows)
@@ -250,7 +250,7 @@ def test_an_agent_is_saved_and_loaded_without_a_runner(tmp_path: Path) -> None:
         headrace.load_agent(tmp_path / "agent.pt")
 
 
-def test_memory_ends_with_the_episode(tmp_path: Path) -> None:
+def test_policy_reset_clears_the_recurrent_state(tmp_path: Path) -> None:
     agent = RecurrentCategoricalPgAgent(model_kwargs={"input_size": 16, "hidden_size": 16})
     policy = headrace.load_agent(trained(tmp_path, agent))
     state: list[Any] = []
@@ -293,7 +293,7 @@ class Answers(Walk):
     ],
 )
 @pytest.mark.filterwarnings("error")
-def test_actions_are_in_their_space_in_training_and_after(space: spaces.Space[Any], make: Any) -> None:
+def test_actions_are_in_their_space_during_and_after_training(space: spaces.Space[Any], make: Any) -> None:
     agent = make()
     with SerialSampler(Answers, {"action_space": space}, batch_T=8, batch_B=2).initialize(agent, seed=0) as sampler:
         sampler.obtain_samples(0)
@@ -301,7 +301,7 @@ def test_actions_are_in_their_space_in_training_and_after(space: spaces.Space[An
     assert space.contains(action), repr(action)
 
 
-def test_drawn_actions_come_from_the_seed(checkpoint: Path) -> None:
+def test_sampled_actions_come_from_the_seed(checkpoint: Path) -> None:
     def actions(greedy: bool, seed: int | None) -> list[int]:
         policy = headrace.load_agent(checkpoint, greedy=greedy, seed=seed)
         return [int(policy(np.zeros(3, np.float32))) for _ in range(40)]
@@ -312,7 +312,7 @@ def test_drawn_actions_come_from_the_seed(checkpoint: Path) -> None:
 
 
 @pytest.mark.parametrize("name", SPACES)
-def test_spaces_survive_as_plain_data(name: str, tmp_path: Path) -> None:
+def test_spaces_survive_conversion_to_plain_data(name: str, tmp_path: Path) -> None:
     from headrace.agents.description import _as_tensors
 
     save_checkpoint(tmp_path / "c.pt", {"space": _as_tensors(plain_space(SPACES[name]))})
@@ -321,7 +321,7 @@ def test_spaces_survive_as_plain_data(name: str, tmp_path: Path) -> None:
     assert repr(came) == repr(SPACES[name])
 
 
-def test_bounds_survive_bit_by_bit() -> None:
+def test_bounds_survive_conversion_bit_for_bit() -> None:
     low = np.array([-np.inf, -0.0, 1e-45, np.nextafter(1.0, 2.0)])
     for dtype in (np.float16, np.float32, np.float64):
         space: spaces.Box[Any] = spaces.Box(low.astype(dtype), np.full(4, np.inf, dtype), dtype=dtype)
@@ -340,7 +340,7 @@ def test_bounds_survive_bit_by_bit() -> None:
 
 
 @pytest.mark.parametrize("name", SHAPELESS)
-def test_spaces_without_a_shape_are_refused(name: str) -> None:
+def test_spaces_without_fixed_shape_are_refused(name: str) -> None:
     with pytest.raises(TypeError, match="cannot be saved as plain data"):
         plain_space(SHAPELESS[name])
 
@@ -348,7 +348,7 @@ def test_spaces_without_a_shape_are_refused(name: str) -> None:
 @pytest.mark.parametrize(
     "name", ["nested", *(pytest.param(name, marks=pytest.mark.slow) for name in ("dict", "image", "discrete from 7"))]
 )
-def test_observations_and_actions_are_the_environments_own(name: str, tmp_path: Path) -> None:
+def test_policy_takes_observations_and_returns_actions_of_the_environment(name: str, tmp_path: Path) -> None:
     kwargs = {"observation_space": SPACES[name], "action_space": SPACES["discrete from -2"]}
     policy = headrace.load_agent(trained(tmp_path, CategoricalPgAgent(), AnySpaces, kwargs), greedy=False, seed=0)
     SPACES[name].seed(0)
@@ -357,7 +357,7 @@ def test_observations_and_actions_are_the_environments_own(name: str, tmp_path: 
     assert min(actions) < 0
 
 
-def test_what_is_no_observation_is_refused(checkpoint: Path) -> None:
+def test_invalid_observation_is_refused(checkpoint: Path) -> None:
     policy = headrace.load_agent(checkpoint)
     with pytest.raises(ValueError, match=r"observation = .*float32 \[4\], expected shape \[3\]"):
         policy(np.zeros(4, np.float32))
@@ -366,11 +366,11 @@ def test_what_is_no_observation_is_refused(checkpoint: Path) -> None:
 
 
 class OwnModel(ActorCritic):
-    """A model of a user."""
+    """A custom model."""
 
 
 class OwnAgent(CategoricalPgAgent):
-    """An agent of a user."""
+    """A custom agent."""
 
 
 def own_function(*args: Any, **kwargs: Any) -> ActorCritic:
@@ -395,7 +395,7 @@ def own_function(*args: Any, **kwargs: Any) -> ActorCritic:
     ],
     ids=["model", "function", "agent", "setting"],
 )
-def test_an_agent_of_ones_own_must_be_given(make: Any, says: str, remedy: str, tmp_path: Path) -> None:
+def test_custom_agent_must_be_passed(make: Any, says: str, remedy: str, tmp_path: Path) -> None:
     agent = make()
     agent.initialize(WALK, seed=0)
     path = tmp_path / "agent.pt"
@@ -443,7 +443,7 @@ def test_other_spaces_and_other_weights_are_refused(tmp_path: Path, checkpoint: 
         ({"settings": 3}, "does not accept the settings in the checkpoint"),
     ],
 )
-def test_a_file_cannot_name_foreign_code(change: dict[str, Any], says: str, tmp_path: Path, checkpoint: Path) -> None:
+def test_file_cannot_name_foreign_code(change: dict[str, Any], says: str, tmp_path: Path, checkpoint: Path) -> None:
     state, path = load_checkpoint(checkpoint), tmp_path / "changed.pt"
     save_checkpoint(path, {**state, "about": {**state["about"], **change}})
     with pytest.raises(CheckpointError) as error:
@@ -522,7 +522,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", FORGED)
-def test_what_is_sealed_but_odd_is_one_readable_error(name: str, saved: Path, tmp_path: Path) -> None:
+def test_forged_entries_with_a_valid_checksum_are_a_readable_error(name: str, saved: Path, tmp_path: Path) -> None:
     state = load_checkpoint(saved)
     FORGED[name](state)
     save_checkpoint(tmp_path / "forged.pt", state)
@@ -540,7 +540,7 @@ def test_what_is_sealed_but_odd_is_one_readable_error(name: str, saved: Path, tm
         resource.setrlimit(resource.RLIMIT_AS, limits)
 
 
-def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
+def test_file_without_an_agent_is_refused(tmp_path: Path) -> None:
     states: list[dict[str, Any]] = [
         {"agent": {}},
         {"about": 3, "agent": {}},

@@ -1,4 +1,4 @@
-"""What is recorded is what was true at the time, whatever environments, agents and statistics do with its memory."""
+"""Batches keep the values at the time of a step, however environments, agents and statistics reuse memory."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -33,7 +33,7 @@ from tests.aliasing import (
     CarelessAgent,
     CarelessVector,
     Keeps,
-    Scribbles,
+    OverwritesArguments,
     plain,
 )
 from tests.quick import quick_and_slow
@@ -93,7 +93,7 @@ def run(
 
 
 @cache
-def honest(cls: type[BaseSampler], mode: str, action: str = "discrete", **options: Any) -> Run:
+def without_faults(cls: type[BaseSampler], mode: str, action: str = "discrete", **options: Any) -> Run:
     return run(cls, mode, action=action, **options)
 
 
@@ -125,10 +125,8 @@ def in_quick_suite(cls: type[BaseSampler], *others: bool) -> list[Any]:
         ],
     ),
 )
-def test_an_environment_may_use_its_memory_again_and_write_into_what_it_is_given(
-    cls: Any, mode: str, fault: str
-) -> None:
-    assert_same(run(cls, mode, env_fault=fault), honest(cls, mode))
+def test_environment_may_reuse_its_arrays_and_write_into_its_actions(cls: Any, mode: str, fault: str) -> None:
+    assert_same(run(cls, mode, env_fault=fault), without_faults(cls, mode))
 
 
 @pytest.mark.parametrize(
@@ -141,8 +139,8 @@ def test_an_environment_may_use_its_memory_again_and_write_into_what_it_is_given
         for fault in ("scribbles", "writes")
     ],
 )
-def test_actions_are_recorded_as_given_in_every_space(cls: Any, action: str, mode: str, fault: str) -> None:
-    assert_same(run(cls, mode, env_fault=fault, action=action), honest(cls, mode, action))
+def test_actions_are_recorded_unchanged_in_every_space(cls: Any, action: str, mode: str, fault: str) -> None:
+    assert_same(run(cls, mode, env_fault=fault, action=action), without_faults(cls, mode, action))
 
 
 @pytest.mark.parametrize(
@@ -153,17 +151,19 @@ def test_actions_are_recorded_as_given_in_every_space(cls: Any, action: str, mod
         for fault in AGENT_FAULTS
     ],
 )
-def test_an_agent_may_use_its_tensors_again(cls: Any, fault: str) -> None:
-    assert_same(run(cls, "scalar", agent_fault=fault, action="dict"), honest(cls, "scalar", "dict"))
+def test_agent_may_reuse_its_tensors(cls: Any, fault: str) -> None:
+    assert_same(run(cls, "scalar", agent_fault=fault, action="dict"), without_faults(cls, "scalar", "dict"))
 
 
 @pytest.mark.parametrize(
     "fault", [pytest.param(fault, marks=[] if fault == "scribbles" else [pytest.mark.slow]) for fault in AGENT_FAULTS]
 )
-def test_an_agent_may_use_its_tensors_again_in_blocks_of_rows(fault: str) -> None:
+def test_agent_may_reuse_its_tensors_with_deterministic(fault: str) -> None:
     """40 rows are two calls of the agent."""
     options: dict[str, Any] = {"deterministic": True, "batch_B": 40}
-    assert_same(run(SerialSampler, "scalar", agent_fault=fault, **options), honest(SerialSampler, "scalar", **options))
+    assert_same(
+        run(SerialSampler, "scalar", agent_fault=fault, **options), without_faults(SerialSampler, "scalar", **options)
+    )
 
 
 @pytest.mark.parametrize(
@@ -176,5 +176,5 @@ def test_an_agent_may_use_its_tensors_again_in_blocks_of_rows(fault: str) -> Non
         for mode in MODES
     ],
 )
-def test_statistics_may_write_into_what_they_are_told(cls: Any, mode: str) -> None:
-    assert_same(run(cls, mode, TrajInfoCls=Scribbles), honest(cls, mode))
+def test_traj_info_may_write_into_its_arguments(cls: Any, mode: str) -> None:
+    assert_same(run(cls, mode, TrajInfoCls=OverwritesArguments), without_faults(cls, mode))

@@ -1,4 +1,4 @@
-"""Recurrent agents: a forward over time is a loop of steps, batches are the same everywhere, and memory is used."""
+"""Recurrent agents: a forward over time equals a loop of steps, equal batches in every sampler, and use of memory."""
 
 from collections.abc import Callable
 from itertools import product
@@ -91,7 +91,7 @@ def state_of(model: RecurrentActorCritic, seed: int = 1) -> Tree:
 
 
 def looped(model: RecurrentActorCritic, rows: list[torch.Tensor], state: Tree) -> tuple[Any, Any, Tree]:
-    """Step by step, the state zeroed here."""
+    """Runs the model step by step and zeroes the state here."""
     outputs, values = [], []
     for observation, action, reward, is_first in zip(*rows, strict=True):
         state = tree_map(lambda leaf, first=is_first: torch.where(first[:, None], 0.0, leaf), state)
@@ -103,8 +103,8 @@ def looped(model: RecurrentActorCritic, rows: list[torch.Tensor], state: Tree) -
 
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("resets", RESETS)
-def test_a_forward_over_time_is_a_loop_of_steps(resets: str, cell: str) -> None:
-    """Outputs, values, the last state, and the gradients of parameters, observations and the first state."""
+def test_forward_over_time_equals_a_loop_of_steps(resets: str, cell: str) -> None:
+    """In outputs, values, last state, and gradients of parameters, observations and first state."""
     model, found = model_of(cell), []
     for run in (model, lambda *inputs: looped(model, list(inputs[:4]), inputs[4])):
         rows, state = rows_of(resets), state_of(model)
@@ -126,7 +126,7 @@ def test_a_forward_over_time_is_a_loop_of_steps(resets: str, cell: str) -> None:
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_single_rows_and_rows_without_time_are_the_same_function(cell: str) -> None:
+def test_forward_without_time_or_batch_dims_gives_the_same_outputs(cell: str) -> None:
     model = model_of(cell)
     rows, state = rows_of("row 0 of some"), state_of(model)
     row = tree_rows(tuple(rows), 0)
@@ -141,7 +141,7 @@ def test_single_rows_and_rows_without_time_are_the_same_function(cell: str) -> N
 
 
 @pytest.mark.parametrize("name", ACTIONS)
-def test_memory_sees_the_previous_action_and_reward(name: str) -> None:
+def test_model_gets_the_previous_action_and_reward(name: str) -> None:
     """Each possible action, as it is recorded (Discrete: an index from 0, whatever the space's start)."""
     agent, action = agent_of(name, "lstm"), ACTIONS[name][1]
     agent.initialize(EnvSpaces(BOX, action), seed=0)
@@ -171,7 +171,7 @@ def test_the_initial_state_is_zero(cell: str) -> None:
     assert not any(leaf.any() for leaf in state)
 
 
-def test_value_does_not_advance_the_state_and_a_row_does_not_look_at_others() -> None:
+def test_value_does_not_advance_the_state_and_environments_are_independent() -> None:
     agent = agent_of("discrete", "lstm")
     agent.initialize(EnvSpaces(BOX, spaces.Discrete(3)), seed=0)
     rows = rows_of("several")
@@ -194,7 +194,7 @@ def test_value_does_not_advance_the_state_and_a_row_does_not_look_at_others() ->
 
 @pytest.mark.parametrize("reset_mode", ["mid_batch", "wait"])
 @pytest.mark.parametrize(("name", "cell"), [*KINDS, *OTHER_KINDS])
-def test_what_is_recorded_can_be_repeated(name: str, cell: str, reset_mode: str) -> None:
+def test_training_forward_reproduces_recorded_outputs(name: str, cell: str, reset_mode: str) -> None:
     """Log-probabilities, values, V(final), V(row T), over several batches with ends inside."""
     agent = agent_of(name, cell)
     with sampler_of(name, reset_mode=reset_mode).initialize(agent, seed=SEED, bootstrap_value=True) as sampler:
@@ -206,7 +206,7 @@ def test_what_is_recorded_can_be_repeated(name: str, cell: str, reset_mode: str)
             shake(agent, itr)
 
 
-def test_what_is_recorded_can_be_repeated_with_images_and_numbers_in_a_dict() -> None:
+def test_training_forward_reproduces_recorded_outputs_for_dict_observations() -> None:
     agent = agent_of("discrete", "lstm")
     camera = spaces.Box(0, 255, (36, 36, 1), np.uint8)
     env_kwargs = {
@@ -221,8 +221,8 @@ def test_what_is_recorded_can_be_repeated_with_images_and_numbers_in_a_dict() ->
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_state_goes_on_from_batch_to_batch(cell: str) -> None:
-    """Two batches of 6 are one of 12, and columns in the middle of an episode begin with a state."""
+def test_state_continues_from_batch_to_batch(cell: str) -> None:
+    """Two batches of 6 equal one of 12, and columns in the middle of an episode start with a state."""
     whole = batches("discrete", cell, T=12, n=1)[0]
     first, second = batches("discrete", cell, T=6, n=2)
     for name in ("action", "prev_action"):
@@ -280,7 +280,7 @@ def test_workers_collect_the_same_batches(name: str, cell: str, reset_mode: str)
 
 @pytest.mark.parametrize("reset_mode", ["mid_batch", "wait"])
 @pytest.mark.parametrize("name", ["discrete", "box"])
-def test_the_ratio_of_an_untouched_policy_is_one_in_every_minibatch(name: str, reset_mode: str) -> None:
+def test_probability_ratio_before_updates_is_one_in_every_minibatch(name: str, reset_mode: str) -> None:
     """Minibatches are whole columns with their states: the forward finds the recorded log-probabilities."""
     agent, algo, parts = agent_of(name, "lstm"), PPO(PPOConfig(epochs=1, minibatches=2)), []
     with sampler_of(name, reset_mode=reset_mode).initialize(agent, seed=SEED, bootstrap_value=True) as sampler:
@@ -312,7 +312,7 @@ def assert_columns_once(batch: PgBatch, parts: list[PgBatch]) -> None:
 
 @pytest.mark.parametrize("algo", [A2C(), PPO(PPOConfig(epochs=2))], ids=["a2c", "ppo"])
 @pytest.mark.parametrize("reset_mode", ["mid_batch", "wait"])
-def test_padding_teaches_a_recurrent_agent_nothing(algo: Any, reset_mode: str) -> None:
+def test_padding_does_not_affect_learning_of_recurrent_agents(algo: Any, reset_mode: str) -> None:
     results = []
     for poison in (False, True):
         agent, sampler = agent_of("discrete", "gru"), sampler_of("discrete", reset_mode=reset_mode)
@@ -335,12 +335,12 @@ CHANCE = 1 / 3
 
 
 @pytest.mark.parametrize("cell", [CELLS[0], *(pytest.param(cell, marks=pytest.mark.slow) for cell in CELLS[1:])])
-def test_a_recurrent_agent_learns_what_needs_memory(cell: str) -> None:
+def test_recurrent_agent_learns_a_memory_task(cell: str) -> None:
     assert recall(RecurrentCategoricalPgAgent(model_kwargs={"cell": cell, "hidden_size": 32})) > 0.95
 
 
-def test_a_feed_forward_agent_stays_at_chance_where_memory_is_needed() -> None:
-    """Greedy, it names the same cue always: a third of 160 episodes, within four standard deviations."""
+def test_feed_forward_agent_does_not_learn_a_memory_task() -> None:
+    """A greedy one always names the same cue: a third of 160 episodes, within four standard deviations."""
     assert abs(recall(CategoricalPgAgent()) - CHANCE) < 0.15
 
 
@@ -350,7 +350,7 @@ def recall(agent: Agent) -> float:
 
 @pytest.mark.parametrize("leading", [(), (4,), (5, 4)], ids=str)
 @pytest.mark.parametrize("cell", CELLS)
-def test_a_state_left_out_is_zero(cell: str, leading: tuple[int, ...]) -> None:
+def test_omitted_state_is_zero(cell: str, leading: tuple[int, ...]) -> None:
     agent = agent_of("discrete", cell)
     agent.initialize(EnvSpaces(BOX, spaces.Discrete(3)), seed=0)
     zeros = torch.zeros(leading)

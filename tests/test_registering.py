@@ -1,4 +1,4 @@
-"""An id that nobody has registered: what to write, with the module where the files of one installed package say it."""
+"""Unregistered ids: the error names the module of the installed package that registers the id."""
 
 import sys
 from pathlib import Path
@@ -21,7 +21,7 @@ REQUIRES = {"rocket_gym": "gymnasium>=1", "lunar_suite": "numpy", "ancient": Non
 
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Distributions as pip leaves them. They are not imported: that would raise."""
+    """Distributions as pip leaves them. Importing them would raise."""
     for name, source in SOURCES.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text(f"raise AssertionError\n{source}\n")
@@ -51,7 +51,9 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("gym:Zzzzz-v0", "put its module before the id to import it first: gym:module:Zzzzz-v0"),
     ],
 )
-def test_the_module_is_named(env_id: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unregistered_id_error_names_the_module_that_registers_it(
+    env_id: str, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(ValueError, match="is not a registered environment") as caught:
         SerialSampler(env_id, batch_T=2, batch_B=2)
     assert says in str(caught.value)
@@ -63,11 +65,11 @@ def test_the_module_is_named(env_id: str, says: str, capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.usefixtures("installed")
-def test_a_vector_environment_is_looked_for_too() -> None:
+def test_module_of_a_vector_environment_is_named() -> None:
     with pytest.raises(ValueError, match="rocket_gym:RocketLand-v3"):
         VectorEnvs("RocketLand-v3")
 
 
-def test_an_id_that_may_be_misspelled_is_not_looked_for() -> None:
+def test_possibly_misspelled_id_is_not_searched_in_packages() -> None:
     for env_id in ("CartPol-v1", "cartpole-v1"):
         assert where_registered(env_id, ["CartPole-v1", "Pendulum-v1"]) == ""

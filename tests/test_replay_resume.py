@@ -1,4 +1,4 @@
-"""DQN runs that are killed again and again: no more than a checkpoint's interval is lost, the replay goes on whole."""
+"""DQN runs that are killed repeatedly lose at most one checkpoint interval, and their replay stays intact."""
 
 import json
 import multiprocessing
@@ -41,7 +41,7 @@ _SEGMENT = re.compile(r"rows-[0-9]+\.bin")
 
 
 class Notes(Callback):
-    """Writes down where the run is, as far as a kill lets it, and before that what its replay held at first."""
+    """Writes what the replay held at first, and then the progress of the run, to a file, as far as a kill allows."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -85,7 +85,7 @@ def runner(cls: type[BaseSampler], **options: Any) -> Runner:
 
 
 def train(cls: type[BaseSampler], folder: Path, notes: Path, dies_at: int, seed: int) -> None:
-    """In a process of its own. dies_at: which of its writes to the replay it is killed in, 0 for none."""
+    """Trains in a separate process. dies_at: number of the write to the replay in which it is killed, 0 for none."""
     torch.set_num_threads(1)
     if dies_at:
         os.fsync = dies_writing(folder / "replay", dies_at, random.Random(seed))  # type: ignore[assignment]
@@ -94,7 +94,9 @@ def train(cls: type[BaseSampler], folder: Path, notes: Path, dies_at: int, seed:
 
 
 def dies_writing(folder: Path, at: int, rng: random.Random) -> Callable[[int], None]:
-    """An `os.fsync` that leaves a part of what was added to a segment, and kills its process."""
+    """Replaces `os.fsync` by a function that keeps only a part of what was appended to a segment, and kills its
+    process.
+    """
     sizes = {path.name: path.stat().st_size for path in folder.glob("rows-*.bin")}
     fsync, n_saves = os.fsync, 0
 
@@ -119,7 +121,7 @@ def told(path: Path) -> dict[str, int]:
 
 
 def contents(folder: Path, copy: Path, state: dict[str, Any]) -> ReplayRing:
-    """What a resumed run finds in its replay; from a copy, since loading cuts off what is torn."""
+    """Returns the replay that a resumed run finds; loads a copy, because loading cuts off torn tails."""
     shutil.copytree(folder / "replay", copy)
     ring = build_ring(SPEC, np.zeros)
     ReplayFile(copy, SPEC).load(ring, until=state["algo"]["n_rows"])
@@ -127,7 +129,7 @@ def contents(folder: Path, copy: Path, state: dict[str, Any]) -> ReplayRing:
 
 
 def held(path: Path) -> ReplayRing:
-    """What the replay of a process held when it began, as its `Notes` have it."""
+    """Returns what the replay of a process held at first, from its `Notes`."""
     with np.load(path.with_suffix(".npz")) as file:
         *arrays, (oldest, cursor) = (file[name] for name in file.files)
     ring = build_ring(SPEC, np.zeros)
@@ -138,7 +140,7 @@ def held(path: Path) -> ReplayRing:
 
 
 def rows(ring: ReplayRing, first: int, stop: int) -> list[np.ndarray]:
-    """All that is known of these rows."""
+    """Returns all data of these rows."""
     at = np.arange(first, stop) % len(ring.reward)
     slots = ring.final[at][(ring.flags[at] & 24) == 16]
     by_row = [ring.observation[at], ring.action[at], ring.reward[at], ring.flags[at], ring.totals[at]]
@@ -167,7 +169,7 @@ def assert_whole(ring: ReplayRing) -> None:
 
 
 def killed_and_resumed(cls: type[BaseSampler], n_kills: int, writing: bool, tmp_path: Path) -> Path:
-    """A run that is killed so often and then ends; looks at what is left after each kill. Returns its folder."""
+    """Kills and resumes a run so often, checks the files after each kill, lets it end, and returns its folder."""
     folder, fork = tmp_path / "killed", multiprocessing.get_context("fork")
     rng = random.Random(f"{cls.__name__} {n_kills} {writing}")
     before: ReplayRing | None = None
@@ -216,7 +218,7 @@ def killed_and_resumed(cls: type[BaseSampler], n_kills: int, writing: bool, tmp_
 
 
 @pytest.mark.parametrize(("n_kills", "writing"), [(2, True), slow(2, False), slow(5, True), slow(5, False)])
-def test_a_run_that_is_killed_ends_as_if_it_had_not_been(n_kills: int, writing: bool, tmp_path: Path) -> None:
+def test_resumed_run_after_a_kill_ends_like_an_uninterrupted_one(n_kills: int, writing: bool, tmp_path: Path) -> None:
     undisturbed = runner(SerialSampler, log_dir=tmp_path / "one")
     undisturbed.train()
     folder = killed_and_resumed(SerialSampler, n_kills, writing, tmp_path)
@@ -243,7 +245,7 @@ def test_a_run_that_is_killed_ends_as_if_it_had_not_been(n_kills: int, writing: 
         ),
     ],
 )
-def test_a_replay_that_a_sampler_process_fills_is_whole_after_kills(
+def test_replay_filled_by_a_sampler_process_is_intact_after_kills(
     cls: type[BaseSampler], n_kills: int, writing: bool, tmp_path: Path
 ) -> None:
     killed_and_resumed(cls, n_kills, writing, tmp_path)

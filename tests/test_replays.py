@@ -1,4 +1,4 @@
-"""Replay buffers: each number of a transition is the one that was appended, and nothing else is ever sampled."""
+"""Replay buffers: sampled transitions equal the appended ones, and nothing else is sampled."""
 
 import dataclasses
 import gc
@@ -44,7 +44,9 @@ def made(world: World, batch: BatchSpec = BATCH, n_rows: int = 19, **settings: A
 @pytest.mark.parametrize(
     ("T", "n_step"), [(1, 3), (5, 1), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((1, 1), (5, 3)))]
 )
-def test_what_is_sampled_is_what_was_appended(mode: str, n_step: int, n_frames: int, padding: str, T: int) -> None:
+def test_sampled_transitions_equal_the_appended_ones(
+    mode: str, n_step: int, n_frames: int, padding: str, T: int
+) -> None:
     world = World(3, mode, first_step=2, n_frames=n_frames, padding=padding)
     writer, replay, sampler = made(world, BatchSpec(T, 3), n_step=n_step, discount=0.9)
     assert len(replay) == replay.n_appended == 0
@@ -60,7 +62,7 @@ def test_what_is_sampled_is_what_was_appended(mode: str, n_step: int, n_frames: 
     assert set(check(world, replay.sample(300), n_step, 0.9)) == expected
 
 
-def test_every_transition_is_drawn_as_often() -> None:
+def test_transitions_are_sampled_uniformly() -> None:
     world = World(1, longest=4)
     writer, replay, sampler = made(world)
     for _ in range(4):
@@ -71,7 +73,7 @@ def test_every_transition_is_drawn_as_often() -> None:
     assert ((counts - expected) ** 2 / expected).sum() < 2 * len(replay)  # χ², mean len − 1
 
 
-def test_the_few_transitions_of_a_ring_full_of_padding_are_found() -> None:
+def test_few_transitions_in_a_ring_full_of_padding_are_sampled() -> None:
     """One column of 200 has steps that can be sampled."""
     batch = BatchSpec(4, 200)
     world = World(2, longest=50)
@@ -87,7 +89,7 @@ def test_the_few_transitions_of_a_ring_full_of_padding_are_found() -> None:
     assert counts[1].min() > 800
 
 
-def test_a_sample_is_torch_in_memory_of_its_own() -> None:
+def test_sample_is_a_copy_in_torch_tensors() -> None:
     world = World(1)
     writer, replay, sampler = made(world)
     writer.append(sampler.next())
@@ -131,7 +133,7 @@ def tree_samples(batch: BatchSpec) -> tuple[Any, Any, Samples]:
     return observation, action, samples
 
 
-def test_trees_of_observations_and_actions() -> None:
+def test_observations_and_actions_can_be_trees() -> None:
     observation, action, samples = tree_samples(BATCH)
     writer, replay = make_replay(BATCH, observation, action, 60)
     writer.append(samples)
@@ -149,8 +151,8 @@ def test_trees_of_observations_and_actions() -> None:
         writer.append(Sampler(World(0), BATCH).next())
 
 
-def test_a_truncated_episode_without_room_for_its_final_observation_takes_what_is_older_along() -> None:
-    """Rather fewer transitions than never the last steps of episodes."""
+def test_rows_are_dropped_when_there_is_no_room_for_final_observations() -> None:
+    """Otherwise the last steps of episodes would never be sampled."""
     world = World(4, longest=3)
     writer, replay, sampler = made(world, n_rows=40, n_finals=10)
     for _ in range(16):
@@ -168,8 +170,8 @@ def test_a_truncated_episode_without_room_for_its_final_observation_takes_what_i
     assert set(check(world, replay.sample(800), 1, 0.99)) == expected
 
 
-def test_steps_are_counted_though_all_rows_were_given_up() -> None:
-    """A writer dies after it has announced that the last row goes."""
+def test_appended_steps_are_counted_after_all_rows_were_dropped() -> None:
+    """A writer dies after it has announced that it will overwrite the last row."""
     writer, replay, sampler = made(World(4, longest=1), BatchSpec(1, 3), n_finals=3)
     for _ in range(2):
         writer.append(sampler.next())
@@ -187,7 +189,7 @@ def test_steps_are_counted_though_all_rows_were_given_up() -> None:
         replay.sample(1)
 
 
-def test_a_count_that_is_overwritten_while_it_is_read_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_count_overwritten_while_read_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
     writer, replay, sampler = made(World(8))
     writer.append(sampler.next())
 
@@ -201,9 +203,7 @@ def test_a_count_that_is_overwritten_while_it_is_read_is_read_again(monkeypatch:
 
 
 @pytest.mark.parametrize("looks", [1, 2, 3, 4, 5])
-def test_a_reader_that_a_lap_of_the_writer_comes_between_looks_again(
-    looks: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_reader_retries_after_the_writer_overwrote_the_whole_ring(looks: int, monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(8)
     writer, replay, sampler = made(world)
     writer.append(sampler.next())
@@ -220,8 +220,8 @@ def test_a_reader_that_a_lap_of_the_writer_comes_between_looks_again(
     assert sampled <= startable(world, sampler.rows, writer.ring.oldest[0], 1)
 
 
-def test_a_reader_of_rows_that_are_gone_by_then_looks_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The writer came round before their flags were read, and the batch that lies there by then is one of padding."""
+def test_reader_retries_if_its_rows_were_overwritten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The writer overwrites the rows before their flags are read, and the new batch is all padding."""
     world = World(8)
     writer, replay, sampler = made(world)
     writer.append(sampler.next())
@@ -239,14 +239,14 @@ def test_a_reader_of_rows_that_are_gone_by_then_looks_again(monkeypatch: pytest.
     assert sampled <= startable(world, sampler.rows, writer.ring.oldest[0], 1)
 
 
-def test_more_truncated_episodes_in_a_batch_than_there_is_room_for() -> None:
+def test_batch_with_more_truncated_episodes_than_n_finals_is_refused() -> None:
     writer, replay, sampler = made(World(4, longest=1), n_finals=2)
     with pytest.raises(ValueError, match=r"episodes of one batch were truncated and there is room for n_finals=2"):
         writer.append(sampler.next())
     assert (len(replay), replay.n_appended) == (0, 0)
 
 
-def test_final_observations_that_are_missing() -> None:
+def test_batch_without_final_observations_is_refused() -> None:
     writer, replay, sampler = made(World(4, longest=2))
     samples = sampler.next()
     with pytest.raises(ValueError, match=r"samples.final has the last observation of 0; append batches as the sampler"):
@@ -256,8 +256,8 @@ def test_final_observations_that_are_missing() -> None:
     assert len(replay) > 0
 
 
-def test_a_sampler_that_begins_anew_does_not_continue_the_old_one() -> None:
-    """Its first row follows a row that did not end."""
+def test_new_sampler_does_not_continue_episodes_of_the_old_one() -> None:
+    """Although the row before its first row did not end an episode."""
     world = World(5, longest=40)
     writer, replay, sampler = made(world, n_step=2)
     writer.append(sampler.next())
@@ -273,7 +273,7 @@ def test_a_sampler_that_begins_anew_does_not_continue_the_old_one() -> None:
     assert starts == expected
 
 
-def test_after_a_cut_nothing_runs_on() -> None:
+def test_no_transition_crosses_a_cut() -> None:
     world = World(5, longest=40)
     writer, replay, sampler = made(world, n_step=1)
     writer.append(sampler.next())
@@ -287,10 +287,10 @@ def test_after_a_cut_nothing_runs_on() -> None:
 
 
 @pytest.mark.parametrize("prioritized", [False, True])
-def test_what_is_overwritten_while_it_is_read_is_drawn_again(
+def test_transitions_overwritten_while_read_are_sampled_again(
     prioritized: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And nothing else: what was copied before stays, though it may be overwritten while others are copied."""
+    """Other transitions are kept, even if they are overwritten while the replacements are copied."""
     world = World(8)
     writer, replay, sampler = made(world, n_step=2, prioritized=prioritized)
     for _ in range(4):
@@ -326,7 +326,7 @@ def test_what_is_overwritten_while_it_is_read_is_drawn_again(
     assert transitions.weights.max() == 1
 
 
-def test_a_reader_that_is_outrun_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reader_slower_than_the_writer_raises_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     writer, replay, sampler = made(World(8))
     writer.append(sampler.next())
     real = replay._gather
@@ -337,7 +337,7 @@ def test_a_reader_that_is_outrun_says_so(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_rows_are_announced_before_they_are_written_and_published_after(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a fence between, each time: processors may reorder otherwise."""
+    """With a fence after each step, because processors may reorder memory accesses."""
     writer, _, sampler = made(World(8), BatchSpec(5, 3))
     ring = writer.ring
     for _ in range(4):
@@ -352,8 +352,8 @@ def test_rows_are_announced_before_they_are_written_and_published_after(monkeypa
     assert ring.cursor[0] == 25
 
 
-def test_the_announcement_is_looked_at_behind_a_fence(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before rows are looked at, and after they have been copied."""
+def test_oldest_is_read_after_a_fence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before rows are read, and after they have been copied."""
     writer, replay, sampler = made(World(8))
     writer.append(sampler.next())
     calls: list[str] = []
@@ -369,7 +369,7 @@ class Dies(Exception):
 
 
 class Fatal:
-    """An array in which a write is the end."""
+    """An array that raises when it is written to."""
 
     def __init__(self, array: np.ndarray) -> None:
         self._array = array
@@ -382,7 +382,7 @@ class Fatal:
 
 
 @pytest.mark.parametrize("field", ["reward", "flags", "totals"])
-def test_a_writer_that_dies_in_mid_append_leaves_what_was_there(field: str) -> None:
+def test_writer_that_dies_during_an_append_leaves_earlier_rows(field: str) -> None:
     world = World(9)
     writer, replay, sampler = made(world)
     for _ in range(5):
@@ -407,8 +407,8 @@ def test_a_writer_that_dies_in_mid_append_leaves_what_was_there(field: str) -> N
         assert set(check(world, replay.sample(20), 1, 0.99)) <= expected
 
 
-def test_a_successor_does_not_take_back_what_was_announced() -> None:
-    """Its batch may be refused, or come late; the rows are torn all the same."""
+def test_next_writer_never_moves_oldest_back() -> None:
+    """Its batch may be refused or late; the announced rows are torn nevertheless."""
     writer, _, sampler = made(World(9))
     for _ in range(4):
         writer.append(sampler.next())
@@ -421,7 +421,7 @@ def test_a_successor_does_not_take_back_what_was_announced() -> None:
     assert writer.ring.oldest[0] == oldest > 1
 
 
-def test_random_numbers_are_the_seeds_and_go_on_from_a_state() -> None:
+def test_random_numbers_come_from_the_seed_and_continue_from_a_state() -> None:
     world = World(1)
     writer, replay, sampler = made(world, seed=4)
     writer.append(sampler.next())
@@ -433,7 +433,7 @@ def test_random_numbers_are_the_seeds_and_go_on_from_a_state() -> None:
     replay.update_priorities(np.zeros(1), torch.ones(1))  # does nothing
 
 
-def test_a_replay_in_shared_memory_is_the_same_from_its_descriptor() -> None:
+def test_replay_attached_by_descriptor_is_the_same() -> None:
     world = World(1)
     spec = replay_spec(BATCH, world.example, ACTION, 60)
     arena, ring = shared_ring(spec)
@@ -446,7 +446,7 @@ def test_a_replay_in_shared_memory_is_the_same_from_its_descriptor() -> None:
     arena2.fd = None
 
 
-def test_nothing_is_kept_of_a_batch() -> None:
+def test_writer_keeps_no_reference_to_a_batch() -> None:
     writer, _, sampler = made(World(1))
     samples = sampler.next().copy()
     gone = weakref.ref(samples.env.observation)
@@ -472,13 +472,13 @@ def test_nothing_is_kept_of_a_batch() -> None:
         ({"frames": 3}, r", got float32 \[3\]"),
     ],
 )
-def test_specs_that_cannot_be(settings: dict[str, Any], message: str) -> None:
+def test_invalid_specs_are_refused(settings: dict[str, Any], message: str) -> None:
     given = {"batch": BATCH, "n_rows": 60, "observation": World().example, "action": ACTION, "n_finals": 3, **settings}
     with pytest.raises(ValueError, match=message):
         ReplaySpec(**given)
 
 
-def test_replays_that_cannot_be() -> None:
+def test_invalid_replays_are_refused() -> None:
     with pytest.raises(
         ValueError, match="too small for batches of 5 time steps and 9-step transitions; make it at least 15 time steps"
     ):
@@ -487,7 +487,7 @@ def test_replays_that_cannot_be() -> None:
         made(World(), n_step=0)
 
 
-def test_a_replay_that_does_not_fit_is_refused_before_it_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_replay_too_large_for_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(make_module, "available_memory", lambda: 2**30)
     stack = np.zeros((4, 84, 84), np.uint8)
     with pytest.raises(NotEnoughMemory, match=r"1,000,000 steps needs 27.95 GiB, but only 1.00 are free; make it"):

@@ -1,4 +1,4 @@
-"""The contents of a replay on disk: bit for bit after loading, whole after a crash, small at each save."""
+"""`ReplayFile`: contents are restored bit for bit, intact after a crash, and each save writes only new rows."""
 
 import hashlib
 import io
@@ -57,7 +57,7 @@ class Run:
 
 
 def window(ring: ReplayRing) -> list[np.ndarray]:
-    """Everything that can be read of a ring, in the order of rows."""
+    """Returns everything that can be read from a ring, in the order of rows."""
     oldest, cursor = ring.oldest[0], ring.cursor[0]
     rows = np.arange(oldest, cursor) % N_ROWS
     by_row = [ring.observation, ring.action, ring.reward, ring.flags, ring.totals]
@@ -74,10 +74,10 @@ def same(ring: ReplayRing, other: ReplayRing) -> bool:
 @pytest.mark.parametrize("n_frames", [0, 3])
 @pytest.mark.parametrize("largest", [1, 900, 2**26])
 @pytest.mark.parametrize("mode", ["mid_batch", "wait"])
-def test_contents_come_back_bit_for_bit(
+def test_contents_are_restored_bit_for_bit(
     n_frames: int, largest: int, mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After each save, and again after going on from there; with records of one row and of all."""
+    """After each save and after each load, with records of one row and of all."""
     monkeypatch.setattr(records, "_LARGEST", largest)
     run = Run(tmp_path, World(5, mode, n_frames=n_frames))
     for number in range(24):
@@ -94,7 +94,7 @@ def test_contents_come_back_bit_for_bit(
     assert set(check(run.world, replay.sample(400), 2, 0.99)) == expected
 
 
-def test_only_what_is_new_is_written(tmp_path: Path) -> None:
+def test_save_writes_only_new_rows(tmp_path: Path) -> None:
     run = Run(tmp_path, World(5), segment_bytes=2**20)
     run.append()
     assert run.file.save(run.ring) == 5
@@ -109,7 +109,7 @@ def test_only_what_is_new_is_written(tmp_path: Path) -> None:
     assert len(before) < len(after) < 4 * len(before)
 
 
-def test_segments_that_the_ring_has_overwritten_are_removed(tmp_path: Path) -> None:
+def test_segments_of_overwritten_rows_are_removed(tmp_path: Path) -> None:
     run = Run(tmp_path, World(5))
     sizes = []
     for _ in range(40):
@@ -121,7 +121,7 @@ def test_segments_that_the_ring_has_overwritten_are_removed(tmp_path: Path) -> N
     assert firsts[0] <= run.ring.oldest[0] < firsts[1]
 
 
-def test_rows_that_were_overwritten_before_they_were_saved_are_passed_over(tmp_path: Path) -> None:
+def test_rows_overwritten_before_a_save_are_skipped(tmp_path: Path) -> None:
     run = Run(tmp_path, World(5))
     run.append()
     run.file.save(run.ring)
@@ -132,9 +132,7 @@ def test_rows_that_were_overwritten_before_they_were_saved_are_passed_over(tmp_p
     assert same(again.ring, run.ring)
 
 
-def test_rows_that_are_overwritten_while_they_are_copied_are_not_saved(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rows_overwritten_while_copied_are_not_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run(tmp_path, World(5))
     run.append(4)
 
@@ -163,8 +161,8 @@ def newest(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("left", [0.0, 0.02, 0.5, 0.999])
-def test_a_torn_tail_is_cut_off_with_a_warning(left: float, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """What was saved before it is there, and what comes after does not continue it."""
+def test_torn_tail_is_cut_off_with_a_warning(left: float, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Earlier rows are there, and later ones do not continue their episodes."""
     run = saved(tmp_path, 2)
     path, two = newest(tmp_path), newest(tmp_path).stat().st_size
     run.append()
@@ -189,7 +187,7 @@ def test_a_torn_tail_is_cut_off_with_a_warning(left: float, tmp_path: Path, capl
     assert same(third_run.ring, again.ring)
 
 
-def test_a_segment_that_was_only_begun(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_segment_without_a_complete_record_is_cut_off(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run = saved(tmp_path, 2, segment_bytes=1)
     path = newest(tmp_path)
     for size in (30, 3, 0):
@@ -212,8 +210,8 @@ def flipped(at: float) -> Callable[[Path], None]:
     return damage
 
 
-def test_records_that_lie_under_a_true_checksum_are_refused() -> None:
-    """Of rows that cannot be in the ring together."""
+def test_inconsistent_records_with_a_valid_checksum_are_refused() -> None:
+    """Records of rows that cannot be in the ring together."""
     spec = spec_of(World(5))
     ring = build_ring(spec, np.zeros)
     ring.cursor[0], ring.oldest[0] = 40, 30
@@ -231,7 +229,7 @@ def test_records_that_lie_under_a_true_checksum_are_refused() -> None:
 
 
 @pytest.mark.parametrize("at", [0.4, 0.45, 0.6, 0.99])
-def test_any_flipped_bit_is_noticed(at: float, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_any_flipped_bit_is_detected(at: float, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run = saved(tmp_path)
     flipped(at)(newest(tmp_path))
     again = Run(tmp_path, run.world)
@@ -243,7 +241,7 @@ def test_any_flipped_bit_is_noticed(at: float, tmp_path: Path, caplog: pytest.Lo
     assert np.array_equal(again.ring.observation[rows], run.ring.observation[rows])
 
 
-def test_damage_in_the_middle_leaves_what_is_behind_it(tmp_path: Path) -> None:
+def test_rows_after_a_damaged_segment_are_loaded(tmp_path: Path) -> None:
     run = saved(tmp_path, 4, segment_bytes=1)
     flipped(0.9)(sorted(tmp_path.iterdir())[1])
     again = Run(tmp_path, run.world)
@@ -257,8 +255,8 @@ def test_damage_in_the_middle_leaves_what_is_behind_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("segment_bytes", [1, 2**20])
 @pytest.mark.parametrize("until", [15, 13, 10, 3, 0])
-def test_a_checkpoint_of_before_the_last_save(until: int, segment_bytes: int, tmp_path: Path) -> None:
-    """Only what it knew is loaded; the rest is forgotten, and written anew as it comes."""
+def test_loading_for_a_checkpoint_before_the_last_save(until: int, segment_bytes: int, tmp_path: Path) -> None:
+    """Only rows before the checkpoint are loaded; later ones are discarded and saved again when they come."""
     run = saved(tmp_path, 3, segment_bytes)
     sampler = run.sampler
     again = Run(tmp_path, run.world, segment_bytes)
@@ -273,7 +271,7 @@ def test_a_checkpoint_of_before_the_last_save(until: int, segment_bytes: int, tm
     assert same(third.ring, again.ring)
 
 
-def test_a_checkpoint_of_after_the_last_save(tmp_path: Path) -> None:
+def test_loading_for_a_checkpoint_after_the_last_save(tmp_path: Path) -> None:
     run = saved(tmp_path, 2)
     run.append()  # not saved
     again = Run(tmp_path, run.world, sampler=run.sampler)
@@ -284,8 +282,8 @@ def test_a_checkpoint_of_after_the_last_save(tmp_path: Path) -> None:
     assert len(again.replay()) == len(expected)
 
 
-def test_final_entries_beyond_the_checkpoint_do_not_take_the_place_of_older_ones(tmp_path: Path) -> None:
-    """Room for them goes round faster than the rows."""
+def test_final_entries_after_the_checkpoint_do_not_replace_older_ones(tmp_path: Path) -> None:
+    """The room for final observations is reused sooner than that for rows."""
     world = World(4, longest=3)
     spec = spec_of(world, n_finals=8)
     ring, sampler, file = build_ring(spec, np.zeros), Sampler(world, BATCH), ReplayFile(tmp_path, spec)
@@ -300,7 +298,7 @@ def test_final_entries_beyond_the_checkpoint_do_not_take_the_place_of_older_ones
     assert found == expected
 
 
-def test_lengths_that_lie_allocate_nothing(tmp_path: Path) -> None:
+def test_wrong_lengths_allocate_no_memory(tmp_path: Path) -> None:
     run = saved(tmp_path, 1)
     path = newest(tmp_path)
     content = bytearray(path.read_bytes())
@@ -331,7 +329,7 @@ def test_lengths_that_lie_allocate_nothing(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_segments_of_other_replays(content: bytes, message: str, tmp_path: Path) -> None:
+def test_segments_of_other_formats_and_layouts_are_refused(content: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / f"rows-{0:019d}.bin").write_bytes(content + hashlib.sha256(content).digest() + bytes(1000))
     run = Run(tmp_path, World(5))
     with pytest.raises(CheckpointError, match=message):
@@ -351,10 +349,10 @@ def changed(path: Path, old: bytes, new: bytes) -> None:
     ids=["format", "layout", "name"],
 )
 @pytest.mark.parametrize("which", [0, 1, -1])
-def test_a_header_that_is_damaged_costs_its_rows_only(
+def test_damaged_header_loses_only_its_rows(
     which: int, old: bytes, new: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is not taken for that of another headrace."""
+    """It is not taken for the header of another version."""
     run = saved(tmp_path, 4, segment_bytes=1)
     path = sorted(tmp_path.iterdir())[which]
     changed(path, old, new)
@@ -373,7 +371,7 @@ def test_a_header_that_is_damaged_costs_its_rows_only(
     [(0, "0 to 4", 15), (1, "0 to 9", 10), (-1, "15 to 19", 15)],
     ids=["first", "middle", "last"],
 )
-def test_a_segment_that_is_gone_is_said(
+def test_missing_segment_is_logged(
     gone: int, lost: str, held: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = saved(tmp_path, 4, segment_bytes=1)
@@ -387,7 +385,7 @@ def test_a_segment_that_is_gone_is_said(
     )
 
 
-def test_segments_in_the_place_of_others_are_put_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_swapped_segments_are_put_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run = saved(tmp_path / "one", 4, segment_bytes=1)
     paths = sorted((tmp_path / "one").iterdir())
     contents = [path.read_bytes() for path in paths]
@@ -403,8 +401,8 @@ def test_segments_in_the_place_of_others_are_put_aside(tmp_path: Path, caplog: p
         assert path.with_name(path.name + ".damaged").read_bytes() == content
 
 
-def test_a_segment_of_another_run_is_put_aside(tmp_path: Path) -> None:
-    """Of one whose episodes were truncated elsewhere; there is nothing else to tell by."""
+def test_segment_of_another_run_is_put_aside(tmp_path: Path) -> None:
+    """A segment of a run whose episodes were truncated elsewhere; nothing else distinguishes it."""
     run = saved(tmp_path / "one", 4, segment_bytes=1)
     other = Run(tmp_path / "two", World(6, longest=4), segment_bytes=1)
     for _ in range(4):
@@ -418,7 +416,7 @@ def test_a_segment_of_another_run_is_put_aside(tmp_path: Path) -> None:
     assert again.ring.oldest[0] == 15
 
 
-def test_a_pipe_among_the_segments_is_not_waited_for(tmp_path: Path) -> None:
+def test_named_pipe_in_the_folder_does_not_block(tmp_path: Path) -> None:
     run = saved(tmp_path, 2, segment_bytes=1)
     path = newest(tmp_path)
     path.unlink()
@@ -427,14 +425,14 @@ def test_a_pipe_among_the_segments_is_not_waited_for(tmp_path: Path) -> None:
     assert again.file.load(again.ring, until=10) == 5
 
 
-def test_a_replay_of_another_layout_is_named(tmp_path: Path) -> None:
+def test_replay_of_another_layout_is_named(tmp_path: Path) -> None:
     saved(tmp_path)
     spec = spec_of(World(5), n_finals=31)
     with pytest.raises(CheckpointError, match=r"n_finals 30.*and this replay has .*n_finals 31.*float32|<f4 \[3\]"):
         ReplayFile(tmp_path, spec).load(build_ring(spec, np.zeros))
 
 
-def test_what_can_go_wrong_before_anything_is_read(tmp_path: Path) -> None:
+def test_wrong_use_of_replay_file_is_refused(tmp_path: Path) -> None:
     run = saved(tmp_path / "one")
     with pytest.raises(ValueError, match="the ring already has 15 rows"):
         run.file.load(run.ring)
@@ -452,7 +450,9 @@ def test_what_can_go_wrong_before_anything_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("segment_bytes", [1, 2**20])
-def test_a_full_disk_leaves_what_was_saved(segment_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_leaves_earlier_saves_intact(
+    segment_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = saved(tmp_path, 2, segment_bytes)
     run.append()
 
@@ -469,7 +469,7 @@ def test_a_full_disk_leaves_what_was_saved(segment_bytes: int, tmp_path: Path, m
     assert same(again.ring, run.ring)
 
 
-def test_trees_are_saved_leaf_by_leaf(tmp_path: Path) -> None:
+def test_tree_observations_are_saved(tmp_path: Path) -> None:
     observation = {"image": np.zeros((2, 2), np.uint8), "x": (np.zeros(3, np.float32), np.zeros((), np.bool_))}
     spec = ReplaySpec(BatchSpec(2, 3), 7, observation, (ACTION, np.zeros(2)), 4)
     ring, again = build_ring(spec, np.zeros), build_ring(spec, np.zeros)

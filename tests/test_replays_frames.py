@@ -1,4 +1,4 @@
-"""Stacked frames: put together again exactly as the environment's wrapper gave them, or refused."""
+"""Stacked frames are rebuilt exactly as the wrapper made them, or refused."""
 
 from typing import Any
 
@@ -40,7 +40,7 @@ def stacked(padding: str) -> gym.Env[np.ndarray, np.int64]:
 
 @pytest.mark.parametrize("padding", ["reset", "zero"])
 @pytest.mark.parametrize("reset_mode", ["mid_batch", "wait"])
-def test_gymnasiums_stacks_come_back_bit_for_bit(padding: str, reset_mode: str) -> None:
+def test_gymnasium_frame_stacks_are_rebuilt_bit_for_bit(padding: str, reset_mode: str) -> None:
     """The replay of frames gives what the replay of whole stacks gives."""
     sampler = SerialSampler(stacked, {"padding": padding}, batch_T=7, batch_B=3, reset_mode=reset_mode)
     example = np.zeros((4, 6, 6), np.uint8)
@@ -75,8 +75,8 @@ def test_padding_of_another_kind_is_refused() -> None:
     assert len(replay) == replay.n_appended == 0
 
 
-def test_a_sampler_may_begin_in_the_middle_of_an_episode() -> None:
-    """Decorrelation has stepped it: the first stacks hold frames that were never appended."""
+def test_first_batch_may_start_in_the_middle_of_an_episode() -> None:
+    """After decorrelation, the first stacks contain frames that were never appended."""
     world = World(2, n_frames=4, first_step=5, longest=30)
     writer, replay, sampler = made(world)
     writer.append(sampler.next())
@@ -94,7 +94,7 @@ def changed(samples: Samples, t: int, c: int, frame: int) -> Samples:
 
 
 @pytest.mark.parametrize("frame", [0, 1, 2])
-def test_a_stack_that_does_not_slide_is_refused(frame: int) -> None:
+def test_stack_that_does_not_slide_is_refused(frame: int) -> None:
     world = World(2, n_frames=4, longest=60)
     writer, replay, sampler = made(world)
     writer.append(sampler.next())
@@ -106,8 +106,8 @@ def test_a_stack_that_does_not_slide_is_refused(frame: int) -> None:
 @pytest.mark.parametrize("frame", [0, 1, 2])
 @pytest.mark.parametrize("padding", ["reset", "zero"])
 @pytest.mark.parametrize("before", [1, 2, 3, 6])
-def test_a_stack_that_does_not_continue_the_last_batch_is_refused(frame: int, padding: str, before: int) -> None:
-    """Also while there is still padding in it, and when the ring has gone round."""
+def test_stack_that_does_not_continue_the_last_batch_is_refused(frame: int, padding: str, before: int) -> None:
+    """Also while the stack still has padding, and after the whole ring was overwritten."""
     world = World(2, n_frames=4, longest=90, padding=padding)
     writer, replay, sampler = made(world, BatchSpec(1, 3), 7)
     for _ in range(before):
@@ -117,7 +117,7 @@ def test_a_stack_that_does_not_continue_the_last_batch_is_refused(frame: int, pa
     assert replay.n_appended == before * 3
 
 
-def test_a_missing_batch_is_noticed_unless_it_is_said() -> None:
+def test_missing_batch_is_refused_without_a_cut() -> None:
     world = World(2, n_frames=4, longest=90)
     writer, replay, sampler = made(world)
     writer.append(sampler.next())
@@ -138,7 +138,7 @@ def test_a_missing_batch_is_noticed_unless_it_is_said() -> None:
     check(world, replay.sample(100), 1, 0.99)
 
 
-def test_a_final_observation_that_does_not_slide_is_refused() -> None:
+def test_final_observation_that_does_not_slide_is_refused() -> None:
     writer, _, sampler = made(World(4, n_frames=3, longest=3))
     samples = sampler.next()
     samples.final.observation[:, 0] += 1

@@ -1,4 +1,4 @@
-"""Prioritized replay: proportions, weights, and priorities that come back late."""
+"""Prioritized replay: probabilities, weights, and late updates of priorities."""
 
 import io
 from typing import Any
@@ -24,7 +24,7 @@ def all_indices(replay: PrioritizedReplay) -> np.ndarray:
 
 
 @pytest.mark.parametrize("mode", ["mid_batch", "wait", "next_step"])
-def test_what_is_sampled_is_what_was_appended_whatever_the_priorities(mode: str) -> None:
+def test_sampled_transitions_equal_the_appended_ones_for_any_priorities(mode: str) -> None:
     world = World(3, mode, first_step=2)
     writer, replay, sampler = prioritized(world, n_step=3)
     with pytest.raises(ReplayNotReady):
@@ -48,7 +48,7 @@ def test_what_is_sampled_is_what_was_appended_whatever_the_priorities(mode: str)
         assert np.array_equal(replay._tree.values > 0, replay._window.ready)
 
 
-def test_draws_and_weights_are_those_of_the_paper() -> None:
+def test_probabilities_and_weights_follow_the_paper() -> None:
     writer, replay, sampler = prioritized(World(1), alpha=0.7, beta=0.5)
     for _ in range(3):
         writer.append(sampler.next())
@@ -79,7 +79,7 @@ def test_alpha_zero_is_uniform() -> None:
     assert (np.abs(counts - 100) <= 1).all()
 
 
-def test_new_transitions_have_the_largest_priority_given_so_far() -> None:
+def test_new_transitions_have_the_largest_priority_so_far() -> None:
     writer, replay, sampler = prioritized(World(1), alpha=1.0)
     writer.append(sampler.next())
     values = replay._tree.values
@@ -94,7 +94,7 @@ def test_new_transitions_have_the_largest_priority_given_so_far() -> None:
     assert values[first[1:] % replay.spec.size] == pytest.approx(0.25, rel=1e-4)
 
 
-def test_a_transition_that_becomes_whole_late_is_new_then() -> None:
+def test_transition_completed_by_a_later_batch_has_the_largest_priority() -> None:
     writer, replay, sampler = prioritized(World(1, longest=100), n_step=3)
     writer.append(sampler.next())
     assert len(replay) == 6  # rows 0 and 1
@@ -113,7 +113,7 @@ def test_a_transition_that_becomes_whole_late_is_new_then() -> None:
         (torch.ones(3), r"the shape of indices, \[2\], got \[3\]"),
     ],
 )
-def test_priorities_that_cannot_be(priorities: torch.Tensor, message: str) -> None:
+def test_invalid_priorities_are_refused(priorities: torch.Tensor, message: str) -> None:
     writer, replay, sampler = prioritized(World(1))
     writer.append(sampler.next())
     indices = all_indices(replay)[:2]
@@ -127,7 +127,7 @@ def test_priorities_that_cannot_be(priorities: torch.Tensor, message: str) -> No
     ("settings", "message"),
     [({"alpha": -1.0}, "alpha=-1.0"), ({"beta": -1.0}, "beta must be at least 0, got -1.0"), ({"eps": 0.0}, "eps=0.0")],
 )
-def test_settings_that_cannot_be(settings: dict[str, float], message: str) -> None:
+def test_invalid_settings_are_refused(settings: dict[str, float], message: str) -> None:
     writer, _, _ = made(World())
     with pytest.raises(ValueError, match=message):
         PrioritizedReplay(writer.spec, writer.ring, **settings)  # type: ignore[arg-type]
@@ -141,7 +141,7 @@ def through_a_file(state: dict[str, Any]) -> dict[str, Any]:
     return loaded
 
 
-def test_sampling_goes_on_from_a_state_bit_for_bit() -> None:
+def test_sampling_continues_from_a_state_bit_for_bit() -> None:
     world = World(1)
     writer, replay, sampler = prioritized(world, n_step=2)
     random = np.random.default_rng(0)
@@ -167,7 +167,7 @@ def test_sampling_goes_on_from_a_state_bit_for_bit() -> None:
         again.update_priorities(two.indices, priorities)
 
 
-def test_rows_beyond_those_of_a_state_have_the_largest_priority() -> None:
+def test_rows_after_a_saved_state_have_the_largest_priority() -> None:
     writer, replay, sampler = prioritized(World(1), alpha=1.0)
     for _ in range(4):
         writer.append(sampler.next())

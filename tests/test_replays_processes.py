@@ -1,4 +1,4 @@
-"""A replay that another process fills, and that process killed at any moment: what is read is always whole."""
+"""A replay that another process fills and that is killed at any moment: what is read is always intact."""
 
 import itertools
 import random
@@ -110,7 +110,7 @@ def test_another_process_appends_while_this_one_samples(method: str, ring: tuple
 
 
 @pytest.mark.parametrize("after", [0, 1, 7, 20])
-def test_a_writer_killed_in_mid_append_leaves_what_was_there(after: int, ring: tuple[int, ReplayRing]) -> None:
+def test_writer_killed_during_an_append_leaves_earlier_rows(after: int, ring: tuple[int, ReplayRing]) -> None:
     fd, own = ring
     both = replays(own)
     with process("fork", append_and_die, fd, after) as child:
@@ -129,8 +129,8 @@ def test_a_writer_killed_in_mid_append_leaves_what_was_there(after: int, ring: t
         assert max(whole(replay, 2000)) >= (after + 1) * T - N_STEP - 1
 
 
-def test_writers_killed_at_every_tenth_line_of_an_append(ring: tuple[int, ReplayRing]) -> None:
-    """Each goes on where the one before was killed; what can be sampled is whole all along."""
+def test_replay_is_intact_after_kills_at_every_tenth_line_of_an_append(ring: tuple[int, ReplayRing]) -> None:
+    """Each writer continues after the last kill; what can be sampled is always intact."""
     fd, own = ring
     both = replays(own)
     writer = ReplayWriter(SPEC, own)
@@ -153,8 +153,8 @@ def test_writers_killed_at_every_tenth_line_of_an_append(ring: tuple[int, Replay
     assert in_mid_append > 3  # kills behind the first of the lines that overwrite something
 
 
-def test_writers_killed_at_random_moments(ring: tuple[int, ReplayRing]) -> None:
-    """Within a line too: while NumPy copies."""
+def test_replay_is_intact_after_kills_at_random_moments(ring: tuple[int, ReplayRing]) -> None:
+    """Also within a line, while NumPy copies."""
     fd, own = ring
     both = replays(own)
     moments = random.Random(0)

@@ -1,4 +1,4 @@
-"""The sum tree against a naive one."""
+"""The sum tree against a naive implementation."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ def changes(draw: st.DrawFn) -> tuple[int, list[tuple[list[int], list[float]]]]:
 
 @settings(deadline=None, max_examples=150)
 @given(changes(), st.integers(0, 2**32), st.sampled_from([1, 4, 1024]))
-def test_a_tree_is_as_a_list_of_values(
+def test_sum_tree_equals_a_list_of_values(
     case: tuple[int, list[tuple[list[int], list[float]]]], seed: int, top: int
 ) -> None:
     size, steps = case
@@ -52,8 +52,8 @@ def test_a_tree_is_as_a_list_of_values(
                 assert upto[place] - naive[place] <= target * (1 + 1e-12)
 
 
-def test_rounding_never_leads_to_a_place_of_value_zero() -> None:
-    """The largest target of a subtree may round to its sum: then what follows has nothing to give."""
+def test_rounding_never_draws_a_position_of_value_zero() -> None:
+    """The largest target in a subtree may round to its sum, and the positions behind may all have value 0."""
     tree = SumTree(8)
     tree.set_range(0, np.array([0.1, 0.2, 0.3, 0.0, 0.0, 0.0, 0.0, 0.0]))
     last = np.nextafter(1.0, 0.0)
@@ -64,7 +64,7 @@ def test_rounding_never_leads_to_a_place_of_value_zero() -> None:
             assert set(tree.find(fractions).tolist()) == {2}
 
 
-def test_a_draw_that_was_carried_too_far_is_put_back() -> None:
+def test_draw_moved_by_rounding_is_corrected() -> None:
     tree = SumTree(4)
     tree.set_range(0, np.array([1.0, 1.0, 0.0, 0.0]))
     tree._sums[1] = 2.5  # as if its children had been rounded
@@ -73,7 +73,7 @@ def test_a_draw_that_was_carried_too_far_is_put_back() -> None:
         assert tree.find(np.array([0.0, 0.5, 0.9, 0.99])).tolist() == [0, 1, 1, 1]
 
 
-def test_draws_are_in_proportion() -> None:
+def test_draws_are_proportional_to_the_values() -> None:
     tree = SumTree(1000)
     values = np.random.default_rng(0).random(1000)
     values[::3] = 0

@@ -1,4 +1,4 @@
-"""Runs that are stopped, killed or break, and go on: what the second half finds, and that nobody could tell."""
+"""Runs that are stopped, killed or fail, and are resumed: they end like uninterrupted ones."""
 
 import csv
 import logging
@@ -39,7 +39,7 @@ pytestmark = pytest.mark.usefixtures("copies_tried_here")
 TIMES = {"CumTime", "StepsPerSecond", "CumSampleTime", "CumOptimizeTime", "CumEvalTime"}
 
 
-class Hears(Logger):
+class KeepsMessages(Logger):
     def __init__(self) -> None:
         self.messages: list[str] = []
 
@@ -100,7 +100,7 @@ def train(
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that nothing happened to; to be read only."""
+    """An uninterrupted run; only read."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
     train(folder, serial())
     return folder
@@ -108,7 +108,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same, stopped after 5 batches; to be copied."""
+    """The same run, stopped after 5 batches; copied before use."""
     folder = tmp_path_factory.mktemp("runs") / "stopped"
     train(folder, serial(), stop_at=5)
     return folder
@@ -162,7 +162,7 @@ slow = partial(pytest.param, marks=pytest.mark.slow)
         slow(serial, workers(3), MinibatchRlEval, id="evaluating, serial to 3"),
     ],
 )
-def test_a_stopped_run_ends_as_if_it_had_not_been(
+def test_stopped_and_resumed_run_ends_like_an_uninterrupted_one(
     first: Any, second: Any, Runners: Any, tmp_path: Path, whole: Path
 ) -> None:
     more = {"eval_n_envs": 2, "eval_max_steps": 60} if Runners is MinibatchRlEval else {}
@@ -171,7 +171,7 @@ def test_a_stopped_run_ends_as_if_it_had_not_been(
         train(whole, serial(**more), Runners=Runners)
     train(tmp_path / "two", first(**more), Runners=Runners, stop_at=5)
     assert load_checkpoint(tmp_path / "two" / "checkpoint.pt")["itr"] == 5
-    hears = Hears()
+    hears = KeepsMessages()
     runner = train(tmp_path / "two", second(**more), Runners=Runners, resume=True, logger=hears)
     assert hears.messages == [
         f"resumed from {tmp_path / 'two' / 'checkpoint.pt'}, 160 steps, 5 batches; all episodes continue"
@@ -201,7 +201,7 @@ class Sums(TrajInfo):
         slow("HalfCheetah-v5", GaussianPgAgent, {}, id="mujoco"),
     ],
 )
-def test_all_that_a_run_remembers_goes_on(
+def test_all_state_of_a_run_is_resumed(
     env: Any, Agents: Any, more: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if env == "HalfCheetah-v5":
@@ -215,7 +215,7 @@ def test_all_that_a_run_remembers_goes_on(
     assert_same_end(tmp_path / "one", tmp_path / "two")
 
 
-def test_a_run_that_ended_may_be_made_longer(tmp_path: Path) -> None:
+def test_ended_run_can_be_prolonged(tmp_path: Path) -> None:
     train(tmp_path / "one", serial(), algo=A2C(), n_itr=9)
     rows = rows_of(tmp_path / "one")
     train(tmp_path / "one", serial(), algo=A2C(), resume=True, n_itr=9)
@@ -224,7 +224,7 @@ def test_a_run_that_ended_may_be_made_longer(tmp_path: Path) -> None:
     assert [row["Iteration"] for row in rows_of(tmp_path / "one")] == ["2", "4", "6", "8", "10", "12"]
 
 
-def test_rows_the_checkpoint_does_not_know_are_cut(tmp_path: Path, whole: Path, stopped: Path) -> None:
+def test_csv_rows_after_the_checkpoint_are_removed(tmp_path: Path, whole: Path, stopped: Path) -> None:
     two = shutil.copytree(stopped, tmp_path / "two")
     path = two / "progress.csv"
     path.write_text(path.read_text() + path.read_text().splitlines()[-1] + "\n7,7,7")
@@ -232,7 +232,7 @@ def test_rows_the_checkpoint_does_not_know_are_cut(tmp_path: Path, whole: Path, 
     assert_same_end(whole, two)
 
 
-def test_the_seed_that_was_drawn_is_kept(tmp_path: Path) -> None:
+def test_drawn_seed_is_kept(tmp_path: Path) -> None:
     first = train(tmp_path, serial(), seed=None, stop_at=3)
     assert train(tmp_path, serial(), seed=None, resume=True).seed == first.seed
 
@@ -287,7 +287,7 @@ def newest(log_dir: Path) -> int:
 
 
 class Forgetful(ActorCritic):
-    """Draws numbers of its own while it learns."""
+    """A model that draws random numbers while it learns."""
 
     def __init__(self, spaces: EnvSpaces, n_outputs: int) -> None:
         super().__init__(spaces, n_outputs, hidden_sizes=(16, 16))
@@ -297,8 +297,8 @@ class Forgetful(ActorCritic):
         return super().forward(self.drop(observation.float()), prev_action, prev_reward)
 
 
-def test_what_a_model_draws_while_it_learns_comes_from_the_seed(tmp_path: Path) -> None:
-    """Whoever used torch's generator before, and after a resume too; its state stays as it was."""
+def test_random_numbers_of_a_learning_model_come_from_the_seed(tmp_path: Path) -> None:
+    """However torch's generator was used before, also after a resume; its state is not changed."""
 
     def learned(seed: int, *stops: int) -> list[torch.Tensor]:
         folder = tmp_path / f"{seed}-{len(stops)}"
@@ -332,26 +332,26 @@ class HoldsALock(Walk):
         self._lock = threading.Lock()
 
 
-def test_a_run_in_which_other_code_acted_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_resumed_with_other_acting_code_logs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train(tmp_path, serial(), stop_at=5)
     for now, says in ((compiled.implementation, False), ("another", True)):
         shutil.copytree(tmp_path, tmp_path / now)
         monkeypatch.setattr(resume, "implementation", now)
-        hears = Hears()
+        hears = KeepsMessages()
         train(tmp_path / now, serial(), resume=True, logger=hears)
         (message,) = hears.messages
         assert (f"{compiled.implementation} code acted so far and {now} code does now" in message) == says
 
 
-def test_environments_that_cannot_be_pickled_begin_anew_and_the_log_says_so(tmp_path: Path) -> None:
-    hears = Hears()
+def test_unpicklable_environments_start_new_episodes_and_the_log_says_so(tmp_path: Path) -> None:
+    hears = KeepsMessages()
     train(tmp_path, workers(2)(HoldsALock), stop_at=5, logger=hears)
     assert hears.messages == [
         "checkpoints contain no environments, so a resumed run begins new episodes: HoldsALock cannot be pickled "
         "(TypeError: cannot pickle '_thread.lock' object)"
     ]
     assert not list(tmp_path.glob("environments-*"))
-    hears = Hears()
+    hears = KeepsMessages()
     train(tmp_path, workers(2)(HoldsALock), resume=True, logger=hears)
     (message,) = hears.messages
     assert message.startswith(f"resumed from {tmp_path / 'checkpoint.pt'}, 160 steps, 5 batches; new episodes begin")
@@ -376,7 +376,7 @@ class MakesADirectory:
         ("another checkpoint", "was not signed by this user on this machine for this checkpoint"),
     ],
 )
-def test_environments_of_others_are_not_read(
+def test_environments_without_own_signature_are_not_read(
     harm: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped: Path
 ) -> None:
     from headrace.runners import save_checkpoint
@@ -399,7 +399,7 @@ def test_environments_of_others_are_not_read(
         state = load_checkpoint(run / "checkpoint.pt")
         state["runner"]["seconds"] += 1.0  # whole, but another one
         save_checkpoint(run / "checkpoint.pt", state)
-    hears = Hears()
+    hears = KeepsMessages()
     train(run, serial(), resume=True, logger=hears)
     assert says in hears.messages[0]
     assert "new episodes begin" in hears.messages[0]
@@ -451,7 +451,7 @@ def test_environments_of_other_spaces_are_refused(tmp_path: Path) -> None:
         train(tmp_path, serial(Grows), resume=True)
 
 
-def test_a_new_run_is_not_written_over_another(tmp_path: Path, stopped: Path) -> None:
+def test_new_run_does_not_overwrite_another(tmp_path: Path, stopped: Path) -> None:
     run = shutil.copytree(stopped, tmp_path / "run")
     (run / "progress.csv").unlink()
     before = {path.name: path.read_bytes() for path in run.iterdir()}
@@ -460,7 +460,7 @@ def test_a_new_run_is_not_written_over_another(tmp_path: Path, stopped: Path) ->
     assert {path.name: path.read_bytes() for path in run.iterdir()} == before
 
 
-def test_there_must_be_something_to_go_on_from(tmp_path: Path) -> None:
+def test_resume_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
     def make(**more: Any) -> MinibatchRl:
         return MinibatchRl(A2C(), CategoricalPgAgent(), serial(), RunnerConfig(), logger=Logger(), **more)
 
@@ -482,7 +482,7 @@ def test_there_must_be_something_to_go_on_from(tmp_path: Path) -> None:
 # ---- damage ----
 
 
-def test_a_damaged_checkpoint_is_passed_over_with_a_warning(
+def test_damaged_checkpoint_is_skipped_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, whole: Path, stopped: Path
 ) -> None:
     two = shutil.copytree(stopped, tmp_path / "two")
@@ -502,7 +502,7 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(
         train(two, serial(), resume=True)
 
 
-def test_a_checkpoint_file_may_be_named(tmp_path: Path, whole: Path, stopped: Path) -> None:
+def test_run_resumes_from_a_given_checkpoint_file(tmp_path: Path, whole: Path, stopped: Path) -> None:
     two = shutil.copytree(stopped, tmp_path / "two")
     path = two / "checkpoint-previous.pt"
     assert load_checkpoint(path)["itr"] == 4
@@ -518,7 +518,7 @@ def test_a_checkpoint_file_may_be_named(tmp_path: Path, whole: Path, stopped: Pa
     assert_same_end(whole, two)
 
 
-def test_a_loss_that_is_not_finite_leaves_the_last_good_state(tmp_path: Path) -> None:
+def test_non_finite_loss_leaves_the_last_good_state(tmp_path: Path) -> None:
     algo = PPO(PPOConfig(learning_rate=1e30, epochs=2))
     with pytest.raises(FloatingPointError, match=r"in itr \d+, update \d+ \((not finite: |the batch)"):
         train(tmp_path, serial(), algo=algo, n_itr=50)
@@ -526,7 +526,7 @@ def test_a_loss_that_is_not_finite_leaves_the_last_good_state(tmp_path: Path) ->
     assert all(bool(value.isfinite().all()) for value in state["agent"]["model"].values())
 
 
-def test_an_interrupted_batch_leaves_no_environments(tmp_path: Path) -> None:
+def test_interrupted_batch_is_saved_without_environments(tmp_path: Path) -> None:
     class Interrupts(Callback):
         def on_batch(self, runner: Runner, itr: int, samples: Any, traj_infos: Any) -> None:
             if itr == 5:
@@ -536,6 +536,6 @@ def test_an_interrupted_batch_leaves_no_environments(tmp_path: Path) -> None:
         train(tmp_path, serial(), callbacks=[Interrupts()])
     state = load_checkpoint(tmp_path / "checkpoint.pt")
     assert (state["itr"], state["environments"]) == (5, {"why_not": "training was interrupted within a batch"})
-    hears = Hears()
+    hears = KeepsMessages()
     assert train(tmp_path, serial(), resume=True, logger=hears).counters.itr == 9
     assert "because there are no environments: training was interrupted within a batch" in hears.messages[0]

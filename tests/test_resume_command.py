@@ -1,4 +1,4 @@
-"""`headrace train --resume`: a run goes on in its folder, as if it had never stopped."""
+"""`headrace train --resume`: a run continues in its folder as if it had never stopped."""
 
 import csv
 import json
@@ -28,7 +28,7 @@ def returns(folder: Path) -> list[str]:
         return [row["ReturnAverage"] for row in csv.DictReader(file)]
 
 
-def test_a_resumed_run_ends_as_if_it_had_never_stopped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_resumed_run_ends_like_an_uninterrupted_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train(tmp_path / "whole", 1536)
     expected = capsys.readouterr().out.splitlines()[0]
     train(tmp_path / "run", 768)
@@ -47,7 +47,7 @@ def test_a_resumed_run_ends_as_if_it_had_never_stopped(tmp_path: Path, capsys: p
     assert config == json.loads((tmp_path / "whole" / "config.json").read_text())
 
 
-def test_a_run_goes_on_from_a_checkpoint_in_it_and_with_other_workers(
+def test_run_resumes_from_a_checkpoint_file_and_with_other_workers(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train(tmp_path, 512)
@@ -68,7 +68,7 @@ def test_a_run_goes_on_from_a_checkpoint_in_it_and_with_other_workers(
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
-def test_what_does_not_fit_the_run_changes_nothing_in_it(
+def test_refused_resume_changes_no_file_of_the_run(
     args: list[str],
     status: int,
     says: str,
@@ -122,7 +122,7 @@ DAMAGED: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", DAMAGED)
-def test_damaged_settings_are_one_line(
+def test_damaged_settings_are_a_one_line_error(
     name: str, run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config, damage = json.loads((run_folder / "config.json").read_text()), DAMAGED[name]
@@ -136,9 +136,7 @@ def test_damaged_settings_are_one_line(
         assert "config.json" in complaint
 
 
-def test_a_damaged_list_of_starts_is_kept_aside(
-    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_damaged_run_json_is_put_aside(run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copytree(run_folder, tmp_path / "run")
     (tmp_path / "run" / "run.json").write_text("{")
     assert main(["train", "--resume", str(tmp_path / "run"), "--n-steps", "384"]) == 0

@@ -1,4 +1,4 @@
-"""Sampler states: a sampler that goes on from one collects what the first would have collected."""
+"""Sampler states: a sampler that is restored from one collects what the first would have collected."""
 
 import time
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ def alternating(env: Any = Walk, n_workers: int = 2, **more: Any) -> Alternating
 
 
 class Remembers(Agent):
-    """A recurrent agent: its state is a decaying sum of what it saw, and decides."""
+    """A recurrent agent: its state is a decaying sum of its observations, and determines its actions."""
 
     noise_size = 1
 
@@ -67,7 +67,7 @@ class Remembers(Agent):
 
 @dataclass
 class Digest(TrajInfo):
-    """Sees every step."""
+    """Statistics over every step."""
 
     Seen: float = 0.0
 
@@ -125,7 +125,9 @@ OBJECTS = {"TrajInfoCls": Digest, "eval_n_envs": 3, "env": Stochastic}
         ),
     ],
 )
-def test_a_sampler_goes_on_where_another_stood(first: Any, second: Any, more: dict[str, Any], Agents: Any) -> None:
+def test_sampler_continues_from_the_state_of_another(
+    first: Any, second: Any, more: dict[str, Any], Agents: Any
+) -> None:
     evaluate = "eval_n_envs" in more
     agent = Agents()
     with first(**more).initialize(agent, seed=3, bootstrap_value=True, resumable=True) as sampler:
@@ -139,7 +141,7 @@ def test_a_sampler_goes_on_where_another_stood(first: Any, second: Any, more: di
 
 
 @pytest.mark.usefixtures("copies_tried_here")
-def test_evaluation_environments_that_never_began_begin_with_their_seeds() -> None:
+def test_unused_evaluation_environments_start_with_their_seeds() -> None:
     def infos(sampler: BaseSampler) -> list[Any]:
         return [vars(info) for info in sampler.evaluate_agent(1)]
 
@@ -152,7 +154,7 @@ def test_evaluation_environments_that_never_began_begin_with_their_seeds() -> No
         assert infos(resumed) == expected
 
 
-def test_asking_for_the_state_changes_nothing() -> None:
+def test_state_does_not_change_the_sampler() -> None:
     def batches(ask: bool) -> list[Any]:
         with workers(2).initialize(CategoricalPgAgent(), seed=3, resumable=ask) as sampler:
             found = []
@@ -178,7 +180,7 @@ def test_asking_for_the_state_changes_nothing() -> None:
         slow(partial(workers, 2), Large, "Large cannot be pickled (ValueError: it is larger than 64 MiB)"),
     ],
 )
-def test_what_does_not_survive_a_pickle_is_not_in_the_state(make: Any, env: Any, says: str) -> None:
+def test_environments_that_do_not_survive_a_pickle_are_not_in_the_state(make: Any, env: Any, says: str) -> None:
     with make(env).initialize(CategoricalPgAgent(), seed=0, resumable=True) as sampler:
         assert sampler.state().why_not == f"pickled copies of {env.__qualname__} were not tested yet"
         sampler.obtain_samples(0)
@@ -196,10 +198,10 @@ def test_what_does_not_survive_a_pickle_is_not_in_the_state(make: Any, env: Any,
         pytest.param(alternating, {}, marks=pytest.mark.slow),
         slow(AsyncSerialSampler, {"eval_process": True, "batch_T": 10, "batch_B": 6}),
     ],
-    ids=["serial", "served", "beside"],
+    ids=["serial", "served", "async"],
 )
-def test_environments_for_evaluation_are_tried_too(make: Any, more: dict[str, Any]) -> None:
-    """Before the first evaluation whether they can be loaded, in it whether they go on."""
+def test_copies_of_evaluation_environments_are_tried(make: Any, more: dict[str, Any]) -> None:
+    """Whether they can be loaded is tried before the first evaluation, whether they continue during it."""
     options: dict[str, Any] = {"eval_n_envs": 2, "eval_env_kwargs": {"evaluates": True}, **more}
     with make(LoadsNowhere, **options).initialize(CategoricalPgAgent(), seed=0, resumable=True) as sampler:
         for itr in range(2):
@@ -213,8 +215,8 @@ def test_environments_for_evaluation_are_tried_too(make: Any, more: dict[str, An
         assert "gave a different observation than the original" in sampler.state().why_not
 
 
-def test_environments_that_were_just_reset_are_no_proof() -> None:
-    """In another process the global is as a reset leaves it: so it is only seen of those that have stepped."""
+def test_trial_of_copies_needs_environments_that_have_stepped() -> None:
+    """In another process the global is as after a reset, so only environments that have stepped show the difference."""
     sampler = SerialSampler(Ticks, batch_T=2, batch_B=1, max_decorrelation_steps=0)
     with sampler.initialize(CategoricalPgAgent(), seed=0, resumable=True):
         sampler.obtain_samples(0)
@@ -223,7 +225,7 @@ def test_environments_that_were_just_reset_are_no_proof() -> None:
         assert "gave a different observation" in sampler.state().why_not
 
 
-def test_loading_leaves_the_classes_of_the_program_as_they_are() -> None:
+def test_loading_a_state_does_not_change_classes_of_the_program() -> None:
     gone: list[int] = []
 
     class Local(Walk):
@@ -242,7 +244,7 @@ def test_loading_leaves_the_classes_of_the_program_as_they_are() -> None:
     assert gone == []
 
 
-def test_a_sampler_of_many_workers_has_the_copies_of_a_few_environments_tried() -> None:
+def test_at_most_8_copies_are_tried_with_many_workers() -> None:
     def interpreters() -> int:
         commands = [" ".join(child.cmdline()) for child in psutil.Process().children(recursive=True)]
         return sum("headrace.processes.fresh" in command for command in commands)
@@ -259,7 +261,7 @@ def test_a_sampler_of_many_workers_has_the_copies_of_a_few_environments_tried() 
     assert interpreters() == 0
 
 
-def test_without_environments_episodes_begin_anew_with_other_seeds() -> None:
+def test_state_without_environments_starts_new_episodes_with_new_seeds() -> None:
     class TellsItsSeed(Walk):
         def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
             observation, _ = super().reset(seed=seed)
@@ -288,7 +290,7 @@ def test_without_environments_episodes_begin_anew_with_other_seeds() -> None:
 
 
 @pytest.mark.usefixtures("copies_tried_here")
-def test_a_saved_environment_that_cannot_be_read_names_itself() -> None:
+def test_unreadable_saved_environment_is_named() -> None:
     with serial().initialize(CategoricalPgAgent(), seed=3, resumable=True) as sampler:
         sampler.obtain_samples(0)
         state = sampler.state()
@@ -298,7 +300,7 @@ def test_a_saved_environment_that_cannot_be_read_names_itself() -> None:
 
 
 @pytest.mark.usefixtures("copies_tried_here")
-def test_a_state_of_other_environments_is_refused() -> None:
+def test_state_of_other_environments_is_refused() -> None:
     with serial().initialize(CategoricalPgAgent(), seed=3, resumable=True) as sampler:
         sampler.obtain_samples(0)
         state = sampler.state()
@@ -308,7 +310,7 @@ def test_a_state_of_other_environments_is_refused() -> None:
 
 
 @pytest.mark.usefixtures("copies_tried_here")
-def test_the_state_of_a_closed_sampler() -> None:
+def test_closed_sampler_has_a_state_without_environments() -> None:
     with serial().initialize(CategoricalPgAgent(), seed=3, resumable=True) as sampler:
         sampler.obtain_samples(0)
     with pytest.raises(SamplerClosed):
@@ -317,7 +319,7 @@ def test_the_state_of_a_closed_sampler() -> None:
 
 
 @pytest.mark.parametrize("env_id", ["HalfCheetah-v5", "Ant-v5", "Pendulum-v1", "Acrobot-v1"])
-def test_simulators_travel_whole(env_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pickled_simulators_continue_exactly(env_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("mujoco")
     monkeypatch.chdir(tmp_path)  # MuJoCo writes a log where it stands
     env = gym.make(env_id)

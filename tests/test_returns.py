@@ -1,4 +1,4 @@
-"""Returns and advantages against values worked out by hand."""
+"""Returns and advantages against values computed by hand."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ RESET = 1000.0
 
 
 class Count(gym.Env[np.ndarray, np.int64]):
-    """Observations 1000, 1, 2, 3: the first one of an episode would be a wildly wrong value of the end of another."""
+    """Observations 1000, 1, 2, 3: the first one of an episode would be a very wrong value for the end of another."""
 
     def __init__(self, terminated: bool, truncated: bool, length: int = 3) -> None:
         self.observation_space = gym.spaces.Box(-np.inf, np.inf, (1,), np.float32)
@@ -113,7 +113,7 @@ TERMINATED = columns(1.75, 1.5, 1.0, 2.0, 2.0)
     [(False, True, TRUNCATED), (True, False, TERMINATED), (True, True, TERMINATED)],
     ids=["truncated", "terminated", "both"],
 )
-def test_discounted_returns_of_an_environment_worked_out_by_hand(
+def test_discounted_returns_equal_hand_computed_values(
     terminated: bool, truncated: bool, expected: torch.Tensor
 ) -> None:
     agent = CategoricalPgAgent(ModelCls=ValueIsObservation)
@@ -133,7 +133,7 @@ def test_discounted_returns_of_an_environment_worked_out_by_hand(
     ],
     ids=["truncated", "terminated", "both"],
 )
-def test_generalized_advantages_of_an_environment_worked_out_by_hand(
+def test_generalized_advantages_equal_hand_computed_values(
     terminated: bool, truncated: bool, expected: torch.Tensor
 ) -> None:
     agent = CategoricalPgAgent(ModelCls=ValueIsObservation)
@@ -144,7 +144,7 @@ def test_generalized_advantages_of_an_environment_worked_out_by_hand(
     assert torch.equal(returns, expected + value)
 
 
-def test_an_end_in_the_last_row_does_not_bootstrap_from_the_next_episode() -> None:
+def test_end_in_the_last_row_does_not_bootstrap_from_the_next_episode() -> None:
     agent = CategoricalPgAgent(ModelCls=ValueIsObservation)
     samples = collect(agent, False, True, batch_T=3)  # row 3 is the first of the next episode, its value is 1000
     assert samples.agent.bootstrap_value is not None
@@ -154,7 +154,7 @@ def test_an_end_in_the_last_row_does_not_bootstrap_from_the_next_episode() -> No
     assert torch.equal(discounted_returns(**arguments(agent, samples), discount=0.5), TERMINATED[:3])
 
 
-def test_the_value_of_a_final_observation_uses_the_recurrent_state_at_that_end() -> None:
+def test_value_of_a_final_observation_uses_the_recurrent_state_at_the_end() -> None:
     agent = ValueIsMemory()
     samples = collect(agent, False, True, batch_T=6)
     expected = torch.zeros(6, 2)
@@ -218,7 +218,7 @@ def test_advantages_follow_their_definition_on_random_batches(gae_lambda: float)
         assert all(torch.equal(now, then) for now, then in zip(tensors, before, strict=True)), "an input was changed"
 
 
-def test_padding_is_zero_and_touches_nothing_even_if_it_is_nan() -> None:
+def test_padding_is_zero_in_results_and_affects_nothing_even_if_nan() -> None:
     nan = float("nan")
     valid = torch.tensor([[True], [True], [False], [False]])
     terminated = torch.tensor([[False], [True], [False], [False]])
@@ -233,7 +233,7 @@ def test_padding_is_zero_and_touches_nothing_even_if_it_is_nan() -> None:
     assert returns[:, 0].tolist() == [2.0, 2.0, 0.0, 0.0]
 
 
-def test_what_follows_each_step_is_the_table_in_the_documentation() -> None:
+def test_next_values_follow_the_documented_table() -> None:
     value = torch.tensor([[1.0], [2.0], [3.0], [4.0]])
     terminated = torch.tensor([[False], [True], [True], [False]])
     truncated = torch.tensor([[True], [False], [True], [False]])

@@ -1,4 +1,4 @@
-"""Random numbers by address: what, for whom and when decide a number, and nothing else."""
+"""Addressed random numbers: a draw depends on its address and nothing else."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ def keys() -> np.ndarray:
     return env_keys(0, Stream.ACTION, ENV_IDS)
 
 
-def test_a_number_depends_on_its_address_and_not_on_the_grouping(keys: np.ndarray) -> None:
+def test_draw_depends_on_its_address_and_not_on_the_grouping(keys: np.ndarray) -> None:
     whole = uniforms(keys[:8], 0, 30, 3)
     assert whole.shape == (30, 8, 3)
     for columns in ([0], [7], [2, 3, 4], [6, 1]):
@@ -23,12 +23,12 @@ def test_a_number_depends_on_its_address_and_not_on_the_grouping(keys: np.ndarra
         assert np.array_equal(uniforms(keys[:8], first, n_steps, 3), whole[first : first + n_steps])
 
 
-def test_keys_depend_on_the_env_id_and_not_on_its_place(keys: np.ndarray) -> None:
+def test_keys_depend_on_the_env_id_and_not_on_its_position(keys: np.ndarray) -> None:
     assert np.array_equal(env_keys(0, Stream.ACTION, [900, 3, 17]), keys[[900, 3, 17]])
 
 
-def test_numbers_are_the_same_today_and_tomorrow() -> None:
-    """The promise of a resume, and of two machines."""
+def test_draws_equal_recorded_values() -> None:
+    """Resumes and other machines rely on it."""
     draws = uniforms(env_keys(3, Stream.ACTION, [0, 5]), 10, 2, 1)[:, :, 0]
     assert (draws * 2**24).astype(np.int64).tolist() == [[5070111, 13652503], [8447159, 15751803]]
     assert env_seeds(3, 5) == (523213049, 1937461429)
@@ -58,7 +58,7 @@ def unmixed(x: int) -> int:
     return x ^ x >> 30 ^ x >> 60
 
 
-def test_every_stream_of_every_environment_is_its_own(keys: np.ndarray) -> None:
+def test_streams_of_environments_are_distinct(keys: np.ndarray) -> None:
     """1,024 streams: no 100 first draws are equal, and no stream runs through a piece of another at another offset."""
     draws = uniforms(keys, 0, 100, 1)[:, :, 0].T
     assert len(np.unique(draws, axis=0)) == len(ENV_IDS)
@@ -66,7 +66,7 @@ def test_every_stream_of_every_environment_is_its_own(keys: np.ndarray) -> None:
     assert len(np.unique(windows, axis=0)) == len(windows) == 1024 * 97
 
 
-def test_streams_and_seeds_give_other_numbers() -> None:
+def test_other_streams_and_seeds_give_other_draws() -> None:
     draws = [
         uniforms(env_keys(seed, stream, range(16)), 0, 50, 1).tobytes() for seed in (0, 1, 2**40) for stream in Stream
     ]
@@ -92,7 +92,7 @@ def test_low_and_high_bits_are_both_random(keys: np.ndarray) -> None:
         assert abs(((bits >> bit) & 1).mean() - 0.5) < 5 * 0.5 / np.sqrt(len(bits))
 
 
-def test_steps_far_away_work(keys: np.ndarray) -> None:
+def test_large_step_numbers_work(keys: np.ndarray) -> None:
     far = uniforms(keys[:3], 2**62 - 1, 3, 2)
     assert np.array_equal(far[1:], uniforms(keys[:3], 2**62, 2, 2))
     assert len(np.unique(far)) == far.size
@@ -110,13 +110,13 @@ def test_seeds_of_environments_and_their_action_spaces_are_all_distinct() -> Non
     assert all(0 <= seed < 2**31 for seed in seeds)
 
 
-def test_environments_seeded_so_walk_different_ways() -> None:
+def test_seeded_environments_differ() -> None:
     """The generator Gymnasium makes of a seed: 1,024 environments, no two with the same 100 first draws."""
     draws = [np.random.default_rng(env_seeds(0, env_id)[0]).random(100) for env_id in ENV_IDS]
     assert len(np.unique(np.stack(draws), axis=0)) == 1024
 
 
-def test_neighbouring_seeds_share_no_environment() -> None:
+def test_consecutive_seeds_share_no_environment_seed() -> None:
     """Seed 1 env 0 is not seed 0 env 1."""
     seeds = [env_seeds(seed, env_id)[0] for seed in range(32) for env_id in range(32)]
     assert len(set(seeds)) == 1024

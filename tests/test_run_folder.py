@@ -39,9 +39,7 @@ def git(folder: Path, *arguments: str) -> str:
     return done.stdout.decode().strip()
 
 
-def test_a_run_says_what_was_asked_for_and_with_what_it_was_done(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_run_json_records_command_and_versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import numpy
     import torch
 
@@ -62,7 +60,7 @@ def test_a_run_says_what_was_asked_for_and_with_what_it_was_done(
     assert sorted(path.name for path in folder.path.iterdir()) == ["config.json", "run.json"]
 
 
-def test_the_commit_and_what_differs_from_it_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_git_commit_and_diff_are_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     git(tmp_path, "init", "-q")
     (tmp_path / ".gitignore").write_text("runs/\n")
@@ -84,14 +82,14 @@ def test_the_commit_and_what_differs_from_it_are_kept(tmp_path: Path, monkeypatc
     assert (tmp_path / "agent.py").read_text() == "gain = 2\n", "the difference brings the files back"
 
 
-def test_without_git_a_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_continues_without_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     folder = RunFolder.create(tmp_path / "run", {}, COMMAND)
     assert starts_of(folder.path)[0]["git"] is None
 
 
 @pytest.mark.parametrize("mark", ["checkpoint.pt", "checkpoint-previous.pt", "best.pt", "config.json", "progress.csv"])
-def test_a_folder_is_one_run_s(mark: str, tmp_path: Path) -> None:
+def test_folder_of_another_run_is_refused(mark: str, tmp_path: Path) -> None:
     (tmp_path / mark).write_text("precious")
     (tmp_path / "notes.txt").write_text("a person may keep other things here")
     with pytest.raises(FileExistsError, match=rf"\({mark} exists.*\); choose another"):
@@ -107,7 +105,7 @@ def test_a_folder_is_one_run_s(mark: str, tmp_path: Path) -> None:
     assert RunFolder.create(tmp_path, {"seed": 1}, COMMAND).config() == {"seed": 1}
 
 
-def test_what_never_reached_a_checkpoint_gives_way(tmp_path: Path) -> None:
+def test_files_of_a_run_without_checkpoint_are_moved_aside(tmp_path: Path) -> None:
     for number in range(3):
         folder = RunFolder.create(tmp_path, {"seed": number}, [*COMMAND, str(number)])
         (tmp_path / "progress.csv").write_text(f"rows of {number}")
@@ -121,7 +119,7 @@ def test_what_never_reached_a_checkpoint_gives_way(tmp_path: Path) -> None:
         assert not (earlier / "notes.txt").exists()
 
 
-def test_a_run_that_did_not_start_leaves_nothing_in_the_way(tmp_path: Path) -> None:
+def test_files_of_a_run_that_did_not_start_are_removed(tmp_path: Path) -> None:
     (tmp_path / "progress.csv").touch()
     RunFolder.create(tmp_path, {}, COMMAND)
     assert not list(tmp_path.glob("earlier-*"))
@@ -129,9 +127,7 @@ def test_a_run_that_did_not_start_leaves_nothing_in_the_way(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("content", [b"{", b"\xff\xfe", b"3", b'{"time": 1}', b"[" * 100_000, b""])
-def test_a_damaged_list_of_starts_is_kept_aside(
-    content: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_damaged_run_json_is_put_aside(content: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = RunFolder.create(tmp_path, {}, COMMAND)
     for number in range(2):
         caplog.clear()
@@ -142,7 +138,7 @@ def test_a_damaged_list_of_starts_is_kept_aside(
         assert "run.json is damaged" in caplog.text
 
 
-def test_settings_know_who_wrote_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_are_signed_by_their_author(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = {"env": "mine:Env", "rates": (0.1, float("inf")), "folder": Path("x")}
     folder = RunFolder.create(tmp_path / "run", config, COMMAND)
     assert folder.is_own()
@@ -160,7 +156,7 @@ def test_settings_know_who_wrote_them(tmp_path: Path, monkeypatch: pytest.Monkey
     assert folder.config()["env"] == "mine:Env"
 
 
-def test_where_nothing_can_be_signed_a_run_goes_on(
+def test_run_continues_without_a_key(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").touch()
@@ -171,7 +167,7 @@ def test_where_nothing_can_be_signed_a_run_goes_on(
     assert "config.json is not signed" in caplog.text
 
 
-def test_a_resumption_opens_the_folder_and_adds_its_start(tmp_path: Path) -> None:
+def test_resume_adds_an_entry_to_run_json(tmp_path: Path) -> None:
     RunFolder.create(tmp_path, {"seed": 1}, COMMAND)
     folder = RunFolder.open(tmp_path)
     assert folder.config() == {"seed": 1}
@@ -181,8 +177,8 @@ def test_a_resumption_opens_the_folder_and_adds_its_start(tmp_path: Path) -> Non
     assert (first["command"], second["command"]) == (COMMAND, ["headrace", "train", "--resume", str(tmp_path)])
 
 
-def test_a_run_draws_its_learning_curve_if_it_took_long(tmp_path: Path) -> None:
-    """In all, so that a long run that is resumed for a moment draws it again."""
+def test_learning_curve_is_drawn_only_after_long_runs(tmp_path: Path) -> None:
+    """The time of all parts counts, so a long run that is resumed briefly draws it again."""
     pytest.importorskip("matplotlib")
     folder, picture = RunFolder.create(tmp_path / "run", {}, COMMAND), tmp_path / "run" / "learning_curve.png"
     rows = "CumSteps,CumTime,ReturnAverage,ReturnMin,ReturnMax\n10,2.5,1,0,2\n20,{},3,1,4\n"
@@ -197,7 +193,7 @@ def test_a_run_draws_its_learning_curve_if_it_took_long(tmp_path: Path) -> None:
         assert folder.draw()
 
 
-def test_what_is_no_run_is_named(tmp_path: Path) -> None:
+def test_folder_without_a_run_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"contains no run: it has no config\.json"):
         RunFolder.open(tmp_path)
     for content in (b"{", b"\xff\xfe\x00", b"[1]", b"3", b"[" * 100_000):

@@ -64,7 +64,7 @@ def closed(sampler: BaseSampler) -> bool:
 # ---- MinibatchRl ----
 
 
-def test_it_trains_logs_and_leaves_a_checkpoint(tmp_path: Path) -> None:
+def test_runner_trains_logs_and_writes_a_checkpoint(tmp_path: Path) -> None:
     agent, sampler = CategoricalPgAgent(), sampler_of(batch_B=8)
     runner = MinibatchRl(
         A2C(),
@@ -134,7 +134,7 @@ def test_the_algorithm_gets_the_seed_and_the_length_of_training() -> None:
     assert algo.told == (3, BatchSpec(16, 4), 8)
 
 
-def test_there_is_a_checkpoint_after_every_row(tmp_path: Path) -> None:
+def test_checkpoint_is_written_after_every_row(tmp_path: Path) -> None:
     class ReadsBack(Logger):
         found: ClassVar[list[int]] = []
 
@@ -186,7 +186,7 @@ def test_no_log_dir_means_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("name", ["n_steps", "log_interval_steps"])
-def test_wrong_numbers_are_named(name: str) -> None:
+def test_invalid_numbers_are_named(name: str) -> None:
     steps: dict[str, Any] = {"n_steps": 100.0, "log_interval_steps": 100.0, name: 0.0}
     with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
         MinibatchRl(A2C(), CategoricalPgAgent(), sampler_of(), RunnerConfig(**steps))
@@ -195,7 +195,7 @@ def test_wrong_numbers_are_named(name: str) -> None:
 # ---- MinibatchRlEval ----
 
 
-def test_it_evaluates_before_training_and_at_every_row(tmp_path: Path) -> None:
+def test_eval_runner_evaluates_before_training_and_at_every_row(tmp_path: Path) -> None:
     sampler = sampler_of(eval_n_envs=3, eval_max_trajectories=6)
     runner = MinibatchRlEval(
         PPO(),
@@ -217,7 +217,7 @@ def test_it_evaluates_before_training_and_at_every_row(tmp_path: Path) -> None:
     assert math.isfinite(rows[1]["lossAverage"])
 
 
-def test_evaluating_without_environments_says_what_to_give() -> None:
+def test_eval_runner_without_eval_environments_is_refused() -> None:
     sampler = sampler_of()
     with pytest.raises(SamplerError, match="eval_n_envs"):
         MinibatchRlEval(A2C(), CategoricalPgAgent(), sampler, RunnerConfig(n_steps=64), logger=QUIET).train()
@@ -227,7 +227,7 @@ def test_evaluating_without_environments_says_what_to_give() -> None:
 # ---- how it ends ----
 
 
-def test_an_environment_that_raises_leaves_the_last_weights_and_the_log(tmp_path: Path) -> None:
+def test_environment_error_leaves_the_last_weights_and_the_log(tmp_path: Path) -> None:
     sampler = CpuSampler(Breaks, batch_T=10, batch_B=4, n_workers=2, max_decorrelation_steps=0)
     agent = CategoricalPgAgent()
     runner = MinibatchRl(
@@ -243,7 +243,7 @@ def test_an_environment_that_raises_leaves_the_last_weights_and_the_log(tmp_path
         assert torch.equal(state["agent"]["model"][name], value)
 
 
-def test_a_loss_that_is_not_finite_closes_the_sampler() -> None:
+def test_non_finite_loss_closes_the_sampler() -> None:
     sampler = sampler_of()
     with pytest.raises(FloatingPointError, match="itr"):
         MinibatchRl(
@@ -257,7 +257,7 @@ def test_a_loss_that_is_not_finite_closes_the_sampler() -> None:
 
 
 @pytest.mark.programs
-def test_ctrl_c_keeps_everything_and_says_so_in_few_words(tmp_path: Path) -> None:
+def test_ctrl_c_writes_a_checkpoint_and_a_short_traceback(tmp_path: Path) -> None:
     program = subprocess.Popen(
         [sys.executable, "-m", "tests.runner_script", str(tmp_path)],
         cwd=ROOT,
@@ -298,7 +298,7 @@ def test_ctrl_c_keeps_everything_and_says_so_in_few_words(tmp_path: Path) -> Non
 
 
 class Placed(Walk):
-    """Tells the CPUs it may run on."""
+    """Reports the CPUs that it may run on."""
 
     def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         observation, reward, terminated, truncated, _ = super().step(action)
@@ -306,7 +306,7 @@ class Placed(Walk):
 
 
 @pytest.mark.skipif(not psutil.LINUX, reason="needs CPU affinity")
-def test_the_master_is_placed_only_if_asked_and_never_its_workers() -> None:
+def test_affinity_pins_the_master_only_if_given_and_never_its_workers() -> None:
     before = psutil.Process().cpu_affinity()
 
     def placed(affinity: Affinity | None) -> tuple[list[int], set[tuple[int, ...]]]:
@@ -327,7 +327,7 @@ def test_the_master_is_placed_only_if_asked_and_never_its_workers() -> None:
 
 
 class Threads(Callback):
-    """Notes how many torch has while it learns."""
+    """Records the number of torch threads while it learns."""
 
     def __init__(self) -> None:
         self.seen: set[int] = set()
@@ -405,7 +405,7 @@ def test_small_models_learn_with_one_thread_unless_the_user_chose(
         assert said.sentences == []
 
 
-def test_threads_are_put_back_after_an_error() -> None:
+def test_torch_threads_are_restored_after_an_error() -> None:
     before = torch.get_num_threads()
     asked = Affinity(master_torch_threads=before + 1)
     with pytest.raises(EnvFailed):
@@ -421,7 +421,7 @@ def test_threads_are_put_back_after_an_error() -> None:
 
 
 @pytest.mark.programs
-def test_a_folder_whose_run_never_reached_a_checkpoint_can_be_used_again(tmp_path: Path) -> None:
+def test_folder_of_a_run_without_checkpoint_can_be_used_again(tmp_path: Path) -> None:
     def train(env: Any, n_steps: float) -> None:
         config = RunnerConfig(n_steps=n_steps, seed=0, log_interval_steps=64, checkpoint_interval_steps=1e6)
         MinibatchRl(A2C(), CategoricalPgAgent(), sampler_of(env), config, log_dir=tmp_path, logger=QUIET).train()
@@ -454,7 +454,7 @@ def test_a_folder_whose_run_never_reached_a_checkpoint_can_be_used_again(tmp_pat
 STATE = {"weights": {"w": torch.arange(1000.0)}, "itr": 3, "name": "x", "rates": [0.1, 0.2]}
 
 
-def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
+def test_checkpoint_round_trip(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "c.pt", {"itr": 0})
     save_checkpoint(tmp_path / "c.pt", STATE)
     state = load_checkpoint(tmp_path / "c.pt")
@@ -478,7 +478,7 @@ def test_a_failed_save_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: py
     assert [path.name for path in tmp_path.iterdir()] == ["c.pt"]
 
 
-def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpoint_is_synced_before_it_is_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[str] = []
     fsync, replace = os.fsync, os.replace
     monkeypatch.setattr(os, "fsync", lambda fd: events.append("sync") or fsync(fd))  # type: ignore[func-returns-value]
@@ -490,7 +490,7 @@ def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monk
 # ---- logs ----
 
 
-def test_statistics_leave_out_what_is_not_a_number() -> None:
+def test_statistics_ignore_nan() -> None:
     assert statistics("x", [1.0, math.nan, 3.0, 8.0]) == {
         "xAverage": 4.0,
         "xStd": pytest.approx(np.std([1, 3, 8])),
@@ -501,7 +501,7 @@ def test_statistics_leave_out_what_is_not_a_number() -> None:
     assert all(math.isnan(value) for value in statistics("x", []).values())
 
 
-def test_the_csv_is_whole_after_every_row_and_takes_new_columns(tmp_path: Path) -> None:
+def test_csv_is_complete_after_every_row_and_accepts_new_columns(tmp_path: Path) -> None:
     logger = CsvLogger(tmp_path / "progress.csv")
     logger.row({"a": 1, "b": 2.5})
     assert rows_of(tmp_path) == [{"a": 1, "b": 2.5}]
@@ -515,7 +515,7 @@ def test_the_csv_is_whole_after_every_row_and_takes_new_columns(tmp_path: Path) 
     assert [path.name for path in tmp_path.iterdir()] == ["progress.csv"]
 
 
-def test_a_log_is_never_written_over_another(tmp_path: Path) -> None:
+def test_existing_log_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "progress.csv").write_text("precious")
     sampler = sampler_of()
     with pytest.raises(FileExistsError, match="choose another"):
@@ -533,7 +533,7 @@ class Terminal(io.StringIO):
 ROW = {"CumSteps": 250, "CumTime": 5.0, "StepsPerSecond": 50.0, "ReturnAverage": 12.34}
 
 
-def test_a_line_says_return_steps_rate_and_time_left() -> None:
+def test_console_line_has_return_steps_rate_and_eta() -> None:
     stream = io.StringIO()
     with ConsoleLogger(stream) as logger:
         logger.start(1000)
@@ -542,7 +542,7 @@ def test_a_line_says_return_steps_rate_and_time_left() -> None:
     assert stream.getvalue().split() == ["return", "12.34", "250", "steps", "25%", "50", "steps/s", "ETA", "0:00:15"]
 
 
-def test_a_terminal_gets_a_bar_that_leaves_no_thread() -> None:
+def test_progress_bar_leaves_no_thread() -> None:
     stream, threads = Terminal(), threading.active_count()
     with ConsoleLogger(stream) as logger:
         logger.start(1000)
@@ -555,7 +555,7 @@ def test_a_terminal_gets_a_bar_that_leaves_no_thread() -> None:
     assert "ETA 0:00:15" in text
 
 
-def test_without_tqdm_a_terminal_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_terminal_without_tqdm_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tqdm", None)
     stream = Terminal()
     with ConsoleLogger(stream) as logger:
@@ -566,7 +566,7 @@ def test_without_tqdm_a_terminal_gets_lines(monkeypatch: pytest.MonkeyPatch) -> 
     assert "return     12.34" in stream.getvalue()
 
 
-def test_a_learning_curve_is_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_learning_curve_is_an_image_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log, picture = tmp_path / "progress.csv", tmp_path / "curve.png"
     log.write_text("CumSteps,ReturnAverage,ReturnMin,ReturnMax\n0,nan,nan,nan\n10,1,0,2\n20,3,1,4\n")
     plot_learning_curve(log, picture, final_return=3.5)
@@ -581,8 +581,8 @@ def test_a_learning_curve_is_a_picture(tmp_path: Path, monkeypatch: pytest.Monke
         plot_learning_curve(log, picture)
 
 
-def test_loggers_of_ones_own_hear_everything() -> None:
-    class Heard(Logger):
+def test_custom_logger_gets_every_event() -> None:
+    class KeepsEvents(Logger):
         def __init__(self) -> None:
             self.events: list[str] = []
 
@@ -598,7 +598,7 @@ def test_loggers_of_ones_own_hear_everything() -> None:
         def close(self) -> None:
             self.events.append("close")
 
-    logger = Heard()
+    logger = KeepsEvents()
     runner: Runner = MinibatchRl(
         A2C(),
         CategoricalPgAgent(),

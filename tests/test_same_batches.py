@@ -1,4 +1,4 @@
-"""The promise: same seed, same batches, whichever sampler, however many workers, whatever the start method."""
+"""The same seed gives the same batches for every sampler, number of workers and start method."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -108,7 +108,7 @@ def test_batches_are_equal_up_to_rounding_of_inference_by_default(reset_mode: st
 
 
 def test_the_rank_shifts_the_environments() -> None:
-    """Two samplers of four environments are one of eight."""
+    """Two samplers with four environments each equal one with eight."""
     whole = one_batch(batch_B=8)
     parts = [one_batch(batch_B=4, rank=rank, world_size=2) for rank in (0, 1)]
     for rank, part in enumerate(parts):
@@ -132,7 +132,7 @@ def one_batch(batch_B: int, **options: Any) -> Samples:
     ),
 )
 def test_every_cell_is_written_in_every_batch(cls: type[BaseSampler], reset_mode: str) -> None:
-    """Slots are reused: what a batch does not write would be the last one's."""
+    """Slots are reused: a cell that is not written has the value of an earlier batch."""
     expected = run(cls, reset_mode=reset_mode, n_workers=2, deterministic=True)[0]
     sampler = cls(
         Walk,
@@ -155,7 +155,7 @@ def test_every_cell_is_written_in_every_batch(cls: type[BaseSampler], reset_mode
             assert torch.equal(leaf, other), path
 
 
-def test_two_samplers_at_once_do_not_disturb_each_other() -> None:
+def test_two_samplers_at_once_do_not_affect_each_other() -> None:
     alone = one_batch(batch_B=4)
     options: dict[str, Any] = {"batch_T": 20, "batch_B": 4, "deterministic": True, "n_workers": 2}
     with (
@@ -172,7 +172,7 @@ def test_two_samplers_at_once_do_not_disturb_each_other() -> None:
 
 
 class Warmed(torch.nn.Module):
-    """Weights that two layers share, a temperature that no checkpoint holds, and a state that is no tensor."""
+    """A model with weights that two layers share, a non-persistent buffer, and a state that is not a tensor."""
 
     def __init__(self, spaces: EnvSpaces, n_outputs: int) -> None:
         super().__init__()
@@ -193,7 +193,7 @@ class Warmed(torch.nn.Module):
 
 
 @pytest.mark.parametrize(("cls", "lag"), [(CpuSampler, 0), (AsyncCpuSampler, 1)])
-def test_workers_act_with_everything_that_decides_in_the_model(cls: type[BaseSampler], lag: int) -> None:
+def test_workers_get_all_parameters_and_buffers_that_affect_actions(cls: type[BaseSampler], lag: int) -> None:
     found = []
     cases: list[tuple[type[BaseSampler], int, dict[str, Any]]] = [(SerialSampler, lag, {}), (cls, 0, {"n_workers": 2})]
     for one, later, options in cases:

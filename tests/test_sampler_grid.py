@@ -50,7 +50,7 @@ Run = tuple[list[tuple[Samples, Sequence[TrajInfo]]], list[TrajInfo]]
 
 
 def pairwise(cases: list[Case]) -> list[Case]:
-    """Some of the cases, in which every pair of settings occurs that occurs in any."""
+    """Returns a subset of the cases in which every pair of settings occurs."""
 
     def pairs(case: Case) -> set[Any]:
         return set(combinations(enumerate(case), 2))
@@ -138,13 +138,13 @@ def assert_same(expected: Run, came: Run) -> None:
     ("cls", "n_workers", "model", "action", "reset_mode", "B"),
     [pytest.param(*case, marks=[] if case in ALWAYS else [pytest.mark.slow]) for case in GRID],
 )
-def test_batches_are_those_of_the_serial_sampler(
+def test_batches_equal_those_of_the_serial_sampler(
     cls: type[BaseSampler], n_workers: int, model: str, action: str, reset_mode: str, B: int
 ) -> None:
     assert_same(reference(model, action, reset_mode, B), run(cls, model, action, reset_mode, B, n_workers=n_workers))
 
 
-def test_every_sampler_meets_every_setting_always() -> None:
+def test_quick_cases_pair_every_sampler_with_every_setting() -> None:
     wanted = {pair for case in GRID for pair in combinations(enumerate(case), 2) if case[1] in (2, 3)}
     assert {pair for case in ALWAYS for pair in combinations(enumerate(case), 2)} == wanted
     assert len(ALWAYS) < 16
@@ -159,7 +159,7 @@ def test_every_sampler_meets_every_setting_always() -> None:
         pytest.param(AlternatingSampler, "spawn", marks=pytest.mark.slow),
     ],
 )
-def test_start_methods_change_nothing(cls: type[BaseSampler], start_method: str) -> None:
+def test_start_methods_do_not_change_batches(cls: type[BaseSampler], start_method: str) -> None:
     setting = ("LSTM", "discrete", "mid_batch", 5)
     assert_same(reference(*setting), run(cls, *setting, n_workers=2, start_method=start_method))
 
@@ -174,10 +174,10 @@ PASSING = [(SerialSampler, "LSTM", True), (GpuSampler, "MLP", True), (Alternatin
         for case in product([SerialSampler, GpuSampler, AlternatingSampler], MODELS, [False, True])
     ],
 )
-def test_batches_that_pass_through_a_device_are_the_same(
+def test_batches_on_a_samples_device_are_equal(
     cls: type[BaseSampler], model: str, kept: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On the CPU too, `samples_device` takes the way of a GPU; acting plans, which round differently, are not used."""
+    """On the CPU, `samples_device` uses the same code as on a GPU, without acting plans, which round differently."""
     monkeypatch.setattr(compiled, "acting", None)
     setting = (model, "discrete", "mid_batch", 5)
     options: dict[str, Any] = {"samples_device": "cpu"} if kept else {"device": "cpu"}
@@ -188,7 +188,7 @@ def test_batches_that_pass_through_a_device_are_the_same(
 @pytest.mark.parametrize("kept", [False, True])
 @pytest.mark.parametrize("cls", [SerialSampler, GpuSampler, AlternatingSampler, NoOverlapAlternatingSampler])
 @pytest.mark.parametrize("model", MODELS)
-def test_batches_of_a_gpu_are_those_of_the_cpu_up_to_rounding(cls: type[BaseSampler], model: str, kept: bool) -> None:
+def test_gpu_batches_equal_cpu_batches_up_to_rounding(cls: type[BaseSampler], model: str, kept: bool) -> None:
     setting = (model, "discrete", "mid_batch", 11)
     options: dict[str, Any] = {"samples_device": "cuda:0"} if kept else {"device": "cuda:0"}
     expected = reference(*setting)[0][0][0]

@@ -25,7 +25,7 @@ class Info:
 
 
 def filled(state: bool = True) -> tuple[Slot, Samples]:
-    """A slot in which every byte of every array is told apart, and its samples."""
+    """Returns a slot in which every byte of every array is different, and its samples."""
     spec = SlotSpec(
         batch=BatchSpec(T, B),
         widths=(B,),
@@ -95,7 +95,7 @@ def test_done_is_terminated_or_truncated() -> None:
 
 
 @pytest.mark.parametrize("t", [0, 2, -1])
-def test_a_row_of_the_environments_part(t: int) -> None:
+def test_time_index_of_env_samples(t: int) -> None:
     _, samples = filled()
     row = samples.env[t]
     assert torch.equal(row.reward, samples.env.reward[t])
@@ -106,7 +106,7 @@ def test_a_row_of_the_environments_part(t: int) -> None:
 
 
 @pytest.mark.parametrize("rows", [slice(1, 3), [2, 0], torch.tensor([3, 3])])
-def test_rows_of_the_agents_part(rows: Any) -> None:
+def test_time_slice_of_agent_samples(rows: Any) -> None:
     _, samples = filled()
     part = samples.agent[rows]
     assert torch.equal(part.action, samples.agent.action[rows])
@@ -116,7 +116,7 @@ def test_rows_of_the_agents_part(rows: Any) -> None:
 
 
 @pytest.mark.parametrize("columns", [slice(1, 4), slice(None, None, 2), [4, 0], 3, torch.tensor([1, 2])])
-def test_columns_of_a_part_select_what_has_no_time_too(columns: Any) -> None:
+def test_columns_of_a_part_include_fields_without_time(columns: Any) -> None:
     _, samples = filled()
     agent, env = samples.agent[:, columns], samples.env[:, columns]
     assert torch.equal(agent.action, samples.agent.action[:, columns])
@@ -129,7 +129,7 @@ def test_columns_of_a_part_select_what_has_no_time_too(columns: Any) -> None:
     assert torch.equal(env.is_first, samples.env.is_first[:, columns])
 
 
-def test_rows_and_columns_at_once() -> None:
+def test_time_and_column_slices_together() -> None:
     _, samples = filled()
     part = samples.env[1:3, 2:4]
     assert torch.equal(part.reward, samples.env.reward[1:3, 2:4])
@@ -174,14 +174,14 @@ def test_columns_of_a_batch_filter_and_renumber_the_final_entries(columns: Any) 
 
 
 @pytest.mark.parametrize("mask", [torch.tensor([0, 1, 0, 1, 0]).bool(), np.array([False, True, False, True, False])])
-def test_columns_by_mask(mask: Any) -> None:
+def test_columns_by_boolean_mask(mask: Any) -> None:
     _, samples = filled()
     part = samples[:, mask]
     assert torch.equal(part.env.reward, samples.env.reward[:, [1, 3]])
     assert part.final.column.tolist() == [1, 1, 0, 1]
 
 
-def test_columns_of_columns() -> None:
+def test_columns_of_selected_columns() -> None:
     _, samples = filled()
     part = samples[:, 1:][:, [2, 0]]
     assert torch.equal(part.env.reward, samples.env.reward[:, [3, 1]])
@@ -196,14 +196,14 @@ def test_no_column_is_an_empty_batch() -> None:
 
 
 @pytest.mark.parametrize("index", [0, slice(0, 2), (0, slice(None)), (slice(1, None), slice(None)), [0, 1]])
-def test_rows_of_a_whole_batch_are_refused_with_the_remedy(index: Any) -> None:
+def test_time_slice_of_a_whole_batch_is_refused_with_the_remedy(index: Any) -> None:
     """A part in time has neither a bootstrap value nor final entries of its own."""
     _, samples = filled()
     with pytest.raises(TypeError, match=r"samples\.env\[t\]"):
         samples[index]
 
 
-def test_a_column_asked_for_twice_has_its_final_entries_twice() -> None:
+def test_column_selected_twice_has_its_final_entries_twice() -> None:
     _, samples = filled()
     part = samples[:, [0, 3, 3]]
     assert torch.equal(part.env.reward, samples.env.reward[:, [0, 3, 3]])
@@ -218,7 +218,7 @@ def test_a_column_asked_for_twice_has_its_final_entries_twice() -> None:
     ]
 
 
-def test_a_copy_is_equal_and_independent() -> None:
+def test_copy_is_equal_and_independent() -> None:
     slot, samples = filled()
     kept = samples.copy()
     assert equal(kept, samples)
@@ -230,7 +230,7 @@ def test_a_copy_is_equal_and_independent() -> None:
     assert equal(kept, before)
 
 
-def test_numpy_is_the_same_memory() -> None:
+def test_numpy_shares_memory() -> None:
     _, samples = filled()
     arrays = samples.numpy()
     for (path, tensor), (other, array) in zip(tree_paths(samples), tree_paths(arrays), strict=True):
@@ -241,7 +241,7 @@ def test_numpy_is_the_same_memory() -> None:
     assert samples.env.reward[1, 1] == 42
 
 
-def test_the_numpy_form_slices_and_selects_columns_like_the_torch_form() -> None:
+def test_numpy_samples_slice_like_torch_samples() -> None:
     _, samples = filled()
     part, arrays = samples[:, [3, 1]], samples.numpy()[:, [3, 1]]
     assert equal(arrays, part)
@@ -261,7 +261,7 @@ def test_a_batch_can_be_pickled_and_deep_copied() -> None:
     assert equal(copy.deepcopy(samples), samples)
 
 
-def test_final_inputs_are_what_value_needs() -> None:
+def test_final_inputs_are_the_inputs_of_value() -> None:
     _, samples = filled()
     inputs = samples.final.inputs()
     assert inputs.observation is samples.final.observation
@@ -271,7 +271,7 @@ def test_final_inputs_are_what_value_needs() -> None:
     assert inputs.is_first.tolist() == [False] * len(ENDS)
 
 
-def test_entries_that_fit_and_entries_that_overflow() -> None:
+def test_final_entries_that_fit_and_that_overflow() -> None:
     def region(count: int, offset: int = 0) -> FinalRegion:
         numbers = np.arange(offset, offset + count)
         return FinalRegion(
@@ -290,7 +290,7 @@ def test_entries_that_fit_and_entries_that_overflow() -> None:
     assert rest.prev_action.tolist() == [96, 100]
 
 
-def test_slices_of_a_slot_have_their_own_columns_and_final_region() -> None:
+def test_slices_of_a_slot_have_separate_columns_and_final_regions() -> None:
     spec = SlotSpec(BatchSpec(3, 7), (4, 3), np.zeros(2, np.float32), np.zeros((), np.int64), bootstrap=True)
     slot = build_slot(spec, lambda shape, dtype: np.zeros(shape, dtype))
     first, second = slot.slice(spec, 0), slot.slice(spec, 1)

@@ -294,7 +294,7 @@ Run = tuple[list[dict[str, torch.Tensor]], list[Sequence[TrajInfo]], list[Expect
 
 @functools.cache
 def run(setup: Setup) -> Run:
-    """The sampler's batches and those made by hand."""
+    """Returns the sampler's batches and those of the reference loop."""
     sampler = (CpuSampler if setup.n_workers else SerialSampler)(
         EpisodeStep,
         {"lengths": LENGTHS},
@@ -321,7 +321,7 @@ ALL_SETUPS = pytest.mark.parametrize("setup", SETUPS, ids=str)
 
 
 @ALL_SETUPS
-def test_every_field_is_what_a_loop_by_hand_gives(setup: Setup) -> None:
+def test_every_field_equals_a_reference_loop(setup: Setup) -> None:
     batches, _, expected = run(setup)
     for path, (number, (batch, hand)) in itertools.product(ALL_PATHS, enumerate(zip(batches, expected, strict=True))):
         tensor, array = batch[path], hand.arrays[path]
@@ -333,15 +333,15 @@ def test_every_field_is_what_a_loop_by_hand_gives(setup: Setup) -> None:
 
 
 @ALL_SETUPS
-def test_the_loop_by_hand_knows_every_field(setup: Setup) -> None:
+def test_reference_loop_covers_every_field(setup: Setup) -> None:
     batches, _, expected = run(setup)
     for batch, hand in zip(batches, expected, strict=True):
         assert set(batch) == set(hand.arrays) == set(ALL_PATHS)
 
 
 @ALL_SETUPS
-def test_the_batches_hold_every_kind_of_end(setup: Setup) -> None:
-    """Or the comparison would show little."""
+def test_batches_contain_every_kind_of_end(setup: Setup) -> None:
+    """Otherwise the comparison would show little."""
     ends = set()
     for batch in run(setup)[0]:
         terminated, truncated = batch[".env.terminated"], batch[".env.truncated"]
@@ -355,7 +355,7 @@ def test_the_batches_hold_every_kind_of_end(setup: Setup) -> None:
 
 
 @ALL_SETUPS
-def test_episode_statistics_are_what_a_loop_by_hand_gives(setup: Setup) -> None:
+def test_episode_statistics_equal_a_reference_loop(setup: Setup) -> None:
     _, traj_infos, expected = run(setup)
     assert sum(map(len, traj_infos)) > 15
     for infos, hand in zip(traj_infos, expected, strict=True):
@@ -388,8 +388,8 @@ def equal(first: Samples, second: Samples, but: tuple[str, ...] = ()) -> bool:
 
 
 @pytest.mark.parametrize("decorrelation", [0, 9])
-def test_after_a_wait_every_episode_is_seen_from_its_first_observation_on(decorrelation: int) -> None:
-    """Not from its second, and not with the last one's final observation."""
+def test_wait_mode_records_episodes_from_their_first_observation(decorrelation: int) -> None:
+    """Not from the second one, and not with the final observation of the last episode."""
     batches = obtain(sampler_of(reset_mode="wait", max_decorrelation_steps=decorrelation), n=6)
     for before, after in itertools.pairwise(batches):
         for b in range(B):
@@ -407,7 +407,7 @@ def test_after_a_wait_every_episode_is_seen_from_its_first_observation_on(decorr
             assert not before.env.observation[row + 1 :, b].any()
 
 
-def test_mid_batch_the_row_after_an_end_is_the_next_episodes_first() -> None:
+def test_mid_batch_mode_records_the_next_first_observation_after_an_end() -> None:
     (samples,) = obtain(sampler_of(((2,),), batch_B=1))
     assert samples.env.observation[:, 0].tolist() == [[0, 0], [0, 1], [1, 0], [1, 1], [2, 0], [2, 1]]
     assert samples.env.is_first[:, 0].tolist() == [True, False] * 3
@@ -416,7 +416,7 @@ def test_mid_batch_the_row_after_an_end_is_the_next_episodes_first() -> None:
     assert samples.final.time.tolist() == [1, 3, 5]
 
 
-def test_a_recurrent_state_goes_on_over_batches_and_starts_anew_after_ends() -> None:
+def test_recurrent_state_continues_over_batches_and_is_zero_after_ends() -> None:
     batches = obtain(sampler_of(((9,),), batch_B=2), n=3)
     counts = torch.cat([samples.agent.agent_info.state["count"][:, 0] for samples in batches])
     assert counts.tolist() == [*range(9), *range(9)]
@@ -426,7 +426,7 @@ def test_a_recurrent_state_goes_on_over_batches_and_starts_anew_after_ends() -> 
 
 
 @pytest.mark.parametrize("cls", [SerialSampler, CpuSampler])
-def test_more_ends_than_the_final_region_has_room_for(cls: type[BaseSampler]) -> None:
+def test_more_ends_than_the_final_region_holds(cls: type[BaseSampler]) -> None:
     """Episodes of one step: T · B of them in every batch."""
     sampler = cls(
         EpisodeStep,
@@ -449,7 +449,7 @@ def test_more_ends_than_the_final_region_has_room_for(cls: type[BaseSampler]) ->
         assert samples.final.state["sum"][0].tolist() == samples.env.observation.flatten(0, 1).tolist()
 
 
-def test_a_batch_in_which_nothing_ends_has_no_final_entries() -> None:
+def test_batch_without_ends_has_no_final_entries() -> None:
     (samples,) = obtain(sampler_of(((100,),)))
     assert len(samples.final) == 0
     assert samples.final.observation.shape == (0, 2)
@@ -468,14 +468,14 @@ def test_a_batch_of_one_row_and_one_column(reset_mode: str) -> None:
     assert [len(samples.final) for samples in batches] == [0, 1, 1, 0, 1, 1]
 
 
-def test_what_was_not_asked_for_is_none() -> None:
+def test_fields_that_are_not_requested_are_none() -> None:
     (samples,) = obtain(sampler_of(), CategoricalPgAgent())
     assert samples.agent.bootstrap_value is None
     assert samples.agent.first_state is samples.agent.last_state is samples.final.state is None
     assert samples.env.env_info is None
 
 
-def test_decorrelation_spreads_the_environments_over_their_episodes() -> None:
+def test_decorrelation_starts_environments_at_different_steps() -> None:
     (samples,) = obtain(sampler_of(((1000,),), batch_B=50, max_decorrelation_steps=40))
     steps = samples.env.observation[0, :, 1]
     assert steps.min() >= 1
@@ -487,13 +487,13 @@ def test_decorrelation_spreads_the_environments_over_their_episodes() -> None:
     assert not samples.agent.agent_info.state["count"][0].any()
 
 
-def test_one_step_of_decorrelation_is_one_step() -> None:
+def test_decorrelation_of_one_step() -> None:
     (samples,) = obtain(sampler_of(((1000,),), max_decorrelation_steps=1))
     assert samples.env.observation[0].tolist() == [[0, 1]] * B
 
 
 class SharedSpaces(Stochastic):
-    """Its spaces belong to the class, as in many environments."""
+    """Its spaces are class attributes, as in many environments."""
 
     action_space = spaces.Discrete(4)
 
@@ -503,8 +503,8 @@ class SharedSpaces(Stochastic):
 
 
 @pytest.mark.parametrize("env", [Stochastic, SharedSpaces])
-def test_an_environment_starts_alike_whoever_else_is_sampled(env: type[gym.Env[Any, Any]]) -> None:
-    """Its random actions of decorrelation too."""
+def test_environment_starts_alike_with_any_other_environments(env: type[gym.Env[Any, Any]]) -> None:
+    """Including its random actions of decorrelation."""
 
     def first_rows(batch_B: int, rank: int) -> torch.Tensor:
         sampler = SerialSampler(env, batch_T=3, batch_B=batch_B, deterministic=True, max_decorrelation_steps=30)
@@ -531,7 +531,7 @@ def test_the_same_seed_gives_the_same_batches_and_another_seed_others(reset_mode
 
 
 class OwnChoice(Stochastic):
-    """Throws its action space's dice itself."""
+    """Samples from its own action space."""
 
     def step(self, action: np.int64) -> Any:
         return super().step(self.action_space.sample())
@@ -551,8 +551,8 @@ class Placed(CategoricalPgAgent):
         return AgentStep(super().step(inputs, state).action, (torch.arange(n), torch.full((n,), n)))
 
 
-def test_deterministic_inference_has_32_rows_and_a_place_for_each_env_id() -> None:
-    """So a row's matrix products are rounded alike whoever else is in the batch."""
+def test_deterministic_inference_uses_blocks_of_32_with_positions_by_env_id() -> None:
+    """So matrix products for an environment are rounded alike whichever other environments are in the batch."""
     sampler = SerialSampler(Stochastic, batch_T=2, batch_B=20, deterministic=True)
     (samples,) = obtain(sampler, Placed(), rank=1, world_size=2)
     places, counts = samples.agent.agent_info
@@ -568,7 +568,7 @@ def test_environments_of_one_batch_differ() -> None:
     assert len(samples.agent.action.T.unique(dim=0)) > 20
 
 
-def test_without_a_seed_one_is_drawn_and_told() -> None:
+def test_missing_seed_is_drawn_and_readable() -> None:
     sampler = SerialSampler(Stochastic, batch_T=4, batch_B=2)
     (first,) = obtain(sampler, CategoricalPgAgent(), seed=None)
     (again,) = obtain(SerialSampler(Stochastic, batch_T=4, batch_B=2), CategoricalPgAgent(), seed=sampler.seed)
@@ -577,7 +577,7 @@ def test_without_a_seed_one_is_drawn_and_told() -> None:
     assert not torch.equal(first.env.observation, other.env.observation)
 
 
-def test_the_agent_is_told_its_mode_and_the_number_of_the_batch() -> None:
+def test_agent_modes_are_set_with_the_number_of_the_batch() -> None:
     agent = Recurrent()
     with sampler_of(eval_n_envs=1).initialize(agent, seed=SEED) as sampler:
         agent.modes.clear()
@@ -597,7 +597,7 @@ def test_the_version_counts_the_calls_that_act() -> None:
     assert versions == [[0], [1], [3], [4]]
 
 
-def test_the_agent_acts_with_the_parameters_it_has_now() -> None:
+def test_agent_acts_with_its_current_parameters() -> None:
     agent = CategoricalPgAgent()
     with sampler_of().initialize(agent, seed=SEED) as sampler:
         for value in (0.25, -1.5):
@@ -611,7 +611,7 @@ def test_the_agent_acts_with_the_parameters_it_has_now() -> None:
 # ---- memory ----
 
 
-def test_samples_are_views_until_the_next_call_and_copies_stay() -> None:
+def test_samples_are_views_until_the_next_call_and_copies_remain() -> None:
     with sampler_of().initialize(Recurrent(), seed=SEED) as sampler:
         first, _ = sampler.obtain_samples(0)
         kept, before = first.copy(), first.env.observation.clone()
@@ -624,7 +624,7 @@ def test_samples_are_views_until_the_next_call_and_copies_stay() -> None:
     assert torch.equal(first.env.observation, second.env.observation)  # memory lives as long as a view does
 
 
-def test_final_entries_are_the_batchs_own() -> None:
+def test_final_entries_are_copies() -> None:
     with sampler_of(((2,),)).initialize(Recurrent(), seed=SEED) as sampler:
         first = sampler.obtain_samples(0)[0].final
         before = first.observation.clone()
@@ -632,7 +632,7 @@ def test_final_entries_are_the_batchs_own() -> None:
         assert torch.equal(first.observation, before)
 
 
-def test_what_a_user_changes_in_the_objects_of_a_batch_is_not_in_the_next() -> None:
+def test_changes_of_batch_objects_do_not_affect_the_next_batch() -> None:
     with sampler_of(env_info_keys=EPISODE_STEP_INFO).initialize(Recurrent(), seed=SEED) as sampler:
         samples, _ = sampler.obtain_samples(0)
         samples.env.reward = samples.env.reward * 0
@@ -648,8 +648,8 @@ def test_what_a_user_changes_in_the_objects_of_a_batch_is_not_in_the_next() -> N
 
 
 @pytest.mark.parametrize("reset_mode", ["mid_batch", "wait"])
-def test_what_a_learner_writes_into_a_batch_does_not_reach_the_next(reset_mode: str) -> None:
-    """The loop stands on a row of its own, and every cell is written again."""
+def test_writes_into_a_batch_do_not_affect_the_next_batch(reset_mode: str) -> None:
+    """The loop keeps the current row in its own memory, and every cell is written again."""
     options = {"reset_mode": reset_mode, "env_info_keys": EPISODE_STEP_INFO}
     expected = obtain(sampler_of(**options), n=4, bootstrap_value=True)
     with sampler_of(**options).initialize(Recurrent(), seed=SEED, bootstrap_value=True) as sampler:
@@ -675,8 +675,8 @@ def evaluations(
 
 
 @pytest.mark.parametrize(("wanted", "each"), [(None, 1), (1, 1), (3, 1), (4, 2), (6, 2), (7, 3)])
-def test_every_environment_starts_the_same_number_of_episodes_and_all_count(wanted: int | None, each: int) -> None:
-    """So short episodes are not favoured. No reset is wasted: the next evaluation goes on with the next episode."""
+def test_evaluation_counts_the_same_number_of_episodes_in_every_environment(wanted: int | None, each: int) -> None:
+    """So short episodes are not favoured. The next evaluation continues with the next episode."""
     first, second = evaluations(2, eval_n_envs=3, eval_max_trajectories=wanted)
     for number, answer in enumerate((first, second)):
         assert len(answer) == 3 * each
@@ -689,7 +689,7 @@ def test_every_environment_starts_the_same_number_of_episodes_and_all_count(want
             assert {info.info["number"] for info in mine} == {1000 + k}
 
 
-def test_evaluated_episodes_come_in_the_order_of_their_ends() -> None:
+def test_evaluated_episodes_are_in_the_order_of_their_ends() -> None:
     (answer,) = evaluations(eval_n_envs=3, eval_max_trajectories=9)
     ends = {
         k: np.cumsum([lengths[episode % len(lengths)] for episode in range(3)])
@@ -700,7 +700,7 @@ def test_evaluated_episodes_come_in_the_order_of_their_ends() -> None:
 
 
 @pytest.mark.parametrize(("max_steps", "rows"), [(30, 10), (31, 10), (99, 33), (141, 47)])
-def test_an_evaluation_is_cut_at_its_steps_and_says_so(max_steps: int, rows: int) -> None:
+def test_evaluation_stops_at_eval_max_steps_with_unfinished_episodes(max_steps: int, rows: int) -> None:
     (answer,) = evaluations(eval_n_envs=3, eval_max_steps=max_steps)
     assert [(info.env_id, info.Length, info.finished) for info in answer] == [
         (0, 2, True),
@@ -712,7 +712,7 @@ def test_an_evaluation_is_cut_at_its_steps_and_says_so(max_steps: int, rows: int
 
 
 @pytest.mark.parametrize("max_steps", [1, 2])
-def test_fewer_steps_than_environments_are_one_step_each(max_steps: int) -> None:
+def test_eval_max_steps_below_eval_n_envs_is_one_step_each(max_steps: int) -> None:
     (answer,) = evaluations(eval_n_envs=3, eval_max_steps=max_steps)
     assert [(info.env_id, info.Length, info.finished) for info in answer] == [
         (0, 1, False),
@@ -721,14 +721,14 @@ def test_fewer_steps_than_environments_are_one_step_each(max_steps: int) -> None
     ]
 
 
-def test_an_evaluation_after_a_cut_one_starts_new_episodes() -> None:
+def test_evaluation_after_an_unfinished_one_starts_new_episodes() -> None:
     first, second = evaluations(2, eval_n_envs=3, eval_max_steps=15)
     assert [(info.env_id, info.Length, info.finished) for info in first] == [(0, 2, True), (1, 5, False), (2, 5, False)]
     assert [(info.env_id, info.Length, info.finished) for info in second] == [(2, 1, True), (0, 2, True), (1, 3, True)]
 
 
 def test_evaluations_start_with_zero_inputs_and_zero_state() -> None:
-    """Also after one that was cut in the middle of episodes."""
+    """Also after an evaluation that stopped within episodes."""
     agent = Recurrent()
     evaluations(3, agent, ((100,), (50,)), eval_n_envs=2, eval_max_steps=20)
     assert len(agent.greedy_inputs) == 30
@@ -745,8 +745,8 @@ def test_evaluations_start_with_zero_inputs_and_zero_state() -> None:
         assert second[".prev_reward"] == [10 * number - 1, 10 * number - 1]
 
 
-def test_noise_of_evaluations_is_never_the_same_twice() -> None:
-    """Nor that of training."""
+def test_noise_differs_between_evaluations() -> None:
+    """And from the noise of training."""
     agent = Recurrent()
     sampler = sampler_of(((40,),), eval_n_envs=2)
     with sampler.initialize(agent, seed=SEED):
@@ -757,13 +757,13 @@ def test_noise_of_evaluations_is_never_the_same_twice() -> None:
     assert len(set(noise)) == len(noise) == T * B + 3 * 2 * 40
 
 
-def test_each_rank_evaluates_in_environments_of_its_own() -> None:
+def test_each_rank_has_its_own_evaluation_environments() -> None:
     with sampler_of(((2,),), eval_n_envs=2).initialize(Recurrent(), seed=SEED, rank=1, world_size=2) as sampler:
         answer = sampler.evaluate_agent(0)
     assert [(info.env_id, info.info["number"]) for info in answer] == [(2, 1002), (3, 1003)]
 
 
-def test_a_recurrent_state_goes_on_through_a_long_evaluation() -> None:
+def test_recurrent_state_continues_through_a_long_evaluation() -> None:
     agent = Recurrent()
     (answer,) = evaluations(1, agent, ((150,), (40, 70)), eval_n_envs=2, eval_max_trajectories=4, eval_max_steps=300)
     assert len(agent.greedy_inputs) == 150
@@ -794,7 +794,7 @@ def test_greedy_episodes_are_the_same_every_time_and_differ_from_sampled_ones() 
 
 
 @pytest.mark.parametrize("reset_mode", ["mid_batch", "wait"])
-def test_evaluations_leave_the_batches_as_they_are(reset_mode: str) -> None:
+def test_evaluations_do_not_change_batches(reset_mode: str) -> None:
     def batches(evaluate: bool) -> list[Samples]:
         sampler = sampler_of(eval_n_envs=3, eval_max_steps=20, reset_mode=reset_mode)
         found = []
@@ -814,7 +814,7 @@ def test_evaluations_leave_the_batches_as_they_are(reset_mode: str) -> None:
         assert equal(with_them, without, but=(".agent.version",))
 
 
-def test_batches_leave_the_evaluations_as_they_are() -> None:
+def test_batches_do_not_change_evaluations() -> None:
     def answers(n_batches: int) -> list[tuple[Any, ...]]:
         sampler = SerialSampler(Stochastic, batch_T=10, batch_B=3, eval_n_envs=4, eval_max_trajectories=12)
         with sampler.initialize(CategoricalPgAgent(), seed=SEED):
@@ -829,14 +829,14 @@ def test_batches_leave_the_evaluations_as_they_are() -> None:
     assert len(answers(0)) == 24
 
 
-def test_evaluation_environments_have_arguments_of_their_own() -> None:
+def test_evaluation_environments_have_their_own_arguments() -> None:
     sampler = sampler_of(((5,),), eval_n_envs=2, eval_env_kwargs={"lengths": ((9,),)})
     with sampler.initialize(Recurrent(), seed=SEED):
         assert {info.Length for info in sampler.evaluate_agent(0)} == {9}
         assert {info.Length for info in sampler.obtain_samples(0)[1]} == {5}
 
 
-def test_evaluation_environments_need_no_declared_infos() -> None:
+def test_evaluation_environments_need_no_declared_info_keys() -> None:
     sampler = sampler_of(eval_n_envs=2, env_info_keys=EPISODE_STEP_INFO)
     with sampler.initialize(Recurrent(), seed=SEED):
         assert len(sampler.evaluate_agent(0)) == 2
@@ -865,11 +865,11 @@ def test_a_with_block_before_initialize_says_what_to_do(new: SerialSampler) -> N
         new.__enter__()
 
 
-def test_timing_before_initialize_is_no_steps(new: SerialSampler) -> None:
+def test_timing_before_initialize_has_no_steps(new: SerialSampler) -> None:
     assert new.timing().steps == 0
 
 
-def test_a_second_initialize_is_refused_and_the_sampler_goes_on(new: SerialSampler) -> None:
+def test_second_initialize_is_refused_and_the_sampler_continues(new: SerialSampler) -> None:
     new.initialize(Recurrent(), seed=SEED)
     with pytest.raises(SamplerError, match="make a new sampler"):
         new.initialize(Recurrent(), seed=SEED)
@@ -915,7 +915,7 @@ def test_a_with_block_closes_the_environments_and_keeps_the_users_error() -> Non
 
 
 class Stubborn(CategoricalPgAgent):
-    """Changes what it answers after its first call, which is the one that shows what a batch must hold."""
+    """Changes its outputs after its first call, which determines the layout of a batch."""
 
     def __init__(self, change: Any) -> None:
         super().__init__()
@@ -937,7 +937,7 @@ class Stubborn(CategoricalPgAgent):
         lambda step: AgentStep(step.action, (step.agent_info.value[:1],)),
     ],
 )
-def test_an_agent_that_answers_in_another_form_is_named(change: Any) -> None:
+def test_agent_output_of_another_structure_is_named(change: Any) -> None:
     with sampler_of().initialize(Stubborn(change), seed=SEED) as sampler:
         with pytest.raises(AgentFailed, match=r"Stubborn\.step\(\)"):
             sampler.obtain_samples(0)
@@ -972,7 +972,7 @@ def test_the_batch_spec_is_what_was_asked_for() -> None:
 
 
 @pytest.mark.parametrize("itr", ["0", None, 0.5, -1, True])
-def test_an_itr_that_is_no_number_of_a_batch_is_named_and_closes_nothing(itr: Any) -> None:
+def test_invalid_itr_is_named_and_does_not_close_the_sampler(itr: Any) -> None:
     sampler = SerialSampler(EpisodeStep, batch_T=2, batch_B=1, eval_n_envs=1)
     with sampler.initialize(CategoricalPgAgent(), seed=SEED):
         for call in (sampler.obtain_samples, sampler.evaluate_agent):

@@ -39,7 +39,7 @@ from tests.test_faults import (
     DIES,
     FAULTS,
     HANGS,
-    LIES,
+    INVALID_RESULTS,
     RAISES,
     WORDS,
     AgentThatFailsInWorkers,
@@ -78,14 +78,14 @@ def well(cls: type[BaseSampler]) -> bytes:
 
 
 @pytest.mark.parametrize(("cls", "fault", "phase"), CASES)
-def test_a_failing_environment_is_a_readable_error_and_leaves_nothing(cls: Any, fault: str, phase: str) -> None:
+def test_failing_environment_is_a_readable_error_and_leaves_nothing(cls: Any, fault: str, phase: str) -> None:
     expected_batch = well(cls)
     before = descriptors()
     sampler = sampler_of(cls, fault, phase)
     with pytest.raises(SamplerError) as caught:
         use(sampler)
     error, where = caught.value, caught.value.where
-    kinds = {**dict.fromkeys(RAISES, EnvFailed), **dict.fromkeys(LIES, EnvContractError)}
+    kinds = {**dict.fromkeys(RAISES, EnvFailed), **dict.fromkeys(INVALID_RESULTS, EnvContractError)}
     kinds |= {**dict.fromkeys(DIES, WorkerCrashed), **dict.fromkeys(HANGS, WorkerHung)}
     assert type(error) is kinds[fault]
     assert where is not None
@@ -112,7 +112,7 @@ def test_a_failing_environment_is_a_readable_error_and_leaves_nothing(cls: Any, 
 
 
 @pytest.mark.parametrize("cls", SERVED)
-def test_a_failing_close_is_raised_by_shutdown(cls: type[BaseSampler]) -> None:
+def test_error_in_close_is_raised_by_shutdown(cls: type[BaseSampler]) -> None:
     sampler = sampler_of(cls, "raise", "close")
     with pytest.raises(EnvFailed, match="unhappy") as caught:
         use(sampler)
@@ -123,7 +123,7 @@ def test_a_failing_close_is_raised_by_shutdown(cls: type[BaseSampler]) -> None:
 @pytest.mark.parametrize(
     "cls", [AlternatingSampler, *(pytest.param(cls, marks=pytest.mark.slow) for cls in OTHERS[1:])]
 )
-def test_an_agent_that_fails_in_the_server_is_an_agent_error(cls: type[BaseSampler]) -> None:
+def test_failing_agent_in_the_server_raises_agent_failed(cls: type[BaseSampler]) -> None:
     before = descriptors()
     sampler = sampler_of(cls, "none", "none")
     sampler.initialize(AgentThatFailsInWorkers(), seed=SEED)
@@ -145,7 +145,7 @@ PARALLEL = [AlternatingSampler, CpuSampler, *(pytest.param(cls, marks=pytest.mar
 
 
 class Assassin:
-    """Sends a signal to a random worker after a random while."""
+    """Sends a signal to a random worker after a random time."""
 
     def __init__(self, sampler: Any, what: int, rng: random.Random) -> None:
         processes = sampler._engine.workers._members.processes
@@ -198,7 +198,7 @@ def sample_for_long(sampler: BaseSampler, rng: random.Random) -> None:
 
 @pytest.mark.parametrize("cls", PARALLEL)
 @pytest.mark.parametrize("seeds", [range(3), pytest.param(range(3, 17), marks=pytest.mark.slow)], ids=["few", "many"])
-def test_kills_at_random_moments_end_in_as_many_errors(cls: type[ParallelSamplerBase], seeds: range) -> None:
+def test_kills_at_random_moments_are_reported(cls: type[ParallelSamplerBase], seeds: range) -> None:
     before = descriptors()
     for seed in seeds:
         error, rank = struck(cls, signal.SIGKILL, seed)
@@ -216,7 +216,7 @@ def test_kills_at_random_moments_end_in_as_many_errors(cls: type[ParallelSampler
 @pytest.mark.parametrize(
     ("cls", "seed"), quick_and_slow(product([AlternatingSampler, *OTHERS], [100, 101]), [(AlternatingSampler, 100)])
 )
-def test_a_worker_that_is_stopped_at_a_random_moment_hangs(cls: type[ParallelSamplerBase], seed: int) -> None:
+def test_worker_stopped_at_a_random_moment_is_reported_as_hung(cls: type[ParallelSamplerBase], seed: int) -> None:
     error, rank = struck(cls, signal.SIGSTOP, seed, timeout=1.0)
     assert type(error) is WorkerHung
     assert "SIGSTOP" in str(error)

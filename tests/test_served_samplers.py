@@ -1,4 +1,4 @@
-"""What is particular to samplers with an action server: who does what, where, and what it says about it."""
+"""What is particular to samplers with an action server: groups, waiting, timing, devices."""
 
 import time
 from itertools import product
@@ -42,7 +42,7 @@ def sampler_of(cls: type[BaseSampler], **options: Any) -> Any:
 # ---- names ----
 
 
-def test_the_hierarchy_is_the_one_the_names_promise() -> None:
+def test_class_hierarchy_follows_the_names() -> None:
     assert issubclass(GpuSampler, GpuSamplerBase)
     assert issubclass(AlternatingSampler, AlternatingSamplerBase)
     assert issubclass(NoOverlapAlternatingSampler, AlternatingSamplerBase)
@@ -55,7 +55,7 @@ def test_the_hierarchy_is_the_one_the_names_promise() -> None:
 # ---- columns ----
 
 
-def test_columns_are_dealt_out_group_by_group_and_every_worker_gets_some() -> None:
+def test_columns_are_split_by_group_and_every_worker_gets_some() -> None:
     for B, W, n_groups in product([1, 2, 3, 5, 8, 11], [1, 2, 3, 4, 8], [1, 2]):
         assert_dealt_out(B, min(W, B), n_groups)
 
@@ -91,7 +91,7 @@ def test_workers_do_not_load_torch(cls: type[GpuSamplerBase]) -> None:
 
 
 class Notes(CategoricalPgAgent):
-    """Notes how many rows each call was about."""
+    """Records the number of rows of each call."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -127,7 +127,7 @@ class Clocked(Walk):
 
 
 @pytest.mark.parametrize(("cls", "at_once"), [(AlternatingSampler, True), (NoOverlapAlternatingSampler, False)])
-def test_groups_step_at_once_only_where_they_may(cls: type[GpuSamplerBase], at_once: bool) -> None:
+def test_groups_step_at_once_only_with_overlap(cls: type[GpuSamplerBase], at_once: bool) -> None:
     keys = {"begin": ("float64", ()), "end": ("float64", ())}
     # Two workers of one column each: the first has the first group, the second the other.
     sampler = cls(Clocked, batch_T=20, batch_B=2, n_workers=2, env_info_keys=keys, max_decorrelation_steps=0)
@@ -139,7 +139,7 @@ def test_groups_step_at_once_only_where_they_may(cls: type[GpuSamplerBase], at_o
 
 
 @pytest.mark.parametrize("cls", SERVED)
-def test_the_server_tells_where_its_time_went(cls: type[GpuSamplerBase]) -> None:
+def test_timing_has_the_shares_of_the_server(cls: type[GpuSamplerBase]) -> None:
     with sampler_of(cls).initialize(CategoricalPgAgent(), seed=0) as sampler:
         assert sampler.timing().steps == 0
         for itr in range(3):
@@ -155,7 +155,7 @@ def test_the_server_tells_where_its_time_went(cls: type[GpuSamplerBase]) -> None
         assert sampler.timing().server_acting is None
 
 
-def test_a_loop_does_not_count_what_its_process_did_for_another_group() -> None:
+def test_timing_of_a_loop_excludes_time_spent_on_another_group() -> None:
     timing = Timing()
     with sampler_of(SerialSampler).initialize(CategoricalPgAgent(), seed=0) as sampler:
         loop = sampler._engine._collector._environments._loop
@@ -171,7 +171,7 @@ def test_a_loop_does_not_count_what_its_process_did_for_another_group() -> None:
         assert all(timing.turned_to_ns for timing in sampler._timings)
 
 
-def test_a_server_keeps_a_core_for_itself() -> None:
+def test_default_n_workers_leaves_a_core_for_the_server() -> None:
     cores = usable_cores()
     for cls, expected in (
         (CpuSampler, cores),
@@ -190,7 +190,7 @@ def test_more_workers_than_columns_are_not_started() -> None:
 
 
 @pytest.mark.parametrize("cls", SERVED)
-def test_one_column_is_enough(cls: type[GpuSamplerBase]) -> None:
+def test_batch_of_one_column_works(cls: type[GpuSamplerBase]) -> None:
     options: dict[str, Any] = {"batch_B": 1, "n_workers": 4, "deterministic": True, "eval_n_envs": 1}
     found = []
     for kind in (SerialSampler, cls):
@@ -241,7 +241,7 @@ class Short(gym.Env[np.ndarray, np.int64]):
 
 
 @pytest.mark.parametrize("cls", SERVED)
-def test_states_of_more_ends_than_a_region_holds_are_those_of_the_serial_sampler(cls: type[GpuSamplerBase]) -> None:
+def test_states_of_overflowing_final_entries_equal_those_of_the_serial_sampler(cls: type[GpuSamplerBase]) -> None:
     found = []
     for kind in (SerialSampler, cls):
         agent = RecurrentCategoricalPgAgent(model_kwargs={"hidden_size": 8})
@@ -258,7 +258,7 @@ def test_states_of_more_ends_than_a_region_holds_are_those_of_the_serial_sampler
 # ---- devices ----
 
 
-def test_kept_batches_are_in_memory_of_their_own() -> None:
+def test_batches_on_a_samples_device_have_their_own_memory() -> None:
     with sampler_of(GpuSampler, samples_device="cpu").initialize(CategoricalPgAgent(), seed=0) as sampler:
         samples, _ = sampler.obtain_samples(0)
         before = samples.env.reward.clone()
@@ -268,7 +268,7 @@ def test_kept_batches_are_in_memory_of_their_own() -> None:
         assert torch.isfinite(samples.env.observation).all()
 
 
-def test_samples_elsewhere_than_the_agent_are_refused() -> None:
+def test_samples_device_other_than_the_acting_device_is_refused() -> None:
     with pytest.raises(ValueError, match="samples_device='cpu' must be the device on which the agent acts"):
         sampler_of(GpuSampler, device="cuda:0", samples_device="cpu")
     with pytest.raises(ValueError, match="CpuSampler acts in its workers"):
@@ -276,7 +276,7 @@ def test_samples_elsewhere_than_the_agent_are_refused() -> None:
 
 
 @pytest.mark.gpu
-def test_the_batch_and_the_agent_are_on_the_gpu_by_default() -> None:
+def test_default_device_is_the_first_gpu() -> None:
     agent = CategoricalPgAgent()
     with sampler_of(GpuSampler, samples_device="cuda:0").initialize(agent, seed=0) as sampler:
         samples, _ = sampler.obtain_samples(0)
@@ -287,7 +287,7 @@ def test_the_batch_and_the_agent_are_on_the_gpu_by_default() -> None:
         assert agent.device.type == "cuda"
 
 
-def test_other_programs_are_looked_for_before_each_batch_and_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_load_of_other_programs_is_measured_before_each_batch_and_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
     from headrace.processes.patience import Patience
 
     decisions: list[None] = []

@@ -1,4 +1,4 @@
-"""Spaces: null values, what is recorded of observations, what environments get for actions, what is refused."""
+"""Spaces: null values, recorded observations, actions of environments, and refused spaces."""
 
 import warnings
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ def plain(value: Any) -> Any:
 
 
 def indexed_from_0(space: spaces.Space[Any], action: Any) -> Any:
-    """What an agent says for `action`: discrete numbers count from 0."""
+    """Returns the agent's form of `action`: discrete numbers count from 0."""
     match space:
         case spaces.Dict():
             return {key: indexed_from_0(child, action[key]) for key, child in space.spaces.items()}
@@ -49,7 +49,7 @@ def indexed_from_0(space: spaces.Space[Any], action: Any) -> Any:
 
 
 @ALL
-def test_null_values_are_zeros_of_the_spaces_shape_and_dtype(space: spaces.Space[Any]) -> None:
+def test_null_values_are_zeros_of_the_shape_and_dtype_of_the_space(space: spaces.Space[Any]) -> None:
     null, sample = null_value(space), space.sample()
     assert [path for path, _ in tree_paths(null)] == [path for path, _ in tree_paths(sample)]
     for zero, leaf in zip(tree_leaves(null), tree_leaves(sample), strict=True):
@@ -60,7 +60,7 @@ def test_null_values_are_zeros_of_the_spaces_shape_and_dtype(space: spaces.Space
 
 
 @ALL
-def test_observations_are_recorded_as_they_are(space: spaces.Space[Any]) -> None:
+def test_observations_are_recorded_unchanged(space: spaces.Space[Any]) -> None:
     space.seed(3)
     rows, casts = empty_rows(space, 4), []
     write = observation_writer(space, lambda *cast: casts.append(cast), "observation")
@@ -73,7 +73,7 @@ def test_observations_are_recorded_as_they_are(space: spaces.Space[Any]) -> None
 
 @ALL
 def test_environments_get_actions_that_are_in_their_space(space: spaces.Space[Any]) -> None:
-    """Discrete numbers with their start added; each environment its own, unshared array."""
+    """Discrete numbers with their start added; each environment gets its own array."""
     space.seed(4)
     actions = [space.sample() for _ in range(5)]
     columns = [indexed_from_0(space, action) for action in actions]
@@ -99,7 +99,7 @@ def test_box_actions_are_clipped_for_the_environment_only() -> None:
 
 
 @REFUSED
-def test_spaces_without_a_fixed_shape_are_refused_with_the_place_and_the_remedy(space: spaces.Space[Any]) -> None:
+def test_spaces_without_fixed_shape_are_refused_with_path_and_remedy(space: spaces.Space[Any]) -> None:
     place = {"Text in a Dict": "['word']", "Sequence in a Tuple": "[1]"}.get(
         next(name for name, one in SHAPELESS.items() if one is space), ""
     )
@@ -122,7 +122,9 @@ def test_spaces_without_a_fixed_shape_are_refused_with_the_place_and_the_remedy(
 
 @pytest.mark.parametrize("where", ["observation", "action"])
 @REFUSED
-def test_samplers_refuse_them_and_close_the_environments(space: spaces.Space[Any], where: str) -> None:
+def test_samplers_refuse_spaces_without_fixed_shape_and_close_the_environments(
+    space: spaces.Space[Any], where: str
+) -> None:
     made: list[AnySpaces] = []
     pair = (space, spaces.Discrete(2)) if where == "observation" else (spaces.Discrete(2), space)
     sampler = SerialSampler(AnySpaces, {"observation_space": pair[0], "action_space": pair[1], "made": made}, **SIZES)
@@ -173,9 +175,7 @@ WRONG: dict[str, tuple[spaces.Space[Any], Any, str]] = {
 
 
 @pytest.mark.parametrize(("space", "observation", "expected"), WRONG.values(), ids=WRONG.keys())
-def test_an_observation_that_is_not_of_the_space_is_a_mismatch(
-    space: spaces.Space[Any], observation: Any, expected: str
-) -> None:
+def test_observation_outside_the_space_is_a_mismatch(space: spaces.Space[Any], observation: Any, expected: str) -> None:
     rows = empty_rows(space, 2)
     with pytest.raises(Mismatch) as caught:
         observation_writer(space, lambda *cast: None, "observation")(rows, 1, observation)
@@ -194,7 +194,7 @@ def test_an_observation_that_is_not_of_the_space_is_a_mismatch(
         (lambda value: value.update(camera=None), "observation['camera']"),
     ],
 )
-def test_a_mismatch_deep_inside_names_its_place(change: Any, path: str) -> None:
+def test_nested_mismatch_names_its_path(change: Any, path: str) -> None:
     space = SPACES["nested"]
     observation = space.sample()
     change(observation)
@@ -203,7 +203,7 @@ def test_a_mismatch_deep_inside_names_its_place(change: Any, path: str) -> None:
     assert caught.value.path == path
 
 
-def test_a_large_observation_is_not_printed_whole() -> None:
+def test_large_observation_is_abbreviated_in_errors() -> None:
     with pytest.raises(Mismatch) as caught:
         observation_writer(SPACES["box"], lambda *cast: None, "observation")(
             empty_rows(SPACES["box"], 1), 0, [0.0] * 10**5
@@ -232,9 +232,7 @@ CAST: dict[str, tuple[spaces.Space[Any], Any, str]] = {
 
 
 @pytest.mark.parametrize(("space", "observation", "came"), CAST.values(), ids=CAST.keys())
-def test_numbers_that_stay_what_they_are_are_cast_and_told(
-    space: spaces.Space[Any], observation: Any, came: str
-) -> None:
+def test_lossless_casts_are_made_and_logged(space: spaces.Space[Any], observation: Any, came: str) -> None:
     casts: list[Any] = []
     rows = empty_rows(space, 2)
     observation_writer(space, lambda *cast: casts.append(cast))(rows, 1, observation)
@@ -243,7 +241,7 @@ def test_numbers_that_stay_what_they_are_are_cast_and_told(
     assert [(path, str(said), dtype) for path, said, dtype in casts] == [("observation", came, space.dtype)]
 
 
-def test_a_list_is_a_tuple_observation_and_told() -> None:
+def test_list_is_cast_to_a_tuple_observation_and_logged() -> None:
     casts: list[Any] = []
     rows = empty_rows(SPACES["tuple"], 1)
     parts = [np.ones(2, np.int8), np.ones(2, np.float32)]
@@ -252,7 +250,7 @@ def test_a_list_is_a_tuple_observation_and_told() -> None:
     assert casts == [("observation", "list", "tuple")]
 
 
-def test_what_a_space_contains_is_recorded() -> None:
+def test_every_observation_that_a_space_contains_is_recorded() -> None:
     """Whatever Gymnasium takes for an element: the numbers as an array of every dtype, and as a list."""
     for name in ("box", "box float64", "image", "multi-discrete", "multi-binary", "discrete"):
         space = SPACES[name]
@@ -268,7 +266,7 @@ def test_what_a_space_contains_is_recorded() -> None:
 
 
 @pytest.mark.parametrize("value", [2, np.int64(2), np.uint8(2), np.array(2)])
-def test_any_integer_is_a_discrete_observation(value: Any) -> None:
+def test_any_integer_type_is_a_discrete_observation(value: Any) -> None:
     rows = empty_rows(SPACES["discrete"], 1)
     observation_writer(SPACES["discrete"], lambda *cast: None)(rows, 0, value)
     assert rows.tolist() == [2]
@@ -320,8 +318,10 @@ class AnyAgent(Agent):
 
 @pytest.mark.parametrize("reset_mode", ["mid_batch", "wait"])
 @ALL
-def test_a_batch_of_every_space(space: spaces.Space[Any], reset_mode: str) -> None:
-    """Observations and actions of the same space: shown, recorded, given to the agent; said, recorded, carried out."""
+def test_batch_of_every_space(space: spaces.Space[Any], reset_mode: str) -> None:
+    """Observations and actions of the same space, as returned, recorded, passed to the agent and passed to the
+    environment.
+    """
     space.seed(8)
     made: list[AnySpaces] = []
     said = [indexed_from_0(space, space.sample()) for _ in range(6)]
@@ -354,7 +354,7 @@ def test_a_batch_of_every_space(space: spaces.Space[Any], reset_mode: str) -> No
     assert arrays.agent.agent_info.features.shape[:2] == (6, 3)
 
 
-def test_recorded_box_actions_are_the_agents_own_and_the_environment_gets_clipped_ones() -> None:
+def test_recorded_box_actions_are_unclipped_and_the_environment_gets_clipped_ones() -> None:
     made: list[AnySpaces] = []
     wild = np.array([9.0, -9.0, 0.5], np.float32)
     options = {"observation_space": SPACES["discrete"], "action_space": SPACES["box"], "made": made}
@@ -391,7 +391,7 @@ def test_evaluation_environments_of_other_spaces_are_refused() -> None:
     assert [env.closed for env in made] == [1] * 5
 
 
-def test_an_agent_for_other_actions_says_so() -> None:
+def test_agent_for_other_action_spaces_is_refused() -> None:
     made: list[AnySpaces] = []
     options = {"observation_space": SPACES["discrete"], "action_space": SPACES["box"], "made": made}
     with pytest.raises((TypeError, SamplerError), match="Discrete"):
@@ -418,7 +418,7 @@ def test_features_of_nested_spaces_are_concatenated_in_the_order_of_the_space() 
 
 
 @pytest.mark.parametrize("name", ["discrete from 7", "discrete from -2"])
-def test_discrete_features_are_one_hot_from_the_start(name: str) -> None:
+def test_discrete_features_are_one_hot_from_space_start(name: str) -> None:
     space = SPACES[name]
     assert isinstance(space, spaces.Discrete)
     numbers = torch.arange(int(space.start), int(space.start + space.n))

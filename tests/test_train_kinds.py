@@ -1,4 +1,4 @@
-"""`headrace train` starts from settings that suit the environment, and says which."""
+"""`headrace train`: defaults that depend on the environment, and the options for agents and logs."""
 
 import ast
 import json
@@ -85,7 +85,7 @@ def trained(folder: Path, *options: str) -> dict[str, Any]:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
-def test_defaults_suit_the_environment(
+def test_defaults_depend_on_the_environment(
     options: list[str], expected: tuple[bool, int, float, bool], tmp_path: Path
 ) -> None:
     config = trained(tmp_path, *options)
@@ -103,7 +103,7 @@ def test_a2c_has_defaults_too(env: str, tmp_path: Path) -> None:
     assert config["a2c"]["normalize_reward"] == (env != f"{__name__}:Pictures")
 
 
-def test_the_agent_is_the_one_asked_for(tmp_path: Path) -> None:
+def test_agent_options_determine_the_agent(tmp_path: Path) -> None:
     trained(tmp_path / "gru", "--recurrent", "gru", "--memory-size", "12")
     weights = load_checkpoint(tmp_path / "gru" / "checkpoint.pt")["agent"]["model"]
     assert weights["rnn.weight_hh_l0"].shape == (3 * 12, 12)
@@ -149,13 +149,13 @@ def test_every_option_has_a_help_text() -> None:
     assert len(names) > 60
 
 
-def test_event_files_are_written_if_asked(tmp_path: Path) -> None:
+def test_tensorboard_option_writes_event_files(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     trained(tmp_path, "--tensorboard")
     assert [step for step, _ in events(tmp_path / "tensorboard")["CumSteps"]] == [64]
 
 
-def test_rows_are_sent_to_wandb_if_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wandb_option_sends_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wandb = Wandb()
     monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=wandb.init))
     config = trained(tmp_path / "first", "--wandb", "--wandb-project", "mill")
@@ -170,7 +170,7 @@ def test_rows_are_sent_to_wandb_if_asked(tmp_path: Path, monkeypatch: pytest.Mon
     [("tensorboard.summary.writer.event_file_writer", "tensorboard"), ("wandb", "wandb")],
     ids=["tensorboard", "wandb"],
 )
-def test_a_missing_extra_is_said_before_anything_starts(
+def test_missing_extra_is_named_before_training(
     module: str, option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
@@ -181,7 +181,7 @@ def test_a_missing_extra_is_said_before_anything_starts(
     assert not (tmp_path / "run").exists()
 
 
-def test_modules_are_looked_for_where_the_user_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_modules_are_imported_from_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_mill.py").write_text(
         "import gymnasium\n\ndef make(length):\n    return gymnasium.make('CartPole-v1', max_episode_steps=length)\n"
     )

@@ -76,7 +76,7 @@ def naive(discount: float, batches: list[Batch]) -> list[list[TrajInfo]]:
 
 @settings(deadline=None, max_examples=300)
 @given(histories())
-def test_columns_equal_a_computation_step_by_step(history: tuple[float, list[Batch]]) -> None:
+def test_vectorized_statistics_equal_a_computation_step_by_step(history: tuple[float, list[Batch]]) -> None:
     discount, batches = history
     kwargs = {"discount": discount}
     columns = EpisodeColumns(ENV_IDS[: batches[0].reward.shape[1]], TrajInfo, kwargs)
@@ -92,7 +92,7 @@ def test_columns_equal_a_computation_step_by_step(history: tuple[float, list[Bat
             assert [type(value) for value in vars(info).values()] == [int, float, float, int, int, bool, dict, float]
 
 
-def test_unfinished_episodes_are_what_has_run_so_far() -> None:
+def test_unfinished_episodes_have_the_statistics_so_far() -> None:
     columns = EpisodeColumns([5, 6, 7], TrajInfo, {"discount": 0.5})
     reward = np.array([[1, 2, 3], [4, 0, 6]], np.float32)
     columns.add(reward, np.array([2, 2, 2]), [1], [2], [{}], [])
@@ -131,7 +131,7 @@ def test_traj_infos_are_made_when_asked_for_and_own_their_data() -> None:
     assert plain != list(plain)[:1]
 
 
-def test_restart_forgets_what_was_running() -> None:
+def test_restart_discards_running_episodes() -> None:
     columns = EpisodeColumns([0], TrajInfo, {})
     columns.add(np.ones((3, 1), np.float32), np.array([3]), [], [], [], [])
     columns.restart()
@@ -139,7 +139,7 @@ def test_restart_forgets_what_was_running() -> None:
     assert TrajInfos([episodes], TrajInfo, {}) == [TrajInfo(2, 2.0, 2.0, 2, env_id=0)]
 
 
-def test_returns_of_long_episodes_keep_their_digits() -> None:
+def test_returns_of_long_episodes_keep_their_precision() -> None:
     """Sums are float64: 0.1 (as float32) a million times over, in batches."""
     columns = EpisodeColumns([0], TrajInfo, {})
     reward = np.full((10_000, 1), 0.1, np.float32)
@@ -201,9 +201,7 @@ def diary_of_episode(number: int, episode: int, actions: list[int]) -> list[tupl
 
 @pytest.mark.parametrize("max_decorrelation_steps", [0, 12])
 @pytest.mark.parametrize("reset_mode", ["mid_batch", "wait"])
-def test_an_overridden_step_is_called_once_for_each_step_with_what_happened(
-    reset_mode: str, max_decorrelation_steps: int
-) -> None:
+def test_overridden_step_is_called_once_per_step_with_its_data(reset_mode: str, max_decorrelation_steps: int) -> None:
     """During decorrelation too, whose steps count; never for padding rows."""
     sampler = SerialSampler(
         EpisodeStep,
@@ -263,14 +261,14 @@ class From5(EpisodeStep):
         self.action_space = spaces.Discrete(3, start=5)
 
 
-def test_actions_told_are_the_recorded_ones_from_the_first_step_of_decorrelation_on() -> None:
+def test_actions_passed_to_step_include_those_of_decorrelation() -> None:
     sampler = SerialSampler(From5, batch_T=6, batch_B=4, TrajInfoCls=Diary, max_decorrelation_steps=6)
     with sampler.initialize(CategoricalPgAgent(), seed=SEED):
         told = [entry[1] for itr in range(3) for info in sampler.obtain_samples(itr)[1] for entry in info.steps]  # type: ignore[attr-defined]
     assert set(told) == {0, 1, 2}
 
 
-def test_step_is_called_in_evaluations_and_cut_episodes_keep_what_it_gathered() -> None:
+def test_step_is_called_in_evaluations_and_unfinished_episodes_keep_its_statistics() -> None:
     sampler = SerialSampler(
         EpisodeStep,
         {"lengths": ((3,), (50,))},
@@ -310,7 +308,7 @@ class OwnConstructorOnly(TrajInfo):
 
 
 @pytest.mark.parametrize("cls", [SerialSampler, CpuSampler])
-def test_subclasses_with_a_constructor_of_their_own_work(cls: type[SerialSampler]) -> None:
+def test_subclasses_with_their_own_constructor_work(cls: type[SerialSampler]) -> None:
     for TrajInfoCls, kwargs in ((AsInRlpyt, {"scale": 3.0}), (OwnConstructorOnly, {"label": "x"})):
         sampler = cls(
             EpisodeStep,
@@ -357,7 +355,7 @@ def test_two_samplers_with_different_discounts_do_not_share_them() -> None:
 
 
 @pytest.mark.parametrize("reset_mode", ["mid_batch", "wait"])
-def test_episodes_come_in_the_call_in_which_they_ended_in_order_of_time_and_env_id(reset_mode: str) -> None:
+def test_episodes_are_returned_by_the_call_in_which_they_ended_in_order(reset_mode: str) -> None:
     sampler = SerialSampler(Stochastic, batch_T=15, batch_B=6, reset_mode=reset_mode)
     with sampler.initialize(CategoricalPgAgent(), seed=SEED):
         for itr in range(6):
@@ -375,7 +373,7 @@ def test_episodes_come_in_the_call_in_which_they_ended_in_order_of_time_and_env_
                 assert set(info.info) == {"left"}
 
 
-def test_the_last_info_of_an_episode_is_whole() -> None:
+def test_last_info_of_an_episode_is_complete() -> None:
     sampler = SerialSampler(EpisodeStep, {"lengths": ((4,),)}, batch_T=4, batch_B=2, max_decorrelation_steps=0)
     with sampler.initialize(CategoricalPgAgent(), seed=SEED):
         _, traj_infos = sampler.obtain_samples(0)

@@ -47,7 +47,7 @@ def test_map_keeps_the_structure_and_its_types() -> None:
     assert tree.camera["left"].shape == (3, 2)  # the argument stays
 
 
-def test_map_over_several_trees_takes_leaves_of_the_same_place() -> None:
+def test_map_over_several_trees_pairs_leaves_by_position() -> None:
     first, second = (1, {"a": 2, "b": None}), (10, {"b": None, "a": 20})
     assert tree_map(lambda x, y: x + y, first, second) == (11, {"a": 22, "b": None})
 
@@ -66,7 +66,7 @@ def test_map_over_trees_of_different_structure_is_an_error(first: Any, second: A
         tree_map(lambda x, y: (x, y), first, second)
 
 
-def test_leaves_come_in_the_order_of_paths() -> None:
+def test_leaves_are_in_the_order_of_paths() -> None:
     tree = example()
     paths = [path for path, _ in tree_paths(tree, "obs")]
     assert paths == ["obs.camera['left']", "obs.camera['right'][0]", "obs.inner.logits"]
@@ -94,7 +94,7 @@ def test_rows_by_number_and_slice_are_views() -> None:
     assert tree.camera["left"].tolist() == [[0, 1], [77, 3], [4, 78]]
 
 
-def test_copy_into_writes_into_the_arrays_that_are_there() -> None:
+def test_copy_into_writes_into_existing_arrays() -> None:
     tree, source = example(), tree_map(lambda leaf: leaf * 0, example())
     arrays = tree_leaves(tree)
     tree_copy_into(tree, source)
@@ -107,7 +107,7 @@ def test_copy_into_a_tree_of_other_structure_is_an_error() -> None:
         tree_copy_into((np.zeros(2), np.zeros(2)), (np.zeros(2),))
 
 
-def test_allocate_like_puts_leading_dims_before_the_leafs_own() -> None:
+def test_allocate_like_prepends_leading_dims() -> None:
     asked = []
 
     def allocate(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""V-trace against its definition, and IMPALA: what it learns from, and that it learns."""
+"""V-trace against its definition, and IMPALA: which data it learns from, and that it learns."""
 
 import math
 from typing import Any
@@ -32,7 +32,7 @@ def by_definition(
     rho_clip: float,
     c_clip: float,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Equation 1 as it stands: a sum over the rest of the episode, with products of ratios, one cell at a time."""
+    """Equation 1 as written: a sum over the rest of the episode with products of ratios, one cell at a time."""
     T, B = reward.shape
     target, advantage = np.zeros((T, B)), np.zeros((T, B))
 
@@ -90,7 +90,7 @@ def test_v_trace_follows_its_definition(T: int, seed: int, v_lambda: float, rho_
     assert all(torch.equal(now, then) for now, then in zip(tensors, before, strict=True)), "an input was changed"
 
 
-def test_on_policy_it_is_the_discounted_return() -> None:
+def test_v_trace_on_policy_is_the_discounted_return() -> None:
     reward, value, ratio, terminated, truncated, bootstrap, final = map(torch.from_numpy, random_batch(9, 4, 1))
     ends = (terminated, truncated, bootstrap, final)
     advantage, target = v_trace(reward, value, torch.zeros_like(ratio), *ends, 0.9)
@@ -99,7 +99,7 @@ def test_on_policy_it_is_the_discounted_return() -> None:
     torch.testing.assert_close(advantage, expected)
 
 
-def test_padding_is_zero_and_touches_nothing_even_if_it_is_nan() -> None:
+def test_padding_is_zero_in_results_and_affects_nothing_even_if_nan() -> None:
     nan = math.nan
     valid = torch.tensor([[True], [True], [False], [False]])
     terminated = torch.tensor([[False], [True], [False], [False]])
@@ -117,7 +117,7 @@ def test_padding_is_zero_and_touches_nothing_even_if_it_is_nan() -> None:
 
 @pytest.mark.parametrize("reset_mode", ["mid_batch", "wait"])
 @pytest.mark.parametrize("make", [CategoricalPgAgent, RecurrentCategoricalPgAgent])
-def test_where_the_policy_is_the_one_that_acted_it_is_a2c(make: Any, reset_mode: str) -> None:
+def test_impala_on_policy_equals_a2c(make: Any, reset_mode: str) -> None:
     agent, samples = one_batch(reset_mode, make())
     assert samples.env.truncated.any()
     expected = optimized(A2C(A2CConfig()), samples, agent)
@@ -127,7 +127,7 @@ def test_where_the_policy_is_the_one_that_acted_it_is_a2c(make: Any, reset_mode:
         torch.testing.assert_close(x, y, rtol=1e-4, atol=2e-5)
 
 
-def test_what_another_policy_collected_counts_by_its_ratio() -> None:
+def test_off_policy_steps_are_weighted_by_their_ratio() -> None:
     agent, samples = one_batch()
     algo = IMPALA(IMPALAConfig(normalize_advantage=False))
     ready(algo, agent, samples)
@@ -147,7 +147,7 @@ def advantages(algo: PolicyGradientAlgo, samples: Samples) -> torch.Tensor:
         return algo.advantages(samples, samples.env.reward, None)[0]
 
 
-def test_values_are_those_of_the_parameters_that_learn() -> None:
+def test_values_use_the_current_parameters() -> None:
     agent, samples = one_batch()
     expected = optimized(IMPALA(), samples, agent)
     samples.agent.agent_info.value[:] = math.nan
@@ -157,7 +157,7 @@ def test_values_are_those_of_the_parameters_that_learn() -> None:
     assert equal(expected, recorded)
 
 
-def test_padding_never_enters() -> None:
+def test_padding_does_not_affect_learning() -> None:
     agent, samples = one_batch("wait")
     padding = ~samples.env.valid
     clean = optimized(IMPALA(), samples, agent)
@@ -169,7 +169,7 @@ def test_padding_never_enters() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"rho_clip": -1.0}, {"c_clip": -0.1}, {"discount": 2.0}])
-def test_wrong_settings_are_named(wrong: dict[str, Any]) -> None:
+def test_invalid_settings_are_named(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         IMPALAConfig(**wrong)
 
@@ -177,7 +177,7 @@ def test_wrong_settings_are_named(wrong: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "cls", [CpuSampler, *(pytest.param(cls, marks=pytest.mark.slow) for cls in (SerialSampler, GpuSampler))]
 )
-def test_it_learns_the_same_on_any_sampler_without_a_bootstrap_value(cls: type[BaseSampler]) -> None:
+def test_impala_learns_alike_on_any_sampler_without_bootstrap_value(cls: type[BaseSampler]) -> None:
     agent, algo = CategoricalPgAgent(), IMPALA(IMPALAConfig(discount=0.5, learning_rate=1e-2))
     assert not algo.bootstrap_value
     with cls(Signal, batch_T=16, batch_B=32, n_workers=2, max_decorrelation_steps=0).initialize(agent, seed=0) as own:
@@ -189,7 +189,7 @@ def test_it_learns_the_same_on_any_sampler_without_a_bootstrap_value(cls: type[B
 
 
 @pytest.mark.slow
-def test_gaussian_agents_learn_by_it() -> None:
+def test_impala_learns_with_gaussian_agents() -> None:
     def make() -> Matching:
         return Matching(spaces.Box(-1, 1, (2,), np.float32))
 
@@ -205,7 +205,7 @@ def test_gaussian_agents_learn_by_it() -> None:
 
 
 @pytest.mark.slow
-def test_it_learns_to_balance_a_pole() -> None:
+def test_impala_solves_cartpole() -> None:
     agent, algo, n_itr = CategoricalPgAgent(), IMPALA(), 300
     returns = []
     with SerialSampler("CartPole-v1", batch_T=8, batch_B=32).initialize(agent, seed=0) as sampler:

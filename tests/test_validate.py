@@ -187,7 +187,7 @@ INSIDE_AFFINITY = {"workers_cpus", "master_cpus", "worker_torch_threads", "maste
 
 
 def identify(case: Wrong) -> str:
-    """Without addresses: every process that collects the tests must call them the same."""
+    """Names a case without addresses, because every process that collects the tests must give it the same name."""
     return re.sub(r" at 0x\w+", "", f"{case[0]}={case[1]!r}")[:60]
 
 
@@ -227,7 +227,7 @@ ON_INITIALIZE = [(SerialSampler, *case) for case in INITIALIZE] + [(CpuSampler, 
     ON_INITIALIZE,
     ids=[f"{case[0].__name__}-{identify(case[1:])}" for case in ON_INITIALIZE],
 )
-def test_initialize_names_a_wrong_argument_before_anything_is_made(
+def test_initialize_names_a_wrong_argument_before_environments_are_made(
     cls: type[BaseSampler], name: str, value: Any, kind: Expected, tmp_path: Path
 ) -> None:
     mark = tmp_path / "made"
@@ -254,7 +254,7 @@ def test_a_rank_beyond_the_world_is_named_with_both_numbers(cls: type[BaseSample
         cls(**arguments()).initialize(CategoricalPgAgent(), rank=3, world_size=3)
 
 
-def test_disagreeing_numbers_of_workers_are_named_both() -> None:
+def test_contradicting_numbers_of_workers_are_both_named() -> None:
     with pytest.raises(ValueError, match="3 workers, but n_workers is 2"):
         CpuSampler(**arguments()).initialize(CategoricalPgAgent(), {"workers_cpus": [0, 0, 0]})
 
@@ -269,8 +269,8 @@ def test_a_wrong_argument_of_initialize_does_not_close_the_sampler(cls: type[Bas
 
 
 @SAMPLERS
-def test_an_environments_own_arguments_are_its_own_business(cls: type[BaseSampler]) -> None:
-    """An unknown keyword is told by the constructor itself."""
+def test_unknown_argument_of_an_environment_raises_env_failed(cls: type[BaseSampler]) -> None:
+    """The environment's constructor refuses the keyword."""
     from headrace.errors import EnvFailed
 
     sampler = cls(**arguments(env_kwargs={"lenghts": ((3,),)}))
@@ -284,8 +284,8 @@ WHOLE = ["batch_T", "batch_B", "n_workers", "max_decorrelation_steps", "eval_n_e
 @SAMPLERS
 @pytest.mark.parametrize("make", [float, np.int32, np.float64, np.uint8], ids=lambda make: make.__name__)
 @pytest.mark.parametrize("name", [*WHOLE, "eval_max_trajectories", "seed", "rank", "world_size"])
-def test_whole_numbers_may_be_of_any_type(cls: type[BaseSampler], name: str, make: Any) -> None:
-    """1e5 is how people write large ones."""
+def test_integers_of_any_type_are_accepted(cls: type[BaseSampler], name: str, make: Any) -> None:
+    """Floats without a fraction too, such as 1e5."""
     changes: dict[str, Any] = {"eval_n_envs": 2, "max_decorrelation_steps": 3}
     given: dict[str, Any] = {"seed": SEED, "rank": 0, "world_size": 1}
     value = make({"rank": 0, "seed": SEED, "world_size": 1}.get(name, 2))
@@ -307,7 +307,7 @@ class TwoActions(gym.Env[Any, Any]):
 
 
 @SAMPLERS
-def test_an_agent_that_cannot_act_here_names_itself_and_the_space(cls: type[BaseSampler]) -> None:
+def test_agent_for_another_action_space_names_itself_and_the_space(cls: type[BaseSampler]) -> None:
     with pytest.raises(
         TypeError,
         match=re.escape("CategoricalPgAgent acts in Discrete, MultiDiscrete [k] and MultiBinary [n] action spaces"),

@@ -1,4 +1,4 @@
-"""`VectorEnvs`: environments that come as one, recorded as if they came one by one, in every sampler."""
+"""`VectorEnvs`: vector environments are recorded like single ones, in every sampler."""
 
 import dataclasses
 import itertools
@@ -45,7 +45,7 @@ from tests.leftovers import DEADLINE
 from tests.quick import quick_and_slow
 from tests.tasks import Masked, assert_reproduced
 from tests.test_returns import ValueIsMemory
-from tests.vector_worlds import ACTIONS, MODES, WORLD_INFO, LyingVector, Steady, World, in_processes, side_by_side
+from tests.vector_worlds import ACTIONS, MODES, WORLD_INFO, InvalidOnceVector, Steady, World, in_processes, side_by_side
 
 Batches = list[tuple[Samples, Sequence[TrajInfo]]]
 
@@ -63,7 +63,7 @@ SAMPLERS: list[tuple[type[BaseSampler], int]] = [
 
 @dataclass
 class Diary(TrajInfo):
-    """Everything `step` is told but for the info."""
+    """Keeps the arguments of `step`, except the info."""
 
     Seen: list[Any] = field(default_factory=list)
 
@@ -77,7 +77,7 @@ class Diary(TrajInfo):
 
 @dataclass
 class InfoDiary(Diary):
-    """That too."""
+    """Keeps the info, too."""
 
     def step(self, *told: Any) -> None:
         super().step(*told)
@@ -144,13 +144,13 @@ def assert_same(expected: Run, came: Run) -> None:
 
 
 def begin_alike(one: Run, other: Run) -> bool:
-    """Whether the first observations are the same, which no action has touched."""
+    """Returns whether the first observations, which no action has influenced, are the same."""
     first, second = (tree_leaves(tree_rows(run.batches[0][0].env.observation, 0)) for run in (one, other))
     return all(map(torch.equal, first, second))
 
 
 def total(run: Run, name: str) -> int:
-    """How many rows of all batches are so."""
+    """Returns the number of cells of all batches in which a field is True."""
     return sum(int(getattr(samples.env, name).sum()) for samples, _ in run.batches)
 
 
@@ -209,7 +209,7 @@ QUICK = [
     ("cls", "n_workers", "mode", "decorrelation", "diary", "action"),
     quick_and_slow([(*one, *setting) for one in SAMPLERS for setting in SETTINGS], QUICK),
 )
-def test_batches_are_those_of_single_environments(
+def test_batches_equal_those_of_single_environments(
     cls: type[BaseSampler], n_workers: int, mode: str, decorrelation: int, diary: Any, action: str
 ) -> None:
     """Columns are uneven over workers and groups; Gymnasium's vector environment answers with arrays it uses again."""
@@ -220,7 +220,7 @@ def test_batches_are_those_of_single_environments(
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_decorrelated_statistics_count_what_came_before_the_first_batch(mode: str) -> None:
+def test_statistics_include_the_steps_of_decorrelation(mode: str) -> None:
     """`age` is the environment's own count of the steps of its episode."""
     vector = as_vector(World, mode, {"action_space": ACTIONS["discrete from 2"]})
     found = run(SerialSampler, *vector, max_decorrelation_steps=9)
@@ -231,8 +231,8 @@ def test_decorrelated_statistics_count_what_came_before_the_first_batch(mode: st
 
 
 @pytest.mark.parametrize("mode", ["SAME_STEP", "NEXT_STEP"])
-def test_decorrelation_without_holding_does_not_depend_on_workers(mode: str) -> None:
-    """No environment can be kept from moving, so all of them take as many random steps."""
+def test_decorrelation_in_lockstep_does_not_depend_on_workers(mode: str) -> None:
+    """No environment can be held while others step, so all take the same number of random steps."""
     vector = as_vector(World, mode, {"action_space": ACTIONS["continuous"]})
     options: dict[str, Any] = {"agent": GaussianPgAgent, "max_decorrelation_steps": 9}
     expected = run(SerialSampler, *vector, **options)
@@ -243,18 +243,18 @@ def test_decorrelation_without_holding_does_not_depend_on_workers(mode: str) -> 
 @pytest.mark.parametrize(
     ("mode", "decorrelation"), [("DISABLED", 0), ("SAME_STEP", 0), ("SAME_STEP", 9), ("NEXT_STEP", 9)]
 )
-def test_what_an_observation_forbids_is_not_done(mode: str, decorrelation: int) -> None:
-    """`Masked` raises when it is; random actions obey too."""
+def test_masked_actions_are_never_taken(mode: str, decorrelation: int) -> None:
+    """`Masked` raises for a forbidden action; random actions respect the mask too."""
     own = {"action_space": spaces.Discrete(4)}
     found = run(SerialSampler, *as_vector(Masked, mode, own), max_decorrelation_steps=decorrelation)
     if not decorrelation:
         assert_same(run(SerialSampler, Masked, own), found)
 
 
-def test_a_reset_of_some_rows_leaves_the_others_as_they_are() -> None:
-    """Whatever the vector environment gives for those: here, random numbers."""
-    made: list[LyingVector] = []
-    found = run(SerialSampler, VectorEnvs(LyingVector), {"mode": AutoresetMode.DISABLED, "made": made}, n=1)
+def test_reset_of_some_columns_leaves_the_others_unchanged() -> None:
+    """Whatever the vector environment returns for the others: here, random numbers."""
+    made: list[InvalidOnceVector] = []
+    found = run(SerialSampler, VectorEnvs(InvalidOnceVector), {"mode": AutoresetMode.DISABLED, "made": made}, n=1)
     env, (vector,) = found.batches[0][0].env, made
     following = torch.cat([env.observation[1:], env.last_observation])
     stepped = torch.from_numpy(np.stack(vector.stepped))
@@ -265,7 +265,7 @@ def test_a_reset_of_some_rows_leaves_the_others_as_they_are() -> None:
 
 
 @pytest.mark.parametrize(("cls", "n_workers"), [(SerialSampler, 1), (CpuSampler, 2)])
-def test_environments_in_processes_of_their_own_give_the_same_batches(cls: type[BaseSampler], n_workers: int) -> None:
+def test_async_vector_env_gives_the_same_batches(cls: type[BaseSampler], n_workers: int) -> None:
     expected = single_worlds("continuous", 9, InfoDiary)
     env_kwargs = {"make": World, "own": {"action_space": ACTIONS["continuous"]}}
     options = world_options("continuous", 9, InfoDiary)
@@ -281,8 +281,8 @@ def waiting_steadies() -> Run:
 
 
 @pytest.mark.parametrize(("cls", "n_workers"), quick_and_slow(SAMPLERS, SAMPLERS[:2]))
-def test_environments_that_wait_give_the_batches_of_single_ones(cls: type[BaseSampler], n_workers: int) -> None:
-    """Rows that wait step along; where a reset forgets everything, nothing can be seen of it."""
+def test_wait_mode_batches_equal_those_of_single_environments(cls: type[BaseSampler], n_workers: int) -> None:
+    """Waiting columns are stepped along, which a reset that clears everything hides."""
     expected = waiting_steadies()
     assert 0 < total(expected, "valid") < 3 * 12 * 5
     options: dict[str, Any] = {
@@ -294,8 +294,8 @@ def test_environments_that_wait_give_the_batches_of_single_ones(cls: type[BaseSa
     assert_same(expected, run(cls, *as_vector(Steady, "DISABLED"), n_workers=n_workers, **options))
 
 
-def test_random_environments_that_wait_have_whole_episodes_and_padding() -> None:
-    """What they do while they wait counts for nothing, and takes random numbers that single ones keep."""
+def test_wait_mode_has_whole_episodes_and_padding() -> None:
+    """What columns do while they wait is not recorded, but uses random numbers that single environments would not."""
     own = {"action_space": ACTIONS["discrete from 2"]}
     options: dict[str, Any] = {"reset_mode": "wait", "env_info_keys": WORLD_INFO, "TrajInfoCls": InfoDiary}
     single = run(SerialSampler, World, own, **options)
@@ -324,7 +324,7 @@ def test_random_environments_that_wait_have_whole_episodes_and_padding() -> None
 
 @pytest.mark.parametrize("cls", [SerialSampler, CpuSampler])
 @pytest.mark.parametrize("mode", ["NEXT_STEP", "SAME_STEP"])
-def test_environments_that_reset_by_themselves_cannot_wait(cls: type[BaseSampler], mode: str) -> None:
+def test_wait_mode_needs_autoreset_mode_disabled(cls: type[BaseSampler], mode: str) -> None:
     sampler = cls(*as_vector(Steady, mode), batch_T=4, batch_B=4, reset_mode="wait", n_workers=2)
     with pytest.raises(EnvContractError, match="side_by_side resets its environments by itself") as caught:
         sampler.initialize(CategoricalPgAgent(), seed=SEED)
@@ -352,7 +352,7 @@ def without_diary(info: TrajInfo) -> TrajInfo:
         [*((SerialSampler, 1, mode) for mode in MODES), (AlternatingSampler, 2, "NEXT_STEP")],
     ),
 )
-def test_evaluation_episodes_are_those_of_single_environments(
+def test_evaluation_episodes_equal_those_of_single_environments(
     cls: type[BaseSampler], n_workers: int, mode: str
 ) -> None:
     expected = single_worlds("continuous", 9, InfoDiary).evaluations
@@ -363,7 +363,7 @@ def test_evaluation_episodes_are_those_of_single_environments(
 
 
 @pytest.mark.parametrize("mode", ["NEXT_STEP", slow("SAME_STEP"), slow("DISABLED")])
-def test_later_evaluations_begin_with_resets_too(mode: str) -> None:
+def test_later_evaluations_start_with_resets(mode: str) -> None:
     options: dict[str, Any] = {"evaluations": 3, "eval_n_envs": 5, "eval_max_trajectories": 15}
     expected = run(SerialSampler, Steady, **options).evaluations
     for cls in (SerialSampler, CpuSampler, GpuSampler):
@@ -379,8 +379,8 @@ class Tally(ValueIsMemory):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_evaluations_are_alike_wherever_they_are_cut(mode: str) -> None:
-    """In NEXT_STEP, the reset of environment 0 would be next after three rows, and is not after a reset of all."""
+def test_evaluations_do_not_depend_on_where_earlier_ones_stopped(mode: str) -> None:
+    """In NEXT_STEP mode environment 0 would reset itself after three rows, but not after a reset of all."""
     for n_rows in (2, 3, 4, 5):
         sizes: dict[str, Any] = {"eval_n_envs": 2, "eval_max_trajectories": 20, "eval_max_steps": 2 * n_rows}
         first, *others = run(SerialSampler, *as_vector(Steady, mode), agent=Tally, evaluations=3, **sizes).evaluations
@@ -388,7 +388,7 @@ def test_evaluations_are_alike_wherever_they_are_cut(mode: str) -> None:
         assert all(plain(infos) == plain(first) for infos in others)
 
 
-def test_evaluations_that_are_cut_have_unfinished_episodes() -> None:
+def test_evaluations_stopped_at_eval_max_steps_have_unfinished_episodes() -> None:
     """Four rows: environment 0 of evaluation has episodes of 3 steps, then a row is its reset, and nothing more."""
     options: dict[str, Any] = {"evaluations": 1, "eval_n_envs": 2, "eval_max_trajectories": 4, "eval_max_steps": 8}
     for mode, rest in (("NEXT_STEP", []), ("SAME_STEP", [(0, 1, False)]), ("DISABLED", [(0, 1, False)])):
@@ -460,7 +460,7 @@ def deaf_worlds(batch_T: int) -> Run:
 
 
 @pytest.mark.parametrize("batch_T", [1, 3, 12, slow(2), slow(7)])
-def test_with_resets_that_take_a_step_the_valid_rows_are_those_of_single_environments(batch_T: int) -> None:
+def test_next_step_mode_valid_steps_equal_those_of_single_environments(batch_T: int) -> None:
     expected, came = single_deaf_worlds(batch_T), deaf_worlds(batch_T)
     for singles, rows in zip(valid_rows(expected.batches), valid_rows(came.batches), strict=True):
         assert len(rows) > 20
@@ -474,7 +474,7 @@ def test_with_resets_that_take_a_step_the_valid_rows_are_those_of_single_environ
 
 
 @pytest.mark.parametrize("batch_T", [1, 3, 12, slow(2), slow(7)])
-def test_with_resets_that_take_a_step_statistics_are_those_of_single_environments(batch_T: int) -> None:
+def test_next_step_mode_statistics_equal_those_of_single_environments(batch_T: int) -> None:
     """To the last digits of a sum: it is split where batches end, which is elsewhere."""
     expected, came = single_deaf_worlds(batch_T).batches, deaf_worlds(batch_T).batches
     for singles, infos in zip(episodes(expected), episodes(came), strict=True):
@@ -486,7 +486,7 @@ def test_with_resets_that_take_a_step_statistics_are_those_of_single_environment
 
 
 @pytest.mark.parametrize("batch_T", [1, 3, 12, slow(2), slow(7)])
-def test_the_row_of_a_reset_is_padding_and_the_next_one_begins(batch_T: int) -> None:
+def test_next_step_mode_reset_step_is_padding_and_the_next_is_first(batch_T: int) -> None:
     """Wherever the episode ends: after the last row of a batch, row 0 of the next is the reset."""
     resetting, at_the_border = torch.zeros(5, dtype=torch.bool), 0
     last = None
@@ -511,8 +511,8 @@ def test_the_row_of_a_reset_is_padding_and_the_next_one_begins(batch_T: int) -> 
     assert at_the_border
 
 
-class Insistent(LyingVector):
-    """Says of the step of a reset, too, that it gave a reward and ended an episode."""
+class Insistent(InvalidOnceVector):
+    """Returns a reward and an end also for the step of a reset."""
 
     def step(self, actions: Any) -> Any:
         observation, reward, terminated, truncated, info = super().step(actions)
@@ -520,7 +520,7 @@ class Insistent(LyingVector):
         return observation, reward, terminated | before, truncated, info
 
 
-def test_what_is_said_of_the_step_of_a_reset_counts_for_nothing() -> None:
+def test_next_step_mode_ignores_rewards_and_ends_of_reset_steps() -> None:
     found = run(SerialSampler, VectorEnvs(Insistent), {"mode": AutoresetMode.NEXT_STEP})
     for samples, infos in found.batches:
         env = samples.env
@@ -539,9 +539,7 @@ def test_what_is_said_of_the_step_of_a_reset_counts_for_nothing() -> None:
         [(AlternatingSampler, 2, 1), (CpuSampler, 3, 12)],
     ),
 )
-def test_batches_with_resets_that_take_a_step_do_not_depend_on_workers(
-    cls: type[BaseSampler], n_workers: int, batch_T: int
-) -> None:
+def test_next_step_mode_batches_do_not_depend_on_workers(cls: type[BaseSampler], n_workers: int, batch_T: int) -> None:
     options: dict[str, Any] = {
         "agent": AGENTS["discrete from 2"],
         "batch_T": batch_T,
@@ -551,7 +549,7 @@ def test_batches_with_resets_that_take_a_step_do_not_depend_on_workers(
     assert_same(run(SerialSampler, *vector, **options), run(cls, *vector, n_workers=n_workers, **options))
 
 
-def test_recurrent_states_begin_anew_after_a_reset_that_took_a_step() -> None:
+def test_next_step_mode_recurrent_state_is_zero_after_a_reset() -> None:
     vector = as_vector(World, "NEXT_STEP", {"action_space": ACTIONS["discrete from 2"]})
     learner = AGENTS["discrete from 2"]()
     sampler = SerialSampler(*vector, batch_T=16, batch_B=4, max_decorrelation_steps=6)
@@ -562,7 +560,7 @@ def test_recurrent_states_begin_anew_after_a_reset_that_took_a_step() -> None:
 
 # ---- what comes back wrong ----
 
-LIAR = 2
+INVALID_ENV = 2
 
 
 def use(cls: type[BaseSampler], factory: Any, env_kwargs: dict[str, Any], **options: Any) -> BaseSampler:
@@ -582,7 +580,7 @@ def use(cls: type[BaseSampler], factory: Any, env_kwargs: dict[str, Any], **opti
 
 
 def with_cell(index: int, cell: Any, value: Any) -> Callable[[list[Any]], Any]:
-    """A lie: one number of one array of the answer is another."""
+    """Returns a change of one number in one array of the result."""
 
     def change(answer: list[Any]) -> Any:
         array = np.array(answer[index])
@@ -593,7 +591,7 @@ def with_cell(index: int, cell: Any, value: Any) -> Callable[[list[Any]], Any]:
 
 
 def without(key: str) -> Callable[[list[Any]], Any]:
-    """A lie: the info lacks a key."""
+    """Returns a change that removes a key of the info."""
 
     def change(answer: list[Any]) -> Any:
         return replace(4, {name: value for name, value in answer[4].items() if name != key})(answer)
@@ -602,7 +600,7 @@ def without(key: str) -> Callable[[list[Any]], Any]:
 
 
 ROW_5 = "stepping, step 5"
-LIES: dict[str, tuple[Callable[[list[Any]], Any], str, int | None, str]] = {
+INVALID_RESULTS: dict[str, tuple[Callable[[list[Any]], Any], str, int | None, str]] = {
     "wrong shape": (
         replace(0, np.zeros((4, 4), np.float32)),
         "observation = float32 [4, 4], expected shape",
@@ -628,7 +626,12 @@ LIES: dict[str, tuple[Callable[[list[Any]], Any], str, int | None, str]] = {
         ROW_5,
     ),
     "list": (replace(0, [[0.0] * 3] * 3), "observation = list", None, ROW_5),
-    "NaN in row 2": (with_cell(0, (LIAR, 1), np.nan), "observation = nan, expected finite numbers", LIAR, ROW_5),
+    "NaN in row 2": (
+        with_cell(0, (INVALID_ENV, 1), np.nan),
+        "observation = nan, expected finite numbers",
+        INVALID_ENV,
+        ROW_5,
+    ),
     "-Inf in row 1": (with_cell(0, (1, 0), -np.inf), "observation = -inf, expected finite numbers", 1, ROW_5),
     "infinite reward": (with_cell(1, 3, np.inf), "reward = inf, expected finite numbers", 3, ROW_5),
     "one reward for all": (replace(1, 1.0), "reward = float64 [], expected numbers [4]", None, ROW_5),
@@ -656,7 +659,7 @@ LIES: dict[str, tuple[Callable[[list[Any]], Any], str, int | None, str]] = {
 }
 
 
-def assert_lie_is_told(error: SamplerError, words: str, env_id: int | None, place: str) -> None:
+def assert_error_names(error: SamplerError, words: str, env_id: int | None, place: str) -> None:
     assert words in str(error)
     assert "correct the environment or its declared spaces" in str(error)
     where = error.where
@@ -666,28 +669,28 @@ def assert_lie_is_told(error: SamplerError, words: str, env_id: int | None, plac
 
 
 @pytest.mark.parametrize(
-    ("lie", "mode"),
+    ("case", "mode"),
     [
-        pytest.param(lie, mode, marks=[] if mode is AutoresetMode.SAME_STEP or "NaN" in lie else [pytest.mark.slow])
-        for lie, mode in itertools.product(LIES, AutoresetMode)
+        pytest.param(case, mode, marks=[] if mode is AutoresetMode.SAME_STEP or "NaN" in case else [pytest.mark.slow])
+        for case, mode in itertools.product(INVALID_RESULTS, AutoresetMode)
     ],
 )
-def test_a_lie_is_an_error_that_says_what_came_and_where(lie: str, mode: AutoresetMode) -> None:
-    change, words, env_id, place = LIES[lie]
-    made: list[LyingVector] = []
+def test_invalid_step_result_error_says_what_came_and_where(case: str, mode: AutoresetMode) -> None:
+    change, words, env_id, place = INVALID_RESULTS[case]
+    made: list[InvalidOnceVector] = []
     env_kwargs = {"change": change, "mode": mode, "info": {"speed": np.zeros(4, np.float32)}, "made": made}
     with pytest.raises(EnvContractError) as caught:
-        use(SerialSampler, LyingVector, env_kwargs, env_info_keys={"speed": ("float32", ())})
-    assert str(caught.value).startswith("LyingVector: step() returned ")
-    assert_lie_is_told(caught.value, words, env_id, place)
+        use(SerialSampler, InvalidOnceVector, env_kwargs, env_info_keys={"speed": ("float32", ())})
+    assert str(caught.value).startswith("InvalidOnceVector: step() returned ")
+    assert_error_names(caught.value, words, env_id, place)
     assert [env.closes for env in made] == [1]
 
 
-def test_the_truth_is_no_error() -> None:
+def test_valid_results_are_accepted() -> None:
     for mode in AutoresetMode:
-        made: list[LyingVector] = []
+        made: list[InvalidOnceVector] = []
         env_kwargs = {"mode": mode, "info": {"speed": np.zeros(4, np.float32)}, "made": made}
-        use(SerialSampler, LyingVector, env_kwargs, env_info_keys={"speed": ("float32", ())})
+        use(SerialSampler, InvalidOnceVector, env_kwargs, env_info_keys={"speed": ("float32", ())})
         assert [env.closes for env in made] == [1]
 
 
@@ -695,37 +698,37 @@ def test_the_truth_is_no_error() -> None:
     ("change", "words", "env_id"),
     [
         (replace(0, np.zeros((4, 1), np.float32)), "observation = float32 [4, 1], expected shape", None),
-        (with_cell(0, (LIAR, 1), np.nan), "observation = nan, expected finite numbers", LIAR),
+        (with_cell(0, (INVALID_ENV, 1), np.nan), "observation = nan, expected finite numbers", INVALID_ENV),
         (lambda answer: answer[0], "returned float32 [4, 3], expected (observation, info)", None),
         (replace(1, None), "returned a tuple of 2, expected (observation, info)", None),
     ],
     ids=["shape", "NaN", "no tuple", "no info"],
 )
-def test_a_lie_of_reset_is_an_error(change: Any, words: str, env_id: int | None) -> None:
+def test_invalid_reset_result_is_an_error(change: Any, words: str, env_id: int | None) -> None:
     with pytest.raises(EnvContractError) as caught:
-        use(SerialSampler, LyingVector, {"change": change, "at": "reset"})
-    assert str(caught.value).startswith("LyingVector: reset() returned ")
-    assert_lie_is_told(caught.value, words, env_id, "resetting, step 0")
+        use(SerialSampler, InvalidOnceVector, {"change": change, "at": "reset"})
+    assert str(caught.value).startswith("InvalidOnceVector: reset() returned ")
+    assert_error_names(caught.value, words, env_id, "resetting, step 0")
 
 
-def test_a_lie_in_a_worker_names_worker_and_environment() -> None:
+def test_invalid_result_in_a_worker_names_worker_and_environment() -> None:
     """Environments 2 and 3 are rows 0 and 1 there."""
     with pytest.raises(EnvContractError, match="observation = nan") as caught:
-        use(CpuSampler, LyingVector, {"change": with_cell(0, (1, 1), np.nan)})
+        use(CpuSampler, InvalidOnceVector, {"change": with_cell(0, (1, 1), np.nan)})
     where = caught.value.where
     assert where is not None
     assert (where.worker, where.env_id, where.phase, where.step) == (1, 3, "stepping", 5)
 
 
-def test_a_final_observation_that_is_missing_is_an_error() -> None:
+def test_missing_final_observation_is_an_error() -> None:
     """Row 2 ends alone in row 2 of the batch."""
     with pytest.raises(EnvContractError) as caught:
-        use(SerialSampler, LyingVector, {"change": without("final_obs"), "at": "end"})
+        use(SerialSampler, InvalidOnceVector, {"change": without("final_obs"), "at": "end"})
     assert "'final_obs' where an episode ended (autoreset mode SAME_STEP)" in str(caught.value)
-    assert_lie_is_told(caught.value, "info = the keys ['_final_obs'], expected", None, "stepping, step 2")
+    assert_error_names(caught.value, "info = the keys ['_final_obs'], expected", None, "stepping, step 2")
 
 
-def test_an_info_field_that_is_missing_from_the_last_info_is_an_error() -> None:
+def test_info_field_missing_from_the_last_info_is_an_error() -> None:
     speed = {"speed": np.zeros(4, np.float32)}
 
     def change(answer: list[Any]) -> Any:
@@ -733,20 +736,20 @@ def test_an_info_field_that_is_missing_from_the_last_info_is_an_error() -> None:
 
     env_kwargs = {"change": change, "at": "end", "info": speed}
     with pytest.raises(EnvContractError) as caught:
-        use(SerialSampler, LyingVector, env_kwargs, env_info_keys={"speed": ("float32", ())})
-    assert_lie_is_told(caught.value, "info['speed'] = the keys [], expected every key", LIAR, "stepping, step 2")
+        use(SerialSampler, InvalidOnceVector, env_kwargs, env_info_keys={"speed": ("float32", ())})
+    assert_error_names(caught.value, "info['speed'] = the keys [], expected every key", INVALID_ENV, "stepping, step 2")
 
 
 @pytest.mark.parametrize("mode", [None, "NextStep"])
-def test_the_autoreset_mode_must_be_said(mode: Any) -> None:
-    made: list[LyingVector] = []
-    with pytest.raises(EnvContractError, match=r"LyingVector: metadata.*not a gymnasium.vector.AutoresetMode"):
-        use(SerialSampler, LyingVector, {"mode": mode, "made": made})
+def test_missing_autoreset_mode_is_an_error(mode: Any) -> None:
+    made: list[InvalidOnceVector] = []
+    with pytest.raises(EnvContractError, match=r"InvalidOnceVector: metadata.*not a gymnasium.vector.AutoresetMode"):
+        use(SerialSampler, InvalidOnceVector, {"mode": mode, "made": made})
     assert [env.closes for env in made] == [1]
 
 
 def three_of_them(num_envs: int) -> Any:
-    return LyingVector(3)
+    return InvalidOnceVector(3)
 
 
 def single_one(num_envs: int) -> Any:
@@ -754,13 +757,13 @@ def single_one(num_envs: int) -> Any:
 
 
 @pytest.mark.parametrize("cls", [SerialSampler, CpuSampler])
-def test_what_is_no_vector_environment_of_that_size_is_refused(cls: type[BaseSampler]) -> None:
+def test_factory_with_wrong_class_or_size_is_refused(cls: type[BaseSampler]) -> None:
     with pytest.raises(EnvContractError, match="three_of_them returned 3 environments, expected "):
         use(cls, three_of_them, {})
     with pytest.raises(EnvContractError, match=r"single_one returned a Steady, not a gymnasium.vector.VectorEnv"):
         use(cls, single_one, {})
     with pytest.raises(EnvFailed, match=r"the constructor raised TypeError.*colour"):
-        use(cls, LyingVector, {"colour": "red"})
+        use(cls, InvalidOnceVector, {"colour": "red"})
 
 
 PHASES = {
@@ -781,11 +784,13 @@ PHASES = {
     ],
 )
 @pytest.mark.parametrize("at", list(PHASES))
-def test_what_raises_is_a_failed_environment(at: str, error: BaseException, cls: type[BaseSampler]) -> None:
+def test_exception_in_a_vector_environment_raises_env_failed(
+    at: str, error: BaseException, cls: type[BaseSampler]
+) -> None:
     with pytest.raises(EnvFailed) as caught:
-        use(cls, LyingVector, {"change": raising(error), "at": at, "mode": AutoresetMode.DISABLED})
+        use(cls, InvalidOnceVector, {"change": raising(error), "at": at, "mode": AutoresetMode.DISABLED})
     call = "the constructor" if at == "constructor" else f"{at.split()[-1]}()"
-    assert str(caught.value).startswith(f"LyingVector: {call} raised {type(error).__name__}: unhappy")
+    assert str(caught.value).startswith(f"InvalidOnceVector: {call} raised {type(error).__name__}: unhappy")
     assert caught.value.where is not None
     assert caught.value.where.phase == PHASES[at]
     assert "vector_worlds.py" in caught.value.traceback_text
@@ -795,9 +800,9 @@ def kill_me(answer: list[Any]) -> Any:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_worker_that_is_killed_in_a_step_is_a_crashed_worker() -> None:
+def test_worker_killed_during_a_step_raises_worker_crashed() -> None:
     with pytest.raises(WorkerCrashed, match="SIGKILL") as caught:
-        use(CpuSampler, LyingVector, {"change": kill_me})
+        use(CpuSampler, InvalidOnceVector, {"change": kill_me})
     where = caught.value.where
     assert where is not None
     assert (where.worker, where.phase, where.step) == (1, "stepping", 5)
@@ -807,7 +812,7 @@ def doubles(answer: list[Any]) -> Any:
     return (answer[0].astype(np.float64), *answer[1:])
 
 
-class Doubles(LyingVector):
+class Doubles(InvalidOnceVector):
     """Always float64."""
 
     def _answer(self, answer: list[Any], call: str, count: int) -> Any:
@@ -815,7 +820,7 @@ class Doubles(LyingVector):
 
 
 @pytest.mark.parametrize("cls", [SerialSampler, CpuSampler])
-def test_float64_observations_are_cast_and_the_log_says_so_once(
+def test_float64_observations_are_cast_and_logged_once(
     cls: type[BaseSampler], caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
@@ -829,7 +834,7 @@ def test_float64_observations_are_cast_and_the_log_says_so_once(
     assert [record.message for record in caplog.records] == [words]
 
 
-def test_info_keys_that_are_not_recorded_are_said_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_undeclared_info_keys_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "headrace.samplers"):
         found = run(SerialSampler, *as_vector(Steady, "SAME_STEP"))
     assert all(info.info == {"age": info.Length} for _, infos in found.batches for info in infos)
@@ -841,7 +846,7 @@ def test_info_keys_that_are_not_recorded_are_said_once(caplog: pytest.LogCapture
 
 def test_after_an_error_the_sampler_is_closed() -> None:
     env_kwargs = {"change": replace(0, None)}
-    sampler = SerialSampler(VectorEnvs(LyingVector), env_kwargs, batch_T=5, batch_B=4, max_decorrelation_steps=0)
+    sampler = SerialSampler(VectorEnvs(InvalidOnceVector), env_kwargs, batch_T=5, batch_B=4, max_decorrelation_steps=0)
     sampler.initialize(CategoricalPgAgent(), seed=SEED)
     sampler.obtain_samples(0)
     with pytest.raises(EnvContractError) as caught:
@@ -854,14 +859,14 @@ def test_after_an_error_the_sampler_is_closed() -> None:
 # ---- where vector environments can be named, and where not ----
 
 
-def test_an_id_without_a_vector_entry_point_is_refused() -> None:
+def test_id_without_vector_entry_point_is_refused() -> None:
     with pytest.raises(ValueError, match="MountainCar-v0 has no vector entry point; pass a callable"):
         VectorEnvs("MountainCar-v0")
     with pytest.raises(TypeError, match="VectorEnvs takes a Gymnasium id or a callable, got int 3"):
         VectorEnvs(3)  # type: ignore[arg-type]
 
 
-def test_single_environments_are_asked_for_where_only_they_will_do() -> None:
+def test_vector_environments_are_refused_where_single_ones_are_needed() -> None:
     with pytest.raises(
         EnvContractError, match="CartPole-v1 makes vector environments, but this call needs a single one"
     ):
@@ -870,12 +875,12 @@ def test_single_environments_are_asked_for_where_only_they_will_do() -> None:
     assert "CartPole-v1 makes vector environments, but this call needs a single one" in str(violation)
 
 
-def test_a_string_can_name_them_in_a_module() -> None:
+def test_vector_envs_can_be_given_as_module_name() -> None:
     named = run(CpuSampler, "tests.vector_worlds:CARTPOLES", n_workers=1)
     assert_same(named, run(CpuSampler, VectorEnvs("CartPole-v1"), n_workers=1))
 
 
-def test_states_say_why_vector_environments_are_not_in_them() -> None:
+def test_state_says_why_vector_environments_are_not_saved() -> None:
     sampler = SerialSampler(*as_vector(Steady, "SAME_STEP"), batch_T=4, batch_B=2)
     with sampler.initialize(CategoricalPgAgent(), seed=SEED, resumable=True):
         sampler.obtain_samples(0)
@@ -883,7 +888,7 @@ def test_states_say_why_vector_environments_are_not_in_them() -> None:
 
 
 @pytest.mark.parametrize("start_method", ["forkserver", slow("spawn")])
-def test_they_travel_to_workers_under_every_start_method(start_method: str) -> None:
+def test_vector_envs_work_with_every_start_method(start_method: str) -> None:
     vector = as_vector(Steady, "SAME_STEP")
     assert_same(run(SerialSampler, *vector), run(GpuSampler, *vector, n_workers=2, start_method=start_method))
 
@@ -901,7 +906,7 @@ def next_observation(samples: Samples, t: int, b: int) -> Any:
 
 
 def assert_cartpoles(found: Run, limit: int) -> None:
-    """Every valid step is one of Gymnasium's single CartPole, put to where the batch says it stood."""
+    """Compares every valid step with a step of Gymnasium's single CartPole from the recorded state."""
     single = CartPoleEnv()
     single.reset(seed=0)
     assert total(found, "terminated")
@@ -927,14 +932,14 @@ def cuts(samples: Samples) -> list[bool]:
     return (env.truncated[where] & ~env.terminated[where]).tolist()
 
 
-def test_the_vector_environment_of_an_id_is_cartpole() -> None:
+def test_vector_entry_point_of_cartpole_follows_its_dynamics() -> None:
     found = run(SerialSampler, VectorEnvs("CartPole-v1"), {"max_episode_steps": 16}, n=6)
     assert_cartpoles(found, 16)
     assert total(found, "truncated")
     assert found.steps == total(found, "valid") < 6 * 12 * 5
 
 
-def test_one_generator_for_all_of_them_is_seeded() -> None:
+def test_shared_generator_of_a_vector_environment_is_seeded() -> None:
     first, again, other = (run(SerialSampler, VectorEnvs("CartPole-v1"), seed=seed) for seed in (1, 1, 2))
     assert_same(first, again)
     assert not begin_alike(first, other)
@@ -954,7 +959,7 @@ def pongs(mode: str, n_workers: int) -> Run:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["NEXT_STEP", "SAME_STEP"])
-def test_ataris_of_two_workers_are_those_of_one(mode: str) -> None:
+def test_atari_vector_batches_do_not_depend_on_workers(mode: str) -> None:
     """They take a seed each."""
     one, two = pongs(mode, 1), pongs(mode, 2)
     for (samples, infos), (others, other_infos) in zip(one.batches, two.batches, strict=True):
@@ -967,7 +972,7 @@ def test_ataris_of_two_workers_are_those_of_one(mode: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["NEXT_STEP", "SAME_STEP"])
-def test_ataris_are_recorded_as_they_come(mode: str) -> None:
+def test_atari_vector_observations_are_recorded_unchanged(mode: str) -> None:
     """The same environments stepped here, with the recorded actions, row by row."""
     found = pongs(mode, 2)
     assert total(found, "truncated")
@@ -1002,7 +1007,7 @@ POOL: dict[str, Any] = {"task_id": "CartPole-v1", "config": {"num_threads": 1}}
 
 
 @QUIET
-def test_pools_are_seeded() -> None:
+def test_envpool_is_seeded() -> None:
     first, again, other = (run(SerialSampler, VectorEnvs(make_envpool), POOL, seed=seed, n=4) for seed in (1, 1, 2))
     assert_same(first, again)
     assert not begin_alike(first, other)
@@ -1010,7 +1015,7 @@ def test_pools_are_seeded() -> None:
 
 
 @QUIET
-def test_what_a_pool_counts_can_be_recorded() -> None:
+def test_envpool_info_fields_can_be_recorded() -> None:
     """`elapsed_step` is 0 where it reset itself, then 1, 2, …"""
     info_keys = {"elapsed_step": ("int32", ())}
     found = run(SerialSampler, VectorEnvs(make_envpool), POOL, n=2, batch_T=60, batch_B=1, env_info_keys=info_keys)
@@ -1025,7 +1030,7 @@ def test_what_a_pool_counts_can_be_recorded() -> None:
 
 
 @QUIET
-def test_pools_take_one_seed_and_reset_as_one() -> None:
+def test_envpool_takes_one_seed_and_resets_all_columns() -> None:
     pool = make_envpool(2, **POOL)
     with pytest.raises(TypeError, match="EnvPool takes one seed for all of its environments, got list"):
         pool.reset(seed=[1, 2])  # type: ignore[arg-type]
@@ -1035,7 +1040,7 @@ def test_pools_take_one_seed_and_reset_as_one() -> None:
 
 
 @pytest.mark.parametrize("key", ["num_envs", "batch_size", "seed", "env_type"])
-def test_what_the_sampler_decides_is_no_setting_of_a_pool(key: str) -> None:
+def test_envpool_config_cannot_set_what_the_sampler_sets(key: str) -> None:
     with pytest.raises(ValueError, match=f"config has \\['{key}'\\], which the sampler sets"):
         make_envpool(2, task_id="CartPole-v1", config={key: 3})
 
@@ -1066,7 +1071,7 @@ def opened(cls: type[BaseSampler], n_workers: int, EnvCls: Any = wrapped_world, 
 
 
 @pytest.mark.parametrize(("cls", "n_workers"), CALLED)
-def test_environments_can_be_called_through_their_wrappers(cls: type[BaseSampler], n_workers: int) -> None:
+def test_call_envs_reaches_environments_through_their_wrappers(cls: type[BaseSampler], n_workers: int) -> None:
     with opened(cls, n_workers) as sampler:
         assert sampler.call_envs("lengthen", 3) == [("longer by", 3)] * 5
         assert sampler.call_envs("lengthen", 4, env_ids=[3, 0]) == [("longer by", 7)] * 2
@@ -1079,7 +1084,7 @@ def test_environments_can_be_called_through_their_wrappers(cls: type[BaseSampler
 
 
 @pytest.mark.parametrize(("cls", "n_workers"), CALLED)
-def test_what_was_changed_by_a_call_is_so_in_the_next_batch(cls: type[BaseSampler], n_workers: int) -> None:
+def test_call_envs_changes_take_effect_in_the_next_batch(cls: type[BaseSampler], n_workers: int) -> None:
     """Episodes of 1 to 9 steps become 30 longer, so that few can end in 12 rows: those that fall."""
     with opened(cls, n_workers) as sampler:
         before = [len(sampler.obtain_samples(itr)[0].final) for itr in range(2)]
@@ -1091,7 +1096,7 @@ def test_what_was_changed_by_a_call_is_so_in_the_next_batch(cls: type[BaseSample
 
 
 @pytest.mark.parametrize(("cls", "n_workers"), CALLED)
-def test_environments_that_are_not_there_cannot_be_called(cls: type[BaseSampler], n_workers: int) -> None:
+def test_call_envs_refuses_unknown_env_ids(cls: type[BaseSampler], n_workers: int) -> None:
     with opened(cls, n_workers) as sampler:
         with pytest.raises(ValueError, match=r"env_ids has \[-1, 7\], but this sampler has the environments 0 to 4"):
             sampler.call_envs("lengthen", 3, env_ids=[2, 7, -1])
@@ -1101,9 +1106,7 @@ def test_environments_that_are_not_there_cannot_be_called(cls: type[BaseSampler]
 
 @pytest.mark.parametrize(("cls", "n_workers"), CALLED)
 @pytest.mark.parametrize(("name", "raised"), [("fail", "ValueError: the simulator"), ("missing", "AttributeError: ")])
-def test_a_call_that_raises_is_a_failed_environment(
-    cls: type[BaseSampler], n_workers: int, name: str, raised: str
-) -> None:
+def test_call_envs_that_raises_is_env_failed(cls: type[BaseSampler], n_workers: int, name: str, raised: str) -> None:
     sampler = opened(cls, n_workers)
     with pytest.raises(EnvFailed, match=rf"^wrapped_world: {name}\(\) raised {raised}") as caught:
         sampler.call_envs(name, env_ids=[3])
@@ -1115,7 +1118,7 @@ def test_a_call_that_raises_is_a_failed_environment(
 
 
 @pytest.mark.parametrize(("cls", "n_workers"), CALLED)
-def test_vector_environments_are_called_as_one_and_sequences_are_taken_apart(
+def test_call_envs_of_a_vector_environment_splits_sequences_over_columns(
     cls: type[BaseSampler], n_workers: int
 ) -> None:
     """Gymnasium's pass a call on to each environment; others have methods of their own, for all of them."""
@@ -1125,7 +1128,7 @@ def test_vector_environments_are_called_as_one_and_sequences_are_taken_apart(
         backwards = [env_seeds(SEED, env_id)[0] for env_id in (4, 3, 2, 1, 0)]
         assert sampler.call_envs("np_random_seed", env_ids=[4, 3, 2, 1, 0]) == backwards
         sampler.obtain_samples(0)
-    with opened(cls, n_workers, VectorEnvs(LyingVector)) as sampler:
+    with opened(cls, n_workers, VectorEnvs(InvalidOnceVector)) as sampler:
         assert sampler.call_envs("per_row") == [0, 10, 20, 30, 40]
         assert sampler.call_envs("per_row", env_ids=[1, 0, 2, 3, 4]) == [10, 0, 20, 30, 40]
         widths = {SerialSampler: [5] * 5, CpuSampler: [2, 2, 2, 2, 1], AlternatingSampler: [2, 2, 1, 1, 1]}[cls]
@@ -1133,7 +1136,7 @@ def test_vector_environments_are_called_as_one_and_sequences_are_taken_apart(
         assert sampler.call_envs("whole", "rows") == [("rows", width, 0) for width in widths]
 
 
-def test_a_call_of_a_vector_environment_that_raises_is_a_failed_environment() -> None:
+def test_call_envs_of_a_vector_environment_that_raises_is_env_failed() -> None:
     sampler = opened(CpuSampler, 3, *as_vector(wrapped_world, "NEXT_STEP"))
     with pytest.raises(EnvFailed, match=r"side_by_side: fail\(\) raised ValueError: the simulator") as caught:
         sampler.call_envs("fail", env_ids=[4])
@@ -1145,7 +1148,7 @@ def test_a_call_of_a_vector_environment_that_raises_is_a_failed_environment() ->
 # ---- learning ----
 
 
-def test_a_padding_row_inside_a_column_is_zero_and_changes_nothing() -> None:
+def test_padding_within_a_column_is_zero_and_affects_nothing() -> None:
     """Rows 2 and 6 are padding after ends, NaN where it can be; without them the same numbers come out."""
     generator = torch.Generator().manual_seed(0)
     T, padding = 9, [2, 6]
@@ -1195,8 +1198,8 @@ def learned(agent: Callable[[], Agent], mode: str, filler: float | None) -> tupl
 
 
 @pytest.mark.parametrize("kind", ["feed-forward", "recurrent"])
-def test_ppo_learns_nothing_from_padding(kind: str) -> None:
-    """Whatever stands there: NaN for agents that see rows side by side, numbers for those that see whole columns."""
+def test_padding_within_a_column_does_not_affect_ppo(kind: str) -> None:
+    """Padding is NaN for agents that learn from single steps, and numbers for those that learn from whole columns."""
     recurrent = kind == "recurrent"
     agent = AGENTS["discrete from 2"] if recurrent else CategoricalPgAgent
     losses, parameters, n_padding = learned(agent, "NEXT_STEP", None)

@@ -1,4 +1,4 @@
-"""A newcomer's path: the files and commands of docs/tutorials/whole_path.md, in an empty folder and an empty home."""
+"""The files and commands of docs/tutorials/whole_path.md, in an empty folder with an empty home."""
 
 import os
 import re
@@ -20,7 +20,7 @@ INSTALL, *COMMANDS = re.findall(r"^```sh\n(.*?)^```$", PAGE, re.DOTALL | re.MULT
 FILES = re.findall(r"^```\{code-block\} python\n:caption: ([\w.]+)\n\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
 
 
-def test_the_packages_it_installs_are_extras_there_are() -> None:
+def test_extras_of_the_tutorial_exist() -> None:
     named = re.search(r'pip install -e "\.\[([\w,]+)\]"', INSTALL)
     assert named is not None
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
@@ -44,8 +44,8 @@ def printed(command: str, folder: Path, environment: dict[str, str]) -> str:
 
 
 @pytest.mark.timeout(5 * DEADLINE)
-def test_its_commands_do_what_it_says(tmp_path: Path) -> None:
-    """They are one walk, of which each step needs the one before."""
+def test_commands_of_the_tutorial_run(tmp_path: Path) -> None:
+    """In one test, because each step needs the one before."""
     folder, home = tmp_path / "project", tmp_path / "home"
     folder.mkdir()
     home.mkdir()

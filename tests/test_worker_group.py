@@ -1,4 +1,4 @@
-"""Worker processes by themselves: starting, talking, dying, and what they leave behind."""
+"""`WorkerGroup` by itself: starting, exchanging messages, failures, and what is left."""
 
 import itertools
 import os
@@ -43,7 +43,7 @@ def group_of(target: Any, arguments: list[Any], start_method: str = "fork", **op
 
 
 @pytest.mark.parametrize("start_method", METHODS)
-def test_every_worker_gets_its_argument_and_answers_in_order(start_method: str) -> None:
+def test_workers_get_their_arguments_and_reply_in_order(start_method: str) -> None:
     group = group_of(echo, ["a", "b", "c"], start_method)
     group.send("hello")
     answers = group.replies()
@@ -54,14 +54,14 @@ def test_every_worker_gets_its_argument_and_answers_in_order(start_method: str) 
 
 
 def test_a_forkserver_worker_does_not_load_torch() -> None:
-    """So that workers which only step environments start in no time and stay small."""
+    """So that workers that only step environments start quickly and stay small."""
     group = group_of(echo, [None], "forkserver")
     group.send(0)
     assert group.replies()[0][3] is False
     group.stop()
 
 
-def test_a_message_larger_than_any_pipe_buffer_arrives() -> None:
+def test_message_larger_than_the_pipe_buffer_arrives() -> None:
     group = group_of(echo, [None])
     group.send(bytes(10_000_000))
     assert len(group.replies()[0][1]) == 10_000_000
@@ -83,7 +83,7 @@ def test_a_worker_forked_after_a_threaded_matrix_product_does_not_hang() -> None
 
 
 @pytest.mark.parametrize("start_method", ["forkserver", "spawn"])
-def test_what_cannot_be_pickled_is_refused_before_a_process_starts(start_method: str) -> None:
+def test_unpicklable_arguments_are_refused_before_a_process_starts(start_method: str) -> None:
     lock = threading.Lock()
     sampler = CpuSampler(lambda: Walk() if lock else None, batch_T=4, batch_B=2, start_method=start_method)
     before = psutil.Process().children()
@@ -92,7 +92,7 @@ def test_what_cannot_be_pickled_is_refused_before_a_process_starts(start_method:
     assert psutil.Process().children() == before
 
 
-def test_under_fork_nothing_needs_to_be_picklable() -> None:
+def test_fork_needs_no_pickling() -> None:
     lock = threading.Lock()
     sampler = CpuSampler(lambda: Walk() if lock else None, batch_T=4, batch_B=2, start_method="fork", n_workers=2)
     with sampler.initialize(CategoricalPgAgent(), seed=0):
@@ -100,7 +100,7 @@ def test_under_fork_nothing_needs_to_be_picklable() -> None:
 
 
 @pytest.mark.parametrize("start_method", ["spawn", pytest.param("forkserver", marks=pytest.mark.slow)])
-def test_an_id_registered_only_here_works_in_workers(start_method: str) -> None:
+def test_id_registered_only_in_this_process_works_in_workers(start_method: str) -> None:
     import gymnasium
 
     gymnasium.register("OnlyHere-v0", entry_point="tests.walk:Walk", max_episode_steps=7)
@@ -120,12 +120,12 @@ def test_fork_after_cuda_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         choose_start_method("fork")
 
 
-def test_auto_is_fork_on_linux_without_cuda() -> None:
+def test_start_method_auto_is_fork_on_linux_without_cuda() -> None:
     assert choose_start_method("auto") == ("fork" if sys.platform == "linux" else "forkserver")
 
 
 @pytest.mark.parametrize("trial", [0, 1, *(pytest.param(trial, marks=pytest.mark.slow) for trial in range(2, 12))])
-def test_a_worker_killed_at_any_moment_is_an_error_and_leaves_nothing(trial: int) -> None:
+def test_worker_killed_at_any_moment_is_an_error_and_leaves_nothing(trial: int) -> None:
     sampler = CpuSampler(Walk, batch_T=32, batch_B=4, n_workers=2, start_method="fork")
     with sampler.initialize(CategoricalPgAgent(), seed=0):
         victims = sorted(other_processes())
@@ -142,7 +142,7 @@ def test_a_worker_killed_at_any_moment_is_an_error_and_leaves_nothing(trial: int
         assert other_processes() == set()
 
 
-def test_starting_and_stopping_leaves_no_descriptor_and_no_thread() -> None:
+def test_start_and_stop_leave_no_descriptor_and_no_thread() -> None:
     def cycle() -> None:
         sampler = CpuSampler(Walk, batch_T=4, batch_B=2, n_workers=2, start_method="fork", eval_n_envs=2)
         with sampler.initialize(CategoricalPgAgent(), seed=0):
@@ -182,7 +182,7 @@ def descriptors_left(n: int) -> Iterator[None]:
             os.close(fd)
 
 
-def test_a_start_that_fails_half_way_reaps_what_it_started() -> None:
+def test_failed_start_reaps_the_started_processes() -> None:
     sampler = CpuSampler(Walk, batch_T=4, batch_B=30, n_workers=30, start_method="fork")
     with (
         descriptors_left(20),
@@ -194,7 +194,7 @@ def test_a_start_that_fails_half_way_reaps_what_it_started() -> None:
 
 @pytest.mark.parametrize("step", [7, pytest.param(3, marks=pytest.mark.slow)])
 def test_running_out_of_descriptors_is_not_blamed_on_a_worker(step: int) -> None:
-    """At whatever moment it happens while a served sampler starts."""
+    """At any moment while a served sampler starts."""
 
     def refusal(left: int) -> str:
         sampler = GpuSampler(Walk, batch_T=4, batch_B=2, n_workers=2, start_method="fork")
@@ -212,7 +212,7 @@ def test_running_out_of_descriptors_is_not_blamed_on_a_worker(step: int) -> None
         assert re.search(r"no file descriptors.*ulimit -n", text)
 
 
-def test_a_forgotten_sampler_is_cleaned_up() -> None:
+def test_garbage_collected_sampler_is_cleaned_up() -> None:
     sampler = CpuSampler(Walk, batch_T=4, batch_B=2, n_workers=2, start_method="fork")
     sampler.initialize(CategoricalPgAgent(), seed=0)
     assert len(other_processes()) == 2
@@ -221,7 +221,7 @@ def test_a_forgotten_sampler_is_cleaned_up() -> None:
 
 
 @pytest.mark.programs
-def test_a_script_without_a_main_guard_is_told_so(tmp_path: Path) -> None:
+def test_script_without_main_guard_gets_an_explaining_error(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
         "from headrace.agents.pg import CategoricalPgAgent\n"
@@ -235,7 +235,7 @@ def test_a_script_without_a_main_guard_is_told_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.programs
-def test_a_program_on_standard_input_is_told_that_it_is_no_file() -> None:
+def test_program_on_standard_input_gets_an_explaining_error() -> None:
     program = (
         "from headrace.agents.pg import CategoricalPgAgent\n"
         "from headrace.samplers import CpuSampler\n"
@@ -254,7 +254,7 @@ def test_a_program_on_standard_input_is_told_that_it_is_no_file() -> None:
 # ---- where workers run ----
 
 
-def test_workers_run_on_the_cpus_they_are_given() -> None:
+def test_workers_run_on_their_pinned_cpus() -> None:
     cpus = sorted(os.sched_getaffinity(0))
     affinity = Affinity(workers_cpus=((cpus[0],), (cpus[-1],)))
     sampler = CpuSampler(Walk, batch_T=4, batch_B=2, start_method="fork")
@@ -263,7 +263,7 @@ def test_workers_run_on_the_cpus_they_are_given() -> None:
         assert [psutil.Process(pid).cpu_affinity() for pid in workers] == [[cpus[0]], [cpus[-1]]]
 
 
-def test_rlpyts_affinity_dict_is_understood() -> None:
+def test_rlpyt_affinity_dict_is_accepted() -> None:
     given = {
         "all_cpus": (0, 1),
         "master_cpus": (0, 1),
@@ -282,14 +282,14 @@ def test_affinity_and_n_workers_must_agree() -> None:
         sampler.initialize(CategoricalPgAgent(), affinity={"workers_cpus": (0, 0)}, seed=0)
 
 
-def test_cpus_that_do_not_exist_are_a_log_line(capfd: pytest.CaptureFixture[str]) -> None:
+def test_missing_cpus_are_logged(capfd: pytest.CaptureFixture[str]) -> None:
     sampler = GpuSampler(Walk, batch_T=4, batch_B=1, start_method="spawn")
     with sampler.initialize(CategoricalPgAgent(), affinity={"workers_cpus": ((4000,),)}, seed=0):
         sampler.obtain_samples(0)
     assert "to CPUs [4000]" in capfd.readouterr().err
 
 
-def test_workers_are_as_many_as_usable_cores_but_no_more_than_environments() -> None:
+def test_default_n_workers_is_usable_cores_but_at_most_batch_b() -> None:
     allowed = os.sched_getaffinity(0)
     for batch_B, expected in ((8, usable_cores()), (1, 1)):
         sampler = CpuSampler(Walk, batch_T=4, batch_B=batch_B, start_method="fork")
@@ -306,14 +306,14 @@ def test_workers_are_as_many_as_usable_cores_but_no_more_than_environments() -> 
 
 
 class BadInfo(Walk):
-    """Its infos hold something that cannot be pickled."""
+    """Its infos contain something that cannot be pickled."""
 
     def step(self, action: Any) -> Any:
         observation, reward, terminated, truncated, info = super().step(action)
         return observation, reward, terminated, truncated, {**info, "self": threading.Lock(), "fine": 1}
 
 
-def test_an_info_that_cannot_be_pickled_loses_only_that_entry() -> None:
+def test_unpicklable_info_entry_is_dropped_alone() -> None:
     sampler = CpuSampler(BadInfo, batch_T=30, batch_B=2, n_workers=1, start_method="fork")
     with sampler.initialize(CategoricalPgAgent(), seed=0):
         _, traj_infos = sampler.obtain_samples(0)
@@ -321,7 +321,7 @@ def test_an_info_that_cannot_be_pickled_loses_only_that_entry() -> None:
     assert all(set(info.info) == {"n", "fine"} for info in traj_infos)
 
 
-def test_timing_says_where_the_time_went() -> None:
+def test_timing_reports_shares_of_time() -> None:
     for cls in (SerialSampler, CpuSampler):
         sampler = cls(Walk, batch_T=64, batch_B=4, n_workers=2)
         with sampler.initialize(CategoricalPgAgent(), seed=0):
@@ -337,8 +337,8 @@ def test_timing_says_where_the_time_went() -> None:
 
 
 @pytest.mark.parametrize("start_method", METHODS)
-def test_a_trajinfo_class_that_cannot_be_imported_works_everywhere(start_method: str) -> None:
-    """A class of a script or a notebook travels by value, and comes back as what it was."""
+def test_local_traj_info_class_works_in_workers(start_method: str) -> None:
+    """A class of a script or a notebook is pickled by value."""
 
     @dataclass
     class Sum(TrajInfo):
@@ -358,8 +358,8 @@ def test_a_trajinfo_class_that_cannot_be_imported_works_everywhere(start_method:
         assert info.Total == pytest.approx(info.Return, rel=1e-5)
 
 
-def test_sigterm_to_the_whole_job_leaves_the_batch_to_the_master() -> None:
-    """A scheduler stops every process of a job; the master wants to finish its batch first."""
+def test_sigterm_to_all_processes_does_not_end_workers() -> None:
+    """A scheduler sends it to every process of a job, and the program wants to finish its batch first."""
     sampler = CpuSampler(Walk, batch_T=16, batch_B=2, n_workers=2, start_method="fork")
     with sampler.initialize(CategoricalPgAgent(), seed=0):
         for pid in other_processes():
@@ -367,7 +367,7 @@ def test_sigterm_to_the_whole_job_leaves_the_batch_to_the_master() -> None:
         sampler.obtain_samples(0)
 
 
-def test_what_an_environment_starts_can_be_terminated() -> None:
+def test_programs_started_by_an_environment_can_be_terminated() -> None:
     """Ignored signals are inherited by programs; a handler is not."""
     sampler = CpuSampler(StartsAProgram, batch_T=4, batch_B=1, n_workers=1, start_method="fork")
     with sampler.initialize(CategoricalPgAgent(), seed=0):
@@ -405,7 +405,7 @@ class Multiplies(Walk):
 
 
 @pytest.mark.parametrize("start_method", ["fork", pytest.param("forkserver", marks=pytest.mark.slow)])
-def test_an_environment_of_a_served_worker_may_use_torch(start_method: str) -> None:
+def test_environment_of_a_served_worker_may_use_torch(start_method: str) -> None:
     """Also where its parent had used threads before the fork, or where it loads torch itself."""
     before = torch.get_num_threads()
     torch.set_num_threads(2)

@@ -1,4 +1,4 @@
-"""Vector environments of the tests: Gymnasium's own around single environments, and one that lies."""
+"""Vector environments for tests: Gymnasium's own around single environments, and one with an invalid result."""
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
@@ -20,7 +20,7 @@ MODES = ["NEXT_STEP", "SAME_STEP", "DISABLED"]
 def side_by_side(
     num_envs: int, make: Callable[..., gym.Env[Any, Any]], mode: str, own: dict[str, Any] | None = None
 ) -> VectorEnv[Any, Any, Any]:
-    """Gymnasium's SyncVectorEnv of `make(**own)`, which answers with the same arrays again and again."""
+    """Makes Gymnasium's SyncVectorEnv of `make(**own)`, which returns the same arrays again and again."""
     single = [lambda: make(**(own or {}))] * num_envs
     return SyncVectorEnv(single, copy=False, autoreset_mode=AutoresetMode[mode])
 
@@ -28,7 +28,7 @@ def side_by_side(
 def in_processes(
     num_envs: int, make: Callable[..., gym.Env[Any, Any]], own: dict[str, Any]
 ) -> VectorEnv[Any, Any, Any]:
-    """Gymnasium's AsyncVectorEnv of `make(**own)`, which resets nothing by itself."""
+    """Makes Gymnasium's AsyncVectorEnv of `make(**own)`, which resets nothing by itself."""
     return AsyncVectorEnv([lambda: make(**own)] * num_envs, autoreset_mode=AutoresetMode.DISABLED)
 
 
@@ -43,9 +43,9 @@ WORLD_INFO = {"age": ("int32", ()), "pair": ("float32", (2,)), "odd": ("bool", (
 
 
 class World(gym.Env[Any, Any]):
-    """Dict observations, random ends of both kinds, rewards that are often 0; all of it begins anew with a seed.
+    """Dict observations, random ends of both kinds, rewards that are often 0; a seed restarts all of it.
 
-    deaf: the action matters to nothing. Episodes of 1 to 9 steps.
+    deaf: actions have no effect. Episodes have 1 to 9 steps.
     """
 
     def __init__(self, action_space: spaces.Space[Any], deaf: bool = False) -> None:
@@ -79,7 +79,7 @@ class World(gym.Env[Any, Any]):
         return self._observation(), reward, fell, self._age == self._length, info
 
     def lengthen(self, steps: int) -> tuple[str, int]:
-        """Makes the episodes to come longer."""
+        """Makes later episodes longer."""
         self.lengthening += steps
         return "longer by", self.lengthening
 
@@ -93,9 +93,10 @@ class World(gym.Env[Any, Any]):
 
 
 class Steady(gym.Env[np.ndarray, np.int64]):
-    """Nothing is random, and a reset forgets everything but the number: (number, age, sum of the actions).
+    """Observations are (number, age, sum of the actions). Nothing is random, and a reset clears everything but the
+    number.
 
-    Environment k has episodes of 3 + k % 4 steps, which end by truncation where k is odd.
+    Environment k has episodes of 3 + k % 4 steps, which end by truncation if k is odd.
     """
 
     def __init__(self) -> None:
@@ -124,15 +125,15 @@ class Steady(gym.Env[np.ndarray, np.int64]):
 CARTPOLES = VectorEnvs("CartPole-v1")
 
 #: Calls of `step` and `reset`, from 1, that a moment means.
-LYING_CALLS = {"reset": 1, "late reset": 2, "step": 6, "end": 3}
+INVALID_CALLS = {"reset": 1, "late reset": 2, "step": 6, "end": 3}
 
 
-class LyingVector(VectorEnv[Any, Any, Any]):
-    """Correct, but for one answer of the vector environment that environment number `liar` is in.
+class InvalidOnceVector(VectorEnv[Any, Any, Any]):
+    """A valid vector environment, except for one result of the one that contains environment number `invalid_env`.
 
-    Row r ends in steps 5 − r, 10 − r, … of the vector environment. change: as of `tests.environments.Lying`; at:
-    "constructor", "reset" (the first), "late reset" (the second), "step" (the 6th: none ends), "end" (the 3rd: row 2
-    ends, alone) or "close". `stepped`: the observations of its steps.
+    Column r ends in steps 5 − r, 10 − r, … of the vector environment. change: see `tests.environments.InvalidOnce`; at:
+    "constructor", "reset" (the first), "late reset" (the second), "step" (the 6th, in which none ends), "end" (the 3rd,
+    in which only column 2 ends) or "close". `stepped`: the observations of its steps.
     """
 
     def __init__(
@@ -141,7 +142,7 @@ class LyingVector(VectorEnv[Any, Any, Any]):
         change: Callable[[list[Any]], Any] = tuple,
         at: str = "step",
         mode: Any = AutoresetMode.SAME_STEP,
-        liar: int = 2,
+        invalid_env: int = 2,
         observation_space: spaces.Space[Any] = BOX3,
         info: dict[str, Any] | None = None,
         made: list[Any] | None = None,
@@ -151,7 +152,7 @@ class LyingVector(VectorEnv[Any, Any, Any]):
         self.observation_space = gym.vector.utils.batch_space(self.single_observation_space, num_envs)
         self.action_space = gym.vector.utils.batch_space(self.single_action_space, num_envs)
         self.metadata = {} if mode is None else {"autoreset_mode": mode}
-        self._mode, self._change, self._at, self._liar = mode, change, at, liar
+        self._mode, self._change, self._at, self._invalid_env = mode, change, at, invalid_env
         self._info = {} if info is None else info
         self._numbers: Sequence[int] = []
         self._steps = self._resets = 0
@@ -184,18 +185,18 @@ class LyingVector(VectorEnv[Any, Any, Any]):
 
     def close(self, **kwargs: Any) -> None:
         self.closes += 1
-        if self._at == "close" and self._liar in self._numbers:
+        if self._at == "close" and self._invalid_env in self._numbers:
             self._change([])
 
     def per_row(self) -> tuple[int, ...]:
-        """One answer for each row."""
+        """Returns one result for each column."""
         return tuple(10 * number for number in self._numbers)
 
     def whole(self, word: str) -> tuple[str, int, int]:
-        """One answer for all of them, though of three parts."""
+        """Returns one result for all columns, in three parts."""
         return word, self.num_envs, 0
 
     def _answer(self, answer: list[Any], call: str, count: int) -> Answer:
-        lies = self._liar in self._numbers and self._at == call and count == LYING_CALLS[call]
-        changed: Answer = self._change(answer) if lies else tuple(answer)
+        applies = self._invalid_env in self._numbers and self._at == call and count == INVALID_CALLS[call]
+        changed: Answer = self._change(answer) if applies else tuple(answer)
         return changed

@@ -1,4 +1,4 @@
-"""A stochastic environment that notices everything: the action, the order of resets, its own seed."""
+"""A stochastic environment whose observations depend on the actions, the order of resets and its seed."""
 
 from typing import Any
 

@@ -165,7 +165,7 @@ class Agent(ABC):
         `state_dict()` is not enough: it leaves out non-persistent buffers, on which actions depend as well.
         """
         model, left_out = self.model, tuple(f"{name}." for name in self.learner_only)
-        # With duplicates, because an encoder that actor and critic share may be met in the critic first.
+        # Duplicates are kept, because an encoder that actor and critic share may appear under the critic first.
         tensors = chain(model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False))
         acting = {id(tensor): tensor.detach() for name, tensor in tensors if not name.startswith(left_out)}
         return list(acting.values())

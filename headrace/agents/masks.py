@@ -36,7 +36,7 @@ def has_mask(spaces: EnvSpaces, size: int | None) -> bool:
 
 
 def seen_spaces(spaces: EnvSpaces) -> EnvSpaces:
-    """Returns the spaces without the action mask, as the model sees them."""
+    """Returns the spaces without the action mask, which the model does not get."""
     assert isinstance(spaces.observation, gym_spaces.Dict)
     return EnvSpaces(gym_spaces.Dict(without_mask(spaces.observation.spaces)), spaces.action)
 

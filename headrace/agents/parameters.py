@@ -27,7 +27,7 @@ class ParameterSlots:
     Args:
         agent: an initialized agent, whose tensors set the sizes.
         allocate: allocates an array `(shape, dtype)` in shared memory.
-        n: versions held at a time: one being written, plus as many as commands not yet carried out may name.
+        n: number of versions that are kept: one that is being written, and those that pending commands may name.
     """
 
     def __init__(self, agent: Agent, allocate: Allocate, n: int = 2) -> None:
@@ -47,7 +47,8 @@ class ParameterSlots:
     def load(self, agent: Agent, version: int) -> None:
         """Loads `version` into the agent, in place."""
         if self._agent is not agent:
-            self._agent, self._live = agent, agent.acting_state()  # a reader's agent keeps its tensors: list them once
+            # List the tensors once: the agent of a process that only acts never replaces them.
+            self._agent, self._live = agent, agent.acting_state()
         for slot, live in zip(self._tensors[version % len(self._bytes)], self._live, strict=True):
             live.copy_(slot)
 

@@ -23,13 +23,13 @@ class AdamConfig:
     """The settings of an algorithm's optimizer."""
 
     learning_rate: float = 1e-3
-    """Adam's step size; at the start, if there is a schedule."""
+    """Adam's step size, or its initial value if there is a schedule."""
     linear_lr_schedule: bool = True
     """Let the learning rate fall linearly to 0 at the end of training."""
     lr_schedule: Callable[[float], float] | None = None
-    """In place of the line: a function from progress to what the learning rate is multiplied with. Progress is the
-    number of the batch divided by that of all batches: 0 at the start, 1 at the end. `lambda progress: 1 - progress` is
-    the line, `lambda progress: 1.0` no schedule."""
+    """A schedule in place of the linear one: a function from progress to a factor of the learning rate. Progress is the
+    number of the batch divided by the number of batches: 0 at the start, 1 at the end. `lambda progress: 1 - progress`
+    is the linear schedule, `lambda progress: 1.0` a constant learning rate."""
     adam_eps: float = 1e-5
     """Adam's ε."""
 
@@ -132,7 +132,7 @@ class FlatAdam:
 
 
 def _factor(config: AdamConfig, progress: float) -> float:
-    """Returns what the schedule multiplies the learning rate with."""
+    """Returns the factor of the learning rate that the schedule gives."""
     if config.lr_schedule is None:
         return 1.0 - progress if config.linear_lr_schedule else 1.0
     factor = float(config.lr_schedule(progress))

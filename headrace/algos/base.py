@@ -70,7 +70,7 @@ class Algo(ABC):
         return f"{type(self).__name__}({'' if self.config is None else repr(self.config)})"
 
     def sink(self) -> Any:
-        """Returns the replay sink that an asynchronous sampler is to `feed`; None if the algorithm learns from batches.
+        """Returns the replay sink for `feed` of an asynchronous sampler; None if the algorithm learns from batches.
 
         The sink replaces the replay to which `optimize_agent` would append. Call it before `initialize`.
         """
@@ -97,13 +97,13 @@ class Algo(ABC):
             raise ValueError(f"{type(self).__name__} has no agent yet; call {call} first")
 
     def set_progress(self, progress: float) -> OptInfo:
-        """Sets the learning rate of every optimizer to that at `progress`.
+        """Sets the learning rate of every optimizer to its value at `progress`.
 
         Args:
             progress: 0 at the start of training, 1 at its end.
 
         Returns:
-            The learning rates, for the log: `learningRate`, or of several optimizers `actorLearningRate` and so on.
+            The learning rates, for the log: `learningRate`, or `actorLearningRate` and so on for several optimizers.
         """
         return {
             "learningRate" if len(self.optimizers) == 1 else f"{name}LearningRate": optimizer.set_progress(progress)

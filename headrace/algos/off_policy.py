@@ -50,37 +50,37 @@ _STATE = fields(
         "n_updates": whole(),
     }
 )
-#: Most batches whose updates may still be due in a checkpoint: each batch that Ctrl-C interrupted leaves its updates.
+#: Maximum number of batches whose updates may be due in a checkpoint: Ctrl-C in a batch leaves its updates undone.
 _MOST_CUT = 100
 
 
 @checked_names
 @dataclass(frozen=True, kw_only=True)
 class OffPolicyConfig(AdamConfig):
-    """The settings all algorithms with a replay have."""
+    """The settings that all algorithms with a replay have."""
 
     discount: float = 0.99
     """γ, the weight of the next step's reward."""
     batch_size: int = 128
-    """Transitions of one update."""
+    """Transitions in one update."""
     replay_ratio: float = 32.0
     """How many times a step is learned from, on average: updates · batch_size / environment steps."""
     replay_size: int = 100_000
-    """Environment steps the replay has room for."""
+    """Capacity of the replay, in environment steps."""
     min_steps_learn: int = 1_000
     """Environment steps in the replay before the first update."""
     n_step: int = 5
-    """Steps whose rewards are in a target before it bootstraps."""
+    """Number of rewards in a target before it bootstraps."""
     target_update_interval: int = 100
     """Updates between two updates of the target network."""
     target_update_tau: float = 1.0
-    """How far each of them moves the target towards the learning network: 1 is a copy."""
+    """Fraction by which such an update moves the target towards the learning network; 1 copies it."""
     clip_grad_norm: float = 10.0
     """The gradient is scaled down to this norm."""
     prioritized_replay: bool = False
-    """Sample transitions by how surprising they were, and weigh them accordingly (Schaul et al., 2016)."""
+    """Sample transitions with large errors more often, with importance weights (Schaul et al., 2016)."""
     pri_alpha: float = 0.6
-    """α, the exponent of priorities; 0 is uniform."""
+    """α, the exponent of priorities; 0 samples uniformly."""
     pri_beta_init: float = 0.4
     """β at the start, the exponent of importance weights."""
     pri_beta_final: float = 1.0
@@ -173,7 +173,7 @@ class OffPolicyAlgo(Algo):
         rates: OptInfo = {}
         if self._writer is not None:
             self._writer.append(samples)
-        # Not read from the ring, in which a sampler process may be ahead of this batch.
+        # The number is not read from the ring, because a sampler process may have appended later batches already.
         n_steps = int(samples.env.valid.sum())
         self._n_collected += n_steps
         if self._n_collected >= self.config.min_steps_learn and len(self._replay):
@@ -264,7 +264,7 @@ class OffPolicyAlgo(Algo):
             self._writer.cut()
 
     def save_contents(self, folder: Path) -> None:
-        """Writes what was appended to the replay since the last call; see `Algo.save_contents`."""
+        """Writes the rows appended to the replay since the last call; see `Algo.save_contents`."""
         if self._file is None:
             self._file = ReplayFile(folder, self._spec)
         self._file.save(self._ring)
@@ -272,7 +272,7 @@ class OffPolicyAlgo(Algo):
     def load_contents(self, folder: Path, state: dict[str, Any]) -> None:
         """Loads the replay; see `Algo.load_contents`.
 
-        A warning is logged for what is missing of the replay; learning resumes once `min_steps_learn` steps are in it.
+        Missing parts are logged as a warning; learning resumes once the replay holds `min_steps_learn` steps.
 
         Raises:
             CheckpointError: if the replay holds actions that the environment does not have.

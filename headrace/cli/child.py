@@ -1,4 +1,4 @@
-"""Tries an environment in a child process, so that it leaves nothing behind in the process of the command.
+"""Tries an environment in a child process, so that the command's own process is not affected.
 
 Environments with OpenGL or JAX open devices and start threads. Workers that are forked from a process with these may
 hang or crash.
@@ -28,7 +28,7 @@ _Answer = TypeVar("_Answer")
 
 @dataclass(frozen=True)
 class _Refusal:
-    """An error on its way to the parent.
+    """An error that the child process sends to the parent.
 
     Args:
         text: what `CommandFailed` says.
@@ -49,7 +49,7 @@ def in_child(function: Callable[[EnvFactory], _Answer], factory: EnvFactory, sta
 
     Raises:
         UsageError: raised by the function.
-        CommandFailed: raised by the function, or for a SamplerError, a crash, or a call without end.
+        CommandFailed: raised by the function, or for a SamplerError, a crash, or a call that does not end.
     """
     try:
         group = WorkerGroup(

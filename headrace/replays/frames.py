@@ -1,8 +1,8 @@
 """Stores each frame of stacked observations once, and rebuilds the stacks exactly.
 
-A stack slides: its older frames are the newer frames of the row before. At the start of an episode there is no row
-before; `gymnasium.wrappers.FrameStackObservation` then repeats the first frame, or uses zeros. Which of the two applies
-is recognized from the appended observations. Any other padding or stacking is refused.
+A stack slides: its older frames are the newer frames of the row before. At the start of an episode there is no such
+row, and `gymnasium.wrappers.FrameStackObservation` repeats the first frame or uses zeros. Which of the two it did is
+recognized from the appended observations. Any other padding or stacking is refused.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ def padding(observation: np.ndarray, is_first: np.ndarray, ended: np.ndarray) ->
     Args:
         observation: `[T, B, n_frames, ...]`.
         is_first: bool `[T, B]`.
-        ended: bool `[T, B]`, the row before is padding or the end of an episode, so that the episode really begins
-            here. Elsewhere the stack may hold any frames.
+        ended: bool `[T, B]`, whether the row before is padding or the end of an episode, so that the episode really
+            begins here. Elsewhere the stack may hold any frames.
 
     Returns:
         uint8 `[T, B]`: PADDED, ZEROS or 0.
@@ -86,7 +86,7 @@ def check_slides(observation: np.ndarray, follows: np.ndarray) -> None:
 
     Args:
         observation: `[T, B, n_frames, ...]`.
-        follows: bool `[T, B]`, the row continues the episode of the row before.
+        follows: bool `[T, B]`, whether the row continues the episode of the row before.
     """
     for t in range(1, len(observation)):
         older, newer = _words(observation[t, :, :-1]), _words(observation[t - 1, :, 1:])
@@ -96,13 +96,20 @@ def check_slides(observation: np.ndarray, follows: np.ndarray) -> None:
 
 
 def check_joint(ring: ReplayRing, first: int, observation: np.ndarray, follows: np.ndarray) -> None:
-    """Checks the same for the first row of a batch, `[B, n_frames, ...]`, against row `first` − 1 of the ring."""
+    """Raises ValueError if the first row of a batch does not continue the stacks in the last row of the ring.
+
+    Args:
+        ring: the ring.
+        first: number of the batch's first row.
+        observation: that row, `[B, n_frames, ...]`.
+        follows: bool `[B]`, whether the row continues the episode of the row before.
+    """
     B, n_frames = observation.shape[:2]
     flags = ring.flags.reshape(-1)
     index, blank = stack_positions(flags, (first - 1) * B + follows.nonzero()[0], n_frames, B)
     position = index % len(flags)
     expected = stacks(ring.observation.reshape(-1, *observation.shape[2:]), position, blank)[:, 1:]
-    # A row that neither follows another nor begins an episode hides the frames before it.
+    # The frames before a row that neither follows another row nor begins an episode are not known.
     clear = (flags.take(position) & (FOLLOWS | PADDED | ZEROS)) != 0
     clear = np.logical_and.accumulate(clear[:, ::-1], axis=1)[:, ::-1]
     known = index[:, 1:] >= ring.oldest[0] * B

@@ -24,7 +24,7 @@ class PrioritizedReplay(UniformReplay):
         P(i) = p_i^α / Σ_j p_j^α,   p_i = |δ_i| + ε,   w_i = (N · P(i))^−β / max_j w_j
 
     (sections 3.3 and 3.4; the maximum is over the sampled transitions). New transitions get the largest
-    priority so far, initially 1. Draws are stratified: one from each n-th of the total.
+    priority so far, initially 1. Draws are stratified: the total is divided into n equal ranges, with one draw in each.
 
     Args:
         spec: layout of the ring.

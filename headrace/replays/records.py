@@ -129,7 +129,7 @@ class Records:
         return head, payload
 
     def continues(self, ring: ReplayRing, head: Head, payload: bytes) -> bool:
-        """Returns whether the totals of a record continue those of the row before it: another run's hardly would."""
+        """Returns whether the totals of a record continue those of the row before it; another run's are unlikely to."""
         before = ring.totals[(head.first - 1) % self.spec.n_rows] if head.first else np.zeros(2, np.int64)
         *_, flags, _, totals = self._parts(head, payload)[0]
         new = [np.count_nonzero(flags[0] & VALID), np.count_nonzero(_ends(flags[0]))]
@@ -160,7 +160,7 @@ class Records:
         return found[: len(self._row)], found[len(self._row) :]
 
     def _agree(self, head: Head, payload: bytes) -> bool:
-        """Returns whether the arrays of a record refer to each other correctly: anyone can compute a valid checksum."""
+        """Returns whether the arrays of a record are consistent; a valid checksum alone does not show this."""
         by_row, by_final = self._parts(head, payload)
         *_, flags, _, totals = by_row
         time, _ = _ends(flags).nonzero()

@@ -26,7 +26,7 @@ _NAME = re.compile(r"rows-[0-9]{19}\.bin")
 
 @dataclass
 class _Segment:
-    """A file of records: path, number of the row after its last, length in bytes, and whether it is torn."""
+    """A file of records: its path, the number of the row after its last one, its size in bytes, whether it is torn."""
 
     path: Path
     stop: int = 0
@@ -188,7 +188,7 @@ class ReplayFile:
                 return
         segment.torn = True
         _log.warning(
-            "%s has no complete record after byte %d of %d; it is truncated there, and what was saved behind is lost",
+            "%s has no complete record after byte %d of %d; it is truncated there; the records after it are lost",
             segment.path,
             segment.size,
             size,

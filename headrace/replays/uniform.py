@@ -145,8 +145,8 @@ class UniformReplay:
     def _replace(self, lost: np.ndarray, transitions: Transitions, priorities: np.ndarray) -> None:
         """Draws replacements for transitions that were overwritten while they were copied.
 
-        All other transitions are kept, so each attempt is about fewer transitions and takes less time; a reader that
-        had no CPU core for a while catches up.
+        All other transitions are kept, so each attempt replaces fewer transitions and takes less time. A reader that
+        had no CPU core for a while therefore catches up.
 
         Args:
             lost: positions of the torn transitions.

@@ -1,4 +1,4 @@
-"""Which rows a transition may start at: the reader's own record, updated from the writer's `oldest` and `cursor`."""
+"""Keeps track of where transitions can start, in the reader's own memory, from the writer's `oldest` and `cursor`."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ __all__ = ["Window", "can_start"]
 def can_start(flags: np.ndarray, n_step: int, n_frames: int) -> np.ndarray:
     """Returns where these rows contain everything that a transition needs: bool `[R, B]`.
 
-    A transition needs, ahead of it, the next n_step steps and the row after them, or an earlier end of the episode;
-    behind it, the previous step, unless it is the first step of an episode, and all frames of its first stack.
+    A transition needs the next n_step steps and the row after them, or an earlier end of the episode. It also needs the
+    previous step, unless it starts at the first step of an episode, and all frames of its first stack.
 
     Args:
         flags: uint8 `[R, B]` of successive rows, see `ReplayRing`.
@@ -91,7 +91,7 @@ class Window:
         gone = min(oldest, self.cursor)
         self._write(self.oldest, np.zeros((gone - self.oldest, self.spec.batch.B), np.bool_))
         behind = max(1, self.spec.frames - 1)
-        # First the new rows and those that waited for their next steps, then those that lost the rows before them.
+        # Assess the new rows and those whose next steps were missing, then those whose previous rows are now gone.
         begin = max(oldest, self.cursor - self.n_step)
         self._assess(begin, cursor, oldest, cursor)
         if oldest != self.oldest:
@@ -121,7 +121,7 @@ class Window:
         return oldest
 
     def _whole(self) -> tuple[int, int]:
-        """Returns a consistent `oldest` and `cursor`: between two reads the writer may pass the whole ring."""
+        """Returns `oldest` and `cursor` as of one moment: the writer may overwrite the whole ring between two reads."""
         cursor: int = self.ring.cursor[0]
         while True:
             oldest, before = self.still_whole(), cursor

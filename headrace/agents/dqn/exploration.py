@@ -13,11 +13,11 @@ __all__ = ["EpsilonSchedule"]
 class EpsilonSchedule:
     """ε falls linearly from `eps_init` to `eps_final` between the batches `eps_itr_min` and `eps_itr_max`.
 
-    With `eps_final_min` it ends at a value of its own in every environment, from `eps_final` in environment 0 to
-    `eps_final_min` in the last one, evenly spaced in logarithms: Horgan et al., "Distributed prioritized experience
-    replay", 2018, section 4.1.
+    With `eps_final_min`, each environment has its own final value, from `eps_final` in environment 0 to `eps_final_min`
+    in the last one, evenly spaced in logarithms: Horgan et al., "Distributed prioritized experience replay", 2018,
+    section 4.1.
 
-    Raises ValueError for what is no probability, or no schedule.
+    Raises ValueError if a value is not a probability, or if the batches or final values are in the wrong order.
     """
 
     eps_init: float = 1.0

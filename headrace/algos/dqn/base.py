@@ -36,10 +36,11 @@ class TransitionLosses:
 @checked_names
 @dataclass(frozen=True, kw_only=True)
 class QLearningConfig(OffPolicyConfig):
-    """The settings all DQN algorithms have."""
+    """The settings that all DQN algorithms have."""
 
     double_dqn: bool = True
-    """Let the learning network choose the action whose value the target network gives (van Hasselt et al., 2016)."""
+    """Double DQN: the learning network chooses the next action, the target network gives its value (van Hasselt et al.,
+    2016)."""
 
 
 class QLearningAlgo(OffPolicyAlgo):

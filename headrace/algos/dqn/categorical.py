@@ -17,7 +17,7 @@ __all__ = ["CategoricalDQN", "CategoricalDQNConfig", "projected"]
 @checked_names
 @dataclass(frozen=True, kw_only=True)
 class CategoricalDQNConfig(QLearningConfig):
-    """The settings of `CategoricalDQN`. The returns that are told apart are the agent's: `n_atoms, V_min, V_max`."""
+    """The settings of `CategoricalDQN`. Number and range of the atoms are settings of the agent."""
 
 
 @settings_in(CategoricalDQNConfig)

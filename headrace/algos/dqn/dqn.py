@@ -22,8 +22,8 @@ class DQNConfig(QLearningConfig):
     """The settings of `DQN`."""
 
     delta_clip: float | None = None
-    """Errors beyond this count linearly (Huber's loss), not squared; None: all are squared. Usual where rewards are cut
-    to ±1 and rare: 1."""
+    """Errors beyond this count linearly (Huber loss) instead of squared; None: all are squared. 1 is usual if rewards
+    are rare and clipped to ±1."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

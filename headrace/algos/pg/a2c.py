@@ -19,7 +19,7 @@ class A2CConfig(PgConfig):
     gae_lambda: float = 1.0
     """λ of generalized advantage estimation; 1: discounted returns, 0: one-step temporal differences."""
     learning_rate: float = 3e-3
-    """Adam's step size; at the start, if there is a schedule."""
+    """Adam's step size, or its initial value if there is a schedule."""
 
 
 @settings_in(A2CConfig)

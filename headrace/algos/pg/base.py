@@ -72,7 +72,7 @@ class Losses:
 @checked_names
 @dataclass(frozen=True, kw_only=True)
 class PgConfig(AdamConfig):
-    """The settings all policy-gradient algorithms have."""
+    """The settings that all policy-gradient algorithms have."""
 
     discount: float = 0.99
     """γ, the weight of the next step's reward."""
@@ -87,8 +87,8 @@ class PgConfig(AdamConfig):
     normalize_advantage: bool = True
     """Give the advantages of a batch mean 0 and standard deviation 1."""
     normalize_reward: bool = True
-    """Learn from rewards divided by the running standard deviation of discounted returns (see `RewardScaling`).
-    Without, large returns drown the policy's gradient in the value's, and the value is long in reaching them."""
+    """Learn from rewards divided by the running standard deviation of discounted returns (see `RewardScaling`). With
+    large unscaled returns, the gradient of the value loss outweighs that of the policy, and values lag behind."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

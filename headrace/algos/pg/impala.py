@@ -25,13 +25,13 @@ class IMPALAConfig(PgConfig):
     """The settings of `IMPALA`."""
 
     gae_lambda: float = 1.0
-    """λ of V-trace; 1: corrections travel back as far as the clipped ratios let them, 0: one-step differences."""
+    """λ of V-trace; 1: corrections propagate back as far as the clipped ratios allow, 0: one-step differences."""
     rho_clip: float = 1.0
-    """ρ̄: what the ratios in temporal differences and policy gradient are cut at."""
+    """ρ̄: upper limit of the ratios in temporal differences and in the policy gradient."""
     c_clip: float = 1.0
-    """c̄: what the ratios along which corrections travel back are cut at."""
+    """c̄: upper limit of the ratios by which corrections propagate back in time."""
     learning_rate: float = 3e-3
-    """Adam's step size; at the start, if there is a schedule."""
+    """Adam's step size, or its initial value if there is a schedule."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

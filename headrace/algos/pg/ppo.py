@@ -24,13 +24,13 @@ class PPOConfig(PgConfig):
     epochs: int = 10
     """Passes over each batch."""
     minibatches: int = 4
-    """Parts into which a pass splits the batch; an update each."""
+    """Parts into which each pass splits the batch; each part is one update."""
     ratio_clip: float = 0.2
-    """ε: how far π(a|s) / π_old(a|s) may leave 1 before its gradient is cut."""
+    """ε: how far the ratio π(a|s) / π_old(a|s) may be from 1 before it is clipped."""
     linear_clip_schedule: bool = False
     """Let `ratio_clip` fall linearly to 0 at the end of training."""
     value_clip: float | None = None
-    """How far the value may leave the recorded one before its gradient is cut; None: as far as it likes."""
+    """How far the value may be from the recorded one before it is clipped; None: values are not clipped."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

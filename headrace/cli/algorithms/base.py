@@ -63,11 +63,11 @@ class Algorithm(Generic[Config]):
         agent: makes an agent, not initialized, from the spaces of the environment and the options. Raises UsageError
             for options that do not fit, and CommandFailed if the user's own model raises.
         rules: returns the rules for the options of agents, and for settings that have an effect only with others.
-        defaults: default options by kind of environment; those of "discrete" stand in for a missing kind.
+        defaults: default options by kind of environment; a missing kind has those of "discrete".
         measured: better options for single environments by name; see docs/results.md.
         with_memory: changes default options for an agent with a memory. None: such agents do not exist.
-        stands_for: algorithms that headrace does not have and for which this one is the nearest, by name; each with the
-            rest of a sentence that begins with the name of this one.
+        stands_for: names of algorithms that headrace does not have and to which this one is the nearest; the value
+            continues the error's sentence after the name of this algorithm.
     """
 
     algo: Callable[[Config], Algo]
