@@ -20,31 +20,76 @@
 #define HEADRACE_CLONES
 #endif
 
-typedef float headrace_eight __attribute__((vector_size(32), aligned(4), may_alias));
-
-/* y[n, m] = x[n, k] w[k, m] + b[m]; n is a multiple of 4 and m of 8, so that there is one code path for every row. Four rows
- * of eight sums stay in registers. */
-HEADRACE_CLONES
-void headrace_linear(const float *restrict x, const float *restrict w, const float *restrict b, float *restrict y,
-                     long n, long k, long m) {
+/* y[n, m] = x[n, k] w[k, m] + b[m]; n is a multiple of 4 and m of 8, so that there is one code path for every row. */
+static void headrace_linear_plain(const float *restrict x, const float *restrict w, const float *restrict b,
+                                  float *restrict y, long n, long k, long m) {
   for (long i = 0; i < n; i += 4, x += 4 * k, y += 4 * m) {
     const float *x0 = x, *x1 = x0 + k, *x2 = x1 + k, *x3 = x2 + k;
-    for (long j = 0; j < m; j += 8) {
-      headrace_eight y0 = *(const headrace_eight *)(b + j), y1 = y0, y2 = y0, y3 = y0;
-      const float *column = w + j;
-      for (long p = 0; p < k; p++, column += m) {
-        const headrace_eight v = *(const headrace_eight *)column;
-        y0 += x0[p] * v;
-        y1 += x1[p] * v;
-        y2 += x2[p] * v;
-        y3 += x3[p] * v;
+    float *restrict y0 = y, *restrict y1 = y0 + m, *restrict y2 = y1 + m, *restrict y3 = y2 + m;
+    for (long j = 0; j < m; j++) y0[j] = y1[j] = y2[j] = y3[j] = b[j];
+    for (long p = 0; p < k; p++) {
+      const float a0 = x0[p], a1 = x1[p], a2 = x2[p], a3 = x3[p];
+      const float *restrict row = w + p * m;
+      for (long j = 0; j < m; j++) {
+        y0[j] += a0 * row[j];
+        y1[j] += a1 * row[j];
+        y2[j] += a2 * row[j];
+        y3[j] += a3 * row[j];
       }
-      *(headrace_eight *)(y + j) = y0;
-      *(headrace_eight *)(y + m + j) = y1;
-      *(headrace_eight *)(y + 2 * m + j) = y2;
-      *(headrace_eight *)(y + 3 * m + j) = y3;
     }
   }
+}
+
+#if defined(__GNUC__) && defined(__x86_64__)
+/* The same, 4 to 5 times as fast: sums of four rows and sixteen columns stay in registers, a form that compilers do not
+ * find by themselves. Without AVX2 these vectors would be ten times slower than the loops above. */
+__attribute__((target("avx2,fma")))
+static void headrace_linear_avx2(const float *restrict x, const float *restrict w, const float *restrict b,
+                                 float *restrict y, long n, long k, long m) {
+  typedef float v8 __attribute__((vector_size(32), aligned(4), may_alias));
+  for (long i = 0; i < n; i += 4, x += 4 * k, y += 4 * m) {
+    const float *x0 = x, *x1 = x0 + k, *x2 = x1 + k, *x3 = x2 + k;
+    long j = 0;
+    for (; j + 16 <= m; j += 16) {
+      const float *column = w + j;
+      v8 y0 = *(const v8 *)(b + j), y1 = y0, y2 = y0, y3 = y0;
+      v8 z0 = *(const v8 *)(b + j + 8), z1 = z0, z2 = z0, z3 = z0;
+      for (long p = 0; p < k; p++, column += m) {
+        const v8 u = *(const v8 *)column, v = *(const v8 *)(column + 8);
+        y0 += x0[p] * u, z0 += x0[p] * v;
+        y1 += x1[p] * u, z1 += x1[p] * v;
+        y2 += x2[p] * u, z2 += x2[p] * v;
+        y3 += x3[p] * u, z3 += x3[p] * v;
+      }
+      float *to = y + j;
+      *(v8 *)to = y0, *(v8 *)(to + m) = y1, *(v8 *)(to + 2 * m) = y2, *(v8 *)(to + 3 * m) = y3;
+      to += 8;
+      *(v8 *)to = z0, *(v8 *)(to + m) = z1, *(v8 *)(to + 2 * m) = z2, *(v8 *)(to + 3 * m) = z3;
+    }
+    if (j < m) {
+      const float *column = w + j;
+      v8 y0 = *(const v8 *)(b + j), y1 = y0, y2 = y0, y3 = y0;
+      for (long p = 0; p < k; p++, column += m) {
+        const v8 v = *(const v8 *)column;
+        y0 += x0[p] * v, y1 += x1[p] * v, y2 += x2[p] * v, y3 += x3[p] * v;
+      }
+      float *to = y + j;
+      *(v8 *)to = y0, *(v8 *)(to + m) = y1, *(v8 *)(to + 2 * m) = y2, *(v8 *)(to + 3 * m) = y3;
+    }
+  }
+}
+#define HEADRACE_HAS_AVX2 (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+#else
+#define headrace_linear_avx2 headrace_linear_plain
+#define HEADRACE_HAS_AVX2 0
+#endif
+
+static void headrace_linear(const float *restrict x, const float *restrict w, const float *restrict b, float *restrict y,
+                            long n, long k, long m) {
+  if (HEADRACE_HAS_AVX2)
+    headrace_linear_avx2(x, w, b, y, n, k, m);
+  else
+    headrace_linear_plain(x, w, b, y, n, k, m);
 }
 
 /* exp(v), relative error below 2e-7, for v in [-87, 87]: range reduction to [-ln2/2, ln2/2] and the Taylor polynomial. */
