@@ -21,6 +21,7 @@ from headrace.checkpoints.resume import Resumed, folder_of, reading, resumed
 from headrace.checkpoints.run_settings import settings_of
 from headrace.checkpoints.store import CheckpointStore
 from headrace.processes.affinity import Affinity
+from headrace.processes.start_method import end_if_imported
 from headrace.runners.callbacks import Callback
 from headrace.runners.config import RunnerConfig
 from headrace.runners.logging.console import ConsoleLogger
@@ -118,6 +119,7 @@ class Runner(ABC):
             CheckpointError: with `resume_from`, if there is no intact checkpoint or settings have changed.
             Exception: what the sampler or the algorithm raises, after everything is closed.
         """
+        end_if_imported()  # before the lock, which the program itself holds
         failure: BaseException | None = None
         try:
             with self._store.opened() if self._store is not None else nullcontext():
