@@ -221,9 +221,7 @@ def test_a_forgotten_sampler_is_cleaned_up() -> None:
 
 
 SAMPLES = "sampler.initialize(CategoricalPgAgent(), seed=0)\n"
-TRAINS = (
-    "MinibatchRl(PPO(), CategoricalPgAgent(), sampler, RunnerConfig(n_steps=16, seed=0), log_dir='run').train()\n"
-)
+TRAINS = "MinibatchRl(PPO(), CategoricalPgAgent(), sampler, RunnerConfig(n_steps=16, seed=0), log_dir='run').train()\n"
 UNGUARDED = 'put what it does under `if __name__ == "__main__":`'
 
 
@@ -235,7 +233,9 @@ UNGUARDED = 'put what it does under `if __name__ == "__main__":`'
         ("forkserver", TRAINS, UNGUARDED),
         pytest.param("forkserver", SAMPLES, UNGUARDED, marks=pytest.mark.slow),
         pytest.param("spawn", TRAINS, UNGUARDED, marks=pytest.mark.slow),
-        pytest.param("spawn", "if __name__ != '__main__': 1 / 0\n" + SAMPLES, "the error above", marks=pytest.mark.slow),
+        pytest.param(
+            "spawn", "if __name__ != '__main__': 1 / 0\n" + SAMPLES, "the error above", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_a_script_without_a_main_guard_is_told_so_once(

@@ -65,7 +65,7 @@ def run(args: Sequence[str]) -> int:
             log_dir=log_dir,
             logger=_logger(options, log_dir),
             resume_from=options.resume,
-            record=RunRecord(_config(options), [*_PROG.split(), *args]),
+            record=RunRecord(_config(options), [*_PROG.split(), *args], draws=False),
         )
         evaluation = evaluation_sampler(options, options.acting_device, options.eval_episodes, options.batch_B)
     except (TypeError, ValueError) as error:
@@ -73,6 +73,7 @@ def run(args: Sequence[str]) -> int:
     try:
         with torch_threads(options.torch_threads):
             if not _trained(runner):
+                RunFolder(log_dir).draw()
                 print(f"stopped by SIGTERM; checkpoint: {log_dir / 'checkpoint.pt'}{_go_on(log_dir)}", file=sys.stderr)
                 return 128 + signal.SIGTERM
             with evaluation.initialize(agent, seed=runner.seed):
