@@ -97,9 +97,8 @@ class CategoricalDqnAgent(DqnAgent):
         return ReturnDistributions(*self._forward(inputs))
 
     def _network(self, spaces: EnvSpaces, n_actions: int) -> torch.nn.Module:
-        network: torch.nn.Module = self._model_cls(
-            spaces, n_outputs=n_actions, n_atoms=self.n_atoms, **self._model_kwargs
-        )
+        kwargs = {"n_outputs": n_actions, "n_atoms": self.n_atoms}
+        network = self._made(spaces, kwargs, "logits of returns [..., n_outputs, n_atoms]")
         network.register_buffer("atoms", torch.linspace(self.V_min, self.V_max, self.n_atoms))
         return network
 
