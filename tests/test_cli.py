@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from headrace.cli.main import main
-from headrace.runners import load_checkpoint
+from headrace.runners import load_checkpoint, run_folder
 from tests.leftovers import DEADLINE
 
 pytestmark = [pytest.mark.programs, pytest.mark.usefixtures("copies_tried_here")]
@@ -188,6 +188,16 @@ def test_an_error_in_training_is_one_line(tmp_path: Path, capsys: pytest.Capture
     assert len(complaint) == 1
     assert complaint[0].startswith("headrace: PPO: ")
     assert "Lower learning_rate" in complaint[0]
+
+
+def test_the_learning_curve_is_drawn_once_with_the_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[float | None] = []
+    monkeypatch.setattr(run_folder, "_DRAWN_FROM", 0.0)
+    monkeypatch.setattr(run_folder, "plot_learning_curve", lambda csv, png, final_return: drawn.append(final_return))
+    options = ["--n-steps", "256", "--sampler", "serial", *SMALL]
+    assert main(["train", *options, "--log-dir", str(tmp_path / "run")]) == 0
+    assert len(drawn) == 1
+    assert drawn[0] is not None
 
 
 def test_an_environment_that_raises_is_one_line_and_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -81,7 +81,7 @@ def test_a_refused_command_says_what_to_write(
     ],
 )
 def test_a_package_that_gymnasium_misses_is_installed_by_our_extra(gymnasiums: str, ours: str) -> None:
-    def raises() -> Any:
+    def raises(**kwargs: Any) -> Any:
         raise gymnasium.error.DependencyNotInstalled(gymnasiums)
 
     spec = gymnasium.envs.registration.EnvSpec("Needs-v0", entry_point=raises)

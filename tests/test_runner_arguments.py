@@ -44,6 +44,13 @@ def test_dqn_names_the_agent_that_it_trains(runner: Callable[..., Any]) -> None:
     )
 
 
+@pytest.mark.parametrize("algo", [PPO(), DQN()], ids=repr)
+def test_what_is_no_agent_is_named(algo: Any) -> None:
+    for agent, says in ((SAMPLER, "got a SerialSampler"), (DqnAgent, "got the class DqnAgent")):
+        with pytest.raises(TypeError, match=f"trains an Agent object, {says}"):
+            algo.initialize(agent, n_itr=1, batch_spec=SAMPLER.batch_spec)
+
+
 def test_algorithms_take_the_agents_that_fit() -> None:
     MinibatchRl(DQN(), CategoricalDqnAgent(), SAMPLER, CONFIG)
     MinibatchRl(config=CONFIG, sampler=SAMPLER, agent=CategoricalPgAgent(), algo=PPO())

@@ -136,6 +136,7 @@ class OffPolicyAlgo(Algo):
 
     def require_agent(self, agent: Agent) -> None:
         """See `Algo`."""
+        super().require_agent(agent)
         if not isinstance(agent, self.AgentCls):
             raise TypeError(
                 f"{type(self).__name__} trains a {self.AgentCls.__name__}, got a {type(agent).__name__}; give the "

@@ -128,6 +128,7 @@ class PolicyGradientAlgo(Algo):
 
     def require_agent(self, agent: Agent) -> None:
         """See `Algo`."""
+        super().require_agent(agent)
         if isinstance(agent, DqnAgent):
             raise TypeError(
                 f"{type(self).__name__} trains an agent with a policy and a value, got a {type(agent).__name__}, which "
