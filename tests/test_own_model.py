@@ -53,7 +53,7 @@ AGENTS: list[tuple[Callable[..., Agent], str]] = [
     (CategoricalPgAgent, "returns (outputs [..., n_outputs], value [...]);"),
     (RecurrentCategoricalPgAgent, "is_first, state) returns (outputs [..., n_outputs], value [...], new state);"),
     (DqnAgent, "forward(observation, prev_action, prev_reward) returns action values [..., n_outputs];"),
-    (CategoricalDqnAgent, "Class(spaces, n_outputs=..., n_atoms=...)"),
+    (CategoricalDqnAgent, "Class(spaces, n_outputs=..., n_atoms=..., **model_kwargs)"),
 ]
 
 
@@ -80,6 +80,8 @@ def test_a_class_with_other_arguments_is_told_the_right_ones(agent: Callable[...
 def test_an_error_inside_of_a_model_is_its_own() -> None:
     with pytest.raises(TypeError, match=r"^a mistake inside$"):
         CategoricalPgAgent(ModelCls=misused).initialize(SPACES, seed=0)
+    with pytest.raises(TypeError, match="multiple values for keyword argument 'n_outputs'"):
+        CategoricalPgAgent(ModelCls=Narrow, model_kwargs={"n_outputs": 3}).initialize(SPACES, seed=0)
     with pytest.raises(TypeError, match=r"ActorCritic has no setting 'net_arch'; it is called hidden_sizes$"):
         CategoricalPgAgent(model_kwargs={"net_arch": (3,)}).initialize(SPACES, seed=0)
 

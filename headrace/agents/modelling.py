@@ -15,14 +15,20 @@ __all__ = ["made_model", "returned_text"]
 
 
 def made_model(
-    ModelCls: Any, spaces: EnvSpaces, kwargs: Mapping[str, Any], inputs: Sequence[str], returns: str
+    ModelCls: Any,
+    spaces: EnvSpaces,
+    sizes: Mapping[str, int],
+    model_kwargs: Mapping[str, Any],
+    inputs: Sequence[str],
+    returns: str,
 ) -> torch.nn.Module:
-    """Returns `ModelCls(spaces, **kwargs)`.
+    """Returns `ModelCls(spaces, **sizes, **model_kwargs)`.
 
     Args:
         ModelCls: class of a module, or a function that returns one.
         spaces: spaces of one environment, as the model sees them.
-        kwargs: further arguments.
+        sizes: sizes of the output, by the names of the arguments.
+        model_kwargs: the user's arguments.
         inputs: names of the arguments with which the model will be called.
         returns: what it must return then, for messages.
 
@@ -30,15 +36,15 @@ def made_model(
         TypeError: if `ModelCls` or the model cannot be called like this, or the model is no module.
     """
     contract = (
-        f"a model is made by Class(spaces, {', '.join(f'{name}=...' for name in kwargs)}), and its "
+        f"a model is made by Class(spaces, {', '.join(f'{name}=...' for name in sizes)}, **model_kwargs), and its "
         f'forward({", ".join(inputs)}) returns {returns}; the page "Your own model" of the documentation has an example'
     )
     if isinstance(ModelCls, torch.nn.Module):
         raise TypeError(f"the model is an object, {type(ModelCls).__name__}(...); give its class; {contract}")
     try:
-        model = ModelCls(spaces, **kwargs)
+        model = ModelCls(spaces, **sizes, **model_kwargs)
     except TypeError as error:
-        why_not = _why_not(ModelCls, [spaces], kwargs) if own_name(ModelCls) else ""
+        why_not = _why_not(ModelCls, [spaces], {**sizes, **model_kwargs}) if own_name(ModelCls) else ""
         if not why_not:
             raise
         raise TypeError(

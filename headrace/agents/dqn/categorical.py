@@ -97,8 +97,8 @@ class CategoricalDqnAgent(DqnAgent):
         return ReturnDistributions(*self._forward(inputs))
 
     def _network(self, spaces: EnvSpaces, n_actions: int) -> torch.nn.Module:
-        kwargs = {"n_outputs": n_actions, "n_atoms": self.n_atoms}
-        network = self._made(spaces, kwargs, "logits of returns [..., n_outputs, n_atoms]")
+        sizes = {"n_outputs": n_actions, "n_atoms": self.n_atoms}
+        network = self._made(spaces, sizes, "logits of returns [..., n_outputs, n_atoms]")
         network.register_buffer("atoms", torch.linspace(self.V_min, self.V_max, self.n_atoms))
         return network
 

@@ -154,10 +154,10 @@ class DqnAgent(Agent):
     def _network(self, spaces: EnvSpaces, n_actions: int) -> torch.nn.Module:
         return self._made(spaces, {"n_outputs": n_actions}, "action values [..., n_outputs]")
 
-    def _made(self, spaces: EnvSpaces, kwargs: Mapping[str, Any], returns: str) -> torch.nn.Module:
-        """Returns the network, made with `kwargs` and the user's arguments; see `made_model`."""
+    def _made(self, spaces: EnvSpaces, sizes: Mapping[str, int], returns: str) -> torch.nn.Module:
+        """Returns the network; see `made_model`."""
         inputs = ["observation", "prev_action", "prev_reward"]
-        return made_model(self._model_cls, spaces, {**kwargs, **self._model_kwargs}, inputs, returns)
+        return made_model(self._model_cls, spaces, sizes, self._model_kwargs, inputs, returns)
 
     def _answer_shape(self) -> list[int]:
         """Returns the shape of the network's output for one environment."""

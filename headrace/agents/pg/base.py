@@ -67,11 +67,11 @@ class PgAgent(Agent):
         self.noise_size = head.noise_size
         self._masks = has_mask(spaces, head.mask_size)
         seen = seen_spaces(spaces) if self._masks else spaces
-        kwargs = {"n_outputs": head.n_outputs, **self._model_kwargs}
+        sizes = {"n_outputs": head.n_outputs}
         inputs, returns = ["observation", "prev_action", "prev_reward"], "(outputs [..., n_outputs], value [...])"
         if self._recurrent:
             inputs, returns = [*inputs, "is_first", "state"], "(outputs [..., n_outputs], value [...], new state)"
-        model = made_model(self._model_cls, seen, kwargs, inputs, returns)
+        model = made_model(self._model_cls, seen, sizes, self._model_kwargs, inputs, returns)
         if self._recurrent and not callable(getattr(model, "initial_state", None)):
             raise TypeError(
                 f"{type(model).__name__} has no initial_state(n), which returns the state at the start of an episode, "
@@ -145,11 +145,9 @@ class PgAgent(Agent):
 
     def _require_fit(self, returned: Any) -> None:
         """Checks the model's first outputs: wrong shapes would be sampled from, or broadcast, without an error."""
-        n_outputs, parts = (
-            self._head.n_outputs,
-            "(outputs, value, new state)" if self._recurrent else "(outputs, value)",
-        )
+        n_outputs = self._head.n_outputs
         if not isinstance(returned, tuple | list) or len(returned) != 2 + self._recurrent:
+            parts = "(outputs, value, new state)" if self._recurrent else "(outputs, value)"
             raise TypeError(f"{type(self.model).__name__} returned {returned_text(returned)}, expected {parts}")
         outputs, value = returned[:2]
         if outputs.shape[-1] != n_outputs or outputs.shape[:-1] != value.shape:
