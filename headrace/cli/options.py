@@ -181,6 +181,10 @@ _TYPES = {
 
 def _plain(complaint: str) -> str:
     """Returns a complaint of tyro in plain words; one that is not in the table as it is."""
+    # tyro lists choices in the order of a set, which differs from run to run.
+    listed = re.search(r"(?<=Expected one of \().*(?=\)$)", complaint)
+    if listed:
+        complaint = complaint.replace(listed[0], ", ".join(sorted(listed[0].split(", "))))
     for pattern, plain in _COMPLAINTS.items():
         if found := re.fullmatch(pattern, complaint):
             said = found.expand(plain)
