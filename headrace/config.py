@@ -6,7 +6,7 @@ import difflib
 import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import fields, is_dataclass
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, TypeVar
 
 __all__ = ["call_text", "checked_names", "meant_name", "nearest_name", "require_known", "settings_in"]
@@ -153,18 +153,22 @@ def checked_names(cls: _Class) -> _Class:
     return cls
 
 
-def settings_in(config: type) -> Callable[[_Class], _Class]:
-    """Returns a decorator for an algorithm whose constructor takes all settings in one object of class `config`.
+def settings_in(config: type, first: bool = True) -> Callable[[_Class], _Class]:
+    """Returns a decorator for a class whose constructor takes all settings in one object of class `config`.
 
-    A setting as a keyword of the algorithm raises TypeError that says where it belongs, and so does an object of
-    another class in place of the settings.
+    A setting as a keyword of the class raises TypeError that says where it belongs, and so does an object of another
+    class in place of the settings.
+
+    Args:
+        config: class of the settings.
+        first: whether the settings are the first argument; otherwise the constructor checks their class itself.
     """
     settings = [field.name for field in fields(config)]
 
     def decorated(cls: _Class) -> _Class:
-        def remedy(name: str) -> str:
+        def remedy(owner: str, name: str) -> str:
             near = nearest_name(name, settings)
-            call = f"{cls.__name__}({config.__name__}({near or '...'}{'=...' * bool(near)}))"
+            call = f"{owner}({'' if first else '..., '}{config.__name__}({near or '...'}{'=...' * bool(near)}))"
             return f"settings are given as {call}" + ("" if near else f"; its settings are {', '.join(settings)}")
 
         def check(given: Any) -> None:
@@ -174,7 +178,7 @@ def settings_in(config: type) -> Callable[[_Class], _Class]:
                     f"give {cls.__name__}({config.__name__}(...))"
                 )
 
-        return _refuse_unknown(cls, list(inspect.signature(cls).parameters), remedy, check)
+        return _refuse_unknown(cls, list(inspect.signature(cls).parameters), remedy, check if first else None)
 
     return decorated
 
@@ -182,7 +186,7 @@ def settings_in(config: type) -> Callable[[_Class], _Class]:
 def _refuse_unknown(
     cls: _Class,
     known: list[str],
-    remedy: Callable[[str], str] | None = None,
+    remedy: Callable[[str, str], str] | None = None,
     check: Callable[[Any], None] | None = None,
 ) -> _Class:
     """Makes the constructor raise TypeError for unknown keywords.
@@ -190,7 +194,7 @@ def _refuse_unknown(
     Args:
         cls: the class; it is changed.
         known: names of the arguments.
-        remedy: see `require_known`.
+        remedy: as for `require_known`, called with the name of the class of the object and the unknown name.
         check: called with the first argument, if one is given.
     """
     made: Any = cls
@@ -198,7 +202,8 @@ def _refuse_unknown(
 
     @wraps(construct)
     def constructed(self: Any, *args: Any, **kwargs: Any) -> None:
-        require_known(type(self).__name__, kwargs, known, remedy)
+        owner = type(self).__name__
+        require_known(owner, kwargs, known, None if remedy is None else partial(remedy, owner))
         if check is not None:
             check(args[0] if args else kwargs.get(known[0]))
         construct(self, *args, **kwargs)

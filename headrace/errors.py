@@ -162,9 +162,12 @@ def one_line(error: BaseException) -> str:
 def shortened(error: BaseException) -> BaseException:
     """Returns the error to raise from a public call in place of `error`.
 
-    Ctrl-C loses the frames below the call, because a user who stops a program needs no long traceback, and "too many
-    open files" becomes a SamplerError. Other errors are returned unchanged.
+    Ctrl-C loses the frames below the call, because a user who stops a program needs no long traceback. A SamplerError
+    without a cause loses them too: it happened in another process, whose traceback is in its text. "Too many open
+    files" becomes a SamplerError. Other errors are returned unchanged.
     """
+    if isinstance(error, SamplerError) and error.__cause__ is None:
+        return error.with_traceback(None)
     if isinstance(error, OSError) and error.errno in NO_DESCRIPTORS:
         return SamplerError(headline(error))
     return KeyboardInterrupt() if isinstance(error, KeyboardInterrupt) else error

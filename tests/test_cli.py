@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from headrace.cli.main import main
-from headrace.runners import load_checkpoint
+from headrace.runners import load_checkpoint, run_folder
 from tests.leftovers import DEADLINE
 
 pytestmark = [pytest.mark.programs, pytest.mark.usefixtures("copies_tried_here")]
@@ -75,7 +75,7 @@ def test_training_writes_a_checkpoint_and_a_log(tmp_path: Path) -> None:
         (["train", "--gpu"], 2, "did you mean --device?"),
         (["train", "--dqn.n-step", "3"], 2, "--dqn.n-step is for --algo dqn, but this run trains ppo"),
         (["train", "--sampler", "serial", "--start-method", "spawn"], 2, "--sampler serial has none"),
-        (["train", "--start-method", "thread"], 2, "invalid choice 'thread' for argument '--start-method'"),
+        (["train", "--start-method", "thread"], 2, "--start-method must be one of "),
         pytest.param(
             ["train", "--sampler", "cpu", "--device", "cuda:0"],
             2,
@@ -100,7 +100,7 @@ def test_training_writes_a_checkpoint_and_a_log(tmp_path: Path) -> None:
         (["train", "--env-kwargs", '{"sutton": 1'], 2, "--env-kwargs"),
         (["train", "--env-kwargs", "[1]"], 2, "expected a JSON object"),
         (["train", "--env-kwargs", '{"gravity": 1}'], 2, "unexpected keyword argument 'gravity'"),
-        (["train", "--recurrent", "rnn"], 2, "invalid choice 'rnn' for argument '--recurrent'. Expected"),
+        (["train", "--recurrent", "rnn"], 2, "--recurrent must be one of 'None', "),
         (["train", "--recurrent", "gru", "--hidden-sizes", "8"], 2, "its width is --memory-size"),
         (["train", "--recurrent", "gru", "--memory-size", "0"], 2, "--memory-size must be at least 1, got 0"),
         (["train", "--bach-T", "4"], 2, "unknown option '--bach-T'; did you mean --batch-T?"),
@@ -117,7 +117,11 @@ def test_training_writes_a_checkpoint_and_a_log(tmp_path: Path) -> None:
         (["train", "--eval-episodes", "0"], 2, "--eval-episodes must be at least 1, got 0"),
         (["train", "--seed", "-1"], 2, "seed must be at least 0, got -1"),
         (["train", "--ppo.discount", "2"], 2, "discount must be between 0 and 1, got 2"),
-        (["train", "--log-dir", "/proc/nothing"], 1, "/proc/nothing"),
+        (
+            ["train", "--log-dir", "/proc/nothing"],
+            1,
+            "/proc/nothing, cannot be made (No such file or directory); choose",
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
@@ -145,7 +149,7 @@ def test_parse_error_is_one_sentence_in_a_terminal(
     """As on a terminal that shows UTF-8."""
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "utf-8"))
     assert main(["train", "--n-steps", "0"]) == 2
-    complaint = "headrace: Error parsing runner: n_steps must be at least 1, got 0.0; see headrace train --help\n"
+    complaint = "headrace: n_steps must be at least 1, got 0.0; see headrace train --help\n"
     assert capsys.readouterr().err == complaint
 
 
@@ -184,6 +188,16 @@ def test_error_during_training_is_one_line(tmp_path: Path, capsys: pytest.Captur
     assert len(complaint) == 1
     assert complaint[0].startswith("headrace: PPO: ")
     assert "Lower learning_rate" in complaint[0]
+
+
+def test_learning_curve_is_drawn_once_with_the_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[float | None] = []
+    monkeypatch.setattr(run_folder, "_DRAWN_FROM", 0.0)
+    monkeypatch.setattr(run_folder, "plot_learning_curve", lambda csv, png, final_return: drawn.append(final_return))
+    options = ["--n-steps", "256", "--sampler", "serial", *SMALL]
+    assert main(["train", *options, "--log-dir", str(tmp_path / "run")]) == 0
+    assert len(drawn) == 1
+    assert drawn[0] is not None
 
 
 def test_environment_error_is_one_line_and_its_traceback_a_file(

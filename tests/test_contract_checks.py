@@ -237,9 +237,18 @@ def test_factory_that_returns_no_environment_is_named(thing: Any) -> None:
 # ---- declared info ----
 
 INFOS: dict[str, tuple[Any, tuple[str, tuple[int, ...]], list[str]]] = {
-    "missing": ({"other": 1.0}, ("float32", ()), ["info['known'] = the keys ['other']", "every key of env_info_keys"]),
-    "not a dict": (None, ("float32", ()), ["info['known'] = NoneType", "every key of env_info_keys"]),
-    "list": ([], ("float32", ()), ["info['known'] = list", "every key of env_info_keys"]),
+    "missing": (
+        {"other": 1.0},
+        ("float32", ()),
+        ["info['known'] = nothing (the info dict has only 'other')", "as of all keys of env_info_keys"],
+    ),
+    "empty": (
+        {},
+        ("float32", ()),
+        ["info['known'] = nothing (the info dict is empty), expected a value at every step"],
+    ),
+    "not a dict": (None, ("float32", ()), ["info['known'] = nothing (info is a NoneType, not a dict)"]),
+    "list": ([], ("float32", ()), ["info['known'] = nothing (info is a list, not a dict)"]),
     "wrong shape": ({"known": np.ones(2, np.float32)}, ("float32", ()), ["float32 [2]", "expected float32 []"]),
     "broadcastable": ({"known": np.ones(1, np.float32)}, ("float32", (3,)), ["float32 [1]", "expected float32 [3]"]),
     "float for int": ({"known": 0.5}, ("int32", ()), ["float64 []", "expected int32 []"]),

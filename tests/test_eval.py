@@ -117,7 +117,11 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("args", "status", "says"),
     [
         (["nowhere"], 2, "nowhere does not exist; give the folder of a run, or a checkpoint in it"),
-        ([], 2, "add --env"),
+        ([], 2, "give the folder of a run, or a checkpoint in it, for example: headrace eval runs/first"),
+        (["."], 1, ". contains no checkpoint; give the folder of a run that saved one"),
+        (["--episods", "3"], 2, "did you mean --episodes?"),
+        (["--checkpoint", "RUN"], 2, "unknown option '--checkpoint'; its value stands alone: headrace eval CHECKPOINT"),
+        (["RUN", "RUN"], 2, "stands without an option; see headrace eval --help"),
         (["nowhere", "--env", "CartPole-v1"], 2, "nowhere does not exist"),
         (["RUN", "--episodes", "0"], 2, "--episodes must be at least 1, got 0"),
         (["RUN", "--video-episodes", "2"], 2, "--video-episodes is for videos; add --video FOLDER"),

@@ -24,11 +24,13 @@ from headrace import compiled
 from headrace.agents.pg import CategoricalPgAgent, GaussianPgAgent, RecurrentCategoricalPgAgent
 from headrace.algos.pg import A2C, PPO, PPOConfig
 from headrace.checkpoints import resume
+from headrace.checkpoints.resume import Resumed
 from headrace.errors import CheckpointError
 from headrace.models import ActorCritic
 from headrace.runners import Callback, MinibatchRl, MinibatchRlEval, Runner, RunnerConfig, load_checkpoint
 from headrace.runners.logging import Logger
 from headrace.samplers import BaseSampler, CpuSampler, SerialSampler, TrajInfo
+from headrace.samplers.collection.snapshot import SamplerState
 from headrace.types import EnvSpaces
 from tests.leftovers import DEADLINE
 from tests.walk import Walk
@@ -427,6 +429,20 @@ def test_other_settings_are_refused_by_name(change: dict[str, Any], says: str, s
         train(stopped, resume=True, **{"sampler": serial(), **change})
     assert says in str(refused.value)
     assert {path.name: path.read_bytes() for path in stopped.iterdir()} == before
+
+
+def test_a_run_of_another_algorithm_or_with_more_steps_is_one_sentence() -> None:
+    settings = {"algo.class": "headrace.algos.pg.ppo.PPO", "agent.class": "own.Agent", "algo.config.epochs": 3}
+    run = Resumed(Path("run"), {"settings": settings, "itr": 4, "steps": 512}, SamplerState(0, 0, 0, 0))
+    run.require(settings, 4)
+    for changed, n_itr, says in (
+        ({"algo.class": "headrace.algos.dqn.dqn.DQN"}, 4, "run was trained with PPO, not DQN; resume it with PPO, or "),
+        ({"agent.class": "own.Other"}, 4, "run was trained with Agent, not Other; resume it with Agent, or "),
+        ({}, 3, r"run has 512 steps already \(4 batches\).*n_steps counts from the start.*give more than 512"),
+    ):
+        with pytest.raises(CheckpointError, match=says) as refused:
+            run.require({**settings, **changed, **({"algo.config.tau": 1} if changed else {})}, n_itr)
+        assert "tau" not in str(refused.value)
 
 
 def test_environments_of_other_spaces_are_refused(tmp_path: Path) -> None:

@@ -653,7 +653,7 @@ INVALID_RESULTS: dict[str, tuple[Callable[[list[Any]], Any], str, int | None, st
         ROW_5,
     ),
     "5-list": (list, "returned list", None, ROW_5),
-    "info key": (without("speed"), "info['speed'] = the keys [], expected every key of env_info_keys", None, ROW_5),
+    "info key": (without("speed"), "info['speed'] = nothing (the info dict is empty), expected a value", None, ROW_5),
     "info shape": (replace(4, {"speed": np.zeros((4, 2))}), "info['speed'] = float64 [4, 2], expected", None, ROW_5),
     "info for one": (replace(4, {"speed": 1.0}), "info['speed'] = float64 [], expected float32 [4]", None, ROW_5),
 }
@@ -724,8 +724,9 @@ def test_missing_final_observation_is_an_error() -> None:
     """Row 2 ends alone in row 2 of the batch."""
     with pytest.raises(EnvContractError) as caught:
         use(SerialSampler, InvalidOnceVector, {"change": without("final_obs"), "at": "end"})
-    assert "'final_obs' where an episode ended (autoreset mode SAME_STEP)" in str(caught.value)
-    assert_error_names(caught.value, "info = the keys ['_final_obs'], expected", None, "stepping, step 2")
+    assert "the last observations where episodes ended (autoreset mode SAME_STEP)" in str(caught.value)
+    words = "info['final_obs'] = nothing (the info dict has only '_final_obs'), expected"
+    assert_error_names(caught.value, words, None, "stepping, step 2")
 
 
 def test_info_field_missing_from_the_last_info_is_an_error() -> None:
@@ -737,7 +738,8 @@ def test_info_field_missing_from_the_last_info_is_an_error() -> None:
     env_kwargs = {"change": change, "at": "end", "info": speed}
     with pytest.raises(EnvContractError) as caught:
         use(SerialSampler, InvalidOnceVector, env_kwargs, env_info_keys={"speed": ("float32", ())})
-    assert_error_names(caught.value, "info['speed'] = the keys [], expected every key", INVALID_ENV, "stepping, step 2")
+    words = "info['speed'] = nothing (the info dict is empty), expected a value at every step"
+    assert_error_names(caught.value, words, INVALID_ENV, "stepping, step 2")
 
 
 @pytest.mark.parametrize("mode", [None, "NextStep"])

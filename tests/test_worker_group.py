@@ -220,18 +220,42 @@ def test_garbage_collected_sampler_is_cleaned_up() -> None:
     assert other_processes() == set()
 
 
+SAMPLES = "sampler.initialize(CategoricalPgAgent(), seed=0)\n"
+TRAINS = "MinibatchRl(PPO(), CategoricalPgAgent(), sampler, RunnerConfig(n_steps=16, seed=0), log_dir='run').train()\n"
+UNGUARDED = 'put what it does under `if __name__ == "__main__":`'
+
+
 @pytest.mark.programs
-def test_script_without_main_guard_gets_an_explaining_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("start_method", "program", "says"),
+    [
+        ("spawn", SAMPLES, UNGUARDED),
+        ("forkserver", TRAINS, UNGUARDED),
+        pytest.param("forkserver", SAMPLES, UNGUARDED, marks=pytest.mark.slow),
+        pytest.param("spawn", TRAINS, UNGUARDED, marks=pytest.mark.slow),
+        pytest.param(
+            "spawn", "if __name__ != '__main__': 1 / 0\n" + SAMPLES, "the error above", marks=pytest.mark.slow
+        ),
+    ],
+)
+def test_script_without_main_guard_is_explained_once(
+    tmp_path: Path, start_method: str, program: str, says: str
+) -> None:
     script = tmp_path / "script.py"
     script.write_text(
         "from headrace.agents.pg import CategoricalPgAgent\n"
+        "from headrace.algos.pg import PPO\n"
+        "from headrace.runners import MinibatchRl, RunnerConfig\n"
         "from headrace.samplers import CpuSampler\n"
-        "sampler = CpuSampler('CartPole-v1', batch_T=4, batch_B=2, n_workers=1, start_method='spawn')\n"
-        "sampler.initialize(CategoricalPgAgent(), seed=0)\n"
+        f"sampler = CpuSampler('CartPole-v1', batch_T=4, batch_B=4, n_workers=2, start_method='{start_method}')\n"
+        + program
     )
-    done = subprocess.run([sys.executable, script], check=False, timeout=DEADLINE, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, script], cwd=tmp_path, check=False, timeout=DEADLINE, capture_output=True, text=True
+    )
     assert done.returncode == 1
-    assert 'needs its code under `if __name__ == "__main__":`' in done.stderr
+    assert says in done.stderr.splitlines()[-2], done.stderr  # the last line is the place
+    assert done.stderr.count("Traceback") == (1 if says == UNGUARDED else 1 + done.stderr.count("ZeroDivisionError"))
 
 
 @pytest.mark.programs
@@ -247,7 +271,7 @@ def test_program_on_standard_input_gets_an_explaining_error() -> None:
         [sys.executable, "-"], input=program, check=False, timeout=DEADLINE, capture_output=True, text=True
     )
     assert done.returncode == 1
-    assert "<stdin> is not a file: save the program to a file" in done.stderr
+    assert "<stdin>, which is not a file; save the program to a file" in done.stderr
     assert "env 0" not in done.stderr
 
 

@@ -65,6 +65,15 @@ class Algo(ABC):
                 update.
         """
 
+    def require_agent(self, agent: Agent) -> None:
+        """Raises TypeError, which names the agents that fit, for an agent that the algorithm cannot train.
+
+        Runners call it before anything starts, and `initialize` calls it again. Default: every agent fits.
+        """
+        if not isinstance(agent, Agent):
+            what = f"the class {agent.__name__}" if isinstance(agent, type) else f"a {type(agent).__name__}"
+            raise TypeError(f"{type(self).__name__} trains an Agent object, got {what}")
+
     def __repr__(self) -> str:
         """Returns the constructor call, with the settings that differ from the defaults."""
         return f"{type(self).__name__}({'' if self.config is None else repr(self.config)})"

@@ -134,6 +134,15 @@ class OffPolicyAlgo(Algo):
         self._sink = ReplaySink(self.config.replay_size, frames=self.config.frames)
         return self._sink
 
+    def require_agent(self, agent: Agent) -> None:
+        """See `Algo`."""
+        super().require_agent(agent)
+        if not isinstance(agent, self.AgentCls):
+            raise TypeError(
+                f"{type(self).__name__} trains a {self.AgentCls.__name__}, got a {type(agent).__name__}; give the "
+                f"runner and the sampler a {self.AgentCls.__name__}, or use the algorithm of your agent"
+            )
+
     def initialize(self, agent: Agent, n_itr: int, batch_spec: BatchSpec, seed: int = 0) -> None:
         """See `Algo`.
 
@@ -142,8 +151,7 @@ class OffPolicyAlgo(Algo):
             NotEnoughMemory: if the replay does not fit in memory.
             ValueError: if the agent is not initialized, or the replay is too small for a batch.
         """
-        if not isinstance(agent, self.AgentCls):
-            raise TypeError(f"{type(self).__name__} trains a {self.AgentCls.__name__}, got a {type(agent).__name__}")
+        self.require_agent(agent)
         if agent.spaces is None:
             raise ValueError("the agent has no model yet; initialize the sampler first, which builds it")
         self._agent = agent

@@ -19,11 +19,27 @@ import torch
 from headrace.errors import CheckpointError
 from headrace.storage import Part, framed, unframed, write_whole
 
-__all__ = ["FORMAT", "Damaged", "Sealed", "load_checkpoint", "save_checkpoint", "sealed", "unsealed"]
+__all__ = [
+    "FORMAT",
+    "Damaged",
+    "Sealed",
+    "load_checkpoint",
+    "require_checkpoint",
+    "save_checkpoint",
+    "sealed",
+    "unsealed",
+]
 
 #: The format that is written. Format 1 had no sampler state.
 FORMAT = 2
 _HEADER = re.compile(rb"headrace checkpoint ([1-9][0-9]{0,8})\n")
+#: How other files begin that may be taken for a checkpoint.
+_OTHERS = {
+    b"headrace replay ": "a part of the replay of a run",
+    b"headrace environments ": "the environments of a run",
+    b"PK": "a zip archive, as torch.save writes",
+    b"\x89PNG": "a picture",
+}
 #: Maximum nesting depth of containers.
 _DEEPEST = 100
 
@@ -87,15 +103,20 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     return unsealed(path)[0]
 
 
+def require_checkpoint(path: str | Path) -> None:
+    """Raises Damaged, which says what the file is, if it does not begin as a checkpoint does."""
+    path = Path(path)
+    _require_file(path)
+    with path.open("rb") as file:
+        _header(path, file.read(100))
+
+
 def unsealed(path: str | Path) -> tuple[dict[str, Any], bytes]:
     """Returns the state saved at `path`, as `load_checkpoint` does, and the seal of the file."""
     path = Path(path)
-    if path.exists() and not path.is_file():  # reading a pipe would block, and some devices never end
-        raise Damaged(f"{path} is not a file; give one that save_checkpoint wrote")
+    _require_file(path)
     content = memoryview(path.read_bytes())
-    header = _HEADER.match(content)
-    if header is None:
-        raise Damaged(f"{path} is not a headrace checkpoint; give a file that save_checkpoint wrote")
+    header = _header(path, content)
     # Verify the checksum before using the number: a flipped bit in it is damage like any other.
     whole = unframed(content, header.end())
     if whole is None:
@@ -127,6 +148,23 @@ def unsealed(path: str | Path) -> tuple[dict[str, Any], bytes]:
             f"{path} contains a {type(state).__name__}, expected a dict; give a file that save_checkpoint wrote"
         )
     return state, seal
+
+
+def _require_file(path: Path) -> None:
+    if path.exists() and not path.is_file():  # reading a pipe would block, and some devices never end
+        raise Damaged(f"{path} is not a file; give one that save_checkpoint wrote")
+
+
+def _header(path: Path, content: bytes | memoryview) -> re.Match[bytes]:
+    """Returns the header of a checkpoint; raises Damaged, which says what else the file is."""
+    header = _HEADER.match(content)
+    if header is None:
+        kind = next((f", but {what}" for begin, what in _OTHERS.items() if bytes(content[:30]).startswith(begin)), "")
+        raise Damaged(
+            f"{path} is not a headrace checkpoint{kind}; give the folder of a run, its "
+            "checkpoint.pt, or a file that agent.save() or save_checkpoint() wrote"
+        )
+    return header
 
 
 def _require_no_bomb(payload: memoryview) -> None:

@@ -95,13 +95,32 @@ class Resumed:
             how += f"; {before} code acted so far and {implementation} code does now, so actions may differ by rounding"
         return f"resumed from {self.path}, {self.state['steps']:,} steps, {self.state['itr']:,} batches; {how}"
 
-    def require(self, settings: Mapping[str, Any]) -> None:
-        """Raises CheckpointError, which names the differences, if settings have changed."""
-        different = differences(self.state["settings"], settings)
+    def require(self, settings: Mapping[str, Any], n_itr: int) -> None:
+        """Raises CheckpointError, which says why, if the run cannot be resumed as it is asked to be.
+
+        Args:
+            settings: settings of the resumed run.
+            n_itr: number of batches after which it is to end.
+        """
+        before = self.state["settings"]
+        for part in ("algo.class", "agent.class"):  # most other settings differ with them
+            then, now = (str(one.get(part)).rpartition(".")[2] for one in (before, settings))
+            if then != now:
+                raise CheckpointError(
+                    f"the run of {self.path} was trained with {then}, not {now}; resume it with {then}, or begin a new "
+                    "run in another folder"
+                )
+        different = differences(before, settings)
         if different:
             raise CheckpointError(
                 f"{self.path} was written with other settings ({'; '.join(different)}); resume with the same ones, or "
                 "begin a new run in another folder"
+            )
+        itr, steps = self.state["itr"], self.state["steps"]
+        if n_itr < itr:
+            raise CheckpointError(
+                f"{self.path} has {steps:,} steps already ({itr:,} batches), which is more than the n_steps asked for "
+                f"({n_itr:,} batches); n_steps counts from the start of the run: give more than {steps}"
             )
 
     def require_spaces(self, agent: Agent) -> None:

@@ -52,8 +52,17 @@ class CheckpointStore:
 
     @contextmanager
     def opened(self) -> Iterator[None]:
-        """Creates the folder, locks it against other runs, and removes partial files that a killed run left."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Creates the folder, locks it against other runs, and removes partial files that a killed run left.
+
+        Raises:
+            OSError: if the folder cannot be made.
+            CheckpointError: if another run holds the lock.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            text = f"the folder of the run, {self.folder}, cannot be made ({error.strerror}); choose another"
+            raise OSError(error.errno, text) from error
         with locked(self.folder):
             for name in ("checkpoint", "best", "environments"):
                 for leftover in self.folder.glob(f"{name}*.tmp"):

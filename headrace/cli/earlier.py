@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from headrace.checkpoints.file import require_checkpoint
 from headrace.cli.build import TrainOptions
 from headrace.cli.errors import UsageError
 from headrace.cli.imports import imports_code
@@ -39,10 +40,13 @@ class EarlierRun:
         """Returns the run whose folder, or a checkpoint in it, is at `path`.
 
         Raises:
+            CheckpointError: it is a file, but not a checkpoint.
             FileNotFoundError: there are no settings.
             TypeError: a setting is damaged.
             ValueError: a setting is damaged.
         """
+        if path.is_file():
+            require_checkpoint(path)
         folder = RunFolder.open(path.parent if path.is_file() else path)
         config, path = folder.config(), folder.path / "config.json"
         missing: dict[str, str] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -34,6 +35,7 @@ def factory_of(env: str, env_kwargs: Mapping[str, Any], pad: Mapping[str, int] |
         UsageError: there is no such environment; the text suggests the most similar name.
         CommandFailed: its module cannot be imported.
     """
+    _refuse_file(env)
     if ":" in env:
         look_here()
     try:
@@ -48,6 +50,20 @@ def factory_of(env: str, env_kwargs: Mapping[str, Any], pad: Mapping[str, int] |
         raise unknown("environment", env, _names_like(env), listing) from error
     except Exception as error:  # importing runs the user's code, which may raise anything
         raise CommandFailed(f"--env {env} could not be imported: {headline(error)}") from error
+
+
+def _refuse_file(env: str) -> None:
+    """Raises UsageError, which says what to write, for a file (`lane.py`), a module alone, and `module.Class`."""
+    given, _, cls = env.partition(":")
+    if cls and not given.endswith(".py"):
+        return
+    before, _, last = given.rpartition(".")
+    for file, name in ((given, cls), (f"{given}.py", ""), (f"{before.replace('.', '/')}.py", last)):
+        if file.endswith(".py") and (file == given or Path(file).is_file()):
+            module = ".".join(part for part in Path(file).with_suffix("").parts if part not in ("..", "/"))
+            raise UsageError(
+                f"unknown environment {env!r}; for a class or a function in {file}, write {module}:{name or 'Class'}"
+            )
 
 
 def _names_like(env: str) -> set[str]:

@@ -11,6 +11,7 @@ import gymnasium
 import torch
 
 from headrace.agents.base import Agent
+from headrace.checkpoints.store import CheckpointStore
 from headrace.cli.build import TrainOptions, evaluation_sampler
 from headrace.cli.earlier import EarlierRun
 from headrace.cli.environments import factory_of, spaces_of
@@ -38,7 +39,7 @@ _PROG = "headrace eval"
 class EvalOptions(PlaceOptions):
     """Evaluates the agent of a run greedily, in the environment of the run or another one with the same spaces."""
 
-    checkpoint: Positional[Path] = Path()
+    checkpoint: Positional[str] = ""
     """The folder of a run (its newest checkpoint), or a checkpoint, such as the run's best.pt."""
     env: str = ""
     """Environment, as for headrace train. Default: that of the run."""
@@ -90,9 +91,15 @@ def run(args: Sequence[str]) -> int:
     """Evaluates as the options say, and prints the results; returns the exit status."""
     # Parse twice, first for the run, whose environment and seed are the defaults.
     asked = parse_options(EvalOptions(), _PROG, args)
-    if not asked.checkpoint.exists():
-        raise no_such_file(asked.checkpoint, "give the folder of a run, or a checkpoint in it")
-    earlier = _earlier(asked.checkpoint)
+    path = Path(asked.checkpoint)
+    if not asked.checkpoint and not _is_run(path):
+        raise UsageError(
+            "give the folder of a run, or a checkpoint in it, for example: headrace eval "
+            f"{max(Path('runs').glob('*/'), key=lambda run: run.stat().st_mtime, default='runs/first')}"
+        )
+    if not path.exists():
+        raise no_such_file(path, "give the folder of a run, or a checkpoint in it")
+    earlier = _earlier(path)
     trained = earlier.options
     options = parse_options(_defaults(asked.checkpoint, trained), _PROG, args)
     video = Rule(["video-episodes"], options.video is not None, "for videos; add --video FOLDER")
@@ -104,9 +111,7 @@ def run(args: Sequence[str]) -> int:
     earlier.require("env", options.env)
     earlier.require("model", options.model)
     if not options.env:
-        raise UsageError(
-            f"{options.checkpoint} has no config.json beside it that names the environment of the training; add --env"
-        )
+        raise UsageError(f"{path} has no config.json beside it that names the environment of the training; add --env")
     if options.video is not None:
         options = replace(options, video=options.video.absolute())  # an environment may change the working directory
         require_video(_rendering(options), options.start_method)
@@ -118,11 +123,11 @@ def run(args: Sequence[str]) -> int:
         raise UsageError(
             f"{error} (if a module of yours registers the environment of the run, add --env module:{options.env})"
         ) from error
-    policy = load_agent(options.checkpoint, ModelCls=None if options.model is None else imported_model(options.model))
+    policy = load_agent(path, ModelCls=None if options.model is None else imported_model(options.model))
     agent = policy.agent
     if agent.spaces != spaces:
         raise CommandFailed(
-            f"the agent of {options.checkpoint} is for {agent.spaces}, but {options.env} has {spaces}; give the --env "
+            f"the agent of {path} is for {agent.spaces}, but {options.env} has {spaces}; give the --env "
             "of the training, or one with the same spaces"
         )
     if options.stochastic:
@@ -143,19 +148,26 @@ def run(args: Sequence[str]) -> int:
     return 0
 
 
+def _is_run(folder: Path) -> bool:
+    store = CheckpointStore(folder)
+    return store.newest.exists() or store.previous.exists()
+
+
 def _earlier(path: Path) -> EarlierRun:
     """Returns the run at `path`; without an environment if the run left no settings."""
     try:
         return EarlierRun.at(path)
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        if path.is_dir() and not _is_run(path):
+            raise CommandFailed(f"{path} contains no checkpoint; give the folder of a run that saved one") from error
         return EarlierRun(TrainOptions(env=""))
     except (TypeError, ValueError) as error:
         raise CommandFailed(str(error)) from error
 
 
-def _defaults(path: Path, trained: TrainOptions) -> EvalOptions:
+def _defaults(checkpoint: str, trained: TrainOptions) -> EvalOptions:
     return EvalOptions(
-        checkpoint=path,
+        checkpoint=checkpoint,
         env=trained.env,
         env_kwargs=trained.env_kwargs,
         pad=trained.pad,

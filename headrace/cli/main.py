@@ -66,5 +66,8 @@ def _run(args: list[str]) -> int:
 
 def _complain(error: object, status: int) -> int:
     """Prints an error on one line of standard error; returns `status`."""
-    print("headrace: " + " ".join(str(error).split()), file=sys.stderr)
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:  # without the error's number
+        text = error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
+    print("headrace: " + " ".join(text.split()), file=sys.stderr)
     return status

@@ -22,7 +22,10 @@ __all__ = ["Json", "Lengths", "Positional", "Unprefixed", "flags_of", "nearest_f
 
 
 def _json_object(texts: list[str]) -> dict[str, Any]:
-    value = json.loads(texts[0])
+    try:
+        value = json.loads(texts[0])
+    except ValueError:
+        value = None
     if not isinstance(value, dict):
         raise ValueError(f"""expected a JSON object such as '{{"continuous": true}}', got {texts[0]}""")
     return value
@@ -65,12 +68,16 @@ Lengths = Annotated[
 
 _Options = TypeVar("_Options")
 
-#: The annotation that `Unprefixed` adds to a type.
-_BARE = get_args(cast(Any, Unprefixed)[Any])[1:]
+#: The annotations that `Unprefixed` and `Positional` add to a type.
+_BARE, _ALONE = (get_args(cast(Any, kind)[Any])[1:] for kind in (Unprefixed, Positional))
 
 
 def parse_options(
-    default: _Options, prog: str, args: Sequence[str], own: Callable[[_Options], str] = lambda options: ""
+    default: _Options,
+    prog: str,
+    args: Sequence[str],
+    own: Callable[[_Options], str] = lambda options: "",
+    stray: Callable[[str], str] = lambda word: "",
 ) -> _Options:
     """Returns `default` with the values of the options.
 
@@ -79,6 +86,7 @@ def parse_options(
         prog: name of the program in the help.
         args: the command line after the name of the program.
         own: returns the name of the nested settings in which to look for the meaning of an unknown option.
+        stray: returns the option and value that a word without an option probably means; empty if it is unknown.
 
     Raises:
         UsageError: an option is unknown, or its value does not parse.
@@ -103,9 +111,23 @@ def parse_options(
             raise
         raise UsageError(f"{_sentence(complaint.getvalue())}; see {prog} --help") from None
     if rest:
-        near = nearest_flag(rest[0], ["--help", *flags_of(options)], own(options))
-        raise UsageError(f"unknown option {rest[0]!r}; {f'did you mean {near}?' if near else f'see {prog} --help'}")
+        raise UsageError(_about_unknown(rest[0], prog, args, options, own(options), stray))
     return options
+
+
+def _about_unknown(
+    word: str, prog: str, args: Sequence[str], options: Any, own: str, stray: Callable[[str], str]
+) -> str:
+    """Returns what to say about an unknown option, or about a word that is no option's value."""
+    flags, name = flags_of(options), word.partition("=")[0].lstrip("-").replace("-", "_")
+    if not word.startswith("-"):
+        before = args[args.index(word) - 1]
+        remedy = f"{before} takes no value" if before in flags else stray(word) and f"write {stray(word)}"
+        return f"{word!r} stands without an option; {remedy or f'see {prog} --help'}"
+    if name in _positional(options):
+        return f"unknown option {word!r}; its value stands alone: {prog} {name.upper()}"
+    near = nearest_flag(word, ["--help", *flags], own)
+    return f"unknown option {word!r}; {f'did you mean {near}?' if near else f'see {prog} --help'}"
 
 
 def nearest_flag(option: str, flags: Sequence[str], own: str) -> str:
@@ -135,14 +157,51 @@ def nearest_flag(option: str, flags: Sequence[str], own: str) -> str:
 def _sentence(box: str) -> str:
     """Returns the sentence between the first two lines of the box that tyro draws if there is no terminal."""
     _, sentence, *_ = [*re.split(r"^ *-{9,} *$", box, flags=re.MULTILINE), "the options do not parse"]
-    return " ".join(sentence.split()).partition(" Got errors:")[0].rstrip(".")
+    return _plain(" ".join(sentence.split()).partition(" Got errors:")[0].rstrip("."))
+
+
+#: Complaints of tyro and Python about a value, and what is said instead.
+_COMPLAINTS = {
+    r"Error parsing (--\S+): no type matching (.+) could be instantiated from \[(.*)\]": r"\1 must be \2, got \3",
+    r"Error parsing (--\S+): could not convert string to float: (.*)": r"\1 must be FLOAT, got \2",
+    r"Error parsing (--\S+): invalid literal for int\(\) with base 10: (.*)": r"\1 must be INT, got \2",
+    r"Missing value for argument '(--\S+)'.*": r"\1 needs a value",
+    r"invalid choice (.+) for argument '(--\S+)'\. Expected one of \((.*)\)": r"\2 must be one of \3, got \1",
+    r"Error parsing (--\S+): (.*)": r"\1: \2",
+    r"Error parsing [\w.-]+: (.*)": r"\1",  # a check of the settings themselves
+}
+#: What tyro calls types.
+_TYPES = {
+    r"\{None\}\|(.*?)(?=, got)": r"\1 or None",
+    r"\{?\[INT \[INT \.\.\.\]\]\}?": "whole numbers",
+    r"\bINT\b": "a whole number",
+    r"\bFLOAT\b": "a number",
+}
+
+
+def _plain(complaint: str) -> str:
+    """Returns a complaint of tyro in plain words; one that is not in the table as it is."""
+    # tyro lists choices in the order of a set, which differs from run to run.
+    listed = re.search(r"(?<=Expected one of \().*(?=\)$)", complaint)
+    if listed:
+        complaint = complaint.replace(listed[0], ", ".join(sorted(listed[0].split(", "))))
+    for pattern, plain in _COMPLAINTS.items():
+        if found := re.fullmatch(pattern, complaint):
+            said = found.expand(plain)
+            for theirs, ours in _TYPES.items():
+                said = re.sub(theirs, ours, said)
+            return said
+    return complaint
 
 
 def flags_of(options: Any, prefix: str = "--") -> list[str]:
     """Returns every option as a user writes it: `--batch-T`, `--ppo.epochs`, `--no-separate-value`."""
     flags: list[str] = []
     hints = get_type_hints(type(options), include_extras=True)
+    alone = _positional(options)
     for field in fields(options):
+        if field.name in alone:
+            continue
         value, name = getattr(options, field.name), field.name.replace("_", "-")
         if any(get_origin(part) is Callable for part in get_args(hints[field.name])):
             continue  # a function, which the command line cannot express
@@ -152,6 +211,12 @@ def flags_of(options: Any, prefix: str = "--") -> list[str]:
         else:
             flags += [prefix + name, f"{prefix}no-{name}"] if isinstance(value, bool) else [prefix + name]
     return flags
+
+
+def _positional(options: Any) -> list[str]:
+    """Returns the names of the fields whose values stand alone on the command line."""
+    hints = get_type_hints(type(options), include_extras=True)
+    return [field.name for field in fields(options) if get_args(hints[field.name])[1:] == _ALONE]
 
 
 def restored(default: _Options, settings: Any) -> _Options:

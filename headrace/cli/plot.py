@@ -94,10 +94,11 @@ def _curve(path: Path, options: PlotOptions) -> Curve:
     csv_path = path / "progress.csv"
     try:
         columns = read_columns(csv_path, [options.x, options.y])
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         if not path.exists():
             raise no_such_file(path, "give folders of runs") from error
-        raise UsageError(f"{path} contains no progress.csv; give folders of runs") from error
+        what = "contains no progress.csv" if path.is_dir() else "is a file"
+        raise UsageError(f"{path} {what}; give folders of runs") from error
     except UnknownColumn as error:
         raise unknown(f"column of {csv_path}", error.name, error.known) from error
     except ValueError as error:
@@ -115,7 +116,7 @@ def _settings(path: Path) -> dict[str, Any]:
     """Returns what distinguishes a run from others: its settings, flat; without settings, the folder's name."""
     try:
         config = RunFolder.open(path).config()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {"folder": path.resolve().name}
     except ValueError as error:
         raise CommandFailed(str(error)) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 
 from headrace.cli.build import (
@@ -30,6 +32,7 @@ from headrace.cli.environments import factory_of, spaces_of
 from headrace.cli.errors import CommandFailed, UsageError, no_such_file, require_at_least
 from headrace.cli.idle import refuse_idle
 from headrace.cli.options import parse_options
+from headrace.cli.place import SAMPLERS
 from headrace.cli.report import failed, summary_line
 from headrace.errors import SamplerError
 from headrace.runners.asynchronous import AsyncRl
@@ -65,7 +68,7 @@ def run(args: Sequence[str]) -> int:
             log_dir=log_dir,
             logger=_logger(options, log_dir),
             resume_from=options.resume,
-            record=RunRecord(_config(options), [*_PROG.split(), *args]),
+            record=RunRecord(_config(options), [*_PROG.split(), *args], draws=False),
         )
         evaluation = evaluation_sampler(options, options.acting_device, options.eval_episodes, options.batch_B)
     except (TypeError, ValueError) as error:
@@ -73,6 +76,7 @@ def run(args: Sequence[str]) -> int:
     try:
         with torch_threads(options.torch_threads):
             if not _trained(runner):
+                RunFolder(log_dir).draw()
                 print(f"stopped by SIGTERM; checkpoint: {log_dir / 'checkpoint.pt'}{_go_on(log_dir)}", file=sys.stderr)
                 return 128 + signal.SIGTERM
             with evaluation.initialize(agent, seed=runner.seed):
@@ -81,7 +85,9 @@ def run(args: Sequence[str]) -> int:
         raise KeyboardInterrupt(f"{str(error) or 'interrupted'}{_go_on(log_dir)}") from None
     except FileExistsError as error:
         or_resume = f", or --resume {log_dir}" if (log_dir / "checkpoint.pt").exists() else ""
-        raise UsageError(f"{str(error).partition(';')[0]}; choose another --log-dir{or_resume}") from error
+        raise UsageError(
+            f"{(error.strerror or str(error)).partition(';')[0]}; choose another --log-dir{or_resume}"
+        ) from error
     except SamplerError as error:
         raise failed(error, log_dir) from error
     _report(episodes, log_dir)
@@ -95,11 +101,16 @@ def _options(args: Sequence[str]) -> tuple[TrainOptions, EnvSpaces]:
     the environment.
     """
     words = [arg for arg in args if arg not in ("-h", "--help")]
-    asked = parse_options(TrainOptions(), _PROG, words, own=lambda options: options.algo)
+    asked = parse_options(TrainOptions(), _PROG, words, own=lambda options: options.algo, stray=_option_for)
     algorithm_named(asked.algo)
     if asked.resume is not None:
         earlier = _earlier(asked.resume)
-        options = parse_options(earlier.options, _PROG, args)
+        options = parse_options(earlier.options, _PROG, args, stray=_option_for)
+        if options.algo != (trained := earlier.options.algo):
+            raise UsageError(
+                f"--resume {asked.resume}: this run was trained with {trained}, not {options.algo}; leave --algo out, "
+                "or begin a new run without --resume"
+            )
         earlier.require("env", options.env)
         earlier.require("model", options.model.model)
         spaces = spaces_of(factory_of(options.env, options.env_kwargs, options.pad), options.start_method)
@@ -107,11 +118,20 @@ def _options(args: Sequence[str]) -> tuple[TrainOptions, EnvSpaces]:
         spaces = spaces_of(factory_of(asked.env, asked.env_kwargs, asked.pad), asked.start_method)
         defaults = defaults_for(asked.algo, asked.env, spaces, asked.model.recurrent)
         known = replace(defaults, env=asked.env, env_kwargs=asked.env_kwargs, pad=asked.pad)
-        options = parse_options(known, _PROG, args)
+        options = parse_options(known, _PROG, args, stray=_option_for)
     refuse_idle(args, of_training(options, spaces))
     require_at_least(1, "eval-episodes", options.eval_episodes)
     require_at_least(1, "torch-threads", options.torch_threads)
     return options, spaces
+
+
+def _option_for(word: str) -> str:
+    """Returns the option with the value `word`, which was given without one; empty if it is unknown."""
+    if word.lower() in ALGORITHMS:
+        return f"--algo {word.lower()}"
+    if word in SAMPLERS:
+        return f"--sampler {word}"
+    return f"--env {word}" if ":" in word or word in gymnasium.registry or re.search(r"(-v\d+|\.py)$", word) else ""
 
 
 def _earlier(run: Path) -> EarlierRun:

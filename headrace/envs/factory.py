@@ -27,6 +27,9 @@ _log = logging.getLogger("headrace.envs")
 #: Namespaces of ids whose packages Gymnasium does not import by itself: the module that registers them, and our extra.
 _NAMESPACES = {"ALE": ("ale_py", "atari")}
 
+#: Gymnasium's extras, and ours that install the same packages.
+_EXTRAS = {"atari": "atari", "box2d": "box2d", "classic-control": "video", "mujoco": "mujoco", "toy-text": "video"}
+
 
 @dataclass(frozen=True)
 class EnvFactory:
@@ -138,7 +141,10 @@ class EnvFactory:
 
     def _adapted(self) -> gymnasium.Env[Any, Any]:
         if isinstance(self.make, gymnasium.envs.registration.EnvSpec):
-            env: Any = gymnasium.make(self.make, **self.kwargs)
+            try:
+                env: Any = gymnasium.make(self.make, **self.kwargs)
+            except gymnasium.error.DependencyNotInstalled as error:
+                raise gymnasium.error.DependencyNotInstalled(_how_to_install(str(error))) from error.__cause__
         elif isinstance(self.make, LegacySpec):
             env = self.make.make(self.kwargs)
         elif isinstance(self.make, VectorEnvs):
@@ -156,6 +162,13 @@ class EnvFactory:
             "subclass gymnasium.Env and implement reset() and step(), or, for an environment of the old gym API, "
             "return headrace.envs.LegacyGym(env)"
         )
+
+
+def _how_to_install(text: str) -> str:
+    """Returns Gymnasium's message about a missing package with our extra in place of its own, if there is one."""
+    extra = re.search(r"gymnasium\[([\w-]+)\]", text)
+    ours = None if extra is None else _EXTRAS.get(extra[1].replace("_", "-"))
+    return text if ours is None else f'{text.partition(",")[0]}; pip install "headrace[{ours}]"'
 
 
 def _resolved(name: str) -> Any:

@@ -10,7 +10,10 @@ import numpy as np
 
 from headrace.envs.spaces import Mismatch, unmasked
 
-__all__ = ["info_copy", "info_value"]
+__all__ = ["EVERY_STEP", "info_copy", "info_value", "missing"]
+
+#: What is expected of a declared key that is missing.
+EVERY_STEP = "a value at every step, as of all keys of env_info_keys"
 
 _KIND_ORDER = "buif"  # a kind may be recorded as a later one: booleans as numbers, whole numbers as floats
 
@@ -40,6 +43,23 @@ def info_value(came: Any, key: str, dtype: np.dtype[Any], shape: tuple[int, ...]
     if dtype.kind in "bui" and (cast != value).any():
         raise Mismatch(path, str(came), f"a number that fits {expected}")
     return cast
+
+
+def missing(key: str, info: Any, expected: str) -> Mismatch:
+    """Returns the error for a key that an info dict does not have.
+
+    Args:
+        key: the key.
+        info: the dict, or what came in its place.
+        expected: what the value should be.
+    """
+    if not isinstance(info, dict):
+        said = f"info is a {type(info).__name__}, not a dict"
+    elif info:
+        said = f"the info dict has only {', '.join(map(repr, sorted(map(str, info))))}"
+    else:
+        said = "the info dict is empty"
+    return Mismatch(f"info[{key!r}]", f"nothing ({said})", expected)
 
 
 def info_copy(value: Any) -> Any:

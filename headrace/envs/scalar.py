@@ -17,7 +17,7 @@ from headrace import compiled
 from headrace.buffers.tree import tree_leaves, tree_paths, tree_rows
 from headrace.envs import stepping
 from headrace.envs.factory import user_code_failed
-from headrace.envs.infos import info_copy, info_value
+from headrace.envs.infos import EVERY_STEP, info_copy, info_value, missing
 from headrace.envs.random_actions import random_actions
 from headrace.envs.spaces import Mismatch, action_decoder, cast_note, observation_writer, unmasked
 from headrace.errors import EnvContractError, SamplerError
@@ -284,8 +284,7 @@ class ScalarEnvs:
         """Records the declared fields and, if they are wanted, a copy of the whole dict."""
         for key, (dtype, shape) in self._declared.items():
             if not isinstance(info, dict) or key not in info:
-                came = f"the keys {sorted(map(str, info))}" if isinstance(info, dict) else type(info).__name__
-                raise Mismatch(f"info[{key!r}]", came, "every key of env_info_keys at every step")
+                raise missing(key, info, EVERY_STEP)
             out.env_info[key][column] = info_value(info[key], key, dtype, shape)
         if out.infos is not None:
             out.infos[column] = info_copy(info)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from headrace.errors import NO_DESCRIPTORS, SamplerError
+from headrace.processes.start_method import UNGUARDED
 from headrace.processes.status import Phase
 
 __all__ = ["after_a_fork", "cause_of_death", "enough_descriptors"]
@@ -67,17 +68,28 @@ def cause_of_death(exitcode: int | None, who: str, phase: str | None, ended: boo
         }.get(name, "")
         return f"{who} was killed by {name}{usual}{fork if name in _FAULTS else ''}"
     if phase == Phase.STARTING.words:
-        program = getattr(sys.modules["__main__"], "__file__", None)
-        if program is not None and not os.path.exists(program):
-            return (
-                f'{who} ended with exit code {exitcode} while starting; with start_method "spawn" or "forkserver" it '
-                f'imports the program again, but {program} is not a file: save the program to a file, or use "fork"'
-            )
-        return (
-            f'{who} ended with exit code {exitcode} while starting; with start_method "spawn" or "forkserver", a '
-            'script that makes a sampler needs its code under `if __name__ == "__main__":`'
-        )
+        return _not_started(exitcode, who)
     return f"{who} ended with exit code {exitcode}; the environment may have called exit(){fork}"
+
+
+def _not_started(exitcode: int, who: str) -> str:
+    """Returns the message for a process that ended while it imported the program."""
+    program = getattr(sys.modules["__main__"], "__file__", None)
+    why = f'with start_method "spawn" or "forkserver", a worker first imports the program, {program}'
+    if program is not None and not os.path.exists(program):
+        return (
+            f"{who} ended with exit code {exitcode} while starting: {why}, which is not a file; save the program to a "
+            'file, or use start_method="fork"'
+        )
+    if exitcode == UNGUARDED:
+        return (
+            f"{who} did not start: {why}, and on import this program makes a sampler itself; put what it does under "
+            '`if __name__ == "__main__":`'
+        )
+    return (
+        f"{who} ended with exit code {exitcode} while starting: {why}, and that failed there, with the error above; "
+        'what only the program itself should do must be under `if __name__ == "__main__":`'
+    )
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from headrace.processes.causes import after_a_fork, cause_of_death
 from headrace.processes.child import Failure, Start, child_main
 from headrace.processes.lifeline import Lifeline
 from headrace.processes.members import EXIT_SECONDS, Members, set_deadline, sigint_blocked, uninterrupted
-from headrace.processes.start_method import pickled
+from headrace.processes.start_method import end_if_imported, pickled
 from headrace.processes.status import LINE_BYTES, TICK, Phase, ProgressWatch, Status, StatusBoard
 
 __all__ = ["WorkerGroup"]
@@ -63,6 +63,7 @@ class WorkerGroup:
         status: Status | None = None,
         names: Sequence[str] | None = None,
     ) -> None:
+        end_if_imported()
         if multiprocessing.current_process().daemon:
             raise SamplerError(
                 "workers cannot be started from a daemonic process of multiprocessing, which may not have children; "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
@@ -9,7 +10,10 @@ import cloudpickle
 
 from headrace.errors import SamplerError, headline
 
-__all__ = ["choose_start_method", "pickled"]
+__all__ = ["UNGUARDED", "choose_start_method", "end_if_imported", "pickled"]
+
+#: Exit code of a worker that found that its program starts workers when it is imported.
+UNGUARDED = 78
 
 
 def choose_start_method(asked: str) -> str:
@@ -43,3 +47,15 @@ def pickled(argument: Any) -> bytes:
             'that opens its resources itself, or use start_method="fork"'
         ) from error
     return payload
+
+
+def end_if_imported() -> None:
+    """Ends this process if it is a worker that is still importing the program, and the program calls this.
+
+    With "spawn" and "forkserver", a worker first imports the program under the name `__mp_main__`. A program without
+    `if __name__ == "__main__":` would start its workers there, too. The process ends without a word and without the
+    program's exit handlers: its parent says what to do, see `cause_of_death`.
+    """
+    program = sys.modules.get("__mp_main__")
+    if program is not None and program is not sys.modules["__main__"]:  # they are the same after the import
+        os._exit(UNGUARDED)

@@ -20,7 +20,10 @@ from headrace.algos.base import Algo
 from headrace.checkpoints.resume import Resumed, folder_of, reading, resumed
 from headrace.checkpoints.run_settings import settings_of
 from headrace.checkpoints.store import CheckpointStore
+from headrace.config import settings_in
 from headrace.processes.affinity import Affinity
+from headrace.processes.start_method import end_if_imported
+from headrace.runners.arguments import require_arguments
 from headrace.runners.callbacks import Callback
 from headrace.runners.config import RunnerConfig
 from headrace.runners.logging.console import ConsoleLogger
@@ -38,6 +41,7 @@ __all__ = ["Runner"]
 _log = logging.getLogger("headrace.runners")
 
 
+@settings_in(RunnerConfig, first=False)
 class Runner(ABC):
     """Trains an agent: `runner.train()` runs until the last step, an error, Ctrl-C or `runner.stop()`.
 
@@ -77,11 +81,7 @@ class Runner(ABC):
         resume_from: str | Path | None = None,
         record: RunRecord | None = None,
     ) -> None:
-        if not isinstance(config, RunnerConfig):
-            raise TypeError(f"config must be a RunnerConfig, got {type(config).__name__} {config!r}")
-        for callback in callbacks:
-            if not isinstance(callback, Callback):
-                raise TypeError(f"callbacks must be Callback objects, got {type(callback).__name__} {callback!r}")
+        require_arguments(type(self).__name__, (algo, agent, sampler, config), callbacks)
         self.algo = algo
         self.agent = agent
         self.sampler = sampler
@@ -118,13 +118,14 @@ class Runner(ABC):
             CheckpointError: with `resume_from`, if there is no intact checkpoint or settings have changed.
             Exception: what the sampler or the algorithm raises, after everything is closed.
         """
+        end_if_imported()  # before the lock, which the program itself holds
         failure: BaseException | None = None
         try:
             with self._store.opened() if self._store is not None else nullcontext():
                 before = self._resumed()
                 with self._open_logger(before) as self._logger:
                     self._train(before)
-                if self._store is not None:
+                if self._store is not None and (self._record is None or self._record.draws):
                     RunFolder(self._store.folder).draw()
         except KeyboardInterrupt as error:
             # Without the frames below: a person who pressed Ctrl-C knows why training ended.
@@ -357,7 +358,7 @@ class Runner(ABC):
         before = resumed(self._store, self._resume_from)
         if self.seed is None:
             self.seed = before.seed
-        before.require(settings_of(self))
+        before.require(settings_of(self), self.n_itr)
         return before
 
     def _restore(self, before: Resumed) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from headrace.agents.base import Agent
 from headrace.algos.base import Algo
 from headrace.checkpoints.run_settings import plain
+from headrace.config import settings_in
 from headrace.processes.affinity import Affinity
 from headrace.runners.base import Runner
 from headrace.runners.callbacks import Callback
@@ -25,6 +26,7 @@ from headrace.schema import alike, each, fields, real
 __all__ = ["MinibatchRl", "MinibatchRlEval"]
 
 
+@settings_in(RunnerConfig, first=False)
 class MinibatchRl(Runner):
     """Logs the last `config.log_traj_window` training episodes. For the arguments, see `Runner`."""
 

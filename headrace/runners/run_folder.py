@@ -49,10 +49,12 @@ class RunRecord:
     Args:
         config: settings, as plain values or values that `str` makes plain.
         command: command line that started the run.
+        draws: whether the runner draws the learning curve; False if the program draws it later, with an evaluation.
     """
 
     config: Mapping[str, Any]
     command: Sequence[str]
+    draws: bool = True
 
     @staticmethod
     def of(runner: Runner) -> RunRecord:

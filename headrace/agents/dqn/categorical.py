@@ -103,9 +103,8 @@ class CategoricalDqnAgent(DqnAgent):
         return self._plan(rows, deterministic) if is_of(self, CategoricalDqnAgent) else None
 
     def _network(self, spaces: EnvSpaces, n_actions: int) -> torch.nn.Module:
-        network: torch.nn.Module = self._model_cls(
-            spaces, n_outputs=n_actions, n_atoms=self.n_atoms, **self._model_kwargs
-        )
+        sizes = {"n_outputs": n_actions, "n_atoms": self.n_atoms}
+        network = self._made(spaces, sizes, "logits of returns [..., n_outputs, n_atoms]")
         network.register_buffer("atoms", torch.linspace(self.V_min, self.V_max, self.n_atoms))
         return network
 

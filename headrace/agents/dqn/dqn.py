@@ -14,6 +14,7 @@ from headrace import compiled
 from headrace.agents.base import Agent
 from headrace.agents.dqn.exploration import EpsilonSchedule
 from headrace.agents.masks import has_mask, masked, seen_spaces, without_mask
+from headrace.agents.modelling import made_model, returned_text
 from headrace.agents.plan import is_of, plan_for
 from headrace.buffers.samples import Samples
 from headrace.config import checked_names
@@ -158,8 +159,12 @@ class DqnAgent(Agent):
                 module.update(observation)
 
     def _network(self, spaces: EnvSpaces, n_actions: int) -> torch.nn.Module:
-        network: torch.nn.Module = self._model_cls(spaces, n_outputs=n_actions, **self._model_kwargs)
-        return network
+        return self._made(spaces, {"n_outputs": n_actions}, "action values [..., n_outputs]")
+
+    def _made(self, spaces: EnvSpaces, sizes: Mapping[str, int], returns: str) -> torch.nn.Module:
+        """Returns the network; see `made_model`."""
+        inputs = ["observation", "prev_action", "prev_reward"]
+        return made_model(self._model_cls, spaces, sizes, self._model_kwargs, inputs, returns)
 
     def _plan(self, rows: ActingRows, deterministic: bool) -> ActingPlan | None:
         """Returns an acting plan for an agent whose `step` is this class's, if the model has one."""
@@ -199,6 +204,11 @@ class DqnAgent(Agent):
     def _require_fit(self, outputs: torch.Tensor) -> None:
         """Checks the network's first output: with too many values, the best action might not exist."""
         expected = self._answer_shape()
+        if not isinstance(outputs, torch.Tensor):
+            raise TypeError(
+                f"{type(self.model).__name__} returned {returned_text(outputs)}, expected one tensor [..., "
+                f"{str(expected)[1:]}"
+            )
         if list(outputs.shape[-len(expected) :]) != expected:
             raise ValueError(
                 f"{type(self.model).__name__} returned {list(outputs.shape)}; expected [..., {str(expected)[1:]}"

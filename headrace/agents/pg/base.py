@@ -10,6 +10,7 @@ import torch
 
 from headrace.agents.base import Agent
 from headrace.agents.masks import has_mask, seen_spaces, without_mask
+from headrace.agents.modelling import made_model, returned_text
 from headrace.agents.pg.heads import Distribution, PolicyHead
 from headrace.agents.plan import plan_for
 from headrace.buffers.samples import Samples
@@ -67,7 +68,16 @@ class PgAgent(Agent):
         self.noise_size = head.noise_size
         self._masks = has_mask(spaces, head.mask_size)
         seen = seen_spaces(spaces) if self._masks else spaces
-        model: torch.nn.Module = self._model_cls(seen, n_outputs=head.n_outputs, **self._model_kwargs)
+        sizes = {"n_outputs": head.n_outputs}
+        inputs, returns = ["observation", "prev_action", "prev_reward"], "(outputs [..., n_outputs], value [...])"
+        if self._recurrent:
+            inputs, returns = [*inputs, "is_first", "state"], "(outputs [..., n_outputs], value [...], new state)"
+        model = made_model(self._model_cls, seen, sizes, self._model_kwargs, inputs, returns)
+        if self._recurrent and not callable(getattr(model, "initial_state", None)):
+            raise TypeError(
+                f"{type(model).__name__} has no initial_state(n), which returns the state at the start of an episode, "
+                f"zeros [n, ...]; for a model without a memory use {type(self).__name__.removeprefix('Recurrent')}"
+            )
         head.prepare(model)
         return model
 
@@ -130,18 +140,24 @@ class PgAgent(Agent):
             if state is None:
                 dims = inputs.is_first.shape
                 state = self.initial_state(dims[-1]) if dims else tree_rows(self.initial_state(1), 0)
-            outputs, value, state = self.model(
-                observation, inputs.prev_action, inputs.prev_reward, inputs.is_first, state
-            )
+            returned = self.model(observation, inputs.prev_action, inputs.prev_reward, inputs.is_first, state)
         else:
-            outputs, value = self.model(observation, inputs.prev_action, inputs.prev_reward)
+            returned = self.model(observation, inputs.prev_action, inputs.prev_reward)
         if not self._fits:
-            self._require_fit(outputs, value)
+            self._require_fit(returned)
+        if self._recurrent:
+            outputs, value, state = returned
+        else:
+            outputs, value = returned
         return PgInfo(self._head.dist(self.model, outputs, mask), value), state
 
-    def _require_fit(self, outputs: torch.Tensor, value: torch.Tensor) -> None:
+    def _require_fit(self, returned: Any) -> None:
         """Checks the model's first outputs: wrong shapes would be sampled from, or broadcast, without an error."""
         n_outputs = self._head.n_outputs
+        if not isinstance(returned, tuple | list) or len(returned) != 2 + self._recurrent:
+            parts = "(outputs, value, new state)" if self._recurrent else "(outputs, value)"
+            raise TypeError(f"{type(self.model).__name__} returned {returned_text(returned)}, expected {parts}")
+        outputs, value = returned[:2]
         if outputs.shape[-1] != n_outputs or outputs.shape[:-1] != value.shape:
             raise ValueError(
                 f"{type(self.model).__name__} returned outputs {list(outputs.shape)} and values {list(value.shape)}; "

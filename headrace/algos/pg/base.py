@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from headrace.agents.base import Agent
+from headrace.agents.dqn.dqn import DqnAgent
 from headrace.algos.adam import AdamConfig, FlatAdam
 from headrace.algos.base import Algo, OptInfo, mean_info
 from headrace.algos.checks import finite, require
@@ -125,8 +126,18 @@ class PolicyGradientAlgo(Algo):
         self.config = config
         self.discount = config.discount
 
-    def initialize(self, agent: Agent, n_itr: int, batch_spec: BatchSpec, seed: int = 0) -> None:
+    def require_agent(self, agent: Agent) -> None:
         """See `Algo`."""
+        super().require_agent(agent)
+        if isinstance(agent, DqnAgent):
+            raise TypeError(
+                f"{type(self).__name__} trains an agent with a policy and a value, got a {type(agent).__name__}, which "
+                "has action values only; use a CategoricalPgAgent (GaussianPgAgent for Box actions), or DQN"
+            )
+
+    def initialize(self, agent: Agent, n_itr: int, batch_spec: BatchSpec, seed: int = 0) -> None:
+        """See `Algo`; raises TypeError for an agent that does not fit."""
+        self.require_agent(agent)
         self._agent = agent
         self._n_itr = n_itr
         self._seed = seed

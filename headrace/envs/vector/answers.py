@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium import spaces
 
 from headrace.buffers.tree import tree_leaves, tree_map
-from headrace.envs.infos import info_value
+from headrace.envs.infos import EVERY_STEP, info_value, missing
 from headrace.envs.scalar import EnvInfoKeys
 from headrace.envs.spaces import Mismatch, OnCast, array_in, fitted, null_value, unmasked
 from headrace.types import Tree
@@ -99,8 +99,7 @@ class VectorAnswers:
         """
         self.mismatched = None
         if "final_obs" not in info:
-            keys = sorted(map(str, info))
-            raise Mismatch("info", f"the keys {keys}", "'final_obs' where an episode ended (autoreset mode SAME_STEP)")
+            raise missing("final_obs", info, "the last observations where episodes ended (autoreset mode SAME_STEP)")
         found = []
         for column in columns.tolist():
             self.mismatched = column
@@ -145,16 +144,16 @@ class VectorAnswers:
                     absent = asked & ~self._truth_values(present, f"info['_{key}']")
                 if absent.any():
                     self.mismatched = int(np.flatnonzero(absent)[0])
-                    raise self._missing(key, info)
+                    raise _without(key, info)
                 to[key][...] = info_value(info[key], key, dtype, (self._n, *shape))
             elif asked.any():
-                raise self._missing(key, info)
+                raise _without(key, info)
             else:
                 to[key][resetting] = 0
             for column, one in zip(ended, last, strict=True):
                 if key not in one:
                     self.mismatched = int(column)
-                    raise self._missing(key, one)
+                    raise _without(key, one)
                 to[key][column] = info_value(one[key], key, dtype, shape)
             self.check_finite(to[key], f"info[{key!r}]")
 
@@ -184,9 +183,10 @@ class VectorAnswers:
             raise Mismatch(path, came, f"integers in [{space.start}, {space.start + space.n})")
         return leaf
 
-    def _missing(self, key: str, info: dict[str, Any]) -> Mismatch:
-        keys = sorted(key for key in map(str, info) if not key.startswith("_"))
-        return Mismatch(f"info[{key!r}]", f"the keys {keys}", "every key of env_info_keys at every step")
+
+def _without(key: str, info: dict[str, Any]) -> Mismatch:
+    """Returns the error for a declared key that is missing; keys that begin with "_" are masks, and not named."""
+    return missing(key, {name: value for name, value in info.items() if not str(name).startswith("_")}, EVERY_STEP)
 
 
 _all_true = np.logical_and.reduce
