@@ -200,8 +200,8 @@ MUTANTS = [
     ),
     Mutant(
         "headrace/samplers/workers/local.py",
-        "actor.begin(version, batch_index * self._n_rows, batch_index % self._n_slots)",
-        "actor.begin(version, 0, batch_index % self._n_slots)",
+        "actor.begin(version, batch_index * self._n_rows, slot)",
+        "actor.begin(version, 0, slot)",
         "tests/test_serial_sampler.py",
     ),
     Mutant(
@@ -348,8 +348,8 @@ MUTANTS = [
     ),
     Mutant(
         "headrace/buffers/samples.py",
-        "fits = min(len(entries.time), len(self.time))",
-        "fits = len(self.time)",
+        "fits = slice(0, min(n, len(self.time)))",
+        "fits = slice(0, len(self.time))",
         "tests/test_serial_sampler.py",
     ),
     Mutant("headrace/buffers/shared.py", "self._offset += size", "self._offset += 0", "tests/test_serial_sampler.py"),
