@@ -295,7 +295,11 @@ def _save(figure: Any, path: str | Path) -> None:
 
 
 def _figure(height: float = 4.0) -> Any:
-    """Returns an empty figure, `height` inches high; raises ImportError, which names the extra, if matplotlib is not installed."""
+    """Returns an empty figure; raises ImportError, which names the extra, if matplotlib is not installed.
+
+    Args:
+        height: height in inches.
+    """
     try:
         # Use Figure, not pyplot: it has no global state and does not look for a display.
         from matplotlib.figure import Figure

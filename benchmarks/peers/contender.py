@@ -12,6 +12,7 @@ import importlib
 import json
 import os
 import sys
+import traceback
 import warnings
 from dataclasses import asdict
 from pathlib import Path
@@ -19,7 +20,7 @@ from pathlib import Path
 import torch
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))
-from headrace.insight.turns import timed_turn  # noqa: E402  # it needs NumPy and psutil alone
+from headrace.insight.turns import timed_turn  # it needs NumPy and psutil alone
 
 
 def main() -> None:
@@ -38,4 +39,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)  # threads of a library that failed may never end

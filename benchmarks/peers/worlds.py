@@ -13,7 +13,7 @@ from typing import Any
 import gymnasium as gym
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
-from plain_cartpole import PlainCartPole  # noqa: E402
+from plain_cartpole import PlainCartPole
 
 ENV_ID = "CartPole-v1"
 #: What is recorded for B environments in T time steps, with the network MLP 64-64 and one torch thread per process.

@@ -153,17 +153,17 @@ def bottleneck(timing: TimingReport) -> str:
     """Returns a sentence that says what limits a sampler, and what helps."""
     if timing.idle > _MOST_OF_THE_TIME:
         return (
-            "Workers mostly wait for the slowest of them and for the next batch; more time steps per batch (batch_T), or "
-            "fewer workers, help."
+            "Workers mostly wait for the slowest of them and for the next batch: more time steps per batch (batch_T), "
+            "or fewer workers, help."
         )
     if timing.env + timing.reset > _MOST_OF_THE_TIME:
         return (
-            "Most of the time is spent in the environment: more cores, or a faster environment (a vector environment in "
-            "compiled code), help; another network does not."
+            "Most of the time is spent in the environment: more cores, or a vector environment in compiled code, help; "
+            "another network does not."
         )
     if timing.acting > _MOST_OF_THE_TIME:
         return (
-            "Most of the time is spent in the agent, or waiting for its actions: more environments per batch (batch_B), "
-            "a smaller network or a GPU help."
+            "Most of the time is spent in the agent, or waiting for its actions: more environments per batch "
+            "(batch_B), a smaller network or a GPU help."
         )
     return "No part takes most of the time; more environments per batch (batch_B) reduce what each time step costs."
