@@ -66,8 +66,8 @@ class BusyEnv(gym.Env[np.ndarray, np.int64]):
         return np.zeros(4, np.float32), 1.0, False, self._n == 200, {}
 
 
-def env_of(name: str) -> Any:
-    if not name.startswith("busy:"):
+def env_of(name: Any) -> Any:
+    if not isinstance(name, str) or not name.startswith("busy:"):
         return name
     _, us, *how = name.split(":")
     return partial(BusyEnv, float(us), how == ["variable"])

@@ -51,25 +51,26 @@ from headrace.types import EnvSpaces
 T = 64
 
 
-class DictEnv(gym.Env[dict[str, np.ndarray], np.int64]):
+class DictEnv(gym.Env[dict[str, Any], np.int64]):
     """Observations of eight arrays, of 4 numbers each."""
 
     def __init__(self) -> None:
         box = gym.spaces.Box(-1, 1, (4,), np.float32)
-        self.observation_space = gym.spaces.Dict({f"part{index}": box for index in range(8)})
+        parts: Any = {f"part{index}": box for index in range(8)}
+        self.observation_space = gym.spaces.Dict(parts)
         self.action_space = gym.spaces.Discrete(2)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
         self._n = 0
         return self._observation(), {}
 
-    def step(self, action: np.int64) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
+    def step(self, action: np.int64) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         self._n += 1
         return self._observation(), 1.0, False, self._n == 200, {}
 
-    def _observation(self) -> dict[str, np.ndarray]:
+    def _observation(self) -> dict[str, Any]:
         return {f"part{index}": np.zeros(4, np.float32) for index in range(8)}
 
 
@@ -249,9 +250,10 @@ def measured(name: str, B: int, args: argparse.Namespace) -> Iterator[dict[str, 
         for kind in args.samplers:
             served = not SAMPLERS[kind].layout.acts_in_workers and SAMPLERS[kind].layout.processes
             n_workers = min(B, max(1, W - 1) if served else W)
-            device = {"device": args.device} if served and args.device else {}
+            device: dict[str, Any] = {"device": args.device} if served and args.device else {}
             sampler = SAMPLERS[kind](
-                *(world.env_cls, dict(world.env_kwargs)),
+                world.env_cls,
+                world.env_kwargs,
                 batch_T=T,
                 batch_B=B,
                 n_workers=n_workers,

@@ -29,6 +29,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -194,7 +195,7 @@ def compare(args: argparse.Namespace, venvs: Path, versions: dict[str, Any]) -> 
             with started(chosen, venvs, world, B, failed) as processes:
                 print(f"{world}, B={B}: {len(processes)} started, {time.perf_counter() - begin:.0f} s", flush=True)
                 turns = take_turns(
-                    {name: lambda process=process: process.turn(args.seconds) for name, process in processes.items()},
+                    {name: partial(process.turn, args.seconds) for name, process in processes.items()},
                     args.rounds,
                 )
             for one in chosen:

@@ -70,14 +70,14 @@ def installed(python: Path, libraries: tuple[str, ...]) -> dict[str, str]:
         "have = {d.name.lower().replace('_', '-'): d.version for d in m.distributions()}; "
         "print(json.dumps({name: have[name] for name in sys.argv[1:] if name in have}))"
     )
-    done = subprocess.run([python, "-c", code, *libraries], stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run([str(python), "-c", code, *libraries], stdout=subprocess.PIPE, text=True, check=True)
     versions: dict[str, str] = json.loads(done.stdout)
     return versions
 
 
 def pip(python: Path, *arguments: str) -> str:
     """Installs; returns the last line of the error, empty if there was none."""
-    command = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *arguments]
+    command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *arguments]
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
     lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
     return "" if done.returncode == 0 else (lines or ["pip failed"])[-1]

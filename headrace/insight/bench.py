@@ -58,7 +58,8 @@ class BenchReport:
     def table(self) -> list[str]:
         """Returns the lines of a table: one line for each sampler, below a heading."""
         first = self.figures[0].sampler
-        rows = [("sampler", "steps/s", f"ratio to {first}", "CPU µs", "env", "agent", "record", "idle", "server")]
+        heading = ("sampler", "steps/s", f"ratio to {first}", "CPU µs", "env", "agent", "record", "idle", "server")
+        rows: list[tuple[str, ...]] = [heading]
         for one in self.figures:
             timing = one.timing
             shares = (timing.env + timing.reset, timing.acting, timing.recording, timing.idle)
