@@ -62,7 +62,7 @@ class Contender:
     worlds: tuple[str, ...] = ("plain", "make")
 
 
-#: Environments written for arrays are their own; they stand in the rows of `make`.
+#: These are environments of their own, written for arrays; they stand in the table of `make`.
 NATIVE = ("make",)
 CONTENDERS = (
     Contender("headrace serial", "with_headrace", "serial", None, "headrace serial"),
