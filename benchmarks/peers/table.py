@@ -53,7 +53,7 @@ def _ratio(above: Sequence[Turn] | None, below: Sequence[Turn] | None, name: str
 def markdown(figures: Sequence[Figure]) -> str:
     """Returns the rows as a table."""
     lines = [
-        "| | steps/s | CPU µs per step | compared with | which is so many times as fast | and needs so many times less CPU |",
+        "| | steps/s | CPU µs per step | compared with | which is … times as fast | and takes … times less CPU |",
         "|---|---|---|---|---|---|",
     ]
     for one in figures:
