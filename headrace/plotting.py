@@ -234,6 +234,7 @@ def plot_bars(
     axes = figure.subplots()
     values, low, high = np.array([*bars.values()], np.float64).reshape(-1, 3).T
     axes.barh(list(bars), values, xerr=[values - low, high - values], alpha=0.6, capsize=2)
+    axes.margins(y=0.01)
     axes.invert_yaxis()
     axes.set_xscale("log")
     if mark is not None:

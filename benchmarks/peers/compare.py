@@ -76,6 +76,7 @@ CONTENDERS = (
     Contender("headrace alternating", "with_headrace", "alternating", None, "headrace cpu"),
     Contender("Gymnasium Async", "with_gymnasium", "async", "current", "headrace cpu"),
     Contender("PufferLib Multiprocessing", "with_pufferlib", "multiprocessing", "current", "headrace cpu"),
+    Contender("PufferLib pool", "with_pufferlib", "pool", "current", "headrace cpu"),
     Contender("SB3 Subproc", "with_stable_baselines3", "subproc", "current", "headrace cpu"),
     Contender("Tianshou Subproc", "with_tianshou", "subproc", "current", "headrace cpu"),
     Contender("TorchRL MultiSync", "with_torchrl", "multi-sync", "current", "headrace cpu"),
@@ -94,6 +95,7 @@ class Process:
     def __init__(self, contender: Contender, venvs: Path, world: str, B: int) -> None:
         python = sys.executable if contender.group is None else python_of(venvs, contender.group)
         paths = [str(HERE.parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+        self._name = contender.name
         self._log = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115  # `close` closes it
         self._process = subprocess.Popen(
             [python, str(HERE / "contender.py"), contender.module, contender.mode, world, str(B)],
@@ -114,7 +116,8 @@ class Process:
         if not line:
             self._log.seek(0)
             said = [line for line in self._log.read().splitlines() if line.strip()]
-            raise RuntimeError(said[-1] if said and ready else f"no answer within {DEADLINE:.0f} s")
+            why = said[-1] if said and ready else f"no answer within {DEADLINE:.0f} s"
+            raise RuntimeError(f"{self._name}: {why}")
         answer: dict[str, Any] = json.loads(line)
         return answer
 
@@ -179,32 +182,34 @@ def started(
 
 def compare(args: argparse.Namespace, venvs: Path, versions: dict[str, Any]) -> dict[str, Any]:
     """Returns everything that was measured, as plain data."""
-    there = {group for group, found in versions.items() if found["versions"] and python_of(venvs, group).exists()} | {
-        None
-    }
+    groups = [name for name, found in versions.items() if found["versions"] and python_of(venvs, name).exists()]
+    there: set[str | None] = {None, *groups}
     cells: list[dict[str, Any]] = []
     failed = {f"{group} ({what})": why for group, found in versions.items() for what, why in found["errors"].items()}
-    for world in args.worlds:
-        for B in args.B:
-            chosen = [
-                one
-                for one in CONTENDERS
-                if world in one.worlds and one.group in there and (not args.only or one.name in args.only)
-            ]
-            begin = time.perf_counter()
-            with started(chosen, venvs, world, B, failed) as processes:
-                print(f"{world}, B={B}: {len(processes)} started, {time.perf_counter() - begin:.0f} s", flush=True)
-                turns = take_turns(
-                    {name: partial(process.turn, args.seconds) for name, process in processes.items()},
-                    args.rounds,
+    places = [(world, B) for world in args.worlds for B in args.B]
+    start = time.monotonic()
+    for place, (world, B) in enumerate(places):
+        chosen = [
+            one
+            for one in CONTENDERS
+            if world in one.worlds and one.group in there and (not args.only or one.name in args.only)
+        ]
+        begin = time.perf_counter()
+        with started(chosen, venvs, world, B, failed) as processes:
+            print(f"{world}, B={B}: {len(processes)} started, {time.perf_counter() - begin:.0f} s", flush=True)
+            contenders = {name: partial(process.turn, args.seconds) for name, process in processes.items()}
+            try:
+                turns = take_turns(contenders, args.rounds, start + args.limit * (place + 1) / len(places))
+            except RuntimeError as error:  # the other places may go well
+                failed[f"{world}, B={B}"] = str(error)
+                continue
+        for one in chosen:
+            if one.name in turns:
+                own = [asdict(turn) for turn in turns[one.name]]
+                cells.append(
+                    {"contender": one.name, "beside": one.beside, "world": world, "B": B, "T": T, "turns": own}
                 )
-            for one in chosen:
-                if one.name in turns:
-                    own = [asdict(turn) for turn in turns[one.name]]
-                    cells.append(
-                        {"contender": one.name, "beside": one.beside, "world": world, "B": B, "T": T, "turns": own}
-                    )
-            print(markdown(figures_of(cells, world, B)), flush=True)
+        print(markdown(figures_of(cells, world, B)), flush=True)
     machine = {"cores": CORES, "processor": platform.processor() or platform.machine()}
     return {"machine": machine, "versions": versions, "cells": cells, "failed": failed}
 
@@ -244,6 +249,7 @@ def main() -> None:
     parser.add_argument("--venvs", type=Path, help="folder that install.py filled")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=0.6, help="of a turn")
+    parser.add_argument("--limit", type=float, default=840.0, help="seconds after which no further round begins")
     parser.add_argument("--worlds", nargs="+", choices=["plain", "make"], default=["plain", "make"])
     parser.add_argument("--B", type=int, nargs="+", default=[8, 64])
     parser.add_argument("--only", nargs="+", choices=[one.name for one in CONTENDERS], help="some of the contenders")
@@ -259,6 +265,7 @@ def main() -> None:
     record = venvs / VERSIONS
     if not record.exists():
         parser.error(f"{record} does not exist; run: python benchmarks/peers/install.py --venvs {args.venvs}")
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # which ends the libraries, too
     found = compare(args, venvs, json.loads(record.read_text()))
     args.out.write_text(json.dumps(found, indent=1))
     args.out.with_suffix(".md").write_text(tables(found))
