@@ -216,11 +216,12 @@ def compare(args: argparse.Namespace, venvs: Path, versions: dict[str, Any]) -> 
 
 def tables(found: dict[str, Any]) -> str:
     """Returns all tables, and what is missing from them."""
-    places = dict.fromkeys((cell["world"], cell["B"]) for cell in found["cells"])
+    places = {(cell["world"], cell["B"]): len(cell["turns"]) for cell in found["cells"]}
     cores = found["machine"]["cores"]
     parts = [
-        f"`{world}`, T = {T}, B = {B}, {cores} cores\n\n{markdown(figures_of(found['cells'], world, B))}"
-        for world, B in places
+        f"`{world}`, T = {T}, B = {B}, {cores} cores, {rounds} round{'s' * (rounds > 1)}\n\n"
+        f"{markdown(figures_of(found['cells'], world, B))}"
+        for (world, B), rounds in places.items()
     ]
     missing = [f"- not measured: {what}: {why}" for what, why in found["failed"].items()]
     versions = {name: version for group in found["versions"].values() for name, version in group["versions"].items()}
