@@ -165,9 +165,9 @@ def started(
 ) -> Iterator[dict[str, Process]]:
     """Starts them, as many at a time as there are cores; adds to `failed` why one does not start."""
     processes: dict[str, Process] = {}
+    pool = ThreadPoolExecutor(CORES)
+    starting = [(one.name, pool.submit(started_one, one, venvs, world, B)) for one in contenders]
     try:
-        with ThreadPoolExecutor(CORES) as pool:
-            starting = [(one.name, pool.submit(started_one, one, venvs, world, B)) for one in contenders]
         for name, start in starting:
             process = start.result()
             if isinstance(process, str):
@@ -176,8 +176,10 @@ def started(
                 processes[name] = process
         yield processes
     finally:
-        for process in processes.values():
-            process.close()
+        pool.shutdown(cancel_futures=True)  # an interrupt may come while some still start
+        for _, start in starting:
+            if not start.cancelled() and isinstance(process := start.result(), Process):
+                process.close()
 
 
 def compare(args: argparse.Namespace, venvs: Path, versions: dict[str, Any]) -> dict[str, Any]:
