@@ -13,7 +13,10 @@ unexport PYTHONDONTWRITEBYTECODE
 #: What the compiled part must not change: exactness, the contract of environments, faults.
 PURE := $(patsubst %,tests/test_%.py,answers contract_checks faults native rng same_batches serial_sampler traj_info)
 
-.PHONY: demo test test-pure wheel test-programs test-all coverage mutants lint docs install clean
+#: Where `make bench-peers` installs the libraries that are measured beside headrace; outside the repository.
+PEERS ?= $(HOME)/.cache/headrace-peers
+
+.PHONY: demo test test-pure wheel test-programs test-all coverage mutants lint docs install clean bench-peers
 
 demo: install
 	$(BIN)/headrace train --algo ppo --env CartPole-v1 --sampler cpu
@@ -43,6 +46,11 @@ lint: install
 
 docs: install
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build
+
+bench-peers: install
+	mkdir -p build
+	$(BIN)/python benchmarks/peers/install.py --venvs $(PEERS)
+	$(BIN)/python benchmarks/peers/compare.py --venvs $(PEERS) --out build/peers.json
 
 wheel: install
 	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .

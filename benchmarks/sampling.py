@@ -16,7 +16,7 @@ Printed, each the median over the repeats (and the quartiles):
     omega  1/X − 1/X*, µs per step
     omega0 1/X − 1/X0, µs per step
 
-An environment `busy:N` computes for N µs a step.
+An environment `busy:N` computes for N µs a step, `busy:N:variable` for N µs on average, exponentially distributed.
 """
 
 from __future__ import annotations
@@ -35,34 +35,42 @@ import numpy as np
 import torch
 
 from headrace import Affinity
-from headrace.agents.pg import CategoricalPgAgent
+from headrace.agents.pg import CategoricalPgAgent, PgAgent
+from headrace.buffers.tree import tree_map, tree_to_torch
+from headrace.envs.spaces import action_decoder
 from headrace.processes.affinity import pin
 from headrace.samplers import BaseSampler, CpuSampler, SerialSampler
 from headrace.types import StepInputs
 
 
 class BusyEnv(gym.Env[np.ndarray, np.int64]):
-    """Computes for `us` microseconds a step; episodes of 200 steps."""
+    """Computes for `us` microseconds a step, or for so long on average; episodes of 200 steps."""
 
-    def __init__(self, us: float) -> None:
+    def __init__(self, us: float, variable: bool = False) -> None:
         self.observation_space = gym.spaces.Box(-1, 1, (4,), np.float32)
         self.action_space = gym.spaces.Discrete(2)
         self._seconds = us * 1e-6
+        self._variable = variable
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
         self._n = 0
         return np.zeros(4, np.float32), {}
 
     def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        end = time.perf_counter() + self._seconds
+        begin = time.perf_counter()
+        end = begin + (self.np_random.exponential(self._seconds) if self._variable else self._seconds)
         while time.perf_counter() < end:
             pass
         self._n += 1
         return np.zeros(4, np.float32), 1.0, False, self._n == 200, {}
 
 
-def env_of(name: str) -> Any:
-    return partial(BusyEnv, float(name.split(":")[1])) if name.startswith("busy:") else name
+def env_of(name: Any) -> Any:
+    if not isinstance(name, str) or not name.startswith("busy:"):
+        return name
+    _, us, *how = name.split(":")
+    return partial(BusyEnv, float(us), how == ["variable"])
 
 
 def bare_step_seconds(env_cls: Any, B: int, rows: int) -> Callable[[], float]:
@@ -107,18 +115,20 @@ def policy_seconds(agent: CategoricalPgAgent, n: int, calls: int) -> Callable[[]
     return measure
 
 
-def bare_loop_rate(env_cls: Any, agent: CategoricalPgAgent, B: int, rows: int) -> Callable[[], float]:
+def bare_loop_rate(env_cls: Any, agent: PgAgent, B: int, rows: int) -> Callable[[], float]:
     """Steps per second of environments and `agent.step` in turn, with nothing around them."""
     envs: list[Any] = [env_cls() if callable(env_cls) else gym.make(env_cls) for _ in range(B)]
-    row = np.stack([env.reset(seed=seed)[0] for seed, env in enumerate(envs)])
-    zeros = torch.zeros(B)
-    inputs = StepInputs(torch.from_numpy(row), zeros.long(), zeros, zeros.bool(), torch.full((B, 1), 0.5))
+    row = tree_map(lambda *one: np.stack(one), *[env.reset(seed=seed)[0] for seed, env in enumerate(envs)])
+    space, zeros = envs[0].action_space, torch.zeros(B)
+    decode = action_decoder(space)
+    previous = torch.zeros((B, *space.shape), dtype=getattr(torch, str(space.dtype)))
+    inputs = StepInputs(tree_to_torch(row), previous, zeros, zeros.bool(), torch.full((B, agent.noise_size), 0.5))
 
     def measure() -> float:
         begin = time.perf_counter()
         for _ in range(rows):
             with torch.inference_mode():
-                actions = list(agent.step(inputs, None).action.numpy())
+                actions = decode(agent.step(inputs, None).action.numpy())
             for env, action in zip(envs, actions, strict=True):
                 _, _, terminated, truncated, _ = env.step(action)
                 if terminated or truncated:

@@ -54,7 +54,7 @@ SAMPLERS: dict[str, type[BaseSampler]] = {
 }
 
 
-def stepping_process(pipe: Connection, env_name: str, n: int, rows: int) -> None:
+def stepping_process(pipe: Connection, env_name: Any, n: int, rows: int) -> None:
     measure = bare_step_seconds(env_of(env_name), n, rows)
     measure()
     while pipe.recv():
@@ -64,7 +64,7 @@ def stepping_process(pipe: Connection, env_name: str, n: int, rows: int) -> None
 class Stepping:
     """W processes that step B/W bare environments each, at the same time."""
 
-    def __init__(self, env_name: str, B: int, W: int, rows: int) -> None:
+    def __init__(self, env_name: Any, B: int, W: int, rows: int) -> None:
         context = multiprocessing.get_context("fork")
         self._pipes, self._processes = [], []
         for _ in range(W):

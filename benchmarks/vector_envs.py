@@ -18,6 +18,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
+from gymnasium.vector import VectorEnv
 from sampling import collect_seconds
 
 from headrace import Affinity
@@ -34,9 +35,15 @@ SAMPLERS: dict[str, type[BaseSampler]] = {
 }
 
 
-def bare_loop_seconds(agent: CategoricalPgAgent, B: int, rows: int) -> Callable[[], float]:
+def vector_cartpole(num_envs: int) -> VectorEnv[Any, Any, Any]:
+    return gym.make_vec("CartPole-v1", num_envs=num_envs, vectorization_mode="vector_entry_point")
+
+
+def bare_loop_seconds(
+    agent: CategoricalPgAgent, B: int, rows: int, make: Callable[..., VectorEnv[Any, Any, Any]] = vector_cartpole
+) -> Callable[[], float]:
     """Seconds of `rows` rows."""
-    envs = gym.make_vec("CartPole-v1", num_envs=B, vectorization_mode="vector_entry_point")
+    envs = make(num_envs=B)
     observation, _ = envs.reset(seed=0)
     zeros = torch.zeros(B)
     noise = torch.rand(rows, B, 1).clamp(0.01, 0.99)

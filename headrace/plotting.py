@@ -20,6 +20,7 @@ __all__ = [
     "Summary",
     "UnknownColumn",
     "axis_label",
+    "plot_bars",
     "plot_curves",
     "plot_learning_curve",
     "read_columns",
@@ -202,9 +203,48 @@ def plot_curves(
         longest = max(len(name) for name in (*summaries, *(marks or {})))
         n_columns = max(1, min(n_names, _LEGEND_WIDTH // (longest + _LEGEND_HANDLE)))
         figure.legend(loc="outside lower center", ncols=n_columns, fontsize="small")
-    picture, path = io.BytesIO(), Path(path)
-    figure.savefig(picture, dpi=150, format=path.suffix.lstrip(".") or "png")
-    write_whole(path, [picture.getbuffer()])
+    _save(figure, path)
+
+
+def plot_bars(
+    bars: Mapping[str, tuple[float, float, float]],
+    path: str | Path,
+    *,
+    x_label: str,
+    title: str = "",
+    note: str = "",
+    mark: float | None = None,
+) -> None:
+    """Draws a horizontal bar with an interval for each name into a file, on a logarithmic axis.
+
+    Args:
+        bars: length of the bar, lower and upper limit of its interval, by name; all greater than 0.
+        path: the file; its suffix determines the format.
+        x_label: label of the x axis.
+        title: title of the plot.
+        note: text below the x axis, e.g. what the intervals are.
+        mark: place of a dashed vertical line.
+
+    Raises:
+        ImportError: if matplotlib is not installed.
+        ValueError: for a suffix that matplotlib does not support.
+        OSError: if the file cannot be written.
+    """
+    figure = _figure(height=max(2.5, 0.9 + 0.22 * len(bars)))
+    axes = figure.subplots()
+    values, low, high = np.array([*bars.values()], np.float64).reshape(-1, 3).T
+    axes.barh(list(bars), values, xerr=[values - low, high - values], alpha=0.6, capsize=2)
+    axes.margins(y=0.01)
+    axes.invert_yaxis()
+    axes.set_xscale("log")
+    if mark is not None:
+        axes.axvline(mark, linestyle="--", color="black")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.tick_params(labelsize="x-small")
+    axes.set_xlabel(f"{x_label}\n{note}" if note else x_label)
+    axes.set_title(title)
+    axes.grid(axis="x", alpha=0.3)
+    _save(figure, path)
 
 
 def plot_learning_curve(csv_path: str | Path, png_path: str | Path, final_return: float | None = None) -> None:
@@ -248,11 +288,22 @@ def axis_label(column: str) -> str:
     return _STATISTICS.get(parts[2], "") + _QUANTITIES[parts[1]]
 
 
-def _figure() -> Any:
-    """Returns an empty figure; raises ImportError, which names the extra, if matplotlib is not installed."""
+def _save(figure: Any, path: str | Path) -> None:
+    """Writes a figure into a file whose suffix determines the format."""
+    picture, path = io.BytesIO(), Path(path)
+    figure.savefig(picture, dpi=150, format=path.suffix.lstrip(".") or "png")
+    write_whole(path, [picture.getbuffer()])
+
+
+def _figure(height: float = 4.0) -> Any:
+    """Returns an empty figure; raises ImportError, which names the extra, if matplotlib is not installed.
+
+    Args:
+        height: height in inches.
+    """
     try:
         # Use Figure, not pyplot: it has no global state and does not look for a display.
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError('learning curves need matplotlib; pip install "headrace[plot]"') from error
-    return Figure(figsize=(7, 4), layout="constrained")
+    return Figure(figsize=(7, height), layout="constrained")

@@ -42,6 +42,7 @@ ALLOWED = {
     "checkpoints": BASE | {"agents", "compiled", "envs", "samplers", "storage"},
     "runners": BASE
     | {"agents", "algos", "buffers", "checkpoints", "envs", "plotting", "processes", "samplers", "storage", "text"},
+    "insight": BASE | {"samplers"},
     "policy": BASE | {"agents", "buffers", "checkpoints", "envs"},
     "__init__": {"lazy"},
 }

@@ -115,7 +115,7 @@ def test_options_in_the_pages_exist(capsys: pytest.CaptureFixture[str]) -> None:
     helped: dict[str, str] = {}
     n_options = 0
     for page in [*PAGES, *ROOT.glob("examples/*.py")]:
-        for command, words in re.findall(r"headrace (train|eval|plot|check-env)\b([^`\n#|]*)", page.read_text()):
+        for command, words in re.findall(r"headrace (train|eval|bench|plot|check-env)\b([^`\n#|]*)", page.read_text()):
             if command not in helped:
                 with pytest.raises(SystemExit):
                     main([command, "--help"])

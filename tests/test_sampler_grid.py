@@ -6,6 +6,7 @@ The pairs of some settings run always, the full grid in the long suite.
 from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import combinations, product
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -178,7 +179,7 @@ def test_batches_on_a_samples_device_are_equal(
     cls: type[BaseSampler], model: str, kept: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On the CPU, `samples_device` uses the same code as on a GPU, without acting plans, which round differently."""
-    monkeypatch.setattr(compiled, "acting", None)
+    monkeypatch.setattr(compiled, "acting", SimpleNamespace(LARGEST_PRODUCT=0, ROWS_ARE_INDEPENDENT=False))
     setting = (model, "discrete", "mid_batch", 5)
     options: dict[str, Any] = {"samples_device": "cpu"} if kept else {"device": "cpu"}
     assert_same(run(SerialSampler, *setting), run(cls, *setting, n_workers=2, start_method="fork", **options))

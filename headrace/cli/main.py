@@ -18,6 +18,7 @@ _COMMANDS = {
     "train": ("headrace.cli.train", "train an agent, evaluate it, save a checkpoint and a learning curve"),
     "check-env": ("headrace.cli.check_env", "name each clause of the contract that an environment breaks"),
     "eval": ("headrace.cli.eval", "evaluate the agent of a run, and record videos of it"),
+    "bench": ("headrace.cli.bench", "compare the samplers on this machine, and say which one to use"),
     "plot": ("headrace.cli.plot", "compare runs in one picture, with bands over seeds"),
 }
 
