@@ -7,7 +7,7 @@
 Every library runs in a process of its own (`contender.py`), with workers of its own if it has some. They collect in
 turn, in the order A B C, C B A, and are stopped while it is another's turn, since some of them poll. Elapsed time and
 CPU time, children included, are measured; the ratios are those of headrace's sampler of the same kind to the library in
-the XX
+the same round.
 
 Environments: `plain` is a CartPole of about 2 µs without wrappers, `make` is `gymnasium.make("CartPole-v1")`. Only
 environment steps count: a step that only resets an environment (Gymnasium's NEXT_STEP) does not.
