@@ -5,6 +5,7 @@ import os
 import random
 import re
 import resource
+import runpy
 import signal
 import subprocess
 import sys
@@ -218,6 +219,19 @@ def test_garbage_collected_sampler_is_cleaned_up() -> None:
     assert len(other_processes()) == 2
     del sampler
     assert other_processes() == set()
+
+
+def test_script_that_runs_inside_another_program_may_start_workers(tmp_path: Path) -> None:
+    """As by IPython's `%run`, which puts the script in the place of the module `__main__`."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from headrace.agents.pg import CategoricalPgAgent\n"
+        "from headrace.samplers import CpuSampler\n"
+        "sampler = CpuSampler('CartPole-v1', batch_T=2, batch_B=2, n_workers=1)\n"
+        "with sampler.initialize(CategoricalPgAgent()):\n"
+        "    shape = sampler.obtain_samples(0)[0].env.reward.shape\n"
+    )
+    assert runpy.run_path(str(script), run_name="__main__")["shape"] == (2, 2)
 
 
 SAMPLES = "sampler.initialize(CategoricalPgAgent(), seed=0)\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import sys
 from typing import Any
@@ -56,6 +57,7 @@ def end_if_imported() -> None:
     `if __name__ == "__main__":` would start its workers there, too. The process ends without a word and without the
     program's exit handlers: its parent says what to do, see `cause_of_death`.
     """
-    program = sys.modules.get("__mp_main__")
-    if program is not None and program is not sys.modules["__main__"]:  # they are the same after the import
+    # What Python itself asks before it starts a process. A look at `__main__` does not do: IPython's `%run` and `runpy`
+    # replace it in the user's own process.
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
         os._exit(UNGUARDED)
