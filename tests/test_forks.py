@@ -95,8 +95,12 @@ def test_processes_of_an_environment_do_not_change_batches() -> None:
 
 
 def test_check_env_reports_an_environment_that_forks_and_returns_twice() -> None:
-    found = check_env(ForksAndGoesOn, n_steps=20)
-    assert any("returned in both processes" in str(violation) for violation in found)
+    def found() -> bool:
+        violations = check_env(ForksAndGoesOn, n_steps=20)
+        return any("returned in both processes" in str(violation) for violation in violations)
+
+    # The forked copy has a second to report; where it starts slowly, as under coverage, one try may miss it.
+    assert any(found() for _ in range(5))
 
 
 def test_sampler_in_a_forked_copy_of_its_program_is_refused() -> None:
