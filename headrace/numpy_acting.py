@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import numpy as np
@@ -160,7 +161,7 @@ class LstmNetwork(Network):
         self._h[:], self._c[:] = self._h_next, self._c_next
 
 
-class ActorRows:
+class ActorRows(ABC):
     """See `headrace/_native/acting.pyx`."""
 
     def __init__(
@@ -175,9 +176,9 @@ class ActorRows:
         values[:] = outputs[:, -1] if self._value is None else self._value.run(t)[:, 0]
         return outputs[:, : self._n_outputs]
 
+    @abstractmethod
     def _draw(self, t: int, outputs: np.ndarray) -> bool:
         """Writes distributions and actions of row t; returns whether they are finite."""
-        raise NotImplementedError
 
     def act(self, t: int) -> bool:
         """Writes row t and updates the state; returns False, with the state unchanged, if an output is not finite."""

@@ -282,6 +282,27 @@ def test_it_follows_parameters_and_statistics_at_the_start_of_each_batch(kernels
     assert both.act() == 0
 
 
+def test_it_follows_parameters_whose_memory_was_replaced(kernels: Any) -> None:
+    """A plan looks whether its view of a parameter still shows the parameter's memory."""
+    agent = agent_for()
+    both = Both(agent, rows_for(agent, 4))
+    plan, value = both.plan, both.rows.agent_info.value[0]
+    plan.load()
+    plan.act(0, None)
+    before = value.copy()
+    head = agent.model.policy.head
+    head.bias.data = head.bias.data + 1.0
+    assert both.act() == 0
+    assert (both.rows.agent_info.value[0] != before).all()
+    head.weight = torch.nn.Parameter(head.weight.detach() * 0.5)
+    assert both.act() == 0
+    agent.model.double()
+    assert not plan.load()
+    agent.model.float()
+    assert plan.load()
+    assert both.act() == 0
+
+
 def test_standard_deviations_and_ε_are_those_of_the_batch(kernels: Any) -> None:
     gaussian, apex = agent_for("gaussian"), agent_for("dueling dqn, own ε")
     both = Both(gaussian, rows_for(gaussian, 4))

@@ -31,7 +31,7 @@ def null_rows(example: Tree, *leading: int) -> Tree:
     return allocate_like(example, leading, private_array)
 
 
-_NOBODY = np.empty(0, np.intp)
+_NO_COLUMNS = np.empty(0, np.intp)
 _DETAILED = 61  # one row in so many is timed in detail; a prime, so it is not the same row of each batch
 
 
@@ -186,7 +186,7 @@ class CollectionLoop:
             slot.valid[0, resetting] = slot.is_first[0, resetting] = False
             n_resets = int(resetting.sum())
         by_row = reads_previous or may_wait or resetting is not None
-        silent, beginning = None, _NOBODY
+        silent, beginning = None, _NO_COLUMNS
         until_detail = -timing.rows % _DETAILED
         self.status.enter(phase)
         for t in range(n_rows):

@@ -106,6 +106,7 @@ class ActionServer:
             Whether rows will be read for more than their observations: for previous inputs or `is_first`.
         """
         self._agent.sample_mode(itr)
+        # A list, because every actor has to load, also after one that reads more.
         return any([group.actor.load(batch_index % group.actor.n_slots) for group in self.groups])
 
     def serve_actions(self, version: int, batch_index: int, n_rows: int) -> None:
