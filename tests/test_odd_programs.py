@@ -101,4 +101,7 @@ def test_a_second_ctrl_c_does_not_disturb_the_clean_up(sampler: str, pause: floa
             os.killpg(program.pid, signal.SIGINT)
         _, stderr = program.communicate(timeout=DEADLINE)
         assert all_gone(children)
-        assert len(stderr.strip().splitlines()) <= 10, stderr
+        # Python itself reports interrupts that arrive while it exits, after the clean-up.
+        interrupted, *at_exit = stderr.split("Exception ignored in")
+        assert len(interrupted.strip().splitlines()) <= 10, stderr
+        assert not any(f"{ROOT / 'headrace'}{os.sep}" in report for report in at_exit), stderr
