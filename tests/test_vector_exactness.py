@@ -10,6 +10,8 @@ import torch
 from gymnasium import spaces
 
 from headrace.envs import VectorEnvs, make_envpool
+from headrace.envs.spaces import Mismatch
+from headrace.envs.vector.answers import VectorAnswers
 from headrace.errors import EnvContractError, EnvFailed
 from headrace.samplers import AlternatingSampler, BaseSampler, CpuSampler, GpuSampler, SerialSampler, TrajInfo
 from tests.environments import raising, replace
@@ -148,6 +150,28 @@ def test_final_observation_none_is_an_error(final: Any, words: str) -> None:
     assert words in str(caught.value)
     assert caught.value.where is not None
     assert caught.value.where.env_id == INVALID_ENV
+
+
+@pytest.mark.parametrize("separate", [False, True], ids=["one array", "an array for each environment"])
+def test_final_observations_are_those_of_the_ended_columns(separate: bool) -> None:
+    """Environments return them in one array over all environments or, as Gymnasium's do, in separate arrays."""
+    final = np.arange(12, dtype=np.float32).reshape(4, 3)
+    came: Any = final
+    if separate:
+        came = np.full(4, None, object)
+        came[1:3] = [row for row in final[1:3]]
+    answers = VectorAnswers(4, spaces.Box(-100, 100, (3,), np.float32), {}, no_cast)
+    found = answers.final({"final_obs": came}, np.array([1, 2]))
+    assert found.dtype == np.float32
+    assert np.array_equal(found, final[1:3])
+    final[2, 1] = np.nan
+    with pytest.raises(Mismatch, match="final_obs = nan"):
+        answers.final({"final_obs": came}, np.array([1, 2]))
+    assert answers.mismatched == 2
+
+
+def no_cast(path: str, came: Any, dtype: Any) -> None:
+    raise AssertionError(f"{path} was cast from {came} to {dtype}")
 
 
 def test_final_info_without_the_ended_column_is_an_error() -> None:

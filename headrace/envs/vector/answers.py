@@ -100,14 +100,35 @@ class VectorAnswers:
         self.mismatched = None
         if "final_obs" not in info:
             raise missing("final_obs", info, "the last observations where episodes ended (autoreset mode SAME_STEP)")
+        came = info["final_obs"]
+        if _is_stacked(self._space, came, self._n):
+            return self._stacked_final(came, columns)
+        return self._separate_final(came, columns)
+
+    def _stacked_final(self, came: Tree, columns: np.ndarray) -> Tree:
+        """Returns the rows `columns` of arrays of `[n, ...]`."""
+        taken = tree_map(lambda leaf: np.empty((len(columns), *leaf.shape), leaf.dtype), self._nulls)
+        leaves = _space_paths(self._space, came, "final_obs")
+        try:
+            for to, (path, leaf), (space, null) in zip(tree_leaves(taken), leaves, self._leaves, strict=True):
+                to[...] = self._checked(leaf[columns], path, space, null, to.shape)
+                self.check_finite(to, path)
+        except Mismatch:
+            self.mismatched = int(columns[self.mismatched or 0])
+            raise
+        return taken
+
+    def _separate_final(self, came: Any, columns: np.ndarray) -> Tree:
+        """Returns the observations of `columns` from arrays of objects, one for each environment."""
         found = []
         for column in columns.tolist():
             self.mismatched = column
             try:
-                value = _column_of(info["final_obs"], column, self._space)
+                value = _column_of(came, column, self._space)
             except (IndexError, KeyError, TypeError):
-                came = _described(info["final_obs"])
-                raise Mismatch("final_obs", came, "the last observation of each ended environment") from None
+                raise Mismatch(
+                    "final_obs", _described(came), "the last observation of each ended environment"
+                ) from None
             one = tree_map(np.empty_like, self._nulls)
             leaves = _space_paths(self._space, value, "final_obs")
             for to, (path, leaf), (space, null) in zip(tree_leaves(one), leaves, self._leaves, strict=True):
@@ -235,6 +256,24 @@ def _column_of(values: Any, column: int, space: spaces.Space[Any]) -> Any:
         case spaces.Tuple() if isinstance(values, tuple):
             return tuple(_column_of(part, column, child) for part, child in zip(values, space.spaces, strict=True))
     return values[column]
+
+
+def _is_stacked(space: spaces.Space[Any], values: Any, n: int) -> bool:
+    """Returns whether every leaf is an array over all `n` environments, and not of objects."""
+    match space:
+        case spaces.Dict():
+            return (
+                isinstance(values, dict)
+                and values.keys() == space.spaces.keys()
+                and all(_is_stacked(child, values[key], n) for key, child in space.spaces.items())
+            )
+        case spaces.Tuple():
+            return (
+                isinstance(values, tuple)
+                and len(values) == len(space.spaces)
+                and all(_is_stacked(child, part, n) for child, part in zip(space.spaces, values, strict=True))
+            )
+    return type(values) is np.ndarray and values.dtype != np.object_ and values.ndim > 0 and len(values) == n
 
 
 def infos_of(info: dict[str, Any], columns: Iterable[int]) -> list[dict[str, Any]]:
