@@ -20,12 +20,15 @@ __all__ = ["NumpyLinear", "NumpyViews", "suits_numpy"]
 def suits_numpy(rows: torch.Tensor, per_row: int = 1) -> bool:
     """Returns whether to compute from this tensor in NumPy: it is small, on the CPU, and in inference mode.
 
+    Not while `torch.compile` traces, which would trace NumPy's functions, too.
+
     Args:
         rows: input vectors, `[n]` or `[B, n]`.
         per_row: multiplications per input vector in the largest matrix product.
     """
     return (
-        torch.is_inference_mode_enabled()
+        not torch.compiler.is_compiling()  # first: the other questions cannot be traced
+        and torch.is_inference_mode_enabled()
         and rows.is_cpu
         and rows.dtype is torch.float32
         and rows.ndim <= 2

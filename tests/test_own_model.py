@@ -10,9 +10,11 @@ from gymnasium import spaces
 from headrace.agents.base import Agent
 from headrace.agents.dqn import CategoricalDqnAgent, DqnAgent
 from headrace.agents.pg import CategoricalPgAgent, RecurrentCategoricalPgAgent
+from headrace.algos.pg import PPO, PPOConfig
 from headrace.cli.agents import tried
 from headrace.cli.errors import UsageError
-from headrace.samplers import SerialSampler
+from headrace.models import ActorCritic
+from headrace.samplers import BaseSampler, CpuSampler, GpuSampler, SerialSampler
 from headrace.types import EnvSpaces
 from tests.own_models import Leaky, Narrow, NarrowQ
 from tests.walk import Walk
@@ -109,3 +111,27 @@ def test_what_a_model_returned_is_named(agent: Agent, says: str) -> None:
 def test_the_command_line_says_it_before_anything_starts() -> None:
     with pytest.raises(UsageError, match="WithoutOutputs does not take the arguments of a model"):
         tried(lambda: CategoricalPgAgent(ModelCls=WithoutOutputs), SPACES)
+
+
+def compiled(spaces: EnvSpaces, n_outputs: int) -> Any:
+    """The tracer of torch.compile without its code generator, which takes a minute."""
+    return torch.compile(ActorCritic(spaces, n_outputs), backend="eager")
+
+
+@pytest.mark.parametrize("cls", [SerialSampler, CpuSampler, GpuSampler])
+def test_compiled_model_acts_and_learns_like_the_model_itself(cls: type[BaseSampler]) -> None:
+    batches, weights = [], []
+    for ModelCls in (ActorCritic, compiled):
+        agent, algo = CategoricalPgAgent(ModelCls=ModelCls), PPO(PPOConfig(epochs=1, minibatches=1))
+        sampler = cls(Walk, batch_T=8, batch_B=4, n_workers=1)
+        with sampler.initialize(agent, seed=0, bootstrap_value=True):
+            algo.initialize(agent, n_itr=1, batch_spec=sampler.batch_spec)
+            samples, _ = sampler.obtain_samples(0)
+            batches.append(samples.copy())
+            algo.optimize_agent(0, samples)
+        weights.append([parameter.detach().clone() for parameter in agent.parameters()])
+    plain, other = batches
+    assert torch.equal(plain.agent.action, other.agent.action)
+    assert torch.allclose(plain.agent.agent_info.value, other.agent.agent_info.value, atol=1e-5)
+    for one, another in zip(*weights, strict=True):
+        assert torch.allclose(one, another, atol=1e-4)

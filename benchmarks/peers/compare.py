@@ -9,8 +9,9 @@ turn, in the order A B C, C B A, and are stopped while it is another's turn, sin
 CPU time, children included, are measured; the ratios are those of headrace's sampler of the same kind to the library in
 the same round.
 
-Environments: `plain` is a CartPole of about 2 µs without wrappers, `make` is `gymnasium.make("CartPole-v1")`. Only
-environment steps count: a step that only resets an environment (Gymnasium's NEXT_STEP) does not.
+Environments: `plain` is a CartPole of about 2 µs without wrappers, `make` is `gymnasium.make("CartPole-v1")`, `pong` is
+ALE's Pong with a convolutional network. Only environment steps count: a step that only resets an environment
+(Gymnasium's NEXT_STEP) does not.
 """
 
 from __future__ import annotations
@@ -62,22 +63,26 @@ class Contender:
     worlds: tuple[str, ...] = ("plain", "make")
 
 
-#: These are environments of their own, written for arrays; they stand in the table of `make`.
-NATIVE = ("make",)
+#: Numbers of environments that are measured by default.
+WIDTHS = {"plain": (8, 64), "make": (8, 64), "pong": (16,)}
+#: These step environments of their own, written for arrays; they stand in the table of the same game.
+NATIVE = ("make", "pong")
+#: These have a loop, or a policy of their own, for images, too.
+ALL = ("plain", "make", "pong")
 CONTENDERS = (
-    Contender("headrace serial", "with_headrace", "serial", None, "headrace serial"),
-    Contender("Gymnasium Sync", "with_gymnasium", "sync", "current", "headrace serial"),
+    Contender("headrace serial", "with_headrace", "serial", None, "headrace serial", ALL),
+    Contender("Gymnasium Sync", "with_gymnasium", "sync", "current", "headrace serial", ALL),
     Contender("PufferLib Serial", "with_pufferlib", "serial", "current", "headrace serial"),
-    Contender("SB3 Dummy", "with_stable_baselines3", "dummy", "current", "headrace serial"),
+    Contender("SB3 Dummy", "with_stable_baselines3", "dummy", "current", "headrace serial", ALL),
     Contender("Tianshou Dummy", "with_tianshou", "dummy", "current", "headrace serial"),
     Contender("TorchRL Collector", "with_torchrl", "serial", "current", "headrace serial"),
-    Contender("headrace cpu", "with_headrace", "cpu", None, "headrace cpu"),
-    Contender("headrace gpu", "with_headrace", "gpu", None, "headrace cpu"),
-    Contender("headrace alternating", "with_headrace", "alternating", None, "headrace cpu"),
-    Contender("Gymnasium Async", "with_gymnasium", "async", "current", "headrace cpu"),
+    Contender("headrace cpu", "with_headrace", "cpu", None, "headrace cpu", ALL),
+    Contender("headrace gpu", "with_headrace", "gpu", None, "headrace cpu", ALL),
+    Contender("headrace alternating", "with_headrace", "alternating", None, "headrace cpu", ALL),
+    Contender("Gymnasium Async", "with_gymnasium", "async", "current", "headrace cpu", ALL),
     Contender("PufferLib Multiprocessing", "with_pufferlib", "multiprocessing", "current", "headrace cpu"),
     Contender("PufferLib pool", "with_pufferlib", "pool", "current", "headrace cpu"),
-    Contender("SB3 Subproc", "with_stable_baselines3", "subproc", "current", "headrace cpu"),
+    Contender("SB3 Subproc", "with_stable_baselines3", "subproc", "current", "headrace cpu", ALL),
     Contender("Tianshou Subproc", "with_tianshou", "subproc", "current", "headrace cpu"),
     Contender("TorchRL MultiSync", "with_torchrl", "multi-sync", "current", "headrace cpu"),
     Contender("TorchRL MultiAsync", "with_torchrl", "multi-async", "current", "headrace cpu"),
@@ -188,7 +193,7 @@ def compare(args: argparse.Namespace, venvs: Path, versions: dict[str, Any]) -> 
     there: set[str | None] = {None, *groups}
     cells: list[dict[str, Any]] = []
     failed = {f"{group} ({what})": why for group, found in versions.items() for what, why in found["errors"].items()}
-    places = [(world, B) for world in args.worlds for B in args.B]
+    places = [(world, B) for world in args.worlds for B in args.B or WIDTHS[world]]
     start = time.monotonic()
     for place, (world, B) in enumerate(places):
         chosen = [
@@ -253,8 +258,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=0.6, help="of a turn")
     parser.add_argument("--limit", type=float, default=840.0, help="seconds after which no further round begins")
-    parser.add_argument("--worlds", nargs="+", choices=["plain", "make"], default=["plain", "make"])
-    parser.add_argument("--B", type=int, nargs="+", default=[8, 64])
+    parser.add_argument("--worlds", nargs="+", choices=list(WIDTHS), default=list(WIDTHS))
+    parser.add_argument("--B", type=int, nargs="+", help="default: 8 and 64, pong 16")
     parser.add_argument("--only", nargs="+", choices=[one.name for one in CONTENDERS], help="some of the contenders")
     parser.add_argument("--out", type=Path, help="JSON file; the table and the picture lie beside it")
     parser.add_argument("--table", type=Path, metavar="FILE", help="print the tables of a JSON file")

@@ -20,6 +20,8 @@ from pathlib import Path
 import torch
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))
+from worlds import torch_threads
+
 from headrace.insight.turns import timed_turn  # it needs NumPy and psutil alone
 
 
@@ -29,7 +31,7 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
+    torch.set_num_threads(torch_threads(world))
     collect = importlib.import_module(module).collector(mode, world, int(B))
     collect(3)
     print(json.dumps({"ready": True}), file=answers, flush=True)

@@ -43,6 +43,7 @@ GROUPS = {
             *(TORCH, "numpy==2.4.6", "gymnasium==1.4.0", "psutil", "cloudpickle", "typing_extensions"),
             *("stable-baselines3==2.9.2", "tianshou==2.0.1", "torchrl==0.14.1"),
             *("envpool==1.2.5", "gym==0.26.2", "pettingzoo"),  # the last two are imported by PufferLib
+            *("ale-py==0.12.1", "opencv-python-headless"),
         ),
         ("pufferlib==2.0.2",),
         ("torch", "numpy", "gymnasium", "stable-baselines3", "tianshou", "torchrl", "pufferlib", "envpool"),

@@ -15,9 +15,9 @@ Collect = Callable[[int], int]
 
 
 class ActorCritic(torch.nn.Module):
-    """headrace's default network: two tanh layers of 64 units, from which the logits and the value are computed."""
+    """headrace's default network over vectors: two tanh layers of 64 units, then the logits and the value."""
 
-    def __init__(self, n_inputs: int = 4, n_actions: int = 2) -> None:
+    def __init__(self, n_inputs: int, n_actions: int) -> None:
         super().__init__()
         self.first, self.second = torch.nn.Linear(n_inputs, 64), torch.nn.Linear(64, 64)
         self.head = torch.nn.Linear(64, n_actions + 1)
@@ -29,29 +29,49 @@ class ActorCritic(torch.nn.Module):
         return outputs[:, :-1], outputs[:, -1]
 
 
+class ConvActorCritic(torch.nn.Module):
+    """headrace's default network over images: three convolutions and 512 units, then the logits and the value."""
+
+    def __init__(self, n_actions: int) -> None:
+        super().__init__()
+        self.convolutions = torch.nn.ModuleList(
+            [torch.nn.Conv2d(4, 32, 8, 4), torch.nn.Conv2d(32, 64, 4, 2), torch.nn.Conv2d(64, 64, 3, 1)]
+        )
+        self.hidden, self.head = torch.nn.Linear(3136, 512), torch.nn.Linear(512, n_actions + 1)
+
+    def forward(self, observation: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        hidden = observation.float().mul_(1.0 / 255.0)
+        for convolution in self.convolutions:
+            hidden = torch.relu(convolution(hidden))
+        outputs = self.head(torch.relu(self.hidden(hidden.flatten(1))))
+        return outputs[:, :-1], outputs[:, -1]
+
+
 def vector_loop(
-    reset: Callable[[], np.ndarray], step: Callable[[np.ndarray], Any], B: int, resets_take_a_step: bool
+    reset: Callable[[], np.ndarray], step: Callable[[np.ndarray], Any], n_actions: int, resets_take_a_step: bool
 ) -> Collect:
     """Returns the loop of a careful user: arrays `[T, B]` made once, one forward pass per row, noise drawn per batch.
 
     Args:
-        reset: returns the first observations `[B, 4]`.
+        reset: returns the first observations, `[B, 4]` or images `[B, 4, 84, 84]`.
         step: takes actions `[B]`; returns observations, rewards, terminated, truncated.
-        B: number of environments.
+        n_actions: number of actions.
         resets_take_a_step: whether the step after an end only resets (Gymnasium's NEXT_STEP), and does not count.
     """
-    network = ActorCritic()
-    seen = np.zeros((T + 1, B, 4), np.float32)
+    first = reset()
+    network = ActorCritic(first.shape[1], n_actions) if first.ndim == 2 else ConvActorCritic(n_actions)
+    B = len(first)
+    seen = np.zeros((T + 1, *first.shape), first.dtype)
     action = np.zeros((T, B), np.int64)
     reward, value, log_prob = (np.zeros((T, B), np.float32) for _ in range(3))
     terminated, truncated = np.zeros((T, B), np.bool_), np.zeros((T, B), np.bool_)
-    seen[T] = reset()
+    seen[T] = first
 
     def collect(n_batches: int) -> int:
         steps = 0
         for _ in range(n_batches):
             seen[0] = seen[T]
-            gumbel = torch.empty(T, B, 2).exponential_().log_().neg_()
+            gumbel = torch.empty(T, B, n_actions).exponential_().log_().neg_()
             with torch.inference_mode():
                 for t in range(T):
                     logits, values = network.forward(torch.from_numpy(seen[t]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from loop import Collect
-from worlds import ENV_ID, WORKERS, WORLDS, T
+from worlds import ENV_IDS, WORKERS, WORLDS, T, torch_threads
 
 from headrace.agents.pg import CategoricalPgAgent
 from headrace.envs import VectorEnvs, make_envpool
@@ -23,8 +23,13 @@ SAMPLERS: dict[str, type[BaseSampler]] = {
 
 def collector(mode: str, world: str, B: int) -> Collect:
     """mode: serial, cpu, gpu, alternating; vector and envpool: a SerialSampler of a vector environment."""
-    env_cls: Any = {"vector": VectorEnvs(ENV_ID), "envpool": VectorEnvs(make_envpool)}.get(mode, WORLDS[world])
-    env_kwargs = {"task_id": ENV_ID, "config": {"num_threads": 1}} if mode == "envpool" else {}
+    env_cls: Any = WORLDS[world]
+    env_kwargs: dict[str, Any] = {}
+    if mode == "vector":
+        env_cls = VectorEnvs(ENV_IDS[world])
+    elif mode == "envpool":
+        env_cls = VectorEnvs(make_envpool)
+        env_kwargs = {"task_id": ENV_IDS[world], "config": {"num_threads": torch_threads(world)}}
     n_workers = WORKERS if mode == "cpu" else max(1, WORKERS - 1)
     sampler = SAMPLERS[mode](env_cls, env_kwargs, batch_T=T, batch_B=B, n_workers=n_workers)
     sampler.initialize(CategoricalPgAgent(), seed=0, bootstrap_value=True)

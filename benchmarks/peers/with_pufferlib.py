@@ -33,13 +33,13 @@ def collector(mode: str, world: str, B: int) -> Collect:
     def step(action: np.ndarray) -> Any:
         return envs.step(action)[:4]
 
-    return vector_loop(lambda: envs.reset(seed=0)[0].reshape(B, 4), step, B, resets_take_a_step=True)
+    return vector_loop(lambda: envs.reset(seed=0)[0].reshape(B, 4), step, 2, resets_take_a_step=True)
 
 
 def pool_loop(envs: Any, B: int) -> Collect:
     """Returns a loop that records each share of the columns in time steps of its own."""
     share = B // WORKERS
-    network = ActorCritic()
+    network = ActorCritic(4, 2)
     seen = np.zeros((T, B, 4), np.float32)
     action = np.zeros((T, B), np.int64)
     reward, value, log_prob = (np.zeros((T, B), np.float32) for _ in range(3))

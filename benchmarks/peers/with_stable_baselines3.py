@@ -35,8 +35,11 @@ def collector(mode: str, world: str, B: int) -> Collect:
     """mode: dummy (this process), subproc (a process per environment)."""
     makers = [WORLDS[world]] * B
     envs: VecEnv = SubprocVecEnv(makers, start_method="fork") if mode == "subproc" else DummyVecEnv(makers)
-    network = {"features_extractor_class": Body, "net_arch": []}
-    learner = Collecting("MlpPolicy", envs, n_steps=T, batch_size=T * B, policy_kwargs=network, device="cpu", seed=0)
+    network: dict[str, Any] = {"net_arch": []}
+    if world != "pong":  # its policy for images has headrace's network
+        network["features_extractor_class"] = Body
+    policy = "CnnPolicy" if world == "pong" else "MlpPolicy"
+    learner = Collecting(policy, envs, n_steps=T, batch_size=T * B, policy_kwargs=network, device="cpu", seed=0)
 
     def collect(n_batches: int) -> int:
         learner.learn(n_batches * T * B, log_interval=None, reset_num_timesteps=False)

@@ -33,7 +33,7 @@ class Network(ActorCritic):
 
 def collector(mode: str, world: str, B: int) -> Collect:
     """mode: serial (this process), multi-sync and multi-async (a worker per core, each with its share)."""
-    network = TensorDictModule(Network(), in_keys=["observation"], out_keys=["logits", "state_value"])
+    network = TensorDictModule(Network(4, 2), in_keys=["observation"], out_keys=["logits", "state_value"])
     policy = ProbabilisticActor(
         TensorDictSequential(network),
         in_keys=["logits"],
