@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from operator import is_
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from headrace import compiled
+from headrace.agents.module_watch import ModuleWatch
 from headrace.models.features import Features
 from headrace.models.mlp import ActorCritic, TanhBody
 from headrace.models.q import DuelingHead, QNetwork
@@ -151,7 +151,7 @@ class _Parts(NamedTuple):
 
 
 class _Known:
-    """A model whose parts were looked at, to see cheaply (10 µs, not 150) whether they are still the same.
+    """A model whose parts were looked at, to see cheaply whether they are still the same.
 
     Args:
         model: the model.
@@ -164,17 +164,11 @@ class _Known:
         self.layers = [
             [(weight.detach().numpy(), bias.detach().numpy()) for weight, bias in body.layers] for body in parts.bodies
         ]
-        self._modules = [(one, [*one._modules.values()], [*one._parameters.values()]) for one in model.modules()]
-        self._memory = [(parameter, parameter.data_ptr(), parameter.shape) for parameter in model.parameters()]
+        self._watch = ModuleWatch(model)
 
     def is_current(self) -> bool:
-        """Returns whether modules, parameters and their memory are still the same objects, and nothing is hooked in."""
-        for module, children, parameters in self._modules:
-            if _altered(module) or [*module._modules.values()] != children:
-                return False
-            if not all(map(is_, module._parameters.values(), parameters)):
-                return False
-        return all(one.data_ptr() == place and one.shape == shape for one, place, shape in self._memory)
+        """Returns whether modules, parameters and their memory are still the same, and nothing is hooked in."""
+        return self._watch.is_current() and not any(map(_altered, self._watch.modules))
 
 
 def _parts(model: torch.nn.Module, rows: ActingRows, deterministic: bool) -> _Parts | None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import pickle
 import select
 import signal
 import time
@@ -143,13 +144,17 @@ class WorkerGroup:
             for rank, process in enumerate(self._members.processes):
                 if process.sentinel in ended:
                     self.raise_for(rank)
+        data = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
         for rank in range(len(self)) if ranks is None else ranks:
-            self.send_to(rank, message)
+            self._send_bytes(rank, data)
 
     def send_to(self, rank: int, message: Any) -> None:
         """Sends a command to one worker."""
+        self._send_bytes(rank, pickle.dumps(message, pickle.HIGHEST_PROTOCOL))
+
+    def _send_bytes(self, rank: int, data: bytes) -> None:
         try:
-            self._members.pipes[rank].send(message)
+            self._members.pipes[rank].send_bytes(data)
         except BlockingIOError:
             self._raise_hung(rank, self._timeout)
         except OSError:

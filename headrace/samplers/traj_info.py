@@ -82,6 +82,21 @@ class Episodes:
     infos: list[dict[str, Any]]
     own: list[dict[str, Any]] | None
 
+    def __getstate__(self) -> tuple[bytearray, list[dict[str, Any]] | int, list[dict[str, Any]] | None]:
+        """Returns all numbers in one piece, because every array takes 7 µs to pickle and 7 to unpickle."""
+        numbers = np.empty((7, len(self.time)), np.int64)
+        numbers[:5] = self.time, self.env_id, self.length, self.nonzero, self.finished
+        numbers[5:].view(np.float64)[:] = self.ret, self.discounted
+        return bytearray(numbers.data), self.infos if any(self.infos) else len(self.infos), self.own
+
+    def __setstate__(self, state: tuple[bytearray, list[dict[str, Any]] | int, list[dict[str, Any]] | None]) -> None:
+        data, infos, self.own = state
+        numbers = np.frombuffer(data, np.int64).reshape(7, -1)
+        self.time, self.env_id, self.length, self.nonzero = numbers[:4]
+        self.finished = numbers[4].astype(np.bool_)
+        self.ret, self.discounted = numbers[5:].view(np.float64)
+        self.infos = [{} for _ in range(infos)] if isinstance(infos, int) else infos
+
 
 class EpisodeColumns:
     """Statistics of the running episodes of `n` environments, in float64; updated once per batch.

@@ -62,13 +62,14 @@ def _assembled(reports: Sequence[SliceReport], slot: Slot) -> Final:
     """
     import torch  # imported here: served workers attach to slots without torch
 
+    if len(reports) == 1 and reports[0].overflow is None:
+        n = reports[0].n_final
+        return Final(**vars(tree_map(lambda leaf: torch.from_numpy(leaf[:n].copy()), slot.final[0])))
     parts = []
     for report, region in zip(reports, slot.final, strict=True):
         parts.append(tree_rows(region, slice(0, report.n_final)))
         if report.overflow is not None:
             parts.append(report.overflow)
-    if len(parts) == 1:
-        return Final(**vars(tree_map(lambda leaf: torch.from_numpy(leaf.copy()), parts[0])))
     order = np.lexsort((np.concatenate([part.column for part in parts]), np.concatenate([part.time for part in parts])))
     whole = tree_map(lambda *leaves: torch.from_numpy(np.concatenate(leaves)[order]), parts[0], *parts[1:])
     return Final(**vars(whole))
