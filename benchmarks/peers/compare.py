@@ -90,6 +90,7 @@ CONTENDERS = (
     Contender("headrace vector", "with_headrace", "vector", None, "headrace vector", NATIVE),
     Contender("Gymnasium vector", "with_gymnasium", "vector", "current", "headrace vector", NATIVE),
     Contender("headrace EnvPool", "with_headrace", "envpool", "current", "headrace EnvPool", NATIVE),
+    Contender("headrace EnvPool cpu", "with_headrace", "envpool-cpu", "current", "headrace EnvPool", NATIVE),
     Contender("EnvPool", "with_envpool", "vector", "current", "headrace EnvPool", NATIVE),
 )
 

@@ -33,7 +33,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(torch_threads(world))
     collect = importlib.import_module(module).collector(mode, world, int(B))
-    collect(3)
+    collect(1 if world == "pong" else 3)
     print(json.dumps({"ready": True}), file=answers, flush=True)
     for line in sys.stdin:
         print(json.dumps(asdict(timed_turn(lambda: collect(1), float(line)))), file=answers, flush=True)

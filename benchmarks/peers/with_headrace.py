@@ -18,19 +18,23 @@ SAMPLERS: dict[str, type[BaseSampler]] = {
     "alternating": AlternatingSampler,
     "vector": SerialSampler,
     "envpool": SerialSampler,
+    "envpool-cpu": CpuSampler,
 }
 
 
 def collector(mode: str, world: str, B: int) -> Collect:
-    """mode: serial, cpu, gpu, alternating; vector and envpool: a SerialSampler of a vector environment."""
+    """mode: serial, cpu, gpu, alternating; vector and envpool: a SerialSampler of a vector environment;
+    envpool-cpu: a CpuSampler whose workers have one each.
+    """
     env_cls: Any = WORLDS[world]
     env_kwargs: dict[str, Any] = {}
     if mode == "vector":
         env_cls = VectorEnvs(ENV_IDS[world])
-    elif mode == "envpool":
+    elif mode in ("envpool", "envpool-cpu"):
         env_cls = VectorEnvs(make_envpool)
-        env_kwargs = {"task_id": ENV_IDS[world], "config": {"num_threads": torch_threads(world)}}
-    n_workers = WORKERS if mode == "cpu" else max(1, WORKERS - 1)
+        n_threads = torch_threads(world) if mode == "envpool" else 1
+        env_kwargs = {"task_id": ENV_IDS[world], "config": {"num_threads": n_threads}}
+    n_workers = WORKERS if mode.endswith("cpu") else max(1, WORKERS - 1)
     sampler = SAMPLERS[mode](env_cls, env_kwargs, batch_T=T, batch_B=B, n_workers=n_workers)
     sampler.initialize(CategoricalPgAgent(), seed=0, bootstrap_value=True)
     itr = 0
