@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.optim.adam import adam
 
 from headrace.algos.checks import require
 from headrace.algos.flat import FlatParameters
@@ -59,18 +60,16 @@ class FlatAdam:
     ) -> None:
         self._flat = FlatParameters(parameters)
         self._config = config
-        self._initial_rate = config.learning_rate if learning_rate is None else learning_rate
-        self._adam = torch.optim.Adam([self._flat.vector], lr=self._initial_rate, eps=config.adam_eps, fused=True)
+        self._initial_rate = self.learning_rate = config.learning_rate if learning_rate is None else learning_rate
+        self._moments = self._new_moments()
+
+    #: The current learning rate.
+    learning_rate: float
 
     @property
     def vector(self) -> torch.nn.Parameter:
         """All parameters, float `[n]`."""
         return self._flat.vector
-
-    @property
-    def learning_rate(self) -> float:
-        """The current learning rate."""
-        return float(self._adam.param_groups[0]["lr"])
 
     def set_progress(self, progress: float) -> float:
         """Sets the learning rate to that of the schedule at `progress`, and returns it.
@@ -81,9 +80,8 @@ class FlatAdam:
         Raises:
             ValueError: if `lr_schedule` returns a factor that is negative, infinite or NaN.
         """
-        rate = self._initial_rate * _factor(self._config, progress)
-        self._adam.param_groups[0]["lr"] = rate
-        return rate
+        self.learning_rate = self._initial_rate * _factor(self._config, progress)
+        return self.learning_rate
 
     def backward(self, loss: torch.Tensor, max_norm: float) -> torch.Tensor:
         """Computes the gradient of a loss and scales it down to the norm `max_norm`.
@@ -101,18 +99,34 @@ class FlatAdam:
 
     def step(self) -> None:
         """Updates the parameters by the gradient of the last `backward`."""
-        self._adam.step()
+        vector, gradient, moments = self._flat.vector.detach(), self._flat.gradient, self._moments
+        # PyTorch's function, not its class: to construct an optimizer imports torch._dynamo, which takes 1.5 s.
+        adam(
+            [vector],
+            [gradient],
+            [moments["exp_avg"]],
+            [moments["exp_avg_sq"]],
+            [],
+            [moments["step"]],
+            fused=True,
+            amsgrad=False,
+            beta1=0.9,
+            beta2=0.999,
+            lr=self.learning_rate,
+            weight_decay=0.0,
+            eps=self._config.adam_eps,
+            maximize=False,
+        )
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns Adam's moments and the learning rate."""
-        return self._adam.state_dict()
+        """Returns Adam's moments and the learning rate, in the form of `torch.optim.Adam.state_dict`."""
+        return {"state": {0: dict(self._moments)}, "param_groups": [{"lr": self.learning_rate, "params": [0]}]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restores the moments and the learning rate of a `state_dict`; other settings stay those of `config`.
 
         Raises:
-            ValueError: if the shapes or dtypes of the moments are not those of the vector. Adam would accept them and
-                fail in its first step.
+            ValueError: if the shapes or dtypes of the moments are not those of the vector.
         """
         vector = self._flat.vector
         moments = {
@@ -122,13 +136,23 @@ class FlatAdam:
         }
         fields(
             {
-                "state": fields({}, {0: fields(moments)}),  # empty before the first step
+                "state": fields({}, {0: fields(moments)}),  # that of `torch.optim.Adam` is empty before the first step
                 "param_groups": each(fields({"lr": real(0, 1e300), "params": anything}, more=True), 1),
             }
         )(state, "optimizer")
-        (own,) = self._adam.state_dict()["param_groups"]
-        lr = state["param_groups"][0]["lr"]
-        self._adam.load_state_dict({"state": state["state"], "param_groups": [{**own, "lr": lr}]})
+        self.learning_rate = float(state["param_groups"][0]["lr"])
+        self._moments = self._new_moments()
+        for name, value in state["state"].get(0, {}).items():
+            self._moments[name].copy_(value)
+
+    def _new_moments(self) -> dict[str, torch.Tensor]:
+        """Returns the number of steps and the moments before the first step."""
+        vector = self._flat.vector.detach()
+        return {
+            "step": torch.zeros((), dtype=torch.float32, device=vector.device),
+            "exp_avg": torch.zeros_like(vector),
+            "exp_avg_sq": torch.zeros_like(vector),
+        }
 
 
 def _factor(config: AdamConfig, progress: float) -> float:

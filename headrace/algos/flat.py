@@ -30,16 +30,17 @@ class FlatParameters:
         with torch.no_grad():
             vector = torch.cat([parameter.reshape(-1) for parameter in self._parameters])
         self.vector = torch.nn.Parameter(vector)
-        self._grad = torch.zeros_like(vector)
+        #: The gradient, float `[n]`.
+        self.gradient = torch.zeros_like(vector)
         sizes = [parameter.numel() for parameter in self._parameters]
-        views = zip(self._parameters, torch.split(vector, sizes), torch.split(self._grad, sizes), strict=True)
+        views = zip(self._parameters, torch.split(vector, sizes), torch.split(self.gradient, sizes), strict=True)
         self._grads: list[torch.Tensor] = []
         self._places: list[int] = []
         for parameter, values, grads in views:
             parameter.data = values.view_as(parameter)
             self._places.append(parameter.data_ptr())
             self._grads.append(grads.view_as(parameter))
-        self.vector.grad = self._grad
+        self.vector.grad = self.gradient
 
     def zero_grad(self) -> None:
         """Zeros the gradients; call it before each backward pass.
@@ -48,7 +49,7 @@ class FlatParameters:
             RuntimeError: if parameters have been moved since construction. The optimizer would then change the vector
                 but not the parameters.
         """
-        self._grad.zero_()
+        self.gradient.zero_()
         for parameter, place, grad in zip(self._parameters, self._places, self._grads, strict=True):
             if parameter.data_ptr() != place:
                 raise RuntimeError(
@@ -59,6 +60,6 @@ class FlatParameters:
 
     def clip_grad_norm(self, max_norm: float) -> torch.Tensor:
         """Scales the gradients down to the norm `max_norm`, and returns their norm before scaling, a scalar."""
-        norm: torch.Tensor = torch.linalg.vector_norm(self._grad)
-        self._grad.mul_((max_norm / (norm + 1e-6)).clamp(max=1.0))
+        norm: torch.Tensor = torch.linalg.vector_norm(self.gradient)
+        self.gradient.mul_((max_norm / (norm + 1e-6)).clamp(max=1.0))
         return norm
