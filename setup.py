@@ -21,7 +21,7 @@ def compiled() -> list[Extension]:
             extra_compile_args=["-O3", "-fno-trapping-math"],
             optional=True,
         )
-        for name in ("acting", "batch", "stepping", "waiting")
+        for name in ("acting", "batch", "learning", "stepping", "waiting")
     ]
     built: list[Extension] = cythonize(modules, build_dir="build")
     return built

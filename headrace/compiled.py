@@ -11,10 +11,10 @@ from typing import Any
 
 from headrace import numpy_acting
 
-__all__ = ["acting", "batch", "implementation", "native", "note", "stepping", "waiting"]
+__all__ = ["acting", "batch", "implementation", "learning", "native", "note", "stepping", "waiting"]
 
-_VERSION = 2  # of the interface of the compiled parts
-_PARTS = ("acting", "batch", "stepping", "waiting")
+_VERSION = 3  # of the interface of the compiled parts
+_PARTS = ("acting", "batch", "learning", "stepping", "waiting")
 _AGAIN = "install headrace again to build them"
 
 
@@ -36,9 +36,9 @@ def _loaded() -> tuple[Sequence[ModuleType | None], int, str]:
 
 
 _parts, _level, _why_not = _loaded()
-#: Noise and the statistics of episodes; the inner loop of `ScalarEnvs`, see also `headrace.envs.stepping`; waiting for
-#: a counter. None if pure Python runs.
-_acting, batch, stepping, waiting = _parts
+#: Noise and the statistics of episodes; gradients of small networks, see `headrace.native_gradients`; the inner loop
+#: of `ScalarEnvs`, see `headrace.envs.stepping`; waiting for a counter. None if pure Python runs.
+_acting, batch, learning, stepping, waiting = _parts
 #: Inference of small networks: `headrace._native.acting`, or `headrace.numpy_acting`, which has the same classes.
 acting: Any = numpy_acting if _acting is None else _acting
 #: "native" or "pure Python".

@@ -74,7 +74,7 @@ def test_wheel_contains_only_the_package(wheel: dict[str, str]) -> None:
     assert package - compiled == {f"headrace/{name}" for name in files_of(ROOT / "headrace")}
     modules = {name.partition(".")[0] for name in compiled}
     # Where Cython and a C compiler are.
-    assert modules == {f"headrace/_native/{name}" for name in ("acting", "batch", "stepping", "waiting")}
+    assert modules == {f"headrace/_native/{name}" for name in ("acting", "batch", "learning", "stepping", "waiting")}
     assert {"headrace/py.typed", "headrace/__init__.pyi", "headrace/samplers/__init__.pyi"} <= package
 
 

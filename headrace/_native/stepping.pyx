@@ -20,7 +20,7 @@ from gymnasium import spaces
 
 cnp.import_array()
 
-VERSION = 2  # of the interface; a build of another version is not used
+VERSION = 3  # of the interface; a build of another version is not used
 
 cdef extern from "Python.h":
     PyObject* Py_TYPE_ptr "(PyObject*)Py_TYPE"(object)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
+from headrace import compiled
+from headrace.native_gradients import differentiable_gradients, suits_native
 from headrace.numpy_acting import draw_categorical
 from headrace.numpy_inference import suits_numpy
 
@@ -42,14 +45,85 @@ class Categorical:
 
     def log_prob(self, action: torch.Tensor) -> torch.Tensor:
         """Returns log π(action), float `[...]`, of integer actions `[...]`."""
-        log_probs = torch.log_softmax(self.logits, dim=-1)
-        return log_probs.gather(-1, action.long().unsqueeze(-1)).squeeze(-1)
+        logits, action = self.logits, action.long()
+        if suits_native(logits) and action.shape == logits.shape[:-1]:
+            found: torch.Tensor = _LogProb.apply(logits.reshape(-1, logits.shape[-1]), action.reshape(-1))  # type: ignore[no-untyped-call]
+            return found.reshape(action.shape)
+        return _log_prob(logits, action)
 
     def entropy(self) -> torch.Tensor:
         """Returns the entropy −Σ p log p in nats, float `[...]`.
 
         A logit of −∞ (a masked action) contributes neither to the entropy nor to its gradient.
         """
-        log_probs = torch.log_softmax(self.logits, dim=-1)
-        finite = log_probs.clamp(min=torch.finfo(log_probs.dtype).min)  # 0 · −∞ would be NaN
-        return -(log_probs.exp() * finite).sum(dim=-1)
+        logits = self.logits
+        if suits_native(logits):
+            found: torch.Tensor = _Entropy.apply(logits.reshape(-1, logits.shape[-1]))  # type: ignore[no-untyped-call]
+            return found.reshape(logits.shape[:-1])
+        return _entropy(logits)
+
+
+def _log_prob(logits: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+    return torch.log_softmax(logits, dim=-1).gather(-1, action.unsqueeze(-1)).squeeze(-1)
+
+
+def _entropy(logits: torch.Tensor) -> torch.Tensor:
+    log_probs = torch.log_softmax(logits, dim=-1)
+    finite = log_probs.clamp(min=torch.finfo(log_probs.dtype).min)  # 0 · −∞ would be NaN
+    return -(log_probs.exp() * finite).sum(dim=-1)
+
+
+class _LogProb(torch.autograd.Function):
+    """Log-probabilities `[n]` of logits `[n, k]` and actions `[n]`."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+        assert compiled.learning is not None
+        probability, log_prob = torch.empty(logits.shape), torch.empty(len(logits))
+        known = compiled.learning.categorical_log_prob(
+            logits.detach().numpy(), action.numpy(), probability.numpy(), log_prob.numpy()
+        )
+        if not known:
+            raise IndexError(f"an action is outside 0 to {logits.shape[1] - 1}, the actions of these distributions")
+        ctx.save_for_backward(logits, action, probability)
+        return log_prob
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
+        assert compiled.learning is not None
+        logits, action, probability = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            by_logits = differentiable_gradients(lambda own: _log_prob(own, action), (logits,), gradient, (True,))
+            return *by_logits, None
+        to = torch.empty(logits.shape)
+        compiled.learning.categorical_log_prob_gradient(
+            gradient.numpy(), probability.numpy(), action.numpy(), to.numpy()
+        )
+        return to, None
+
+
+class _Entropy(torch.autograd.Function):
+    """Entropies `[n]` of logits `[n, k]`."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: torch.Tensor) -> torch.Tensor:
+        assert compiled.learning is not None
+        probability = torch.empty(logits.shape)
+        log_total, entropy = torch.empty(len(logits)), torch.empty(len(logits))
+        compiled.learning.categorical_entropy(
+            logits.detach().numpy(), probability.numpy(), log_total.numpy(), entropy.numpy()
+        )
+        ctx.save_for_backward(logits, probability, log_total, entropy)
+        return entropy
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
+        assert compiled.learning is not None
+        logits, *own = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return differentiable_gradients(_entropy, (logits,), gradient, (True,))
+        to = torch.empty(logits.shape)
+        compiled.learning.categorical_entropy_gradient(
+            gradient.numpy(), logits.detach().numpy(), *(one.numpy() for one in own), to.numpy()
+        )
+        return to

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
+from headrace import compiled
+from headrace.native_gradients import differentiable_gradients, suits_native
 from headrace.numpy_acting import draw_gaussian
 from headrace.numpy_inference import suits_numpy
 
@@ -54,9 +57,41 @@ class Gaussian:
 
     def log_prob(self, action: torch.Tensor) -> torch.Tensor:
         """Returns log π(action), float `[...]`, the log density of vectors `[..., d]`."""
-        standard = (action - self.mean) * (-self.log_std).exp()
-        return -(0.5 * standard.square() + self.log_std + _LOG_SQRT_2PI).sum(dim=-1)
+        mean, log_std = self.mean, self.log_std
+        if suits_native(mean, log_std, action) and mean.shape == log_std.shape == action.shape:
+            flat = (part.reshape(-1, mean.shape[-1]) for part in (mean, log_std, action))
+            found: torch.Tensor = _LogProb.apply(*flat)  # type: ignore[no-untyped-call]
+            return found.reshape(mean.shape[:-1])
+        return _log_prob(mean, log_std, action)
 
     def entropy(self) -> torch.Tensor:
         """Returns the differential entropy in nats, float `[...]`; it may be negative."""
         return (self.log_std + (0.5 + _LOG_SQRT_2PI)).sum(dim=-1)
+
+
+def _log_prob(mean: torch.Tensor, log_std: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+    standard = (action - mean) * (-log_std).exp()
+    return -(0.5 * standard.square() + log_std + _LOG_SQRT_2PI).sum(dim=-1)
+
+
+class _LogProb(torch.autograd.Function):
+    """Log densities `[n]` of means, logarithms of standard deviations and actions, each `[n, d]`."""
+
+    @staticmethod
+    def forward(ctx: Any, mean: torch.Tensor, log_std: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+        assert compiled.learning is not None
+        log_prob, by_mean, by_log_std = torch.empty(len(mean)), torch.empty(mean.shape), torch.empty(mean.shape)
+        compiled.learning.gaussian_log_prob(
+            *(part.detach().numpy() for part in (mean, log_std, action, log_prob, by_mean, by_log_std))
+        )
+        ctx.save_for_backward(mean, log_std, action, by_mean, by_log_std)
+        return log_prob
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> Any:
+        *arguments, by_mean, by_log_std = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return differentiable_gradients(_log_prob, arguments, gradient, ctx.needs_input_grad)
+        rows = gradient.unsqueeze(-1)
+        by_action = -by_mean * rows if ctx.needs_input_grad[2] else None
+        return by_mean * rows, by_log_std * rows, by_action

@@ -6,14 +6,16 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-import torch
-
 from headrace.algos.checks import require
-from headrace.algos.pg.base import Losses, PgBatch, PgConfig, PolicyGradientAlgo, mean_of
-from headrace.buffers.tree import tree_rows
+from headrace.algos.pg.base import Losses, PgBatch, PgConfig, PolicyGradientAlgo
+from headrace.algos.pg.surrogate import ppo_losses
+from headrace.buffers.tree import tree_leaves, tree_rows
 from headrace.config import checked_names, settings_in
 
 __all__ = ["PPO", "PPOConfig"]
+
+#: Batches of up to so many bytes are shuffled as a whole, once per epoch, which saves calls for each minibatch.
+_COPIED_BYTES = 1 << 24
 
 
 @checked_names
@@ -60,34 +62,27 @@ class PPO(PolicyGradientAlgo):
         """Yields random minibatches of steps or, for recurrent agents, of whole columns; each step once per epoch."""
         recurrent = batch.state is not None
         n = batch.returns.shape[1 if recurrent else 0]
+        copies = not recurrent and sum(leaf.nbytes for leaf in tree_leaves(batch)) <= _COPIED_BYTES
         for epoch in range(self.config.epochs):
-            for chosen in self.permutation(itr, epoch, n).tensor_split(min(self.config.minibatches, n)):
-                if not recurrent:
-                    yield tree_rows(batch, chosen)
-                    continue
-                part = tree_rows(replace(batch, state=None), (slice(None), chosen))
-                yield replace(part, state=tree_rows(batch.state, chosen))
+            order = self.permutation(itr, epoch, n)
+            shuffled, stop = tree_rows(batch, order) if copies else batch, 0
+            for chosen in order.tensor_split(min(self.config.minibatches, n)):
+                start, stop = stop, stop + len(chosen)
+                if recurrent:
+                    part = tree_rows(replace(batch, state=None), (slice(None), chosen))
+                    yield replace(part, state=tree_rows(batch.state, chosen))
+                else:
+                    yield tree_rows(shuffled, slice(start, stop) if copies else chosen)
 
     def losses(self, itr: int, part: PgBatch) -> Losses:
         """Returns the clipped surrogate, half the squared value error (clipped with `value_clip`), and the entropy."""
         clip = self.config.ratio_clip * ((1.0 - self._progress(itr)) if self.config.linear_clip_schedule else 1.0)
         dist, value = self.forward(part)
-        log_ratio = dist.log_prob(part.action) - part.log_prob
-        ratio = log_ratio.exp()
-        surrogate = torch.minimum(ratio * part.advantage, ratio.clamp(1.0 - clip, 1.0 + clip) * part.advantage)
-        error = (value - part.returns).square()
-        if self.config.value_clip is not None:
-            near = part.value + (value - part.value).clamp(-self.config.value_clip, self.config.value_clip)
-            error = torch.maximum(error, (near - part.returns).square())
-        with torch.no_grad():
-            info = {
-                # Schulman's estimator of KL(π_old, π) is never negative and less noisy than −mean(log_ratio).
-                "approxKl": mean_of(ratio - 1.0 - log_ratio, part.valid),
-                "clipFraction": mean_of(((ratio - 1.0).abs() > clip).float(), part.valid),
-            }
-        return Losses(
-            policy=-mean_of(surrogate, part.valid),
-            value=0.5 * mean_of(error, part.valid),
-            entropy=mean_of(dist.entropy(), part.valid),
-            info=info,
-        )
+        new = dist.log_prob(part.action), dist.entropy(), value
+        old = part.log_prob, part.advantage, part.returns, part.value
+        if part.valid is not None:
+            new, old = tree_rows((new, old), part.valid)
+        losses = ppo_losses(new, old, clip, self.config.value_clip)
+        policy, value_loss, entropy, divergence, clipped = losses.unbind()
+        info = {"approxKl": divergence.detach(), "clipFraction": clipped.detach()}
+        return Losses(policy, value_loss, entropy, info)

@@ -1,0 +1,241 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+"""What a gradient step on a small network consists of, each part in one pass instead of many operators."""
+
+from libc.math cimport exp, log
+from libc.stdint cimport int64_t
+
+VERSION = 3  # of the interface; a build of another version is not used
+
+cdef extern from "kernels.h" nogil:
+    void headrace_tanh_layer(float *x, const float *b, long n, long m)
+    void headrace_tanh_gradient(float *g, const float *y, float *b, long n, long m)
+
+
+def tanh_layer(float[:, ::1] rows, const float[::1] bias):
+    """Computes tanh(rows + bias) in place.
+
+    Args:
+        rows: `[n, m]`.
+        bias: `[m]`.
+    """
+    if len(bias) != rows.shape[1]:
+        raise ValueError(f"a bias of {len(bias)} for rows of {rows.shape[1]}")
+    if rows.shape[0] and rows.shape[1]:
+        with nogil:
+            headrace_tanh_layer(&rows[0, 0], &bias[0], rows.shape[0], rows.shape[1])
+
+
+def tanh_gradient(float[:, ::1] gradient, const float[:, ::1] rows, float[::1] bias):
+    """Turns the gradient of the outputs of a tanh layer into that of its inputs, in place.
+
+    Args:
+        gradient: `[n, m]`.
+        rows: outputs of the layer, `[n, m]`.
+        bias: receives the gradient of the bias, `[m]`.
+    """
+    if gradient.shape[0] != rows.shape[0] or gradient.shape[1] != rows.shape[1] or len(bias) != rows.shape[1]:
+        raise ValueError("gradient, rows and bias have different shapes")
+    if rows.shape[0] and rows.shape[1]:
+        with nogil:
+            headrace_tanh_gradient(&gradient[0, 0], &rows[0, 0], &bias[0], rows.shape[0], rows.shape[1])
+    else:
+        bias[:] = 0
+
+
+def categorical(const float[:, :] logits, float[:, ::1] probability, float[::1] log_total):
+    """Computes softmax(logits), and the logarithm of the sum that it divides by.
+
+    Args:
+        logits: `[n, k]`.
+        probability: receives the probabilities, `[n, k]`.
+        log_total: receives log Σ exp(logits), `[n]`.
+    """
+    cdef Py_ssize_t i, j, n = logits.shape[0], k = logits.shape[1]
+    cdef double largest, total
+    if probability.shape[0] != n or probability.shape[1] != k or len(log_total) != n:
+        raise ValueError("logits and probability have different shapes")
+    for i in range(n):
+        largest = logits[i, 0]
+        for j in range(1, k):
+            # NaN must not be overlooked: a comparison with it is false.
+            if not (logits[i, j] <= largest):
+                largest = logits[i, j]
+        total = 0.0
+        for j in range(k):
+            total += exp(logits[i, j] - largest)
+        for j in range(k):
+            probability[i, j] = <float>(exp(logits[i, j] - largest) / total)
+        log_total[i] = <float>(largest + log(total))
+
+
+def categorical_log_prob(
+    const float[:, :] logits, const int64_t[::1] action, float[:, ::1] probability, float[::1] log_prob
+):
+    """Computes log π(action).
+
+    Args:
+        logits: `[n, k]`.
+        action: `[n]`.
+        probability: receives softmax(logits), `[n, k]`.
+        log_prob: `[n]`.
+
+    Returns:
+        Whether all actions are in 0 … k − 1.
+    """
+    cdef Py_ssize_t i
+    if len(action) != logits.shape[0]:
+        raise ValueError("logits and action have different lengths")
+    categorical(logits, probability, log_prob)
+    for i in range(logits.shape[0]):
+        if action[i] < 0 or action[i] >= logits.shape[1]:
+            return False
+        log_prob[i] = logits[i, action[i]] - log_prob[i]
+    return True
+
+
+def categorical_log_prob_gradient(
+    const float[:] gradient, const float[:, ::1] probability, const int64_t[::1] action, float[:, ::1] to
+):
+    """Computes the gradient of logits, (1[action] − p) · gradient.
+
+    Args:
+        gradient: that of the log-probabilities, `[n]`.
+        probability: `[n, k]`.
+        action: `[n]`.
+        to: receives the gradient, `[n, k]`.
+    """
+    cdef Py_ssize_t i, j
+    for i in range(to.shape[0]):
+        for j in range(to.shape[1]):
+            to[i, j] = -gradient[i] * probability[i, j]
+        to[i, action[i]] += gradient[i]
+
+
+def categorical_entropy(const float[:, :] logits, float[:, ::1] probability, float[::1] log_total, float[::1] entropy):
+    """Computes −Σ p log p; actions of probability 0 (a logit of −∞) contribute nothing.
+
+    Args:
+        logits: `[n, k]`.
+        probability: receives softmax(logits), `[n, k]`.
+        log_total: receives log Σ exp(logits), `[n]`.
+        entropy: `[n]`.
+    """
+    cdef Py_ssize_t i, j
+    cdef double total
+    categorical(logits, probability, log_total)
+    for i in range(logits.shape[0]):
+        total = 0.0
+        for j in range(logits.shape[1]):
+            if probability[i, j] != 0.0:
+                total -= probability[i, j] * (<double>logits[i, j] - log_total[i])
+        entropy[i] = <float>total
+
+
+def categorical_entropy_gradient(
+    const float[:] gradient,
+    const float[:, :] logits,
+    const float[:, ::1] probability,
+    const float[::1] log_total,
+    const float[::1] entropy,
+    float[:, ::1] to,
+):
+    """Computes the gradient of logits, −p (log p + H) · gradient.
+
+    Args:
+        gradient: that of the entropy, `[n]`.
+        logits, probability, log_total, entropy: of `categorical_entropy`.
+        to: receives the gradient, `[n, k]`.
+    """
+    cdef Py_ssize_t i, j
+    for i in range(to.shape[0]):
+        for j in range(to.shape[1]):
+            to[i, j] = 0.0
+            if probability[i, j] != 0.0:
+                to[i, j] = -gradient[i] * probability[i, j] * (logits[i, j] - log_total[i] + entropy[i])
+
+
+def gaussian_log_prob(
+    const float[:, :] mean,
+    const float[:, :] log_std,
+    const float[:, :] action,
+    float[::1] log_prob,
+    float[:, ::1] by_mean,
+    float[:, ::1] by_log_std,
+):
+    """Computes the log density of vectors, and its derivatives.
+
+    Args:
+        mean, log_std, action: `[n, d]`.
+        log_prob: `[n]`.
+        by_mean, by_log_std: receive the derivatives, `[n, d]`.
+    """
+    cdef Py_ssize_t i, j, n = mean.shape[0], d = mean.shape[1]
+    cdef double total, inverse, standard
+    if log_std.shape[0] != n or action.shape[0] != n or log_std.shape[1] != d or action.shape[1] != d:
+        raise ValueError("mean, log_std and action have different shapes")
+    for i in range(n):
+        total = 0.0
+        for j in range(d):
+            inverse = exp(-log_std[i, j])
+            standard = (action[i, j] - mean[i, j]) * inverse
+            total -= 0.5 * standard * standard + log_std[i, j] + 0.9189385332046727  # log √(2 π)
+            by_mean[i, j] = <float>(standard * inverse)
+            by_log_std[i, j] = <float>(standard * standard - 1.0)
+        log_prob[i] = <float>total
+
+
+def ppo_losses(
+    const float[:] log_prob,
+    const float[:] entropy,
+    const float[:] value,
+    const float[:] old_log_prob,
+    const float[:] advantage,
+    const float[:] returns,
+    const float[:] old_value,
+    double clip,
+    double value_clip,
+    float[::1] by_log_prob,
+    float[::1] by_value,
+):
+    """Computes the losses of PPO and their derivatives; see `headrace.algos.pg.surrogate`.
+
+    Args:
+        log_prob, entropy, value: of the current parameters, `[n]`.
+        old_log_prob, advantage, returns, old_value: of the batch, `[n]`.
+        clip, value_clip: the clip ranges; no clipping of values if `value_clip` is negative.
+        by_log_prob: receives the derivative of the policy loss, `[n]`.
+        by_value: receives the derivative of the value loss, `[n]`.
+
+    Returns:
+        Policy loss, value loss, mean entropy, KL divergence and clipped fraction.
+    """
+    cdef Py_ssize_t i, n = len(log_prob)
+    cdef double policy = 0.0, values = 0.0, entropies = 0.0, divergence = 0.0, clipped = 0.0
+    cdef double log_ratio, ratio, near, gain, limited, error, other
+    for i in range(n):
+        log_ratio = <double>log_prob[i] - old_log_prob[i]
+        ratio = exp(log_ratio)
+        near = min(max(ratio, 1.0 - clip), 1.0 + clip)
+        gain, limited = ratio * advantage[i], near * advantage[i]
+        if gain <= limited or not (limited <= gain):  # the second for NaN
+            by_log_prob[i] = <float>(-gain / n)
+            policy -= gain
+        else:
+            by_log_prob[i] = 0.0
+            policy -= limited
+        divergence += ratio - 1.0 - log_ratio
+        clipped += abs(ratio - 1.0) > clip
+        error = <double>value[i] - returns[i]
+        if value_clip >= 0.0:
+            other = old_value[i] + min(max(<double>value[i] - old_value[i], -value_clip), value_clip) - returns[i]
+            if other * other > error * error:
+                values += other * other
+                by_value[i] = 0.0
+            else:
+                values += error * error
+                by_value[i] = <float>(error / n)
+        else:
+            values += error * error
+            by_value[i] = <float>(error / n)
+        entropies += entropy[i]
+    return policy / n, 0.5 * values / n, entropies / n, divergence / n, clipped / n
