@@ -25,6 +25,7 @@ ALLOWED = {
     "memory": {"errors"},
     "types": {"errors"},
     "numpy_acting": set(),
+    "native_gradients": {"compiled"},
     "numpy_inference": {"numpy_acting"},
     "storage": set(),
     "text": set(),
@@ -32,13 +33,14 @@ ALLOWED = {
     "buffers": BASE,
     "processes": BASE | {"compiled"},
     "envs": BASE | {"buffers", "compiled", "processes"},
-    "distributions": BASE | {"numpy_acting", "numpy_inference"},
-    "models": BASE | {"numpy_acting", "numpy_inference"},
+    "distributions": BASE | {"compiled", "native_gradients", "numpy_acting", "numpy_inference"},
+    "models": BASE | {"compiled", "native_gradients", "numpy_acting", "numpy_inference"},
     # of checkpoints: the file format, since an agent saves itself; of envs: spaces as plain data
     "agents": BASE | {"buffers", "checkpoints", "compiled", "distributions", "envs", "models", "numpy_inference"},
     "samplers": BASE | {"agents", "buffers", "compiled", "envs", "processes"},
     "replays": BASE | {"buffers", "storage"},
-    "algos": BASE | {"agents", "buffers", "envs", "models", "replays"},  # of envs: what of a space lies in a batch
+    # of envs: what of a space lies in a batch
+    "algos": BASE | {"agents", "buffers", "compiled", "envs", "models", "native_gradients", "replays"},
     "checkpoints": BASE | {"agents", "compiled", "envs", "samplers", "storage"},
     "runners": BASE
     | {"agents", "algos", "buffers", "checkpoints", "envs", "plotting", "processes", "samplers", "storage", "text"},

@@ -69,7 +69,7 @@ def categorical(const float[:, :] logits, float[:, ::1] probability, float[::1] 
 
 
 def categorical_log_prob(
-    const float[:, :] logits, const int64_t[::1] action, float[:, ::1] probability, float[::1] log_prob
+    const float[:, :] logits, const int64_t[:] action, float[:, ::1] probability, float[::1] log_prob
 ):
     """Computes log π(action).
 
@@ -94,7 +94,7 @@ def categorical_log_prob(
 
 
 def categorical_log_prob_gradient(
-    const float[:] gradient, const float[:, ::1] probability, const int64_t[::1] action, float[:, ::1] to
+    const float[:] gradient, const float[:, ::1] probability, const int64_t[:] action, float[:, ::1] to
 ):
     """Computes the gradient of logits, (1[action] − p) · gradient.
 
