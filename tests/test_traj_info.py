@@ -12,7 +12,7 @@ from hypothesis import given, settings, strategies as st
 from headrace.agents.pg import CategoricalPgAgent
 from headrace.rng import env_seeds
 from headrace.samplers import CpuSampler, SerialSampler, TrajInfo
-from headrace.samplers.traj_info import EpisodeColumns, TrajInfos
+from headrace.samplers.traj_info import EpisodeColumns, Episodes, TrajInfos
 from tests.environments import SEED, EpisodeStep, Stochastic
 
 # ---- the running columns against a computation step by step ----
@@ -129,6 +129,25 @@ def test_traj_infos_are_made_when_asked_for_and_own_their_data() -> None:
     plain = TrajInfos([first], TrajInfo, {})
     assert pickle.loads(pickle.dumps(plain)) == plain == list(plain)
     assert plain != list(plain)[:1]
+
+
+@pytest.mark.parametrize("n", [0, 3])
+@pytest.mark.parametrize("infos", [False, True])
+def test_episodes_survive_pickling(n: int, infos: bool) -> None:
+    """Every number exactly: lengths beyond those of a float, returns with all of their digits, infinite ones, too."""
+    whole = np.arange(n) + 2**60 + 1
+    fractions = np.array([0.1, -np.inf, 1e300])[:n]
+    last = [{"score": index} if infos else {} for index in range(n)]
+    own = [{"mine": index} for index in range(n)] if infos else None
+    finished = np.array([True, False, True])[:n]
+    episodes = Episodes(whole, whole + 1, whole + 2, fractions, -fractions, whole + 3, finished, last, own)
+    again = pickle.loads(pickle.dumps(episodes))
+    for name in ("time", "env_id", "length", "ret", "discounted", "nonzero", "finished"):
+        before, after = getattr(episodes, name), getattr(again, name)
+        assert after.dtype == before.dtype
+        assert np.array_equal(after, before)
+        after[:] = 0  # they can be written to
+    assert (again.infos, again.own) == (last, own)
 
 
 def test_restart_discards_running_episodes() -> None:

@@ -44,6 +44,7 @@ GROUPS = {
             *("stable-baselines3==2.9.2", "tianshou==2.0.1", "torchrl==0.14.1"),
             *("envpool==1.2.5", "gym==0.26.2", "pettingzoo"),  # the last two are imported by PufferLib
             *("ale-py==0.12.1", "opencv-python-headless"),
+            *("mujoco==3.3.7", "tyro", "rich", "matplotlib"),  # for `benchmarks/training.py`
         ),
         ("pufferlib==2.0.2",),
         ("torch", "numpy", "gymnasium", "stable-baselines3", "tianshou", "torchrl", "pufferlib", "envpool"),
