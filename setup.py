@@ -15,7 +15,7 @@ def compiled() -> list[Extension]:
             f"headrace._native.{name}",
             [f"headrace/_native/{name}.pyx"],
             include_dirs=[numpy.get_include(), "headrace/_native"],
-            depends=["headrace/_native/kernels.h", "headrace/_native/networks.pxi"],
+            depends=[f"headrace/_native/{name}" for name in ("gradients.h", "kernels.h", "networks.pxi")],
             define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
             # Comparisons of numbers count as free of side effects, or loops with limits are not vectorized.
             extra_compile_args=["-O3", "-fno-trapping-math"],

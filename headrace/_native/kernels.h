@@ -123,27 +123,6 @@ void headrace_tanh(float *restrict x, long n) {
   }
 }
 
-/* x[n, m] = tanh(x + b[m]) in place. */
-HEADRACE_CLONES
-void headrace_tanh_layer(float *restrict x, const float *restrict b, long n, long m) {
-  for (long i = 0; i < n; i++) {
-    for (long j = 0; j < m; j++) x[i * m + j] += b[j];
-  }
-  headrace_tanh(x, n * m);
-}
-
-/* The gradient of a loss before tanh from that after it, g[n, m] *= 1 - y^2 in place, and its sums over rows, b[m]. */
-HEADRACE_CLONES
-void headrace_tanh_gradient(float *restrict g, const float *restrict y, float *restrict b, long n, long m) {
-  for (long j = 0; j < m; j++) b[j] = 0.0f;
-  for (long i = 0; i < n; i++, g += m, y += m) {
-    for (long j = 0; j < m; j++) {
-      g[j] *= 1.0f - y[j] * y[j];
-      b[j] += g[j];
-    }
-  }
-}
-
 /* x[n, k] = (x - shift[k]) scale[k] in place, limited to -clip ... clip; NaN stays NaN. Rows are `stride` apart. */
 HEADRACE_CLONES
 void headrace_normalize(float *restrict x, long stride, const float *restrict shift, const float *restrict scale,

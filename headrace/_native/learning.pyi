@@ -2,8 +2,17 @@ import numpy as np
 
 VERSION: int
 
-def tanh_layer(rows: np.ndarray, bias: np.ndarray) -> None: ...
-def tanh_gradient(gradient: np.ndarray, rows: np.ndarray, bias: np.ndarray) -> None: ...
+def network(
+    rows: np.ndarray, weights: list[np.ndarray], biases: list[np.ndarray], outputs: list[np.ndarray]
+) -> None: ...
+def network_gradient(
+    gradient: np.ndarray,
+    weights: list[np.ndarray],
+    inputs: list[np.ndarray],
+    of_weights: list[np.ndarray],
+    of_biases: list[np.ndarray],
+    of_rows: np.ndarray | None,
+) -> None: ...
 def categorical(logits: np.ndarray, probability: np.ndarray, log_total: np.ndarray) -> None: ...
 def categorical_log_prob(
     logits: np.ndarray, action: np.ndarray, probability: np.ndarray, log_prob: np.ndarray

@@ -3,43 +3,97 @@
 
 from libc.math cimport exp, log
 from libc.stdint cimport int64_t
+from libc.stdlib cimport free, malloc
+
+import numpy as np
 
 VERSION = 3  # of the interface; a build of another version is not used
 
-cdef extern from "kernels.h" nogil:
-    void headrace_tanh_layer(float *x, const float *b, long n, long m)
+cdef extern from "gradients.h" nogil:
     void headrace_tanh_gradient(float *g, const float *y, float *b, long n, long m)
+    void headrace_layer(
+        const float *x, const float *w, const float *b, float *y, long n, long k, long m, int hidden, float *scratch
+    )
+    void headrace_weight_gradient(const float *g, const float *x, float *to, long n, long k, long m, float *scratch)
+    void headrace_product(const float *x, const float *w, float *y, long n, long k, long m, float *scratch)
+    long headrace_scratch(long n, long k, long m)
 
 
-def tanh_layer(float[:, ::1] rows, const float[::1] bias):
-    """Computes tanh(rows + bias) in place.
+cdef float *_scratch(Py_ssize_t n, list weights) except NULL:
+    """Allocates what every product of a network needs, for n rows."""
+    cdef Py_ssize_t size = 0, k, m
+    for weight in weights:
+        m, k = weight.shape
+        size = max(size, k * m + headrace_scratch(n, k, m), n * m + headrace_scratch(m, n, k), headrace_scratch(n, m, k))
+    cdef float *memory = <float *>malloc(max(size, 1) * sizeof(float))
+    if memory == NULL:
+        raise MemoryError(f"{size} numbers for the products of a network")
+    return memory
+
+
+def network(const float[:, ::1] rows, list weights, list biases, list outputs):
+    """Computes linear layers with tanh between them.
 
     Args:
-        rows: `[n, m]`.
-        bias: `[m]`.
+        rows: `[n, k]`, n > 0.
+        weights: of each layer, `[m, k]`.
+        biases: of each layer, `[m]`.
+        outputs: receive the outputs of each layer, `[n, m]`.
     """
-    if len(bias) != rows.shape[1]:
-        raise ValueError(f"a bias of {len(bias)} for rows of {rows.shape[1]}")
-    if rows.shape[0] and rows.shape[1]:
-        with nogil:
-            headrace_tanh_layer(&rows[0, 0], &bias[0], rows.shape[0], rows.shape[1])
+    cdef float *scratch = _scratch(rows.shape[0], weights)
+    cdef const float[:, ::1] weight
+    cdef const float[::1] bias
+    cdef float[:, ::1] to
+    cdef Py_ssize_t index, n = rows.shape[0]
+    try:
+        for index in range(len(weights)):
+            weight, bias, to = weights[index], biases[index], outputs[index]
+            headrace_layer(
+                &rows[0, 0], &weight[0, 0], &bias[0], &to[0, 0], n, weight.shape[1], weight.shape[0],
+                index < len(weights) - 1, scratch
+            )
+            rows = to
+    finally:
+        free(scratch)
 
 
-def tanh_gradient(float[:, ::1] gradient, const float[:, ::1] rows, float[::1] bias):
-    """Turns the gradient of the outputs of a tanh layer into that of its inputs, in place.
+def network_gradient(
+    float[:, ::1] gradient, list weights, list inputs, list of_weights, list of_biases, float[:, ::1] of_rows
+):
+    """Computes the gradients of a network from that of its outputs.
 
     Args:
-        gradient: `[n, m]`.
-        rows: outputs of the layer, `[n, m]`.
-        bias: receives the gradient of the bias, `[m]`.
+        gradient: that of the outputs, `[n, m]`, n > 0.
+        weights: of each layer, `[m, k]`.
+        inputs: of each layer, `[n, k]`.
+        of_weights, of_biases: receive the gradients of each layer.
+        of_rows: receives the gradient of the inputs of the first layer, or None.
     """
-    if gradient.shape[0] != rows.shape[0] or gradient.shape[1] != rows.shape[1] or len(bias) != rows.shape[1]:
-        raise ValueError("gradient, rows and bias have different shapes")
-    if rows.shape[0] and rows.shape[1]:
-        with nogil:
-            headrace_tanh_gradient(&gradient[0, 0], &rows[0, 0], &bias[0], rows.shape[0], rows.shape[1])
-    else:
-        bias[:] = 0
+    cdef float *scratch = _scratch(gradient.shape[0], weights)
+    cdef const float[:, ::1] weight, rows
+    cdef float[:, ::1] of_weight, before
+    cdef float[::1] of_bias
+    cdef Py_ssize_t i, j, index, n = gradient.shape[0], k, m
+    try:
+        of_bias = of_biases[len(weights) - 1]
+        of_bias[:] = 0
+        for i in range(n):
+            for j in range(gradient.shape[1]):
+                of_bias[j] += gradient[i, j]
+        for index in range(len(weights) - 1, -1, -1):
+            weight, rows, of_weight = weights[index], inputs[index], of_weights[index]
+            m, k = weight.shape[0], weight.shape[1]
+            headrace_weight_gradient(&gradient[0, 0], &rows[0, 0], &of_weight[0, 0], n, k, m, scratch)
+            if index:
+                before = np.empty((n, k), np.float32)
+                of_bias = of_biases[index - 1]
+                headrace_product(&gradient[0, 0], &weight[0, 0], &before[0, 0], n, m, k, scratch)
+                headrace_tanh_gradient(&before[0, 0], &rows[0, 0], &of_bias[0], n, k)
+                gradient = before
+            elif of_rows is not None:
+                headrace_product(&gradient[0, 0], &weight[0, 0], &of_rows[0, 0], n, m, k, scratch)
+    finally:
+        free(scratch)
 
 
 def categorical(const float[:, :] logits, float[:, ::1] probability, float[::1] log_total):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn import functional
 
@@ -14,21 +15,27 @@ from headrace.native_gradients import differentiable_gradients, suits_native
 __all__ = ["tanh_network"]
 
 
+#: Largest layer, and largest product (rows times weights), that compiled code computes; beyond them BLAS and threads
+#: are faster.
+_LARGEST_LAYER, _LARGEST_PRODUCT = 1 << 16, 1 << 26
+
+
 def tanh_network(rows: torch.Tensor, layers: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
     """Computes linear layers with tanh between them.
 
-    With gradients, on the CPU and where the native part is built, this is one operation of autograd, whose tanh is five
-    times as fast as PyTorch's and whose sums of gradients need no pass of their own. It agrees with PyTorch's operators
-    up to rounding.
+    With gradients, on the CPU and where the native part is built, a small network is one operation of autograd. It
+    agrees with PyTorch's operators up to rounding.
 
     Args:
         rows: float `[..., n]`.
         layers: weight `[m, n]` and bias `[m]` of each layer.
     """
     parameters = [part for layer in layers for part in layer]
-    if not suits_native(rows, *parameters):
+    n_rows, largest = rows.shape[:-1].numel(), max(weight.numel() for weight, _ in layers)
+    small = largest <= _LARGEST_LAYER and 0 < n_rows * largest <= _LARGEST_PRODUCT
+    if not small or not suits_native(rows, *parameters):
         return _by_operators(rows, *parameters)
-    flat = rows.reshape(-1, rows.shape[-1])
+    flat = rows.reshape(n_rows, rows.shape[-1])
     outputs: torch.Tensor = _TanhNetwork.apply(flat, *parameters)  # type: ignore[no-untyped-call]
     return outputs.reshape(*rows.shape[:-1], outputs.shape[-1])
 
@@ -46,15 +53,11 @@ class _TanhNetwork(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: torch.Tensor, *parameters: torch.Tensor) -> torch.Tensor:
         assert compiled.learning is not None
-        inputs = [rows]  # of each layer
-        for index in range(0, len(parameters) - 2, 2):
-            weight, bias = parameters[index : index + 2]
-            rows = rows.mm(weight.t())
-            compiled.learning.tanh_layer(rows.numpy(), bias.detach().contiguous().numpy())
-            inputs.append(rows)
-        weight, bias = parameters[-2:]
-        ctx.save_for_backward(*parameters, *inputs)
-        return torch.addmm(bias, rows, weight.t())
+        outputs = [torch.empty(len(rows), len(bias)) for bias in parameters[1::2]]
+        arrays = [_array(parameter) for parameter in parameters]
+        compiled.learning.network(_array(rows), arrays[::2], arrays[1::2], [one.numpy() for one in outputs])
+        ctx.save_for_backward(*parameters, rows, *outputs[:-1])
+        return outputs[-1]
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> Any:
@@ -63,17 +66,20 @@ class _TanhNetwork(torch.autograd.Function):
         parameters, inputs = ctx.saved_tensors[: 2 * n_layers], ctx.saved_tensors[2 * n_layers :]
         if torch.is_grad_enabled():
             return differentiable_gradients(_by_operators, (inputs[0], *parameters), gradient, ctx.needs_input_grad)
-        gradients: list[torch.Tensor | None] = [None] * len(ctx.needs_input_grad)
-        bias_gradient = gradient.sum(0)
-        for index in reversed(range(n_layers)):
-            gradients[1 + 2 * index] = gradient.t().mm(inputs[index])
-            gradients[2 + 2 * index] = bias_gradient
-            if index == 0 and not ctx.needs_input_grad[0]:
-                break
-            gradient = gradient.mm(parameters[2 * index])
-            if index:
-                bias_gradient = torch.empty(gradient.shape[1])
-                compiled.learning.tanh_gradient(gradient.numpy(), inputs[index].numpy(), bias_gradient.numpy())
-            else:
-                gradients[0] = gradient
-        return tuple(gradients)
+        gradients = [torch.empty(parameter.shape) for parameter in parameters]
+        arrays = [one.numpy() for one in gradients]
+        of_rows = torch.empty(inputs[0].shape) if ctx.needs_input_grad[0] else None
+        compiled.learning.network_gradient(
+            _array(gradient),
+            [_array(weight) for weight in parameters[::2]],
+            [_array(one) for one in inputs],
+            arrays[::2],
+            arrays[1::2],
+            None if of_rows is None else of_rows.numpy(),
+        )
+        return of_rows, *gradients
+
+
+def _array(tensor: torch.Tensor) -> np.ndarray:
+    """Returns a tensor's numbers, in order, without its gradient."""
+    return tensor.detach().contiguous().numpy()
