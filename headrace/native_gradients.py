@@ -8,7 +8,17 @@ import torch
 
 from headrace import compiled
 
-__all__ = ["differentiable_gradients", "suits_native"]
+__all__ = ["as_rows", "differentiable_gradients", "suits_native"]
+
+
+def as_rows(tensor: torch.Tensor, n_dims: int) -> torch.Tensor:
+    """Returns a tensor of `n_dims` dimensions: its leading ones become one.
+
+    A tensor that has no more stays itself: a view would be one more operation of autograd.
+    """
+    if tensor.ndim == n_dims:
+        return tensor
+    return tensor.reshape(-1, *tensor.shape[tensor.ndim - n_dims + 1 :])
 
 
 def suits_native(*tensors: torch.Tensor) -> bool:

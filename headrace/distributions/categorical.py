@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from headrace import compiled
-from headrace.native_gradients import differentiable_gradients, suits_native
+from headrace.native_gradients import as_rows, differentiable_gradients, suits_native
 from headrace.numpy_acting import draw_categorical
 from headrace.numpy_inference import suits_numpy
 
@@ -47,8 +47,8 @@ class Categorical:
         """Returns log π(action), float `[...]`, of integer actions `[...]`."""
         logits, action = self.logits, action.long()
         if suits_native(logits) and action.shape == logits.shape[:-1]:
-            found: torch.Tensor = _LogProb.apply(logits.reshape(-1, logits.shape[-1]), action.reshape(-1))  # type: ignore[no-untyped-call]
-            return found.reshape(action.shape)
+            found: torch.Tensor = _LogProb.apply(as_rows(logits, 2), action.reshape(-1))  # type: ignore[no-untyped-call]
+            return found if action.ndim == 1 else found.reshape(action.shape)
         return _log_prob(logits, action)
 
     def entropy(self) -> torch.Tensor:
@@ -58,8 +58,8 @@ class Categorical:
         """
         logits = self.logits
         if suits_native(logits):
-            found: torch.Tensor = _Entropy.apply(logits.reshape(-1, logits.shape[-1]))  # type: ignore[no-untyped-call]
-            return found.reshape(logits.shape[:-1])
+            found: torch.Tensor = _Entropy.apply(as_rows(logits, 2))  # type: ignore[no-untyped-call]
+            return found if logits.ndim == 2 else found.reshape(logits.shape[:-1])
         return _entropy(logits)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from headrace import compiled
-from headrace.native_gradients import differentiable_gradients, suits_native
+from headrace.native_gradients import as_rows, differentiable_gradients, suits_native
 from headrace.numpy_acting import draw_gaussian
 from headrace.numpy_inference import suits_numpy
 
@@ -59,9 +59,9 @@ class Gaussian:
         """Returns log π(action), float `[...]`, the log density of vectors `[..., d]`."""
         mean, log_std = self.mean, self.log_std
         if suits_native(mean, log_std, action) and mean.shape == log_std.shape == action.shape:
-            flat = (part.reshape(-1, mean.shape[-1]) for part in (mean, log_std, action))
-            found: torch.Tensor = _LogProb.apply(*flat)  # type: ignore[no-untyped-call]
-            return found.reshape(mean.shape[:-1])
+            parts = (as_rows(part, 2) for part in (mean, log_std, action))
+            found: torch.Tensor = _LogProb.apply(*parts)  # type: ignore[no-untyped-call]
+            return found if mean.ndim == 2 else found.reshape(mean.shape[:-1])
         return _log_prob(mean, log_std, action)
 
     def entropy(self) -> torch.Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 from headrace import compiled
-from headrace.native_gradients import differentiable_gradients, suits_native
+from headrace.native_gradients import as_rows, differentiable_gradients, suits_native
 
 __all__ = ["tanh_network"]
 
@@ -35,9 +35,8 @@ def tanh_network(rows: torch.Tensor, layers: Sequence[tuple[torch.Tensor, torch.
     small = largest <= _LARGEST_LAYER and 0 < n_rows * largest <= _LARGEST_PRODUCT
     if not small or not suits_native(rows, *parameters):
         return _by_operators(rows, *parameters)
-    flat = rows.reshape(n_rows, rows.shape[-1])
-    outputs: torch.Tensor = _TanhNetwork.apply(flat, *parameters)  # type: ignore[no-untyped-call]
-    return outputs.reshape(*rows.shape[:-1], outputs.shape[-1])
+    outputs: torch.Tensor = _TanhNetwork.apply(as_rows(rows, 2), *parameters)  # type: ignore[no-untyped-call]
+    return outputs if rows.ndim == 2 else outputs.reshape(*rows.shape[:-1], outputs.shape[-1])
 
 
 def _by_operators(rows: torch.Tensor, *parameters: torch.Tensor) -> torch.Tensor:

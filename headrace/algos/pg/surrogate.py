@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from headrace import compiled
-from headrace.native_gradients import differentiable_gradients, suits_native
+from headrace.native_gradients import as_rows, differentiable_gradients, suits_native
 
 __all__ = ["ppo_losses"]
 
@@ -33,7 +33,7 @@ def ppo_losses(
         float `[5]`, means over n: the clipped surrogate, negative; half the squared error of the value; the entropy;
         and, without gradient, the KL divergence of old and new policy, and the fraction of clipped ratios.
     """
-    flat = [part.reshape(-1) for part in (*new, *old)]
+    flat = [as_rows(part, 1) for part in (*new, *old)]
     if suits_native(*flat) and not any(part.requires_grad for part in flat[3:]):
         losses: torch.Tensor = _PpoLosses.apply(*flat, ratio_clip, value_clip)  # type: ignore[no-untyped-call]
         return losses
