@@ -65,8 +65,8 @@ class Contender:
 
 #: Numbers of environments that are measured by default.
 WIDTHS = {"plain": (8, 64), "make": (8, 64), "pong": (16,)}
-#: These step environments of their own, written for arrays; they stand in the table of the same game.
-NATIVE = ("make", "pong")
+#: EnvPool steps environments of its own, in C++; they stand in the table of the same game.
+EACH = ("make", "pong")
 #: These have a loop, or a policy of their own, for images, too.
 ALL = ("plain", "make", "pong")
 CONTENDERS = (
@@ -87,11 +87,11 @@ CONTENDERS = (
     Contender("TorchRL MultiSync", "with_torchrl", "multi-sync", "current", "headrace cpu"),
     Contender("TorchRL MultiAsync", "with_torchrl", "multi-async", "current", "headrace cpu"),
     Contender("Sample Factory", "with_sample_factory", "parallel", "sample-factory", "headrace cpu"),
-    Contender("headrace vector", "with_headrace", "vector", None, "headrace vector", NATIVE),
-    Contender("Gymnasium vector", "with_gymnasium", "vector", "current", "headrace vector", NATIVE),
-    Contender("headrace EnvPool", "with_headrace", "envpool", "current", "headrace EnvPool", NATIVE),
-    Contender("headrace EnvPool cpu", "with_headrace", "envpool-cpu", "current", "headrace EnvPool", NATIVE),
-    Contender("EnvPool", "with_envpool", "vector", "current", "headrace EnvPool", NATIVE),
+    Contender("headrace vector", "with_headrace", "vector", None, "headrace vector", ("make",)),
+    Contender("Gymnasium vector", "with_gymnasium", "vector", "current", "headrace vector", ("make",)),
+    Contender("headrace EnvPool", "with_headrace", "envpool", "current", "headrace EnvPool", EACH),
+    Contender("headrace EnvPool cpu", "with_headrace", "envpool-cpu", "current", "headrace EnvPool", EACH),
+    Contender("EnvPool", "with_envpool", "vector", "current", "headrace EnvPool", EACH),
 )
 
 
