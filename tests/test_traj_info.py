@@ -9,6 +9,7 @@ import pytest
 from gymnasium import spaces
 from hypothesis import given, settings, strategies as st
 
+from headrace import compiled
 from headrace.agents.pg import CategoricalPgAgent
 from headrace.rng import env_seeds
 from headrace.samplers import CpuSampler, SerialSampler, TrajInfo
@@ -74,10 +75,17 @@ def naive(discount: float, batches: list[Batch]) -> list[list[TrajInfo]]:
     return answers
 
 
-@settings(deadline=None, max_examples=300)
-@given(histories())
-def test_vectorized_statistics_equal_a_computation_step_by_step(history: tuple[float, list[Batch]]) -> None:
-    discount, batches = history
+@pytest.mark.parametrize("pure", [False, True], ids=["native", "pure"])
+@settings(deadline=None, max_examples=200)
+@given(history=histories())
+def test_vectorized_statistics_equal_a_computation_step_by_step(history: tuple[float, list[Batch]], pure: bool) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        if pure:
+            patch.setattr(compiled, "batch", None)
+        assert_equals_naive(*history)
+
+
+def assert_equals_naive(discount: float, batches: list[Batch]) -> None:
     kwargs = {"discount": discount}
     columns = EpisodeColumns(ENV_IDS[: batches[0].reward.shape[1]], TrajInfo, kwargs)
     for number, (batch, expected) in enumerate(zip(batches, naive(discount, batches), strict=True)):

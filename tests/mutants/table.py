@@ -184,7 +184,7 @@ MUTANTS = [
         "headrace/samplers/traj_info.py",
         "discounted *= np.where(first, self._discount ** self._length[column], 1.0)",
         "discounted *= 1.0",
-        "tests/test_serial_sampler.py",
+        "tests/test_traj_info.py",
     ),
     Mutant(
         "headrace/samplers/validate.py",
