@@ -339,6 +339,13 @@ def test_bounds_survive_conversion_bit_for_bit() -> None:
     assert came["a"].dtype == np.int32
 
 
+def test_large_space_is_refused_before_it_is_made() -> None:
+    small = plain_space(spaces.MultiBinary(2))
+    many = {"kind": "Tuple", "spaces": [{**small, "n": 2**23}, {**small, "n": 2**23 + 1}]}
+    with pytest.raises(ValueError, match="the space has 16,777,217 numbers, expected at most 16,777,216"):
+        space_of(many)
+
+
 @pytest.mark.parametrize("name", SHAPELESS)
 def test_spaces_without_fixed_shape_are_refused(name: str) -> None:
     with pytest.raises(TypeError, match="cannot be saved as plain data"):

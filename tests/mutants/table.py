@@ -388,7 +388,7 @@ MUTANTS = [
         "tests/test_worker_group.py",
     ),
     Mutant("headrace/processes/handoff.py", "self.late += 1", "pass", "tests/test_handoff.py"),
-    Mutant("headrace/processes/late_import.py", "self._then()", "pass", "tests/test_global_rng.py"),
+    Mutant("headrace/processes/late_import.py", "self._then()", "pass", "tests/test_late_import.py"),
     Mutant(
         "headrace/processes/lifeline.py",
         "fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) | os.O_ASYNC)",
