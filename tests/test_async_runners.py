@@ -4,6 +4,7 @@ kill.
 
 import multiprocessing
 import os
+import pickle
 import signal
 import time
 from pathlib import Path
@@ -74,6 +75,7 @@ def test_sampler_process_fills_the_ring_as_the_learner_would(cls: Any, start_met
         arena, own = shared_ring(spec)
         arena.close_fd()
         writer = ReplayWriter(spec, own)
+        assert len(pickle.dumps(sink)) < 1000, "another process attaches to the ring, it gets no copy of it"
         for itr in range(25):  # once round
             writer.append(sampler.obtain_samples(itr)[0])
         rows = slice(0, 8)
