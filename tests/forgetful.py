@@ -50,12 +50,16 @@ class LoadsNowhere(Walk):
 
 
 class ForgetsWhenItEvaluates(LoadsNowhere):
+    """A copy of an evaluation environment shows other observations."""
+
+    _is_copy = False
+
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
+        vars(self).update(state, _is_copy=True)
 
     def step(self, action: np.int64) -> Any:
         observation, *rest = super().step(action)
-        return (observation + self.evaluates * STEPS.setdefault(id(self), len(STEPS)), *rest)
+        return (observation + float(self.evaluates and self._is_copy), *rest)
 
 
 class Ticks(Walk):
