@@ -25,10 +25,11 @@ def suits_native(*tensors: torch.Tensor) -> bool:
     """Returns whether compiled operations can compute from these tensors, with gradients.
 
     They are for small tensors, of which PyTorch's operators take as much time to call as to compute: on the CPU, of
-    float32, outside `torch.compile` and autocast.
+    float32, outside `torch.compile`, `torch.jit.trace` and autocast.
     """
     return (
         not torch.compiler.is_compiling()  # first: the other questions cannot be traced
+        and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
         and torch.is_grad_enabled()
         and compiled.learning is not None
         and not torch.is_autocast_enabled("cpu")

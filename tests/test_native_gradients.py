@@ -13,6 +13,7 @@ from torch.nn import functional
 from headrace import compiled
 from headrace.algos.pg.surrogate import ppo_losses
 from headrace.distributions import Categorical, Gaussian
+from headrace.models.mlp import TanhBody
 from headrace.models.tanh_network import tanh_network
 
 Compute = Callable[..., torch.Tensor]
@@ -171,6 +172,17 @@ def test_numbers_that_are_not_finite_are_not_hidden(bad: float) -> None:
     new = [one.clone() for one in NEW]
     new[0][3] = torch.nan
     assert losses(*[one.requires_grad_() for one in new])[0].isnan()
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+def test_traced_and_unbiased_networks_are_left_to_operators() -> None:
+    rows, *parameters = CASES["network"][2]
+    body = TanhBody([5, 8, 3])
+    traced = torch.jit.trace(body, rows)
+    assert "PythonOp" not in str(traced.inlined_graph)
+    torch.testing.assert_close(traced(rows), body(rows))
+    unbiased = tanh_network(rows, [(parameters[0], None), (parameters[2], parameters[3])])
+    torch.testing.assert_close(unbiased, functional.linear((rows @ parameters[0].T).tanh(), *parameters[2:4]))
 
 
 def test_unknown_action_is_an_error() -> None:

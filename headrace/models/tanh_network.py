@@ -20,7 +20,7 @@ __all__ = ["tanh_network"]
 _LARGEST_LAYER, _LARGEST_PRODUCT = 1 << 16, 1 << 26
 
 
-def tanh_network(rows: torch.Tensor, layers: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
+def tanh_network(rows: torch.Tensor, layers: Sequence[tuple[torch.Tensor, torch.Tensor | None]]) -> torch.Tensor:
     """Computes linear layers with tanh between them.
 
     With gradients, on the CPU and where the native part is built, a small network is one operation of autograd. It
@@ -28,22 +28,26 @@ def tanh_network(rows: torch.Tensor, layers: Sequence[tuple[torch.Tensor, torch.
 
     Args:
         rows: float `[..., n]`.
-        layers: weight `[m, n]` and bias `[m]` of each layer.
+        layers: weight `[m, n]` and bias `[m]`, or None, of each layer.
     """
-    parameters = [part for layer in layers for part in layer]
-    n_rows, largest = rows.shape[:-1].numel(), max(weight.numel() for weight, _ in layers)
-    small = largest <= _LARGEST_LAYER and 0 < n_rows * largest <= _LARGEST_PRODUCT
-    if not small or not suits_native(rows, *parameters):
-        return _by_operators(rows, *parameters)
+    parameters = [part for layer in layers for part in layer if part is not None]
+    if len(parameters) < 2 * len(layers) or not suits_native(rows, *parameters) or not _is_small(rows, parameters):
+        return _by_operators(rows, *(part for layer in layers for part in layer))
     outputs: torch.Tensor = _TanhNetwork.apply(as_rows(rows, 2), *parameters)  # type: ignore[no-untyped-call]
     return outputs if rows.ndim == 2 else outputs.reshape(*rows.shape[:-1], outputs.shape[-1])
 
 
-def _by_operators(rows: torch.Tensor, *parameters: torch.Tensor) -> torch.Tensor:
-    last = len(parameters) - 2
-    for index in range(0, last, 2):
-        rows = torch.tanh(functional.linear(rows, parameters[index], parameters[index + 1]))
-    return functional.linear(rows, parameters[last], parameters[last + 1])
+def _is_small(rows: torch.Tensor, parameters: Sequence[torch.Tensor]) -> bool:
+    largest = max(parameter.numel() for parameter in parameters)
+    return largest <= _LARGEST_LAYER and 0 < rows.shape[:-1].numel() * largest <= _LARGEST_PRODUCT
+
+
+def _by_operators(rows: torch.Tensor, *parameters: torch.Tensor | None) -> torch.Tensor:
+    weights, biases = parameters[::2], parameters[1::2]
+    for index, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+        assert weight is not None
+        rows = functional.linear(rows if index == 0 else torch.tanh(rows), weight, bias)
+    return rows
 
 
 class _TanhNetwork(torch.autograd.Function):
