@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import time
+import weakref
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from headrace.samplers import AsyncCpuSampler, BaseSampler, CpuSampler, GpuSampl
 from tests.faulty import SEED, FaultyEnv
 from tests.walk import Walk
 
+KEPT: list[BaseSampler] = []
 KINDS: dict[str, type[BaseSampler]] = {"cpu": CpuSampler, "gpu": GpuSampler, "async": AsyncCpuSampler}
 
 
@@ -109,6 +111,18 @@ def without_descriptors(cls: type[BaseSampler], stage: str) -> None:
             break
 
 
+def interrupts() -> None:
+    raise KeyboardInterrupt
+
+
+def interrupted_at_exit(cls: type[BaseSampler]) -> None:
+    """Leaves a sampler open; a Ctrl-C comes in the first finalizer that runs when Python exits."""
+    sampler = cls(Walk, batch_T=4, batch_B=4, n_workers=2).initialize(CategoricalPgAgent(), seed=0)
+    sampler.obtain_samples(0)
+    weakref.finalize(sampler, interrupts)
+    KEPT.append(sampler)
+
+
 def main() -> None:
     what, kind, *more = sys.argv[1:]
     torch.set_num_threads(1)
@@ -126,6 +140,8 @@ def main() -> None:
             process.join(60)
         case "threads":
             from_two_threads(cls)
+        case "interrupted at exit":
+            interrupted_at_exit(cls)
         case "descriptors":
             without_descriptors(cls, *more)
 

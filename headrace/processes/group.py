@@ -8,6 +8,7 @@ workers and their children are killed.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import multiprocessing
 import os
@@ -80,6 +81,10 @@ class WorkerGroup:
         self._members = Members(StatusBoard(status_fd, n), Lifeline.make())
         self._answers: dict[int, Any] = {}  # replies already read from their pipes
         self._end = weakref.finalize(self, Members.kill, self._members)
+        # `finalize` registers itself, too, but an interrupt in any finalizer at exit skips all others. multiprocessing
+        # would then wait for the workers.
+        self._members.at_exit = self._end
+        atexit.register(self._end)
         self._lines = self._members.board.lines
         for line in self._lines:  # before the workers run and can do so
             line.enter(Phase.STARTING)

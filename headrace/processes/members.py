@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import signal
@@ -9,11 +10,12 @@ import socket
 import struct
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from typing import Any
 
 import psutil
 
@@ -41,6 +43,7 @@ class Members:
         pipes: our ends of the pipes.
         dumps: descriptors of the files to which faulthandler writes stacks.
         owner: PID of the process that started them.
+        at_exit: what was registered to be called when the interpreter exits.
     """
 
     board: StatusBoard
@@ -50,6 +53,7 @@ class Members:
     pipes: list[Connection] = field(default_factory=list)
     dumps: list[int] = field(default_factory=list)
     owner: int = field(default_factory=os.getpid)
+    at_exit: Callable[[], Any] | None = None
 
     def add(self, process: BaseProcess) -> None:
         """Adds a process that was started."""
@@ -77,6 +81,8 @@ class Members:
         """Kills the processes and all their descendants, and closes the descriptors."""
         if os.getpid() != self.owner:
             return  # a forked child has a copy of this object and must not kill its siblings
+        if self.at_exit is not None:
+            atexit.unregister(self.at_exit)
         with uninterrupted(deliver=False):  # may run at interpreter exit or in garbage collection
             for dump in self.dumps:  # first: without a free descriptor no process can be looked up
                 os.close(dump)
