@@ -81,10 +81,10 @@ class WorkerGroup:
         self._members = Members(StatusBoard(status_fd, n), Lifeline.make())
         self._answers: dict[int, Any] = {}  # replies already read from their pipes
         self._end = weakref.finalize(self, Members.kill, self._members)
-        # `finalize` registers itself, too, but an interrupt in any finalizer at exit skips all others. multiprocessing
-        # would then wait for the workers.
-        self._members.at_exit = self._end
-        atexit.register(self._end)
+        # `finalize` runs at exit, too, but an interrupt in any finalizer skips all others, and multiprocessing would
+        # wait for the workers. Twice, because an interrupt may also come before the first call has done anything.
+        for _ in range(2):
+            atexit.register(self._members.kill)
         self._lines = self._members.board.lines
         for line in self._lines:  # before the workers run and can do so
             line.enter(Phase.STARTING)

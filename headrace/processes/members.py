@@ -10,12 +10,11 @@ import socket
 import struct
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from typing import Any
 
 import psutil
 
@@ -43,7 +42,7 @@ class Members:
         pipes: our ends of the pipes.
         dumps: descriptors of the files to which faulthandler writes stacks.
         owner: PID of the process that started them.
-        at_exit: what was registered to be called when the interpreter exits.
+        killed: whether `kill` has done its work.
     """
 
     board: StatusBoard
@@ -53,7 +52,7 @@ class Members:
     pipes: list[Connection] = field(default_factory=list)
     dumps: list[int] = field(default_factory=list)
     owner: int = field(default_factory=os.getpid)
-    at_exit: Callable[[], Any] | None = None
+    killed: bool = False
 
     def add(self, process: BaseProcess) -> None:
         """Adds a process that was started."""
@@ -78,12 +77,14 @@ class Members:
         return not _is_running(handle)
 
     def kill(self) -> None:
-        """Kills the processes and all their descendants, and closes the descriptors."""
+        """Kills the processes and all their descendants, and closes the descriptors. Safe to call twice."""
         if os.getpid() != self.owner:
             return  # a forked child has a copy of this object and must not kill its siblings
-        if self.at_exit is not None:
-            atexit.unregister(self.at_exit)
         with uninterrupted(deliver=False):  # may run at interpreter exit or in garbage collection
+            if self.killed:
+                return
+            self.killed = True
+            atexit.unregister(self.kill)
             for dump in self.dumps:  # first: without a free descriptor no process can be looked up
                 os.close(dump)
             trees = [_with_descendants(handle) for handle in self.handles if handle is not None]
