@@ -1,4 +1,4 @@
-"""When autograd uses compiled operations, and their gradients where those shall have gradients themselves."""
+"""Where autograd may use compiled operations, and how their gradients are computed if those need gradients, too."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ __all__ = ["as_rows", "differentiable_gradients", "suits_native"]
 
 
 def as_rows(tensor: torch.Tensor, n_dims: int) -> torch.Tensor:
-    """Returns a tensor of `n_dims` dimensions: its leading ones become one.
+    """Merges the leading dimensions of a tensor into one, so that it has `n_dims`.
 
-    A tensor that has no more stays itself: a view would be one more operation of autograd.
+    A tensor that already has `n_dims` is returned as it is, because a view would be one more operation of autograd.
     """
     if tensor.ndim == n_dims:
         return tensor
@@ -24,8 +24,7 @@ def as_rows(tensor: torch.Tensor, n_dims: int) -> torch.Tensor:
 def suits_native(*tensors: torch.Tensor) -> bool:
     """Returns whether compiled operations can compute from these tensors, with gradients.
 
-    They are for small tensors, of which PyTorch's operators take as much time to call as to compute: on the CPU, of
-    float32, outside `torch.compile`, `torch.jit.trace` and autocast.
+    The tensors must be float32 and on the CPU, and neither `torch.compile`, `torch.jit.trace` nor autocast active.
     """
     return (
         not torch.compiler.is_compiling()  # first: the other questions cannot be traced
@@ -43,13 +42,16 @@ def differentiable_gradients(
     gradient: torch.Tensor,
     needed: Sequence[bool],
 ) -> tuple[torch.Tensor | None, ...]:
-    """Returns the gradients of arguments by PyTorch's operators, which have gradients themselves.
+    """Computes the gradients of a compiled operation by PyTorch's operators, so that they have gradients, too.
 
     Args:
-        operators: computes from the arguments, by PyTorch's operators, what the compiled operation does.
+        operators: computes the same result from the same arguments by PyTorch's operators.
         arguments: arguments of the operation.
         gradient: gradient of its result.
         needed: which arguments need a gradient.
+
+    Returns:
+        The gradient of each argument; None for those that need none.
     """
     wanted = [one for one, wants in zip(arguments, needed, strict=True) if wants]
     found = iter(torch.autograd.grad(operators(*arguments), wanted, gradient, create_graph=True))

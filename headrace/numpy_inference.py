@@ -20,7 +20,7 @@ __all__ = ["NumpyLinear", "NumpyViews", "suits_numpy"]
 def suits_numpy(rows: torch.Tensor, per_row: int = 1) -> bool:
     """Returns whether to compute from this tensor in NumPy: it is small, on the CPU, and in inference mode.
 
-    Not while `torch.compile` traces, which would trace NumPy's functions, too.
+    The answer is no while `torch.compile` traces, because it would trace NumPy's functions, too.
 
     Args:
         rows: input vectors, `[n]` or `[B, n]`.

@@ -3,6 +3,7 @@
 Each prints its results, one per line.
 """
 
+import atexit
 import multiprocessing
 import os
 import resource
@@ -123,6 +124,18 @@ def interrupted_at_exit(cls: type[BaseSampler]) -> None:
     KEPT.append(sampler)
 
 
+class Closes(Walk):
+    def close(self) -> None:
+        os.write(1, b"closed\n")
+
+
+def shut_down_at_exit(cls: type[BaseSampler]) -> None:
+    """The program shuts its sampler down at exit, by a handler from before the sampler."""
+    atexit.register(lambda: KEPT[0].shutdown())
+    KEPT.append(cls(Closes, batch_T=4, batch_B=4, n_workers=2).initialize(CategoricalPgAgent(), seed=0))
+    KEPT[0].obtain_samples(0)
+
+
 def main() -> None:
     what, kind, *more = sys.argv[1:]
     torch.set_num_threads(1)
@@ -142,6 +155,8 @@ def main() -> None:
             from_two_threads(cls)
         case "interrupted at exit":
             interrupted_at_exit(cls)
+        case "shut down at exit":
+            shut_down_at_exit(cls)
         case "descriptors":
             without_descriptors(cls, *more)
 

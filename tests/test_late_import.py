@@ -37,7 +37,7 @@ def test_callback_runs_once_after_the_module_was_imported(
     module: Path, calls: list[int], called: Callable[[], None]
 ) -> None:
     hook = LateImport(NAME, called)
-    importlib.import_module("this")
+    importlib.import_module("colorsys")
     assert calls == []
     imported = importlib.import_module(NAME)
     assert calls == [1]

@@ -174,6 +174,16 @@ def test_numbers_that_are_not_finite_are_not_hidden(bad: float) -> None:
     assert losses(*[one.requires_grad_() for one in new])[0].isnan()
 
 
+@pytest.mark.parametrize("sizes", [(4, 8, 3), (6, 8, 3)])
+def test_layers_that_do_not_fit_are_an_error(sizes: tuple[int, ...]) -> None:
+    """They are not read beyond their end."""
+    with pytest.raises(ValueError, match=r"cannot take rows of 5 numbers"):
+        network(numbers(ROWS, 5), *[one.requires_grad_() for one in layers(*sizes)])
+    weight, bias = [one.requires_grad_() for one in layers(5, 8)]
+    with pytest.raises(ValueError, match=r"a bias \[7\] cannot take"):
+        network(numbers(ROWS, 5), weight, bias[:7])
+
+
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 def test_traced_and_unbiased_networks_are_left_to_operators() -> None:
     rows, *parameters = CASES["network"][2]

@@ -14,8 +14,8 @@ from tests.test_master import ROOT, family, started
 pytestmark = pytest.mark.programs
 
 
-def run(*arguments: str) -> list[str]:
-    done = subprocess.run(
+def ended(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
         [sys.executable, "tests/odd_program.py", *arguments],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -24,6 +24,10 @@ def run(*arguments: str) -> list[str]:
         timeout=120,
         check=False,
     )
+
+
+def run(*arguments: str) -> list[str]:
+    done = ended(*arguments)
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     return done.stdout.splitlines()
 
@@ -90,18 +94,15 @@ def test_running_out_of_descriptors_names_the_limit(kind: str, stage: str) -> No
     assert "named" in lines or stage == "open"
 
 
+@pytest.mark.parametrize("kind", ["cpu", pytest.param("async", marks=pytest.mark.slow)])
+def test_sampler_that_is_shut_down_at_exit_closes_its_environments(kind: str) -> None:
+    assert run("shut down at exit", kind) == ["closed"] * 4
+
+
 @pytest.mark.parametrize("kind", ["async", pytest.param("gpu", marks=pytest.mark.slow)])
 def test_ctrl_c_while_python_exits_does_not_leave_it_waiting_for_workers(kind: str) -> None:
     """multiprocessing waits at exit for processes that are not daemons."""
-    done = subprocess.run(
-        [sys.executable, "tests/odd_program.py", "interrupted at exit", kind],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = ended("interrupted at exit", kind)
     assert "interrupts" in done.stderr
     assert done.stderr.rstrip(": \n").endswith("KeyboardInterrupt")
 

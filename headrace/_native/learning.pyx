@@ -39,6 +39,9 @@ def network(const float[:, ::1] rows, list weights, list biases, list outputs):
         weights: of each layer, `[m, k]`.
         biases: of each layer, `[m]`.
         outputs: receive the outputs of each layer, `[n, m]`.
+
+    Raises:
+        ValueError: the shapes of weights, biases and rows do not fit.
     """
     cdef float *scratch = _scratch(rows.shape[0], weights)
     cdef const float[:, ::1] weight
@@ -48,6 +51,11 @@ def network(const float[:, ::1] rows, list weights, list biases, list outputs):
     try:
         for index in range(len(weights)):
             weight, bias, to = weights[index], biases[index], outputs[index]
+            if weight.shape[1] != rows.shape[1] or len(bias) != weight.shape[0]:
+                raise ValueError(
+                    f"a layer with a weight [{weight.shape[0]}, {weight.shape[1]}] and a bias [{len(bias)}] cannot take rows "
+                    f"of {rows.shape[1]} numbers"
+                )
             headrace_layer(
                 &rows[0, 0], &weight[0, 0], &bias[0], &to[0, 0], n, weight.shape[1], weight.shape[0],
                 index < len(weights) - 1, scratch

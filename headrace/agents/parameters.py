@@ -48,7 +48,7 @@ class ParameterSlots:
             if raw is None:
                 self._tensors[place][index].copy_(self._live.tensors[index])
             else:
-                array[...] = raw  # 0.6 µs, a tenth of torch's `copy_` where other code has used the caches
+                array[...] = raw  # in a fifth of the time of torch's `copy_`
 
     def load(self, agent: Agent, version: int) -> None:
         """Loads `version` into the agent, in place."""

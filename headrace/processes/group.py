@@ -8,7 +8,6 @@ workers and their children are killed.
 
 from __future__ import annotations
 
-import atexit
 import logging
 import multiprocessing
 import os
@@ -19,6 +18,7 @@ import time
 import weakref
 from collections.abc import Callable, Sequence
 from multiprocessing import connection, reduction, resource_tracker
+from multiprocessing.util import Finalize
 from typing import Any, NoReturn
 
 import psutil
@@ -81,10 +81,9 @@ class WorkerGroup:
         self._members = Members(StatusBoard(status_fd, n), Lifeline.make())
         self._answers: dict[int, Any] = {}  # replies already read from their pipes
         self._end = weakref.finalize(self, Members.kill, self._members)
-        # `finalize` runs at exit, too, but an interrupt in any finalizer skips all others, and multiprocessing would
-        # wait for the workers. Twice, because an interrupt may also come before the first call has done anything.
-        for _ in range(2):
-            atexit.register(self._members.kill)
+        # The finalizer runs at exit, too. But an interrupt in anybody's finalizer skips all others, and multiprocessing
+        # would then wait for the workers: it has to kill them first.
+        self._members.at_exit = Finalize(None, self._members.kill, exitpriority=0)
         self._lines = self._members.board.lines
         for line in self._lines:  # before the workers run and can do so
             line.enter(Phase.STARTING)
@@ -255,7 +254,7 @@ class WorkerGroup:
 
     def stop(self) -> None:
         """Asks every worker to close and waits for it; raises errors that a worker reports while closing."""
-        if not self._end.alive:
+        if self._members.killed:
             return
         failure: SamplerError | None = None
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import logging
 import os
 import signal
@@ -15,6 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from multiprocessing.util import Finalize
 
 import psutil
 
@@ -42,7 +42,8 @@ class Members:
         pipes: our ends of the pipes.
         dumps: descriptors of the files to which faulthandler writes stacks.
         owner: PID of the process that started them.
-        killed: whether `kill` has done its work.
+        at_exit: makes multiprocessing call `kill` before it waits for processes at exit.
+        killed: whether `kill` was called.
     """
 
     board: StatusBoard
@@ -52,6 +53,7 @@ class Members:
     pipes: list[Connection] = field(default_factory=list)
     dumps: list[int] = field(default_factory=list)
     owner: int = field(default_factory=os.getpid)
+    at_exit: Finalize | None = None
     killed: bool = False
 
     def add(self, process: BaseProcess) -> None:
@@ -84,7 +86,8 @@ class Members:
             if self.killed:
                 return
             self.killed = True
-            atexit.unregister(self.kill)
+            if self.at_exit is not None:
+                self.at_exit.cancel()
             for dump in self.dumps:  # first: without a free descriptor no process can be looked up
                 os.close(dump)
             trees = [_with_descendants(handle) for handle in self.handles if handle is not None]
