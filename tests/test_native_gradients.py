@@ -174,6 +174,12 @@ def test_numbers_that_are_not_finite_are_not_hidden(bad: float) -> None:
     assert losses(*[one.requires_grad_() for one in new])[0].isnan()
 
 
+def test_losses_of_tensors_that_do_not_fit_are_an_error() -> None:
+    log_prob, entropy, value = [one.clone().requires_grad_() for one in NEW]
+    with pytest.raises(RuntimeError, match="must match the size"):
+        losses(log_prob, entropy, value[:5])
+
+
 @pytest.mark.parametrize("sizes", [(4, 8, 3), (6, 8, 3)])
 def test_layers_that_do_not_fit_are_an_error(sizes: tuple[int, ...]) -> None:
     """They are not read beyond their end."""

@@ -24,20 +24,22 @@ def ppo_losses(
     where the native part is built, this is one operation of autograd.
 
     Args:
-        new: log π(a|s), entropy and value of the current parameters, float `[n]`.
-        old: recorded log π(a|s), advantage, target of the value and recorded value, float `[n]`.
+        new: log π(a|s), entropy and value of the current parameters, float `[n]` or `[T, B]`.
+        old: recorded log π(a|s), advantage, target of the value and recorded value, of the same shape.
         ratio_clip: how far the ratio of probabilities may be from 1 before it is clipped.
         value_clip: how far the value may be from the recorded one before it is clipped; None: it is not clipped.
 
     Returns:
-        float `[5]`, means over n: the clipped surrogate, negative; half the squared error of the value; the entropy;
+        float `[5]`, means over all steps: the clipped surrogate, negative; half the squared error of the value; the entropy;
         and, without gradient, the KL divergence of old and new policy, and the fraction of clipped ratios.
     """
-    flat = [as_rows(part, 1) for part in (*new, *old)]
-    if suits_native(*flat) and not any(part.requires_grad for part in flat[3:]):
+    parts = (*new, *old)
+    alike = all(part.shape == new[0].shape for part in parts) and not any(part.requires_grad for part in old)
+    if alike and suits_native(*parts):
+        flat = (as_rows(part, 1) for part in parts)
         losses: torch.Tensor = _PpoLosses.apply(*flat, ratio_clip, value_clip)  # type: ignore[no-untyped-call]
         return losses
-    return _by_operators(ratio_clip, value_clip, *flat)
+    return _by_operators(ratio_clip, value_clip, *parts)
 
 
 def _by_operators(
