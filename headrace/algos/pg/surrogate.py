@@ -30,8 +30,8 @@ def ppo_losses(
         value_clip: how far the value may be from the recorded one before it is clipped; None: it is not clipped.
 
     Returns:
-        float `[5]`, means over all steps: the clipped surrogate, negative; half the squared error of the value; the entropy;
-        and, without gradient, the KL divergence of old and new policy, and the fraction of clipped ratios.
+        float `[5]`, means over all steps: the clipped surrogate, negative; half the squared error of the value; the
+        entropy; and, without gradient, the KL divergence of old and new policy and the fraction of clipped ratios.
     """
     parts = (*new, *old)
     alike = all(part.shape == new[0].shape for part in parts) and not any(part.requires_grad for part in old)
