@@ -279,7 +279,7 @@ class EnvBatch(Protocol):
             observation: tree of `[n, ...]`, receives the first observations of restarted environments.
         """
 
-    def allow(self, resets: int | None) -> None:
+    def allow(self, resets: int | Sequence[int] | None) -> None:
         """Sets how many more times each environment may reset itself in `step`; None: without limit."""
 
     def call(self, columns: Sequence[int], name: str, args: Sequence[Any]) -> list[Any]:

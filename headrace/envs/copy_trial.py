@@ -52,7 +52,7 @@ class Recorded:
     truncated: np.ndarray
     observation: Tree
     begins: bool
-    resets: int | None
+    resets: int | tuple[int, ...] | None
 
     def cut(self, n: int) -> Recorded:
         """Returns the part of the first `n` environments, with as many time steps as fit into 64 MiB."""

@@ -108,9 +108,9 @@ class ScalarEnvs:
         self.waiting[:] = columns
         self._some_wait = bool(columns.any())
 
-    def allow(self, resets: int | None) -> None:
+    def allow(self, resets: int | Sequence[int] | None) -> None:
         """Sets how often each column may still be reset in `step`; None: without limit."""
-        self._allowance = None if resets is None else [resets] * len(self._envs)
+        self._allowance = None if resets is None else np.broadcast_to(resets, len(self._envs)).tolist()
 
     def environment(self, column: int) -> tuple[gymnasium.Env[Any, Any], int | None]:
         """Returns the environment of a column and the seed of its first reset, None if it was reset before."""

@@ -97,7 +97,7 @@ class VectorBatch:
             self._reset_masked(again, observation, self._seeds)
             self._moved[again] = False
 
-    def allow(self, resets: int | None) -> None:
+    def allow(self, resets: int | Sequence[int] | None) -> None:
         """Sets how often each column may still be reset in `step`; None: without limit."""
         self._allowance = None if resets is None else np.full(len(self.env_ids), resets)
 

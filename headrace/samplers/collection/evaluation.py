@@ -80,7 +80,7 @@ class EvalSlice:
         self.config = replace(config, saved={}, eval_saved={})  # saved environments are large and only needed below
         self.envs = eval_envs(config, status)
         self._status = status
-        self._reset_mode = ResetMode.evaluation(config.eval_episodes)
+        self._reset_mode = ResetMode.episodes(config.eval_episodes)
         self._n_tried = len({*config.eval_env_ids} & {*config.eval_tried_ids})
         self._why_not = "" if config.resumable else NOT_ASKED
         if not isinstance(self.envs, ScalarEnvs):

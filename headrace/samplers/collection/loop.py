@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter_ns
 from typing import Any
@@ -141,10 +141,17 @@ class CollectionLoop:
         self.envs.hold(np.array([waiting for *_, waiting in rows], np.bool_), self._observation)
         self.envs.allow(self._reset_mode.resets)
 
-    def restart(self) -> None:
-        """Resets every environment, even within an episode, and its number of further resets."""
+    def restart(self, reset_mode: ResetMode | None = None) -> None:
+        """Resets every environment, even within an episode, and its number of further resets.
+
+        Args:
+            reset_mode: when ended environments are reset from now on. Default: as before.
+        """
+        self._reset_mode = mode = reset_mode or self._reset_mode
         self._reset_all()
-        self.envs.allow(self._reset_mode.resets)
+        self.envs.allow(mode.resets)
+        if isinstance(mode.resets, tuple):
+            self.envs.hold(np.array(mode.resets) < 0, self._observation)
 
     def reset_waiting(self) -> None:
         """Resets the environments that waited for the end of the last batch."""
@@ -159,10 +166,11 @@ class CollectionLoop:
 
     def collect(
         self, view: SlotView, n_rows: int, until_idle: bool = False, reads_previous: bool = True
-    ) -> Iterator[int]:
+    ) -> Generator[int, bool | None, None]:
         """Collects rows 0 to n_rows − 1: a whole batch, or fewer rows at the end of an evaluation; see the class.
 
-        Afterwards the episodes that ended are in `finished` and in the slot's final region.
+        A caller that sends True, in place of the actions of row t, ends the batch before row t. Afterwards the episodes
+        that ended are in `finished` and in the slot's final region.
 
         Args:
             view: the slice of the slot to fill.
@@ -199,7 +207,9 @@ class CollectionLoop:
             if detail:
                 until_detail += _DETAILED
                 row_begin = perf_counter_ns()
-            yield t
+            if (yield t):
+                n_rows = t
+                break
             if detail:
                 row_begin = max(row_begin, detail.turned_to_ns)
                 detail.acting_ns += perf_counter_ns() - row_begin

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 __all__ = ["RESET_MODES", "ResetMode"]
@@ -13,11 +14,12 @@ class ResetMode:
 
     Args:
         resets: how often each environment may be reset in the step that ends its episode, within one batch or one
-            evaluation; then it waits, and its time steps are padding. None: without limit.
+            evaluation; then it waits, and its time steps are padding. None: without limit. A tuple has one number per
+            environment; -1: it runs no episode at all.
         between_batches: whether environments that wait are reset before the next batch.
     """
 
-    resets: int | None
+    resets: int | tuple[int, ...] | None
     between_batches: bool
 
     @property
@@ -26,9 +28,14 @@ class ResetMode:
         return self.resets is not None
 
     @staticmethod
-    def evaluation(episodes: int) -> ResetMode:
-        """Returns the mode in which each environment runs so many episodes and then waits for the next evaluation."""
-        return ResetMode(resets=episodes - 1, between_batches=False)
+    def episodes(n: int | Sequence[int]) -> ResetMode:
+        """Returns the mode in which each environment runs n episodes and then waits for the next restart.
+
+        Args:
+            n: number of episodes, or one number per environment.
+        """
+        resets = n - 1 if isinstance(n, int) else tuple(one - 1 for one in n)
+        return ResetMode(resets=resets, between_batches=False)
 
 
 #: The values of the option `reset_mode`.

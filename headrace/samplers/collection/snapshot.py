@@ -107,7 +107,7 @@ class SamplerState:
         return self.incarnation + (not self.train and self.batches > 0)
 
 
-def recorded(slot: Slot, n_rows: int, *, begins: bool, resets: int | None) -> Recorded:
+def recorded(slot: Slot, n_rows: int, *, begins: bool, resets: int | tuple[int, ...] | None) -> Recorded:
     """Returns the first rows of a slot, for copies of the environments to replay."""
 
     def rows(leaf: np.ndarray) -> np.ndarray:

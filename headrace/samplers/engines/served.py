@@ -211,10 +211,11 @@ class ServedEngine(ParallelEngine[ServedWorker]):
                 [slot.slices(spec, first, stop) for slot in stage.slots],
                 [env_id for index in own for env_id in stage.env_ids[index]],
                 spec.widths[first:stop],
-                config,
-                stage.stream,
-                self.status,
-                None if stage.device_batch is None else stage.device_batch.columns(*columns),
+                seed=config.seed,
+                stream=stage.stream,
+                deterministic=config.deterministic,
+                status=self.status,
+                device_batch=None if stage.device_batch is None else stage.device_batch.columns(*columns),
             )
             ranks = [self._slices[index].worker for index in members]
             groups.append(ServedGroup(cells.server(stage.counters, members, bells), watch, ranks, own, actor))

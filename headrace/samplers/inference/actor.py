@@ -13,7 +13,6 @@ from headrace.buffers.tree import tree_to_torch
 from headrace.envs.spaces import Mismatch
 from headrace.processes.status import Status
 from headrace.rng import Stream
-from headrace.samplers.collection.make_envs import SliceConfig
 from headrace.samplers.inference.device import DeviceBatch, DeviceRows
 from headrace.samplers.inference.policy import BatchPolicy
 from headrace.samplers.inference.recorder import Recorder
@@ -68,7 +67,7 @@ class Actor:
         """Restores the recurrent state that `memory` returned."""
         self._policy.restore(memory)
 
-    def draw(self, first_step: int) -> None:
+    def draw(self, first_step: int | Sequence[int]) -> None:
         """Draws the noise of the batch that begins at `first_step`, ahead of `begin`."""
         self._policy.draw(first_step)
 
@@ -85,12 +84,12 @@ class Actor:
         self._plan = plan if plan is not None and plan.load() else None
         return self._plan is None or self._plan.reads_previous
 
-    def begin(self, version: int, first_step: int, slot: int = 0) -> None:
+    def begin(self, version: int, first_step: int | Sequence[int], slot: int = 0) -> None:
         """Prepares for row 0 of a batch.
 
         Args:
             version: version of the parameters.
-            first_step: number of the first time step; addresses the noise.
+            first_step: number of the first time step, or of each column's first; addresses the noise.
             slot: index of the slot that the batch is written into.
         """
         self._recorder.enter(slot, version)
@@ -173,20 +172,23 @@ def actor_for(
     slots: Sequence[Slot],
     env_ids: Sequence[int],
     widths: Sequence[int],
-    config: SliceConfig,
+    *,
+    seed: int,
     stream: Stream,
+    deterministic: bool,
     status: Status,
-    device_batch: DeviceBatch | None,
+    device_batch: DeviceBatch | None = None,
 ) -> Actor:
-    """Returns an actor with the settings of a slice.
+    """Returns an actor.
 
     Args:
         agent: on its device.
         slots: the columns to act for, in each slot that batches are written into in turn.
         env_ids: global numbers of the columns' environments, in order and without gaps.
         widths: number of columns of each slice.
-        config: configuration of one of the slices.
+        seed: seed of all randomness.
         stream: stream of the noise.
+        deterministic: see `SamplerOptions`.
         status: where the process records what it is doing, for error messages.
         device_batch: the same columns of a batch that stays on the agent's device, or None.
     """
@@ -194,10 +196,10 @@ def actor_for(
         agent,
         env_ids,
         len(slots[0].reward),
-        seed=config.seed,
+        seed=seed,
         stream=stream,
         status=status,
-        deterministic=config.deterministic,
+        deterministic=deterministic,
     )
     device_rows = None
     if device_batch is not None or agent.device.type != "cpu":
@@ -207,7 +209,7 @@ def actor_for(
     recorder = Recorder(agent.spaces.action, slots, widths, policy.noise, device_rows)
     plans: list[ActingPlan | None] = [None] * len(slots)
     if device_rows is None:
-        plans = [agent.acting_plan(_rows_of(slot, policy.noise), config.deterministic) for slot in slots]
+        plans = [agent.acting_plan(_rows_of(slot, policy.noise), deterministic) for slot in slots]
     return Actor(policy, recorder, plans)
 
 

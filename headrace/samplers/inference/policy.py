@@ -57,7 +57,7 @@ class BatchPolicy:
         if agent.noise_has_env_id:
             self._n_uniforms -= 1
             self.noise[..., -1] = self._env_ids
-        self._drawn_for: int | None = None
+        self._drawn_for: int | Sequence[int] | None = None
         self._infer = _in_blocks(int(env_ids[0]) % _BLOCK, len(env_ids)) if deterministic else _directly
         #: Recurrent state of the columns, a tree of tensors `[n, …]`; None if feed-forward.
         self.state: Tree
@@ -84,13 +84,23 @@ class BatchPolicy:
         states = [memory[env_id] for env_id in self._env_ids]
         self.state = tree_map(lambda now, *rows: torch.from_numpy(np.stack(rows)).to(now.device), self.state, *states)
 
-    def draw(self, first_step: int) -> None:
-        """Draws the noise of the batch that begins at `first_step`, unless it is already drawn."""
-        if self._drawn_for != first_step:
-            n_rows, size = len(self.noise), self._n_uniforms
-            if size:
-                self.noise[:-1, :, :size] = uniforms(self._keys, first_step, n_rows - 1, size)
-            self._drawn_for = first_step
+    def draw(self, first_step: int | Sequence[int]) -> None:
+        """Draws the noise of the batch that begins at `first_step`, unless it is already drawn.
+
+        Args:
+            first_step: number of the first time step, or of each column's first.
+        """
+        if self._drawn_for == first_step:
+            return
+        n_rows, size = len(self.noise) - 1, self._n_uniforms
+        if size and isinstance(first_step, int):
+            self.noise[:-1, :, :size] = uniforms(self._keys, first_step, n_rows, size)
+        elif size:
+            steps = np.asarray(first_step)
+            for step in set(steps.tolist()):
+                columns = np.flatnonzero(steps == step)
+                self.noise[:-1, columns, :size] = uniforms(self._keys[columns], step, n_rows, size)
+        self._drawn_for = first_step
 
     def zero_state(self, is_first: torch.Tensor) -> None:
         """Zeros the recurrent state of columns at the first step of an episode.

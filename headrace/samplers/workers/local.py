@@ -68,7 +68,17 @@ class LocalCollector:
         self._next: int | None = None
         config = environments.config
         widths = (len(config.env_ids),)
-        self._actor = actor_for(agent, slots, config.env_ids, widths, config, Stream.ACTION, status, device_batch)
+        self._actor = actor_for(
+            agent,
+            slots,
+            config.env_ids,
+            widths,
+            seed=config.seed,
+            stream=Stream.ACTION,
+            deterministic=config.deterministic,
+            status=status,
+            device_batch=device_batch,
+        )
         if config.memory:
             self._actor.restore(config.memory)
         evaluation = environments.evaluation
@@ -135,7 +145,16 @@ class LocalEvaluator:
         eval_spec = evaluation_spec(spec, widths)
         slot = build_slot(eval_spec, private_array)
         environments.setup(eval_spec, SlotView(slot, 0))
-        self._actor = actor_for(agent, [slot], config.eval_env_ids, widths, config, Stream.EVAL_ACTION, status, None)
+        self._actor = actor_for(
+            agent,
+            [slot],
+            config.eval_env_ids,
+            widths,
+            seed=config.seed,
+            stream=Stream.EVAL_ACTION,
+            deterministic=config.deterministic,
+            status=status,
+        )
 
     def evaluate(self, itr: int, version: int, evaluation_index: int) -> list[Episodes]:
         """Runs each evaluation environment for its number of episodes, greedily; returns unfinished episodes last."""
