@@ -15,7 +15,7 @@ import numpy as np
 from headrace.buffers.describe import described_batch
 from headrace.buffers.shared import Allocate
 from headrace.buffers.tensordict import tensordict_of
-from headrace.buffers.tree import allocate_like, tree_copy_into, tree_leaves, tree_map, tree_rows
+from headrace.buffers.tree import allocate_like, tree_copy_into, tree_leaves, tree_map, tree_rows, tree_to_numpy
 from headrace.types import BatchSpec, StepInputs, StepRow, Tree
 
 if TYPE_CHECKING:
@@ -348,8 +348,8 @@ class Samples:
             )
         wanted = np.arange(self.batch_spec.B)[columns].reshape(-1)
         # New column j holds the entries of column wanted[j]; restore (time, column) order afterwards.
-        new_column, entry = np.nonzero(wanted[:, None] == _on_host(self.final.column))
-        order = np.lexsort((new_column, _on_host(self.final.time)[entry]))
+        new_column, entry = np.nonzero(wanted[:, None] == tree_to_numpy(self.final.column))
+        order = np.lexsort((new_column, tree_to_numpy(self.final.time)[entry]))
         final: Final = tree_rows(self.final, entry[order])
         final.column[:] = _like(new_column[order], final.column)
         chosen = (slice(None), columns if isinstance(columns, slice) else wanted)
@@ -386,11 +386,6 @@ def _indexed(fields: dict[str, Tree], index: Any, without_time: Sequence[str]) -
 
 def _identity(leaf: Any) -> Any:
     return leaf
-
-
-def _on_host(values: Any) -> np.ndarray:
-    """Returns a tensor or an array as an array."""
-    return values if isinstance(values, np.ndarray) else values.numpy(force=True)
 
 
 def _like(values: np.ndarray, other: Any) -> Any:

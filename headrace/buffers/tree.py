@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,11 +14,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "allocate_like",
+    "tree_concatenate",
     "tree_copy_into",
     "tree_leaves",
     "tree_map",
     "tree_paths",
     "tree_rows",
+    "tree_to_numpy",
     "tree_to_torch",
     "tree_zeroed",
 ]
@@ -116,11 +118,48 @@ def tree_copy_into(destination: Tree, source: Tree) -> None:
         to[...] = value
 
 
+def tree_concatenate(trees: Sequence[Tree], name: str) -> Tree:
+    """Returns the rows of all trees, one after another, in new memory.
+
+    Args:
+        trees: at least one tree of arrays `[n, ...]`.
+        name: what the trees are, for the error.
+
+    Raises:
+        ValueError: if the trees have different keys or shapes.
+    """
+    if all(isinstance(tree, np.ndarray) and tree.shape[1:] == trees[0].shape[1:] for tree in trees):
+        return np.concatenate(trees)  # comparing the paths of many small trees takes longer than copying them
+    first = _paths_and_shapes(trees[0])
+    for tree in trees[1:]:
+        other = _paths_and_shapes(tree)
+        if other != first:
+            path = min(path for path, _ in {*first.items()} ^ {*other.items()})
+            raise ValueError(
+                f"cannot concatenate {name}: {name}{path} is {_described(first, path)} in the first part and "
+                f"{_described(other, path)} in another, expected the same in all parts"
+            )
+    return tree_map(lambda *leaves: np.concatenate(leaves), *trees)
+
+
+def _paths_and_shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
+    return {path: leaf.shape[1:] for path, leaf in tree_paths(tree)}
+
+
+def _described(shapes: dict[str, tuple[int, ...]], path: str) -> str:
+    return f"an array {['n', *shapes[path]]}".replace("'", "") if path in shapes else "missing"
+
+
 def allocate_like(
     example: Tree, leading: tuple[int, ...], allocate: Callable[[tuple[int, ...], np.dtype[Any]], np.ndarray]
 ) -> Tree:
     """Returns arrays of shape `[*leading, *leaf.shape]` and the leaf's dtype, made by `allocate(shape, dtype)`."""
     return tree_map(lambda leaf: allocate((*leading, *leaf.shape), leaf.dtype), example)
+
+
+def tree_to_numpy(tree: Tree) -> Tree:
+    """Returns arrays of the same memory, or of a copy for tensors on a GPU; arrays stay as they are."""
+    return tree_map(lambda leaf: leaf if isinstance(leaf, np.ndarray) else leaf.numpy(force=True), tree)
 
 
 def tree_to_torch(tree: Tree, device: torch.device | str | None = None) -> Tree:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from headrace.buffers.tree import tree_concatenate, tree_rows
 from headrace.types import Tree
 
 if TYPE_CHECKING:
     import gymnasium
 
-__all__ = ["EnvSpec", "StepType", "TimeStepBatch", "step_types_of"]
+__all__ = ["EnvSpec", "StepType", "TimeStepBatch", "same_spec", "step_types_of"]
 
 
 class StepType(IntEnum):
@@ -72,7 +74,34 @@ class EnvSpec:
     max_episode_length: int | None = None
 
 
-@dataclass
+class _Batch(Protocol):
+    env_spec: EnvSpec
+
+
+def same_spec(batches: Sequence[_Batch]) -> EnvSpec:
+    """Returns the spec of batches that shall be concatenated; raises ValueError if there is none or they differ."""
+    if not batches:
+        raise ValueError("concatenate() got no batch, expected at least one")
+    spec = batches[0].env_spec
+    for batch in batches:
+        if batch.env_spec is not spec and batch.env_spec != spec:
+            raise ValueError(f"concatenate() got batches of {spec} and of {batch.env_spec}, expected one env_spec")
+    return spec
+
+
+_STEP_FIELDS = (
+    "observations",
+    "actions",
+    "rewards",
+    "next_observations",
+    "step_types",
+    "env_infos",
+    "agent_infos",
+    "versions",
+)
+
+
+@dataclass(eq=False)
 class TimeStepBatch:
     """`S` steps without an order in time.
 
@@ -97,3 +126,40 @@ class TimeStepBatch:
     agent_infos: Tree
     episode_infos: list[dict[str, Any]]
     versions: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.rewards)
+
+    @property
+    def terminals(self) -> np.ndarray:
+        """Whether each step reached a terminal state, bool `[S]`."""
+        terminals: np.ndarray = self.step_types == StepType.TERMINAL
+        return terminals
+
+    @staticmethod
+    def concatenate(*batches: TimeStepBatch) -> TimeStepBatch:
+        """Returns the steps of all batches, in order, in new memory.
+
+        Raises:
+            ValueError: if there is no batch, or the batches differ in `env_spec` or in the keys or shapes of a field.
+        """
+        spec = same_spec(batches)
+        arrays = {name: tree_concatenate([getattr(batch, name) for batch in batches], name) for name in _STEP_FIELDS}
+        infos = [info for batch in batches for info in batch.episode_infos]
+        return TimeStepBatch(env_spec=spec, episode_infos=infos, **arrays)
+
+    def split(self) -> list[TimeStepBatch]:
+        """Returns a batch for each step, views of this batch's memory."""
+        return [TimeStepBatch(env_spec=self.env_spec, **step) for step in self.to_time_step_list()]
+
+    def to_time_step_list(self) -> list[dict[str, Any]]:
+        """Returns a dict for each step with the fields but `env_spec`, each with one entry: trees of `[1, ...]`."""
+        return [
+            {name: tree_rows(getattr(self, name), slice(i, i + 1)) for name in (*_STEP_FIELDS, "episode_infos")}
+            for i in range(len(self))
+        ]
+
+    @staticmethod
+    def from_time_step_list(env_spec: EnvSpec, steps: Sequence[Mapping[str, Any]]) -> TimeStepBatch:
+        """Returns the batch of a list from `to_time_step_list`; raises as `concatenate` does."""
+        return TimeStepBatch.concatenate(*(TimeStepBatch(env_spec=env_spec, **step) for step in steps))
