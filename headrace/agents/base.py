@@ -216,6 +216,14 @@ class Agent(ABC):
                 raise RuntimeError(f"{name} has the dtype {dtypes[1]}, expected {dtypes[0]}")
         self.model.load_state_dict(came)
 
+    def get_param_values(self) -> Any:
+        """Returns `state_dict()`; the name that garage's policies have."""
+        return self.state_dict()
+
+    def set_param_values(self, params: Any) -> None:
+        """Calls `load_state_dict`; the name that garage's policies have."""
+        self.load_state_dict(params)
+
     def save(self, path: str | Path, itr: int = 0) -> None:
         """Writes weights, class, settings and spaces, but no code, to a file for `headrace.load_agent`.
 

@@ -96,12 +96,13 @@ _CHECKED_APART = ("EnvCls", "device", "samples_device")
 
 _Arguments = ParamSpec("_Arguments")
 _Self = TypeVar("_Self")
+_Options = TypeVar("_Options")
 
 
 def takes_options(
-    options: Callable[_Arguments, SamplerOptions],
-) -> Callable[[Callable[[_Self, SamplerOptions], None]], Callable[Concatenate[_Self, _Arguments], None]]:
-    """Decorates a constructor that takes `SamplerOptions` so that callers pass the options as its arguments.
+    options: Callable[_Arguments, _Options],
+) -> Callable[[Callable[[_Self, _Options], None]], Callable[Concatenate[_Self, _Arguments], None]]:
+    """Decorates a constructor that takes an options object so that callers pass the options as its arguments.
 
     The signature and docstring of the decorated constructor are those of the options.
 
@@ -110,7 +111,7 @@ def takes_options(
     """
 
     def decorate(
-        constructor: Callable[[_Self, SamplerOptions], None],
+        constructor: Callable[[_Self, _Options], None],
     ) -> Callable[Concatenate[_Self, _Arguments], None]:
         form = signature(options)
 

@@ -144,14 +144,16 @@ class CollectionLoop:
     def restart(self, reset_mode: ResetMode | None = None) -> None:
         """Resets every environment, even within an episode, and its number of further resets.
 
+        Environments that run no episode in this mode wait as they are, unless they move while they are held.
+
         Args:
             reset_mode: when ended environments are reset from now on. Default: as before.
         """
         self._reset_mode = mode = reset_mode or self._reset_mode
-        self._reset_all()
+        held = np.broadcast_to(0 if mode.resets is None else mode.resets, len(self.envs.env_ids)) < 0
+        self._reset_all(np.flatnonzero(~held).tolist() if held.any() and not self.envs.moves_while_held else None)
         self.envs.allow(mode.resets)
-        if isinstance(mode.resets, tuple):
-            self.envs.hold(np.array(mode.resets) < 0, self._observation)
+        self.envs.hold(held, self._observation)
 
     def reset_waiting(self) -> None:
         """Resets the environments that waited for the end of the last batch."""
@@ -341,10 +343,10 @@ class CollectionLoop:
         stepped = offsets + counts
         self.episodes.add(reward, stepped, ended.times, ended.columns, ended.infos, ended.objects, offsets)
 
-    def _reset_all(self) -> None:
-        """Resets every environment, with null previous inputs and empty statistics."""
+    def _reset_all(self, columns: Sequence[int] | None = None) -> None:
+        """Resets every environment, or only these columns, with null previous inputs and empty statistics for all."""
         self.status.enter(Phase.RESETTING)
-        self.envs.reset(None, self._observation)
+        self.envs.reset(columns, self._observation)
         self._null_inputs(slice(None))
         self.episodes.restart()
 

@@ -18,7 +18,7 @@ from headrace.samplers.collection.resets import ResetMode
 from headrace.samplers.traj_info import TrajInfo
 from headrace.types import Tree
 
-__all__ = ["Envs", "SliceConfig", "eval_envs", "train_envs"]
+__all__ = ["Envs", "SliceConfig", "eval_envs", "train_envs", "vector_batch"]
 
 Envs = ScalarEnvs | VectorBatch
 
@@ -93,7 +93,15 @@ def _made(
 ) -> Envs:
     new_seeds = [env_seeds(config.seed, env_id, stream, config.incarnation) for env_id in env_ids]
     if isinstance(factory.make, VectorEnvs):
-        return _made_as_one(config, factory.make, factory, env_ids, new_seeds, env_info_keys, status)
+        batch = vector_batch(factory.make, factory, env_ids, new_seeds, env_info_keys, status)
+        if config.reset_mode.waits and not batch.holds:
+            batch.close()
+            raise EnvContractError(
+                f"{factory.name} resets its environments by itself, so they cannot wait for the end of a batch: "
+                'reset_mode="wait" needs a vector environment with AutoresetMode.DISABLED; use "mid_batch"',
+                status.where(),
+            )
+        return batch
     seeds: Sequence[tuple[int | None, int | None]] = new_seeds
     if saved:
         envs, seeds = [state.env for state in saved], [(state.seed, None) for state in saved]
@@ -106,15 +114,24 @@ def _made(
         raise
 
 
-def _made_as_one(
-    config: SliceConfig,
+def vector_batch(
     vector_envs: VectorEnvs,
     factory: EnvFactory,
-    env_ids: tuple[int, ...],
+    env_ids: Sequence[int],
     seeds: Sequence[tuple[int, int]],
     env_info_keys: EnvInfoKeys,
     status: Status,
 ) -> VectorBatch:
+    """Makes a vector environment.
+
+    Args:
+        vector_envs: makes it.
+        factory: its name and arguments.
+        env_ids: global numbers of its environments.
+        seeds: for each environment, see `env_seeds`.
+        env_info_keys: the fields of info that are recorded.
+        status: marks the environment being made.
+    """
     status.enter(Phase.CONSTRUCTING, env_ids[0])
     try:
         env = vector_envs.make(len(env_ids), factory.kwargs)
@@ -123,17 +140,10 @@ def _made_as_one(
     except BaseException as error:
         raise user_code_failed(error, f"{factory.name}: the constructor", status) from error
     try:
-        batch = VectorBatch(env, env_ids, seeds, name=factory.name, status=status, env_info_keys=env_info_keys)
-        if config.reset_mode.waits and not batch.holds:
-            raise EnvContractError(
-                f"{factory.name} resets its environments by itself, so they cannot wait for the end of a batch: "
-                'reset_mode="wait" needs a vector environment with AutoresetMode.DISABLED; use "mid_batch"',
-                status.where(),
-            )
+        return VectorBatch(env, env_ids, seeds, name=factory.name, status=status, env_info_keys=env_info_keys)
     except BaseException:
         env.close()
         raise
-    return batch
 
 
 def _unpickled(

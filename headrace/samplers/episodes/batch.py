@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 __all__ = ["EpisodeBatch", "TrajectoryBatch"]
 
 #: Fields with one entry per step, and with one per episode.
-_STEP_FIELDS = ("observations", "actions", "rewards", "step_types", "env_infos", "agent_infos", "versions")
-_EPISODE_FIELDS = ("last_observations", "lengths", "env_ids", "numbers", "starts")
+STEP_FIELDS = ("observations", "actions", "rewards", "step_types", "env_infos", "agent_infos", "versions")
+EPISODE_FIELDS = ("last_observations", "lengths", "env_ids", "numbers", "starts")
 #: Lists with one entry per episode.
-_INFO_LISTS = ("episode_infos", "last_infos")
+INFO_LISTS = ("episode_infos", "last_infos")
 
 
 @dataclass(eq=False, repr=False)
@@ -87,10 +87,10 @@ class EpisodeBatch:
         parts = [batch for batch in batches if len(batch)] or batches[:1]  # an empty one may lack the keys of others
         arrays = {
             name: tree_concatenate([getattr(batch, name) for batch in parts], name)
-            for name in (*_STEP_FIELDS, *_EPISODE_FIELDS)
+            for name in (*STEP_FIELDS, *EPISODE_FIELDS)
         }
         infos: dict[str, Any] = {
-            name: [info for batch in parts for info in getattr(batch, name)] for name in _INFO_LISTS
+            name: [info for batch in parts for info in getattr(batch, name)] for name in INFO_LISTS
         }
         return EpisodeBatch(env_spec=spec, **arrays, **infos)
 
@@ -118,9 +118,9 @@ class EpisodeBatch:
         return [self._selected(steps, slice(i, i + 1), (i,)) for i, steps in enumerate(self._slices)]
 
     def _selected(self, steps: Any, episodes: Any, numbers: Any) -> EpisodeBatch:
-        arrays = {name: tree_rows(getattr(self, name), steps) for name in _STEP_FIELDS}
-        arrays |= {name: tree_rows(getattr(self, name), episodes) for name in _EPISODE_FIELDS}
-        infos: dict[str, Any] = {name: [getattr(self, name)[number] for number in numbers] for name in _INFO_LISTS}
+        arrays = {name: tree_rows(getattr(self, name), steps) for name in STEP_FIELDS}
+        arrays |= {name: tree_rows(getattr(self, name), episodes) for name in EPISODE_FIELDS}
+        infos: dict[str, Any] = {name: [getattr(self, name)[number] for number in numbers] for name in INFO_LISTS}
         return EpisodeBatch(env_spec=self.env_spec, **arrays, **infos)
 
     @property
@@ -175,7 +175,7 @@ class EpisodeBatch:
             next_observations=self.next_observations,
             episode_infos=[info for info, n in zip(self.episode_infos, self.lengths, strict=True) for _ in range(n)],
             env_spec=self.env_spec,
-            **{name: getattr(self, name) for name in _STEP_FIELDS},
+            **{name: getattr(self, name) for name in STEP_FIELDS},
         )
 
     # ---- padding ----

@@ -1,0 +1,176 @@
+"""Runs one worker by the commands of a sampler, in whichever process the worker is."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from headrace.agents.base import Agent
+from headrace.processes.status import Phase, Status
+from headrace.samplers.episodes.batch import EpisodeBatch
+from headrace.samplers.episodes.factory import WorkerFactory
+from headrace.samplers.episodes.worker import DefaultWorker, Worker, runs_rows
+from headrace.types import EnvSpaces
+
+__all__ = ["Parameters", "Report", "WorkerDriver"]
+
+_NOTHING = np.zeros(0, np.int64)
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """The tensors of an agent's `acting_state`, for the same agent in another process."""
+
+    tensors: Sequence[torch.Tensor]
+
+    @staticmethod
+    def of(agent: Agent) -> Parameters:
+        """Returns copies of an agent's tensors, on the CPU."""
+        return Parameters([tensor.detach().to("cpu", copy=True) for tensor in agent.acting_state()])
+
+    def load(self, agent: Agent) -> None:
+        """Writes the tensors into the agent."""
+        for own, came in zip(agent.acting_state(), self.tensors, strict=True):
+            own.copy_(came)
+
+
+@dataclass
+class Report:
+    """What a worker returns after a command.
+
+    Args:
+        episodes: the episodes that ended, in order.
+        running: `order_of_starts` of the running episodes, int64 `[k]`.
+        dropped: number of steps of episodes that were begun and dropped.
+        notes: log messages, (level, sentence).
+    """
+
+    episodes: list[EpisodeBatch] = field(default_factory=list)
+    running: np.ndarray = field(default_factory=lambda: _NOTHING)
+    dropped: int = 0
+    notes: list[tuple[int, str]] = field(default_factory=list)
+
+
+class WorkerDriver:
+    """Runs one worker. The public methods are the commands of a sampler.
+
+    A worker whose class does not override what a rollout is runs row by row, and stops within episodes; others run
+    whole rollouts.
+
+    Args:
+        factory: makes the worker.
+        number: number of the worker.
+        envs: its environments, for `Worker.update_env`.
+        status: where this process records what it is doing.
+    """
+
+    def __init__(self, factory: WorkerFactory, number: int, envs: Any, status: Status) -> None:
+        self._worker: Worker = factory(number)
+        self._worker.status = self._status = status
+        runs = isinstance(self._worker, DefaultWorker) and runs_rows(type(self._worker))
+        self._rows: DefaultWorker | None = self._worker if runs else None  # type: ignore[assignment]
+        self._row = 0  # number of rows that rollouts took
+        self._agent: Agent | None = None
+        self._dropped = 0
+        self._worker.update_env(copy.deepcopy(envs))  # which workers in the same process share
+
+    @property
+    def spaces(self) -> list[EnvSpaces | None]:
+        """Spaces of each environment of the worker, the first reply; None where they are not known."""
+        return [self._worker.spaces] * self._worker.n_envs
+
+    def set_agent(self, agent_bytes: bytes) -> None:
+        """Takes over a pickled agent."""
+        self._agent = pickle.loads(agent_bytes)
+        self._worker.update_agent(self._agent)
+
+    def update(self, itr: int, version: int, parameters: Any, env_update: Any) -> None:
+        """Begins a call of the sampler.
+
+        Args:
+            itr: number of the call, for the agent's schedules.
+            version: version of the parameters.
+            parameters: `Parameters`, values for `set_param_values`, or None.
+            env_update: for `Worker.update_env`.
+        """
+        worker = self._worker
+        if isinstance(parameters, Parameters):
+            assert self._agent is not None
+            if isinstance(worker, DefaultWorker):
+                worker.finish_rows()
+            parameters.load(self._agent)
+        elif parameters is not None:
+            worker.update_agent(parameters)
+        worker.version = version
+        if self._agent is not None:
+            self._agent.sample_mode(itr)
+        worker.update_env(copy.deepcopy(env_update))
+
+    def restart(self) -> int:
+        """Drops the running episodes; returns how many steps they had."""
+        return self._worker.restart() if isinstance(self._worker, DefaultWorker) else 0
+
+    def advance(self, row: int) -> Report:
+        """Runs until so many rows were taken over all commands.
+
+        Args:
+            row: number of rows.
+        """
+        worker = self._rows
+        if worker is None:
+            return self._rollouts(row)
+        if worker.collector.is_idle:
+            self._dropped += worker.restart()
+        worker.collector.advance(row - worker.collector.row)
+        return self._report(worker.collector.take())
+
+    def run_episodes(self, n: int) -> Report:
+        """Starts `n` new episodes and runs them to their ends; with a class of its own kind of rollout, `n` rollouts.
+
+        Args:
+            n: number of episodes.
+        """
+        worker = self._rows
+        if worker is None:
+            return Report([self._rollout() for _ in range(n)])
+        share, more = divmod(n, worker.n_envs)
+        self._dropped += worker.restart([share + (index < more) for index in range(worker.n_envs)])
+        while not worker.collector.is_idle:
+            worker.collector.advance(_ROWS)
+        return self._report(worker.collector.take())
+
+    def prepare(self) -> None:
+        """Does nothing ahead of the next command."""
+
+    def close(self) -> None:
+        """Closes the environments."""
+        self._status.enter(Phase.CLOSING)
+        self._worker.shutdown()
+
+    def _report(self, episodes: list[EpisodeBatch]) -> Report:
+        assert self._rows is not None
+        collector = self._rows.collector
+        dropped, self._dropped = self._dropped, 0
+        return Report(episodes, collector.running_order(), dropped, collector.notes())
+
+    def _rollouts(self, row: int) -> Report:
+        episodes = []
+        while self._row < row:
+            episodes.append(self._rollout())
+        return Report(episodes)
+
+    def _rollout(self) -> EpisodeBatch:
+        """Runs one rollout, whose episodes count as started in its first row."""
+        episodes = self._worker.rollout()
+        episodes.starts = np.full(len(episodes), self._row)
+        self._row += int(episodes.lengths.max(initial=1))
+        return episodes
+
+
+_ROWS = 1024

@@ -1,0 +1,160 @@
+"""Workers of an episode sampler, in this process or in processes of their own, behind the same calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Protocol
+
+import cloudpickle
+
+from headrace.processes.affinity import Affinity
+from headrace.processes.causes import enough_descriptors
+from headrace.processes.child import Channel
+from headrace.processes.group import WorkerGroup
+from headrace.processes.start_method import choose_start_method
+from headrace.processes.status import Status
+from headrace.rng import Stream, generator_seeds
+from headrace.samplers.episodes.driver import WorkerDriver
+from headrace.samplers.workers.main import initialize_worker, sampling_process
+from headrace.types import EnvSpaces
+
+__all__ = ["LocalPool", "Pool", "ProcessPool"]
+
+Make = Callable[[Status], WorkerDriver]
+
+
+class Pool(Protocol):
+    """The workers of a sampler."""
+
+    @property
+    def spaces(self) -> Sequence[Sequence[EnvSpaces | None]]:
+        """Spaces of each environment of each worker; None where they are not known."""
+
+    def call(self, method: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Makes every worker call a method of its `WorkerDriver`; returns the results in worker order.
+
+        Args:
+            method: the method.
+            arguments: one tuple per worker.
+        """
+
+    def stop(self) -> None:
+        """Closes everything in order."""
+
+    def kill(self) -> None:
+        """Closes everything immediately after an error; does not raise."""
+
+
+class LocalPool:
+    """Runs the workers one after another in this process."""
+
+    def __init__(self, makers: Sequence[Make], status: Status) -> None:
+        self._drivers: list[WorkerDriver] = []
+        try:
+            for make in makers:
+                self._drivers.append(make(status))
+        except BaseException:
+            self.kill()
+            raise
+        self.spaces = [driver.spaces for driver in self._drivers]
+
+    def call(self, method: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """See `Pool`."""
+        return [method(driver, *own) for driver, own in zip(self._drivers, arguments, strict=True)]
+
+    def stop(self) -> None:
+        """See `Pool`; raises the first failure after the last worker is closed."""
+        drivers, self._drivers = self._drivers, []
+        failure: Exception | None = None
+        for driver in drivers:
+            try:
+                driver.close()
+            except Exception as error:
+                failure = failure or error
+        if failure is not None:
+            raise failure
+
+    def kill(self) -> None:
+        """See `Pool`."""
+        drivers, self._drivers = self._drivers, []
+        for driver in drivers:
+            try:
+                driver.close()
+            except (Exception, KeyboardInterrupt):  # the caller raises the first error
+                continue
+
+
+class ProcessPool:
+    """Runs each worker in a process of its own.
+
+    Args:
+        makers: make the workers.
+        status: where this process records what it is doing.
+        name: of the sampler, for messages and process names.
+        seed: seed of all randomness.
+        start_method: see `SamplerOptions`.
+        timeout: see `SamplerOptions`.
+        start_timeout: see `SamplerOptions`.
+    """
+
+    def __init__(
+        self,
+        makers: Sequence[Make],
+        status: Status,
+        *,
+        name: str,
+        seed: int,
+        start_method: str,
+        timeout: float,
+        start_timeout: float,
+    ) -> None:
+        self._start_timeout = start_timeout
+        seeds = [generator_seeds(seed, Stream.PROCESS, 3, rank) for rank in range(len(makers))]
+        with enough_descriptors(len(makers)):
+            self._group = WorkerGroup(
+                sampling_process,
+                [partial(_made, make) for make in makers],
+                start_method=choose_start_method(start_method),
+                prologue=partial(initialize_worker, Affinity(), True, seeds),
+                name=name,
+                timeout=timeout,
+                status=status,
+            )
+        try:
+            self.spaces: list[list[EnvSpaces | None]] = self._group.replies(start_timeout)
+        except BaseException:
+            self._group.kill()
+            raise
+
+    def call(self, method: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """See `Pool`."""
+        group = self._group
+        if all(own is arguments[0] for own in arguments):
+            group.send((method, *map(_ByCloudpickle, arguments[0])))
+        else:
+            for rank, own in enumerate(arguments):
+                group.send_to(rank, (method, *map(_ByCloudpickle, own)))
+        return group.replies()
+
+    def stop(self) -> None:
+        """See `Pool`."""
+        self._group.stop()
+
+    def kill(self) -> None:
+        """See `Pool`."""
+        self._group.kill()
+
+
+class _ByCloudpickle:
+    """Is pickled by cloudpickle, which knows functions and classes of scripts, and is unpickled as its value."""
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+
+    def __reduce__(self) -> Any:
+        return cloudpickle.loads, (cloudpickle.dumps(self._value),)
+
+
+def _made(make: Make, channel: Channel) -> WorkerDriver:
+    return make(channel.status)

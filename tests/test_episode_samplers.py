@@ -1,0 +1,610 @@
+"""Samplers of whole episodes: equal in every sampler, exact, unbiased, and with readable errors."""
+
+import pickle
+from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import cloudpickle
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.vector import AutoresetMode
+
+from headrace.agents.pg import CategoricalPgAgent, RecurrentCategoricalPgAgent
+from headrace.buffers.tree import tree_leaves, tree_paths
+from headrace.envs import VectorEnvs
+from headrace.errors import AgentFailed, EnvContractError, EnvFailed, SamplerClosed, WorkerCrashed
+from headrace.samplers import (
+    DefaultWorker,
+    EpisodeBatch,
+    FragmentWorker,
+    LocalSampler,
+    MultiprocessingSampler,
+    NewEnvUpdate,
+    SetTaskUpdate,
+    StepType,
+    VecWorker,
+    WorkerFactory,
+)
+from headrace.samplers.episodes.base import EpisodeSampler
+from tests.episode_worlds import Fails, Kills, Lengths, Limited
+from tests.grid_world import ACTIONS, STATES, GridWorld, ScriptedPolicy
+
+SAMPLERS = [LocalSampler, MultiprocessingSampler]
+WORKERS = [DefaultWorker, VecWorker, FragmentWorker]
+each_sampler = pytest.mark.parametrize("sampler_cls", SAMPLERS, ids=lambda cls: cls.__name__)
+
+
+def grid(sampler_cls: type[EpisodeSampler], **arguments: Any) -> EpisodeSampler:
+    """Returns a sampler of GridWorld with a policy that acts by a script."""
+    arguments = {"max_episode_length": 16, "n_workers": 2, "seed": 0} | arguments
+    return sampler_cls(ScriptedPolicy(), GridWorld, **arguments)  # type: ignore[call-arg, arg-type]
+
+
+def require_equal(one: EpisodeBatch, other: EpisodeBatch) -> None:
+    for name, value in vars(one).items():
+        came = vars(other)[name]
+        if isinstance(value, list) or name == "env_spec":
+            assert value == came, name
+            continue
+        for (path, leaf), (_, same) in zip(tree_paths(value, name), tree_paths(came, name), strict=True):
+            assert leaf.dtype == same.dtype, path
+            np.testing.assert_array_equal(leaf, same, path)
+
+
+def require_consistent(episodes: EpisodeBatch) -> None:
+    """Checks what holds for every batch of `Lengths`: rewards are steps, and observations those of one episode."""
+    episodes.validate()
+    for one in episodes.split():
+        n = int(one.lengths[0])
+        np.testing.assert_array_equal(one.observations[:, 0], np.arange(n))
+        np.testing.assert_array_equal(one.rewards, np.arange(1, n + 1))
+        assert (one.observations[:, 1] == one.numbers[0]).all()
+        assert one.last_observations.tolist() == [[n, one.numbers[0]]]
+        assert one.episode_infos == [{"number": one.numbers[0]}]
+        assert one.last_infos[0] == {"step": n, "action": one.actions[-1]}
+
+
+# ---- equal in every sampler ----
+
+
+@pytest.mark.parametrize("worker_class", WORKERS, ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize("agent_cls", [CategoricalPgAgent, RecurrentCategoricalPgAgent], ids=lambda cls: cls.__name__)
+def test_local_and_multiprocessing_give_equal_episodes(worker_class: Any, agent_cls: Any) -> None:
+    found = []
+    for sampler_cls in SAMPLERS:
+        with sampler_cls(
+            agent_cls(),
+            Lengths,
+            max_episode_length=50,
+            n_workers=3,
+            worker_class=worker_class,
+            seed=5,
+            deterministic=True,
+            env_info_keys={"step": (np.int64, ())},
+        ) as sampler:
+            found.append(
+                [
+                    sampler.obtain_samples(0, 200),
+                    sampler.obtain_samples(1, 100),
+                    sampler.obtain_exact_episodes(5),
+                    sampler.obtain_samples(2, 150),
+                ]
+            )
+    for one, other in zip(*found, strict=True):
+        require_equal(one, other)
+
+
+@each_sampler
+def test_episodes_do_not_depend_on_the_other_environments(sampler_cls: Any) -> None:
+    """Episode k of environment e is the same beside others, and in obtain_samples and obtain_exact_episodes."""
+
+    def episodes(n_workers: int, n_envs: int, exact: bool) -> dict[tuple[int, int], EpisodeBatch]:
+        arguments: dict[str, Any] = {"worker_class": VecWorker, "worker_args": {"n_envs": n_envs}}
+        with sampler_cls(
+            CategoricalPgAgent(),
+            Lengths,
+            max_episode_length=50,
+            n_workers=n_workers,
+            seed=5,
+            deterministic=True,
+            **arguments,
+        ) as sampler:
+            parts = [sampler.obtain_exact_episodes(2 * n_envs), sampler.obtain_exact_episodes(n_envs)] if exact else []
+            for itr in range(0 if exact else 3):
+                parts.append(sampler.obtain_samples(itr, 100))
+        return {(int(one.env_ids[0]), int(one.numbers[0])): one for part in parts for one in part.split()}
+
+    one, other, exact = episodes(1, 4, False), episodes(2, 2, False), episodes(4, 1, True)
+    common = one.keys() & other.keys() & exact.keys()
+    assert len(common) == 12
+    for key in common:
+        for name in ("observations", "actions", "rewards", "agent_infos"):
+            for leaves in zip(*(tree_leaves(getattr(found[key], name)) for found in (one, other, exact)), strict=True):
+                np.testing.assert_array_equal(leaves[0], leaves[1])
+                np.testing.assert_array_equal(leaves[0], leaves[2])
+
+
+@each_sampler
+def test_scripted_episodes(sampler_cls: Any) -> None:
+    with grid(sampler_cls) as sampler:
+        episodes = sampler.obtain_samples(0, 1000)
+    assert len(episodes.rewards) >= 1000
+    for one in episodes.split():
+        np.testing.assert_array_equal(one.observations, STATES)
+        np.testing.assert_array_equal(one.actions, ACTIONS)
+        assert one.rewards.tolist() == [0, 0, 0, 0, 0, 1]
+        assert one.last_observations.tolist() == [15]
+        assert one.step_types.tolist() == [StepType.FIRST, *[StepType.MID] * 4, StepType.TERMINAL]
+        np.testing.assert_array_equal(one.agent_infos["field"], STATES)
+        assert one.episode_infos == [{"goal": 15}]
+
+
+# ---- which episodes ----
+
+
+@each_sampler
+@pytest.mark.parametrize("worker_class", [DefaultWorker, VecWorker], ids=lambda cls: cls.__name__)
+def test_exact_episodes_are_in_worker_order(sampler_cls: Any, worker_class: Any) -> None:
+    policies = [ScriptedPolicy([worker % 4] * 16) for worker in range(4)]
+    with sampler_cls(
+        policies, GridWorld, max_episode_length=5, n_workers=4, worker_class=worker_class, seed=0
+    ) as sampler:
+        episodes = sampler.obtain_exact_episodes(3)
+        assert len(episodes) == 12
+        for index, one in enumerate(episodes.split()):
+            assert set(one.actions.tolist()) == {index // 3}
+        assert sampler.total_env_steps == len(episodes.rewards)
+
+
+def test_samples_are_counted_up_to_the_episode_that_reaches_the_number() -> None:
+    with grid(LocalSampler, n_workers=8) as sampler:
+        assert len(sampler.obtain_samples(0, 161)) == 27  # episodes of six steps
+        assert len(sampler.obtain_samples(1, 6)) == 1
+
+
+@each_sampler
+def test_no_episode_is_lost_or_returned_twice(sampler_cls: Any) -> None:
+    with sampler_cls(
+        CategoricalPgAgent(), Lengths, max_episode_length=50, n_workers=2, worker_class=VecWorker, seed=1
+    ) as sampler:
+        parts = [sampler.obtain_samples(itr, 77) for itr in range(12)]
+        assert sampler.discarded.steps == 0
+    found: dict[int, list[int]] = {}
+    for part in parts:
+        require_consistent(part)
+        for env_id, number in zip(part.env_ids.tolist(), part.numbers.tolist(), strict=True):
+            found.setdefault(env_id, []).append(number)
+    assert found.keys() == set(range(16))
+    assert all(numbers == list(range(len(numbers))) for numbers in found.values())
+    # Parameters that acted: those of the call, or of an earlier one for what was carried over.
+    assert all(part.versions.max() <= itr for itr, part in enumerate(parts))
+    assert any((part.versions < itr).any() for itr, part in enumerate(parts))
+
+
+def test_short_episodes_are_not_favoured() -> None:
+    """The lengths of returned episodes are those of all started ones; first-come returns too many short ones."""
+
+    def first_lengths(by_arrival: bool) -> float:
+        means = []
+        for seed in range(40):
+            with LocalSampler(
+                CategoricalPgAgent(),
+                lambda: Lengths(most=60),
+                max_episode_length=100,
+                n_workers=1,
+                worker_class=VecWorker,
+                worker_args={"n_envs": 16},
+                seed=seed,
+                by_arrival=by_arrival,
+            ) as sampler:
+                means.append(sampler.obtain_samples(0, 200).lengths.mean())
+        return float(np.mean(means))
+
+    unbiased, first_come = first_lengths(False), first_lengths(True)
+    assert abs(unbiased - 30.5) < 4  # uniform over 1 to 60; the standard error is 1
+    assert first_come < 24
+
+
+@each_sampler
+def test_on_policy_discards_what_an_earlier_call_began(sampler_cls: Any) -> None:
+    with sampler_cls(
+        CategoricalPgAgent(),
+        Lengths,
+        max_episode_length=50,
+        n_workers=2,
+        worker_class=VecWorker,
+        seed=1,
+        on_policy=True,
+    ) as sampler:
+        parts = [sampler.obtain_samples(itr, 50) for itr in range(4)]
+        discarded = sampler.discarded
+    for itr, part in enumerate(parts):
+        assert set(part.versions.tolist()) == {itr}
+        assert (part.step_types[np.cumsum(part.lengths) - part.lengths] != StepType.MID).all()
+    assert discarded.steps > 0
+    assert discarded.episodes > 0
+
+
+def test_episodes_of_a_bounded_age() -> None:
+    def oldest(max_age: int | None) -> list[int]:
+        with LocalSampler(
+            CategoricalPgAgent(),
+            lambda: Lengths(most=4, long_every=3, long=90),
+            max_episode_length=100,
+            n_workers=1,
+            worker_class=VecWorker,
+            seed=1,
+            max_age=max_age,
+        ) as sampler:
+            parts = [sampler.obtain_samples(itr, 60) for itr in range(12)]
+            assert (sampler.discarded.episodes > 0) == (max_age is not None)
+        return [itr - int(part.versions.min()) for itr, part in enumerate(parts)]
+
+    assert max(oldest(None)) > 1
+    assert max(oldest(1)) <= 1
+
+
+@each_sampler
+def test_one_long_episode_does_not_hold_up_a_call_with_max_wait(sampler_cls: Any) -> None:
+    with sampler_cls(
+        CategoricalPgAgent(),
+        [lambda: Lengths(most=5, long_every=1, long=100_000), lambda: Lengths(most=5)],
+        max_episode_length=100_000,
+        n_workers=2,
+        seed=1,
+    ) as sampler:
+        episodes = sampler.obtain_samples(0, 30, max_wait=0.0)
+        assert set(episodes.env_ids.tolist()) == {1}
+        assert len(episodes.rewards) > 0
+        assert set(sampler.obtain_samples(1, 30, max_wait=0.0).env_ids.tolist()) == {1}
+
+
+# ---- how episodes end ----
+
+
+@each_sampler
+@pytest.mark.parametrize("worker_class", WORKERS, ids=lambda cls: cls.__name__)
+def test_a_time_limit_of_the_environment_and_one_of_the_worker(sampler_cls: Any, worker_class: Any) -> None:
+    with sampler_cls(
+        CategoricalPgAgent(),
+        lambda: Limited(most=8, truncates=True),
+        max_episode_length=5,
+        n_workers=1,
+        worker_class=worker_class,
+        worker_args={"timesteps_per_call": 7} if worker_class is FragmentWorker else None,
+        seed=3,
+    ) as sampler:
+        episodes = sampler.obtain_samples(0, 300)
+    assert episodes.lengths.max() == 5
+    ends = episodes.step_types[np.cumsum(episodes.lengths) - 1]
+    if worker_class is not FragmentWorker:
+        assert set(ends.tolist()) == {StepType.TIMEOUT}
+        require_consistent(episodes)
+        assert episodes.env_spec.max_episode_length == 5
+
+
+def test_a_terminal_state_at_the_time_limit_is_terminal() -> None:
+    with LocalSampler(
+        CategoricalPgAgent(), lambda: Lengths(most=1), max_episode_length=1, n_workers=1, seed=0
+    ) as sampler:
+        assert set(sampler.obtain_samples(0, 5).step_types.tolist()) == {StepType.TERMINAL}
+
+
+def test_the_limit_is_that_of_the_environment_by_default() -> None:
+    with LocalSampler(CategoricalPgAgent(), "CartPole-v1", n_workers=1, seed=0) as sampler:
+        assert sampler.obtain_samples(0, 1).env_spec.max_episode_length == 500
+    with pytest.raises(EnvContractError, match=r"Lengths states no time limit .*pass max_episode_length"):
+        LocalSampler(CategoricalPgAgent(), Lengths, n_workers=1, seed=0)
+
+
+@each_sampler
+@pytest.mark.parametrize("mode", [*AutoresetMode], ids=lambda mode: mode.name)
+def test_vector_environments(sampler_cls: Any, mode: AutoresetMode) -> None:
+    envs = VectorEnvs(
+        partial(gym.make_vec, "CartPole-v1", vectorization_mode="sync", vector_kwargs={"autoreset_mode": mode})
+    )
+    found = []
+    for _ in range(2):
+        with sampler_cls(
+            CategoricalPgAgent(),
+            envs,
+            n_workers=2,
+            worker_class=VecWorker,
+            worker_args={"n_envs": 3},
+            seed=0,
+            deterministic=True,
+        ) as sampler:
+            found.append([sampler.obtain_samples(0, 100), sampler.obtain_exact_episodes(4)])
+    for one, other in zip(*found, strict=True):
+        require_equal(one, other)
+    assert len(found[0][1]) == 8
+    for episodes in found[0]:
+        for one in episodes.split():  # a dummy step of a reset would be a step that changes nothing
+            assert (np.abs(np.diff(one.observations, axis=0)).sum(axis=1) > 0).all()
+            assert one.rewards.tolist() == [1.0] * len(one.rewards)
+    with pytest.raises(EnvContractError, match="time limit"):
+        LocalSampler(CategoricalPgAgent(), envs, max_episode_length=9, n_workers=1, worker_class=VecWorker)
+
+
+# ---- fragments ----
+
+
+@each_sampler
+@pytest.mark.parametrize("timesteps", [1, 3, 40])
+def test_fragments_join_to_whole_episodes(sampler_cls: Any, timesteps: int) -> None:
+    n_envs, n_calls = 3, 40
+    with sampler_cls(
+        CategoricalPgAgent(),
+        Lengths,
+        max_episode_length=50,
+        n_workers=1,
+        worker_class=FragmentWorker,
+        worker_args={"n_envs": n_envs, "timesteps_per_call": timesteps},
+        seed=2,
+    ) as sampler:
+        parts = [sampler.obtain_exact_episodes(1) for _ in range(n_calls)]
+    assert all(len(part.rewards) == n_envs * timesteps for part in parts)
+    joined: dict[tuple[int, int], list[EpisodeBatch]] = {}
+    for part in parts:
+        for one in part.split():
+            joined.setdefault((int(one.env_ids[0]), int(one.numbers[0])), []).append(one)
+    n_whole = 0
+    for pieces in joined.values():
+        steps = np.concatenate([piece.observations[:, 0] for piece in pieces])
+        np.testing.assert_array_equal(steps, np.arange(len(steps)))
+        types = np.concatenate([piece.step_types for piece in pieces])
+        assert (types[1:] != StepType.FIRST).all()
+        assert (types[:-1] < StepType.TERMINAL).all()
+        for before, after in pairwise(pieces):
+            np.testing.assert_array_equal(before.last_observations[0], after.observations[0])
+        n_whole += types[-1] == StepType.TERMINAL
+    assert n_whole >= len(joined) - n_envs
+
+
+# ---- updates ----
+
+
+@each_sampler
+def test_environment_updates(sampler_cls: Any) -> None:
+    tasks = [SetTaskUpdate(GridWorld, {"goal": goal}) for goal in (2, 6)]
+    with grid(sampler_cls) as sampler:
+        before = sampler.obtain_samples(0, 60)
+        after = sampler.obtain_samples(1, 60, env_update=tasks)
+        again = sampler.obtain_samples(2, 60, env_update=tasks[::-1])
+        same = sampler.obtain_samples(3, 60)
+        with pytest.raises(ValueError, match="env_update is a list of 3, but there are 2 workers"):
+            sampler.obtain_samples(4, 60, env_update=[tasks[0]] * 3)
+        assert len(sampler.obtain_samples(5, 60).rewards) >= 60
+    assert {info["goal"] for info in before.episode_infos} == {15}
+    goals = [
+        {int(env_id): info["goal"] for env_id, info in zip(part.env_ids, part.episode_infos, strict=True)}
+        for part in (after, again, same)
+    ]
+    assert goals == [{0: 2, 1: 6}, {0: 6, 1: 2}, {0: 6, 1: 2}]
+
+
+@each_sampler
+def test_the_first_environments_may_be_updates_or_environments(sampler_cls: Any) -> None:
+    update = NewEnvUpdate(GridWorld)
+    env = GridWorld(goal=6)
+    with sampler_cls(ScriptedPolicy(), [update, env], max_episode_length=16, n_workers=2, seed=0) as sampler:
+        episodes = sampler.obtain_samples(0, 160)
+    assert len(episodes.rewards) >= 160
+    assert {info["goal"] for info in episodes.episode_infos} == {15, 6}
+    assert env.n_closed == 0  # workers have copies
+
+
+@each_sampler
+def test_a_callable_gets_the_old_environment(sampler_cls: Any) -> None:
+    def moved(env: Any) -> Any:
+        env.goal = 2
+        return env
+
+    with grid(sampler_cls) as sampler:
+        episodes = sampler.obtain_samples(0, 20, env_update=moved)
+    assert {info["goal"] for info in episodes.episode_infos} == {2}
+
+
+@each_sampler
+def test_an_environment_that_stays_goes_on_with_its_generator(sampler_cls: Any) -> None:
+    def kept(env: Any) -> Any:
+        return env
+
+    lengths = []
+    for env_update in (None, kept):
+        with sampler_cls(
+            CategoricalPgAgent(), Lengths, max_episode_length=50, n_workers=1, seed=4, deterministic=True
+        ) as sampler:
+            sampler.obtain_exact_episodes(2)
+            lengths.append(sampler.obtain_exact_episodes(6, env_update=env_update).lengths.tolist())
+    assert lengths[0] == lengths[1]
+
+
+@each_sampler
+def test_agent_updates(sampler_cls: Any) -> None:
+    agent, other = CategoricalPgAgent(), CategoricalPgAgent()
+    with sampler_cls(agent, "CartPole-v1", n_workers=2, seed=0, deterministic=True) as sampler:
+
+        def logits(agent_update: Any) -> np.ndarray:
+            episodes = sampler.obtain_exact_episodes(1, agent_update)
+            found: np.ndarray = episodes.agent_infos.dist.logits[np.cumsum(episodes.lengths) - episodes.lengths]
+            return found
+
+        assert agent.spaces is not None
+        other.initialize(agent.spaces, seed=99)
+        with_other = logits(other.get_param_values())
+        assert not np.array_equal(with_other, logits(agent))
+        for parameter in agent.parameters():
+            parameter.data.zero_()
+        assert (logits(None) == 0).all()  # in place, as a learner changes them
+        first, second = logits([agent.get_param_values(), other.get_param_values()])
+        assert (first == 0).all()
+        assert (second != 0).any()
+        assert not (logits(other) == 0).all()
+        with pytest.raises(ValueError, match="agent_update is a list of 3"):
+            sampler.obtain_samples(0, 10, agent_update=[agent] * 3)
+
+
+# ---- recipes ----
+
+
+@each_sampler
+def test_pickling(sampler_cls: Any) -> None:
+    sampler = grid(sampler_cls)
+    payload = cloudpickle.dumps(sampler)
+    before = sampler.obtain_samples(0, 60)
+    sampler.shutdown_worker()
+    with pickle.loads(payload) as again:
+        require_equal(before, again.obtain_samples(0, 60))
+    with pytest.raises(SamplerClosed):
+        sampler.obtain_samples(0, 1)
+
+
+@each_sampler
+def test_worker_factories(sampler_cls: Any) -> None:
+    factory = WorkerFactory(max_episode_length=16, seed=3, n_workers=2, worker_class=VecWorker)
+    with grid(sampler_cls, seed=3, worker_class=VecWorker) as sampler:
+        assert sampler.worker_factory == factory
+        one = sampler.obtain_samples(0, 100)
+    with sampler_cls.from_worker_factory(factory, ScriptedPolicy(), GridWorld) as sampler:
+        require_equal(one, sampler.obtain_samples(0, 100))
+    with pytest.raises(TypeError, match="n_workers and worker_factory were given"):
+        sampler_cls(ScriptedPolicy(), GridWorld, n_workers=2, worker_factory=factory)
+
+
+def test_workers_without_a_seed_draw_different_numbers() -> None:
+    with MultiprocessingSampler(CategoricalPgAgent(), "CartPole-v1", n_workers=2) as sampler:
+        episodes = sampler.obtain_exact_episodes(1)
+        one, other = episodes.split()
+        assert not np.array_equal(one.observations[0], other.observations[0])
+        assert isinstance(sampler.seed, int)
+
+
+def test_a_sampler_leaves_the_global_generators_alone() -> None:
+    state = np.random.get_state()
+    with grid(LocalSampler) as sampler:
+        sampler.obtain_samples(0, 10)
+    for one, other in zip(state, np.random.get_state(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+class TwoEpisodes(DefaultWorker):
+    """A rollout of two episodes, for memory over several of them."""
+
+    def rollout(self) -> EpisodeBatch:
+        parts = []
+        for _ in range(2):
+            self.start_episode()
+            while not self.step_episode():
+                pass
+            parts.append(self.collect_episode())
+        return EpisodeBatch.concatenate(*parts)
+
+
+class OldNames(DefaultWorker):
+    """Overrides a hook by its name of July 2020."""
+
+    n_started = 0
+
+    def start_rollout(self) -> None:
+        self.n_started += 1
+        DefaultWorker.start_episode(self)
+
+    def collect_episode(self) -> EpisodeBatch:
+        episodes = super().collect_episode()
+        episodes.env_infos = {"started": np.full(len(episodes.rewards), self.n_started)}
+        return episodes
+
+
+@each_sampler
+def test_workers_of_ones_own(sampler_cls: Any) -> None:
+    with grid(sampler_cls, worker_class=TwoEpisodes) as sampler:
+        episodes = sampler.obtain_exact_episodes(3)
+        assert len(episodes) == 12
+        assert episodes.numbers.tolist() == [*range(6)] * 2
+        assert len(sampler.obtain_samples(0, 100).rewards) >= 100
+    with grid(sampler_cls, worker_class=OldNames) as sampler:
+        episodes = sampler.obtain_exact_episodes(3)
+        assert episodes.env_infos["started"].reshape(2, 3, 6)[:, :, 0].tolist() == [[1, 2, 3]] * 2
+
+
+# ---- faults ----
+
+
+@each_sampler
+def test_a_failing_policy(sampler_cls: Any) -> None:
+    with pytest.raises(AgentFailed, match="this policy does not start"):
+        with sampler_cls([ScriptedPolicy(), Fails()], GridWorld, max_episode_length=16, n_workers=2, seed=0) as sampler:
+            sampler.obtain_samples(0, 100)
+
+
+@each_sampler
+def test_a_failing_update(sampler_cls: Any) -> None:
+    def broken(env: Any) -> Any:
+        raise KeyError("no such task")
+
+    with grid(sampler_cls) as sampler:
+        with pytest.raises(EnvFailed, match="the update of env 0 raised KeyError: 'no such task'"):
+            sampler.obtain_samples(0, 100, env_update=[broken, None])
+        with pytest.raises(SamplerClosed):
+            sampler.obtain_samples(1, 100)
+
+
+def test_all_workers_killed() -> None:
+    with (
+        MultiprocessingSampler(CategoricalPgAgent(), Kills, max_episode_length=50, n_workers=2, seed=0) as sampler,
+        pytest.raises(WorkerCrashed, match="SIGKILL"),
+    ):
+        sampler.obtain_samples(0, 1000)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ({"n_workers": 0}, ValueError, "n_workers must be at least 1"),
+        ({"worker_class": int}, TypeError, "worker_class must be a subclass of Worker"),
+        ({"max_episode_length": 0}, ValueError, "max_episode_length must be at least 1"),
+        ({"seed": -1}, ValueError, "seed must be at least 0"),
+        ({"worker_args": {"n_env": 3}}, TypeError, "n_env"),
+        ({"n_env": 3}, TypeError, "n_env"),
+    ],
+)
+def test_wrong_arguments(arguments: dict[str, Any], error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        grid(LocalSampler, **arguments)
+
+
+@each_sampler
+def test_lists_of_a_wrong_length(sampler_cls: Any) -> None:
+    with pytest.raises(ValueError, match="envs is a list of 3, but there are 2 workers"):
+        sampler_cls(ScriptedPolicy(), [GridWorld] * 3, max_episode_length=16, n_workers=2)
+    with pytest.raises(ValueError, match="agents is a list of 1, but there are 2 workers"):
+        sampler_cls([ScriptedPolicy()], GridWorld, max_episode_length=16, n_workers=2)
+
+
+def test_calls_with_wrong_numbers() -> None:
+    with grid(LocalSampler) as sampler:
+        with pytest.raises(ValueError, match="num_samples must be at least 1, got 0"):
+            sampler.obtain_samples(0, 0)
+        with pytest.raises(ValueError, match="n_eps_per_worker must be at least 1, got 0"):
+            sampler.obtain_exact_episodes(0)
+
+
+def test_a_worker_alone() -> None:
+    """A worker can be used without a sampler, and refuses to be pickled."""
+    made: Callable[[int], Any] = WorkerFactory(max_episode_length=50, seed=0, n_workers=2, worker_class=VecWorker)
+    worker = made(1)
+    worker.update_agent(CategoricalPgAgent())
+    worker.update_env(Lengths())
+    parts = [worker.rollout() for _ in range(6)]
+    for part in parts:
+        require_consistent(part)
+        assert set(part.env_ids.tolist()) <= set(range(8, 16))
+    with pytest.raises(TypeError, match="VecWorker cannot be pickled"):
+        pickle.dumps(worker)
+    worker.shutdown()
+    with pytest.raises(ValueError, match="worker_number must be from 0 to 1, got 2"):
+        made(2)
