@@ -18,17 +18,16 @@ from headrace.envs import VectorEnvs
 from headrace.errors import AgentFailed, EnvContractError, EnvFailed, SamplerClosed, WorkerCrashed
 from headrace.samplers import (
     DefaultWorker,
-    EpisodeBatch,
+    EpisodeSampler,
     FragmentWorker,
     LocalSampler,
     MultiprocessingSampler,
     NewEnvUpdate,
     SetTaskUpdate,
-    StepType,
     VecWorker,
     WorkerFactory,
 )
-from headrace.samplers.episodes.base import EpisodeSampler
+from headrace.samplers.episodes import EpisodeBatch, StepType
 from tests.episode_worlds import Fails, Kills, Lengths, Limited
 from tests.grid_world import ACTIONS, STATES, GridWorld, ScriptedPolicy
 

@@ -3,16 +3,9 @@
 from headrace.samplers.base import BaseSampler as BaseSampler
 from headrace.samplers.config import SamplerOptions as SamplerOptions
 from headrace.samplers.episodes.base import EpisodeSampler as EpisodeSampler, Sampler as Sampler
-from headrace.samplers.episodes.batch import EpisodeBatch as EpisodeBatch, TrajectoryBatch as TrajectoryBatch
 from headrace.samplers.episodes.factory import WorkerFactory as WorkerFactory
 from headrace.samplers.episodes.local import LocalSampler as LocalSampler
 from headrace.samplers.episodes.multiprocessing import MultiprocessingSampler as MultiprocessingSampler
-from headrace.samplers.episodes.options import EpisodeOptions as EpisodeOptions
-from headrace.samplers.episodes.steps import (
-    EnvSpec as EnvSpec,
-    StepType as StepType,
-    TimeStepBatch as TimeStepBatch,
-)
 from headrace.samplers.episodes.updates import (
     EnvUpdate as EnvUpdate,
     ExistingEnvUpdate as ExistingEnvUpdate,
