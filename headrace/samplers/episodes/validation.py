@@ -113,16 +113,20 @@ def _check_elements(space: spaces.Space[Any], tree: Tree, name: str, n: int, rec
     match space:
         case spaces.Dict():
             if not isinstance(tree, dict) or tree.keys() != space.spaces.keys():
-                raise ValueError(f"{name} is {described(tree)}, expected a dict with the keys {sorted(space.spaces)}")
+                raise ValueError(f"{name} is {_kind(tree)}, expected a dict with the keys {sorted(space.spaces)}")
             for key, child in space.spaces.items():
                 _check_elements(child, tree[key], f"{name}[{key!r}]", n, recorded)
         case spaces.Tuple():
             if not isinstance(tree, tuple) or len(tree) != len(space.spaces):
-                raise ValueError(f"{name} is {described(tree)}, expected a tuple of {len(space.spaces)}")
+                raise ValueError(f"{name} is {_kind(tree)}, expected a tuple of {len(space.spaces)}")
             for index, child in enumerate(space.spaces):
                 _check_elements(child, tree[index], f"{name}[{index}]", n, recorded)
         case _:
             _check_leaf(space, _array(tree, name, n), name, recorded)
+
+
+def _kind(tree: Tree) -> str:
+    return f"a tuple of {len(tree)}" if isinstance(tree, tuple) else described(tree)
 
 
 def _check_leaf(space: spaces.Space[Any], array: np.ndarray, name: str, recorded: bool) -> None:
