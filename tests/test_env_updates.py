@@ -147,7 +147,11 @@ def test_new_environment_of_a_task_is_wrapped() -> None:
     assert [env.step(0)[3] for _ in range(2)] == [False, True]
 
 
-@pytest.mark.parametrize("env_type", [GridWorld(), "GridWorld", gym.Env, lambda: GridWorld()], ids=repr)
+@pytest.mark.parametrize(
+    "env_type",
+    [GridWorld(), "GridWorld", gym.Env, lambda: GridWorld()],
+    ids=["object", "text", "class without set_task", "function"],
+)
 def test_env_type_without_tasks_is_refused(env_type: Any) -> None:
     with pytest.raises(TypeError, match="env_type must be a class with a method set_task"):
         SetTaskUpdate(env_type, {"goal": 9})

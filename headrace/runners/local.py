@@ -17,7 +17,8 @@ from headrace.checkpoints.snapshots import SnapshotConfig, Snapshots
 from headrace.envs.factory import EnvFactory
 from headrace.rng import draw_seed
 from headrace.runners.logging.console import ConsoleLogger
-from headrace.runners.logging.logger import Logger
+from headrace.runners.logging.csv_file import CsvLogger
+from headrace.runners.logging.logger import Logger, Loggers
 from headrace.runners.row import statistics
 from headrace.samplers.episodes.base import EpisodeSampler
 from headrace.samplers.episodes.batch import EpisodeBatch
@@ -106,7 +107,8 @@ class LocalRunner:
     runner logs and saves.
 
     Args:
-        snapshot_config: folder of the run, or `SnapshotConfig`; None: nothing is saved.
+        snapshot_config: folder of the run, for snapshots and `progress.csv`, or `SnapshotConfig`. None: nothing is
+            saved.
         seed: seed of all randomness. Default: drawn from the operating system and kept in `runner.seed`.
         logger: receives a row per epoch. Default: a `ConsoleLogger`; `Logger()` logs nothing.
     """
@@ -120,8 +122,10 @@ class LocalRunner:
     ) -> None:
         if isinstance(snapshot_config, str | Path):
             snapshot_config = SnapshotConfig(snapshot_config)
+        self._config = snapshot_config
         self._snapshots = None if snapshot_config is None else Snapshots(snapshot_config)
-        self._logger = ConsoleLogger() if logger is None else logger
+        self._given_logger = ConsoleLogger() if logger is None else logger
+        self._logger = self._given_logger
         #: Seed of all randomness.
         self.seed = draw_seed() if seed is None else int(seed)
         self._setup: _Setup | None = None
@@ -195,6 +199,11 @@ class LocalRunner:
             self._log(epoch)
             if self._snapshots is not None:
                 self.save(epoch)
+
+    @property
+    def algo(self) -> Any:
+        """What is trained; raises NotSetupError before `setup` and `restore`."""
+        return self._require_setup().algo
 
     @property
     def n_epochs(self) -> int:
@@ -316,6 +325,7 @@ class LocalRunner:
             limit = algo.max_episode_length
         policy = algo.exploration_policy if isinstance(algo, _Explores) else None
         sampler_cls: Any = setup.sampler_cls or LocalSampler
+        self._logger = self._opened_logger(args.start_epoch)
         with self._logger:
             self._logger.start((args.n_epochs - args.start_epoch) * (args.batch_size or 0))
             self._sampler = sampler_cls(
@@ -333,6 +343,13 @@ class LocalRunner:
                     return algo.train(self)
             finally:
                 self._sampler = None
+
+    def _opened_logger(self, start_epoch: int) -> Logger:
+        if self._config is None:
+            return self._given_logger
+        folder = Path(self._config.snapshot_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        return Loggers(CsvLogger(folder / "progress.csv", keep_rows=start_epoch or None), self._given_logger)
 
     def _log(self, epoch: int) -> None:
         seconds = perf_counter() - self._began

@@ -153,7 +153,10 @@ class EpisodeCutter:
                 if len(piece[0]):
                     opened.append([leaf.copy() for leaf in piece] if whole else piece)
         self._counts.row += n_rows
-        self._counts.steps += n_rows if whole else valid.sum(axis=0)
+        if not whole:  # up to the last row in which an environment stepped: the noise of a row is never used again
+            self._counts.steps += np.where(valid.any(axis=0), n_rows - np.argmax(valid[::-1], axis=0), 0)
+        else:
+            self._counts.steps += n_rows
         if not lengths:
             return None
         terminated = self._slot.terminated[times[order], columns[order]]
@@ -162,12 +165,14 @@ class EpisodeCutter:
             np.array(lengths),
             np.array(firsts),
             np.where(terminated, np.uint8(StepType.TERMINAL), np.uint8(StepType.TIMEOUT)),
-            last_observations=tree_rows(final.observation, order),
-            env_ids=finished.env_id[order],
-            numbers=np.array(numbers),
-            starts=np.array(starts),
-            episode_infos=infos,
-            last_infos=[finished.infos[index] for index in order.tolist()],
+            {
+                "last_observations": tree_rows(final.observation, order),
+                "env_ids": finished.env_id[order],
+                "numbers": np.array(numbers),
+                "starts": np.array(starts),
+                "episode_infos": infos,
+                "last_infos": [finished.infos[index] for index in order.tolist()],
+            },
         )
 
     def fragments(self, observation: Tree) -> EpisodeBatch | None:
@@ -184,12 +189,14 @@ class EpisodeCutter:
             np.array([sum(len(piece[0]) for piece in self._open[column]) for column in columns]),
             ~self._cut[columns],
             np.full(len(columns), StepType.MID, np.uint8),
-            last_observations=tree_rows(observation, np.array(columns)),
-            env_ids=self._env_ids[columns],
-            numbers=self._numbers[columns].copy(),
-            starts=self.starts[columns].copy(),
-            episode_infos=[self._new_infos[column][0] if self._new_infos else {} for column in columns],
-            last_infos=[{} for _ in columns],
+            {
+                "last_observations": tree_rows(observation, np.array(columns)),
+                "env_ids": self._env_ids[columns],
+                "numbers": self._numbers[columns].copy(),
+                "starts": self.starts[columns].copy(),
+                "episode_infos": [dict(self._new_infos[column][0]) if self._new_infos else {} for column in columns],
+                "last_infos": [{} for _ in columns],
+            },
         )
         for column in columns:
             self._open[column].clear()
@@ -210,7 +217,7 @@ class EpisodeCutter:
         lengths: np.ndarray,
         firsts: np.ndarray,
         last_types: np.ndarray,
-        **episodes: Any,
+        episodes: dict[str, Any],
     ) -> EpisodeBatch:
         """Returns a batch from the steps of its episodes in order.
 
