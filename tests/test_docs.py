@@ -49,9 +49,19 @@ def test_every_name_in_the_table_of_names_can_be_imported() -> None:
 
 def test_members_in_the_table_of_names_exist() -> None:
     """Members that the table names in parentheses after their classes."""
-    members = {"async_initialize": "AsyncSamplerMixin", "action_server_process": "AsyncGpuSamplerBase"}
-    for member, cls in members.items():
-        assert callable(getattr(getattr(importlib.import_module("headrace.samplers"), cls), member))
+    members = {
+        "samplers.AsyncSamplerMixin": "async_initialize",
+        "samplers.AsyncGpuSamplerBase": "action_server_process",
+        "samplers.EpisodeSampler": "obtain_samples obtain_exact_episodes obtain_exact_trajectories shutdown_worker",
+        "samplers.Worker": "start_episode step_episode collect_episode rollout start_rollout step_rollout "
+        "collect_rollout",
+        "runners.LocalRunner": "setup train step_epochs obtain_episodes obtain_trajectories obtain_samples save "
+        "restore resume get_env_copy",
+    }
+    for path, names in members.items():
+        package, cls = path.split(".")
+        for name in names.split():
+            assert callable(getattr(getattr(importlib.import_module(f"headrace.{package}"), cls), name))
 
 
 def test_table_of_names_gives_a_place_or_later() -> None:
