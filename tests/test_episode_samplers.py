@@ -96,13 +96,12 @@ def test_local_and_multiprocessing_give_equal_episodes(worker_class: Any, agent_
         require_equal(one, other)
 
 
-@each_sampler
-def test_episodes_do_not_depend_on_the_other_environments(sampler_cls: Any) -> None:
+def test_episodes_do_not_depend_on_the_other_environments() -> None:
     """Episode k of environment e is the same beside others, and in obtain_samples and obtain_exact_episodes."""
 
     def episodes(n_workers: int, n_envs: int, exact: bool) -> dict[tuple[int, int], EpisodeBatch]:
         arguments: dict[str, Any] = {"worker_class": VecWorker, "worker_args": {"n_envs": n_envs}}
-        with sampler_cls(
+        with LocalSampler(
             CategoricalPgAgent(),
             Lengths,
             max_episode_length=50,
@@ -144,11 +143,10 @@ def test_scripted_episodes(sampler_cls: Any) -> None:
 # ---- which episodes ----
 
 
-@each_sampler
 @pytest.mark.parametrize("worker_class", [DefaultWorker, VecWorker], ids=lambda cls: cls.__name__)
-def test_exact_episodes_are_in_worker_order(sampler_cls: Any, worker_class: Any) -> None:
+def test_exact_episodes_are_in_worker_order(worker_class: Any) -> None:
     policies = [ScriptedPolicy([worker % 4] * 16) for worker in range(4)]
-    with sampler_cls(
+    with LocalSampler(
         policies, GridWorld, max_episode_length=5, n_workers=4, worker_class=worker_class, seed=0
     ) as sampler:
         episodes = sampler.obtain_exact_episodes(3)
@@ -164,9 +162,8 @@ def test_samples_are_counted_up_to_the_episode_that_reaches_the_number() -> None
         assert len(sampler.obtain_samples(1, 6)) == 1
 
 
-@each_sampler
-def test_no_episode_is_lost_or_returned_twice(sampler_cls: Any) -> None:
-    with sampler_cls(
+def test_no_episode_is_lost_or_returned_twice() -> None:
+    with LocalSampler(
         CategoricalPgAgent(), Lengths, max_episode_length=50, n_workers=2, worker_class=VecWorker, seed=1
     ) as sampler:
         parts = [sampler.obtain_samples(itr, 77) for itr in range(12)]
@@ -187,20 +184,18 @@ def test_short_episodes_are_not_favoured() -> None:
     """The lengths of returned episodes are those of all started ones; first-come returns too many short ones."""
 
     def first_lengths(by_arrival: bool) -> float:
-        means = []
-        for seed in range(40):
-            with LocalSampler(
-                CategoricalPgAgent(),
-                lambda: Lengths(most=60),
-                max_episode_length=100,
-                n_workers=1,
-                worker_class=VecWorker,
-                worker_args={"n_envs": 16},
-                seed=seed,
-                by_arrival=by_arrival,
-            ) as sampler:
-                means.append(sampler.obtain_samples(0, 200).lengths.mean())
-        return float(np.mean(means))
+        with LocalSampler(
+            CategoricalPgAgent(),
+            lambda: Lengths(most=60),
+            max_episode_length=100,
+            n_workers=1,
+            worker_class=VecWorker,
+            worker_args={"n_envs": 16},
+            seed=0,
+            by_arrival=by_arrival,
+            on_policy=True,  # so that all environments start anew in every call
+        ) as sampler:
+            return float(np.mean([sampler.obtain_samples(itr, 200).lengths.mean() for itr in range(60)]))
 
     unbiased, first_come = first_lengths(False), first_lengths(True)
     assert abs(unbiased - 30.5) < 4  # uniform over 1 to 60; the standard error is 1
@@ -264,10 +259,9 @@ def test_one_long_episode_does_not_hold_up_a_call_with_max_wait(sampler_cls: Any
 # ---- how episodes end ----
 
 
-@each_sampler
 @pytest.mark.parametrize("worker_class", WORKERS, ids=lambda cls: cls.__name__)
-def test_a_time_limit_of_the_environment_and_one_of_the_worker(sampler_cls: Any, worker_class: Any) -> None:
-    with sampler_cls(
+def test_a_time_limit_of_the_environment_and_one_of_the_worker(worker_class: Any) -> None:
+    with LocalSampler(
         CategoricalPgAgent(),
         lambda: Limited(most=8, truncates=True),
         max_episode_length=5,
@@ -299,15 +293,14 @@ def test_the_limit_is_that_of_the_environment_by_default() -> None:
         LocalSampler(CategoricalPgAgent(), Lengths, n_workers=1, seed=0)
 
 
-@each_sampler
 @pytest.mark.parametrize("mode", [*AutoresetMode], ids=lambda mode: mode.name)
-def test_vector_environments(sampler_cls: Any, mode: AutoresetMode) -> None:
+def test_vector_environments(mode: AutoresetMode) -> None:
     envs = VectorEnvs(
         partial(gym.make_vec, "CartPole-v1", vectorization_mode="sync", vector_kwargs={"autoreset_mode": mode})
     )
     found = []
     for _ in range(2):
-        with sampler_cls(
+        with LocalSampler(
             CategoricalPgAgent(),
             envs,
             n_workers=2,
@@ -331,11 +324,10 @@ def test_vector_environments(sampler_cls: Any, mode: AutoresetMode) -> None:
 # ---- fragments ----
 
 
-@each_sampler
 @pytest.mark.parametrize("timesteps", [1, 3, 40])
-def test_fragments_join_to_whole_episodes(sampler_cls: Any, timesteps: int) -> None:
+def test_fragments_join_to_whole_episodes(timesteps: int) -> None:
     n_envs, n_calls = 3, 40
-    with sampler_cls(
+    with LocalSampler(
         CategoricalPgAgent(),
         Lengths,
         max_episode_length=50,
@@ -407,14 +399,13 @@ def test_a_callable_gets_the_old_environment(sampler_cls: Any) -> None:
     assert {info["goal"] for info in episodes.episode_infos} == {2}
 
 
-@each_sampler
-def test_an_environment_that_stays_goes_on_with_its_generator(sampler_cls: Any) -> None:
+def test_an_environment_that_stays_goes_on_with_its_generator() -> None:
     def kept(env: Any) -> Any:
         return env
 
     lengths = []
     for env_update in (None, kept):
-        with sampler_cls(
+        with LocalSampler(
             CategoricalPgAgent(), Lengths, max_episode_length=50, n_workers=1, seed=4, deterministic=True
         ) as sampler:
             sampler.obtain_exact_episodes(2)
@@ -462,16 +453,15 @@ def test_pickling(sampler_cls: Any) -> None:
         sampler.obtain_samples(0, 1)
 
 
-@each_sampler
-def test_worker_factories(sampler_cls: Any) -> None:
+def test_worker_factories() -> None:
     factory = WorkerFactory(max_episode_length=16, seed=3, n_workers=2, worker_class=VecWorker)
-    with grid(sampler_cls, seed=3, worker_class=VecWorker) as sampler:
+    with grid(LocalSampler, seed=3, worker_class=VecWorker) as sampler:
         assert sampler.worker_factory == factory
         one = sampler.obtain_samples(0, 100)
-    with sampler_cls.from_worker_factory(factory, ScriptedPolicy(), GridWorld) as sampler:
+    with LocalSampler.from_worker_factory(factory, ScriptedPolicy(), GridWorld) as sampler:
         require_equal(one, sampler.obtain_samples(0, 100))
     with pytest.raises(TypeError, match="n_workers and worker_factory were given"):
-        sampler_cls(ScriptedPolicy(), GridWorld, n_workers=2, worker_factory=factory)
+        LocalSampler(ScriptedPolicy(), GridWorld, n_workers=2, worker_factory=factory)
 
 
 def test_workers_without_a_seed_draw_different_numbers() -> None:
@@ -576,12 +566,11 @@ def test_wrong_arguments(arguments: dict[str, Any], error: type[Exception], word
         grid(LocalSampler, **arguments)
 
 
-@each_sampler
-def test_lists_of_a_wrong_length(sampler_cls: Any) -> None:
+def test_lists_of_a_wrong_length() -> None:
     with pytest.raises(ValueError, match="envs is a list of 3, but there are 2 workers"):
-        sampler_cls(ScriptedPolicy(), [GridWorld] * 3, max_episode_length=16, n_workers=2)
+        LocalSampler(ScriptedPolicy(), [GridWorld] * 3, max_episode_length=16, n_workers=2)
     with pytest.raises(ValueError, match="agents is a list of 1, but there are 2 workers"):
-        sampler_cls([ScriptedPolicy()], GridWorld, max_episode_length=16, n_workers=2)
+        LocalSampler([ScriptedPolicy()], GridWorld, max_episode_length=16, n_workers=2)
 
 
 def test_calls_with_wrong_numbers() -> None:
