@@ -25,7 +25,7 @@ from headrace.samplers.episodes.batch import EpisodeBatch
 from headrace.samplers.episodes.driver import Parameters, Report, WorkerDriver
 from headrace.samplers.episodes.factory import WorkerFactory
 from headrace.samplers.episodes.options import EpisodeOptions
-from headrace.samplers.episodes.pools import Pool
+from headrace.samplers.episodes.pools import Make, Pool
 from headrace.samplers.episodes.started import Discarded, StartedEpisodes
 from headrace.samplers.episodes.updates import per_worker
 from headrace.samplers.validate import checked_arguments
@@ -105,7 +105,7 @@ class EpisodeSampler:
         return cls(agents, envs, worker_factory=worker_factory)  # type: ignore[call-arg]
 
     @abstractmethod
-    def _made_pool(self, makers: Sequence[Callable[[Status], WorkerDriver]]) -> Pool:
+    def _made_pool(self, makers: Sequence[Make]) -> Pool:
         """Starts the workers."""
 
     def _call_context(self) -> AbstractContextManager[None]:
@@ -174,9 +174,9 @@ class EpisodeSampler:
             rows = _FEWEST_ROWS
             while episodes is None:
                 missing = math.ceil((num_samples - started.n_steps) / self._n_envs)
-                self._row += min(_MOST_ROWS, max(rows, missing))
+                first_row, self._row = self._row, self._row + min(_MOST_ROWS, max(rows, missing))
                 rows *= 2
-                self._add(self._call(WorkerDriver.advance, self._row))
+                self._add(self._call(WorkerDriver.advance, first_row, self._row))
                 started.drop_older(oldest)
                 late = time.monotonic() >= deadline
                 episodes = started.take(num_samples, unsettled=late, by_arrival=by_arrival)
@@ -296,7 +296,7 @@ class EpisodeSampler:
                 if spaces[0] is not None:
                     agent.initialize(spaces[0], seed=self.seed, global_B=self._n_envs, env_ids=range(self._n_envs))
                 payloads[id(agent)] = (_pickled(agent),)
-        self._pool.call(WorkerDriver.set_agent, [payloads[id(agent)] for agent in self._agents])
+        self._pool.setup("agent", WorkerDriver.set_agent, [payloads[id(agent)] for agent in self._agents])
 
     def _update(self, itr: int, agent_update: Any, env_update: Any) -> None:
         """Begins a call: sends parameters and updates of environments to the workers."""
@@ -312,15 +312,21 @@ class EpisodeSampler:
                 parameters = self._parameters()
         else:
             parameters = [None] * n if self._given else self._parameters()
-        env_updates = per_worker(env_update, n, "env_update")
-        first = 0
-        for own, spaces in zip(env_updates, self._pool.spaces, strict=True):
-            if own is not None:
-                self._started.drop_of(range(first, first + len(spaces)))
-            first += len(spaces)
-        arguments = [(itr, self._version, *own) for own in zip(parameters, env_updates, strict=True)]
-        same = all(one is parameters[0] for one in parameters) and all(one is env_updates[0] for one in env_updates)
-        self._pool.call(WorkerDriver.update, [arguments[0]] * n if same else arguments)
+        self._setup("parameters", WorkerDriver.update_agent, parameters, itr, self._version)
+        if env_update is not None:
+            env_updates = per_worker(env_update, n, "env_update")
+            first = 0
+            for update, spaces in zip(env_updates, self._pool.spaces, strict=True):
+                if update is not None:
+                    self._started.drop_of(range(first, first + len(spaces)))
+                first += len(spaces)
+            self._setup("environments", WorkerDriver.update_env, env_updates)
+
+    def _setup(self, key: str, method: Callable[..., Any], values: Sequence[Any], *common: Any) -> None:
+        """Makes every worker call a method with the common arguments and its own value."""
+        same = all(value is values[0] for value in values)
+        arguments = [(*common, values[0])] * len(values) if same else [(*common, value) for value in values]
+        self._pool.setup(key, method, arguments)
 
     def _parameters(self) -> list[Any]:
         """Returns the parameters of the sampler's agents as they are now, one per worker."""

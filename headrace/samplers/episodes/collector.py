@@ -142,6 +142,13 @@ class EpisodeCollector:
         self.finish()
         return self._cutter.n_open
 
+    def skip_to(self, row: int) -> None:
+        """Counts as if all rows before `row` were taken, so that numbers and noise of before are never used again."""
+        if self._counts.row < row and not self._started:
+            self._counts.numbers += row - self._counts.row
+            self._counts.steps += row - self._counts.row
+            self._counts.row = row
+
     def advance(self, n_rows: int) -> None:
         """Takes `n_rows` rows, or fewer if no environment has an episode left."""
         self.finish()

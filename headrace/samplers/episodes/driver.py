@@ -68,11 +68,15 @@ class WorkerDriver:
         number: number of the worker.
         envs: its environments, for `Worker.update_env`.
         status: where this process records what it is doing.
+        restarts: how many times the worker was started again after it died.
     """
 
-    def __init__(self, factory: WorkerFactory, number: int, envs: Any, status: Status) -> None:
+    def __init__(self, factory: WorkerFactory, number: int, envs: Any, status: Status, restarts: int = 0) -> None:
+        #: Number of the worker.
+        self.number = number
         self._worker: Worker = factory(number)
         self._worker.status = self._status = status
+        self._worker.restarts = restarts
         runs = isinstance(self._worker, DefaultWorker) and runs_rows(type(self._worker))
         self._rows: DefaultWorker | None = self._worker if runs else None  # type: ignore[assignment]
         self._row = 0  # number of rows that rollouts took
@@ -90,14 +94,13 @@ class WorkerDriver:
         self._agent = pickle.loads(agent_bytes)
         self._worker.update_agent(self._agent)
 
-    def update(self, itr: int, version: int, parameters: Any, env_update: Any) -> None:
+    def update_agent(self, itr: int, version: int, parameters: Any) -> None:
         """Begins a call of the sampler.
 
         Args:
             itr: number of the call, for the agent's schedules.
             version: version of the parameters.
             parameters: `Parameters`, values for `set_param_values`, or None.
-            env_update: for `Worker.update_env`.
         """
         worker = self._worker
         if isinstance(parameters, Parameters):
@@ -110,21 +113,27 @@ class WorkerDriver:
         worker.version = version
         if self._agent is not None:
             self._agent.sample_mode(itr)
-        worker.update_env(copy.deepcopy(env_update))
+
+    def update_env(self, env_update: Any) -> None:
+        """Calls `Worker.update_env`."""
+        self._worker.update_env(copy.deepcopy(env_update))
 
     def restart(self) -> int:
         """Drops the running episodes; returns how many steps they had."""
         return self._worker.restart() if isinstance(self._worker, DefaultWorker) else 0
 
-    def advance(self, row: int) -> Report:
+    def advance(self, first_row: int, row: int) -> Report:
         """Runs until so many rows were taken over all commands.
 
         Args:
+            first_row: number of rows that workers have taken before; one that was started again begins with it.
             row: number of rows.
         """
         worker = self._rows
         if worker is None:
+            self._row = max(self._row, first_row)
             return self._rollouts(row)
+        worker.collector.skip_to(first_row)
         if worker.collector.is_idle:
             self._dropped += worker.restart()
         worker.collector.advance(row - worker.collector.row)

@@ -28,15 +28,16 @@ class WorkerEnvs:
         env_ids: their global numbers.
         seed: seed of all randomness.
         max_episode_length: time limit in steps, in addition to that of each environment; None: none.
+        restarts: how many times the worker was started again; its environments then get other seeds.
     """
 
     batch: Envs
 
-    def __init__(self, env_ids: Sequence[int], seed: int, max_episode_length: int | None) -> None:
+    def __init__(self, env_ids: Sequence[int], seed: int, max_episode_length: int | None, restarts: int = 0) -> None:
         self._env_ids = tuple(env_ids)
         self._seed = seed
         self._limit = max_episode_length
-        self._n_updates = 0
+        self._n_updates = restarts << 16
         #: Greatest time limit of the environments; None if they state none.
         self.limit = max_episode_length
         #: The environments as the caller made them; empty for a vector environment.

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from typing_extensions import override
 
-from headrace.processes.status import Status
 from headrace.samplers.config import takes_options
 from headrace.samplers.episodes.base import EpisodeSampler
-from headrace.samplers.episodes.driver import WorkerDriver
 from headrace.samplers.episodes.options import EpisodeOptions
-from headrace.samplers.episodes.pools import Pool, ProcessPool
+from headrace.samplers.episodes.pools import Make, Pool, ProcessPool
 
 __all__ = ["MultiprocessingSampler"]
 
@@ -24,7 +22,7 @@ class MultiprocessingSampler(EpisodeSampler):
         super().__init__(options)
 
     @override
-    def _made_pool(self, makers: Sequence[Callable[[Status], WorkerDriver]]) -> Pool:
+    def _made_pool(self, makers: Sequence[Make]) -> Pool:
         options = self._options
         return ProcessPool(
             makers,

@@ -21,7 +21,8 @@ from headrace.types import EnvSpaces
 
 __all__ = ["LocalPool", "Pool", "ProcessPool"]
 
-Make = Callable[[Status], WorkerDriver]
+#: Makes a worker, given where its process records what it is doing, and how many times it was started again.
+Make = Callable[[Status, int], WorkerDriver]
 
 
 class Pool(Protocol):
@@ -39,6 +40,9 @@ class Pool(Protocol):
             arguments: one tuple per worker.
         """
 
+    def setup(self, key: str, method: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> None:
+        """Does the same as `call`; a worker that is started again gets the newest call with each key again."""
+
     def stop(self) -> None:
         """Closes everything in order."""
 
@@ -53,7 +57,7 @@ class LocalPool:
         self._drivers: list[WorkerDriver] = []
         try:
             for make in makers:
-                self._drivers.append(make(status))
+                self._drivers.append(make(status, 0))
         except BaseException:
             self.kill()
             raise
@@ -62,6 +66,10 @@ class LocalPool:
     def call(self, method: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
         """See `Pool`."""
         return [method(driver, *own) for driver, own in zip(self._drivers, arguments, strict=True)]
+
+    def setup(self, key: str, method: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> None:
+        """See `Pool`."""
+        self.call(method, arguments)
 
     def stop(self) -> None:
         """See `Pool`; raises the first failure after the last worker is closed."""
@@ -137,6 +145,10 @@ class ProcessPool:
                 group.send_to(rank, (method, *map(_ByCloudpickle, own)))
         return group.replies()
 
+    def setup(self, key: str, method: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> None:
+        """See `Pool`."""
+        self.call(method, arguments)
+
     def stop(self) -> None:
         """See `Pool`."""
         self._group.stop()
@@ -157,4 +169,4 @@ class _ByCloudpickle:
 
 
 def _made(make: Make, channel: Channel) -> WorkerDriver:
-    return make(channel.status)
+    return make(channel.status, 0)

@@ -51,6 +51,8 @@ class Worker(ABC):
     status: Status
     #: Number of environments.
     n_envs: int = 1
+    #: How many times the worker was started again after it died, set by samplers.
+    restarts: int = 0
     #: Version of the agent's parameters, set by samplers, recorded with every step.
     version: int = 0
 
@@ -222,7 +224,8 @@ class DefaultWorker(Worker):
         self._drop()
         if self._envs is None:
             first = self.worker_number * self.n_envs
-            self._envs = WorkerEnvs(range(first, first + self.n_envs), self.seed, self.max_episode_length)
+            env_ids = range(first, first + self.n_envs)
+            self._envs = WorkerEnvs(env_ids, self.seed, self.max_episode_length, self.restarts)
         self._envs.update(updates, self.status, self._env_info_keys)
 
     @override
