@@ -118,7 +118,9 @@ def test_new_environment_is_made_after_the_old_one_is_closed() -> None:
 
 
 def test_new_environment_of_an_id() -> None:
-    assert updated(NewEnvUpdate("CartPole-v1"), None).unwrapped.spec.id == "CartPole-v1"
+    spec = updated(NewEnvUpdate("CartPole-v1"), None).spec
+    assert spec is not None
+    assert spec.id == "CartPole-v1"
 
 
 def test_new_environment_of_something_else_is_refused() -> None:

@@ -59,8 +59,8 @@ SPACES = EnvSpaces(GridWorld.observation_space, GridWorld.action_space)
 
 
 def sampler_of(cls: type[BaseSampler], env_cls: Any, T: int, B: int, **more: Any) -> BaseSampler:
-    workers = {} if "Serial" in cls.__name__ else {"n_workers": 2}
-    return cls(env_cls, batch_T=T, batch_B=B, max_decorrelation_steps=0, **workers, **more)
+    n_workers = None if "Serial" in cls.__name__ else 2
+    return cls(env_cls, batch_T=T, batch_B=B, max_decorrelation_steps=0, n_workers=n_workers, **more)
 
 
 class Answers:
@@ -329,6 +329,11 @@ def test_parameters_that_outgrow_their_memory_are_refused() -> None:
     agent.set_param_values(np.zeros(100_000))
     with pytest.raises(ValueError, match=r"parameters have grown to 8.* bytes, but the memory .* was made for"):
         agent.acting_state()
+
+
+def test_parameters_that_cannot_be_pickled_are_refused() -> None:
+    with pytest.raises(TypeError, match=r"the policy's parameters cannot be pickled: .*lambda"):
+        agent_with({"a": lambda: None})
 
 
 @pytest.mark.parametrize("kind", [kind for kind in VALUES if kind != "object of another kind"])
