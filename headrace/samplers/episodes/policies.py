@@ -22,10 +22,10 @@ __all__ = ["Policy", "PolicyAgent"]
 
 @runtime_checkable
 class Policy(Protocol):
-    """A policy with garage's interface. It has `get_actions`, `get_action` or both::
+    """A policy with garage's interface. In addition to these methods it has `get_actions`, `get_action` or both.
 
-    actions, agent_infos = policy.get_actions(observations)     # of n environments; infos: dict of arrays [n, ...]
-    action, agent_info = policy.get_action(observation)         # of one environment
+    `get_actions(observations)` returns (actions, agent_infos) for n environments, the latter a dict of arrays
+    `[n, ...]`; `get_action(observation)` returns (action, agent_info) for one.
     """
 
     def reset(self, do_resets: Any = None) -> None:
