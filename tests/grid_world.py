@@ -80,7 +80,11 @@ class LinearPolicy:
     """Samples actions from the softmax of a linear function, with a generator of its own. Its parameters are a dict."""
 
     def __init__(self, n_inputs: int, n_actions: int, seed: int = 0) -> None:
-        self.params = {"weight": np.zeros((n_inputs, n_actions)), "bias": np.zeros(n_actions), "n_updates": 0}
+        self.params: dict[str, Any] = {
+            "weight": np.zeros((n_inputs, n_actions)),
+            "bias": np.zeros(n_actions),
+            "n_updates": 0,
+        }
         self._rng = np.random.default_rng(seed)
 
     def reset(self, do_resets: Any = None) -> None:

@@ -59,8 +59,8 @@ SPACES = EnvSpaces(GridWorld.observation_space, GridWorld.action_space)
 
 
 def sampler_of(cls: type[BaseSampler], env_cls: Any, T: int, B: int, **more: Any) -> BaseSampler:
-    workers = {} if "Serial" in cls.__name__ else {"n_workers": 2}
-    return cls(env_cls, batch_T=T, batch_B=B, max_decorrelation_steps=0, **workers, **more)
+    n_workers = None if "Serial" in cls.__name__ else 2
+    return cls(env_cls, batch_T=T, batch_B=B, max_decorrelation_steps=0, n_workers=n_workers, **more)
 
 
 class Answers:
@@ -125,7 +125,7 @@ def test_state_that_a_policy_keeps_belongs_to_its_columns(
 ) -> None:
     """Neither the other group of columns nor an evaluation in the middle of an episode disturbs it."""
     env_cls = partial(EpisodeStep, ((3, 5), (4, 7), (2, 6)), SEED)
-    sampler = sampler_of(cls, env_cls, 4, 5, eval_n_envs=3, deterministic=deterministic)
+    sampler = sampler_of(cls, env_cls, 4, 6, eval_n_envs=3, deterministic=deterministic)  # two groups of one size
     with sampler.initialize(PolicyAgent(make()), seed=SEED):
         for itr in range(4):
             samples, _ = sampler.obtain_samples(itr)
@@ -177,18 +177,19 @@ def test_observations_are_copies_that_a_policy_may_write_into_and_keep() -> None
     assert samples.env.observation.min() == 0
 
 
-def test_memory_that_a_policy_returns_again_is_copied() -> None:
-    actions, counts = np.zeros(2, np.int64), np.zeros(2)
+def test_memory_that_a_policy_returns_again_reversed_or_read_only_is_recorded() -> None:
+    actions, counts = np.arange(2), np.zeros(1)
 
     def reuse(observations: Any) -> Any:
         n = len(observations)
         counts[...] += 1
-        return actions[:n], {"n": counts[:n]}
+        return actions[:n][::-1], {"n": np.broadcast_to(counts, n)}
 
     with sampler_of(SerialSampler, EpisodeStep, 4, 2).initialize(PolicyAgent(Many(reuse)), seed=SEED) as sampler:
         samples, _ = sampler.obtain_samples(0)
     n = samples.agent.agent_info["n"][:, 0]
     assert (n[1:] - n[:-1]).tolist() == [1, 1, 1]
+    assert samples.agent.action.tolist() == [[1, 0]] * 4
 
 
 @pytest.mark.parametrize("kind", ["discrete from 7", "multi-discrete from 1 and -4", "nested", "box"])
@@ -329,6 +330,11 @@ def test_parameters_that_outgrow_their_memory_are_refused() -> None:
     agent.set_param_values(np.zeros(100_000))
     with pytest.raises(ValueError, match=r"parameters have grown to 8.* bytes, but the memory .* was made for"):
         agent.acting_state()
+
+
+def test_parameters_that_cannot_be_pickled_are_refused() -> None:
+    with pytest.raises(TypeError, match=r"the policy's parameters cannot be pickled: .*lambda"):
+        agent_with({"a": lambda: None})
 
 
 @pytest.mark.parametrize("kind", [kind for kind in VALUES if kind != "object of another kind"])

@@ -481,6 +481,37 @@ MUTANTS = [
         "pass",
         "tests/test_acting_plan.py",
     ),
+    # whole episodes
+    Mutant(
+        "headrace/samplers/episodes/policies.py",
+        "key = (self._greedy, env_ids.tobytes())",
+        "key = (self._greedy, bytes(len(env_ids)))",
+        "tests/test_policy_agent.py",
+    ),
+    Mutant(
+        "headrace/samplers/episodes/policies.py",
+        "is_first, self._new = np.ones(self._n, np.bool_), False",
+        "self._new = False",
+        "tests/test_policy_agent.py",
+    ),
+    Mutant(
+        "headrace/samplers/episodes/policy_values.py",
+        "policy.set_param_values(unpacked(came))",
+        "pass",
+        "tests/test_policy_agent.py",
+    ),
+    Mutant(
+        "headrace/samplers/episodes/tasks.py",
+        "[rng.permutation(n_available) for",
+        "[np.arange(n_available) for",
+        "tests/test_env_updates.py",
+    ),
+    Mutant(
+        "headrace/samplers/episodes/updates.py",
+        "type(innermost) is self._env_type",
+        "isinstance(innermost, self._env_type)",
+        "tests/test_env_updates.py",
+    ),
     # the command line
     Mutant(
         "headrace/cli/environments.py",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
 from typing import Any
 
 import gymnasium
@@ -99,12 +100,24 @@ class WorkerEnvs:
             (made,) = make_envs(update, [env_id], status)
             return made
         status.enter(Phase.CONSTRUCTING, env_id)
-        try:
-            return updated(update, env)
-        except (KeyboardInterrupt, TypeError):
-            raise
-        except BaseException as error:
-            raise user_code_failed(error, f"the update of env {env_id}", status) from error
+        if callable(update) and not isinstance(update, type):
+            update = self._guarded(update, env_id, status)
+        return updated(update, env)
+
+    @staticmethod
+    def _guarded(update: Callable[..., Any], env_id: int, status: Status) -> Callable[..., Any]:
+        """Returns the same update, whose exceptions are `EnvFailed`."""
+
+        @wraps(update)
+        def guarded(old_env: Any) -> Any:
+            try:
+                return update(old_env)
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:
+                raise user_code_failed(error, f"the update of env {env_id}", status) from error
+
+        return guarded
 
     def _limited(self, env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
         """Returns the environment with the time limit, unless it has one that is not longer."""

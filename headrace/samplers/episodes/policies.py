@@ -22,10 +22,10 @@ __all__ = ["Policy", "PolicyAgent"]
 
 @runtime_checkable
 class Policy(Protocol):
-    """A policy with garage's interface. It has `get_actions`, `get_action` or both::
+    """A policy with garage's interface. In addition to these methods it has `get_actions`, `get_action` or both.
 
-    actions, agent_infos = policy.get_actions(observations)     # of n environments; infos: dict of arrays [n, ...]
-    action, agent_info = policy.get_action(observation)         # of one environment
+    `get_actions(observations)` returns (actions, agent_infos) for n environments, the latter a dict of arrays
+    `[n, ...]`; `get_action(observation)` returns (action, agent_info) for one.
     """
 
     def reset(self, do_resets: Any = None) -> None:
@@ -51,20 +51,22 @@ class _ActsForOne(Protocol):
 class PolicyAgent(Agent):
     """An agent that acts with a policy of garage's interface, in every sampler.
 
-    Copies of the policy act, never the policy itself, in this process too. They follow its parameters at the start of
-    each batch and evaluation. A policy may therefore keep state between its calls, such as a recurrent one: each set
-    of columns that act together (a worker's, a group's, those of evaluation) has its own copy. A policy without
-    `get_actions` has one copy per environment, and its `reset` is called without arguments.
+    Copies of the policy act, never the policy itself, even in this process. They follow its parameters at the start of
+    each batch and evaluation. So a policy may keep state between its calls, such as a recurrent one: all columns that
+    act together (those of a worker, of a group, of an evaluation) have a copy of their own. A policy without
+    `get_actions` has one copy per environment, whose `reset` is called without arguments. A resumed run makes new
+    copies.
 
-    Policies draw random numbers from generators of their own, so batches are not the same in every sampler, as they
-    are with other agents. NumPy's, Python's and torch's generator objects inside of the policy are seeded anew in every
-    copy, from the seed of the run and the env id of its first column. Global generators are seeded in each worker, but
-    those of this process are left alone.
+    A policy draws random numbers from its own generators, so batches differ between samplers, unlike those of other
+    agents. Generator objects of NumPy, Python and torch inside of the policy are seeded anew in every copy, from the
+    seed of the run and the env id of the copy's first column. The global generators are seeded in each worker, but not
+    in this process.
 
-    Observations are given to the policy as NumPy copies, and actions come from it as elements of the action space;
-    recorded discrete actions are indices from 0, as with other agents. In an evaluation, the "mean" among the
-    agent_infos replaces the action in Box spaces. The policy has no value function, so samplers need
-    `bootstrap_value=False`, and it chooses the device where it computes: `to_device` does nothing.
+    The policy gets observations as NumPy copies and returns elements of the action space; recorded discrete actions are
+    indices from 0, as with other agents. Its agent_infos are recorded as `agent_info`, with the shapes and dtypes of
+    the first answer. In an evaluation, their "mean" replaces the action in Box spaces, if there is one. A policy has no
+    value function, so samplers need `bootstrap_value=False`, and it chooses the device where it computes: `to_device`
+    does nothing.
 
     Args:
         policy: the policy; copied and sent to workers by cloudpickle.
@@ -89,7 +91,7 @@ class PolicyAgent(Agent):
         self._seed = 0
         self._values: Packed = b""
         #: The copies that act, by mode and the env ids of their columns.
-        self._seats: dict[tuple[bool, bytes], _Seat] = {}
+        self._copies: dict[tuple[bool, bytes], _Copies] = {}
 
     # ---- garage's interface ----
 
@@ -110,7 +112,7 @@ class PolicyAgent(Agent):
     @override
     def initialize(self, spaces: EnvSpaces, *, seed: int, global_B: int = 1, env_ids: Sequence[int] = (0,)) -> None:
         super().initialize(spaces, seed=seed, global_B=global_B, env_ids=env_ids)
-        self._seed, self._seats = seed, {}
+        self._seed, self._copies = seed, {}
 
     @override
     def build_model(self, spaces: EnvSpaces) -> torch.nn.Module:
@@ -133,7 +135,7 @@ class PolicyAgent(Agent):
         # Agents are called in inference mode, but a policy may keep tensors (a recurrent state, a copy's parameters),
         # and those that are made in this mode cannot be changed outside of it.
         with torch.inference_mode(False), torch.no_grad():
-            actions, infos = self._seat(inputs.noise[:, -1].numpy(force=True)).act(
+            actions, infos = self._copies_for(inputs.noise.numpy(force=True)).act(
                 tree_map(_numpy_copy, inputs.observation), inputs.is_first.numpy(force=True)
             )
         if self._greedy and isinstance(self.spaces.action, spaces.Box):
@@ -190,27 +192,28 @@ class PolicyAgent(Agent):
         assert isinstance(self.model, ValueBuffer)
         return self.model
 
-    def _seat(self, env_ids: np.ndarray) -> _Seat:
+    def _copies_for(self, env_ids: np.ndarray) -> _Copies:
         key = (self._greedy, env_ids.tobytes())
-        seat = self._seats.get(key)
-        if seat is None:
+        copies = self._copies.get(key)
+        if copies is None:
             stream = Stream.EVAL_ACTION if self._greedy else Stream.ACTION
-            seeds = [np.random.SeedSequence(self._seed, spawn_key=(int(stream), int(env_id))) for env_id in env_ids]
-            seat = self._seats[key] = _Seat(self.policy, seeds)
-            seat.follow(self._values)
-        return seat
+            addresses = [(int(stream), int(env_id)) for env_id in env_ids.ravel()]
+            seeds = [np.random.SeedSequence(self._seed, spawn_key=address) for address in addresses]
+            copies = self._copies[key] = _Copies(self.policy, seeds)
+            copies.follow(self._values)
+        return copies
 
     def _begin(self, greedy: bool) -> None:
         self._greedy = greedy
         self._values = self._buffer.exchange(self.policy)
-        for seat in self._seats.values():
-            seat.follow(self._values)
+        for copies in self._copies.values():
+            copies.follow(self._values)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_seats": {}}  # another process acts for other columns
+        return {**vars(self), "_copies": {}}  # another process acts for other columns
 
 
-class _Seat:
+class _Copies:
     """The copies of a policy that act for some columns.
 
     Args:

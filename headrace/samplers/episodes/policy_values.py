@@ -12,6 +12,8 @@ import cloudpickle
 import numpy as np
 import torch
 
+from headrace.errors import headline
+
 __all__ = ["HasValues", "Packed", "ValueBuffer", "copied", "restored", "saved", "unpacked"]
 
 #: Pickled parameters.
@@ -93,7 +95,13 @@ def unpacked(values: Packed) -> Any:
 
 def _packed(values: Any) -> Packed:
     file = io.BytesIO()
-    _ValuePickler(file, pickle.HIGHEST_PROTOCOL).dump(values)
+    try:
+        _ValuePickler(file, pickle.HIGHEST_PROTOCOL).dump(values)
+    except Exception as error:
+        raise TypeError(
+            f"the policy's parameters cannot be pickled: {headline(error)}; get_param_values has to return "
+            "arrays, tensors or other values that can"
+        ) from error
     return file.getvalue()
 
 
