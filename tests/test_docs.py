@@ -26,7 +26,7 @@ ROOT = Path(__file__).parent.parent
 SITE = sorted(path for path in ROOT.glob("docs/**/*.md") if "_build" not in path.parts)
 PAGES = [*sorted(ROOT.glob("*.md")), *SITE]
 #: Packages of pages about working with them.
-NO_DEPENDENCIES = ("onnxruntime", "onnxscript", "optuna")
+NO_DEPENDENCIES = ("minari", "onnxruntime", "onnxscript", "optuna")
 PYTHON = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 #: What describes a module, or one thing, on a page of the reference.
 DESCRIBES = re.compile(r"^\.\. (reference|auto\w+):: (headrace[\w.]*)$", re.MULTILINE)
@@ -104,6 +104,7 @@ def test_python_of_a_page_runs(
     script = tmp_path / f"{page.stem}.py"
     script.write_text("".join(parts))
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     others = [name for name in NO_DEPENDENCIES if re.search(rf"^import {name}\b", script.read_text(), re.MULTILINE)]
     for name in others:
         pytest.importorskip(name, reason=f"the page needs {name}, which is no dependency of headrace")

@@ -19,6 +19,7 @@ from headrace.agents.pg import CategoricalPgAgent
 from headrace.algos.pg import A2C, IMPALA, PPO, A2CConfig, PolicyGradientAlgo
 from headrace.buffers.samples import Samples
 from headrace.buffers.tree import tree_map, tree_paths, tree_rows
+from headrace.envs import VectorEnvs
 from headrace.envs.spaces import null_value
 from headrace.samplers import SerialSampler
 from headrace.samplers.episodes import EnvSpec, EpisodeBatch, StepType, TimeStepBatch, TrajectoryBatch, to_minari
@@ -474,6 +475,16 @@ def test_whole_episodes_of_samples_are_those_that_start_and_end_in_it(reset_mode
         terminated, _ = EpisodeStep.ENDS[(count + column) % 3]
         assert one.step_types[-1] == (StepType.TERMINAL if terminated else StepType.TIMEOUT)
         assert one.step_types[:-1].tolist() == [StepType.FIRST, *[StepType.MID] * (length - 2)][: length - 1]
+
+
+def test_padding_steps_of_vector_environments_are_in_no_episode() -> None:
+    _, samples, infos = collected(VectorEnvs("CartPole-v1"), batch_T=80)
+    assert not samples.env.valid.all()
+    with closing(gymnasium.make("CartPole-v1")) as env:
+        batch = EpisodeBatch.from_samples(samples, spec_of(env)).validate()
+    assert sorted(zip(batch.env_ids, batch.returns, strict=True)) == sorted((one.env_id, one.Return) for one in infos)
+    assert len(batch) > 4
+    assert (batch.lengths == batch.returns).all()
 
 
 def test_samples_without_a_whole_episode_give_an_empty_batch() -> None:

@@ -11,11 +11,13 @@ import torch
 
 from headrace.buffers.tree import (
     allocate_like,
+    tree_concatenate,
     tree_copy_into,
     tree_leaves,
     tree_map,
     tree_paths,
     tree_rows,
+    tree_to_numpy,
     tree_to_torch,
 )
 
@@ -133,3 +135,37 @@ def test_the_module_loads_no_torch() -> None:
     code = "import sys, headrace.buffers.tree, headrace.buffers.samples; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+def test_concatenation_joins_the_rows_of_trees_whatever_the_order_of_keys() -> None:
+    first = {"a": np.arange(2), "b": (np.ones((2, 3)), None)}
+    second = {"b": (np.zeros((1, 3)), None), "a": np.array([7])}
+    joined = tree_concatenate([first, second], "things")
+    assert joined["a"].tolist() == [0, 1, 7]
+    assert joined["b"][0].tolist() == [[1] * 3, [1] * 3, [0] * 3]
+    assert joined["b"][1] is None
+
+
+@pytest.mark.parametrize(
+    ("other", "says"),
+    [
+        ({"a": np.zeros(1)}, r"things\['b'\] is an array \[n, 3\] in the first part and missing in another"),
+        ({"a": np.zeros(1), "b": np.zeros((1, 3)), "c": np.zeros(1)}, r"things\['c'\] is missing in the first part"),
+        (
+            {"a": np.zeros(1), "b": np.zeros((1, 4))},
+            r"things\['b'\] .* \[n, 3\] in the first part .* \[n, 4\] in another",
+        ),
+        (np.zeros(1), r"things is missing in the first part and an array \[n\] in another"),
+    ],
+)
+def test_trees_of_different_structure_are_not_concatenated(other: Any, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        tree_concatenate([{"a": np.zeros(2), "b": np.zeros((2, 3))}, other], "things")
+
+
+def test_tensors_become_arrays_of_the_same_memory_and_arrays_stay() -> None:
+    tensor, array = torch.zeros(3), np.zeros(2)
+    tree = tree_to_numpy({"tensor": tensor, "array": array})
+    tree["tensor"][0] = 5
+    assert tensor.tolist() == [5, 0, 0]
+    assert tree["array"] is array

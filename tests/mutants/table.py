@@ -127,6 +127,48 @@ MUTANTS = [
     ),
     Mutant("headrace/processes/exclusive.py", "if os.getpid() != self._pid:", "if False:", "tests/test_forks.py"),
     Mutant(
+        "headrace/samplers/episodes/batch.py",
+        "after[ends] = last",
+        "pass",
+        "tests/test_episode_batch.py",
+    ),
+    Mutant(
+        "headrace/samplers/episodes/conversion.py",
+        "truncated[np.cumsum(episodes.lengths) - 1] = True",
+        "pass",
+        "tests/test_episode_batch.py",
+    ),
+    Mutant(
+        "headrace/samplers/episodes/conversion.py",
+        "whole = first >= last // T * T",
+        "whole = first >= 0",
+        "tests/test_episode_batch.py",
+    ),
+    Mutant(
+        "headrace/samplers/episodes/minari.py",
+        "actions = vector_action_decoder(spec.action_space)(episodes.actions)",
+        "actions = episodes.actions",
+        "tests/test_episode_batch.py",
+    ),
+    Mutant(
+        "headrace/samplers/episodes/paths.py",
+        "slice(length - 1, length)",
+        "slice(0, 1)",
+        "tests/test_episode_batch.py",
+    ),
+    Mutant(
+        "headrace/samplers/episodes/steps.py",
+        "return np.where(terminated, np.uint8(StepType.TERMINAL), cut)",
+        "return cut",
+        "tests/test_episode_batch.py",
+    ),
+    Mutant(
+        "headrace/samplers/episodes/validation.py",
+        "is_first[ends - lengths] = is_last[ends - 1] = True",
+        "is_first[:] = is_last[:] = True",
+        "tests/test_episode_batch.py",
+    ),
+    Mutant(
         "headrace/samplers/inference/action_server.py",
         "if self.overlap or len(groups) == 1 or t == n_rows:",
         "if len(groups) == 1 or t == n_rows:",

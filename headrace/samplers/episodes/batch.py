@@ -300,9 +300,11 @@ class EpisodeBatch:
         """Returns the episodes as columns of a batch `[T, B]`, in new memory; T is the longest episode's length.
 
         Every column ends with its episode and is padding from there on (`valid=False`); an end that is not TERMINAL
-        is truncated, and `samples.final` has an entry for every episode. Policy-gradient algorithms learn from it; call
-        `algo.cut()` before each batch, whose columns do not go on from those of the batch before. Recurrent states are
-        not recorded in episodes, so `first_state` is None and agents must be feed-forward.
+        is truncated, and `samples.final` has an entry for every episode. No column goes on after the batch: bootstrap
+        values are zero and never used, and `env.last_observation` has the episodes' last observations.
+
+        Policy-gradient algorithms learn from it; call `algo.cut()` before each batch, because its columns do not
+        continue those of the batch before. Agents must be feed-forward: episodes have no recurrent states.
         """
         return samples_of(self)
 
