@@ -254,6 +254,11 @@ class PolicyGradientAlgo(Algo):
     def _process(self, samples: Samples) -> PgBatch:
         """Computes advantages and returns; for feed-forward agents, also flattens `[T, B]` to the valid steps."""
         env, agent = samples.env, samples.agent
+        if agent.first_state is None and self._agent.initial_state(1) is not None:
+            raise ValueError(
+                f"{type(self).__name__} needs samples.agent.first_state for a recurrent {type(self._agent).__name__}, "
+                'but this batch has none; collect whole episodes by a sampler with reset_mode="wait"'
+            )
         all_valid = bool(env.valid.all())
         valid = None if all_valid else env.valid
         with torch.no_grad():
