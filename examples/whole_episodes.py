@@ -7,13 +7,13 @@ import sys
 import torch
 
 from headrace.agents.pg import CategoricalPgAgent
-from headrace.algos.pg import VPG, VPGConfig
+from headrace.algos.pg import VPG
 from headrace.samplers import CpuSampler
 
 
 def main(seed: int = 0, n_itr: int = 75) -> None:
     torch.set_num_threads(1)  # with a model this small, more threads only wait for each other
-    agent, algo = CategoricalPgAgent(model_kwargs={"separate_value": True}), VPG(VPGConfig(learning_rate=1e-2))
+    agent, algo = CategoricalPgAgent(model_kwargs={"separate_value": True}), VPG()
     sampler = CpuSampler(
         "CartPole-v1",
         batch_T=500,  # no episode is longer, so each of the 8 environments plays one from start to end

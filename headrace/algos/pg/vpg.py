@@ -22,10 +22,10 @@ class VPGConfig(PgConfig):
     """λ of generalized advantage estimation; 1: discounted returns, 0: one-step temporal differences."""
     learning_rate: float = 5e-3
     """Adam's step size, or its initial value if there is a schedule."""
-    value_epochs: int = 0
-    """Passes over each batch that train the value alone, after the one that trains policy and value. They share the
-    optimizer: Adam's momentum carries the policy on in them, and moves it up to √(1 + value_epochs) times as far per
-    batch, so lower the learning rate."""
+    value_epochs: int = 4
+    """Passes over each batch that train the value alone, after the one that trains policy and value. All share one
+    optimizer, so Adam's momentum carries the policy on meanwhile: about √(1 + value_epochs) times as far per batch as
+    without them, at the same learning rate. Layers that policy and value share are trained as well."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -25,7 +25,15 @@ _DEFAULTS: dict[Kind, Defaults[VPGConfig]] = {
         batch_T=128,
         batch_B=16,
         model=NORMALIZED,
-        settings=VPGConfig(learning_rate=3e-3, entropy_loss_coeff=0.0),
+        settings=VPGConfig(learning_rate=3e-3, value_epochs=0, entropy_loss_coeff=0.0),
+    ),
+    # The learning rate and the rewards of a2c, with larger batches; no result is recorded for images.
+    "images": Defaults(
+        n_steps=10_000_000,
+        log_interval_steps=50_000,
+        batch_T=128,
+        batch_B=16,
+        settings=VPGConfig(learning_rate=7e-4, value_epochs=0, normalize_reward=False),
     ),
 }
 
