@@ -1,6 +1,6 @@
 """VPG: what its returns, its baseline and its losses are, and that it learns from whole episodes."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from typing import Any
 
@@ -10,12 +10,13 @@ import torch
 
 from headrace.agents.base import Agent
 from headrace.agents.pg import CategoricalPgAgent, RecurrentCategoricalPgAgent
-from headrace.algos.pg import VPG, VPGConfig
+from headrace.algos.pg import IMPALA, PPO, VPG, PolicyGradientAlgo, PPOConfig, VPGConfig
 from headrace.algos.pg.base import PgBatch
+from headrace.algos.returns import final_values
 from headrace.buffers.samples import Samples
 from headrace.types import BatchSpec
 from tests.light import Signal
-from tests.test_pg_algos import Tabular, equal, optimized, ready, sampler_of, tabular, two_rows, weights
+from tests.test_pg_algos import GruAgent, Tabular, equal, optimized, ready, sampler_of, tabular, two_rows, weights
 
 
 class Uneven(Signal):
@@ -127,10 +128,24 @@ def test_batches_may_have_different_numbers_of_episodes() -> None:
     assert equal(weights(agent), expected), "a resumed training goes on exactly"
 
 
-def test_recurrent_agent_without_recorded_state_is_an_error_with_the_remedy() -> None:
+@pytest.mark.parametrize("make", [RecurrentCategoricalPgAgent, GruAgent])
+@pytest.mark.parametrize("algo", [VPG(), PPO(PPOConfig(epochs=1)), IMPALA()], ids=["vpg", "ppo", "impala"])
+def test_recurrent_agents_learn_alike_without_recorded_states(
+    algo: PolicyGradientAlgo, make: Callable[[], Agent]
+) -> None:
+    agent = make()
+    samples = whole_episodes(agent)
+    assert samples.env.truncated.any()
+    expected = optimized(algo, samples, agent)
+    samples.agent.first_state = samples.agent.last_state = samples.final.state = None
+    for found, wanted in zip(optimized(algo, samples, agent), expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_values_of_final_observations_are_the_same_without_recorded_states() -> None:
     agent = RecurrentCategoricalPgAgent()
     samples = whole_episodes(agent)
-    ready(VPG(), agent, samples).optimize_agent(0, samples)
-    samples.agent.first_state = None
-    with pytest.raises(ValueError, match=r'first_state for a recurrent .* reset_mode="wait"'):
-        ready(VPG(), agent, samples).optimize_agent(0, samples)
+    expected = final_values(agent, samples)
+    assert (expected != 0).sum() == samples.env.truncated.sum() > 0
+    samples.agent.first_state = samples.final.state = None
+    torch.testing.assert_close(final_values(agent, samples), expected)

@@ -16,7 +16,7 @@ from headrace.agents.dqn.dqn import DqnAgent
 from headrace.algos.adam import AdamConfig, FlatAdam
 from headrace.algos.base import Algo, OptInfo, mean_info
 from headrace.algos.checks import finite, require
-from headrace.algos.returns import final_values, generalized_advantages
+from headrace.algos.returns import final_values, first_state, generalized_advantages
 from headrace.algos.reward_scaling import RewardScaling
 from headrace.buffers.samples import Samples
 from headrace.buffers.tree import tree_map, tree_rows
@@ -254,11 +254,6 @@ class PolicyGradientAlgo(Algo):
     def _process(self, samples: Samples) -> PgBatch:
         """Computes advantages and returns; for feed-forward agents, also flattens `[T, B]` to the valid steps."""
         env, agent = samples.env, samples.agent
-        if agent.first_state is None and self._agent.initial_state(1) is not None:
-            raise ValueError(
-                f"{type(self).__name__} needs samples.agent.first_state for a recurrent {type(self._agent).__name__}, "
-                'but this batch has none; collect whole episodes by a sampler with reset_mode="wait"'
-            )
         all_valid = bool(env.valid.all())
         valid = None if all_valid else env.valid
         with torch.no_grad():
@@ -277,8 +272,9 @@ class PolicyGradientAlgo(Algo):
                 advantage=advantage,
                 returns=returns,
             )
-        if agent.first_state is not None:
-            batch.state, batch.valid = tree_rows(agent.first_state, 0), valid
+        batch.state = first_state(self._agent, samples)
+        if batch.state is not None:
+            batch.valid = valid
             return batch
         flat: PgBatch = _valid_steps(batch, env.valid)
         return flat
