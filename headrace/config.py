@@ -93,6 +93,7 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "total_steps": ("n_steps",),
     "total_timesteps": ("n_steps",),
     "train_freq": ("replay_ratio",),
+    "train_v_iters": ("value_epochs",),
     "unroll_length": ("batch_T",),
     "update_epochs": ("epochs",),
     "value_coeff": ("value_loss_coeff",),

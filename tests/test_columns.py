@@ -7,7 +7,7 @@ from typing import Any
 from headrace.agents.dqn import CategoricalDqnAgent, DqnAgent
 from headrace.agents.pg import CategoricalPgAgent, GaussianPgAgent
 from headrace.algos.dqn import DQN, CategoricalDQN, CategoricalDQNConfig, DQNConfig
-from headrace.algos.pg import A2C, IMPALA, PPO, A2CConfig, PPOConfig
+from headrace.algos.pg import A2C, IMPALA, PPO, VPG, A2CConfig, PPOConfig
 from headrace.runners import MinibatchRl, MinibatchRlEval, RunnerConfig
 from headrace.runners.logging import Logger
 from headrace.samplers import SerialSampler
@@ -37,6 +37,7 @@ def test_documented_columns_equal_the_columns_of_progress_csv() -> None:
         row_of(MinibatchRl, PPO(PPOConfig(lr_schedule=lambda progress: 0.5)), CategoricalPgAgent(), "CartPole-v1"),
         row_of(MinibatchRlEval, A2C(), GaussianPgAgent(init_log_std=-1.0), "Pendulum-v1"),
         row_of(MinibatchRl, IMPALA(), CategoricalPgAgent(), "CartPole-v1"),
+        row_of(MinibatchRl, VPG(), CategoricalPgAgent(), "CartPole-v1"),
         row_of(MinibatchRl, DQN(DQNConfig(**LEARN)), DqnAgent(eps_itr_max=1, eps_final=0.25), "CartPole-v1"),
         row_of(MinibatchRl, CategoricalDQN(CategoricalDQNConfig(**LEARN)), CategoricalDqnAgent(), "CartPole-v1"),
     ]

@@ -13,7 +13,7 @@ from headrace.agents.dqn import CategoricalDqnAgent, DqnAgent
 from headrace.agents.pg import CategoricalPgAgent, GaussianPgAgent, RecurrentCategoricalPgAgent
 from headrace.algos.adam import FlatAdam
 from headrace.algos.dqn import DQN, CategoricalDQN, CategoricalDQNConfig, DQNConfig
-from headrace.algos.pg import A2C, IMPALA, PPO, A2CConfig, IMPALAConfig, PPOConfig
+from headrace.algos.pg import A2C, IMPALA, PPO, VPG, A2CConfig, IMPALAConfig, PPOConfig, VPGConfig
 from headrace.config import SYNONYMS, nearest_name
 from headrace.models import ActorCritic, QNetwork, RecurrentActorCritic
 from headrace.runners import RunnerConfig
@@ -31,6 +31,7 @@ from headrace.samplers import AsyncCpuSampler, SamplerOptions, SerialSampler
         (PPOConfig, "learnign_rate", "it is called learning_rate"),
         (A2CConfig, "vf_coef", "it is called value_loss_coeff"),
         (IMPALAConfig, "max_grad_norm", "it is called clip_grad_norm"),
+        (VPGConfig, "train_v_iters", "it is called value_epochs"),
         (DQNConfig, "tau", "it is called target_update_tau"),
         (DQNConfig, "n_step_return", "it is called n_step"),
         (CategoricalDQNConfig, "buffer_size", "it is called replay_size"),
@@ -39,6 +40,7 @@ from headrace.samplers import AsyncCpuSampler, SamplerOptions, SerialSampler
         (PPO, "learning_rate", "settings are given as PPO(PPOConfig(learning_rate=...))"),
         (A2C, "lr", "A2C(A2CConfig(learning_rate=...))"),
         (IMPALA, "rho_cilp", "IMPALA(IMPALAConfig(rho_clip=...))"),
+        (VPG, "lr", "VPG(VPGConfig(learning_rate=...))"),
         (DQN, "buffer_size", "DQN(DQNConfig(replay_size=...))"),
         (CategoricalDQN, "zebra", "CategoricalDQN(CategoricalDQNConfig(...)); its settings are learning_rate, "),
         (DqnAgent, "epsilon", "it is called eps_final"),

@@ -111,7 +111,12 @@ def test_options_default_to_the_settings_of_the_classes() -> None:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     ("algo", "env", "least"),
-    [("dqn", "CartPole-v1", 475.0), ("categorical-dqn", "Acrobot-v1", -100.0), ("impala", "CartPole-v1", 475.0)],
+    [
+        ("dqn", "CartPole-v1", 475.0),
+        ("categorical-dqn", "Acrobot-v1", -100.0),
+        ("impala", "CartPole-v1", 475.0),
+        ("vpg", "CartPole-v1", 475.0),
+    ],
 )
 def test_default_settings_reach_the_goal(
     algo: str, env: str, least: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]

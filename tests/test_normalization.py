@@ -346,6 +346,20 @@ def test_running_returns_restart_at_zero_after_a_cut() -> None:
     assert not torch.equal(going_on(reward, going, None), scaled)
 
 
+def test_number_of_columns_may_change_where_every_episode_ended() -> None:
+    scaling, batches = RewardScaling(0.9), []
+    for seed, B in enumerate((4, 7, 2)):
+        reward, ended, _ = batch(9, B, seed, padding=False)
+        ended[-1] = True
+        batches.append((reward, ended, None))
+    expected = torch.cat([reward for reward, _, _ in batches], dim=1), torch.cat([ended for _, ended, _ in batches], 1)
+    for one in batches:
+        scaling(*one)
+    together = RewardScaling(0.9)
+    together(*expected, None)
+    assert scaling.deviation == pytest.approx(together.deviation)
+
+
 def test_restored_reward_scaling_gives_the_same_next_batch() -> None:
     scaling, other, fresh = (RewardScaling(0.9) for _ in range(3))
     scaling(*batch(20, 4, 0, padding=False))

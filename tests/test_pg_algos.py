@@ -1,4 +1,4 @@
-"""A2C and PPO: losses and advantages, what they ignore, and that they learn."""
+"""A2C, PPO and VPG: losses and advantages, what they ignore, and that they learn."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -13,7 +13,7 @@ import torch
 
 from headrace.agents.base import Agent
 from headrace.agents.pg import CategoricalPgAgent, PgInfo
-from headrace.algos.pg import A2C, PPO, A2CConfig, PgConfig, PolicyGradientAlgo, PPOConfig
+from headrace.algos.pg import A2C, PPO, VPG, A2CConfig, PgConfig, PolicyGradientAlgo, PPOConfig, VPGConfig
 from headrace.algos.pg.base import PgBatch
 from headrace.algos.returns import final_values, generalized_advantages
 from headrace.buffers.samples import Samples
@@ -25,7 +25,8 @@ from headrace.types import AgentStep, BatchSpec, EnvSpaces, StepInputs
 from tests.grid import large_rewards
 from tests.light import Signal
 
-ALGOS: list[type[A2C] | type[PPO]] = [A2C, PPO]
+CONFIGS: dict[Any, type[PgConfig]] = {A2C: A2CConfig, PPO: PPOConfig, VPG: VPGConfig}
+ALGOS: list[type[A2C] | type[PPO] | type[VPG]] = [A2C, PPO, VPG]
 N_ITR = 50
 
 
@@ -118,7 +119,7 @@ def optimized(
 # ---- settings ----
 
 
-@pytest.mark.parametrize(("cls", "config_cls"), [(A2C, A2CConfig), (PPO, PPOConfig)])
+@pytest.mark.parametrize(("cls", "config_cls"), CONFIGS.items())
 def test_settings_are_frozen_keywords_and_checked(
     cls: Callable[[PgConfig], PolicyGradientAlgo], config_cls: type[PgConfig]
 ) -> None:
@@ -149,8 +150,10 @@ def test_invalid_settings_of_ppo_are_named(wrong: dict[str, Any]) -> None:
     [
         (A2C(A2CConfig(discount=0.5, learning_rate=1e-2)), "mid_batch"),
         (PPO(PPOConfig(discount=0.5, epochs=4)), "wait"),
+        (VPG(VPGConfig(discount=0.5, learning_rate=1e-2)), "wait"),
         pytest.param(A2C(A2CConfig(discount=0.5, learning_rate=1e-2)), "wait", marks=pytest.mark.slow),
         pytest.param(PPO(PPOConfig(discount=0.5, epochs=4)), "mid_batch", marks=pytest.mark.slow),
+        pytest.param(VPG(VPGConfig(discount=0.5, value_epochs=2)), "mid_batch", marks=pytest.mark.slow),
     ],
 )
 def test_pg_algorithms_learn_to_follow_the_signal(algo: PolicyGradientAlgo, reset_mode: str) -> None:
@@ -326,7 +329,7 @@ def test_explained_variance_measures_how_well_values_predict_returns(
     acted.agent_info.value[~env.valid] = 1e6
     assert acted.bootstrap_value is not None
     value, ends = acted.agent_info.value, (env.terminated, env.truncated, acted.bootstrap_value)
-    algo = ready(cls({A2C: A2CConfig, PPO: PPOConfig}[cls](normalize_reward=False, learning_rate=0.1)), agent, samples)
+    algo = ready(cls(CONFIGS[cls](normalize_reward=False, learning_rate=0.1)), agent, samples)
     _, returns = generalized_advantages(
         env.reward, value, *ends, final_values(agent, samples), 0.99, algo.config.gae_lambda, env.valid
     )
@@ -361,7 +364,7 @@ def test_explained_variance_of_equal_returns_is_nan() -> None:
 
 
 @pytest.mark.parametrize(
-    "algo_name", ["ppo", *(pytest.param(name, marks=pytest.mark.slow) for name in ("a2c", "impala"))]
+    "algo_name", ["ppo", *(pytest.param(name, marks=pytest.mark.slow) for name in ("a2c", "impala", "vpg"))]
 )
 def test_default_settings_learn_values_of_large_rewards(algo_name: str) -> None:
     """A value that lags behind returns of 10 leaves an explained variance of 0, whatever the policy does."""
@@ -414,7 +417,9 @@ def test_values_come_from_the_acting_model_and_losses_from_the_training_one() ->
 # ---- what it never looks at ----
 
 
-@pytest.mark.parametrize("algo", [A2C(), PPO(PPOConfig(epochs=2))], ids=["a2c", "ppo"])
+@pytest.mark.parametrize(
+    "algo", [A2C(), PPO(PPOConfig(epochs=2)), VPG(VPGConfig(value_epochs=1))], ids=["a2c", "ppo", "vpg"]
+)
 @pytest.mark.parametrize("agent", [CategoricalPgAgent(), GruAgent()], ids=["feed-forward", "recurrent"])
 def test_padding_does_not_affect_learning(algo: PolicyGradientAlgo, agent: Agent) -> None:
     agent, samples = one_batch("wait", agent)
@@ -481,7 +486,7 @@ def test_minibatches_come_from_the_seed_only() -> None:
     assert not equal(first, optimized(PPO(PPOConfig(epochs=2)), samples, agent, seed=3, itr=1))
 
 
-@pytest.mark.parametrize("algo", [A2C(), PPO()], ids=["a2c", "ppo"])
+@pytest.mark.parametrize("algo", [A2C(), PPO(), VPG()], ids=["a2c", "ppo", "vpg"])
 def test_learning_rate_falls_to_zero(algo: PolicyGradientAlgo) -> None:
     agent, samples = one_batch()
     before = weights(agent)
@@ -499,7 +504,7 @@ def test_ratio_clip_falls_to_zero_with_linear_clip_schedule() -> None:
 # ---- it says what is wrong, and goes on where it was ----
 
 
-@pytest.mark.parametrize("algo", [A2C(), PPO()], ids=["a2c", "ppo"])
+@pytest.mark.parametrize("algo", [A2C(), PPO(), VPG()], ids=["a2c", "ppo", "vpg"])
 def test_non_finite_loss_is_an_error_without_a_step(algo: PolicyGradientAlgo) -> None:
     agent, samples = one_batch()
     ready(algo, agent, samples)
@@ -528,7 +533,7 @@ def test_batch_without_bootstrap_value_is_an_error_with_the_remedy() -> None:
 
 
 @pytest.mark.parametrize("cls", ALGOS)
-def test_restored_algorithm_continues_exactly(cls: type[A2C] | type[PPO]) -> None:
+def test_restored_algorithm_continues_exactly(cls: Callable[[], PolicyGradientAlgo]) -> None:
     agent, samples = one_batch()
     algo = ready(cls(), agent, samples)
     algo.optimize_agent(0, samples)
@@ -563,7 +568,7 @@ def test_the_gradient_is_clipped() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("algo", [A2C(), PPO(PPOConfig(epochs=1))], ids=["a2c", "ppo"])
+@pytest.mark.parametrize("algo", [A2C(), PPO(PPOConfig(epochs=1)), VPG()], ids=["a2c", "ppo", "vpg"])
 def test_updates_run_on_the_device_of_the_agent(algo: PolicyGradientAlgo) -> None:
     agent, samples = one_batch()
     expected = optimized(algo, samples, agent)

@@ -11,7 +11,7 @@ from gymnasium import spaces
 
 from headrace.agents.base import Agent
 from headrace.agents.pg import CategoricalPgAgent, RecurrentCategoricalPgAgent, RecurrentGaussianPgAgent
-from headrace.algos.pg import A2C, PPO, PPOConfig
+from headrace.algos.pg import A2C, PPO, VPG, PPOConfig, VPGConfig
 from headrace.algos.pg.base import PgBatch
 from headrace.buffers.samples import Samples
 from headrace.buffers.tree import tree_leaves, tree_map, tree_paths, tree_rows
@@ -310,7 +310,9 @@ def assert_columns_once(batch: PgBatch, parts: list[PgBatch]) -> None:
         assert torch.equal(torch.cat(valid, dim=1), batch.valid[:, chosen])
 
 
-@pytest.mark.parametrize("algo", [A2C(), PPO(PPOConfig(epochs=2))], ids=["a2c", "ppo"])
+@pytest.mark.parametrize(
+    "algo", [A2C(), PPO(PPOConfig(epochs=2)), VPG(VPGConfig(value_epochs=1))], ids=["a2c", "ppo", "vpg"]
+)
 @pytest.mark.parametrize("reset_mode", ["mid_batch", "wait"])
 def test_padding_does_not_affect_learning_of_recurrent_agents(algo: Any, reset_mode: str) -> None:
     results = []

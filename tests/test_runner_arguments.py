@@ -8,7 +8,7 @@ import pytest
 from headrace.agents.dqn import CategoricalDqnAgent, DqnAgent
 from headrace.agents.pg import CategoricalPgAgent
 from headrace.algos.dqn import DQN, CategoricalDQN
-from headrace.algos.pg import A2C, IMPALA, PPO
+from headrace.algos.pg import A2C, IMPALA, PPO, VPG
 from headrace.runners import AsyncRl, MinibatchRl, MinibatchRlEval, RunnerConfig
 from headrace.samplers import SerialSampler
 from tests.walk import Walk
@@ -23,7 +23,7 @@ def refused(runner: Callable[..., Any], *arguments: Any, **more: Any) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("algo", [PPO(), A2C(), IMPALA()], ids=repr)
+@pytest.mark.parametrize("algo", [PPO(), A2C(), IMPALA(), VPG()], ids=repr)
 @pytest.mark.parametrize("agent", [DqnAgent(), CategoricalDqnAgent()], ids=repr)
 def test_an_algorithm_with_a_policy_names_the_agents_that_have_one(algo: Any, agent: Any) -> None:
     says = refused(MinibatchRl, algo, agent, SAMPLER, CONFIG)

@@ -98,9 +98,10 @@ def test_defaults_depend_on_the_environment(
 
 
 @pytest.mark.parametrize("env", [slow("CartPole-v1"), "Pendulum-v1", slow(f"{__name__}:Pictures")])
-def test_a2c_has_defaults_too(env: str, tmp_path: Path) -> None:
-    config = trained(tmp_path, "--algo", "a2c", "--env", env)
-    assert config["a2c"]["normalize_reward"] == (env != f"{__name__}:Pictures")
+@pytest.mark.parametrize("algo", ["a2c", slow("vpg")])
+def test_other_algorithms_have_defaults_too(algo: str, env: str, tmp_path: Path) -> None:
+    config = trained(tmp_path, "--algo", algo, "--env", env)
+    assert config[algo]["normalize_reward"] == (env != f"{__name__}:Pictures")
 
 
 def test_agent_options_determine_the_agent(tmp_path: Path) -> None:

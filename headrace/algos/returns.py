@@ -20,10 +20,11 @@ from __future__ import annotations
 import torch
 
 from headrace.agents.base import Agent
-from headrace.buffers.samples import Samples
-from headrace.buffers.tree import tree_rows
+from headrace.buffers.samples import Final, Samples
+from headrace.buffers.tree import tree_leaves, tree_map, tree_rows
+from headrace.types import StepInputs, Tree
 
-__all__ = ["discounted_returns", "final_values", "generalized_advantages", "next_values", "v_trace"]
+__all__ = ["discounted_returns", "final_values", "first_state", "generalized_advantages", "next_values", "v_trace"]
 
 
 def next_values(
@@ -170,6 +171,8 @@ def final_values(agent: Agent, samples: Samples) -> torch.Tensor:
     """Returns V(final observation) at the (time, column) of each truncation, 0 elsewhere: float `[T, B]`, no gradient.
 
     Calls `agent.value` once for all truncations, with the recurrent state after the last step, on the samples' device.
+    If a recurrent agent's states were not recorded, the agent runs through the columns again, one row further; then
+    each column must be one whole episode.
 
     Args:
         agent: the agent, on the device of the samples.
@@ -181,7 +184,32 @@ def final_values(agent: Agent, samples: Samples) -> torch.Tensor:
     if cut.any():
         kept = tree_rows(final, cut)
         with torch.no_grad():
-            values[kept.time, kept.column] = agent.value(kept.inputs(), kept.state).to(values.dtype)
+            if kept.state is None and agent.initial_state(1) is not None:
+                found = _values_after_columns(agent, samples, kept)
+            else:
+                found = agent.value(kept.inputs(), kept.state)
+        values[kept.time, kept.column] = found.to(values.dtype)
+    return values
+
+
+def first_state(agent: Agent, samples: Samples) -> Tree:
+    """Returns the recurrent state before time step 0, tree of `[B, ...]`; None if feed-forward.
+
+    It is that of the start of an episode if the batch has none, as whole episodes do not.
+    """
+    recorded = samples.agent.first_state
+    return agent.initial_state(samples.batch_spec.B) if recorded is None else tree_rows(recorded, 0)
+
+
+def _values_after_columns(agent: Agent, samples: Samples, final: Final) -> torch.Tensor:
+    """Returns V of final observations, `[n]`, as values of the row after each episode, which is padding or row T."""
+    env, acted = samples.env, samples.agent
+    inputs = StepInputs(env.observation, acted.prev_action, env.prev_reward, env.is_first)
+    longer = tree_map(lambda leaf: torch.cat([leaf, torch.zeros_like(leaf[:1])]), inputs)
+    row = final.time + 1, final.column
+    for leaf, value in zip(tree_leaves(longer), tree_leaves(final.inputs()), strict=True):
+        leaf[row] = value
+    values: torch.Tensor = agent(longer, first_state(agent, samples)).value[row]
     return values
 
 

@@ -49,7 +49,8 @@ class RewardScaling:
         for t in range(len(reward)):
             torch.add(reward[t], running, alpha=self._discount, out=returns[t])
             running = returns[t] * goes_on[t]
-        self._running = running
+        # Where every episode ended there is nothing to continue, so batches of whole episodes may differ in number.
+        self._running = running if bool(running.any()) else None
         self._update((returns if valid is None else returns[valid]).double())
         scaled: torch.Tensor = (reward / self.deviation).clamp(-self._clip, self._clip)
         return scaled

@@ -35,13 +35,13 @@ class ModelOptions:
     hidden_sizes: tuple[int, ...] | None = None
     """Widths of the tanh layers; None: 64 64, or no such layers for images. Not with --recurrent."""
     separate_value: bool = False
-    """For ppo, a2c and impala: give the value separate layers. Not with --recurrent."""
+    """For ppo, a2c, impala and vpg: give the value separate layers. Not with --recurrent."""
     dueling: bool = False
     """For dqn and categorical-dqn: give state values and advantages separate layers."""
     normalize_observation: bool = False
     """Normalize observations by their running mean and standard deviation."""
     recurrent: Literal["lstm", "gru"] | None = None
-    """For ppo, a2c and impala: give the agent a memory within each episode."""
+    """For ppo, a2c, impala and vpg: give the agent a memory within each episode."""
     memory_size: int = 64
     """Width of the memory."""
     state_dependent_std: bool = False

@@ -12,7 +12,7 @@ from headrace.agents.base import Agent
 from headrace.agents.device import device_here
 from headrace.algos.base import Algo
 from headrace.algos.dqn import CategoricalDQNConfig, DQNConfig
-from headrace.algos.pg import A2CConfig, IMPALAConfig, PPOConfig
+from headrace.algos.pg import A2CConfig, IMPALAConfig, PPOConfig, VPGConfig
 from headrace.cli.agents import ActingOptions, ModelOptions
 from headrace.cli.algorithms.a2c import ALGORITHM as A2C
 from headrace.cli.algorithms.base import Algorithm
@@ -20,6 +20,7 @@ from headrace.cli.algorithms.categorical_dqn import ALGORITHM as CATEGORICAL_DQN
 from headrace.cli.algorithms.dqn import ALGORITHM as DQN
 from headrace.cli.algorithms.impala import ALGORITHM as IMPALA
 from headrace.cli.algorithms.ppo import ALGORITHM as PPO
+from headrace.cli.algorithms.vpg import ALGORITHM as VPG
 from headrace.cli.errors import UsageError, unknown
 from headrace.cli.idle import Rule, of_place
 from headrace.cli.options import Unprefixed, flags_of
@@ -84,6 +85,8 @@ class TrainOptions(PlaceOptions):
     """Settings of a2c."""
     impala: IMPALAConfig = field(default_factory=IMPALAConfig, metadata={"algorithm": IMPALA})
     """Settings of impala."""
+    vpg: VPGConfig = field(default_factory=VPGConfig, metadata={"algorithm": VPG})
+    """Settings of vpg."""
     dqn: DQNConfig = field(default_factory=DQNConfig, metadata={"algorithm": DQN})
     """Settings of dqn, for Discrete actions."""
     categorical_dqn: CategoricalDQNConfig = field(

@@ -16,7 +16,7 @@ from headrace.agents.dqn.dqn import DqnAgent
 from headrace.algos.adam import AdamConfig, FlatAdam
 from headrace.algos.base import Algo, OptInfo, mean_info
 from headrace.algos.checks import finite, require
-from headrace.algos.returns import final_values, generalized_advantages
+from headrace.algos.returns import final_values, first_state, generalized_advantages
 from headrace.algos.reward_scaling import RewardScaling
 from headrace.buffers.samples import Samples
 from headrace.buffers.tree import tree_map, tree_rows
@@ -272,8 +272,9 @@ class PolicyGradientAlgo(Algo):
                 advantage=advantage,
                 returns=returns,
             )
-        if agent.first_state is not None:
-            batch.state, batch.valid = tree_rows(agent.first_state, 0), valid
+        batch.state = first_state(self._agent, samples)
+        if batch.state is not None:
+            batch.valid = valid
             return batch
         flat: PgBatch = _valid_steps(batch, env.valid)
         return flat

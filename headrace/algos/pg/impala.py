@@ -10,7 +10,7 @@ import torch
 
 from headrace.algos.checks import require
 from headrace.algos.pg.base import Losses, PgBatch, PgConfig, PolicyGradientAlgo
-from headrace.algos.returns import final_values, v_trace
+from headrace.algos.returns import final_values, first_state, v_trace
 from headrace.buffers.samples import Samples
 from headrace.buffers.tree import tree_rows
 from headrace.config import checked_names, settings_in
@@ -63,7 +63,7 @@ class IMPALA(PolicyGradientAlgo):
         """Returns V-trace advantages and value targets; see `PolicyGradientAlgo`."""
         env, acted = samples.env, samples.agent
         inputs = StepInputs(env.observation, acted.prev_action, env.prev_reward, env.is_first)
-        now = self._agent(inputs, None if acted.first_state is None else tree_rows(acted.first_state, 0))
+        now = self._agent(inputs, first_state(self._agent, samples))
         return v_trace(
             reward,
             now.value,

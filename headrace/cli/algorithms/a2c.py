@@ -48,7 +48,5 @@ ALGORITHM = Algorithm(
     with_memory=policy_gradient.one_body,
     stands_for={
         "a3c": ", the same without lag, or impala, which corrects for lag (--sampler async-cpu)",
-        "reinforce": "",
-        "vpg": "",
     },
 )
