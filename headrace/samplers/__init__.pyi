@@ -1,7 +1,7 @@
 """Samplers collect batches `[batch_T, batch_B]` with an agent."""
 
 from headrace.samplers.base import BaseSampler as BaseSampler
-from headrace.samplers.config import SamplerOptions as SamplerOptions
+from headrace.samplers.config import RayOptions as RayOptions, SamplerOptions as SamplerOptions
 from headrace.samplers.inference.action_server import (
     ActionServer as ActionServer,
     AlternatingActionServer as AlternatingActionServer,
@@ -28,6 +28,7 @@ from headrace.samplers.presets import (
     GpuSamplerBase as GpuSamplerBase,
     NoOverlapAlternatingSampler as NoOverlapAlternatingSampler,
     ParallelSamplerBase as ParallelSamplerBase,
+    RayBatchSampler as RayBatchSampler,
     SerialSampler as SerialSampler,
 )
 from headrace.samplers.timing import TimingReport as TimingReport
