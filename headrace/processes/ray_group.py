@@ -71,6 +71,7 @@ class _Member:
 class RayGroup:
     """Makes actors that run `target(channel, argument)`; see `WorkerGroup`, which does it with processes.
 
+    The target has to send a first reply when it is ready for commands, as `headrace.samplers.sampling_process` does.
     Workers may not write into arrays with which they replied before their next command, and large arrays in replies are
     read-only views of Ray's memory, which is free when they are.
 
@@ -319,8 +320,10 @@ class RayGroup:
         reason = cause_of_actor_death(error)
         if member.restarts >= self._max_restarts:
             limit = f"; it was restarted {member.restarts} times" if member.restarts else ""
-            where = self._where(rank, member)
-            raise WorkerCrashed(f"{self._described(rank, member)} died: {reason}{limit}", where) from None
+            # What it was doing when it was last looked at may be long past.
+            raise WorkerCrashed(
+                f"{self._described(rank, member)} died: {reason}{limit}", Where(rank, member.pid)
+            ) from None
         _log.warning("%s died: %s; it is started again", self._described(rank, member), reason)
         with suppress(Exception):  # it may only be out of reach
             self._ray.kill(member.actor)
