@@ -3,9 +3,7 @@
 import logging
 import os
 import pickle
-import re
 import signal
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
@@ -16,13 +14,13 @@ import pytest
 import torch
 
 from headrace.agents.pg import CategoricalPgAgent
-from headrace.buffers.tree import tree_leaves, tree_rows
+from headrace.buffers.tree import tree_leaves
 from headrace.errors import EnvContractError, EnvFailed, SamplerClosed, SamplerError, WorkerCrashed, WorkerHung
 from headrace.processes.affinity import Affinity
 from headrace.processes.ray_group import RayGroup
 from headrace.processes.ray_session import RayActors, RaySession
 from headrace.samplers import BaseSampler, CpuSampler, RayBatchSampler, SerialSampler
-from tests.faulty import BAD_ENV, SEED, FaultyEnv
+from tests.faulty import BAD_ENV
 from tests.group_targets import greeting_echo, nothing
 from tests.leftovers import DEADLINE, all_gone, until
 from tests.quick import quick_and_slow
@@ -80,8 +78,14 @@ def test_commands_reach_the_workers_that_they_are_for_and_large_arrays_are_views
 
 
 def test_a_large_message_is_stored_once_for_all_workers(ray: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    stored, put = [], ray.put
-    monkeypatch.setattr(ray, "put", lambda value: stored.append(value) or put(value))
+    stored: list[Any] = []
+    put = ray.put
+
+    def counted(value: Any) -> Any:
+        stored.append(value)
+        return put(value)
+
+    monkeypatch.setattr(ray, "put", counted)
     group = group_of(3)
     group.replies()
     group.send(np.zeros(10**6))
@@ -297,7 +301,9 @@ def test_resources_that_nobody_has_are_said_and_then_an_error(caplog: pytest.Log
     sampler = RayBatchSampler(
         Walk, batch_T=8, batch_B=4, n_workers=2, start_timeout=4.0, actors=RayActors(resources={"simulator": 1})
     )
-    with pytest.raises(SamplerError, match=r"no machine for 2 of 2 actors in 4 s.*'simulator': 1.*the cluster has") as e:
+    with pytest.raises(
+        SamplerError, match=r"no machine for 2 of 2 actors in 4 s.*'simulator': 1.*the cluster has"
+    ) as e:
         sampler.initialize(CategoricalPgAgent(), seed=0)
     assert "start fewer workers" in e.value.message
     said = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
