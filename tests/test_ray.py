@@ -35,7 +35,7 @@ pytestmark = [pytest.mark.programs, NEEDS_RAY]
 HALF = RayActors(num_cpus=0.5)
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def ray() -> Iterator[Any]:
     """The Ray session of the test program, which samplers borrow."""
     with small_ray() as module:
