@@ -53,7 +53,14 @@ def test_ray_ended_by_the_program_is_not_started_again() -> None:
     assert lives == ["False", "False"]
 
 
-@pytest.mark.parametrize("end", ["exit_without_shutdown", "SIGINT", "SIGKILL"])
+@pytest.mark.parametrize(
+    "end",
+    [
+        "exit_without_shutdown",
+        pytest.param("SIGINT", marks=pytest.mark.slow),
+        pytest.param("SIGKILL", marks=pytest.mark.slow),  # Ray takes its time
+    ],
+)
 def test_end_of_the_program_ends_its_ray(end: str) -> None:
     with started("exit_without_shutdown" if end == "exit_without_shutdown" else "sleep") as program:
         assert program.stdout is not None
@@ -69,15 +76,16 @@ def test_end_of_the_program_ends_its_ray(end: str) -> None:
 
 @pytest.mark.slow
 def test_worker_of_a_machine_that_dies_is_an_error() -> None:
-    works, *_, message, lives = run("node_dies", "0")
-    assert works == "(8, 4)"
-    assert "its machine left the cluster" in message
-    assert lives == "True"
+    lines = run("node_dies", "0")
+    assert lines[0] == "(8, 4)"
+    (message,) = [line for line in lines if line.startswith("worker ")]
+    assert "its machine left the cluster" in message or "Ray lost the connection to it" in message
+    assert lines[-2:] == ["[]", "False"]  # the sampler joined the cluster, and left it
 
 
 @pytest.mark.slow
 def test_restarted_worker_moves_to_a_machine_that_lives() -> None:
     lines = run("node_dies", "1")
-    assert [line for line in lines if line.startswith("(")] == ["(8, 4)"] * 3
-    assert len([line for line in lines if "it is started again" in line]) >= 1
-    assert lines[-1] == "True"
+    assert [line for line in lines if line.startswith("(8")] == ["(8, 4)"] * 2
+    assert lines[-2].count("it is started again") == 1
+    assert lines[-1] == "False"

@@ -13,9 +13,11 @@ from headrace.errors import NO_DESCRIPTORS, SamplerError
 from headrace.processes.start_method import UNGUARDED
 from headrace.processes.status import Phase
 
-__all__ = ["after_a_fork", "cause_of_actor_death", "cause_of_death", "enough_descriptors"]
+__all__ = ["MACHINE_LEFT", "after_a_fork", "cause_of_actor_death", "cause_of_death", "enough_descriptors"]
 
 
+#: Why an actor died whose machine is gone.
+MACHINE_LEFT = "its machine left the cluster"
 _FAULTS = {"SIGABRT", "SIGBUS", "SIGILL", "SIGSEGV", "SIGTRAP"}
 _ENVIRONMENT_PHASES = {
     phase.words
@@ -78,7 +80,9 @@ def cause_of_actor_death(error: BaseException) -> str:
     if "killed by `ray.kill`" in text:
         return "it was killed with ray.kill()"
     if "node" in text.lower() and ("node was terminated" in text or "node died" in text or "node has died" in text):
-        return "its machine left the cluster"
+        return MACHINE_LEFT
+    if type(error).__name__ == "ActorUnavailableError":
+        return "Ray lost the connection to it, so its machine or its process may be gone"
     if type(error).__name__ == "OutOfMemoryError" or "memory on the node" in text:
         return "Ray killed it because its machine had no memory left"
     if "worker process has died" in text:

@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 import cloudpickle
 
 from headrace.errors import NotEnoughMemory, SamplerError, Where, WorkerCrashed, WorkerHung, headline, one_line
-from headrace.processes.causes import cause_of_actor_death
+from headrace.processes.causes import MACHINE_LEFT, cause_of_actor_death
 from headrace.processes.child import Failure
 from headrace.processes.ray_actor import Actor, nbytes, packed, unpacked
 from headrace.processes.ray_session import RayActors, RaySession
@@ -318,13 +318,16 @@ class RayGroup:
                 ) from None
             raise WorkerCrashed(f"{self._described(rank, member)} failed: {one_line(error.cause)}") from None
         reason = cause_of_actor_death(error)
-        if member.restarts >= self._max_restarts:
+        # Ray may choose a machine that is gone before it has noticed.
+        moves = not member.place and reason == MACHINE_LEFT
+        if member.restarts >= self._max_restarts and not moves:
             limit = f"; it was restarted {member.restarts} times" if member.restarts else ""
             # What it was doing when it was last looked at may be long past.
             raise WorkerCrashed(
                 f"{self._described(rank, member)} died: {reason}{limit}", Where(rank, member.pid)
             ) from None
-        _log.warning("%s died: %s; it is started again", self._described(rank, member), reason)
+        if not moves:
+            _log.warning("%s died: %s; it is started again", self._described(rank, member), reason)
         with suppress(Exception):  # it may only be out of reach
             self._ray.kill(member.actor)
         # What it was doing, and what it was sent meanwhile, is done after its setup. It was made, or set up, for the
@@ -332,7 +335,9 @@ class RayGroup:
         outstanding = ([] if member.sent is None else [member.sent]) + [*member.todo]
         wanted = [command for command in outstanding if command[1]]
         first = any(payload is None for payload, _ in wanted)
-        self._members[rank] = again = self._started(rank, member.restarts + 1, wanted=first)
+        self._members[rank] = again = self._started(rank, member.restarts + (not moves), wanted=first)
+        if moves:
+            again.since, again.noticed = member.since, member.noticed
         pending = [payload for payload, _ in wanted]
         again.todo.extend((setup, False) for setup in self._setups if not any(setup is payload for payload in pending))
         again.todo.extend(command for command in wanted if command[0] is not None)
