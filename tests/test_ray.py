@@ -302,12 +302,12 @@ def test_resources_that_nobody_has_are_said_and_then_an_error(caplog: pytest.Log
         Walk, batch_T=8, batch_B=4, n_workers=2, start_timeout=4.0, actors=RayActors(resources={"simulator": 1})
     )
     with pytest.raises(
-        SamplerError, match=r"no machine for 2 of 2 actors in 4 s.*'simulator': 1.*the cluster has"
+        SamplerError, match=r"2 of 2 Ray actors have not started in 4 s.*'simulator': 1.*the cluster has"
     ) as e:
         sampler.initialize(CategoricalPgAgent(), seed=0)
     assert "start fewer workers" in e.value.message
     said = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert len([text for text in said if "no machine for 2 of 2 actors in 1 s" in text]) == 1
+    assert len([text for text in said if "2 of 2 Ray actors have not started in 1 s" in text]) == 1
 
 
 def test_class_that_the_actors_machine_lacks_is_named() -> None:

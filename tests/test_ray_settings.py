@@ -154,6 +154,10 @@ def test_message_arrives_with_its_arrays_which_are_not_copied_if_they_are_large(
         ("The actor is dead because it was killed by `ray.kill`.", "it was killed with ray.kill()"),
         ("The actor is dead because its node has died. Node Id: 1", "its machine left the cluster"),
         ("The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR", "its process ended"),
+        (
+            "The actor died because of an error raised in its creation task, ...\nKeyError: 1",
+            "it could not be made: Key",
+        ),
         ("something\n  else", "something else"),
     ],
 )

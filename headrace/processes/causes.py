@@ -77,6 +77,8 @@ def cause_of_death(exitcode: int | None, who: str, phase: str | None, ended: boo
 def cause_of_actor_death(error: BaseException) -> str:
     """Returns why a Ray actor died, in one sentence. error: what Ray raised for a call of the actor."""
     text = " ".join(str(error).split())
+    if "creation task" in text:  # the last line has the exception
+        return f"it could not be made: {str(error).strip().splitlines()[-1].strip()[:300]}"
     if "killed by `ray.kill`" in text:
         return "it was killed with ray.kill()"
     if "node" in text.lower() and ("node was terminated" in text or "node died" in text or "node has died" in text):

@@ -162,9 +162,11 @@ class RayGroup:
 
     def send_setup(self, message: Any) -> None:
         """Sends a command to all workers that every restarted worker gets again."""
-        self._setups.append(self._payload(message))
+        payload = self._payload(message)
+        if self._max_restarts:
+            self._setups.append(payload)
         for member in self._members:
-            self._give(member, (self._setups[-1], True))
+            self._give(member, (payload, True))
 
     def _payload(self, message: Any) -> Any:
         """Returns the message as a parcel, or as Ray's reference to it if it is large."""
@@ -286,7 +288,7 @@ class RayGroup:
     # ---- what may go wrong ----
 
     def _require_place(self, rank: int, member: _Member) -> None:
-        """Says that there is no machine for an actor; raises SamplerError when that lasts for too long."""
+        """Says that an actor has found no machine to start on; raises SamplerError when that lasts for too long."""
         waited = time.monotonic() - member.since
         late = waited > self._start_timeout
         if not late and (member.noticed or waited < self._notice):
@@ -296,7 +298,7 @@ class RayGroup:
             other.noticed = True
         total, free = self._session.resources()
         sentence = (
-            f"Ray has found no machine for {len(waiting)} of {len(self)} actors in {waited:.0f} s: each asks for "
+            f"{len(waiting)} of {len(self)} Ray actors have not started in {waited:.0f} s: each asks for "
             f"{self._actors.wanted}, the cluster has {total}, of which {free} are free"
         )
         if late:
@@ -322,10 +324,8 @@ class RayGroup:
         moves = not member.place and reason == MACHINE_LEFT
         if member.restarts >= self._max_restarts and not moves:
             limit = f"; it was restarted {member.restarts} times" if member.restarts else ""
-            # What it was doing when it was last looked at may be long past.
-            raise WorkerCrashed(
-                f"{self._described(rank, member)} died: {reason}{limit}", Where(rank, member.pid)
-            ) from None
+            where = Where(rank, member.pid)  # what it was doing at the last look may be long past
+            raise WorkerCrashed(f"{self._described(rank, member)} died: {reason}{limit}", where) from None
         if not moves:
             _log.warning("%s died: %s; it is started again", self._described(rank, member), reason)
         with suppress(Exception):  # it may only be out of reach

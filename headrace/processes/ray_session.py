@@ -230,8 +230,12 @@ def _connect(ray: Any, cluster: RayCluster) -> None:
     except Exception as error:
         if ray.is_initialized():
             ray.shutdown()
-        tried = "Ray could not be started" if address == "local" else f"the Ray cluster {address} could not be joined"
-        raise SamplerError(f"{tried}: {headline(error)}") from None
+        if address == "local":
+            raise SamplerError(f"Ray could not be started: {headline(error)}") from None
+        raise SamplerError(
+            f"the Ray cluster {address} could not be joined: {headline(error)}; `ray status` shows whether it runs, "
+            "and one that asks for a token needs the environment variable RAY_AUTH_MODE=token here, too"
+        ) from None
 
 
 def _require_reachable(address: str) -> None:
