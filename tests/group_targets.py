@@ -14,6 +14,12 @@ def echo(channel: Channel, argument: Any) -> None:
     channel.reply(True)
 
 
+def greeting_echo(channel: Channel, argument: Any) -> None:
+    """Says that it is ready, and then echoes."""
+    channel.reply("ready")
+    echo(channel, argument)
+
+
 def matmul(channel: Channel, size: int) -> None:
     """Multiplies matrices, which hangs in a forked child whose parent used a thread pool, unless it uses one thread."""
     import torch

@@ -121,7 +121,8 @@ def _descendants() -> list[psutil.Process]:
             with suppress(OSError, psutil.NoSuchProcess):  # of what ended meanwhile
                 for pid in map(int, thread.read_text().split()):
                     found.append(psutil.Process(pid))
-                    left.append(pid)
+                    if found[-1].name() != "raylet":  # Ray keeps workers for later, and ends them with it
+                        left.append(pid)
     return found
 
 

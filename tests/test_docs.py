@@ -26,7 +26,7 @@ ROOT = Path(__file__).parent.parent
 SITE = sorted(path for path in ROOT.glob("docs/**/*.md") if "_build" not in path.parts)
 PAGES = [*sorted(ROOT.glob("*.md")), *SITE]
 #: Packages of pages about working with them.
-NO_DEPENDENCIES = ("minari", "onnxruntime", "onnxscript", "optuna")
+NO_DEPENDENCIES = ("minari", "onnxruntime", "onnxscript", "optuna", "ray")
 PYTHON = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 #: What describes a module, or one thing, on a page of the reference.
 DESCRIBES = re.compile(r"^\.\. (reference|auto\w+):: (headrace[\w.]*)$", re.MULTILINE)

@@ -16,7 +16,7 @@ import numpy as np
 from headrace.errors import NotEnoughMemory
 from headrace.memory import anonymous_file
 
-__all__ = ["Allocate", "Arena", "measure", "shared"]
+__all__ = ["Allocate", "Arena", "Block", "measure", "private", "shared"]
 
 #: Returns a new array of the given shape and dtype.
 Allocate = Callable[[tuple[int, ...], "np.dtype[Any]"], np.ndarray]
@@ -43,8 +43,31 @@ def measure(build: Callable[[Allocate], object]) -> int:
     return total
 
 
-class Arena:
-    """Shared memory that allocates arrays one after another; the same calls give the same offsets in every process.
+class Block:
+    """Memory that allocates arrays one after another; the same calls give the same offsets in every process.
+
+    Args:
+        memory: an object with the buffer protocol, such as an array of bytes.
+        nbytes: its size in bytes.
+    """
+
+    def __init__(self, memory: Any, nbytes: int) -> None:
+        self.nbytes = nbytes
+        self._memory = memory
+        self._offset = 0
+
+    def allocate(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+        """Returns the next array, at a multiple of 64 bytes; raises ValueError if the memory is full."""
+        size = _nbytes(shape, dtype)
+        if self._offset + size > self.nbytes:
+            raise ValueError(f"{size} bytes at offset {self._offset} do not fit in {self.nbytes} bytes")
+        array: np.ndarray = np.ndarray(shape, dtype, buffer=self._memory, offset=self._offset)
+        self._offset += size
+        return array
+
+
+class Arena(Block):
+    """Shared memory that allocates arrays, which are zero in a new arena.
 
     The process that creates the arena passes `fd` to others, which call `Arena(nbytes, fd)`, and then calls `close_fd`.
     The memory exists as long as any array in it does, in any process.
@@ -58,31 +81,22 @@ class Arena:
     """
 
     def __init__(self, nbytes: int, fd: int | None = None) -> None:
-        self.nbytes = max(nbytes, _ALIGNMENT)
-        self.fd: int | None = anonymous_file(self.nbytes) if fd is None else fd
+        nbytes = max(nbytes, _ALIGNMENT)
+        self.fd: int | None = anonymous_file(nbytes) if fd is None else fd
         try:
-            self._map = mmap.mmap(self.fd, self.nbytes)
+            memory = mmap.mmap(self.fd, nbytes)
         except OSError as error:  # the address space is limited
             self.close_fd()
             raise NotEnoughMemory(
-                f"the operating system refused to map {self.nbytes / 2**20:.1f} MiB of shared memory "
+                f"the operating system refused to map {nbytes / 2**20:.1f} MiB of shared memory "
                 f"({error.strerror}); reduce batch_T, batch_B, or the size of observations (dtype, resolution)"
             ) from error
-        self._offset = 0
-
-    def allocate(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
-        """Returns the next array, 64-byte aligned and zero in a new arena; raises ValueError if the arena is full."""
-        size = _nbytes(shape, dtype)
-        if self._offset + size > self.nbytes:
-            raise ValueError(f"{size} bytes at offset {self._offset} do not fit in an arena of {self.nbytes} bytes")
-        array: np.ndarray = np.ndarray(shape, dtype, buffer=self._map, offset=self._offset)
-        self._offset += size
-        return array
+        super().__init__(memory, nbytes)
 
     @property
     def address(self) -> int:
         """Address of the arena in this process."""
-        whole: np.ndarray = np.ndarray((self.nbytes,), np.uint8, buffer=self._map)
+        whole: np.ndarray = np.ndarray((self.nbytes,), np.uint8, buffer=self._memory)
         return int(whole.ctypes.data)
 
     def close_fd(self) -> None:
@@ -107,3 +121,14 @@ def shared(build: Callable[[Allocate], _Built], fd: int | None = None) -> tuple[
     """
     arena = Arena(measure(build), fd)
     return arena, build(arena.allocate)
+
+
+def private(build: Callable[[Allocate], _Built]) -> tuple[np.ndarray, _Built]:
+    """Returns memory of this process just large enough for `build(allocate)`, and the result of `build`.
+
+    Returns:
+        The memory, uint8 `[n]`, and the result. Another process that gets a copy of the memory finds the same arrays
+        in it with `build(Block(copy, len(copy)).allocate)`.
+    """
+    memory = np.zeros(measure(build), np.uint8)
+    return memory, build(Block(memory, len(memory)).allocate)

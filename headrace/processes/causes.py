@@ -13,9 +13,11 @@ from headrace.errors import NO_DESCRIPTORS, SamplerError
 from headrace.processes.start_method import UNGUARDED
 from headrace.processes.status import Phase
 
-__all__ = ["after_a_fork", "cause_of_death", "enough_descriptors"]
+__all__ = ["MACHINE_LEFT", "after_a_fork", "cause_of_actor_death", "cause_of_death", "enough_descriptors"]
 
 
+#: Why an actor died whose machine is gone.
+MACHINE_LEFT = "its machine left the cluster"
 _FAULTS = {"SIGABRT", "SIGBUS", "SIGILL", "SIGSEGV", "SIGTRAP"}
 _ENVIRONMENT_PHASES = {
     phase.words
@@ -70,6 +72,27 @@ def cause_of_death(exitcode: int | None, who: str, phase: str | None, ended: boo
     if phase == Phase.STARTING.words:
         return _not_started(exitcode, who)
     return f"{who} ended with exit code {exitcode}; the environment may have called exit(){fork}"
+
+
+def cause_of_actor_death(error: BaseException) -> str:
+    """Returns why a Ray actor died, in one sentence. error: what Ray raised for a call of the actor."""
+    text = " ".join(str(error).split())
+    if "creation task" in text:  # the last line has the exception
+        return f"it could not be made: {str(error).strip().splitlines()[-1].strip()[:300]}"
+    if "killed by `ray.kill`" in text:
+        return "it was killed with ray.kill()"
+    if "node" in text.lower() and ("node was terminated" in text or "node died" in text or "node has died" in text):
+        return MACHINE_LEFT
+    if type(error).__name__ == "ActorUnavailableError":
+        return "Ray lost the connection to it, so its machine or its process may be gone"
+    if type(error).__name__ == "OutOfMemoryError" or "memory on the node" in text:
+        return "Ray killed it because its machine had no memory left"
+    if "worker process has died" in text:
+        return (
+            "its process ended: killed by a signal (often by the kernel's out-of-memory killer, see dmesg there), by a "
+            "crash in compiled code, or the environment called exit()"
+        )
+    return text[:300]
 
 
 def _not_started(exitcode: int, who: str) -> str:

@@ -71,6 +71,9 @@ class Failure:
 class Channel:
     """A worker's end of its pipe: receives commands, sends replies, and holds its status line."""
 
+    #: How many times this worker was started again after it died; its environments are then new ones.
+    restarts = 0
+
     def __init__(self, pipe: Connection) -> None:
         self._pipe = pipe
         self.status = Status()  # replaced by the one on the status board

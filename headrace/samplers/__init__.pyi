@@ -1,7 +1,7 @@
 """Samplers collect batches `[batch_T, batch_B]` with an agent."""
 
 from headrace.samplers.base import BaseSampler as BaseSampler
-from headrace.samplers.config import SamplerOptions as SamplerOptions
+from headrace.samplers.config import RayOptions as RayOptions, SamplerOptions as SamplerOptions
 from headrace.samplers.episodes.base import EpisodeSampler as EpisodeSampler, Sampler as Sampler
 from headrace.samplers.episodes.factory import WorkerFactory as WorkerFactory
 from headrace.samplers.episodes.local import LocalSampler as LocalSampler
@@ -44,6 +44,7 @@ from headrace.samplers.presets import (
     GpuSamplerBase as GpuSamplerBase,
     NoOverlapAlternatingSampler as NoOverlapAlternatingSampler,
     ParallelSamplerBase as ParallelSamplerBase,
+    RayBatchSampler as RayBatchSampler,
     SerialSampler as SerialSampler,
 )
 from headrace.samplers.timing import TimingReport as TimingReport

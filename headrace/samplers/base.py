@@ -49,6 +49,9 @@ class BaseSampler:
 
     @takes_options(SamplerOptions)
     def __init__(self, options: SamplerOptions) -> None:
+        self._construct(options)
+
+    def _construct(self, options: SamplerOptions) -> None:
         name = type(self).__name__
         self._config = SamplerConfig.checked(name, self.layout, options)
         self.batch_spec = self._config.batch_spec

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, fields, replace
+from dataclasses import KW_ONLY, dataclass, field, fields, replace
 from functools import wraps
 from inspect import signature
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -16,6 +16,7 @@ from headrace.envs.global_rng import Isolation
 from headrace.envs.scalar import EnvInfoKeys
 from headrace.envs.vector.spec import VectorEnvs
 from headrace.processes.affinity import Affinity
+from headrace.processes.ray_session import RayActors, RayCluster
 from headrace.rng import Stream
 from headrace.samplers.collection.make_envs import SliceConfig
 from headrace.samplers.collection.resets import RESET_MODES
@@ -25,7 +26,7 @@ from headrace.samplers.traj_info import TrajInfo
 from headrace.samplers.validate import checked_arguments, checked_devices
 from headrace.types import BatchSpec
 
-__all__ = ["SamplerConfig", "SamplerOptions", "takes_options"]
+__all__ = ["RayOptions", "SamplerConfig", "SamplerOptions", "takes_options"]
 
 
 @dataclass(frozen=True)
@@ -91,8 +92,26 @@ class SamplerOptions:
     pad: Mapping[str, int] | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class RayOptions(SamplerOptions):
+    """What a `RayBatchSampler` takes: everything that `SamplerOptions` lists, and
+
+    Args:
+        cluster: the Ray cluster, a `RayCluster`; a program that called `ray.init()` itself has chosen one.
+        actors: what each actor asks of the cluster, and how often it is restarted, a `RayActors`.
+    """
+
+    cluster: RayCluster = field(default_factory=RayCluster)
+    actors: RayActors = field(default_factory=RayActors)
+
+    def __post_init__(self) -> None:
+        for name, value, kind in (("cluster", self.cluster, RayCluster), ("actors", self.actors, RayActors)):
+            if not isinstance(value, kind):
+                raise TypeError(f"{name} must be a {kind.__name__}, got {type(value).__name__} {value!r}")
+
+
 #: Options that `checked_arguments` does not check.
-_CHECKED_APART = ("EnvCls", "device", "samples_device")
+_CHECKED_APART = ("EnvCls", "device", "samples_device", "cluster", "actors")
 
 _Arguments = ParamSpec("_Arguments")
 _Self = TypeVar("_Self")

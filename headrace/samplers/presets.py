@@ -1,4 +1,4 @@
-"""The ten samplers, which differ in their layouts, and the base classes that group them."""
+"""The samplers, which differ in their layouts, and the base classes that group them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ from typing_extensions import override
 
 from headrace.errors import SamplerError
 from headrace.processes.exclusive import exclusive
+from headrace.processes.ray_session import loaded_ray
 from headrace.processes.status import Status
 from headrace.samplers.base import BaseSampler
+from headrace.samplers.config import RayOptions, takes_options
 from headrace.samplers.engines.asynchronous import AsynchronousEngine
+from headrace.samplers.engines.ray import RayEngine
 from headrace.samplers.layout import Layout
 from headrace.samplers.traj_info import TrajInfo
 from headrace.samplers.validate import checked_arguments
@@ -33,6 +36,7 @@ __all__ = [
     "GpuSamplerBase",
     "NoOverlapAlternatingSampler",
     "ParallelSamplerBase",
+    "RayBatchSampler",
     "SerialSampler",
 ]
 
@@ -98,6 +102,27 @@ class NoOverlapAlternatingSampler(AlternatingSamplerBase):
     """
 
     layout = Layout(processes=True, served=True, groups=2, overlap=False)
+
+
+class RayBatchSampler(BaseSampler):
+    """Runs environments and the agent in Ray actors, on any machine of a cluster; otherwise like `CpuSampler`.
+
+    The parameters are stored in Ray once per batch, and the workers' columns are copied into the batch. `n_workers` is
+    the number of actors; it defaults to the CPUs of the cluster. `start_method` is ignored. An actor that died and is
+    restarted (`RayActors.max_restarts`) makes new environments and collects its columns of the batch again; without
+    restarts its death is an error.
+    """
+
+    layout = Layout(processes=True)
+
+    @takes_options(RayOptions)
+    def __init__(self, options: RayOptions) -> None:
+        loaded_ray()
+        self._construct(options)
+
+    @override
+    def _made_engine(self, status: Status) -> RayEngine:
+        return RayEngine(type(self).__name__, self.layout, self._config, status)
 
 
 class AsyncSamplerBase(ParallelSamplerBase):

@@ -23,6 +23,18 @@ MUTANTS = [
         "tests/test_async_samplers.py",
     ),
     Mutant(
+        "headrace/samplers/engines/ray.py",
+        "leaf[...] = value",
+        "pass",
+        "tests/test_ray.py",
+    ),
+    Mutant(
+        "headrace/samplers/workers/ray.py",
+        "return self.collect(itr, version, batch_index), self._block",
+        "return self.collect(itr, version, batch_index), self._block * 0",
+        "tests/test_ray.py",
+    ),
+    Mutant(
         "headrace/samplers/collection/evaluation.py",
         "n_rows = min(_ROWS, max_T - first_row)",
         "n_rows = _ROWS",
@@ -455,6 +467,24 @@ MUTANTS = [
         "env_id=None if env_id < 0 else env_id,",
         "env_id=env_id,",
         "tests/test_vector_envs.py",
+    ),
+    Mutant(
+        "headrace/processes/ray_actor.py",
+        "if raw.nbytes < _LARGE:",
+        "if False:",
+        "tests/test_ray_settings.py",
+    ),
+    Mutant(
+        "headrace/processes/ray_group.py",
+        "return [self._answers.pop(rank) for rank in asked]",
+        "return [self._answers.pop(rank) for rank in sorted(asked)]",
+        "tests/test_ray.py",
+    ),
+    Mutant(
+        "headrace/processes/ray_session.py",
+        "if numbers < _OLDEST:",
+        "if False:",
+        "tests/test_ray_settings.py",
     ),
     # replays
     Mutant(

@@ -32,7 +32,14 @@ from headrace.samplers.workers.main import Worker, initialize_worker, process_se
 from headrace.samplers.workers.memory import SlotMemory, Slots
 from headrace.types import EnvSpaces
 
-__all__ = ["CpuEngine", "ParallelEngine", "joined_answers", "pickled_agent"]
+__all__ = [
+    "CpuEngine",
+    "ParallelEngine",
+    "joined_answers",
+    "pickled_agent",
+    "require_picklable",
+    "same_spaces",
+]
 
 _log = logging.getLogger("headrace.samplers")
 
@@ -140,15 +147,7 @@ class ParallelEngine(Engine, Generic[_Worker]):
                 names=names,
             )
         found: list[list[EnvSpaces]] = self._group.replies(options.start_timeout)
-        first, spaces = configs[0][0], found[0][0]
-        for own, answers in zip(configs, found, strict=True):
-            for config, other in zip(own, answers, strict=True):
-                if other != spaces:
-                    raise EnvContractError(
-                        f"{config.factory.name}: env {config.env_ids[0]} has {other}, env {first.env_ids[0]} has "
-                        f"{spaces}; all must be the same"
-                    )
-        return spaces
+        return same_spaces(found, configs)
 
     def share(self, slots: Slots, build: Callable[[Allocate], _Answer], setups: Sequence[tuple[Any, ...]]) -> _Answer:
         """Allocates shared memory and sends each worker its setup command and the descriptors of slots and memory.
@@ -178,10 +177,7 @@ class ParallelEngine(Engine, Generic[_Worker]):
 
     @override
     def require_sendable(self, args: Sequence[Any]) -> None:
-        try:
-            pickle.dumps(args)
-        except Exception as error:
-            raise TypeError(f"args of call_envs cannot be pickled: {headline(error)}; pass values that can") from error
+        require_picklable(args)
 
     def wait_until_ready(self) -> None:
         """Waits until every worker is ready for its first time step."""
@@ -283,6 +279,35 @@ def pickled_agent(agent: Agent) -> bytes:
         ) from error
     finally:
         agent.to_device(device)
+
+
+def same_spaces(found: Sequence[Sequence[EnvSpaces]], configs: Sequence[Sequence[SliceConfig]]) -> EnvSpaces:
+    """Returns the spaces that all slices have.
+
+    Args:
+        found: of each worker, the spaces of its slices.
+        configs: of each worker, the configurations of its slices.
+
+    Raises:
+        EnvContractError: if the spaces differ between environments.
+    """
+    first, spaces = configs[0][0], found[0][0]
+    for own, answers in zip(configs, found, strict=True):
+        for config, other in zip(own, answers, strict=True):
+            if other != spaces:
+                raise EnvContractError(
+                    f"{config.factory.name}: env {config.env_ids[0]} has {other}, env {first.env_ids[0]} has "
+                    f"{spaces}; all must be the same"
+                )
+    return spaces
+
+
+def require_picklable(args: Sequence[Any]) -> None:
+    """Raises TypeError if the arguments of `call_envs` cannot be pickled."""
+    try:
+        pickle.dumps(args)
+    except Exception as error:
+        raise TypeError(f"args of call_envs cannot be pickled: {headline(error)}; pass values that can") from error
 
 
 def joined_answers(answers: Sequence[dict[int, Any]]) -> dict[int, Any]:

@@ -1,0 +1,91 @@
+"""Programs with a Ray of their own: a sampler that started Ray ends it, also at exit and after errors."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.leftovers import DEADLINE, all_gone
+from tests.ray_here import NEEDS_RAY
+
+pytestmark = [pytest.mark.programs, NEEDS_RAY]
+
+ROOT = Path(__file__).parent.parent
+
+
+def started(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-W", "ignore", "tests/ray_program.py", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,  # Ray's own messages; its processes would keep a pipe open
+        text=True,
+    )
+
+
+def run(*arguments: str) -> list[str]:
+    """Returns what a program says; fails if a process of its session remains."""
+    with started(*arguments) as program:
+        output, _ = program.communicate(timeout=DEADLINE)
+        assert program.returncode == 0, output
+    return output.splitlines()
+
+
+def test_last_sampler_that_ends_also_ends_the_ray_that_the_first_started() -> None:
+    assert run("shutdown") == ["(8, 2)", "(8, 2)", "True", "False", "(8, 2)", "False"]
+
+
+def test_ray_that_a_sampler_started_ends_after_an_error() -> None:
+    message, lives = run("error")
+    assert "ValueError: the simulator is unhappy" in message
+    assert lives == "False"
+
+
+def test_ray_ended_by_the_program_is_not_started_again() -> None:
+    works, message, *lives = run("ended_by_program")
+    assert works == "(8, 2)"
+    assert message.startswith("the Ray session has ended: the program called ray.shutdown()")
+    assert lives == ["False", "False"]
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        "exit_without_shutdown",
+        pytest.param("SIGINT", marks=pytest.mark.slow),
+        pytest.param("SIGKILL", marks=pytest.mark.slow),  # Ray takes its time
+    ],
+)
+def test_end_of_the_program_ends_its_ray(end: str) -> None:
+    with started("exit_without_shutdown" if end == "exit_without_shutdown" else "sleep") as program:
+        assert program.stdout is not None
+        assert program.stdout.readline().strip() == "(8, 2)"
+        family = psutil.Process(program.pid).children(recursive=True)
+        assert any(process.name() == "raylet" for process in family)
+        if end.startswith("SIG"):
+            assert program.stdout.readline().strip() == "asleep"
+            program.send_signal(signal.Signals[end])
+        program.communicate(timeout=DEADLINE)
+        assert all_gone(family)
+
+
+@pytest.mark.slow
+def test_worker_of_a_machine_that_dies_is_an_error() -> None:
+    lines = run("node_dies", "0")
+    assert lines[0] == "(8, 4)"
+    (message,) = [line for line in lines if line.startswith("worker ")]
+    assert "its machine left the cluster" in message or "Ray lost the connection to it" in message
+    assert lines[-2:] == ["[]", "False"]  # the sampler joined the cluster, and left it
+
+
+@pytest.mark.slow
+def test_restarted_worker_moves_to_a_machine_that_lives() -> None:
+    lines = run("node_dies", "1")
+    assert [line for line in lines if line.startswith("(8")] == ["(8, 4)"] * 2
+    assert lines[-2].count("it is started again") == 1
+    assert lines[-1] == "False"
