@@ -106,7 +106,7 @@ class RayGroup:
         self._notice = min(_NOTICE_SECONDS, start_timeout / 4)
         self._looks_at = 0.0
         self._answers: dict[int, Any] = {}
-        self._setups: list[Any] = []
+        self._setups: dict[str, Any] = {}
         self._members: list[_Member] = []
         self._end = weakref.finalize(self, _kill, session, self._members, os.getpid())
         session.require_open()
@@ -160,11 +160,11 @@ class RayGroup:
         """Sends a command to one worker."""
         self.send(message, [rank])
 
-    def send_setup(self, message: Any) -> None:
-        """Sends a command to all workers that every restarted worker gets again."""
+    def send_setup(self, message: Any, key: str = "") -> None:
+        """Sends a command to all workers; every restarted worker gets the newest command with each key again."""
         payload = self._payload(message)
         if self._max_restarts:
-            self._setups.append(payload)
+            self._setups[key] = payload
         for member in self._members:
             self._give(member, (payload, True))
 
@@ -339,7 +339,8 @@ class RayGroup:
         if moves:
             again.since, again.noticed = member.since, member.noticed
         pending = [payload for payload, _ in wanted]
-        again.todo.extend((setup, False) for setup in self._setups if not any(setup is payload for payload in pending))
+        setups = [setup for setup in self._setups.values() if not any(setup is payload for payload in pending)]
+        again.todo.extend((setup, False) for setup in setups)
         again.todo.extend(command for command in wanted if command[0] is not None)
 
     def _described(self, rank: int, member: _Member) -> str:

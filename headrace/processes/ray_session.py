@@ -18,7 +18,7 @@ from typing import Any
 from headrace.errors import SamplerError, headline
 from headrace.processes.affinity import usable_cores
 
-__all__ = ["RayActors", "RayCluster", "RaySession", "loaded_ray"]
+__all__ = ["RayActors", "RayCluster", "RaySession", "loaded_ray", "require_ray_options"]
 
 _OLDEST = (2, 60)
 _CONNECT_SECONDS = 5.0
@@ -103,6 +103,13 @@ class RayActors:
         """The resources under Ray's names."""
         amounts = {"CPU": self.num_cpus, "GPU": self.num_gpus, **self.resources}
         return {name: amount for name, amount in amounts.items() if amount}
+
+
+def require_ray_options(cluster: RayCluster, actors: RayActors) -> None:
+    """Raises TypeError if the options `cluster` and `actors` of a sampler have wrong types."""
+    for name, value, kind in (("cluster", cluster, RayCluster), ("actors", actors, RayActors)):
+        if not isinstance(value, kind):
+            raise TypeError(f"{name} must be a {kind.__name__}, got {type(value).__name__} {value!r}")
 
 
 def loaded_ray() -> Any:

@@ -6,6 +6,7 @@ from headrace.samplers.episodes.base import EpisodeSampler as EpisodeSampler, Sa
 from headrace.samplers.episodes.factory import WorkerFactory as WorkerFactory
 from headrace.samplers.episodes.local import LocalSampler as LocalSampler
 from headrace.samplers.episodes.multiprocessing import MultiprocessingSampler as MultiprocessingSampler
+from headrace.samplers.episodes.ray import RaySampler as RaySampler
 from headrace.samplers.episodes.updates import (
     EnvUpdate as EnvUpdate,
     ExistingEnvUpdate as ExistingEnvUpdate,

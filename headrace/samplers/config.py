@@ -16,7 +16,7 @@ from headrace.envs.global_rng import Isolation
 from headrace.envs.scalar import EnvInfoKeys
 from headrace.envs.vector.spec import VectorEnvs
 from headrace.processes.affinity import Affinity
-from headrace.processes.ray_session import RayActors, RayCluster
+from headrace.processes.ray_session import RayActors, RayCluster, require_ray_options
 from headrace.rng import Stream
 from headrace.samplers.collection.make_envs import SliceConfig
 from headrace.samplers.collection.resets import RESET_MODES
@@ -105,9 +105,7 @@ class RayOptions(SamplerOptions):
     actors: RayActors = field(default_factory=RayActors)
 
     def __post_init__(self) -> None:
-        for name, value, kind in (("cluster", self.cluster, RayCluster), ("actors", self.actors, RayActors)):
-            if not isinstance(value, kind):
-                raise TypeError(f"{name} must be a {kind.__name__}, got {type(value).__name__} {value!r}")
+        require_ray_options(self.cluster, self.actors)
 
 
 #: Options that `checked_arguments` does not check.

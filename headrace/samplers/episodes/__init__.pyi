@@ -2,7 +2,7 @@
 
 from headrace.samplers.episodes.batch import EpisodeBatch as EpisodeBatch, TrajectoryBatch as TrajectoryBatch
 from headrace.samplers.episodes.minari import to_minari as to_minari
-from headrace.samplers.episodes.options import EpisodeOptions as EpisodeOptions
+from headrace.samplers.episodes.options import EpisodeOptions as EpisodeOptions, RayEpisodeOptions as RayEpisodeOptions
 from headrace.samplers.episodes.policies import Policy as Policy, PolicyAgent as PolicyAgent
 from headrace.samplers.episodes.steps import EnvSpec as EnvSpec, StepType as StepType, TimeStepBatch as TimeStepBatch
 from headrace.samplers.episodes.tasks import (

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any
 
 from headrace.envs.factory import EnvFactory
 from headrace.envs.scalar import EnvInfoKeys
 from headrace.processes.affinity import usable_cores
+from headrace.processes.ray_session import RayActors, RayCluster, require_ray_options
 from headrace.rng import draw_seed
 from headrace.samplers.episodes.factory import WorkerFactory
 from headrace.samplers.episodes.updates import EnvUpdate, per_worker
 from headrace.samplers.episodes.worker import DefaultWorker, Worker
 from headrace.samplers.validate import checked_arguments
 
-__all__ = ["EpisodeOptions"]
+__all__ = ["EpisodeOptions", "RayEpisodeOptions"]
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,23 @@ class EpisodeOptions:
             [_first_update(env) for env in own] if isinstance(own, list) else _first_update(own)
             for own in per_worker(self.envs, n_workers, "envs")
         ]
+
+
+@dataclass(frozen=True)
+class RayEpisodeOptions(EpisodeOptions):
+    """What a `RaySampler` takes: everything that `EpisodeOptions` lists, and
+
+    Args:
+        cluster: the Ray cluster, a `RayCluster`; a program that called `ray.init()` itself has chosen one.
+        actors: what each actor asks of the cluster, and how often it is restarted, a `RayActors`.
+    """
+
+    _: KW_ONLY
+    cluster: RayCluster = field(default_factory=RayCluster)
+    actors: RayActors = field(default_factory=RayActors)
+
+    def __post_init__(self) -> None:
+        require_ray_options(self.cluster, self.actors)
 
 
 def _first_update(env: Any) -> Any:

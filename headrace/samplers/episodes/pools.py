@@ -14,12 +14,14 @@ from headrace.processes.child import Channel
 from headrace.processes.group import WorkerGroup
 from headrace.processes.start_method import choose_start_method
 from headrace.processes.status import Status
-from headrace.rng import Stream, generator_seeds
+from headrace.rng import GeneratorSeeds, Stream, generator_seeds
 from headrace.samplers.episodes.driver import WorkerDriver
 from headrace.samplers.workers.main import initialize_worker, sampling_process
 from headrace.types import EnvSpaces
 
-__all__ = ["LocalPool", "Pool", "ProcessPool"]
+__all__ = ["ByCloudpickle", "LocalPool", "Make", "Pool", "ProcessPool", "made_for", "worker_seeds"]
+
+_ROLE = 3  # of processes of whole episodes, beside those of `process_seeds`
 
 #: Makes a worker, given where its process records what it is doing, and how many times it was started again.
 Make = Callable[[Status, int], WorkerDriver]
@@ -118,11 +120,11 @@ class ProcessPool:
         start_timeout: float,
     ) -> None:
         self._start_timeout = start_timeout
-        seeds = [generator_seeds(seed, Stream.PROCESS, 3, rank) for rank in range(len(makers))]
+        seeds = worker_seeds(seed, len(makers))
         with enough_descriptors(len(makers)):
             self._group = WorkerGroup(
                 sampling_process,
-                [partial(_made, make) for make in makers],
+                [partial(made_for, make) for make in makers],
                 start_method=choose_start_method(start_method),
                 prologue=partial(initialize_worker, Affinity(), True, seeds),
                 name=name,
@@ -139,10 +141,10 @@ class ProcessPool:
         """See `Pool`."""
         group = self._group
         if all(own is arguments[0] for own in arguments):
-            group.send((method, *map(_ByCloudpickle, arguments[0])))
+            group.send((method, *map(ByCloudpickle, arguments[0])))
         else:
             for rank, own in enumerate(arguments):
-                group.send_to(rank, (method, *map(_ByCloudpickle, own)))
+                group.send_to(rank, (method, *map(ByCloudpickle, own)))
         return group.replies()
 
     def setup(self, key: str, method: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> None:
@@ -158,7 +160,12 @@ class ProcessPool:
         self._group.kill()
 
 
-class _ByCloudpickle:
+def worker_seeds(seed: int, n_workers: int) -> list[GeneratorSeeds]:
+    """Returns the seeds of each worker process's global generators."""
+    return [generator_seeds(seed, Stream.PROCESS, _ROLE, rank) for rank in range(n_workers)]
+
+
+class ByCloudpickle:
     """Is pickled by cloudpickle, which knows functions and classes of scripts, and is unpickled as its value."""
 
     def __init__(self, value: Any) -> None:
@@ -168,5 +175,6 @@ class _ByCloudpickle:
         return cloudpickle.loads, (cloudpickle.dumps(self._value),)
 
 
-def _made(make: Make, channel: Channel) -> WorkerDriver:
-    return make(channel.status, 0)
+def made_for(make: Make, channel: Channel) -> WorkerDriver:
+    """Makes a worker in its process."""
+    return make(channel.status, channel.restarts)
