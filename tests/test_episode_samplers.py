@@ -16,6 +16,7 @@ from headrace.agents.pg import CategoricalPgAgent, RecurrentCategoricalPgAgent
 from headrace.buffers.tree import tree_leaves, tree_paths
 from headrace.envs import VectorEnvs
 from headrace.errors import AgentFailed, EnvContractError, EnvFailed, SamplerClosed, WorkerCrashed
+from headrace.processes.affinity import usable_cores
 from headrace.samplers import (
     DefaultWorker,
     EpisodeSampler,
@@ -154,6 +155,28 @@ def test_exact_episodes_are_in_worker_order(worker_class: Any) -> None:
         for index, one in enumerate(episodes.split()):
             assert set(one.actions.tolist()) == {index // 3}
         assert sampler.total_env_steps == len(episodes.rewards)
+
+
+def test_exact_episodes_of_a_worker_with_several_environments() -> None:
+    with LocalSampler(
+        CategoricalPgAgent(),
+        Lengths,
+        max_episode_length=50,
+        n_workers=2,
+        worker_class=VecWorker,
+        worker_args={"n_envs": 3},
+        seed=7,
+    ) as sampler:
+        parts = [sampler.obtain_exact_episodes(n) for n in (1, 7, 2)]
+    for n, part in zip((1, 7, 2), parts, strict=True):
+        require_consistent(part)  # an environment that runs no episode is not reset either
+        first, second = part.take(slice(0, n)), part.take(slice(n, None))
+        assert (first.env_ids < 3).all()
+        assert (second.env_ids >= 3).all()
+        for one in (first, second):
+            assert one.starts.tolist() == sorted(one.starts.tolist())
+    assert parts[1].numbers[parts[1].env_ids == 0].tolist() == [1, 2, 3]
+    assert parts[1].numbers[parts[1].env_ids == 2].tolist() == [0, 1]
 
 
 def test_samples_are_counted_up_to_the_episode_that_reaches_the_number() -> None:
@@ -455,6 +478,7 @@ def test_pickling(sampler_cls: Any) -> None:
 
 def test_worker_factories() -> None:
     factory = WorkerFactory(max_episode_length=16, seed=3, n_workers=2, worker_class=VecWorker)
+    assert WorkerFactory().n_workers == usable_cores()
     with grid(LocalSampler, seed=3, worker_class=VecWorker) as sampler:
         assert sampler.worker_factory == factory
         one = sampler.obtain_samples(0, 100)
