@@ -111,15 +111,16 @@ class RayEpisodeOptions(EpisodeOptions):
 
     Args:
         cluster: the Ray cluster, a `RayCluster`; a program that called `ray.init()` itself has chosen one.
-        actors: what each actor asks of the cluster, and how often it is restarted, a `RayActors`.
+        actors: what each actor asks of the cluster, and how often it is restarted, a `RayActors`. Default: one CPU, or
+            an equal share where the cluster has fewer CPUs than there are workers.
     """
 
     _: KW_ONLY
     cluster: RayCluster = field(default_factory=RayCluster)
-    actors: RayActors = field(default_factory=RayActors)
+    actors: RayActors | None = None
 
     def __post_init__(self) -> None:
-        require_ray_options(self.cluster, self.actors)
+        require_ray_options(self.cluster, self.actors or RayActors())
 
 
 def _first_update(env: Any) -> Any:

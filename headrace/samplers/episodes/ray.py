@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -35,11 +36,12 @@ class RaySampler(EpisodeSampler):
     @takes_options(RayEpisodeOptions)
     def __init__(self, options: RayEpisodeOptions) -> None:
         self._session = RaySession(options.cluster)
-        self._actors = options.actors
-        if options.n_workers is None and options.worker_factory is None:
-            n_workers = max(1, int(self._session.cpus() // max(options.actors.num_cpus, 1)))
-            options = replace(options, n_workers=n_workers)
         try:
+            cpus, actors = self._session.cpus(), options.actors
+            if options.n_workers is None and options.worker_factory is None:
+                options = replace(options, n_workers=max(1, int(cpus // max(actors.num_cpus if actors else 1, 1))))
+            n_workers = options.factory().n_workers
+            self._actors = actors or RayActors(num_cpus=min(1.0, math.floor(1e3 * cpus / n_workers) / 1e3))
             super().__init__(options)
         except BaseException:
             self._session.close()
