@@ -18,6 +18,7 @@ from headrace.samplers.presets import (
     CpuSampler,
     GpuSampler,
     NoOverlapAlternatingSampler,
+    RayBatchSampler,
     SerialSampler,
 )
 
@@ -30,6 +31,7 @@ SAMPLERS: dict[str, type[BaseSampler]] = {
     "gpu": GpuSampler,
     "alternating": AlternatingSampler,
     "alternating-no-overlap": NoOverlapAlternatingSampler,
+    "ray": RayBatchSampler,
     "async-serial": AsyncSerialSampler,
     "async-cpu": AsyncCpuSampler,
     "async-gpu": AsyncGpuSampler,
@@ -54,9 +56,11 @@ class PlaceOptions:
     """serial (everything in this process), cpu (worker processes, each with an agent), gpu (worker processes, with
     actions for all of them from this process), alternating (as gpu, in two groups: one steps while the other gets its
     actions) or alternating-no-overlap; async- before any of these names collects in a separate process while the agent
-    learns from the batch before."""
+    learns from the batch before. ray is like cpu with Ray actors as workers, on the cluster that the environment
+    variable RAY_ADDRESS names, or else on a Ray of this machine."""
     n_workers: int | None = None
-    """Worker processes; None: as many as usable cores, or one less if actions come from this process."""
+    """Worker processes; None: as many as usable cores, or one less if actions come from this process; with ray as
+    many as the cluster has CPUs."""
     device: str | None = None
     """Device on which the agent learns, such as cuda:0, and acts, unless workers act (on the CPU); None: the first GPU
     for samplers whose actions come from this process, otherwise the CPU."""
