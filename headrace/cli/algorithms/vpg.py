@@ -25,7 +25,7 @@ _DEFAULTS: dict[Kind, Defaults[VPGConfig]] = {
         batch_T=128,
         batch_B=16,
         model=NORMALIZED,
-        settings=VPGConfig(learning_rate=3e-3, value_epochs=0, entropy_loss_coeff=0.0),
+        settings=VPGConfig(learning_rate=3e-3, entropy_loss_coeff=0.0),
     ),
     # The learning rate and the rewards of a2c, with larger batches; no result is recorded for images.
     "images": Defaults(
