@@ -13,6 +13,7 @@ import pytest
 
 from headrace.agents.pg import CategoricalPgAgent
 from headrace.algos.pg import PPO
+from headrace.cli.main import main
 from headrace.errors import AgentFailed, EnvFailed, SamplerClosed, WorkerCrashed
 from headrace.processes.ray_session import RayActors
 from headrace.runners import EpisodeAlgo, LocalRunner
@@ -128,6 +129,12 @@ def test_a_restarted_actor_goes_on_with_parameters_and_updates(
     for part in parts[:1]:
         own = part.take(np.flatnonzero(part.env_ids == 0))
         require_consistent(own)
+
+
+def test_training_from_the_command_line(tmp_path: Path) -> None:
+    args = ["--env", "CartPole-v1", "--n-steps", "1000", "--seed", "0", "--log-dir", str(tmp_path / "run")]
+    main(["train", "--sampler", "ray", "--n-workers", "2", *args])
+    assert (tmp_path / "run" / "checkpoint.pt").exists()
 
 
 def test_an_actor_that_dies_without_restarts(tmp_path: Path) -> None:
