@@ -21,6 +21,7 @@ LESS = {
     "custom_environment.py": "2500",
     "dqn.py": "50",
     "obtain_samples_loop.py": "12",
+    "local_runner.py": "local 0 2",
     "whole_episodes.py": "0 5",
 }
 

@@ -141,7 +141,7 @@ def test_an_actor_that_dies_without_restarts(tmp_path: Path) -> None:
     with RaySampler(
         CategoricalPgAgent(), partial(Dies, str(tmp_path / "died")), max_episode_length=50, n_workers=1, seed=1
     ) as sampler:
-        with pytest.raises(WorkerCrashed, match="worker 0 .* died"):
+        with pytest.raises(WorkerCrashed, match=r"worker 0 .* died"):
             sampler.obtain_samples(0, 1000)
         with pytest.raises(SamplerClosed):
             sampler.obtain_samples(1, 10)
