@@ -189,6 +189,6 @@ def test_example_trains_and_resumes(sampler: str, tmp_path: Path) -> None:
 
     assert "loss" in run("--n-steps", "1600", "--log-dir", "pong")
     again = run("--n-steps", "1984", "--resume", "pong")
-    assert "resumed from pong/checkpoint.pt, 1,600 steps" in again
+    assert "/pong/checkpoint.pt, 1,600 steps" in again
     assert "1,984 steps  100%" in again
     assert "loss" in again, "the replay is there again, so that learning goes on at once"

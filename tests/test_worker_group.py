@@ -208,7 +208,7 @@ def test_running_out_of_descriptors_is_not_blamed_on_a_worker(step: int) -> None
         return str(closed.value.__cause__)
 
     refusals = list(itertools.takewhile(bool, map(refusal, range(1, 200, step))))
-    assert len(refusals) > 20 // step
+    assert len(refusals) > 15 // step  # it needs at least 16
     for text in refusals:
         assert re.search(r"no file descriptors.*ulimit -n", text)
 

@@ -104,7 +104,7 @@ class Resumed:
         """
         before = self.state["settings"]
         for part in ("algo.class", "agent.class"):  # most other settings differ with them
-            then, now = (str(one.get(part)).rpartition(".")[2] for one in (before, settings))
+            then, now = (str(one.get(part)).rpartition(".")[2][:200] for one in (before, settings))
             if then != now:
                 raise CheckpointError(
                     f"the run of {self.path} was trained with {then}, not {now}; resume it with {then}, or begin a new "

@@ -117,6 +117,8 @@ class Snapshots:
         return list(self._folder.glob("*.pkl"))
 
     def _read(self, path: Path) -> tuple[int, Any]:
+        if not path.is_file():  # reading a pipe would not return
+            raise CheckpointError(f"{path} is not a file")
         content = path.read_bytes()
         start = len(_HEADER) + _SIGNATURE
         if not content.startswith(_HEADER):

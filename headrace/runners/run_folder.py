@@ -185,7 +185,7 @@ class RunFolder:
     def _config(self) -> dict[str, Any]:
         path = self.path / "config.json"
         try:
-            config = json.loads(path.read_text())
+            config = json.loads(_content(path))
         except (ValueError, RecursionError) as error:  # ValueError also for text that is not UTF-8
             raise ValueError(f"{path} is damaged: {error}; restore it, or give another run") from error
         if not isinstance(config, dict):
@@ -199,17 +199,24 @@ class RunFolder:
         """Returns the entries of `run.json`; renames a damaged file and returns an empty list."""
         path = self.path / "run.json"
         try:
-            starts = json.loads(path.read_text())
+            starts = json.loads(_content(path))
             if not isinstance(starts, list):
                 raise ValueError(f"it contains a {type(starts).__name__}, expected a list")
         except FileNotFoundError:
             return []
-        except (ValueError, RecursionError, IsADirectoryError) as error:
+        except (ValueError, RecursionError) as error:
             number = next(n for n in count() if not (self.path / f"run-damaged-{n}.json").exists())
             aside = path.rename(self.path / f"run-damaged-{number}.json")
             _log.warning("%s is damaged: %s; it was renamed to %s, and a new file is begun", path, error, aside.name)
             return []
         return starts
+
+
+def _content(path: Path) -> str:
+    """Returns the text of a file; raises ValueError for a folder, and for a pipe, of which reading would not return."""
+    if path.exists() and not path.is_file():
+        raise ValueError("it is not a file")
+    return path.read_text()
 
 
 def _text(content: Any) -> str:

@@ -83,10 +83,10 @@ class CsvLogger(Logger):
             return
         columns = list(dict.fromkeys([*self._columns, *(name for row in self._waiting for name in row)]))
         try:
-            if columns == self._columns and self.path.exists():
+            if columns == self._columns and self.path.is_file():
                 self._append(_lines(columns, self._waiting))
             else:
-                rows = _parsed(self.path.read_bytes())[1] if self.path.exists() else []
+                rows = _parsed(self.path.read_bytes())[1] if self.path.is_file() else []
                 self._replace(columns, [*rows, *self._waiting])
         except OSError as error:
             if not self._warned:
