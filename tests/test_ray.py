@@ -33,6 +33,8 @@ pytestmark = [pytest.mark.programs, NEEDS_RAY]
 
 #: Three actors on two CPUs.
 HALF = RayActors(num_cpus=0.5)
+#: The groups of a test.
+GROUPS: list[RayGroup] = []
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -46,13 +48,18 @@ def ray() -> Iterator[Any]:
 def session_is_borrowed(ray: Any) -> Iterator[None]:
     """Fails a test after which the session that existed before is gone, or an actor still holds its CPUs."""
     yield
+    while GROUPS:  # a test that failed has not stopped its group
+        GROUPS.pop().kill()
     assert ray.is_initialized()
     assert until(lambda: ray.available_resources().get("CPU") == SMALL.num_cpus)
 
 
 def group_of(n: int = 2, target: Any = greeting_echo, **options: Any) -> RayGroup:
     values: dict[str, Any] = {"actors": HALF, "prologue": nothing, "timeout": DEADLINE, "start_timeout": DEADLINE}
-    return RayGroup(RaySession(SMALL), target, [f"argument {rank}" for rank in range(n)], **{**values, **options})
+    GROUPS.append(
+        RayGroup(RaySession(SMALL), target, [f"argument {rank}" for rank in range(n)], **{**values, **options})
+    )
+    return GROUPS[-1]
 
 
 def test_commands_reach_the_workers_that_they_are_for_and_large_arrays_are_views() -> None:
