@@ -20,7 +20,7 @@ def say(text: Any) -> None:
 
 
 def sampler_of(env: Any = Walk, **options: Any) -> RayBatchSampler:
-    values: dict[str, Any] = {"batch_T": 8, "batch_B": 2, "n_workers": 2, "cluster": SMALL}
+    values: dict[str, Any] = {"batch_T": 8, "batch_B": 2, "n_workers": 1, "cluster": SMALL}
     values |= {"actors": RayActors(num_cpus=0.5), "max_decorrelation_steps": 0}
     return RayBatchSampler(env, **{**values, **options})
 
@@ -34,27 +34,34 @@ def ray_lives() -> bool:
     return bool(importlib.import_module("ray").is_initialized())
 
 
-def shutdown() -> None:
-    """Ray is there while a sampler is: the first of two that ends leaves it to the other."""
+def life() -> None:
+    """Ray is there while a sampler is: the first of two that ends leaves it to the other, and an error ends it, too.
+
+    Then the program ends Ray under a sampler, which must not start it again.
+    """
     first, second = sampler_of().initialize(CategoricalPgAgent()), sampler_of().initialize(CategoricalPgAgent())
-    works(first)
     first.shutdown()
     works(second)
     say(ray_lives())
     second.shutdown()
     say(ray_lives())
-    with sampler_of().initialize(CategoricalPgAgent()) as third:  # Ray starts again
-        works(third)
-    say(ray_lives())
 
-
-def error() -> None:
-    sampler = sampler_of(FaultyEnv, env_kwargs={"fault": "raise", "phase": "step"}, batch_B=4)
+    faulty = sampler_of(FaultyEnv, env_kwargs={"fault": "raise", "phase": "step"}, batch_B=4)
     try:
-        with sampler.initialize(CategoricalPgAgent(), seed=SEED):
-            works(sampler)
+        with faulty.initialize(CategoricalPgAgent(), seed=SEED):  # Ray starts again
+            faulty.obtain_samples(0)
     except SamplerError as failure:
         say(failure.message)
+    say(ray_lives())
+
+    third = sampler_of().initialize(CategoricalPgAgent())
+    works(third)
+    importlib.import_module("ray").shutdown()
+    try:
+        works(third)
+    except SamplerError as failure:
+        say(failure.message)
+    third.shutdown()
     say(ray_lives())
 
 
@@ -68,20 +75,6 @@ def sleep() -> None:
     works(sampler)
     say("asleep")
     time.sleep(1000)
-
-
-def ended_by_program() -> None:
-    """The program ends Ray under a sampler, which must not start it again."""
-    sampler = sampler_of().initialize(CategoricalPgAgent())
-    works(sampler)
-    importlib.import_module("ray").shutdown()
-    try:
-        works(sampler)
-    except SamplerError as failure:
-        say(failure.message)
-    say(ray_lives())
-    sampler.shutdown()
-    say(ray_lives())
 
 
 class Said(logging.Handler):
@@ -105,7 +98,7 @@ def node_dies(max_restarts: str) -> None:
     other = cluster.add_node(num_cpus=2, object_store_memory=SMALL.object_store_memory)
     try:
         actors = RayActors(placement="SPREAD", max_restarts=int(max_restarts))
-        sampler = sampler_of(cluster=RayCluster(address=cluster.address), actors=actors, batch_B=4)
+        sampler = sampler_of(cluster=RayCluster(address=cluster.address), actors=actors, batch_B=4, n_workers=2)
         with sampler.initialize(CategoricalPgAgent(), seed=0):
             works(sampler)
             cluster.remove_node(other, allow_graceful=False)

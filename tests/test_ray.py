@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import psutil
 import pytest
@@ -33,6 +34,8 @@ pytestmark = [pytest.mark.programs, NEEDS_RAY]
 
 #: Three actors on two CPUs.
 HALF = RayActors(num_cpus=0.5)
+#: The groups of a test.
+GROUPS: list[RayGroup] = []
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -46,13 +49,18 @@ def ray() -> Iterator[Any]:
 def session_is_borrowed(ray: Any) -> Iterator[None]:
     """Fails a test after which the session that existed before is gone, or an actor still holds its CPUs."""
     yield
+    while GROUPS:  # a test that failed has not stopped its group
+        GROUPS.pop().kill()
     assert ray.is_initialized()
     assert until(lambda: ray.available_resources().get("CPU") == SMALL.num_cpus)
 
 
 def group_of(n: int = 2, target: Any = greeting_echo, **options: Any) -> RayGroup:
     values: dict[str, Any] = {"actors": HALF, "prologue": nothing, "timeout": DEADLINE, "start_timeout": DEADLINE}
-    return RayGroup(RaySession(SMALL), target, [f"argument {rank}" for rank in range(n)], **{**values, **options})
+    GROUPS.append(
+        RayGroup(RaySession(SMALL), target, [f"argument {rank}" for rank in range(n)], **{**values, **options})
+    )
+    return GROUPS[-1]
 
 
 def test_commands_reach_the_workers_that_they_are_for_and_large_arrays_are_views() -> None:
@@ -96,7 +104,7 @@ def test_a_large_message_is_stored_once_for_all_workers(ray: Any, monkeypatch: p
     assert len(stored) == 1
 
 
-@pytest.mark.parametrize("reset_mode", ["mid_batch", "wait"])
+@pytest.mark.parametrize("reset_mode", ["mid_batch", pytest.param("wait", marks=pytest.mark.slow)])
 def test_batches_and_evaluations_equal_those_of_the_serial_sampler(reset_mode: str) -> None:
     found = run(RayBatchSampler, reset_mode=reset_mode, deterministic=True, n_workers=3, actors=HALF)
     assert_equal(found, reference(reset_mode))
@@ -142,11 +150,8 @@ DIES = ("_exit", "SIGKILL", "SIGSEGV")
 QUICK = [
     ("raise", "constructor"),
     ("raise unpicklable", "step"),
-    ("SystemExit", "step"),
-    ("raise", "close"),
     ("NaN", "evaluation"),
     ("SIGKILL", "step"),
-    ("_exit", "constructor"),
     ("python loop", "step"),
     ("SIGSTOP", "step"),
 ]
@@ -160,7 +165,9 @@ CASES = [
 
 @pytest.mark.parametrize(("fault", "phase"), quick_and_slow(CASES, QUICK))
 def test_failing_environment_is_the_same_error_as_in_a_worker_process(fault: str, phase: str) -> None:
-    sampler = sampler_of(RayBatchSampler, fault, phase)
+    # An actor starts an interpreter and loads torch before it makes an environment, within the same time.
+    start_timeout = 30.0 if fault in HANGS and phase in ("constructor", "reset") else DEADLINE
+    sampler = sampler_of(RayBatchSampler, fault, phase, start_timeout=start_timeout)
     with pytest.raises(SamplerError) as caught:
         use(sampler)
     error, where = caught.value, caught.value.where
@@ -361,11 +368,26 @@ def test_interrupted_batch_leaves_nothing(ray: Any, monkeypatch: pytest.MonkeyPa
     assert all_gone(workers)
 
 
+class Wide(Named):
+    """Has observations, and therefore parameters, that are large enough for Ray's object store."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.observation_space = gym.spaces.Box(-np.inf, np.inf, (512,), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
+        return np.resize(super().reset(seed=seed)[0], 512), {}
+
+    def step(self, action: np.int64) -> Any:
+        observation, *rest = super().step(action)
+        return np.resize(observation, 512), *rest
+
+
 @pytest.mark.slow
 def test_five_hundred_batches_take_no_more_memory(ray: Any) -> None:
     """Ray frees what nobody refers to, so the object store and this process stay as large as they are."""
     kept: list[Any] = []
-    with RayBatchSampler(Named, batch_T=64, batch_B=16, n_workers=2).initialize(CategoricalPgAgent()) as sampler:
+    with RayBatchSampler(Wide, batch_T=32, batch_B=16, n_workers=2).initialize(CategoricalPgAgent()) as sampler:
         free, sizes = [], []
         for itr in range(500):
             _, traj_infos = sampler.obtain_samples(itr)
@@ -374,5 +396,5 @@ def test_five_hundred_batches_take_no_more_memory(ray: Any) -> None:
                 free.append(ray.available_resources()["object_store_memory"])
                 sizes.append(psutil.Process().memory_info().rss)
                 sizes[-1] += sum(worker.memory_info().rss for worker in workers_of(sampler))
-    assert max(free[2:]) - min(free[2:]) < 2**20
+    assert max(free[2:]) - min(free[2:]) < 4 * 2**20  # less than ten batches
     assert max(sizes[4:]) - sizes[3] < 16 * 2**20

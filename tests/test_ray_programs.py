@@ -36,21 +36,14 @@ def run(*arguments: str) -> list[str]:
     return output.splitlines()
 
 
-def test_last_sampler_that_ends_also_ends_the_ray_that_the_first_started() -> None:
-    assert run("shutdown") == ["(8, 2)", "(8, 2)", "True", "False", "(8, 2)", "False"]
-
-
-def test_ray_that_a_sampler_started_ends_after_an_error() -> None:
-    message, lives = run("error")
+def test_last_sampler_ends_the_ray_that_the_first_started_and_none_starts_it_under_another() -> None:
+    works, *lives, message, after_error, works_too, ended, after_end = run("life")
+    assert (works, works_too) == ("(8, 2)", "(8, 2)")
+    assert lives == ["True", "False"]
     assert "ValueError: the simulator is unhappy" in message
-    assert lives == "False"
-
-
-def test_ray_ended_by_the_program_is_not_started_again() -> None:
-    works, message, *lives = run("ended_by_program")
-    assert works == "(8, 2)"
-    assert message.startswith("the Ray session has ended: the program called ray.shutdown()")
-    assert lives == ["False", "False"]
+    assert after_error == "False"
+    assert ended.startswith("the Ray session has ended: the program called ray.shutdown()")
+    assert after_end == "False"
 
 
 @pytest.mark.parametrize(
