@@ -33,10 +33,10 @@ class Runner(LocalRunner):
         return episodes
 
 
-def main(sampler: str = "local", seed: int = 0, n_epochs: int = 75) -> None:
+def main(sampler: str = "local", seed: str = "0", n_epochs: str = "75") -> None:
     torch.set_num_threads(1)  # with a model this small, more threads only wait for each other
     agent = CategoricalPgAgent(model_kwargs={"separate_value": True})
-    runner = Runner(seed=seed, logger=Logger())
+    runner = Runner(seed=int(seed), logger=Logger())
     runner.setup(
         EpisodeAlgo(VPG(), agent),
         "CartPole-v1",
@@ -45,13 +45,13 @@ def main(sampler: str = "local", seed: int = 0, n_epochs: int = 75) -> None:
         n_workers=2,
         worker_class=VecWorker,
     )
-    mean_return = runner.train(n_epochs, batch_size=3_000)
+    mean_return = runner.train(int(n_epochs), batch_size=3_000)
     print(f"{runner.total_env_steps:,} steps: mean return of the last epoch {mean_return:.1f}")
     evaluation = SerialSampler("CartPole-v1", batch_T=1, batch_B=1, eval_n_envs=50, eval_max_trajectories=100)
-    with evaluation.initialize(agent, seed=seed):
+    with evaluation.initialize(agent, seed=int(seed)):
         returns = [info.Return for info in evaluation.evaluate_agent(0)]
     print(f"greedy: mean return {sum(returns) / len(returns):.1f} over {len(returns)} episodes")
 
 
 if __name__ == "__main__":  # workers may start by importing this file
-    main(*sys.argv[1:2], *map(int, sys.argv[2:]))
+    main(*sys.argv[1:])
