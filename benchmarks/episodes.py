@@ -8,6 +8,7 @@ Printed: the median over rounds of each rate, in steps/s, and of these ratios, w
 - local / serial: `LocalSampler` with a `VecWorker` of 8 environments, `SerialSampler` with 8 columns.
 - processes / local: `MultiprocessingSampler` with as many workers as cores, each with 8 environments, and a
   `LocalSampler` with the same workers.
+- cpu / serial: the same comparison for batches, `CpuSampler` and `SerialSampler`: what a second core is worth here.
 - long / short: `LocalSampler` on episodes of 20 steps, of which one in 100 has 2,000, and on episodes of 20 steps.
 
 Within a round the samplers collect in turn; the machine's speed changes more slowly than that.
@@ -61,15 +62,21 @@ def main() -> None:
     import torch
 
     from headrace.agents.pg import CategoricalPgAgent
-    from headrace.samplers import LocalSampler, MultiprocessingSampler, SerialSampler, VecWorker
+    from headrace.samplers import CpuSampler, LocalSampler, MultiprocessingSampler, SerialSampler, VecWorker
 
     torch.set_num_threads(1)
     common: dict[str, Any] = {"worker_class": VecWorker, "seed": 0}
     serial = SerialSampler("CartPole-v1", batch_T=args.steps // 8, batch_B=8)
     serial.initialize(CategoricalPgAgent(), seed=0)
 
-    def batch() -> int:
-        return int(serial.obtain_samples(0)[0].env.reward.numel())
+    columns = 8 * args.W
+    wide = SerialSampler("CartPole-v1", batch_T=args.steps // columns, batch_B=columns)
+    wide.initialize(CategoricalPgAgent(), seed=0)
+    cpu = CpuSampler("CartPole-v1", batch_T=args.steps // columns, batch_B=columns, n_workers=args.W)
+    cpu.initialize(CategoricalPgAgent(), seed=0)
+
+    def batch(sampler: Any) -> int:
+        return int(sampler.obtain_samples(0)[0].env.reward.numel())
 
     def obtained(sampler: Any) -> Callable[[], int]:
         return lambda: len(sampler.obtain_samples(0, args.steps).rewards)
@@ -81,7 +88,9 @@ def main() -> None:
         "short": LocalSampler(CategoricalPgAgent(), Walk, n_workers=1, max_episode_length=5_000, **common),
         "long": LocalSampler(CategoricalPgAgent(), partial(Walk, 100), n_workers=1, max_episode_length=5_000, **common),
     }
-    calls = {"serial": batch, **{name: obtained(sampler) for name, sampler in samplers.items()}}
+    batches = {"serial": serial, "serial, all columns": wide, "cpu": cpu}
+    calls: dict[str, Callable[[], int]] = {name: partial(batch, sampler) for name, sampler in batches.items()}
+    calls |= {name: obtained(sampler) for name, sampler in samplers.items()}
     rates: dict[str, list[float]] = {name: [] for name in calls}
     for number in range(args.rounds + 2):
         for name, call in calls.items():
@@ -91,14 +100,20 @@ def main() -> None:
                 rates[name].append(rate)
     for name, found in rates.items():
         print(f"{name:>20} {statistics.median(found):>10,.0f} steps/s")
-    pairs = (("local", "serial"), ("processes", "local, all workers"), ("long", "short"))
+    pairs = (
+        ("local", "serial"),
+        ("processes", "local, all workers"),
+        ("cpu", "serial, all columns"),
+        ("long", "short"),
+    )
     for one, other in pairs:
         ratios = [a / b for a, b in zip(rates[one], rates[other], strict=True)]
         low, middle, high = statistics.quantiles(ratios, n=4)
         print(f"{one + ' / ' + other:>32} {middle:.2f} ({low:.2f} to {high:.2f})")
     for sampler in samplers.values():
         sampler.shutdown_worker()
-    serial.shutdown()
+    for batch_sampler in batches.values():
+        batch_sampler.shutdown()
 
 
 if __name__ == "__main__":

@@ -76,6 +76,36 @@ class Kills(Lengths):
         return super().step(action)
 
 
+class Pictures(Lengths):
+    """Observes pictures of one brightness, the step."""
+
+    observation_space = spaces.Box(0, 255, (48, 48), np.uint8)  # type: ignore[assignment]
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        _, info = super().reset(seed=seed, options=options)
+        return np.zeros((48, 48), np.uint8), info
+
+    def step(self, action: np.int64) -> Any:
+        observation, *others = super().step(action)
+        return np.full((48, 48), observation[0], np.uint8), *others
+
+
+class Zeros:
+    """A policy that always chooses action 0."""
+
+    def reset(self, do_resets: Any = None) -> None:
+        pass
+
+    def get_actions(self, observations: Any) -> tuple[Any, dict[str, Any]]:
+        return np.zeros(len(observations), np.int64), {}
+
+    def get_param_values(self) -> Any:
+        return None
+
+    def set_param_values(self, params: Any) -> None:
+        pass
+
+
 class Fails:
     """A policy whose `reset` raises."""
 

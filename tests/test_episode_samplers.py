@@ -29,7 +29,7 @@ from headrace.samplers import (
     WorkerFactory,
 )
 from headrace.samplers.episodes import EpisodeBatch, StepType
-from tests.episode_worlds import Fails, Kills, Lengths, Limited
+from tests.episode_worlds import Fails, Kills, Lengths, Limited, Pictures, Zeros
 from tests.grid_world import ACTIONS, STATES, GridWorld, ScriptedPolicy
 
 SAMPLERS = [LocalSampler, MultiprocessingSampler]
@@ -277,6 +277,18 @@ def test_one_long_episode_does_not_hold_up_a_call_with_max_wait(sampler_cls: Any
         assert set(episodes.env_ids.tolist()) == {1}
         assert len(episodes.rewards) > 0
         assert set(sampler.obtain_samples(1, 30, max_wait=0.0).env_ids.tolist()) == {1}
+
+
+def test_pictures() -> None:
+    """Large rows are joined in another way than small ones."""
+    with LocalSampler(Zeros(), Pictures, max_episode_length=50, n_workers=2, worker_class=VecWorker, seed=1) as sampler:
+        parts = [sampler.obtain_samples(itr, 100) for itr in range(3)]
+    for part in parts:
+        for one in part.split():
+            n = int(one.lengths[0])
+            np.testing.assert_array_equal(one.observations, np.arange(n)[:, None, None] * np.ones((48, 48)))
+            assert (one.last_observations == n).all()
+            np.testing.assert_array_equal(one.rewards, np.arange(1, n + 1))
 
 
 # ---- how episodes end ----

@@ -15,14 +15,14 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 
-from headrace.agents.acting import acting_bytes
 from headrace.agents.base import Agent
-from headrace.errors import EnvContractError, SamplerClosed, SamplerError, headline, shortened
+from headrace.errors import EnvContractError, SamplerClosed, shortened
 from headrace.processes.exclusive import Owner, exclusive
 from headrace.processes.status import Status
+from headrace.samplers.engines.parallel import pickled_agent
 from headrace.samplers.episodes.agents import as_agent
 from headrace.samplers.episodes.batch import EpisodeBatch
-from headrace.samplers.episodes.driver import Parameters, Report, WorkerDriver
+from headrace.samplers.episodes.driver import AgentParameters, Report, WorkerDriver
 from headrace.samplers.episodes.factory import WorkerFactory
 from headrace.samplers.episodes.options import EpisodeOptions
 from headrace.samplers.episodes.pools import Make, Pool
@@ -35,7 +35,7 @@ __all__ = ["EpisodeSampler", "Sampler"]
 _log = logging.getLogger("headrace.samplers")
 
 #: Numbers of rows that workers take between two looks at what they have collected.
-_FEWEST_ROWS, _MOST_ROWS = 16, 256
+_FEWEST_ROWS, _MOST_ROWS = 16, 1024
 
 
 class Sampler(Protocol):
@@ -174,6 +174,8 @@ class EpisodeSampler:
             rows = _FEWEST_ROWS
             while episodes is None:
                 missing = math.ceil((num_samples - started.n_steps) / self._n_envs)
+                # A few more, so that episodes end that were started before the last of those that are returned.
+                missing += min(missing // 4, started.mean_length)
                 first_row, self._row = self._row, self._row + min(_MOST_ROWS, max(rows, missing))
                 rows *= 2
                 self._add(self._call(WorkerDriver.advance, first_row, self._row))
@@ -291,12 +293,15 @@ class EpisodeSampler:
             if own is not None and own != spaces[0]:
                 raise EnvContractError(f"worker {number} has {own}, worker 0 has {spaces[0]}; all must be the same")
         payloads: dict[int, tuple[bytes]] = {}
+        self._published: list[AgentParameters] = []
         for agent in self._agents:
             if id(agent) not in payloads:
                 if spaces[0] is not None:
                     agent.initialize(spaces[0], seed=self.seed, global_B=self._n_envs, env_ids=range(self._n_envs))
-                payloads[id(agent)] = (_pickled(agent),)
+                payloads[id(agent)] = (pickled_agent(agent),)
+                self._published.append(AgentParameters(agent))
         self._pool.setup("agent", WorkerDriver.set_agent, [payloads[id(agent)] for agent in self._agents])
+        self._call(WorkerDriver.prepare)  # raises what failed
 
     def _update(self, itr: int, agent_update: Any, env_update: Any) -> None:
         """Begins a call: sends parameters and updates of environments to the workers."""
@@ -331,15 +336,17 @@ class EpisodeSampler:
     def _parameters(self) -> list[Any]:
         """Returns the parameters of the sampler's agents as they are now, one per worker."""
         self._given = False
-        found: dict[int, Parameters] = {id(agent): Parameters.of(agent) for agent in self._agents}
-        return [found[id(agent)] for agent in self._agents]
+        now = {id(own.agent): own.now() for own in self._published}
+        return [now[id(agent)] for agent in self._agents]
 
     def _replace_agents(self, agents: Sequence[Agent]) -> None:
         if all(new is old for new, old in zip(agents, self._agents, strict=True)):
             return
         alike = all(_alike(new, old) for new, old in zip(agents, self._agents, strict=True))
         self._agents = list(agents)
-        if not alike:
+        if alike:
+            self._published = [AgentParameters(agent) for agent in {id(agent): agent for agent in agents}.values()]
+        else:
             self._set_agents()
 
     def _require_open(self) -> None:
@@ -362,13 +369,3 @@ def _alike(one: Agent, other: Agent) -> bool:
         return False
     shapes = [[(tensor.shape, tensor.dtype) for tensor in agent.acting_state()] for agent in (one, other)]
     return one.spaces is not None and shapes[0] == shapes[1]
-
-
-def _pickled(agent: Agent) -> bytes:
-    try:
-        return acting_bytes(agent)
-    except Exception as error:
-        raise SamplerError(
-            f"the agent cannot be pickled: {headline(error)}; each worker gets its own copy, so keep open files, locks "
-            "and generators out of it"
-        ) from error

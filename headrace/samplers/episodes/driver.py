@@ -4,40 +4,57 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 
 from headrace.agents.base import Agent
+from headrace.buffers.shared import private
 from headrace.processes.status import Phase, Status
 from headrace.samplers.episodes.batch import EpisodeBatch
 from headrace.samplers.episodes.factory import WorkerFactory
 from headrace.samplers.episodes.worker import DefaultWorker, Worker, runs_rows
+from headrace.samplers.workers.local import parameter_memory
 from headrace.types import EnvSpaces
 
-__all__ = ["Parameters", "Report", "WorkerDriver"]
+__all__ = ["AgentParameters", "Parameters", "Report", "WorkerDriver"]
 
 _NOTHING = np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True)
 class Parameters:
-    """The tensors of an agent's `acting_state`, for the same agent in another process."""
+    """The parameters of an agent, for a copy of it.
 
-    tensors: Sequence[torch.Tensor]
+    Args:
+        content: the memory of its `ParameterSlots`, uint8 `[m]`.
+    """
 
-    @staticmethod
-    def of(agent: Agent) -> Parameters:
-        """Returns copies of an agent's tensors, on the CPU."""
-        return Parameters([tensor.detach().to("cpu", copy=True) for tensor in agent.acting_state()])
+    content: np.ndarray
 
-    def load(self, agent: Agent) -> None:
-        """Writes the tensors into the agent."""
-        for own, came in zip(agent.acting_state(), self.tensors, strict=True):
-            own.copy_(came)
+
+class AgentParameters:
+    """Passes the parameters of an agent on to its copies.
+
+    Args:
+        agent: the agent or the copy.
+    """
+
+    def __init__(self, agent: Agent) -> None:
+        self.agent = agent
+        self._memory, self._slots = private(partial(parameter_memory, agent, 1))
+
+    def now(self) -> Parameters:
+        """Returns the parameters as they are now; the next call overwrites them."""
+        self._slots.publish(self.agent, 0)
+        return Parameters(self._memory)
+
+    def load(self, parameters: Parameters) -> None:
+        """Takes over the parameters of the agent."""
+        self._memory[:] = parameters.content
+        self._slots.load(self.agent, 0)
 
 
 @dataclass
@@ -80,7 +97,7 @@ class WorkerDriver:
         runs = isinstance(self._worker, DefaultWorker) and runs_rows(type(self._worker))
         self._rows: DefaultWorker | None = self._worker if runs else None  # type: ignore[assignment]
         self._row = 0  # number of rows that rollouts took
-        self._agent: Agent | None = None
+        self._agent: AgentParameters | None = None
         self._dropped = 0
         self._worker.update_env(copy.deepcopy(envs))  # which workers in the same process share
 
@@ -91,8 +108,9 @@ class WorkerDriver:
 
     def set_agent(self, agent_bytes: bytes) -> None:
         """Takes over a pickled agent."""
-        self._agent = pickle.loads(agent_bytes)
-        self._worker.update_agent(self._agent)
+        agent: Agent = pickle.loads(agent_bytes)
+        self._agent = AgentParameters(agent)
+        self._worker.update_agent(agent)
 
     def update_agent(self, itr: int, version: int, parameters: Any) -> None:
         """Begins a call of the sampler.
@@ -107,12 +125,12 @@ class WorkerDriver:
             assert self._agent is not None
             if isinstance(worker, DefaultWorker):
                 worker.finish_rows()
-            parameters.load(self._agent)
+            self._agent.load(parameters)
         elif parameters is not None:
             worker.update_agent(parameters)
         worker.version = version
         if self._agent is not None:
-            self._agent.sample_mode(itr)
+            self._agent.agent.sample_mode(itr)
 
     def update_env(self, env_update: Any) -> None:
         """Calls `Worker.update_env`."""

@@ -15,11 +15,11 @@ from headrace.processes.group import WorkerGroup
 from headrace.processes.start_method import choose_start_method
 from headrace.processes.status import Status
 from headrace.rng import GeneratorSeeds, Stream, generator_seeds
-from headrace.samplers.episodes.driver import WorkerDriver
+from headrace.samplers.episodes.driver import Parameters, WorkerDriver
 from headrace.samplers.workers.main import initialize_worker, sampling_process
 from headrace.types import EnvSpaces
 
-__all__ = ["ByCloudpickle", "LocalPool", "Make", "Pool", "ProcessPool", "made_for", "worker_seeds"]
+__all__ = ["LocalPool", "Make", "Pool", "ProcessPool", "made_for", "sendable", "worker_seeds"]
 
 _ROLE = 3  # of processes of whole episodes, beside those of `process_seeds`
 
@@ -119,7 +119,7 @@ class ProcessPool:
         timeout: float,
         start_timeout: float,
     ) -> None:
-        self._start_timeout = start_timeout
+        self._n_setups = 0  # whose replies were not taken yet
         seeds = worker_seeds(seed, len(makers))
         with enough_descriptors(len(makers)):
             self._group = WorkerGroup(
@@ -139,17 +139,24 @@ class ProcessPool:
 
     def call(self, method: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
         """See `Pool`."""
-        group = self._group
-        if all(own is arguments[0] for own in arguments):
-            group.send((method, *map(ByCloudpickle, arguments[0])))
-        else:
-            for rank, own in enumerate(arguments):
-                group.send_to(rank, (method, *map(ByCloudpickle, own)))
-        return group.replies()
+        self._send(method, arguments)
+        while self._n_setups:
+            self._n_setups -= 1
+            self._group.replies()
+        return self._group.replies()
 
     def setup(self, key: str, method: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> None:
-        """See `Pool`."""
-        self.call(method, arguments)
+        """See `Pool`. Does not wait: the next `call` raises what fails."""
+        self._send(method, arguments)
+        self._n_setups += 1
+
+    def _send(self, method: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> None:
+        group = self._group
+        if all(own is arguments[0] for own in arguments):
+            group.send((method, *map(sendable, arguments[0])))
+        else:
+            for rank, own in enumerate(arguments):
+                group.send_to(rank, (method, *map(sendable, own)))
 
     def stop(self) -> None:
         """See `Pool`."""
@@ -165,7 +172,12 @@ def worker_seeds(seed: int, n_workers: int) -> list[GeneratorSeeds]:
     return [generator_seeds(seed, Stream.PROCESS, _ROLE, rank) for rank in range(n_workers)]
 
 
-class ByCloudpickle:
+def sendable(value: Any) -> Any:
+    """Returns what is sent in place of an argument: plain values as they are, others pickled by cloudpickle."""
+    return value if isinstance(value, int | bytes | Parameters) else _ByCloudpickle(value)
+
+
+class _ByCloudpickle:
     """Is pickled by cloudpickle, which knows functions and classes of scripts, and is unpickled as its value."""
 
     def __init__(self, value: Any) -> None:

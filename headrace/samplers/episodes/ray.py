@@ -18,7 +18,7 @@ from headrace.samplers.config import takes_options
 from headrace.samplers.episodes.base import EpisodeSampler
 from headrace.samplers.episodes.driver import WorkerDriver
 from headrace.samplers.episodes.options import RayEpisodeOptions
-from headrace.samplers.episodes.pools import ByCloudpickle, Make, Pool, made_for, worker_seeds
+from headrace.samplers.episodes.pools import Make, Pool, made_for, sendable, worker_seeds
 from headrace.samplers.workers.main import initialize_worker, sampling_process
 from headrace.types import EnvSpaces
 
@@ -128,8 +128,8 @@ class RayPool:
 def _command(method: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> tuple[Any, ...]:
     """Returns one command for all workers, so that Ray stores it once."""
     if all(own is arguments[0] for own in arguments):
-        return (method, *map(ByCloudpickle, arguments[0]))
-    return (_own, method, ByCloudpickle(list(arguments)))
+        return (method, *map(sendable, arguments[0]))
+    return (_own, method, sendable(list(arguments)))
 
 
 def _own(driver: WorkerDriver, method: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> Any:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 
-from headrace.buffers.tree import tree_leaves, tree_map
+from headrace.buffers.tree import tree_map
 from headrace.samplers.episodes.batch import EPISODE_FIELDS, INFO_LISTS, STEP_FIELDS, EpisodeBatch
-from headrace.types import Tree
 
 __all__ = ["Discarded", "StartedEpisodes", "order_of_starts"]
 
 _NEVER = np.iinfo(np.int64).max
+_LARGE_ROW = 1024  # bytes
 
 
 def order_of_starts(rows: np.ndarray, env_ids: np.ndarray) -> np.ndarray:
@@ -106,6 +107,11 @@ class StartedEpisodes:
         """Number of steps of ended episodes."""
         return int(self._ended.length.sum())
 
+    @property
+    def mean_length(self) -> int:
+        """Mean length of ended episodes, rounded up; 0 without any."""
+        return math.ceil(self.n_steps / max(len(self._ended.length), 1))
+
     def add(self, ended: Sequence[EpisodeBatch], running: np.ndarray) -> None:
         """Adds what the workers returned.
 
@@ -168,29 +174,46 @@ class StartedEpisodes:
         self._batches = {index: batch for index, batch in self._batches.items() if index in used}
 
     def _gathered(self, entries: _Entries) -> EpisodeBatch:
-        """Returns these episodes in one batch; each field is copied once."""
-        steps = [
-            (index, slice(first, first + length))
-            for index, first, length in zip(
-                entries.batch.tolist(), entries.first.tolist(), entries.length.tolist(), strict=True
-            )
-        ]
-        places = list(zip(entries.batch.tolist(), entries.number.tolist(), strict=True))
-        whole = [(index, slice(number, number + 1)) for index, number in places]
-        values: dict[str, Any] = {name: self._joined(name, steps) for name in STEP_FIELDS}
-        values |= {name: self._joined(name, whole) for name in EPISODE_FIELDS}
+        """Returns these episodes in one batch."""
+        batches = {index: self._batches[index] for index in np.unique(entries.batch).tolist()}
+        place = {index: number for number, index in enumerate(batches)}
+        numbers = [place[index] for index in entries.batch.tolist()]
+        parts = list(batches.values())
+        steps = _Pieces(numbers, entries.first, entries.length, [len(part.rewards) for part in parts])
+        whole = _Pieces(numbers, entries.number, np.ones_like(entries.number), [len(part) for part in parts])
+        values: dict[str, Any] = {
+            name: tree_map(steps.joined, *(getattr(part, name) for part in parts)) for name in STEP_FIELDS
+        }
+        values |= {name: tree_map(whole.joined, *(getattr(part, name) for part in parts)) for name in EPISODE_FIELDS}
         for name in INFO_LISTS:
-            values[name] = [getattr(self._batches[index], name)[number] for index, number in places]
-        return EpisodeBatch(env_spec=self._batches[steps[0][0]].env_spec, **values)
+            lists = [getattr(part, name) for part in parts]
+            values[name] = [lists[part][number] for part, number in zip(numbers, entries.number.tolist(), strict=True)]
+        return EpisodeBatch(env_spec=parts[0].env_spec, **values)
 
-    def _joined(self, name: str, pieces: Sequence[tuple[int, slice]]) -> Tree:
-        """Concatenates pieces of a field of several batches."""
-        leaves = {index: tree_leaves(getattr(self._batches[index], name)) for index, _ in pieces}
-        example = pieces[0][0]
-        joined = iter(
-            [
-                np.concatenate([leaves[index][number][rows] for index, rows in pieces])
-                for number in range(len(leaves[example]))
-            ]
-        )
-        return tree_map(lambda _: next(joined), getattr(self._batches[example], name))
+
+class _Pieces:
+    """Pieces of several arrays that are joined to one.
+
+    Args:
+        numbers: for each piece, which array it is in.
+        first: for each piece, its first row there, int64 `[N]`.
+        length: for each piece, its number of rows, int64 `[N]`.
+        sizes: number of rows of each array.
+    """
+
+    def __init__(self, numbers: Sequence[int], first: np.ndarray, length: np.ndarray, sizes: Sequence[int]) -> None:
+        self._slices = [
+            (number, slice(start, start + n))
+            for number, start, n in zip(numbers, first.tolist(), length.tolist(), strict=True)
+        ]
+        offset = np.cumsum(sizes) - sizes
+        begin = np.cumsum(length) - length
+        self._rows = np.arange(int(length.sum())) + np.repeat(offset[list(numbers)] + first - begin, length)
+
+    def joined(self, *arrays: np.ndarray) -> np.ndarray:
+        """Returns the pieces one after another. Small rows are copied twice, in fewer calls; large ones once."""
+        if arrays[0].itemsize * math.prod(arrays[0].shape[1:]) > _LARGE_ROW:
+            return np.concatenate([arrays[number][rows] for number, rows in self._slices])
+        whole = np.concatenate(arrays) if len(arrays) > 1 else arrays[0]
+        chosen: np.ndarray = whole[self._rows]
+        return chosen
