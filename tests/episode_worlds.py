@@ -79,7 +79,7 @@ class Kills(Lengths):
 class Pictures(Lengths):
     """Observes pictures of one brightness, the step."""
 
-    observation_space = spaces.Box(0, 255, (48, 48), np.uint8)  # type: ignore[assignment]
+    observation_space: Any = spaces.Box(0, 255, (48, 48), np.uint8)
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
         _, info = super().reset(seed=seed, options=options)
