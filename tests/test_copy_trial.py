@@ -1,6 +1,7 @@
 """Trying pickled copies does not change a run, whatever its environments are; and which environments are saved."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -26,16 +27,17 @@ SERVED = ["CpuSampler", "AlternatingSampler", "AsyncSerialSampler"]
 def check(how: str, cases: list[tuple[str, str]], folder: Path) -> None:
     args, program = HOW[how]
     command = [sys.executable, args[0], *args[1:], json.dumps(cases)]
-    done = subprocess.run(
-        command,
-        stdin=subprocess.DEVNULL if program is None else program.open(),
-        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=900,
-        check=False,
-    )
+    with Path(os.devnull if program is None else program).open() as stdin:
+        done = subprocess.run(
+            command,
+            stdin=stdin,
+            env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=900,
+            check=False,
+        )
     came = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     assert len(came) == len(cases), done.stderr
     for (sampler, kind), found in zip(cases, came, strict=True):
