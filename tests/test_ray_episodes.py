@@ -2,12 +2,14 @@
 
 import logging
 import os
+import pickle
 import signal
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import numpy as np
 import pytest
 
@@ -76,6 +78,14 @@ def test_ray_gives_the_same_episodes_as_this_process(worker_class: Any) -> None:
             )
     for one, other in zip(*found, strict=True):
         require_equal(one, other)
+
+
+def test_pickling() -> None:
+    with RaySampler(ScriptedPolicy(), GridWorld, max_episode_length=16, n_workers=1, seed=0) as sampler:
+        payload = cloudpickle.dumps(sampler)
+        episodes = sampler.obtain_samples(0, 30)
+    with pickle.loads(payload) as again:
+        require_equal(episodes, again.obtain_samples(0, 30))
 
 
 def test_updates_of_environments_and_agents() -> None:

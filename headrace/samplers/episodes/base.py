@@ -9,6 +9,7 @@ import time
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -254,17 +255,12 @@ class EpisodeSampler:
         else:
             self._abandon(error)
 
-    def __getstate__(self) -> EpisodeOptions:
-        """Returns the options, with the agents and the seed of now; a sampler made from them starts anew."""
-        from dataclasses import replace
-
+    def __reduce__(self) -> Any:
+        """Is unpickled as a new sampler with the same options, and the agents and the seed of now."""
         options = self._options
         if options.worker_factory is None:
             options = replace(options, seed=self.seed, n_workers=self._factory.n_workers)
-        return options
-
-    def __setstate__(self, options: EpisodeOptions) -> None:
-        EpisodeSampler.__init__(self, options)
+        return _made_again, (type(self), options)
 
     # ---- shared ----
 
@@ -361,6 +357,10 @@ class EpisodeSampler:
             self._closed, self._cause = True, error
             self._pool.kill()
         return shortened(error)
+
+
+def _made_again(cls: Callable[..., EpisodeSampler], options: EpisodeOptions) -> EpisodeSampler:
+    return cls(**vars(options))
 
 
 def _alike(one: Agent, other: Agent) -> bool:
