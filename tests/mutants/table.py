@@ -555,6 +555,12 @@ MUTANTS = [
     ),
     # whole episodes
     Mutant(
+        "headrace/samplers/episodes/ray.py",
+        "return (_own, method, sendable(list(arguments)))",
+        "return (method, *map(sendable, arguments[0]))",
+        "tests/test_ray_episodes.py",
+    ),
+    Mutant(
         "headrace/samplers/episodes/agents.py",
         "return value if isinstance(value, Agent) else PolicyAgent(value)",
         "return PolicyAgent(value)",
