@@ -4,7 +4,7 @@ import pickle
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import cloudpickle
 import gymnasium as gym
@@ -29,8 +29,10 @@ from headrace.samplers import (
     WorkerFactory,
 )
 from headrace.samplers.episodes import EpisodeBatch, StepType
+from headrace.samplers.episodes.pace import Pace
 from tests.episode_worlds import Fails, Kills, Lengths, Limited, Pictures, Zeros
 from tests.grid_world import ACTIONS, STATES, GridWorld, ScriptedPolicy
+from tests.leftovers import other_processes
 
 SAMPLERS = [LocalSampler, MultiprocessingSampler]
 WORKERS = [DefaultWorker, VecWorker, FragmentWorker]
@@ -289,6 +291,61 @@ def test_pictures() -> None:
             np.testing.assert_array_equal(one.observations, np.arange(n)[:, None, None] * np.ones((48, 48)))
             assert (one.last_observations == n).all()
             np.testing.assert_array_equal(one.rewards, np.arange(1, n + 1))
+
+
+def test_first_come_is_the_order_of_ends() -> None:
+    with LocalSampler(
+        CategoricalPgAgent(),
+        lambda: Lengths(most=30),
+        max_episode_length=50,
+        n_workers=2,
+        worker_class=VecWorker,
+        seed=1,
+        by_arrival=True,
+    ) as sampler:
+        episodes = sampler.obtain_samples(0, 400)
+    ends = episodes.starts + episodes.lengths
+    assert ends.tolist() == sorted(ends.tolist())
+    assert episodes.starts.tolist() != sorted(episodes.starts.tolist())
+
+
+@each_sampler
+def test_no_worker_is_ahead_after_exact_episodes(sampler_cls: Any) -> None:
+    """Short episodes in one worker and long ones in the other: both take part in the next call."""
+    with sampler_cls(
+        CategoricalPgAgent(),
+        [lambda: Lengths(most=1), lambda: Lengths(long_every=1, long=500)],
+        max_episode_length=500,
+        n_workers=2,
+        seed=1,
+    ) as sampler:
+        sampler.obtain_exact_episodes(4)
+        episodes = sampler.obtain_samples(0, 800)
+    assert set(episodes.env_ids.tolist()) == {0, 1}
+
+
+def test_infos_of_resets_are_copies() -> None:
+    class Reused(Lengths):
+        _told: ClassVar[dict[str, Any]] = {"place": np.zeros(1)}
+
+        def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+            observation, info = super().reset(seed=seed, options=options)
+            self._told["place"][:] = info["number"]
+            return observation, self._told
+
+    with LocalSampler(CategoricalPgAgent(), Reused, max_episode_length=50, n_workers=1, seed=1) as sampler:
+        episodes = sampler.obtain_samples(0, 100)
+    assert [info["place"].tolist() for info in episodes.episode_infos] == [[number] for number in episodes.numbers]
+
+
+def test_rows_between_two_looks_at_the_clock() -> None:
+    assert Pace(None).most(1000) == 1000
+    assert Pace(0.0).most(1000) == 1
+    pace = Pace(1e6)
+    assert pace.most(1000) == 1  # nothing is known of how long a row takes
+    pace.note(1)
+    assert pace.most(1000) == 1000
+    assert not pace.is_late
 
 
 # ---- how episodes end ----
@@ -595,6 +652,9 @@ def test_all_workers_killed() -> None:
         ({"seed": -1}, ValueError, "seed must be at least 0"),
         ({"worker_args": {"n_env": 3}}, TypeError, "n_env"),
         ({"n_env": 3}, TypeError, "n_env"),
+        ({"max_age": -1}, ValueError, "max_age must be at least 0"),
+        ({"max_age": 1, "on_policy": True}, ValueError, "max_age=1 has no effect with on_policy"),
+        ({"by_arrival": 1}, TypeError, "by_arrival must be True or False"),
     ],
 )
 def test_wrong_arguments(arguments: dict[str, Any], error: type[Exception], words: str) -> None:
@@ -607,6 +667,14 @@ def test_lists_of_a_wrong_length() -> None:
         LocalSampler(ScriptedPolicy(), [GridWorld] * 3, max_episode_length=16, n_workers=2)
     with pytest.raises(ValueError, match="agents is a list of 1, but there are 2 workers"):
         LocalSampler([ScriptedPolicy()], GridWorld, max_episode_length=16, n_workers=2)
+
+
+def test_an_error_of_the_program_closes_the_workers() -> None:
+    with pytest.raises(ValueError, match="mine"), grid(MultiprocessingSampler) as sampler:
+        raise ValueError("mine")
+    with pytest.raises(SamplerClosed):
+        sampler.obtain_samples(0, 1)
+    assert other_processes() == set()
 
 
 def test_calls_with_wrong_numbers() -> None:
@@ -630,5 +698,16 @@ def test_a_worker_alone() -> None:
     with pytest.raises(TypeError, match="VecWorker cannot be pickled"):
         pickle.dumps(worker)
     worker.shutdown()
+    one = WorkerFactory(max_episode_length=500, seed=0, n_workers=1)(0)
+    one.update_agent(CategoricalPgAgent())
+    one.update_env(Lengths(long_every=1, long=400))
+    one.start_episode()
+    for _ in range(3):
+        one.step_episode()
+    one.start_episode()  # a new one, in the middle of the first
+    while not one.step_episode():
+        pass
+    assert one.collect_episode().numbers.tolist() == [1]
+    one.shutdown()
     with pytest.raises(ValueError, match="worker_number must be from 0 to 1, got 2"):
         made(2)

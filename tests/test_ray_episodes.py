@@ -111,8 +111,9 @@ def test_the_example_of_the_runner() -> None:
     assert runner.train(n_epochs=2, batch_size=500) > 0
 
 
+@pytest.mark.parametrize("on_policy", [False, True])
 def test_a_restarted_actor_goes_on_with_parameters_and_updates(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    on_policy: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with (
         RaySampler(
@@ -122,6 +123,7 @@ def test_a_restarted_actor_goes_on_with_parameters_and_updates(
             n_workers=2,
             seed=1,
             actors=RayActors(num_cpus=0.5, max_restarts=1),
+            on_policy=on_policy,
         ) as sampler,
         caplog.at_level(logging.WARNING),
     ):

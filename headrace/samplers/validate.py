@@ -27,8 +27,29 @@ _AT_LEAST = {
     "itr": 0,
     "rank": 0,
     "world_size": 1,
+    "max_episode_length": 1,
+    "max_age": 0,
+    "num_samples": 1,
+    "n_eps_per_worker": 1,
 }
-_OPTIONAL = {"n_workers", "n_slots", "eval_max_steps", "eval_max_trajectories", "seed"}
+_OPTIONAL = {
+    "n_workers",
+    "n_slots",
+    "eval_max_steps",
+    "eval_max_trajectories",
+    "seed",
+    "max_episode_length",
+    "max_age",
+}
+_FLAGS = {
+    "deterministic",
+    "bootstrap_value",
+    "resumable",
+    "eval_process",
+    "isolate_rng",
+    "by_arrival",
+    "on_policy",
+}
 _CHOICES = {"reset_mode": tuple(RESET_MODES), "start_method": ("auto", "fork", "forkserver", "spawn")}
 
 
@@ -45,7 +66,7 @@ def checked_arguments(**arguments: Any) -> None:
         elif name in _CHOICES:
             if value not in _CHOICES[name]:
                 raise ValueError(f"{name} must be one of {', '.join(map(repr, _CHOICES[name]))}, got {value!r}")
-        elif name in ("deterministic", "bootstrap_value", "resumable", "eval_process", "isolate_rng"):
+        elif name in _FLAGS:
             if not isinstance(value, bool | np.bool_):
                 raise TypeError(f"{name} must be True or False, got {type(value).__name__} {value!r}")
         elif name == "TrajInfoCls":

@@ -555,6 +555,18 @@ MUTANTS = [
     ),
     # whole episodes
     Mutant(
+        "headrace/samplers/episodes/pace.py",
+        "return max(1, min(n_rows, int((self._deadline - now) / per_row)))",
+        "return n_rows",
+        "tests/test_episode_samplers.py",
+    ),
+    Mutant(
+        "headrace/samplers/episodes/base.py",
+        "self._row = max(report.row for report in reports)",
+        "pass",
+        "tests/test_episode_samplers.py",
+    ),
+    Mutant(
         "headrace/samplers/episodes/ray.py",
         "return (_own, method, sendable(list(arguments)))",
         "return (method, *map(sendable, arguments[0]))",
@@ -592,8 +604,8 @@ MUTANTS = [
     ),
     Mutant(
         "headrace/samplers/episodes/base.py",
-        "parameters = [None] * n if self._given else self._parameters()",
-        "parameters = [None] * n",
+        "parameters = [None] * self._factory.n_workers if self._given else self._parameters()",
+        "parameters = [None] * self._factory.n_workers",
         "tests/test_episode_samplers.py",
     ),
     Mutant(
@@ -622,7 +634,7 @@ MUTANTS = [
     ),
     Mutant(
         "headrace/samplers/episodes/environments.py",
-        "self.infos.append(dict(info) if isinstance(info, dict) else {})",
+        "self.infos.append(info_copy(info) if isinstance(info, dict) else {})",
         "self.infos.append({})",
         "tests/test_episode_samplers.py",
     ),

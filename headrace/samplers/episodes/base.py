@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
-import time
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -26,6 +25,7 @@ from headrace.samplers.episodes.batch import EpisodeBatch
 from headrace.samplers.episodes.driver import AgentParameters, Report, WorkerDriver
 from headrace.samplers.episodes.factory import WorkerFactory
 from headrace.samplers.episodes.options import EpisodeOptions
+from headrace.samplers.episodes.pace import Pace
 from headrace.samplers.episodes.pools import Make, Pool
 from headrace.samplers.episodes.started import Discarded, StartedEpisodes
 from headrace.samplers.episodes.updates import per_worker
@@ -56,7 +56,7 @@ class Sampler(Protocol):
         """Closes the workers."""
 
 
-class EpisodeSampler:
+class EpisodeSampler(ABC):
     """Base of the samplers of whole episodes, which differ in where their workers run::
 
         with LocalSampler(agent, "CartPole-v1", n_workers=2, worker_class=VecWorker, seed=0) as sampler:
@@ -158,16 +158,15 @@ class EpisodeSampler:
             ValueError: if a list has a wrong length, or an argument a wrong value.
         """
         self._require_open()
-        checked_arguments(itr=itr)
-        if num_samples < 1:
-            raise ValueError(f"num_samples must be at least 1, got {num_samples!r}")
+        checked_arguments(itr=itr, num_samples=num_samples)
+        updates = self._updates(agent_update, env_update)
         options, started = self._options, self._started
-        deadline = math.inf if max_wait is None else time.monotonic() + max_wait
+        pace = Pace(max_wait)
         by_arrival = options.by_arrival
         try:
-            self._update(itr, agent_update, env_update)
+            self._update(itr, *updates)
             if options.on_policy:
-                started.discarded.steps += sum(self._call(WorkerDriver.restart))
+                started.discarded.steps += sum(self._call(WorkerDriver.restart, self._row))
             age = 0 if options.on_policy else options.max_age
             oldest = 0 if age is None else self._version - age
             started.drop_older(oldest)
@@ -177,12 +176,13 @@ class EpisodeSampler:
                 missing = math.ceil((num_samples - started.n_steps) / self._n_envs)
                 # A few more, so that episodes end that were started before the last of those that are returned.
                 missing += min(missing // 4, started.mean_length)
-                first_row, self._row = self._row, self._row + min(_MOST_ROWS, max(rows, missing))
+                n_rows = pace.most(min(_MOST_ROWS, max(rows, missing)))
                 rows *= 2
+                first_row, self._row = self._row, self._row + n_rows
                 self._add(self._call(WorkerDriver.advance, first_row, self._row))
+                pace.note(n_rows)
                 started.drop_older(oldest)
-                late = time.monotonic() >= deadline
-                episodes = started.take(num_samples, unsettled=late, by_arrival=by_arrival)
+                episodes = started.take(num_samples, unsettled=pace.is_late, by_arrival=by_arrival)
         except BaseException as error:
             raise self._abandon(error) from error.__cause__
         self.total_env_steps += len(episodes.rewards)
@@ -204,12 +204,13 @@ class EpisodeSampler:
             env_update: see the class.
         """
         self._require_open()
-        if n_eps_per_worker < 1:
-            raise ValueError(f"n_eps_per_worker must be at least 1, got {n_eps_per_worker!r}")
+        checked_arguments(n_eps_per_worker=n_eps_per_worker)
+        updates = self._updates(agent_update, env_update)
         try:
-            self._update(0, agent_update, env_update)
-            reports = self._call(WorkerDriver.run_episodes, n_eps_per_worker)
-            self._add([Report(running=report.running, dropped=report.dropped) for report in reports])
+            self._update(0, *updates)
+            reports = self._call(WorkerDriver.run_episodes, self._row, n_eps_per_worker)
+            self._row = max(report.row for report in reports)
+            self._add([replace(report, episodes=[]) for report in reports])
         except BaseException as error:
             raise self._abandon(error) from error.__cause__
         parts = []
@@ -226,7 +227,7 @@ class EpisodeSampler:
         """Calls `obtain_exact_episodes`; the name of July 2020."""
         return self.obtain_exact_episodes(n_traj_per_worker, agent_update, env_update)
 
-    def start_worker(self) -> None:
+    def start_worker(self) -> None:  # noqa: B027 (a name of garage)
         """Does nothing: the constructor starts the workers."""
 
     @exclusive
@@ -299,23 +300,26 @@ class EpisodeSampler:
         self._pool.setup("agent", WorkerDriver.set_agent, [payloads[id(agent)] for agent in self._agents])
         self._call(WorkerDriver.prepare)  # raises what failed
 
-    def _update(self, itr: int, agent_update: Any, env_update: Any) -> None:
-        """Begins a call: sends parameters and updates of environments to the workers."""
+    def _updates(self, agent_update: Any, env_update: Any) -> tuple[list[Any] | None, list[Any] | None]:
+        """Returns the updates of a call for each worker, None where there are none; raises for wrong arguments."""
         n = self._factory.n_workers
+        agents = None if agent_update is None else per_worker(agent_update, n, "agent_update")
+        if agents is not None and not any(map(_are_parameters, agents)):
+            agents = [as_agent(one) for one in agents]
+        return agents, None if env_update is None else per_worker(env_update, n, "env_update")
+
+    def _update(self, itr: int, agent_updates: list[Any] | None, env_updates: list[Any] | None) -> None:
+        """Begins a call: sends parameters and updates of environments to the workers."""
         self._version += 1
-        if agent_update is not None:
-            agent_updates = per_worker(agent_update, n, "agent_update")
-            if any(isinstance(one, dict | tuple | list | np.ndarray) for one in agent_updates):
-                self._given = True
-                parameters: list[Any] = list(agent_updates)
-            else:
-                self._replace_agents([as_agent(one) for one in agent_updates])
-                parameters = self._parameters()
+        if agent_updates is None:
+            parameters = [None] * self._factory.n_workers if self._given else self._parameters()
+        elif any(map(_are_parameters, agent_updates)):
+            self._given, parameters = True, agent_updates
         else:
-            parameters = [None] * n if self._given else self._parameters()
+            self._replace_agents(agent_updates)
+            parameters = self._parameters()
         self._setup("parameters", WorkerDriver.update_agent, parameters, itr, self._version)
-        if env_update is not None:
-            env_updates = per_worker(env_update, n, "env_update")
+        if env_updates is not None:
             first = 0
             for update, spaces in zip(env_updates, self._pool.spaces, strict=True):
                 if update is not None:
@@ -351,12 +355,14 @@ class EpisodeSampler:
 
     def _abandon(self, error: BaseException) -> BaseException:
         """Closes everything after `error` and keeps it as the cause of later refusals; returns the error to raise."""
-        if isinstance(error, ValueError | TypeError):
-            return error
         if not self._closed:
             self._closed, self._cause = True, error
             self._pool.kill()
         return shortened(error)
+
+
+def _are_parameters(update: Any) -> bool:
+    return isinstance(update, dict | tuple | list | np.ndarray)
 
 
 def _made_again(cls: Callable[..., EpisodeSampler], options: EpisodeOptions) -> EpisodeSampler:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -69,7 +70,7 @@ class EpisodeCollector:
         spec = slot_spec(agent, envs.spaces, BatchSpec(1, n), (n,), env_info_keys, False)
         row_bytes = n * sum(leaf.nbytes for leaf in tree_leaves(spec.observation))
         self._most_rows = max(_FEWEST_ROWS, min(_MOST_ROWS, _SLOT_BYTES // max(row_bytes, 1)))
-        spec = slot_spec(agent, envs.spaces, BatchSpec(self._most_rows, n), (n,), env_info_keys, False)
+        spec = replace(spec, batch=BatchSpec(self._most_rows, n))
         self._slot = slot = build_slot(spec, private_array)
         self._view = SlotView(slot, 0)
         self._envs = envs
@@ -143,11 +144,9 @@ class EpisodeCollector:
         return self._cutter.n_open
 
     def skip_to(self, row: int) -> None:
-        """Counts as if all rows before `row` were taken, so that numbers and noise of before are never used again."""
-        if self._counts.row < row and not self._started:
-            self._counts.numbers += row - self._counts.row
-            self._counts.steps += row - self._counts.row
-            self._counts.row = row
+        """Numbers the next row at least `row`. Workers number rows alike, so one without episodes leaves some out."""
+        assert self._counts.row >= row or self.is_idle
+        self._counts.row = max(self._counts.row, row)
 
     def advance(self, n_rows: int) -> None:
         """Takes `n_rows` rows, or fewer if no environment has an episode left."""

@@ -10,6 +10,7 @@ import numpy as np
 
 from headrace.buffers.samples import FinalRegion, Slot
 from headrace.buffers.tree import tree_leaves, tree_map, tree_rows
+from headrace.envs.infos import info_copy
 from headrace.samplers.episodes.batch import EpisodeBatch
 from headrace.samplers.episodes.steps import EnvSpec, StepType
 from headrace.samplers.traj_info import Episodes
@@ -36,9 +37,14 @@ class Counts:
     numbers: np.ndarray
 
     @staticmethod
-    def none(n: int) -> Counts:
-        """Returns the counts of `n` environments that have done nothing."""
-        return Counts(0, np.zeros(n, np.int64), np.full(n, -1))
+    def new(n: int, restarts: int) -> Counts:
+        """Returns the counts of `n` environments of a new worker.
+
+        Args:
+            n: number of environments.
+            restarts: how many times the worker was started again: it must not use a number, or noise, that it has used.
+        """
+        return Counts(0, np.full(n, restarts << 40), np.full(n, (restarts << 32) - 1))
 
 
 class EpisodeCutter:
@@ -184,6 +190,7 @@ class EpisodeCutter:
         columns = [column for column, pieces in enumerate(self._open) if pieces]
         if not columns:
             return None
+        infos = self._new_infos
         batch = self._batch(
             [piece for column in columns for piece in self._open[column]],
             np.array([sum(len(piece[0]) for piece in self._open[column]) for column in columns]),
@@ -194,7 +201,7 @@ class EpisodeCutter:
                 "env_ids": self._env_ids[columns],
                 "numbers": self._numbers[columns].copy(),
                 "starts": self.starts[columns].copy(),
-                "episode_infos": [dict(self._new_infos[column][0]) if self._new_infos else {} for column in columns],
+                "episode_infos": [info_copy(infos[column][0]) if infos else {} for column in columns],
                 "last_infos": [{} for _ in columns],
             },
         )

@@ -64,12 +64,14 @@ class Report:
     Args:
         episodes: the episodes that ended, in order.
         running: `order_of_starts` of the running episodes, int64 `[k]`.
+        row: number of the worker's next row.
         dropped: number of steps of episodes that were begun and dropped.
         notes: log messages, (level, sentence).
     """
 
     episodes: list[EpisodeBatch] = field(default_factory=list)
     running: np.ndarray = field(default_factory=lambda: _NOTHING)
+    row: int = 0
     dropped: int = 0
     notes: list[tuple[int, str]] = field(default_factory=list)
 
@@ -136,36 +138,42 @@ class WorkerDriver:
         """Calls `Worker.update_env`."""
         self._worker.update_env(copy.deepcopy(env_update))
 
-    def restart(self) -> int:
-        """Drops the running episodes; returns how many steps they had."""
+    def restart(self, first_row: int) -> int:
+        """Drops the running episodes; returns how many steps they had.
+
+        Args:
+            first_row: number of the next row.
+        """
+        self._skip_to(first_row)
         return self._worker.restart() if isinstance(self._worker, DefaultWorker) else 0
 
     def advance(self, first_row: int, row: int) -> Report:
-        """Runs until so many rows were taken over all commands.
+        """Runs until the next row is `row`.
 
         Args:
-            first_row: number of rows that workers have taken before; one that was started again begins with it.
-            row: number of rows.
+            first_row: number of the next row now.
+            row: number of the next row afterwards.
         """
+        self._skip_to(first_row)
         worker = self._rows
         if worker is None:
-            self._row = max(self._row, first_row)
             return self._rollouts(row)
-        worker.collector.skip_to(first_row)
         if worker.collector.is_idle:
             self._dropped += worker.restart()
         worker.collector.advance(row - worker.collector.row)
         return self._report(worker.collector.take())
 
-    def run_episodes(self, n: int) -> Report:
+    def run_episodes(self, first_row: int, n: int) -> Report:
         """Starts `n` new episodes and runs them to their ends; with a class of its own kind of rollout, `n` rollouts.
 
         Args:
+            first_row: number of the next row.
             n: number of episodes.
         """
+        self._skip_to(first_row)
         worker = self._rows
         if worker is None:
-            return Report([self._rollout() for _ in range(n)])
+            return Report([self._rollout() for _ in range(n)], row=self._row)
         share, more = divmod(n, worker.n_envs)
         self._dropped += worker.restart([share + (index < more) for index in range(worker.n_envs)])
         while not worker.collector.is_idle:
@@ -180,17 +188,24 @@ class WorkerDriver:
         self._status.enter(Phase.CLOSING)
         self._worker.shutdown()
 
+    def _skip_to(self, row: int) -> None:
+        """Numbers the next row as the sampler does: a worker that was started again would begin with 0."""
+        if self._rows is None:
+            self._row = max(self._row, row)
+        else:
+            self._rows.collector.skip_to(row)
+
     def _report(self, episodes: list[EpisodeBatch]) -> Report:
         assert self._rows is not None
         collector = self._rows.collector
         dropped, self._dropped = self._dropped, 0
-        return Report(episodes, collector.running_order(), dropped, collector.notes())
+        return Report(episodes, collector.running_order(), collector.row, dropped, collector.notes())
 
     def _rollouts(self, row: int) -> Report:
         episodes = []
         while self._row < row:
             episodes.append(self._rollout())
-        return Report(episodes)
+        return Report(episodes, row=self._row)
 
     def _rollout(self) -> EpisodeBatch:
         """Runs one rollout, whose episodes count as started in its first row."""

@@ -11,6 +11,7 @@ from gymnasium.wrappers import TimeLimit
 from typing_extensions import override
 
 from headrace.envs.factory import EnvFactory, make_envs, user_code_failed
+from headrace.envs.infos import info_copy
 from headrace.envs.scalar import EnvInfoKeys, ScalarEnvs
 from headrace.envs.vector.spec import VectorEnvs
 from headrace.errors import EnvContractError
@@ -43,7 +44,6 @@ class WorkerEnvs:
         self.limit = max_episode_length
         #: The environments as the caller made them; empty for a vector environment.
         self.own: list[gymnasium.Env[Any, Any]] = []
-        self._unstarted: list[int | None] = []
         #: For each environment, the infos of resets whose episodes have not ended; empty for a vector environment.
         self.new_infos: list[list[dict[str, Any]]] = []
 
@@ -142,5 +142,5 @@ class _KeepsInfos(gymnasium.Wrapper[Any, Any, Any, Any]):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
         answer = self.env.reset(seed=seed, options=options)
         info = answer[1] if isinstance(answer, tuple) and len(answer) == 2 else {}
-        self.infos.append(dict(info) if isinstance(info, dict) else {})
+        self.infos.append(info_copy(info) if isinstance(info, dict) else {})
         return answer

@@ -69,12 +69,20 @@ class EpisodeOptions:
         checked_arguments(
             n_workers=self.n_workers,
             seed=self.seed,
+            max_episode_length=self.max_episode_length,
+            max_age=self.max_age,
             deterministic=self.deterministic,
+            by_arrival=self.by_arrival,
+            on_policy=self.on_policy,
             env_info_keys=self.env_info_keys,
             start_method=self.start_method,
             timeout=self.timeout,
             start_timeout=self.start_timeout,
         )
+        if self.on_policy and self.max_age is not None:
+            raise ValueError(
+                f"max_age={self.max_age} has no effect with on_policy=True, which keeps nothing; leave it out"
+            )
         own = {
             **({"deterministic": True} if self.deterministic else {}),
             **({"env_info_keys": dict(self.env_info_keys)} if self.env_info_keys else {}),

@@ -140,9 +140,7 @@ class ProcessPool:
     def call(self, method: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
         """See `Pool`."""
         self._send(method, arguments)
-        while self._n_setups:
-            self._n_setups -= 1
-            self._group.replies()
+        self._finish_setups()
         return self._group.replies()
 
     def setup(self, key: str, method: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> None:
@@ -158,8 +156,14 @@ class ProcessPool:
             for rank, own in enumerate(arguments):
                 group.send_to(rank, (method, *map(sendable, own)))
 
+    def _finish_setups(self) -> None:
+        while self._n_setups:
+            self._n_setups -= 1
+            self._group.replies()
+
     def stop(self) -> None:
         """See `Pool`."""
+        self._finish_setups()
         self._group.stop()
 
     def kill(self) -> None:

@@ -52,6 +52,7 @@ class _Entries:
         first: its first step in the batch.
         length: number of steps.
         order: see `order_of_starts`.
+        ended: the same with the row in which it ended.
         version: oldest version of its steps.
         env_id: global number of the environment.
     """
@@ -61,6 +62,7 @@ class _Entries:
     first: np.ndarray
     length: np.ndarray
     order: np.ndarray
+    ended: np.ndarray
     version: np.ndarray
     env_id: np.ndarray
 
@@ -73,6 +75,7 @@ class _Entries:
             first,
             batch.lengths,
             order_of_starts(batch.starts, batch.env_ids),
+            order_of_starts(batch.starts + batch.lengths, batch.env_ids),
             np.minimum.reduceat(batch.versions, first),
             batch.env_ids,
         )
@@ -148,11 +151,9 @@ class StartedEpisodes:
             by_arrival: whether to take episodes in the order in which they ended.
         """
         ended = self._ended
-        chosen = np.arange(len(ended.length))
-        if not by_arrival:
-            chosen = np.argsort(ended.order, kind="stable")
-            if not unsettled:
-                chosen = chosen[ended.order[chosen] < self._earliest]
+        chosen = np.argsort(ended.ended if by_arrival else ended.order, kind="stable")
+        if not (by_arrival or unsettled):
+            chosen = chosen[ended.order[chosen] < self._earliest]
         enough = np.flatnonzero(np.cumsum(ended.length[chosen]) >= n_steps)
         if not len(chosen) or not (len(enough) or unsettled):
             return None

@@ -230,6 +230,7 @@ class DefaultWorker(Worker):
 
     @override
     def start_episode(self) -> None:
+        self.collector.finish()
         if self.collector.is_idle or (self.n_envs == 1 and self.collector.running[0] != self.collector.row):
             self.restart()
 
@@ -257,7 +258,7 @@ class DefaultWorker(Worker):
         batch = self._envs.batch
         agent = self.agent
         if self._counts is None:
-            self._counts = Counts.none(self.n_envs)
+            self._counts = Counts.new(self.n_envs, self.restarts)
         agent.initialize(batch.spaces, seed=self.seed, global_B=self.n_envs, env_ids=list(batch.env_ids))
         return EpisodeCollector(
             batch,
