@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from headrace.cli.main import main
 from headrace.errors import SamplerError
 from headrace.processes.causes import cause_of_actor_death
 from headrace.processes.ray_actor import nbytes, packed, unpacked
@@ -27,6 +28,15 @@ def test_absent_ray_is_one_sentence_that_names_the_extra(monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ImportError, match=r'^Ray is not installed \(.*\); pip install "headrace\[ray\]"$'):
         RayBatchSampler(Walk, batch_T=4, batch_B=2)
+
+
+def test_absent_ray_is_one_line_on_the_command_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert main(["train", "--sampler", "ray", "--env", "CartPole-v1", "--n-steps", "100"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith('pip install "headrace[ray]"')
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from headrace.cli.errors import unknown
+from headrace.cli.errors import CommandFailed, unknown
 from headrace.cli.options import Json, Lengths
+from headrace.processes.ray_session import loaded_ray
 from headrace.samplers.base import BaseSampler
 from headrace.samplers.presets import (
     AlternatingSampler,
@@ -71,9 +72,14 @@ class PlaceOptions:
 
     @property
     def sampler_class(self) -> type[BaseSampler]:
-        """The class of the sampler; raises UsageError for an unknown name."""
+        """The class of the sampler; raises UsageError for an unknown name, CommandFailed without its package."""
         if self.sampler not in SAMPLERS:
             raise unknown("sampler", self.sampler, SAMPLERS)
+        if SAMPLERS[self.sampler] is RayBatchSampler:
+            try:
+                loaded_ray()
+            except ImportError as error:
+                raise CommandFailed(str(error)) from error
         return SAMPLERS[self.sampler]
 
     @property

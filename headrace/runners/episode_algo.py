@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from headrace.agents.base import Agent
 from headrace.algos.base import Algo
-from headrace.buffers.samples import Samples
-from headrace.buffers.tree import tree_map
 from headrace.runners.local import LocalRunner
 from headrace.runners.seeding import torch_seeded
 from headrace.types import BatchSpec
@@ -45,10 +42,8 @@ class EpisodeAlgo:
             self._state = None
         for epoch in runner.step_epochs():
             episodes = runner.obtain_episodes(runner.step_itr)
-            samples = _with_first_state(episodes.to_samples(), agent)
             with torch_seeded(runner.seed, epoch, agent.device):
-                runner.record(algo.optimize_agent(epoch, samples))
-            algo.cut()  # the columns of the next batch are other episodes
+                runner.record(algo.optimize_agent(epoch, episodes.to_samples()))
             mean_return = float(episodes.returns.mean())
             runner.step_itr += 1
         return mean_return
@@ -71,11 +66,3 @@ class EpisodeAlgo:
         if spaces is not None:
             self.policy.initialize(spaces, seed=0)
             self.policy.load_state_dict(agent_state)
-
-
-def _with_first_state(samples: Samples, agent: Agent) -> Samples:
-    """Returns the samples with the recurrent state with which every episode begins."""
-    state = agent.initial_state(samples.batch_spec.B)
-    if state is None:
-        return samples
-    return replace(samples, agent=replace(samples.agent, first_state=tree_map(lambda leaf: leaf[None], state)))
