@@ -12,6 +12,15 @@
     ├── NotEnoughMemory           a batch does not fit (also a MemoryError)
     └── SamplerClosed             a call after shutdown() or after an error
     CheckpointError               a checkpoint is not headrace's, damaged or of another run; or its folder is in use
+    StreamError                   a stream failed; the message says which one and what to do
+    ├── FrameRejected             a message is damaged, too large, or not what the stream transports (also a ValueError)
+    ├── NothingToConsume          no sample has arrived
+    ├── StreamClosed              a call after close()
+    └── StreamTimeout             the other side did not do its part in time (also a TimeoutError)
+    NameEntryError                a name service refused
+    ├── NameEntryExistsError      the name is taken
+    └── NameEntryNotFoundError    the name has no value
+    ParameterDBError              a parameter database has no such version, or what it has is damaged
 
 Wrong arguments raise plain `TypeError` and `ValueError` that name the argument.
 
@@ -31,10 +40,19 @@ __all__ = [
     "CheckpointError",
     "EnvContractError",
     "EnvFailed",
+    "FrameRejected",
+    "NameEntryError",
+    "NameEntryExistsError",
+    "NameEntryNotFoundError",
     "NotEnoughMemory",
+    "NothingToConsume",
+    "ParameterDBError",
     "SamplerClosed",
     "SamplerError",
     "SinkFailed",
+    "StreamClosed",
+    "StreamError",
+    "StreamTimeout",
     "Where",
     "WorkerCrashed",
     "WorkerHung",
@@ -141,6 +159,42 @@ class SamplerClosed(SamplerError):
 
 class CheckpointError(RuntimeError):
     """Raised if a file is no checkpoint of headrace, damaged, or of another run, or if its folder is in use."""
+
+
+class StreamError(RuntimeError):
+    """Raised if a stream failed."""
+
+
+class FrameRejected(StreamError, ValueError):
+    """Raised if a message is damaged, exceeds the limits, or is not what the stream transports."""
+
+
+class NothingToConsume(StreamError):
+    """Raised if no sample has arrived, or too few for a batch."""
+
+
+class StreamClosed(StreamError):
+    """Raised by a call after `close()`."""
+
+
+class StreamTimeout(StreamError, TimeoutError):
+    """Raised if the other side of a stream did not do its part in time."""
+
+
+class NameEntryError(RuntimeError):
+    """Raised if a name service refused."""
+
+
+class NameEntryExistsError(NameEntryError):
+    """Raised if a name that is to be added has a value already."""
+
+
+class NameEntryNotFoundError(NameEntryError):
+    """Raised if a name has no value, or none any more."""
+
+
+class ParameterDBError(RuntimeError):
+    """Raised if a parameter database has no such name, version or tag, or if what it has is damaged."""
 
 
 def headline(error: BaseException) -> str:

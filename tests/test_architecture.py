@@ -44,6 +44,8 @@ ALLOWED = {
     "checkpoints": BASE | {"agents", "compiled", "envs", "samplers", "storage"},
     "runners": BASE
     | {"agents", "algos", "buffers", "checkpoints", "envs", "plotting", "processes", "samplers", "storage", "text"},
+    "streams": BASE | {"buffers", "compiled", "processes", "services"},
+    "services": BASE | {"buffers", "processes", "storage"},
     "insight": BASE | {"samplers"},
     "policy": BASE | {"agents", "buffers", "checkpoints", "envs"},
     "__init__": {"lazy"},
@@ -65,6 +67,8 @@ WITHOUT_TORCH = [
     "envs",
     "buffers",
     "processes",
+    "services",
+    "streams",
 ]
 
 

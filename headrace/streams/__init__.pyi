@@ -1,0 +1,1 @@
+"""Streams between processes and machines: samples to a learner, observations to a policy, actions back."""
