@@ -36,9 +36,7 @@ Part = bytes | memoryview
 _MAGIC = b"HRF1"
 _FORMAT = 1
 _SCALAR, _ARRAY, _COMPRESSED, _DICT, _TUPLE = range(5)
-#: Kinds of dtypes that are transported: booleans, whole numbers, floats, complex numbers.
-_KINDS = "biufc"
-#: The dtypes by the names that headers have, in both byte orders.
+#: The dtypes that are transported, in both byte orders, by the names that headers have.
 _DTYPES = {
     order + code: np.dtype(order + code)
     for order in "<>|"
@@ -158,7 +156,7 @@ def _described(tree: Tree, path: str, parts: list[Part], compressed: set[str], c
 
 def _described_array(array: np.ndarray, path: str, parts: list[Part], compress: bool) -> Any:
     dtype = array.dtype
-    if dtype.kind not in _KINDS:
+    if dtype.str not in _DTYPES:
         raise TypeError(f"{path or 'the tree'} is an array of {dtype}, expected numbers or booleans")
     if not array.flags.c_contiguous:
         array = array.copy()
