@@ -67,12 +67,13 @@ def actor_for(agent: Agent, seen: EnvSpaces, B: int, kernels: Any) -> tuple[Acto
         compiled.acting, chosen = kernels, compiled.acting
         plan = agent.acting_plan(rows, False)
         compiled.acting = chosen
-    return Actor(policy, recorder, [plan]), plan is not None
+    return Actor(policy, recorder, [plan]), plan is not None and plan.load()
 
 
 def us_per_row(actor: Actor) -> float:
     """Acts for one batch."""
     begin = time.process_time_ns()
+    actor.load()  # before this, an actor does not use its plan
     actor.begin(0, 0)
     for t in range(T):
         actor.act(t)
