@@ -188,8 +188,18 @@ class WorkerGroup:
     def answered(self, rank: int, watch: ProgressWatch) -> bool:
         """Returns whether a worker's reply has arrived, without waiting; raises as `replies` does."""
         if rank not in self._answers:
-            self._poll_workers(0.0)
+            self.look()
             self.require_progress(watch, [rank])
+        return rank in self._answers
+
+    def look(self) -> None:
+        """Reads the replies that have arrived, one per worker, without waiting; raises for a worker that failed or
+        ended.
+        """
+        self._poll_workers(0.0)
+
+    def replied(self, rank: int) -> bool:
+        """Returns whether a reply was read that nobody has asked for yet; the next one waits in the pipe."""
         return rank in self._answers
 
     def watch(self, timeout: float | None = None) -> ProgressWatch:
