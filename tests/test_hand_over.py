@@ -13,11 +13,11 @@ from headrace.agents.pg import CategoricalPgAgent
 from headrace.buffers.samples import FinalRegion, SlotSpec
 from headrace.buffers.shared import private
 from headrace.buffers.tree import tree_paths
-from headrace.samplers import AsyncCpuSampler, AsyncSerialSampler, BaseSampler, SerialSampler
+from headrace.samplers import AsyncCpuSampler, AsyncSerialSampler, BaseSampler, CpuSampler, SerialSampler
 from headrace.samplers.collection.slice import SliceReport
 from headrace.samplers.timing import ServerTiming
 from headrace.samplers.traj_info import Episodes
-from headrace.samplers.workers.hand_over import HandOver, ReportRegion
+from headrace.samplers.workers.hand_over import HandOver, HandOverSpec, ReportRegion
 from headrace.types import BatchSpec, Timing
 
 CAPACITIES = [3, 5]
@@ -95,9 +95,9 @@ def test_a_report_with_more_than_numbers_is_left_to_a_message(change: Callable[[
 
 def test_commands_of_all_slots_are_kept_apart() -> None:
     spec = SlotSpec(BatchSpec(4, 2), (2,), np.zeros(3), np.zeros(1))
-    _, memory = private(lambda allocate: HandOver(spec, 3, (1,), allocate))
+    _, memory = private(lambda allocate: HandOver(HandOverSpec(spec, 3, (1,)), allocate))
     for number in range(7):
-        memory.command(number, 10 * number, number, number + 100)
+        memory.command(number, (10 * number, number, number + 100))
         for earlier in range(max(0, number - 2), number + 1):
             assert memory.commanded(earlier) == (10 * earlier, earlier, earlier + 100)
 
@@ -136,10 +136,16 @@ def collected(cls: type[BaseSampler], **kwargs: Any) -> list[Any]:
     return found
 
 
-@pytest.mark.parametrize(("cls", "n_slots"), [(AsyncSerialSampler, 2), (AsyncCpuSampler, 4)])
-def test_batches_with_and_without_infos_arrive_in_order(cls: type[BaseSampler], n_slots: int) -> None:
-    kwargs = {"n_workers": 2} if cls is AsyncCpuSampler else {}
-    ours = collected(cls, n_slots=n_slots, **kwargs)
+@pytest.mark.parametrize(
+    ("cls", "kwargs"),
+    [
+        (CpuSampler, {"n_workers": 2}),
+        (AsyncSerialSampler, {"n_slots": 2}),
+        (AsyncCpuSampler, {"n_slots": 4, "n_workers": 2}),
+    ],
+)
+def test_batches_with_and_without_infos_arrive_in_order(cls: type[BaseSampler], kwargs: dict[str, Any]) -> None:
+    ours = collected(cls, **kwargs)
     theirs = collected(SerialSampler)
     assert any("talks" in str(one) for one in theirs)
     assert len(ours) == len(theirs)

@@ -1,4 +1,4 @@
-"""How a process sleeps until its workers ring a bell: `WorkerBells` makes the bells, `WorkerWatch` watches the workers."""
+"""How a process sleeps until its workers wake it: `WorkerBells` makes the bells, `WorkerWatch` watches the workers."""
 
 from __future__ import annotations
 

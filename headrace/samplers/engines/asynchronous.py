@@ -17,12 +17,9 @@ from headrace.agents.base import Agent
 from headrace.buffers.samples import SlotSpec
 from headrace.errors import SamplerError
 from headrace.processes.affinity import Affinity
-from headrace.processes.causes import enough_descriptors
 from headrace.processes.child import Channel
 from headrace.processes.group import WorkerGroup
-from headrace.processes.handoff import Handoff
 from headrace.processes.status import ProgressWatch, Status
-from headrace.processes.watch import WorkerBells, WorkerWatch
 from headrace.samplers.collection.make_envs import SliceConfig
 from headrace.samplers.collection.slice import SliceReport
 from headrace.samplers.collection.snapshot import SliceState
@@ -33,10 +30,10 @@ from headrace.samplers.layout import Layout, Slice, slices_of, spread
 from headrace.samplers.timing import ServerTiming
 from headrace.samplers.traj_info import Episodes
 from headrace.samplers.workers.eval_process import EvalProcess, Notes, eval_config
+from headrace.samplers.workers.hand_over import Dispatcher, HandOverSpec
 from headrace.samplers.workers.main import Worker, initialize_worker, process_seeds
-from headrace.samplers.workers.hand_over import BatchReport, HandOver
 from headrace.samplers.workers.memory import Slots
-from headrace.samplers.workers.sampler_process import AsyncMemory, AsyncSpec, SamplerProcess, Shard, Sink, async_memory
+from headrace.samplers.workers.sampler_process import AsyncMemory, SamplerProcess, Shard, Sink, async_memory
 from headrace.types import EnvSpaces
 
 __all__ = ["AsynchronousEngine"]
@@ -62,11 +59,6 @@ class AsynchronousEngine(ParallelEngine[SamplerProcess]):
         self.sink: Sink | None = None
         self._shards: list[list[Slice]] = []
         self._finished: deque[list[SliceReport]] = deque()  # batches that were collected and not requested yet
-        self._n_commanded = self._n_taken = 0  # how many batches were commanded, and how many reports were read
-        self._collecting = False  # whether the sampler processes take commands from shared memory, not from their pipes
-        self._bells: WorkerBells | None = None
-        self._handoff: Handoff | None = None
-        self._watch: WorkerWatch | None = None
         self._ranks: Sequence[int] = ()  # of the sampler processes; the evaluation process, if any, comes after them
         self._evaluating: ProgressWatch | None = None  # watches the evaluation whose episodes are not collected yet
         self._next: int | None = None  # number of the next batch to command
@@ -149,16 +141,16 @@ class AsynchronousEngine(ParallelEngine[SamplerProcess]):
     ) -> None:
         self._agent = agent
         sizes = tuple(len(shard) for shard in self._shards)
-        memory = AsyncSpec(spec, len(slots.all), sizes, self.evaluates_beside)
+        memory, evaluates = HandOverSpec(spec, len(slots.all), sizes), self.evaluates_beside
         sink_bytes = None if self.sink is None else cloudpickle.dumps(self.sink)
         agent_bytes = pickled_agent(agent)
         setups: list[tuple[Any, ...]] = [
-            (SamplerProcess.setup, rank, memory, agent_bytes, sink_bytes) for rank in self._ranks
+            (SamplerProcess.setup, rank, memory, evaluates, agent_bytes, sink_bytes) for rank in self._ranks
         ]
-        if self.evaluates_beside:
+        if evaluates:
             setups.append((EvalProcess.setup, memory, agent_bytes, self._devices[0], self.layout.served))
-        self._memory = self.share(slots, partial(async_memory, agent, memory), setups)
-        self._make_handoff(self._memory.hand_over)
+        self._memory = self.share(slots, partial(async_memory, agent, memory, evaluates), setups)
+        self._dispatcher = Dispatcher(self.workers, self._ranks, self._memory.hand_over, SamplerProcess.follow)
         if self.sink is not None:
             fd = self.sink.open(spec)
             try:
@@ -167,27 +159,13 @@ class AsynchronousEngine(ParallelEngine[SamplerProcess]):
                 os.close(fd)
         self.wait_until_ready()
 
-    def _make_handoff(self, hand_over: HandOver) -> None:
-        with enough_descriptors(len(self._ranks)):
-            self._bells = WorkerBells(self.workers, self._ranks)
-        *parked, own = hand_over.parked
-        self._handoff = hand_over.learner(self._bells.own(own), self._bells.of_workers(parked))
-        self._watch = WorkerWatch(self.workers, self._bells.read_fd)
-
     @override
     def collect(self, itr: int, version: int, batch_index: int) -> list[SliceReport]:
         if self._next is None:
             self._next, self._began = batch_index, perf_counter()
-        self.workers.look()
         self._publish(version)
-        if not self._collecting:
-            self.workers.send((SamplerProcess.collect,), self._ranks)
-            self._collecting = True
-        handoff = self._running
         while self._next < batch_index + self.config.n_slots:
-            itr_of_batch = itr + self._next - batch_index
-            self._shared.hand_over.command(self._n_commanded, itr_of_batch, version, self._next)
-            self._n_commanded = handoff.post()
+            self.dispatcher.command((itr + self._next - batch_index, version, self._next))
             self._next += 1
         if not self._finished:
             self._take_one()
@@ -264,42 +242,17 @@ class AsynchronousEngine(ParallelEngine[SamplerProcess]):
         Returns:
             The results, one per sampler process.
         """
+        while self.dispatcher.n_outstanding:
+            self._take_one()
+        self.dispatcher.end()
         assert not kwargs, "commands are sent with positional arguments"
         self.workers.send((method, *args), self._ranks)
-        while self._n_taken < self._n_commanded:
-            self._take_one()
-        if self._collecting:
-            self.workers.replies(ranks=self._ranks)  # to the command to collect, which this one has ended
-            self._collecting = False
         return self.workers.replies(ranks=self._ranks)
 
     def _take_one(self) -> None:
-        """Waits until every sampler process has finished the next batch; reads their reports."""
-        assert self._watch is not None
-        number = self._n_taken
-        self._running.wait_for(number + 1, self._sleep)
-        self._watch.awake()
-        answers = [self._report(rank, number) for rank in self._ranks]
-        self._n_taken += 1
+        answers = self.dispatcher.take()
         self._server_timings = [timing for _, timings in answers for timing in timings]
         self._finished.append([report for reports, _ in answers for report in reports])
-
-    def _report(self, rank: int, number: int) -> BatchReport:
-        report = self._shared.hand_over.report(rank, number).read()
-        if report is None:
-            sent: list[BatchReport] = self.workers.replies(ranks=[rank])
-            return sent[0]
-        return report
-
-    def _sleep(self, awaited: Sequence[int]) -> bool:
-        # A method and no lambda, whose frame would keep the batch alive with an error that passed through it.
-        assert self._watch is not None
-        return self._watch.sleep(awaited)
-
-    @property
-    def _running(self) -> Handoff:
-        assert self._handoff is not None
-        return self._handoff
 
     @property
     def _shared(self) -> AsyncMemory:
@@ -321,16 +274,13 @@ class AsynchronousEngine(ParallelEngine[SamplerProcess]):
 
     @override
     def stop(self) -> None:
-        if self._collecting:
-            self.command(SamplerProcess.prepare)  # so that the reply to the stop command is the next one
+        while self._dispatcher is not None and self._dispatcher.n_outstanding:
+            self._take_one()
         if self.evaluating:
             self.evaluation()
         super().stop()
 
     @override
     def forget(self) -> WorkerGroup | None:
-        bells, self._bells = self._bells, None
-        self._memory = self._handoff = self._watch = None
-        if bells is not None:
-            bells.close()
+        self._memory = None
         return super().forget()

@@ -18,8 +18,9 @@ from headrace.samplers.collection.make_envs import SliceConfig
 from headrace.samplers.collection.snapshot import SliceState
 from headrace.samplers.inference.device import serving_device
 from headrace.samplers.traj_info import Episodes
+from headrace.samplers.workers.hand_over import HandOverSpec
 from headrace.samplers.workers.local import LocalEvaluator
-from headrace.samplers.workers.sampler_process import AsyncSpec, async_memory
+from headrace.samplers.workers.sampler_process import async_memory
 from headrace.types import EnvSpaces
 
 __all__ = ["EvalProcess", "eval_config"]
@@ -43,7 +44,7 @@ class EvalProcess:
         #: Empty: the training environments determine the spaces, and `setup` compares those of the agent.
         self.spaces: list[EnvSpaces] = []
 
-    def setup(self, spec: AsyncSpec, agent_bytes: bytes, device: Any, served: bool) -> None:
+    def setup(self, spec: HandOverSpec, agent_bytes: bytes, device: Any, served: bool) -> None:
         """Attaches to the shared parameters and makes the evaluator.
 
         The descriptor of the slots arrives before that of the parameters and is closed, because this process does not
@@ -58,7 +59,7 @@ class EvalProcess:
         channel = self._channel
         agent: Agent = pickle.loads(agent_bytes)
         os.close(channel.receive_fd())
-        arena, memory = shared(partial(async_memory, agent, spec), channel.receive_fd())
+        arena, memory = shared(partial(async_memory, agent, spec, True), channel.receive_fd())
         arena.close_fd()
         assert agent.spaces is not None
         require_alike(self._environments.spaces, agent.spaces)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -16,36 +15,17 @@ from headrace.buffers.shared import Allocate, shared
 from headrace.errors import SamplerError, SinkFailed, headline, traceback_of
 from headrace.processes.affinity import Affinity
 from headrace.processes.child import Channel
-from headrace.processes.handoff import Bell
 from headrace.processes.status import Phase, Status
 from headrace.samplers.collection.make_envs import SliceConfig
 from headrace.samplers.collection.snapshot import SliceState
 from headrace.samplers.engine import Engine
 from headrace.samplers.layout import Slice
 from headrace.samplers.traj_info import Episodes
-from headrace.samplers.workers.hand_over import BatchReport, HandOver
-from headrace.samplers.workers.main import reply
+from headrace.samplers.workers.hand_over import BatchReport, Follower, HandOver, HandOverSpec
 from headrace.samplers.workers.memory import Slots
 from headrace.types import EnvSpaces
 
-__all__ = ["AsyncMemory", "AsyncSpec", "SamplerProcess", "Shard", "Sink", "async_memory"]
-
-
-@dataclass(frozen=True)
-class AsyncSpec:
-    """What the memory of an asynchronous sampler depends on.
-
-    Args:
-        slot: the contents of a slot.
-        n_slots: number of slots.
-        n_slices: of each sampler process, its number of slices.
-        evaluates: whether there is an evaluation process.
-    """
-
-    slot: SlotSpec
-    n_slots: int
-    n_slices: tuple[int, ...]
-    evaluates: bool
+__all__ = ["AsyncMemory", "SamplerProcess", "Shard", "Sink", "async_memory"]
 
 
 class AsyncMemory(NamedTuple):
@@ -63,19 +43,20 @@ class AsyncMemory(NamedTuple):
     evaluation: ParameterSlots | None
 
 
-def async_memory(agent: Agent, spec: AsyncSpec, allocate: Allocate) -> AsyncMemory:
+def async_memory(agent: Agent, spec: HandOverSpec, evaluates: bool, allocate: Allocate) -> AsyncMemory:
     """Allocates the shared memory; the layout is the same in every process.
 
     Args:
         agent: the agent whose parameters are stored.
-        spec: what else the layout depends on.
+        spec: what the memory of commands and reports depends on.
+        evaluates: whether there is an evaluation process.
         allocate: allocates the arrays.
     """
     return AsyncMemory(
-        HandOver(spec.slot, spec.n_slots, spec.n_slices, allocate),
+        HandOver(spec, allocate),
         # One version for each batch that may be outstanding, one for an evaluation, and one that is being written.
         ParameterSlots(agent, allocate, spec.n_slots + 1),
-        ParameterSlots(agent, allocate, 1) if spec.evaluates else None,
+        ParameterSlots(agent, allocate, 1) if evaluates else None,
     )
 
 
@@ -137,7 +118,9 @@ class SamplerProcess:
             raise
         self.spaces: list[EnvSpaces] = [spaces] * len(shard.configs)
 
-    def setup(self, rank: int, spec: AsyncSpec, agent_bytes: bytes, sink_bytes: bytes | None) -> None:
+    def setup(
+        self, rank: int, spec: HandOverSpec, evaluates: bool, agent_bytes: bytes, sink_bytes: bytes | None
+    ) -> None:
         """Attaches to the shared memory and sets up the engine.
 
         The descriptors follow the command: slots, memory of the hand-over and of parameters, this process's bell, the
@@ -146,21 +129,18 @@ class SamplerProcess:
         Args:
             rank: number of this process among the sampler processes.
             spec: which memory to attach to.
+            evaluates: see `async_memory`.
             agent_bytes: the pickled agent.
             sink_bytes: the pickled sink, or None.
         """
         channel = self._channel
-        self._rank = rank
         self._agent: Agent = pickle.loads(agent_bytes)
         self._slots = Slots(spec.slot, spec.n_slots, channel.receive_fd())
         try:
-            arena, memory = shared(partial(async_memory, self._agent, spec), channel.receive_fd())
+            arena, memory = shared(partial(async_memory, self._agent, spec, evaluates), channel.receive_fd())
             arena.close_fd()
-            self._hand_over, self._parameters = memory.hand_over, memory.parameters
-            parked = memory.hand_over.parked
-            self._bell = Bell(parked[rank], read_fd=channel.receive_fd(), other_fd=channel.fd)
-            learner_bell = Bell(parked[-1], write_fd=channel.receive_fd())
-            self._handoff = memory.hand_over.process(rank, self._bell, learner_bell)
+            self._parameters = memory.parameters
+            self._follower = Follower(memory.hand_over, rank, channel)
             if sink_bytes is not None:
                 with _storing(channel.status):
                     self._append = pickle.loads(sink_bytes).attach(spec.slot, channel.receive_fd())
@@ -170,32 +150,11 @@ class SamplerProcess:
             self._slots.arena.close_fd()
         channel.status.enter(Phase.WAITING)
 
-    def collect(self) -> None:
-        """Collects the batches that are commanded in shared memory, until a message arrives.
+    def follow(self) -> None:
+        """Collects batches on commands in shared memory; see `Follower.run`."""
+        self._follower.run(self._collect, self.prepare)
 
-        Batches that were commanded before the message are collected first.
-        """
-        handoff, hand_over = self._handoff, self._hand_over
-        while True:
-            number = handoff.count
-            try:
-                handoff.wait_for(number + 1, self._sleep)
-            except _MessageArrived:
-                return
-            report = self._batch(*hand_over.commanded(number))
-            if not hand_over.report(self._rank, number).write(report):
-                reply(self._channel, report)
-            handoff.post()
-
-    def _sleep(self, awaited: Sequence[int]) -> bool:
-        """Sleeps until the bell rings, for a tick at most; raises _MessageArrived if there is a message instead."""
-        rang = self._bell.sleep()
-        # The learner may have posted, then sent the message, both after the bell was found silent: look once more.
-        if not rang and self._channel.has_command() and self._handoff.lagging(self._handoff.count + 1):
-            raise _MessageArrived
-        return rang
-
-    def _batch(self, itr: int, version: int, batch_index: int) -> BatchReport:
+    def _collect(self, itr: int, version: int, batch_index: int) -> BatchReport:
         """Collects a batch; see `Engine.collect`."""
         status = self._channel.status
         status.enter(Phase.COLLECTING)
@@ -230,10 +189,6 @@ class SamplerProcess:
         except BaseException:
             self._engine.kill()
             raise
-
-
-class _MessageArrived(Exception):  # noqa: N818 (no error: it ends the wait for a command)
-    """A message arrived while a sampler process waited for a command."""
 
 
 @contextmanager
