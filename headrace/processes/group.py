@@ -190,7 +190,7 @@ class WorkerGroup:
         return rank in self._answers
 
     def look(self) -> None:
-        """Reads the replies that have arrived, one per worker, without waiting; raises if any worker failed or ended."""
+        """Reads the replies that have arrived, one per worker, without waiting; raises if a worker failed or ended."""
         self._poll_workers(0.0)
         self._require_running()
 
