@@ -3,9 +3,9 @@
 A record is one file, which is complete whenever it has its name. All files are in one folder, whatever the names say,
 so that there are no folders of names to make and to remove while others add names to them.
 
-**Changes** are made under a lock of the folder (`flock`, which NFS passes on to the server), because to look at a record
-and to replace it are two steps. A new record gets its name by `link`, which fails if the name exists even where the lock
-does not work.
+**Changes** are made under a lock of the folder (`flock`, which NFS passes on to the server), because looking at a
+record and replacing it are two steps. A new record gets its name by `link`, which fails if the name exists even where
+the lock does not work.
 
 **Time.** An owner renews a record by touching its file, and the file system's clock (on NFS the server's) writes the
 time. A reader that sees a renewal for the first time asks the same clock for the time, with an unnamed new file, and so
@@ -187,7 +187,7 @@ class FolderRecords:
                         path.unlink(missing_ok=True)
 
     def _read(self, path: Path) -> tuple[Record, tuple[str, int, int], float] | None:
-        """Returns the record in a file, what identifies its last renewal, and the time of that; None if there is none."""
+        """Returns the record in a file, what identifies its last renewal, and the time of that; None without one."""
         opened = _opened(path)
         if opened is None:
             return None
@@ -301,8 +301,8 @@ def _acquire(descriptor: int, folder: Path) -> None:
         except BlockingIOError:
             if time.monotonic() > deadline:
                 raise NameEntryError(
-                    f"another process has held the lock of {folder} for {_LOCK_SECONDS:g} s; it may be stopped (state T "
-                    "in `ps`), let it continue or kill it"
+                    f"another process has held the lock of {folder} for {_LOCK_SECONDS:g} s; if it is stopped (state "
+                    "T in `ps`), let it continue or kill it"
                 ) from None
         time.sleep(pause)
         pause = min(2 * pause, 0.02)

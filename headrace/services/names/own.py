@@ -32,7 +32,7 @@ class LostRecord:
         name: its name.
         seconds: time since it was added or last renewed.
         reason: what happened.
-        given_up: True: it is not renewed any more, because its name has been deleted or has another record. False: it is
+        given_up: True: it is not renewed any more, because its name was deleted or has another record. False: it is
             renewed again, or added again, as soon as the store can be reached.
     """
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NoReturn, Protocol
 from urllib.parse import quote
 
 from headrace.errors import NameEntryError
@@ -264,6 +264,12 @@ class MemoryRecords:
 
     def close(self) -> None:
         """See `Records`; what another repository has here stays."""
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "names in memory exist in one process alone, so they cannot be pickled; use a folder, Redis or Ray for "
+            "names that several processes share"
+        )
 
     @contextmanager
     def _entered(self) -> Iterator[None]:

@@ -46,7 +46,8 @@ class RedisRecords:
             decode_responses=True,
             socket_timeout=timeout,
             socket_connect_timeout=timeout,
-            retry=redis.retry.Retry(redis.backoff.NoBackoff(), 1),  # a connection may be of before a restart of the server
+            # The second try is for connections that were made before a restart of the server.
+            retry=redis.retry.Retry(redis.backoff.NoBackoff(), 1),
         )
 
     def put(self, record: Record, replace: bool) -> bool:
