@@ -76,14 +76,15 @@ class FolderRecords:
         path = self._path(record.name)
         entry = {"token": record.token, "ttl": record.ttl, "value": record.value}
         with self._reached(), self._written(json.dumps(entry).encode()) as new, self._locked():
+            os.utime(new)  # its time to live begins now
             if replace:
-                os.utime(new)  # its time to live begins now
                 os.replace(new, path)
+                return True
+            if _linked(new, path):
                 return True
             if self._live(path) is not None:
                 return False
-            path.unlink(missing_ok=True)  # expired, or damaged
-            os.utime(new)
+            path.unlink()  # expired, or damaged
             return _linked(new, path)
 
     def get(self, name: str) -> str | None:

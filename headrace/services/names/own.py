@@ -87,6 +87,7 @@ class OwnRecords:
         self._records = records
         self._on_lost = on_lost
         self._clock = clock
+        self._closed = False
         self._begin()
 
     def _begin(self) -> None:
@@ -97,7 +98,6 @@ class OwnRecords:
         self._lost: deque[LostRecord] = deque(maxlen=_N_LOST)
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
-        self._closed = False
 
     @property
     def lost(self) -> tuple[LostRecord, ...]:

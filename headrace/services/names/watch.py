@@ -32,7 +32,7 @@ class NameWatch:
         self,
         get: Callable[[str], str | None],
         names: Sequence[str],
-        callback: Callable[[], None],
+        callback: Callable[[], object],
         poll_frequency: float,
         wait_timeout: float,
     ) -> None:
@@ -44,6 +44,8 @@ class NameWatch:
         self._poll_frequency = poll_frequency
         self._wait_timeout = wait_timeout
         self._cancelled = threading.Event()
+        #: The names that have not been there yet.
+        self.missing = self._without_value(self.names)  # before the caller goes on and deletes some
         self._thread = threading.Thread(target=self._run, name="headrace-watch", daemon=True)
         self._thread.start()
 
@@ -74,13 +76,13 @@ class NameWatch:
     def _all_appeared(self) -> bool:
         """Returns True when every name has been there once; False if cancelled."""
         deadline = time.monotonic() + self._wait_timeout
-        missing = [*self.names]
-        while missing := [name for name in missing if not self._exists(name, unknown=False)]:
+        while self.missing:
             left = deadline - time.monotonic()
             if left <= 0:
-                raise TimeoutError(f"{', '.join(missing)} did not appear within {self._wait_timeout:g} s")
+                raise TimeoutError(f"{', '.join(self.missing)} did not appear within {self._wait_timeout:g} s")
             if self._cancelled.wait(min(left, self._poll_frequency)):
                 return False
+            self.missing = self._without_value(self.missing)
         return not self._cancelled.is_set()
 
     def _all_gone(self) -> bool:
@@ -96,3 +98,6 @@ class NameWatch:
             return self._get(name) is not None
         except NameEntryError:
             return unknown
+
+    def _without_value(self, names: Sequence[str]) -> tuple[str, ...]:
+        return tuple(name for name in names if not self._exists(name, unknown=False))
