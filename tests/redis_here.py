@@ -40,8 +40,8 @@ class RedisServer:
 
     def start(self) -> bool:
         """Returns whether the server runs."""
-        options = {"port": str(self.port), "bind": "127.0.0.1", "save": "", "appendonly": "no", "dir": str(self._folder)}
-        arguments = [word for name, value in options.items() for word in (f"--{name}", value)]
+        options = {"port": self.port, "bind": "127.0.0.1", "save": "", "appendonly": "no", "dir": self._folder}
+        arguments = [word for name, value in options.items() for word in (f"--{name}", str(value))]
         process = subprocess.Popen(["redis-server", *arguments], stdout=subprocess.DEVNULL)
         assert until(lambda: process.poll() is not None or self._answers())
         self._process = process

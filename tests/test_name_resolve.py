@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from headrace.errors import NameEntryError, NameEntryExistsError, NameEntryNotFoundError
+from headrace.processes.ray_session import RayCluster
 from headrace.services import (
     MemoryNameRecordRepository,
     NameRecordRepository,
@@ -22,7 +23,6 @@ from headrace.services import (
     RayNameRecordRepository,
     RedisNameRecordRepository,
 )
-from headrace.processes.ray_session import RayCluster
 from headrace.services.names.folder import FolderRecords
 from headrace.services.names.ray_actor import RayRecords
 from headrace.services.names.records import MAX_NAME, MAX_VALUE, MemoryRecords, Record, Records, new_token
@@ -85,9 +85,7 @@ def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         with small_ray():
             first = RayNameRecordRepository()  # the actor ends with it
             first.find_subtree("nothing")
-            yield Backend(
-                kind, RayNameRecordRepository, lambda: RayRecords("headrace-names", RayCluster(), DEADLINE)
-            )
+            yield Backend(kind, RayNameRecordRepository, lambda: RayRecords("headrace-names", RayCluster(), DEADLINE))
             first.close()
 
 

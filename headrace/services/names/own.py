@@ -211,7 +211,7 @@ class OwnRecords:
         late = began - own.renewed > ttl
         try:
             kept = self._records.renew(record) or self._put_again(own, late)
-        except NameEntryError as error:
+        except Exception as error:  # whatever it is, the thread has to live, or the records die unnoticed
             own.failures += 1
             now = self._clock()
             own.due = now + min(ttl / 3, _FIRST_PAUSE * 2 ** min(own.failures, 10))

@@ -38,8 +38,8 @@ class NameRecordRepository:
     Names are parts separated by slashes, "experiment/trial/learner"; every one can have a value, and they form a tree.
     Values are strings of at most 64 KiB.
 
-    A record that is added with `keepalive_ttl` outlives its owner by so many seconds: a thread renews it after each third
-    of that time. If the store cannot be reached for longer, the record expires for others; the owner is told
+    A record that is added with `keepalive_ttl` outlives its owner by so many seconds: a thread renews it after each
+    third of that time. If the store cannot be reached for longer, the record expires for others; the owner is told
     (`lost`, `on_lost`, a warning in the log), and the record appears again when the store does, even if it comes back
     empty. A record that somebody deleted, or whose name was added again with `replace`, is given up. Only records with
     `keepalive_ttl` are looked after.
