@@ -102,7 +102,7 @@ def root() -> str:
     return f"test {new_token()}"
 
 
-def on(*kinds: Any) -> Any:
+def on(*kinds: Any) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("store", kinds, indirect=True)
 
 
@@ -292,8 +292,8 @@ def test_a_record_expires_without_its_owner_and_its_name_is_free(connect: Backen
 @everywhere
 def test_a_record_is_kept_alive_while_its_owner_lives(connect: Backend, root: str) -> None:
     owner, other = connect(), connect()
-    owner.add(root, "here", keepalive_ttl=0.3)
-    time.sleep(1.0)
+    owner.add(root, "here", keepalive_ttl=0.15)
+    time.sleep(0.5)
     assert other.wait(root, DEADLINE) == "here"  # a machine that had no time for renewals lets it appear again
     owner.close()
     with pytest.raises(NameEntryNotFoundError):
@@ -466,9 +466,9 @@ def test_a_closed_repository_has_deleted_its_names_and_refuses_calls(connect: Ba
         ("a//b", "empty part"),
         ("../a", r'part "\."'),
         ("a/./b", r'part "\."'),
-        ("a\0b", "control character"),
-        ("a\nb", "control character"),
-        ("a\ud800", "UTF-8"),
+        ("a\0b", "cannot be printed"),
+        ("a\nb", "cannot be printed"),
+        ("a\ud800", "cannot be printed"),
         ("a" * (MAX_NAME + 1), "at most 240"),
         ("ä" * (MAX_NAME // 6 + 1), "at most 240"),
     ],

@@ -125,7 +125,7 @@ def checked_name(name: str) -> str:
 
     Raises:
         TypeError: if it is no string.
-        ValueError: if it has an empty part, a part "." or "..", a control character, or is too long.
+        ValueError: if it has an empty part, a part "." or "..", a character that cannot be printed, or is too long.
     """
     if not isinstance(name, str):
         raise TypeError(f"name must be a string, got {type(name).__name__} {name!r}")
@@ -134,9 +134,9 @@ def checked_name(name: str) -> str:
         raise ValueError(f'name {name!r} has an empty part; names are parts separated by single slashes, "a/b/c"')
     if "." in parts or ".." in parts:
         raise ValueError(f'name {name!r} has a part "." or ".."; give the parts other names')
-    if any(ord(letter) < 32 or ord(letter) == 127 for letter in name):
-        raise ValueError(f"name {name!r} has a control character; leave it out")
-    size = len(quoted(_utf8(name, "name")))
+    if not name.isprintable():  # surrogates included
+        raise ValueError(f"name {name!r} has a character that cannot be printed; leave it out")
+    size = len(quoted(name))
     if size > MAX_NAME:
         raise ValueError(f"name {name[:40]!r}... has {size} bytes when it is percent-encoded; at most {MAX_NAME} fit")
     return name
@@ -151,7 +151,10 @@ def checked_value(value: str) -> str:
     """
     if not isinstance(value, str):
         raise TypeError(f"value must be a string, got {type(value).__name__}; encode other values, for example as JSON")
-    size = len(_utf8(value, "value").encode())
+    try:
+        size = len(value.encode())
+    except UnicodeEncodeError as error:
+        raise ValueError(f"value cannot be encoded in UTF-8 ({error.reason}); leave surrogates out") from None
     if size > MAX_VALUE:
         raise ValueError(f"value has {size:,} bytes; at most {MAX_VALUE:,} fit, so put it into a file and add its path")
     return value
@@ -174,14 +177,6 @@ def checked_seconds(name: str, value: float, least: float = 0.0) -> float:
 def checked_ttl(ttl: float | None) -> float | None:
     """Returns a time to live; raises what `checked_seconds` raises."""
     return None if ttl is None else checked_seconds("keepalive_ttl", ttl, _MIN_TTL)
-
-
-def _utf8(text: str, what: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"{what} cannot be encoded in UTF-8 ({error.reason}); leave surrogates out") from None
-    return text
 
 
 class MemoryRecords:
