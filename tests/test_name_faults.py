@@ -432,6 +432,23 @@ def test_names_return_when_redis_was_down_and_comes_back_empty(server: RedisServ
 
 
 @NEEDS_REDIS
+@pytest.mark.slow
+def test_names_return_each_time_that_redis_is_down(server: RedisServer) -> None:
+    """Shorter and longer than the time to live, fifty times, and once for 10 s."""
+    told: list[LostRecord] = []
+    owner = RedisNameRecordRepository(server.url, on_lost=told.append)
+    with owner, RedisNameRecordRepository(server.url) as other:
+        owner.add("a", "here", keepalive_ttl=0.6)
+        for seconds in [0.04 * (cycle % 25) for cycle in range(50)] + [10.0]:
+            server.kill()
+            time.sleep(seconds)
+            assert server.start()
+            assert other.wait("a", DEADLINE) == "here"
+        assert told
+        assert not any(lost.given_up for lost in told)
+
+
+@NEEDS_REDIS
 def test_a_server_that_was_emptied_gets_the_records_again(server: RedisServer) -> None:
     clock = Clock()
     records = RedisRecords(server.url, "headrace", DEADLINE)
@@ -472,6 +489,16 @@ def test_a_call_that_was_repeated_finds_its_own_record(server: RedisServer) -> N
     assert records.put(record, replace=False)
     assert not records.put(a_record(), replace=False)
     records.close()
+
+
+@NEEDS_REDIS
+def test_a_server_that_does_not_answer_is_waited_for_with_a_deadline(server: RedisServer) -> None:
+    with RedisNameRecordRepository(server.url, timeout=0.2) as names:
+        names.add("a", "1")
+        names.add("b", "2")
+        with server.stopped(), pytest.raises(NameEntryError, match="Timeout"):
+            names.get("a")
+        assert names.wait("b", DEADLINE) == "2"  # and not the late reply to the call before
 
 
 @NEEDS_REDIS

@@ -404,6 +404,23 @@ def test_the_record_of_a_killed_process_expires(connect: Backend, root: str) -> 
 
 
 @on(*SHARED)
+def test_a_process_that_ends_without_close_deletes_its_names(connect: Backend, root: str) -> None:
+    def own() -> None:
+        alive.append(connect.connect())
+        alive[0].add(f"{root}/deleted", "1")
+        alive[0].add(f"{root}/kept", "2", delete_on_exit=False)
+
+    alive: list[NameRecordRepository] = []
+    owner = multiprocessing.get_context("fork").Process(target=own)
+    owner.start()
+    owner.join(DEADLINE)
+    assert owner.exitcode == 0
+    names = connect()
+    assert names.find_subtree(root) == [f"{root}/kept"]
+    names.delete(f"{root}/kept")
+
+
+@on(*SHARED)
 def test_a_forked_process_has_none_of_its_parents_names(connect: Backend, root: str) -> None:
     names = connect()
     names.add(f"{root}/parent", "here", keepalive_ttl=60)

@@ -773,8 +773,8 @@ MUTANTS = [
     ),
     Mutant(
         "headrace/services/names/repository.py",
-        "weakref.finalize(self, self._own.close)",
-        "self._own.close",
+        "Finalize(self, self._own.close, exitpriority=0)",
+        "Finalize(None, self._own.close, exitpriority=0)",
         "tests/test_name_faults.py",
     ),
     # the command line

@@ -98,6 +98,7 @@ class FolderRecords:
         with self._reached():
             paths = self._paths(root)
             found = [self._live(path) for path in paths]
+            self._forget_missing(root, paths)
             self._remove_dead(paths)
             return {record.name: record.value for record in found if record is not None}
 
@@ -147,8 +148,8 @@ class FolderRecords:
         # "+" is encoded in names, and so is free to stand for the slash.
         return self._folder / (quoted(name).replace("/", "+") + _ENDING)
 
-    def _name(self, path: Path) -> str:
-        return unquote(path.name.removesuffix(_ENDING).replace("+", "/"))
+    def _name(self, file: str) -> str:
+        return unquote(file.removesuffix(_ENDING).replace("+", "/"))
 
     def _paths(self, root: str) -> list[Path]:
         """Returns the files of a name and of all below it."""
@@ -156,8 +157,8 @@ class FolderRecords:
             files = os.listdir(self._folder)
         except FileNotFoundError:  # somebody removed the folder, and so all names
             return []
-        paths = [self._folder / file for file in files if file.endswith(_ENDING)]
-        return [path for path in paths if is_within(self._name(path), root)]
+        named = [file for file in files if file.endswith(_ENDING)]
+        return [self._folder / file for file in named if is_within(self._name(file), root)]
 
     def _live(self, path: Path) -> Record | None:
         """Returns the record in a file; None if there is none, or it has expired."""
@@ -174,6 +175,12 @@ class FolderRecords:
             seen = self._seen[path.name] = renewal, self._clock() + record.ttl - age
         return record if self._clock() < seen[1] else None
 
+    def _forget_missing(self, root: str, paths: list[Path]) -> None:
+        """Forgets renewals of files that others have removed."""
+        listed = {path.name for path in paths}
+        for file in [file for file in [*self._seen] if file not in listed and is_within(self._name(file), root)]:
+            self._seen.pop(file, None)
+
     def _remove_dead(self, paths: list[Path]) -> None:
         """Removes files that expired long ago by our own clock, which nobody can have set forward."""
 
@@ -182,7 +189,7 @@ class FolderRecords:
             return [path for path in paths if now - self._seen.get(path.name, (None, now))[1] > _DEAD_SECONDS]
 
         if dead():
-            with self._locked():
+            with suppress(NameEntryError, OSError), self._locked():  # who only reads needs no lock
                 for path in dead():
                     if self._live(path) is None:  # which looks for a renewal meanwhile
                         path.unlink(missing_ok=True)
@@ -201,7 +208,7 @@ class FolderRecords:
             return None
         if not isinstance(token, str) or not isinstance(value, str) or not isinstance(ttl, float | int | None):
             return None
-        record = Record(self._name(path), value, token, ttl)
+        record = Record(self._name(path.name), value, token, ttl)
         return record, (token, status.st_ino, status.st_mtime_ns), status.st_mtime
 
     def _content(self, path: Path) -> bytes:

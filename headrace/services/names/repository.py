@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-import weakref
 from collections.abc import Callable, Sequence
+from multiprocessing.util import Finalize
 from types import TracebackType
 from typing import Any, Self
 
@@ -68,7 +68,8 @@ class NameRecordRepository:
         self._arguments: tuple[Any, ...] = (records,) if arguments is None else arguments
         self._own = OwnRecords(records, on_lost, clock)
         self._watches: list[NameWatch] = []
-        self._end = weakref.finalize(self, self._own.close)  # when garbage collected, and at exit
+        # When garbage collected, and at exit, that of a multiprocessing child included.
+        self._end = Finalize(self, self._own.close, exitpriority=0)
 
     def add(
         self,
@@ -227,7 +228,8 @@ class NameRecordRepository:
         """Ends renewals and watches, and deletes what `reset` deletes. Safe to call twice."""
         for watch in self._watches:
             watch.cancel()
-        self._end()
+        self._own.close()
+        self._end.cancel()
 
     def __enter__(self) -> Self:
         self._own.require_open()
