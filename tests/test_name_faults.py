@@ -35,7 +35,7 @@ from tests.leftovers import DEADLINE, until
 from tests.ray_here import NEEDS_RAY, small_ray
 from tests.redis_here import NEEDS_REDIS, RedisServer
 
-TTL = 300.0  # long enough for the thread that renews to stay away, so that tests with a clock do it themselves
+TTL = 300.0
 
 
 class Clock:
@@ -85,7 +85,7 @@ class Owner:
         self.server = Server(self.clock)
         self.told: list[LostRecord] = []
         store: Any = self.server
-        self.own = OwnRecords(store, self.told.append, self.clock)
+        self.own = OwnRecords(store, self.told.append, self.clock, in_thread=False)
 
     def turn(self) -> float:
         """Lets time pass until something is due, and does it; returns how long that was."""
@@ -335,7 +335,7 @@ def test_files_that_killed_writers_left_are_removed(tmp_path: Path) -> None:
 def test_a_removed_folder_is_a_store_that_lost_its_data(tmp_path: Path) -> None:
     clock, folder = Clock(), tmp_path / "names"
     records = FolderRecords(folder, clock)
-    own = OwnRecords(records, None, clock)
+    own = OwnRecords(records, None, clock, in_thread=False)
     assert own.add(a_record(), True, False)
     for path in folder.iterdir():
         path.unlink()
@@ -452,7 +452,7 @@ def test_names_return_each_time_that_redis_is_down(server: RedisServer) -> None:
 def test_a_server_that_was_emptied_gets_the_records_again(server: RedisServer) -> None:
     clock = Clock()
     records = RedisRecords(server.url, "headrace", DEADLINE)
-    own = OwnRecords(records, None, clock)
+    own = OwnRecords(records, None, clock, in_thread=False)
     try:
         assert own.add(a_record(), True, False)
         importlib.import_module("redis").Redis.from_url(server.url).flushall()

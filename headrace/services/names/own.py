@@ -76,6 +76,7 @@ class OwnRecords:
         records: the store.
         on_lost: called in the thread for each record that was lost.
         clock: the time in seconds; it never goes back.
+        in_thread: whether the thread is started; without it, somebody has to call `renew_due`.
     """
 
     def __init__(
@@ -83,10 +84,12 @@ class OwnRecords:
         records: Records,
         on_lost: Callable[[LostRecord], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        in_thread: bool = True,
     ) -> None:
         self._records = records
         self._on_lost = on_lost
         self._clock = clock
+        self._in_thread = in_thread
         self._closed = False
         self._begin()
 
@@ -125,7 +128,7 @@ class OwnRecords:
                 self._own[record.name] = _Own(record, delete_on_exit, instance, now, due)
             if record.ttl is not None:
                 self._wake.set()
-                if self._thread is None:
+                if self._thread is None and self._in_thread:
                     self._thread = threading.Thread(target=self._run, name="headrace-names", daemon=True)
                     self._thread.start()
         return True
