@@ -158,12 +158,12 @@ def test_start_and_stop_leave_no_descriptor_and_no_thread() -> None:
 
 
 def test_many_workers_need_few_descriptors() -> None:
-    """Four per worker (command pipe, dump, the two of Python's process object) and a few for all, not one per array."""
+    """Five per worker (pipe, bell, dump, two of Python's process object) and a few for all, not one per array."""
     before = descriptors()
     sampler = CpuSampler(Walk, batch_T=4, batch_B=8, n_workers=8, start_method="fork")
     with sampler.initialize(CategoricalPgAgent(), seed=0):
         sampler.obtain_samples(0)
-        assert len(descriptors() - before) <= 4 * 8 + 4
+        assert len(descriptors() - before) <= 5 * 8 + 6
 
 
 @contextmanager

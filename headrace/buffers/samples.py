@@ -62,6 +62,11 @@ class SlotSpec:
         agent_info, state = tuple(tree_leaves(self.agent_info)), tuple(tree_leaves(self.state))
         return replace(self, agent_info=agent_info, state=state)
 
+    def final_capacity(self, index: int) -> int:
+        """Returns how many ended episodes the memory of slice `index` holds."""
+        width = self.widths[index]
+        return max(2 * width, self.batch.T * width // 8)
+
     def first_column(self, index: int) -> int:
         """Returns the first column of slice `index`."""
         return sum(self.widths[:index])
@@ -182,7 +187,7 @@ def build_slot(spec: SlotSpec, allocate: Allocate) -> Slot:
                 prev_reward=allocate((capacity,), _FLOAT),
                 state=like(spec.state, capacity),
             )
-            for capacity in (max(2 * width, T * width // 8) for width in spec.widths)
+            for capacity in map(spec.final_capacity, range(len(spec.widths)))
         ),
     )
 

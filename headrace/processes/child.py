@@ -89,6 +89,15 @@ class Channel:
         self._require_owner()
         return self._pipe.recv()
 
+    @property
+    def fd(self) -> int:
+        """The descriptor of the pipe, which is readable when a command has arrived."""
+        return self._pipe.fileno()
+
+    def has_command(self) -> bool:
+        """Returns whether a command has arrived, or the parent has closed the pipe."""
+        return self._pipe.poll(0)
+
     def receive_fd(self) -> int:
         """Receives a descriptor sent with `WorkerGroup.send_fd`."""
         try:

@@ -144,10 +144,7 @@ class WorkerGroup:
 
     def send(self, message: Any, ranks: Sequence[int] | None = None) -> None:
         """Sends the same command to all workers or to `ranks`; raises if any worker has already ended."""
-        if ended := {fd for fd, _ in self._everybody.poll(0)}:
-            for rank, process in enumerate(self._members.processes):
-                if process.sentinel in ended:
-                    self.raise_for(rank)
+        self._require_running()
         data = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
         for rank in range(len(self)) if ranks is None else ranks:
             self._send_bytes(rank, data)
@@ -188,8 +185,17 @@ class WorkerGroup:
     def answered(self, rank: int, watch: ProgressWatch) -> bool:
         """Returns whether a worker's reply has arrived, without waiting; raises as `replies` does."""
         if rank not in self._answers:
-            self._poll_workers(0.0)
+            self.look()
             self.require_progress(watch, [rank])
+        return rank in self._answers
+
+    def look(self) -> None:
+        """Reads the replies that have arrived, one per worker, without waiting; raises if a worker failed or ended."""
+        self._poll_workers(0.0)
+        self._require_running()
+
+    def replied(self, rank: int) -> bool:
+        """Returns whether a reply was read that nobody has asked for yet; the next one waits in the pipe."""
         return rank in self._answers
 
     def watch(self, timeout: float | None = None) -> ProgressWatch:
@@ -225,6 +231,12 @@ class WorkerGroup:
             [self._pipes[fd] for fd in ready if fd in self._pipes],
             [self._ends[fd] for fd in ready if fd in self._ends] if ready else self.ended([*self._ends.values()]),
         )
+
+    def _require_running(self) -> None:
+        if ended := {fd for fd, _ in self._everybody.poll(0)}:
+            for rank, process in enumerate(self._members.processes):
+                if process.sentinel in ended:
+                    self.raise_for(rank)
 
     def _register(self, rank: int) -> None:
         """Starts watching a worker's pipe and end."""

@@ -52,15 +52,17 @@ class Bell:
         parked: cell, 1 while the owner sleeps.
         read_fd: the owner's end, -1 in other processes.
         write_fd: the end of the processes that ring, -1 in the owner.
+        other_fd: another descriptor that ends the owner's sleep when it is readable, -1: none.
     """
 
-    def __init__(self, parked: Cell, *, read_fd: int = -1, write_fd: int = -1) -> None:
+    def __init__(self, parked: Cell, *, read_fd: int = -1, write_fd: int = -1, other_fd: int = -1) -> None:
         self.parked = parked
         self._read_fd = read_fd
         self._write_fd = write_fd
         self._poll = select.poll()
-        if read_fd >= 0:
-            self._poll.register(read_fd, select.POLLIN)
+        for fd in (read_fd, other_fd):
+            if fd >= 0:
+                self._poll.register(fd, select.POLLIN)
 
     @staticmethod
     def pipe() -> tuple[int, int]:
@@ -74,7 +76,7 @@ class Bell:
 
     def sleep(self) -> bool:
         """Sleeps until the bell rings, for a tick of 50 ms at most; returns whether it rang."""
-        return bool(self._poll.poll(_TICK_MS))
+        return any(fd == self._read_fd for fd, _ in self._poll.poll(_TICK_MS))
 
     def silence(self) -> None:
         """Discards the rings so far."""

@@ -82,20 +82,38 @@ class Episodes:
     infos: list[dict[str, Any]]
     own: list[dict[str, Any]] | None
 
-    def __getstate__(self) -> tuple[bytearray, list[dict[str, Any]] | int, list[dict[str, Any]] | None]:
-        """Returns all numbers in one piece, because each array takes 5 µs to pickle and 5 to unpickle."""
-        numbers = np.empty((7, len(self.time)), np.int64)
+    @property
+    def is_plain(self) -> bool:
+        """Whether the numbers are all there is."""
+        return self.own is None and not any(self.infos)
+
+    def write(self, numbers: np.ndarray) -> None:
+        """Writes all numbers into one array, int64 `[7, N]`."""
         numbers[:5] = self.time, self.env_id, self.length, self.nonzero, self.finished
         numbers[5:].view(np.float64)[:] = self.ret, self.discounted
-        return bytearray(numbers.data), self.infos if any(self.infos) else len(self.infos), self.own
 
-    def __setstate__(self, state: tuple[bytearray, list[dict[str, Any]] | int, list[dict[str, Any]] | None]) -> None:
-        data, infos, self.own = state
-        numbers = np.frombuffer(data, np.int64).reshape(7, -1)
-        self.time, self.env_id, self.length, self.nonzero = numbers[:4]
-        self.finished = numbers[4].astype(np.bool_)
-        self.ret, self.discounted = numbers[5:].view(np.float64)
-        self.infos = [{} for _ in range(infos)] if isinstance(infos, int) else infos
+    @staticmethod
+    def of(numbers: np.ndarray, infos: list[dict[str, Any]] | None = None) -> Episodes:
+        """Returns the episodes whose numbers `write` wrote; they are views of the array.
+
+        Args:
+            numbers: int64 `[7, N]`.
+            infos: the last info dict of each episode. Default: empty ones.
+        """
+        time, env_id, length, nonzero, finished = numbers[:5]
+        ret, discounted = numbers[5:].view(np.float64)
+        infos = [{} for _ in time] if infos is None else infos
+        return Episodes(time, env_id, length, ret, discounted, nonzero, finished.astype(np.bool_), infos, None)
+
+    def __getstate__(self) -> tuple[bytearray, list[dict[str, Any]] | None, list[dict[str, Any]] | None]:
+        """Returns all numbers in one piece, because each array takes 5 µs to pickle and 5 to unpickle."""
+        numbers = np.empty((7, len(self.time)), np.int64)
+        self.write(numbers)
+        return bytearray(numbers.data), self.infos if any(self.infos) else None, self.own
+
+    def __setstate__(self, state: tuple[bytearray, list[dict[str, Any]] | None, list[dict[str, Any]] | None]) -> None:
+        data, infos, own = state
+        vars(self).update(vars(Episodes.of(np.frombuffer(data, np.int64).reshape(7, -1), infos)), own=own)
 
 
 class EpisodeColumns:

@@ -740,6 +740,43 @@ MUTANTS = [
         "isinstance(innermost, self._env_type)",
         "tests/test_env_updates.py",
     ),
+    # services
+    Mutant(
+        "headrace/services/names/own.py",
+        "self._records.renew(record) or self._put_again(own, late)",
+        "self._records.renew(record)",
+        "tests/test_name_faults.py",
+    ),
+    Mutant(
+        "headrace/services/names/folder.py",
+        "return record if self._clock() < seen[1] else None",
+        "return record",
+        "tests/test_name_resolve.py",
+    ),
+    Mutant(
+        "headrace/services/names/folder.py",
+        "if self._live(path) is not None:\n                return False\n            path.unlink()",
+        "path.unlink()",
+        "tests/test_name_resolve.py",
+    ),
+    Mutant(
+        "headrace/services/names/records.py",
+        'name.startswith(f"{root}/")',
+        "name.startswith(root)",
+        "tests/test_name_resolve.py",
+    ),
+    Mutant(
+        "headrace/services/names/watch.py",
+        "while any(self._exists(name, unknown=True)",
+        "while all(self._exists(name, unknown=True)",
+        "tests/test_name_resolve.py",
+    ),
+    Mutant(
+        "headrace/services/names/repository.py",
+        "Finalize(self, self._own.close, exitpriority=0)",
+        "Finalize(None, self._own.close, exitpriority=0)",
+        "tests/test_name_faults.py",
+    ),
     # the command line
     Mutant(
         "headrace/cli/environments.py",

@@ -30,8 +30,9 @@ from headrace.samplers.layout import Layout, Slice, slices_of, spread
 from headrace.samplers.timing import ServerTiming
 from headrace.samplers.traj_info import Episodes
 from headrace.samplers.workers.eval_process import EvalProcess, Notes, eval_config
+from headrace.samplers.workers.hand_over import Dispatcher, HandOverSpec
 from headrace.samplers.workers.main import Worker, initialize_worker, process_seeds
-from headrace.samplers.workers.memory import SlotMemory, Slots
+from headrace.samplers.workers.memory import Slots
 from headrace.samplers.workers.sampler_process import AsyncMemory, SamplerProcess, Shard, Sink, async_memory
 from headrace.types import EnvSpaces
 
@@ -58,7 +59,6 @@ class AsynchronousEngine(ParallelEngine[SamplerProcess]):
         self.sink: Sink | None = None
         self._shards: list[list[Slice]] = []
         self._finished: deque[list[SliceReport]] = deque()  # batches that were collected and not requested yet
-        self._n_outstanding = 0  # batches that were commanded and have no reply yet
         self._ranks: Sequence[int] = ()  # of the sampler processes; the evaluation process, if any, comes after them
         self._evaluating: ProgressWatch | None = None  # watches the evaluation whose episodes are not collected yet
         self._next: int | None = None  # number of the next batch to command
@@ -140,16 +140,17 @@ class AsynchronousEngine(ParallelEngine[SamplerProcess]):
         self, agent: Agent, spec: SlotSpec, slots: Slots, configs: Sequence[SliceConfig], first_slice: int
     ) -> None:
         self._agent = agent
-        n_slots = len(slots.all)
-        # One version for each batch that may be outstanding, one for an evaluation, and one that is being written.
-        n_versions = n_slots + 1
+        sizes = tuple(len(shard) for shard in self._shards)
+        memory, evaluates = HandOverSpec(spec, len(slots.all), sizes), self.evaluates_beside
         sink_bytes = None if self.sink is None else cloudpickle.dumps(self.sink)
-        agent_bytes, evaluates = pickled_agent(agent), self.evaluates_beside
-        inner = (SamplerProcess.setup, SlotMemory(spec, n_slots), agent_bytes, n_versions, evaluates, sink_bytes)
-        setups: list[tuple[Any, ...]] = [inner] * len(self._ranks)
+        agent_bytes = pickled_agent(agent)
+        setups: list[tuple[Any, ...]] = [
+            (SamplerProcess.setup, rank, memory, evaluates, agent_bytes, sink_bytes) for rank in self._ranks
+        ]
         if evaluates:
-            setups.append((EvalProcess.setup, spec, agent_bytes, n_versions, self._devices[0], self.layout.served))
-        self._memory = self.share(slots, partial(async_memory, agent, n_versions, evaluates), setups)
+            setups.append((EvalProcess.setup, memory, agent_bytes, self._devices[0], self.layout.served))
+        self._memory = self.share(slots, partial(async_memory, agent, memory, evaluates), setups)
+        self._dispatcher = Dispatcher(self.workers, self._ranks, self._memory.hand_over, SamplerProcess.follow)
         if self.sink is not None:
             fd = self.sink.open(spec)
             try:
@@ -164,10 +165,8 @@ class AsynchronousEngine(ParallelEngine[SamplerProcess]):
             self._next, self._began = batch_index, perf_counter()
         self._publish(version)
         while self._next < batch_index + self.config.n_slots:
-            itr_of_batch = itr + self._next - batch_index
-            self.workers.send((SamplerProcess.collect, itr_of_batch, version, self._next), self._ranks)
+            self.dispatcher.command((itr + self._next - batch_index, version, self._next))
             self._next += 1
-            self._n_outstanding += 1
         if not self._finished:
             self._take_one()
         return self._finished.popleft()
@@ -243,17 +242,17 @@ class AsynchronousEngine(ParallelEngine[SamplerProcess]):
         Returns:
             The results, one per sampler process.
         """
+        while self.dispatcher.n_outstanding:
+            self._take_one()
+        self.dispatcher.end()
         assert not kwargs, "commands are sent with positional arguments"
         self.workers.send((method, *args), self._ranks)
-        while self._n_outstanding:
-            self._take_one()
         return self.workers.replies(ranks=self._ranks)
 
     def _take_one(self) -> None:
-        answers = self.workers.replies(ranks=self._ranks)
+        answers = self.dispatcher.take()
         self._server_timings = [timing for _, timings in answers for timing in timings]
         self._finished.append([report for reports, _ in answers for report in reports])
-        self._n_outstanding -= 1
 
     @property
     def _shared(self) -> AsyncMemory:
@@ -275,7 +274,7 @@ class AsynchronousEngine(ParallelEngine[SamplerProcess]):
 
     @override
     def stop(self) -> None:
-        while self._n_outstanding:  # replies to these batches come before the reply to the stop command
+        while self._dispatcher is not None and self._dispatcher.n_outstanding:
             self._take_one()
         if self.evaluating:
             self.evaluation()

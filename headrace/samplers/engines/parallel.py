@@ -12,7 +12,6 @@ from typing_extensions import override
 
 from headrace.agents.acting import acting_bytes
 from headrace.agents.base import Agent
-from headrace.agents.parameters import ParameterSlots
 from headrace.buffers.samples import SlotSpec
 from headrace.buffers.shared import Allocate, Arena, shared
 from headrace.errors import EnvContractError, SamplerError, headline
@@ -27,9 +26,10 @@ from headrace.samplers.collection.snapshot import SliceState
 from headrace.samplers.engine import Engine
 from headrace.samplers.layout import Slice, slices_of
 from headrace.samplers.traj_info import Episodes
-from headrace.samplers.workers.local import LocalWorker, parameter_memory
+from headrace.samplers.workers.hand_over import Dispatcher, HandOverSpec
+from headrace.samplers.workers.local import LocalMemory, LocalWorker, local_memory
 from headrace.samplers.workers.main import Worker, initialize_worker, process_seeds, sampling_process
-from headrace.samplers.workers.memory import SlotMemory, Slots
+from headrace.samplers.workers.memory import Slots
 from headrace.types import EnvSpaces
 
 __all__ = [
@@ -56,12 +56,19 @@ class ParallelEngine(Engine, Generic[_Worker]):
 
     _group: WorkerGroup | None = None
     _arena: Arena | None = None
+    _dispatcher: Dispatcher | None = None
 
     @property
     def workers(self) -> WorkerGroup:
         """The worker processes."""
         assert self._group is not None
         return self._group
+
+    @property
+    def dispatcher(self) -> Dispatcher:
+        """Hands over batches to workers that have agents."""
+        assert self._dispatcher is not None
+        return self._dispatcher
 
     @override
     def divide(self, env_ids: Sequence[int], affinity: Affinity) -> list[Slice]:
@@ -190,12 +197,16 @@ class ParallelEngine(Engine, Generic[_Worker]):
         **kwargs: _Arguments.kwargs,
     ) -> list[_Answer]:
         """Makes every worker call one of its methods; returns the results in worker order."""
+        if self._dispatcher is not None:
+            self._dispatcher.end()
         assert not kwargs, "commands are sent with positional arguments"
         self.workers.send((method, *args))
         return self.workers.replies()
 
     @override
     def stop(self) -> None:
+        if self._dispatcher is not None:
+            self._dispatcher.end()
         group = self.forget()
         if group is not None:
             group.stop()
@@ -208,6 +219,9 @@ class ParallelEngine(Engine, Generic[_Worker]):
 
     def forget(self) -> WorkerGroup | None:
         """Drops the references to workers and memory; returns the workers, if there were any."""
+        dispatcher, self._dispatcher = self._dispatcher, None
+        if dispatcher is not None:
+            dispatcher.close()
         group, self._group, self._arena = self._group, None, None
         return group
 
@@ -216,7 +230,7 @@ class CpuEngine(ParallelEngine[LocalWorker]):
     """Runs an agent in each worker, which loads the parameters of the version that the batch command names."""
 
     _agent: Agent | None = None
-    _parameters: ParameterSlots | None = None
+    _memory: LocalMemory | None = None
 
     @override
     def start(self, slices: Sequence[Slice], configs: Sequence[SliceConfig], affinity: Affinity) -> EnvSpaces:
@@ -227,15 +241,19 @@ class CpuEngine(ParallelEngine[LocalWorker]):
         self, agent: Agent, spec: SlotSpec, slots: Slots, configs: Sequence[SliceConfig], first_slice: int
     ) -> None:
         self._agent = agent
-        agent_bytes, memory = pickled_agent(agent), SlotMemory(spec, len(slots.all))
-        setups = [(LocalWorker.setup, memory, agent_bytes, first_slice + index) for index in range(len(configs))]
-        self._parameters = self.share(slots, partial(parameter_memory, agent, 2), setups)
+        ranks = range(len(configs))
+        memory = HandOverSpec(spec, len(slots.all), (1,) * len(ranks), first_slice)
+        agent_bytes = pickled_agent(agent)
+        setups = [(LocalWorker.setup, rank, memory, agent_bytes) for rank in ranks]
+        self._memory = self.share(slots, partial(local_memory, agent, memory), setups)
+        self._dispatcher = Dispatcher(self.workers, ranks, self._memory.hand_over, LocalWorker.follow)
         self.wait_until_ready()
 
     @override
     def collect(self, itr: int, version: int, batch_index: int) -> list[SliceReport]:
         self._publish(version)
-        return [report for own in self.command(LocalWorker.collect, itr, version, batch_index) for report in own]
+        self.dispatcher.command((itr, version, batch_index))
+        return [report for reports, _ in self.dispatcher.take() for report in reports]
 
     @override
     def evaluate(self, itr: int, version: int, evaluation_index: int) -> list[Episodes]:
@@ -252,14 +270,14 @@ class CpuEngine(ParallelEngine[LocalWorker]):
 
     @override
     def forget(self) -> WorkerGroup | None:
-        self._parameters = None
+        self._memory = None
         return super().forget()
 
     def _publish(self, version: int) -> None:
         """Publishes the agent's parameters as `version`; the command makes workers act with this version."""
-        assert self._parameters is not None
+        assert self._memory is not None
         assert self._agent is not None
-        self._parameters.publish(self._agent, version)
+        self._memory.parameters.publish(self._agent, version)
 
 
 def pickled_agent(agent: Agent) -> bytes:

@@ -17,7 +17,7 @@ from headrace.processes.causes import enough_descriptors
 from headrace.processes.group import WorkerGroup
 from headrace.processes.handoff import Bell
 from headrace.processes.patience import Patience
-from headrace.processes.watch import WorkerWatch
+from headrace.processes.watch import WorkerBells, WorkerWatch
 from headrace.rng import Stream
 from headrace.samplers.collection.evaluation import EvalReport, evaluation_episodes, evaluation_spec
 from headrace.samplers.collection.make_envs import SliceConfig
@@ -68,8 +68,7 @@ class ServedEngine(ParallelEngine[ServedWorker]):
 
     _memory: ServedMemory | None = None
     _server: ActionServer | None = None
-    #: Read and write end of the server's bell, then the write ends of the workers' bells.
-    _pipe_ends: tuple[int, ...] = ()
+    _bells: WorkerBells | None = None
     _pinned: Pinned | None = None
 
     @property
@@ -100,7 +99,7 @@ class ServedEngine(ParallelEngine[ServedWorker]):
         setups = [(ServedWorker.setup, worker, first_slice, memory, plain_eval, slices) for worker in range(n_workers)]
         self._memory = self.share(slots, partial(served_memory, eval_spec, slices), setups)
         with enough_descriptors(n_workers):
-            self._send_bells(n_workers)
+            self._bells = WorkerBells(self.workers, range(n_workers))
         self.wait_until_ready()
         # CUDA must be used only after the workers have started: a process that has used CUDA cannot be forked.
         device = serving_device(self.config.options.device)
@@ -110,10 +109,9 @@ class ServedEngine(ParallelEngine[ServedWorker]):
         if self.config.options.samples_device is not None:
             self.device_batch = device_batch(slots.all[0], agent, device)
         eval_slot, cells = self._memory
-        read, _, *writes = self._pipe_ends
-        bells = [Bell(cells.parked[rank], write_fd=write) for rank, write in enumerate(writes)]
-        bells.append(Bell(cells.parked[-1], read_fd=read))
-        groups = partial(self._groups, agent, cells, bells, WorkerWatch(self.workers, read), configs[0])
+        bells = [*self._bells.of_workers(cells.parked[:-1]), self._bells.own(cells.parked[-1])]
+        watch = WorkerWatch(self.workers, self._bells.read_fd)
+        groups = partial(self._groups, agent, cells, bells, watch, configs[0])
         pids = [os.getpid(), *self.workers.pids]
         patience = Patience(cells.spin_ns, pids, cores_shared_by(self._affinity, n_workers), cpu_quota())
         env_ids = [config.env_ids for config in configs]
@@ -169,23 +167,10 @@ class ServedEngine(ParallelEngine[ServedWorker]):
         self.device_batch = None
         if pinned is not None:
             pinned.release()
-        ends, self._pipe_ends = self._pipe_ends, ()
-        for end in ends:
-            os.close(end)
+        bells, self._bells = self._bells, None
+        if bells is not None:
+            bells.close()
         return super().forget()
-
-    def _send_bells(self, n_workers: int) -> None:
-        """Makes a pipe to wake each worker and one to wake the server; sends workers their ends, keeps the others."""
-        self._pipe_ends = Bell.pipe()
-        write = self._pipe_ends[1]
-        for rank in range(n_workers):
-            worker_read, worker_write = Bell.pipe()
-            self._pipe_ends += (worker_write,)
-            try:
-                self.workers.send_fd_to(rank, worker_read)
-                self.workers.send_fd_to(rank, write)
-            finally:
-                os.close(worker_read)
 
     def _groups(
         self,

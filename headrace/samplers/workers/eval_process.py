@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any
 
 from headrace.agents.base import Agent
-from headrace.buffers.samples import SlotSpec
 from headrace.buffers.shared import shared
 from headrace.processes.child import Channel
 from headrace.processes.status import Phase
@@ -19,6 +18,7 @@ from headrace.samplers.collection.make_envs import SliceConfig
 from headrace.samplers.collection.snapshot import SliceState
 from headrace.samplers.inference.device import serving_device
 from headrace.samplers.traj_info import Episodes
+from headrace.samplers.workers.hand_over import HandOverSpec
 from headrace.samplers.workers.local import LocalEvaluator
 from headrace.samplers.workers.sampler_process import async_memory
 from headrace.types import EnvSpaces
@@ -44,28 +44,27 @@ class EvalProcess:
         #: Empty: the training environments determine the spaces, and `setup` compares those of the agent.
         self.spaces: list[EnvSpaces] = []
 
-    def setup(self, spec: SlotSpec, agent_bytes: bytes, n_versions: int, device: Any, served: bool) -> None:
+    def setup(self, spec: HandOverSpec, agent_bytes: bytes, device: Any, served: bool) -> None:
         """Attaches to the shared parameters and makes the evaluator.
 
         The descriptor of the slots arrives before that of the parameters and is closed, because this process does not
         use slots.
 
         Args:
-            spec: the contents of a slot.
+            spec: which memory to attach to.
             agent_bytes: the pickled agent.
-            n_versions: see `async_memory`.
             device: the sampler's device, or None.
             served: whether the sampler has an action server, which determines the default device.
         """
         channel = self._channel
         agent: Agent = pickle.loads(agent_bytes)
         os.close(channel.receive_fd())
-        arena, memory = shared(partial(async_memory, agent, n_versions, True), channel.receive_fd())
+        arena, memory = shared(partial(async_memory, agent, spec, True), channel.receive_fd())
         arena.close_fd()
         assert agent.spaces is not None
         require_alike(self._environments.spaces, agent.spaces)
         agent.to_device(serving_device(device) if served else device or agent.device)
-        self._evaluator = LocalEvaluator(self._environments, agent, spec, channel.status, memory.evaluation)
+        self._evaluator = LocalEvaluator(self._environments, agent, spec.slot, channel.status, memory.evaluation)
         channel.status.enter(Phase.WAITING)
 
     def evaluate(self, itr: int, version: int, evaluation_index: int) -> tuple[list[Episodes], Notes]:

@@ -6,7 +6,7 @@ import pickle
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from headrace.agents.base import Agent
 from headrace.agents.parameters import ParameterSlots
@@ -23,13 +23,14 @@ from headrace.samplers.collection.slot_view import SlotView
 from headrace.samplers.collection.snapshot import SliceState
 from headrace.samplers.inference.actor import actor_for
 from headrace.samplers.traj_info import Episodes
+from headrace.samplers.workers.hand_over import BatchReport, Follower, HandOver, HandOverSpec
 from headrace.samplers.workers.memory import SlotMemory
 from headrace.types import EnvSpaces
 
 if TYPE_CHECKING:
     from headrace.samplers.inference.device import DeviceBatch
 
-__all__ = ["LocalCollector", "LocalEvaluator", "LocalWorker", "parameter_memory"]
+__all__ = ["LocalCollector", "LocalEvaluator", "LocalMemory", "LocalWorker", "local_memory", "parameter_memory"]
 
 
 class LocalCollector:
@@ -189,18 +190,23 @@ class LocalWorker:
         """See `Worker`."""
         return [self._environments.spaces]
 
-    def setup(self, slots: SlotMemory, agent_bytes: bytes, index: int) -> None:
-        """Attaches to the memory of slots and parameters, whose descriptors follow the command, and makes the agent.
+    def setup(self, rank: int, memory: HandOverSpec, agent_bytes: bytes) -> None:
+        """Attaches to shared memory, and makes the agent.
+
+        The descriptors follow the command: slots, memory of the hand-over and of parameters, this worker's bell, the
+        sampler's bell.
 
         Args:
-            slots: which memory to attach to.
+            rank: number of this worker.
+            memory: which memory to attach to.
             agent_bytes: the pickled agent.
-            index: index of this slice in the batch.
         """
         agent: Agent = pickle.loads(agent_bytes)
-        spec, batches = slots.spec, slots.attach(self._channel)
-        arena, parameters = shared(partial(parameter_memory, agent, 2), self._channel.receive_fd())
+        spec, index = memory.slot, memory.first_slice + rank
+        batches = SlotMemory(spec, memory.n_slots).attach(self._channel)
+        arena, (hand_over, parameters) = shared(partial(local_memory, agent, memory), self._channel.receive_fd())
         arena.close_fd()
+        self._follower = Follower(hand_over, rank, self._channel)
         self._collector = LocalCollector(
             self._environments,
             agent,
@@ -212,9 +218,16 @@ class LocalWorker:
         )
         self._channel.status.enter(Phase.WAITING)
 
+    def follow(self) -> None:
+        """Collects batches on commands in shared memory; see `Follower.run`."""
+        self._follower.run(self._collect, self.prepare)
+
     def collect(self, itr: int, version: int, batch_index: int) -> list[SliceReport]:
         """See `LocalCollector.collect`."""
         return self._ready.collect(itr, version, batch_index)
+
+    def _collect(self, itr: int, version: int, batch_index: int) -> BatchReport:
+        return self.collect(itr, version, batch_index), ()
 
     def evaluate(self, itr: int, version: int, evaluation_index: int) -> list[Episodes]:
         """See `LocalCollector.evaluate`."""
@@ -241,6 +254,29 @@ class LocalWorker:
     def _ready(self) -> LocalCollector:
         assert self._collector is not None
         return self._collector
+
+
+class LocalMemory(NamedTuple):
+    """The memory that a sampler shares with workers that have agents, in addition to slots.
+
+    Args:
+        hand_over: commands and reports of batches.
+        parameters: parameters for the workers.
+    """
+
+    hand_over: HandOver
+    parameters: ParameterSlots
+
+
+def local_memory(agent: Agent, spec: HandOverSpec, allocate: Allocate) -> LocalMemory:
+    """Allocates the shared memory; the layout is the same in every process.
+
+    Args:
+        agent: the agent whose parameters are stored.
+        spec: what the memory of commands and reports depends on.
+        allocate: allocates the arrays.
+    """
+    return LocalMemory(HandOver(spec, allocate), parameter_memory(agent, 2, allocate))
 
 
 def parameter_memory(agent: Agent, n_versions: int, allocate: Allocate) -> ParameterSlots:

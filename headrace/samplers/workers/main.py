@@ -21,7 +21,7 @@ from headrace.samplers.collection.slice import SliceReport
 from headrace.samplers.traj_info import Episodes
 from headrace.types import EnvSpaces
 
-__all__ = ["Worker", "initialize_worker", "process_seeds", "sampling_process"]
+__all__ = ["Worker", "initialize_worker", "process_seeds", "reply", "sampling_process"]
 
 _log = logging.getLogger("headrace.samplers")
 
@@ -62,7 +62,7 @@ def sampling_process(channel: Channel, make: Callable[[Channel], Worker]) -> Non
         _reply_spaces(channel, worker.spaces)
         while (command := channel.receive()) is not None:
             method, *arguments = command
-            _reply(channel, method(worker, *arguments))
+            reply(channel, method(worker, *arguments))
             worker.prepare()
     except BaseException as error:
         if not isinstance(error, EOFError):  # EOFError: the parent has exited
@@ -118,7 +118,8 @@ def _reply_spaces(channel: Channel, spaces: Sequence[EnvSpaces]) -> None:
         ) from error
 
 
-def _reply(channel: Channel, answer: Any) -> None:
+def reply(channel: Channel, answer: Any) -> None:
+    """Sends a result, without the entries of infos that cannot be pickled."""
     try:
         channel.reply(answer)
     except (pickle.PicklingError, TypeError, AttributeError):

@@ -17,13 +17,12 @@ from headrace.processes.affinity import Affinity
 from headrace.processes.child import Channel
 from headrace.processes.status import Phase, Status
 from headrace.samplers.collection.make_envs import SliceConfig
-from headrace.samplers.collection.slice import SliceReport
 from headrace.samplers.collection.snapshot import SliceState
 from headrace.samplers.engine import Engine
 from headrace.samplers.layout import Slice
-from headrace.samplers.timing import ServerTiming
 from headrace.samplers.traj_info import Episodes
-from headrace.samplers.workers.memory import SlotMemory, Slots
+from headrace.samplers.workers.hand_over import BatchReport, Follower, HandOver, HandOverSpec
+from headrace.samplers.workers.memory import Slots
 from headrace.types import EnvSpaces
 
 __all__ = ["AsyncMemory", "SamplerProcess", "Shard", "Sink", "async_memory"]
@@ -33,26 +32,31 @@ class AsyncMemory(NamedTuple):
     """The memory that an asynchronous sampler shares with its processes, in addition to slots.
 
     Args:
+        hand_over: commands and reports of batches.
         parameters: parameters for the sampler processes.
         evaluation: parameters for the evaluation process, or None. They are separate because they must not be
             overwritten before that process has loaded them.
     """
 
+    hand_over: HandOver
     parameters: ParameterSlots
     evaluation: ParameterSlots | None
 
 
-def async_memory(agent: Agent, n_versions: int, evaluates: bool, allocate: Allocate) -> AsyncMemory:
+def async_memory(agent: Agent, spec: HandOverSpec, evaluates: bool, allocate: Allocate) -> AsyncMemory:
     """Allocates the shared memory; the layout is the same in every process.
 
     Args:
         agent: the agent whose parameters are stored.
-        n_versions: number of versions stored at a time.
+        spec: what the memory of commands and reports depends on.
         evaluates: whether there is an evaluation process.
         allocate: allocates the arrays.
     """
     return AsyncMemory(
-        ParameterSlots(agent, allocate, n_versions), ParameterSlots(agent, allocate, 1) if evaluates else None
+        HandOver(spec, allocate),
+        # One version for each batch that may be outstanding, one for an evaluation, and one that is being written.
+        ParameterSlots(agent, allocate, spec.n_slots + 1),
+        ParameterSlots(agent, allocate, 1) if evaluates else None,
     )
 
 
@@ -115,37 +119,43 @@ class SamplerProcess:
         self.spaces: list[EnvSpaces] = [spaces] * len(shard.configs)
 
     def setup(
-        self, slots: SlotMemory, agent_bytes: bytes, n_versions: int, evaluates: bool, sink_bytes: bytes | None
+        self, rank: int, spec: HandOverSpec, evaluates: bool, agent_bytes: bytes, sink_bytes: bytes | None
     ) -> None:
         """Attaches to the shared memory and sets up the engine.
 
-        The descriptors follow the command: slots, parameters, the memory of the sink.
+        The descriptors follow the command: slots, memory of the hand-over and of parameters, this process's bell, the
+        learner's bell, the memory of the sink.
 
         Args:
-            slots: which memory to attach to.
-            agent_bytes: the pickled agent.
-            n_versions: see `async_memory`.
+            rank: number of this process among the sampler processes.
+            spec: which memory to attach to.
             evaluates: see `async_memory`.
+            agent_bytes: the pickled agent.
             sink_bytes: the pickled sink, or None.
         """
         channel = self._channel
         self._agent: Agent = pickle.loads(agent_bytes)
-        self._slots = Slots(slots.spec, slots.n_slots, channel.receive_fd())
+        self._slots = Slots(spec.slot, spec.n_slots, channel.receive_fd())
         try:
-            arena, memory = shared(partial(async_memory, self._agent, n_versions, evaluates), channel.receive_fd())
+            arena, memory = shared(partial(async_memory, self._agent, spec, evaluates), channel.receive_fd())
             arena.close_fd()
             self._parameters = memory.parameters
+            self._follower = Follower(memory.hand_over, rank, channel)
             if sink_bytes is not None:
                 with _storing(channel.status):
-                    self._append = pickle.loads(sink_bytes).attach(slots.spec, channel.receive_fd())
+                    self._append = pickle.loads(sink_bytes).attach(spec.slot, channel.receive_fd())
             shard = self._shard
-            self._engine.setup(self._agent, slots.spec, self._slots, shard.configs, shard.first_slice)
+            self._engine.setup(self._agent, spec.slot, self._slots, shard.configs, shard.first_slice)
         finally:
             self._slots.arena.close_fd()
         channel.status.enter(Phase.WAITING)
 
-    def collect(self, itr: int, version: int, batch_index: int) -> tuple[list[SliceReport], Sequence[ServerTiming]]:
-        """Collects a batch; see `Engine.collect`. Returns the reports and the action server's timings."""
+    def follow(self) -> None:
+        """Collects batches on commands in shared memory; see `Follower.run`."""
+        self._follower.run(self._collect, self.prepare)
+
+    def _collect(self, itr: int, version: int, batch_index: int) -> BatchReport:
+        """Collects a batch; see `Engine.collect`."""
         status = self._channel.status
         status.enter(Phase.COLLECTING)
         self._parameters.load(self._agent, version)
