@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from replays import in_turns
 
-from benchmarks.replays import in_turns
 from headrace.services import ParameterDBClient
 
 TURNS = 30
@@ -63,7 +63,8 @@ def measured(name: str, tree: dict[str, Any], folder: Path) -> None:
     print(f"{name}: {len(content) / 1e6:.3f} MB")
     for work, microseconds in took.items():
         print(f"  {work:16} {microseconds / 1e3:8.2f} ms")
-    print(f"  push / bare write {took['push'] / took['bare write']:.2f}, get / bare read {took['get'] / took['bare read']:.2f}")
+    ratios = took["push"] / took["bare write"], took["get"] / took["bare read"]
+    print("  push / bare write {:.2f}, get / bare read {:.2f}".format(*ratios))
 
 
 def main() -> None:

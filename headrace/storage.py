@@ -12,7 +12,17 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["DIGEST_BYTES", "Part", "append_whole", "digest", "framed", "state_home", "unframed", "write_whole"]
+__all__ = [
+    "DIGEST_BYTES",
+    "Part",
+    "append_whole",
+    "digest",
+    "framed",
+    "make_folder",
+    "state_home",
+    "unframed",
+    "write_whole",
+]
 
 #: A piece of the contents of a file.
 Part = bytes | memoryview
@@ -83,6 +93,18 @@ def write_whole(path: Path, parts: Sequence[Part], before: Callable[[], None] | 
             f"{path} was not written ({error.strerror}): it needs {needed:,} bytes, {_free(path.parent)}; "
             "the earlier file is unchanged",
         ) from error
+
+
+def make_folder(path: Path) -> None:
+    """Makes a folder and its parents, if they do not exist; they are on disk when this returns.
+
+    Raises:
+        OSError: if it cannot be made.
+    """
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    for folder in reversed(missing):
+        folder.mkdir(exist_ok=True)
+        _sync_directory(folder.parent)
 
 
 def append_whole(path: Path, size: int, parts: Sequence[Part]) -> int:

@@ -70,5 +70,3 @@ def _make(path: Path) -> None:
         pass
     finally:
         os.unlink(temporary)
-
-

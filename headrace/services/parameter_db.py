@@ -243,8 +243,8 @@ class ParameterDBClient:
         limits = [limit for limit in (max_untagged_version_count, ttl) if limit is not None]
         if not limits or min(limits) < 0:
             raise ValueError(
-                f"max_untagged_version_count is {max_untagged_version_count} and ttl is {ttl}; expected at least one of "
-                "them, not below 0"
+                f"max_untagged_version_count is {max_untagged_version_count} and ttl is {ttl}; expected at least one "
+                "of them, not below 0"
             )
         folder = self._existing(name)
         with folder.locked() as listing:
@@ -371,5 +371,3 @@ class ParameterDBClient:
 def _opened(experiment: str, trial: str, folder: Path, metadata: str | None, timeout: float) -> ParameterDBClient:
     """Returns the client that another process pickled."""
     return ParameterDBClient(experiment, trial, folder, metadata=metadata, timeout=timeout)
-
-

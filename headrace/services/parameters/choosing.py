@@ -38,13 +38,16 @@ class Chooser:
     """
 
     def __init__(self, folder: Path, mongo: str | None, timeout: float) -> None:
-        self._folder, self._mongo, self._timeout = folder, mongo, timeout
-        self._index: Index | None = None
+        self._folder, self._timeout = folder, timeout
+        self._index: Index
+        if mongo is None:
+            self._index = SqliteIndex(folder / ".index.sqlite", timeout)
+        else:
+            self._index = MongoIndex(mongo, self._id, timeout)
 
     def close(self) -> None:
         """Closes connections. Safe to call twice."""
-        if self._index is not None:
-            self._index.close()
+        self._index.close()
 
     def one(self, folder: NameFolder, listing: Listing, identifier: Identifier) -> int:
         """Returns the version that an identifier stands for; raises ParameterDBError if there is none."""
@@ -83,7 +86,7 @@ class Chooser:
             return [version for version in listing.digests if version == tagged]
         if isinstance(identifier, Mapping):
             return self._searched(folder, listing, conditions(identifier))
-        if isinstance(identifier, Sequence):
+        if isinstance(identifier, list | tuple):
             return self._searched(folder, listing, Pipeline(identifier))
         number = checked_version(identifier)
         return [number] if number in listing.digests else []
@@ -98,18 +101,16 @@ class Chooser:
 
         if not folder.path.is_dir():
             return []
-        if self._index is None:
-            self._index = self._new_index()
         return self._index.search(folder.path.name, listing.states(), metadata_of, query)
 
-    def _new_index(self) -> Index:
-        if self._mongo is None:
-            return SqliteIndex(self._folder / ".index.sqlite", self._timeout)
-        path = self._folder / ".id"  # folders that share a server are kept apart by their ids
+    def _id(self) -> str:
+        """Returns the id of the folder, which keeps it apart from others on the same server."""
+        path = self._folder / ".id"
         with exclusive(self._folder / ".lock", self._timeout):
             if not path.exists():
                 write_sealed(path, {"id": os.urandom(16).hex()})
-        return MongoIndex(self._mongo, read_sealed(path, _ID)["id"], self._timeout)
+        found: str = read_sealed(path, _ID)["id"]
+        return found
 
 
 def missing(folder: NameFolder, identifier: Identifier, why: str = "") -> ParameterDBError:

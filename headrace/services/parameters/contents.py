@@ -217,6 +217,11 @@ def _place(parts: tuple[str, ...]) -> str:
 
 
 def require_safetensors() -> Any:
+    """Returns `safetensors.numpy`.
+
+    Raises:
+        ImportError: if it is missing, with the extra that has it.
+    """
     try:
         import safetensors.numpy
     except ImportError as error:

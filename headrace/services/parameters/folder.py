@@ -32,7 +32,7 @@ from headrace.schema import Kind, anything, fields, text, whole
 from headrace.services.parameters.checks import MOST_VERSION, NAME
 from headrace.services.parameters.contents import Damaged, header_of_file, unpacked
 from headrace.services.parameters.metadata import plain_metadata
-from headrace.storage import DIGEST_BYTES, digest, framed, unframed, write_whole
+from headrace.storage import DIGEST_BYTES, digest, framed, make_folder, unframed, write_whole
 from headrace.types import Tree
 
 __all__ = ["Listing", "NameFolder", "exclusive", "read_sealed", "write_sealed"]
@@ -108,7 +108,7 @@ class NameFolder:
         Raises:
             ParameterDBError: if another process writes for longer than the timeout.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path)
         with exclusive(self.path / "lock", self._timeout):
             listing = self.listing()
             for name in listing.leftovers:
@@ -150,16 +150,8 @@ class NameFolder:
             Damaged: if its checksum does not match.
         """
         path = self._path(listing, version)
-        if path.exists() and not path.is_file():  # reading a pipe would block
-            raise Damaged(f"{path} is not a file")
-        try:
+        with _reading(path):
             content = path.read_bytes()
-        except OSError as error:
-            if error.errno == errno.ESTALE:  # removed by another machine, on a network file system
-                raise FileNotFoundError(errno.ENOENT, "removed", str(path)) from error
-            if error.errno == errno.EIO:
-                raise Damaged(f"{path} cannot be read ({error.strerror})") from error
-            raise
         if digest(content).hex() != listing.digests[version]:
             raise Damaged(f"{path} is damaged: its checksum does not match")
         return content
@@ -227,7 +219,7 @@ class NameFolder:
     # ---- metadata ----
 
     def metadata(self, listing: Listing, version: int) -> dict[str, Any]:
-        """Returns the metadata of a version after all changes; after earlier ones, with a warning, if a file is damaged.
+        """Returns the metadata of a version after all changes, or, with a warning, before one whose file is damaged.
 
         Raises:
             FileNotFoundError: if a file was removed after the listing.
@@ -241,10 +233,11 @@ class NameFolder:
             except (Damaged, ValueError) as error:
                 _log.warning("%s; the metadata before this change is used instead", error)
         path = self._path(listing, version)
-        try:
-            return header_of_file(path).metadata
-        except Damaged as error:
-            raise Damaged(f"{path} is damaged: {error}") from error
+        with _reading(path):
+            try:
+                return header_of_file(path).metadata
+            except Damaged as error:
+                raise Damaged(f"{path} is damaged: {error}") from error
 
     def write_metadata(self, listing: Listing, version: int, metadata: dict[str, Any]) -> None:
         """Writes metadata after a change, inside of `locked`."""
@@ -303,6 +296,21 @@ def _lock(descriptor: int) -> bool:
     return True
 
 
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Raises FileNotFoundError or Damaged for what can happen while a file in a shared folder is read."""
+    if path.exists() and not path.is_file():  # reading a pipe would block
+        raise Damaged(f"{path} is not a file")
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ESTALE:  # removed by another machine, on a network file system
+            raise FileNotFoundError(errno.ENOENT, "removed", str(path)) from error
+        if error.errno == errno.EIO:
+            raise Damaged(f"{path} cannot be read ({error.strerror})") from error
+        raise
+
+
 def write_sealed(path: Path, values: dict[str, Any]) -> None:
     """Writes a small file: values as JSON, and their checksum.
 
@@ -319,7 +327,8 @@ def read_sealed(path: Path, kind: Kind) -> dict[str, Any]:
         FileNotFoundError: if there is no file.
         Damaged: if it is damaged, or its values are not of that kind.
     """
-    content = path.read_bytes()
+    with _reading(path):
+        content = path.read_bytes()
     n_bytes = len(content) - DIGEST_BYTES
     if n_bytes < 0 or unframed(memoryview(content), n_bytes) is None:
         raise Damaged(f"{path} is damaged: its checksum does not match")

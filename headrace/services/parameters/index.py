@@ -110,8 +110,8 @@ class SqliteIndex(Index):
         with closing(sqlite3.connect(self._path, timeout=self._timeout, isolation_level=None)) as connection:
             connection.execute("PRAGMA journal_mode=DELETE")
             connection.execute(
-                "CREATE TABLE IF NOT EXISTS versions (name TEXT NOT NULL, version INTEGER NOT NULL, state TEXT NOT NULL, "
-                "metadata TEXT NOT NULL, checksum TEXT NOT NULL, PRIMARY KEY (name, version))"
+                "CREATE TABLE IF NOT EXISTS versions (name TEXT NOT NULL, version INTEGER NOT NULL, "
+                "state TEXT NOT NULL, metadata TEXT NOT NULL, checksum TEXT NOT NULL, PRIMARY KEY (name, version))"
             )
             yield connection
 

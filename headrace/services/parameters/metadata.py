@@ -178,10 +178,10 @@ def _field(metadata: Any, field: str) -> Any:
 def _holds(condition: Condition, value: Any) -> bool:
     name, operand = condition.operator, condition.operand
     if name in _COMPARISONS:
-        kind = str if type(operand) is str else int | float
-        return isinstance(value, kind) and type(value) is not bool and _COMPARISONS[name](value, operand)
+        kinds = (str,) if type(operand) is str else (int, float)
+        return type(value) in kinds and _COMPARISONS[name](value, operand)
     if name == "$exists":
-        return (value is not _MISSING) == operand
+        return (value is not _MISSING) is operand
     among = any(_equal(value, item) for item in (operand if name in ("$in", "$nin") else [operand]))
     return among == (name in ("$eq", "$in"))
 

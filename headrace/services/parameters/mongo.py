@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -33,14 +34,15 @@ class MongoIndex(Index):
 
     Args:
         url: "mongodb://host:port", with the name of a database if it is not "headrace".
-        database: id of the folder, which keeps apart folders that share a server.
+        database: returns the id of the folder, which keeps apart folders that share a server.
         timeout: seconds to wait for the server.
     """
 
-    def __init__(self, url: str, database: str, timeout: float) -> None:
-        self._url, self._database, self._timeout = url, database, timeout
-        self._client: Any = None
-        self._owner = 0
+    def __init__(self, url: str, database: Callable[[], str], timeout: float) -> None:
+        self._url, self._timeout = url, timeout
+        self._new_database, self._database = database, ""
+        self._clients: dict[int, Any] = {}  # by process id
+        self._lock = threading.Lock()
 
     def search(
         self, name: str, states: Mapping[int, str], metadata_of: Callable[[int], dict[str, Any] | None], query: Query
@@ -48,6 +50,7 @@ class MongoIndex(Index):
         """See `Index`."""
         pymongo = require_pymongo()
         try:
+            self._connect(pymongo)
             return super().search(name, states, metadata_of, query)
         except pymongo.errors.PyMongoError as error:
             server = self._url.rpartition("@")[2].removeprefix("mongodb://")  # without the password
@@ -58,31 +61,40 @@ class MongoIndex(Index):
 
     def close(self) -> None:
         """See `Index`."""
-        client, self._client = self._client, None
-        if client is not None and self._owner == os.getpid():
+        client = self._clients.pop(os.getpid(), None)
+        if client is not None:
             client.close()
 
-    @property
-    def _collection(self) -> Any:
-        """The collection; a forked process connects by itself."""
-        if self._client is None or self._owner != os.getpid():
+    def _connect(self, pymongo: Any) -> None:
+        """Connects at the first query of each process; threads share a client, and forked processes must not."""
+        with self._lock:
+            if os.getpid() in self._clients:
+                return
+            self._database = self._new_database()
             milliseconds = int(self._timeout * 1000)
-            self._owner = os.getpid()
-            self._client = require_pymongo().MongoClient(
+            client = pymongo.MongoClient(
                 self._url,
                 serverSelectionTimeoutMS=milliseconds,
                 connectTimeoutMS=milliseconds,
                 socketTimeoutMS=milliseconds,
             )
-            collection = self._client.get_default_database("headrace")["parameters"]
-            collection.create_index([("database", 1), ("name", 1), ("version", -1)])
-        return self._client.get_default_database("headrace")["parameters"]
+            try:
+                _collection(client).create_index([("database", 1), ("name", 1), ("version", -1)])
+            except BaseException:
+                client.close()
+                raise
+            self._clients[os.getpid()] = client
+
+    @property
+    def _collection(self) -> Any:
+        return _collection(self._clients[os.getpid()])
 
     def _of(self, name: str) -> dict[str, Any]:
         return {"database": self._database, "name": name}
 
     def _states(self, name: str) -> dict[int, str]:
-        return {found["version"]: found["state"] for found in self._collection.find(self._of(name))}
+        found = self._collection.find(self._of(name), {"version": 1, "state": 1})
+        return {document["version"]: document["state"] for document in found}
 
     def _change(self, name: str, entries: Sequence[Entry], gone: Collection[int]) -> None:
         if gone:
@@ -96,9 +108,15 @@ class MongoIndex(Index):
         if isinstance(query, Pipeline):
             documents = [*self._collection.aggregate([{"$match": self._of(name)}, *query.stages])]
             if not all(isinstance(document.get("version"), int) for document in documents):
-                raise ValueError("the last stage of a pipeline leaves out the field version, expected documents with it")
+                raise ValueError(
+                    "the last stage of a pipeline leaves out the field version, expected documents with it"
+                )
             return [int(document["version"]) for document in documents]
         wanted: dict[str, Any] = self._of(name)
         for condition in query:
             wanted.setdefault(f"metadata.{condition.field}", {})[condition.operator] = condition.operand
-        return sorted((int(found["version"]) for found in self._collection.find(wanted)), reverse=True)
+        return sorted((int(found["version"]) for found in self._collection.find(wanted, {"version": 1})), reverse=True)
+
+
+def _collection(client: Any) -> Any:
+    return client.get_default_database("headrace")["parameters"]
