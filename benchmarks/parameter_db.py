@@ -35,7 +35,7 @@ def measured(name: str, tree: dict[str, Any], folder: Path) -> None:
     """Prints what a push and a get take."""
     with ParameterDBClient("benchmark", "trial", folder) as db:
         versions = iter(range(1, 10**9))
-        db.push(name, tree, 0, metadata={"win_rate": 0.5})
+        db.push(name, tree, 0, tags="kept", metadata={"win_rate": 0.5})
         content = db.get(name, mode="bytes")
         bare = folder / "bare"
 

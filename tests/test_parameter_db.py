@@ -256,14 +256,14 @@ def test_names_trials_and_experiments_are_kept_apart(db: ParameterDBClient, tmp_
             assert other.list_versions("policy") == []
 
 
-def test_get_waits_for_the_first_version(queried: ParameterDBClient) -> None:
-    pusher = threading.Timer(0.05, lambda: queried.push("policy", weights(4), 4, tags="best", metadata={"a": 1}))
+def test_get_waits_for_the_first_version(db: ParameterDBClient) -> None:
+    pusher = threading.Timer(0.05, lambda: db.push("policy", weights(4), 4, tags="best", metadata={"a": 1}))
     pusher.start()
     for identifier in ("latest", 4, "best", {"a": 1}):
-        assert version_in(queried.get("policy", identifier, block=True, timeout=DEADLINE)) == 4
+        assert version_in(db.get("policy", identifier, block=True, timeout=DEADLINE)) == 4
     pusher.join()
     with pytest.raises(ParameterDBError, match=r"no version 5 after 0\.02 seconds"):
-        queried.get("policy", 5, block=True, timeout=0.02)
+        db.get("policy", 5, block=True, timeout=0.02)
 
 
 def test_clone_copies_versions_tags_and_metadata(db: ParameterDBClient, tmp_path: Path) -> None:
@@ -329,6 +329,14 @@ def test_queries_find_the_same_versions_in_every_kind_of_metadata(queried: Param
             queried.get("policy", {**query, "id": {"$lt": found[-1]}})
 
 
+def test_booleans_never_equal_numbers(files: ParameterDBClient) -> None:
+    """As in MongoDB; the server of these tests keeps documents in SQLite, where true is 1."""
+    for version, value in enumerate((1, True, 1.0, 0, False)):
+        files.push("policy", weights(version), version, metadata={"a": value})
+    for query, version in (({"a": 1}, 2), ({"a": True}, 1), ({"a": {"$ne": False}}, 3), ({"a": {"$lt": 1}}, 3)):
+        assert files.version_of("policy", query) == version
+
+
 def test_several_matches_give_the_newest_or_a_reproducible_draw(queried: ParameterDBClient) -> None:
     for version in range(4):
         queried.push("policy", weights(version), version, metadata={"pool": version != 1})
@@ -370,11 +378,13 @@ def test_pipelines_run_on_mongodb_and_are_refused_elsewhere(
 ) -> None:
     for version, metadata in enumerate(LEVELS):
         queried.push("policy", weights(version), version, metadata=metadata)
+    queried.push("critic", weights(9), 9, metadata={"win_rate": 0.9, "kind": "main"})
     strong: list[dict[str, Any]] = [{"$match": {"metadata.win_rate": {"$gte": 0.5}}}, {"$sample": {"size": 1}}]
     if request.node.callspec.params["queried"] == "sqlite":
         with pytest.raises(ValueError, match="a list of stages is for metadata="):
             queried.get("policy", strong)
         return
+    assert queried.get("critic", strong)["steps"] == 9
     assert {version_in(queried.get("policy", strong)) for _ in range(30)} <= {1, 2, 3}
     weakest: list[dict[str, Any]] = [
         {"$match": {"metadata.kind": "main"}},
@@ -630,18 +640,31 @@ def test_no_flipped_bit_and_no_cut_is_ever_silent(files: ParameterDBClient, capl
 
 
 def test_a_damaged_version_is_passed_by_queries_and_can_be_pushed_again(
-    queried: ParameterDBClient, caplog: pytest.LogCaptureFixture
+    db: ParameterDBClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     for version in (1, 2):
-        queried.push("policy", weights(version), version, metadata={"a": version})
-    queried.update_metadata("policy", 2, {"b": 1})
-    file_of(queried, 2).write_bytes(b"")
-    assert version_in(queried.get("policy", {"a": {"$gt": 0}})) == 1
+        db.push("policy", weights(version), version, metadata={"a": version})
+    db.update_metadata("policy", 2, {"b": 1})
+    file_of(db, 2).write_bytes(b"")
+    assert version_in(db.get("policy", {"a": {"$gt": 0}})) == 1
     assert any("version 1 is used instead" in said for said in warnings_of(caplog))
-    queried.push("policy", weights(2), 2, metadata={"a": 5})  # other contents than those that were lost
+    db.push("policy", weights(2), 2, metadata={"a": 5})  # other contents than those that were lost
     assert any("it is written anew" in said for said in warnings_of(caplog))
-    assert version_in(queried.get("policy")) == 2
-    assert len([*(queried.folder / "policy").glob("*.safetensors")]) == 2
+    assert version_in(db.get("policy")) == 2
+    assert len([*(db.folder / "policy").glob("*.safetensors")]) == 2
+
+
+def test_no_query_finds_a_version_by_damaged_metadata(
+    files: ParameterDBClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    for version in (1, 2):
+        files.push("policy", weights(version), version, metadata={"a": version})
+    path = file_of(files, 2)
+    path.write_bytes(path.read_bytes().replace(b'{\\"a\\":2}', b'{\\"a\\":7}'))
+    with pytest.raises(ParameterDBError, match="has no version"):
+        files.get("policy", {"a": 7})
+    assert "the checksum of its header does not match; no query finds it" in "".join(warnings_of(caplog))
+    assert files.version_of("policy", {"a": {"$gt": 0}}) == 1
 
 
 def test_if_all_versions_are_damaged_get_gives_up(files: ParameterDBClient) -> None:
