@@ -110,6 +110,9 @@ class NameFolder:
         """
         make_folder(self.path)
         with exclusive(self.path / "lock", self._timeout):
+            # On a network file system, to create a file is what makes this machine ask the server for the list of the
+            # folder again; a cached list could lack the version that another machine has just written.
+            (self.path / "look.tmp").touch()
             listing = self.listing()
             for name in listing.leftovers:
                 (self.path / name).unlink(missing_ok=True)
