@@ -654,6 +654,16 @@ def test_a_damaged_version_is_passed_by_queries_and_can_be_pushed_again(
     assert len([*(db.folder / "policy").glob("*.safetensors")]) == 2
 
 
+def test_damaged_versions_are_left_out_of_a_copy(files: ParameterDBClient, caplog: pytest.LogCaptureFixture) -> None:
+    for version in (1, 2, 3):
+        files.push("policy", weights(version), version, tags=f"t{version}")
+    flip(file_of(files, 3), 900)
+    assert files.clone("policy", "copy") == [1, 2]
+    (said,) = warnings_of(caplog)
+    assert said.endswith("its checksum does not match; version 3 of policy is left out of the copy")
+    assert files.list_tags("copy") == {"t1": 1, "t2": 2, "latest": 2}
+
+
 def test_no_query_finds_a_version_by_damaged_metadata(
     files: ParameterDBClient, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -121,7 +121,7 @@ class ParameterDBClient:
         number = checked_version(version)
         checked_tags = [checked_tag(tag) for tag in ([tags] if isinstance(tags, str) else tags or ())]
         folder = self._folder(name)
-        content = packed(parameters, plain_metadata(metadata or {}, "metadata"))
+        content = packed(parameters, plain_metadata({} if metadata is None else metadata, "metadata"))
         with folder.locked() as listing:
             folder.add(listing, number, content)
             for tag in checked_tags:
