@@ -43,6 +43,7 @@ class Stream(IntEnum):
     PROCESS = 10
     ENV_GLOBAL = 11
     EVAL_ENV_GLOBAL = 12
+    PARAMETERS = 13
 
 
 def draw_seed() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import secrets
@@ -11,7 +12,17 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["DIGEST_BYTES", "Part", "append_whole", "digest", "framed", "unframed", "write_whole"]
+__all__ = [
+    "DIGEST_BYTES",
+    "Part",
+    "append_whole",
+    "digest",
+    "framed",
+    "make_folder",
+    "state_home",
+    "unframed",
+    "write_whole",
+]
 
 #: A piece of the contents of a file.
 Part = bytes | memoryview
@@ -84,6 +95,18 @@ def write_whole(path: Path, parts: Sequence[Part], before: Callable[[], None] | 
         ) from error
 
 
+def make_folder(path: Path) -> None:
+    """Makes a folder and its parents, if they do not exist; they are on disk when this returns.
+
+    Raises:
+        OSError: if it cannot be made.
+    """
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    for folder in reversed(missing):
+        folder.mkdir(exist_ok=True)
+        _sync_directory(folder.parent)
+
+
 def append_whole(path: Path, size: int, parts: Sequence[Part]) -> int:
     """Appends to a file; the parts are on disk when this returns.
 
@@ -127,3 +150,23 @@ def _free(directory: Path) -> str:
         return f"{shutil.disk_usage(directory).free:,} are free there"
     except OSError:
         return "and its folder does not exist"
+
+
+def state_home(what: str) -> Path:
+    """Returns the folder for what programs of this user keep between runs: `$XDG_STATE_HOME`, or `~/.local/state`.
+
+    Args:
+        what: what is kept there, for the error.
+
+    Raises:
+        FileNotFoundError: if this user has no home folder.
+    """
+    given = os.environ.get("XDG_STATE_HOME", "")
+    if os.path.isabs(given):
+        return Path(given)
+    try:
+        return Path.home() / ".local" / "state"
+    except RuntimeError as error:  # in containers: no HOME, and a user that the system does not know
+        raise FileNotFoundError(
+            errno.ENOENT, f"this user has no home folder for {what}; set HOME or XDG_STATE_HOME"
+        ) from error

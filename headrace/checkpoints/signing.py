@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import hmac
 import os
@@ -11,6 +10,8 @@ import stat
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+
+from headrace.storage import state_home
 
 __all__ = ["Sign", "signature", "signer"]
 
@@ -44,7 +45,7 @@ def signer() -> Sign:
 
 
 def _key() -> bytes:
-    path = _state_home() / "headrace" / "key"
+    path = state_home("the key") / "headrace" / "key"
     if not path.exists():
         _make(path)
     with path.open("rb") as file:
@@ -69,15 +70,3 @@ def _make(path: Path) -> None:
         pass
     finally:
         os.unlink(temporary)
-
-
-def _state_home() -> Path:
-    given = os.environ.get("XDG_STATE_HOME", "")
-    if os.path.isabs(given):
-        return Path(given)
-    try:
-        return Path.home() / ".local" / "state"
-    except RuntimeError as error:  # in containers: no HOME, and a user that the system does not know
-        raise FileNotFoundError(
-            errno.ENOENT, "this user has no home folder for the key; set HOME or XDG_STATE_HOME"
-        ) from error

@@ -11,3 +11,4 @@ from headrace.services.name_resolve import (
     RedisNameRecordRepository as RedisNameRecordRepository,
     make_repository as make_repository,
 )
+from headrace.services.parameter_db import ParameterDBClient as ParameterDBClient, ParameterEntry as ParameterEntry

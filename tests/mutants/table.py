@@ -777,6 +777,72 @@ MUTANTS = [
         "Finalize(None, self._own.close, exitpriority=0)",
         "tests/test_name_faults.py",
     ),
+    Mutant(
+        "headrace/services/parameter_db.py",
+        "{folder.tagged(tag) for tag in listing.tags}",
+        "set()",
+        "tests/test_parameter_db.py",
+    ),
+    Mutant(
+        "headrace/services/parameters/checks.py",
+        "[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}",
+        "[A-Za-z0-9_./][A-Za-z0-9_./-]{0,99}",
+        "tests/test_parameter_db.py",
+    ),
+    Mutant(
+        "headrace/services/parameters/choosing.py",
+        "return sorted(listing.digests, reverse=True)",
+        "return sorted(listing.digests)",
+        "tests/test_parameter_db.py",
+    ),
+    Mutant(
+        "headrace/services/parameters/contents.py",
+        "if digest(text.encode()).hex() != found:",
+        "if False:",
+        "tests/test_parameter_db.py",
+    ),
+    Mutant(
+        "headrace/services/parameters/folder.py",
+        "if digest(content).hex() != listing.digests[version]:",
+        "if False:",
+        "tests/test_parameter_db.py",
+    ),
+    Mutant(
+        "headrace/services/parameters/folder.py",
+        "for name in listing.leftovers:",
+        "for name in []:",
+        "tests/test_parameter_db.py",
+    ),
+    Mutant(
+        "headrace/services/parameters/folder.py",
+        "while not _lock(file.fileno()):",
+        "while False:",
+        "tests/test_parameter_db.py",
+    ),
+    Mutant(
+        "headrace/services/parameters/index.py",
+        "if known.get(version) != state",
+        "if version not in known",
+        "tests/test_parameter_db.py",
+    ),
+    Mutant(
+        "headrace/services/parameters/metadata.py",
+        "(type(value) is bool) == (type(operand) is bool) and ",
+        "",
+        "tests/test_parameter_db.py",
+    ),
+    Mutant(
+        "headrace/services/parameters/mongo.py",
+        '[{"$match": self._of(name)}, *query.stages]',
+        "[*query.stages]",
+        "tests/test_parameter_db.py",
+    ),
+    Mutant(
+        "headrace/services/parameters/reading.py",
+        "damaged.append(str(error))",
+        "pass",
+        "tests/test_parameter_db.py",
+    ),
     # the command line
     Mutant(
         "headrace/cli/environments.py",
