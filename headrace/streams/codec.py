@@ -1,8 +1,8 @@
 """Trees of arrays as messages: a header, which says what follows, and the bytes of the arrays.
 
-A message is a list of parts. The first part is the header: four magic bytes, a CRC-32, and a map in msgpack. Each further
-part has the bytes of one array, as they are in memory or compressed. Nothing is ever pickled, so a message cannot execute
-code; and a receiver checks every number of the header against its `Limits` before it allocates memory.
+A message is a list of parts. The first part is the header: four magic bytes, a CRC-32, and a list in msgpack. Each
+further part has the bytes of one array, as they are in memory or compressed. Nothing is ever pickled, so a message
+cannot execute code; and a receiver checks every number of the header against its `Limits` before it allocates memory.
 
 A header has these entries, in one list: format, name, version, producer, epoch, sequence, tree, CRC-32 of the
 payload or None. The tree is described by nested lists::
@@ -28,7 +28,7 @@ import numpy as np
 from headrace.errors import FrameRejected
 from headrace.types import Tree
 
-__all__ = ["Frame", "Limits", "Part", "decoded", "encoded", "like", "packers"]
+__all__ = ["LIMITS", "Frame", "Limits", "Part", "decoded", "encoded", "like", "packers"]
 
 #: A part of a message.
 Part = bytes | memoryview
@@ -61,6 +61,10 @@ class Limits:
     leaves: int = 1024
     depth: int = 16
     text: int = 1024
+
+
+#: What is accepted where nobody says anything else.
+LIMITS = Limits()
 
 
 @dataclass(frozen=True)
@@ -129,7 +133,7 @@ def _described(tree: Tree, path: str, parts: list[Part], compressed: set[str], c
         return None
     names = getattr(type(tree), "__dataclass_fields__", None)
     if isinstance(tree, dict):
-        items = tree.items()
+        items: Any = tree.items()
     elif isinstance(tree, tuple):
         items = enumerate(tree)
     elif names is not None:
@@ -160,7 +164,7 @@ def _described_array(array: np.ndarray, path: str, parts: list[Part], compress: 
         raise TypeError(f"{path or 'the tree'} is an array of {dtype}, expected numbers or booleans")
     if not array.flags.c_contiguous:
         array = array.copy()
-    data = memoryview(array.reshape(-1).view(np.uint8)) if array.size else b""
+    data: Part = array.reshape(-1).view(np.uint8).data if array.size else b""
     if compress:
         data = zlib.compress(data, 1)
         parts.append(data)
@@ -169,7 +173,7 @@ def _described_array(array: np.ndarray, path: str, parts: list[Part], compress: 
     return (_ARRAY, dtype.str, array.shape)
 
 
-def decoded(parts: Sequence[Any], limits: Limits = Limits()) -> Frame:
+def decoded(parts: Sequence[Any], limits: Limits = LIMITS) -> Frame:
     """Returns the content of a message; arrays are read-only views of its parts where these are not compressed.
 
     Args:
@@ -198,7 +202,9 @@ def _header(parts: Sequence[Any], limits: Limits) -> list[Any]:
     if first[:4] != _MAGIC:
         raise FrameRejected("a message does not begin as messages of headrace do")
     if len(packed) > limits.header_bytes:
-        raise FrameRejected(f"a message has a header of {len(packed)} bytes, at most {limits.header_bytes} are accepted")
+        raise FrameRejected(
+            f"a message has a header of {len(packed)} bytes, at most {limits.header_bytes} are accepted"
+        )
     if zlib.crc32(packed) != int.from_bytes(first[4:8], "little"):
         raise FrameRejected("a message is damaged: its header does not have its checksum")
     _, unpackb = packers()
@@ -214,7 +220,9 @@ def _header(parts: Sequence[Any], limits: Limits) -> list[Any]:
             max_ext_len=0,
         )
     except Exception as error:  # msgpack has many: of its own, ValueError, UnicodeDecodeError, RecursionError
-        raise FrameRejected(f"a message has a header that is not msgpack, or too large ({type(error).__name__})") from error
+        raise FrameRejected(
+            f"a message has a header that is not msgpack, or too large ({type(error).__name__})"
+        ) from error
     if type(entries) is not list or [type(entry) for entry in entries[:1]] != [int] or entries[0] != _FORMAT:
         raise FrameRejected(f"a message has another format than {_FORMAT}; use the same headrace on both sides")
     types = [type(entry) for entry in entries]
@@ -271,7 +279,8 @@ class _Reader:
         if type(shape) is not list or len(shape) > 32 or any(type(n) is not int or n < 0 for n in shape):
             raise FrameRejected("a message has an array whose shape is not a list of sizes")
         nbytes = math.prod(shape) * _DTYPES[dtype].itemsize
-        self._nbytes += nbytes
+        # A size of 0 must not hide others that NumPy refuses.
+        self._nbytes += math.prod([n or 1 for n in shape]) * _DTYPES[dtype].itemsize
         if self._nbytes > self._limits.payload_bytes:
             raise FrameRejected(f"a message has arrays of more than {self._limits.payload_bytes} bytes")
         found = len(self._payload[self.n_parts]) if self.n_parts < len(self._payload) else None
@@ -342,7 +351,9 @@ def like(example: Tree, tree: Tree, path: str = "") -> Tree:
     if isinstance(example, tuple):
         if not isinstance(tree, tuple) or len(tree) != len(example):
             raise FrameRejected(f"{place} of a message is not a tuple of {len(example)}")
-        return tuple([like(one, other, f"{place}.{index}") for index, (one, other) in enumerate(zip(example, tree, strict=True))])
+        return tuple(
+            [like(one, other, f"{place}.{index}") for index, (one, other) in enumerate(zip(example, tree, strict=True))]
+        )
     if isinstance(example, np.ndarray | np.generic):
         if not isinstance(tree, np.ndarray) or tree.dtype != example.dtype or tree.ndim != example.ndim:
             raise FrameRejected(f"{place} of a message is {_shown(tree)}, expected {_shown(example)} of any sizes")
