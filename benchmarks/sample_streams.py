@@ -5,11 +5,11 @@
 
 Each pair is a process that sends and this one, which receives. Printed, medians over the repeats (and the quartiles):
 
-    memory          samples of `--mb` MB per second through shared memory; a bare pair, which copies the same bytes into a
-                    ring of slots and out of it, with two semaphores; and the ratio
-    sockets         the same through ZeroMQ on loopback, beside bare pyzmq with the same frames
-    small           samples of 4 arrays, 200 bytes together, per second, posted in batches of 1,000
-    codec           µs to encode and to decode a sample of 4 arrays
+    memory   samples of `--mb` MB per second through shared memory; a bare pair, which copies the same bytes into a ring
+             of slots and out of it, with two semaphores; and the ratio
+    sockets  the same through ZeroMQ on loopback, beside bare pyzmq with the same frames
+    small    samples of 4 arrays, 200 bytes together, per second through shared memory, posted in batches of 1,000
+    codec    µs to encode and to decode a sample of 4 arrays
 """
 
 from __future__ import annotations
@@ -94,6 +94,8 @@ class BareMemory(Side):
 
 
 class Memory(Side):
+    """A stream in shared memory."""
+
     def __init__(self, sample: dict[str, np.ndarray], at_once: int) -> None:
         self._name = f"benchmark-{os.getpid()}-{at_once}"
         self._sample, self._at_once = sample, at_once
@@ -152,6 +154,8 @@ class BareSocket(Side):
 
 
 class Sockets(Side):
+    """A stream on ZeroMQ."""
+
     def __init__(self, n_bytes: int) -> None:
         self._sample = large(n_bytes)
         self._consumer = IpSampleConsumer(name="benchmark")

@@ -20,11 +20,11 @@ from headrace.streams import Frame, Limits, decoded, encoded
 from headrace.streams.codec import like
 
 TREE = {
-    "observation": {"image": np.arange(24, dtype=np.uint8).reshape(2, 3, 4), "speed": np.float32([1.5, -2])},
-    "pair": (np.int64([[7]]), "text", None, True, 3, -2.5),
+    "observation": {"image": np.arange(24, dtype=np.uint8).reshape(2, 3, 4), "speed": np.array([1.5, -2], np.float32)},
+    "pair": (np.array([[7]], np.int64), "text", None, True, 3, -2.5),
     "empty": np.zeros((0, 3), np.float64),
-    "half": np.float16([0.5]),
-    "complex": np.complex64([1 + 2j]),
+    "half": np.array([0.5], np.float16),
+    "complex": np.array([1 + 2j], np.complex64),
     "big endian": np.array([1, 2], ">i4"),
     "scalar": np.array(5, np.int16),
 }
@@ -84,7 +84,7 @@ class Point:
 
 
 def test_dataclasses_arrive_as_dicts_and_become_dataclasses_like_an_example() -> None:
-    tree = {"points": (Point(np.float32([1, 2]), "a"),)}
+    tree = {"points": (Point(np.array([1, 2], np.float32), "a"),)}
     arrived = decoded(wire(Frame(tree))).tree
     assert arrived["points"][0].keys() == {"x", "name"}
     again = like({"points": (Point(np.zeros(9, np.float32), ""),)}, arrived)
@@ -245,7 +245,9 @@ def _mutated(generator: np.random.Generator, parts: list[bytes]) -> list[bytes]:
         elif kind == 3:
             del part[place : place + int(generator.integers(1, 9))]
         elif kind == 4:  # a length, or a number, that is huge
-            part[place : place + 5] = struct.pack(">BI", int(generator.choice([0xC6, 0xDB, 0xDD, 0xDF, 0xCE])), 2**32 - 1)
+            part[place : place + 5] = struct.pack(
+                ">BI", int(generator.choice([0xC6, 0xDB, 0xDD, 0xDF, 0xCE])), 2**32 - 1
+            )
         elif len(found) > 1:
             found.pop() if generator.random() < 0.5 else found.append(bytearray(generator.bytes(8)))
     if generator.random() < 0.9:

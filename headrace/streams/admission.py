@@ -4,6 +4,9 @@ A trajectory may start only if (max_staleness + version + 1) · batch − (accep
 updates of the learner, each of `batch` samples; `accepted` counts trajectories that have ended and `running` those that
 have not. A trajectory that was started holds a lease; the lease ends with the trajectory, or expires with its producer.
 
+So a sample is at most `max_staleness` versions old if samples are used in the order in which they were started. A
+trajectory that takes longer than others is older by the updates that overtake it; `Admission.ages` shows how many are.
+
 The learner owns the numbers (`Admission`). Producers ask the object itself, or from another process of this machine
 through shared memory (`AdmissionGate`), or from anywhere through a socket (`headrace.streams.admission_sockets`).
 """

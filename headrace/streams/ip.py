@@ -27,17 +27,23 @@ class Sender:
         address: of the consumer.
         keys: see `headrace.streams.sockets.connected`.
         high_water: how many messages may be on their way on each side.
+
+    Attributes:
+        uncertain: see `StreamCounts`.
     """
 
     def __init__(self, address: str, keys: Keys | None, high_water: int) -> None:
         self.address = address
         self._zmq = load_zmq()
         self._socket = connected(self._zmq.PUSH, address, keys, high_water=high_water)
+        self._ends = self._socket.get_monitor_socket(self._zmq.EVENT_DISCONNECTED)
         self._recent: deque[int] = deque(maxlen=2 * high_water)
+        self.uncertain = 0
 
     def send(self, parts: Sequence[Part], n: int, deadline: float) -> bool:
         """Sends a message of `n` samples; returns whether there was a connection with room until the deadline."""
         while True:
+            self._look()
             try:
                 # Copies: ZeroMQ sends later, when the arrays may have changed.
                 self._socket.send_multipart(parts, self._zmq.NOBLOCK)
@@ -50,9 +56,20 @@ class Sender:
                 self._recent.append(n)
                 return True
 
-    def close(self, deadline: float = 0.0) -> int:
-        """Closes the connection; returns how many samples may not have been sent until the deadline."""
-        return 0 if close(self._socket, deadline) else sum(self._recent)
+    def close(self, deadline: float = 0.0) -> None:
+        """Sends what ZeroMQ still has until the deadline, and closes the connection."""
+        self._look()
+        self._socket.disable_monitor()
+        self._ends.close(0)
+        if not close(self._socket, deadline):
+            self.uncertain += sum(self._recent)
+
+    def _look(self) -> None:
+        """Counts what was on its way when the connection ended."""
+        while self._ends.poll(0):
+            self._ends.recv_multipart(self._zmq.NOBLOCK)
+            self.uncertain += sum(self._recent)
+            self._recent.clear()
 
 
 class IpSampleProducer(BufferedProducer):
@@ -90,10 +107,14 @@ class IpSampleProducer(BufferedProducer):
         self._sender = Sender(address, keys, high_water)
 
     def _send(self, message: Message, deadline: float) -> bool:
-        return self._sender.send(message.parts, len(message.posts), deadline)
+        try:
+            return self._sender.send(message.parts, len(message.posts), deadline)
+        finally:
+            self.counts.uncertain = self._sender.uncertain
 
     def _shut(self, deadline: float) -> None:
-        self.counts.uncertain += self._sender.close(deadline)
+        self._sender.close(deadline)
+        self.counts.uncertain = self._sender.uncertain
 
 
 class IpSampleConsumer(MessageConsumer):

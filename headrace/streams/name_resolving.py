@@ -206,10 +206,15 @@ class NameResolvingSampleProducer(BufferedProducer):
         except (NameEntryError, OSError):  # the service is not there: go on with what is known
             return
         for address in self._senders.keys() - found:
-            self.counts.uncertain += self._senders.pop(address).close()
+            self._close(address)
         for address in found - self._senders.keys():
             self._senders[address] = Sender(address, self._keys, self._high_water)
 
     def _shut(self, deadline: float) -> None:
-        for sender in self._senders.values():
-            self.counts.uncertain += sender.close(deadline)
+        for address in [*self._senders]:
+            self._close(address, deadline)
+
+    def _close(self, address: str, deadline: float = 0.0) -> None:
+        sender = self._senders.pop(address)
+        sender.close(deadline)
+        self.counts.uncertain += sender.uncertain

@@ -55,8 +55,8 @@ class StreamCounts:
             arrived, as the numbers of those that did show.
         reused: of a consumer, deliveries of samples that had been delivered before.
         duplicates: of a consumer, those that arrived again and were ignored.
-        uncertain: of a producer on sockets, those that were on their way when it was closed at its deadline: they may
-            have arrived or not.
+        uncertain: of a producer on sockets, those that were sent last when a connection ended, or when the producer was
+            closed at its deadline: nobody here knows whether they have arrived.
     """
 
     posted: int = 0
