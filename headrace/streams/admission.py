@@ -96,7 +96,7 @@ class _Ledger:
     Args:
         head: int64 `[16]`.
         leases: int64 `[n, 2]`, number and end of each lease.
-        lock: makes a context manager that holds the lock.
+        lock: holds the lock while it is entered.
         clock: the time in seconds.
     """
 
@@ -104,7 +104,7 @@ class _Ledger:
         self,
         head: np.ndarray,
         leases: np.ndarray,
-        lock: Callable[[], AbstractContextManager[object]],
+        lock: AbstractContextManager[object],
         clock: Callable[[], float],
     ) -> None:
         self.head = head
@@ -114,7 +114,7 @@ class _Ledger:
 
     def may_start(self) -> Lease | None:
         """See `Gate`."""
-        with self.lock():
+        with self.lock:
             head = self.head
             running = self._expire()
             updates = int(head[_STALENESS]) + int(head[_VERSION]) + 1
@@ -131,7 +131,7 @@ class _Ledger:
 
     def renew(self, lease: Lease) -> bool:
         """See `Gate`."""
-        with self.lock():
+        with self.lock:
             self._expire()
             row = np.flatnonzero(self.leases[:, _ID] == lease.number)
             self.leases[row, _END] = self._now() + int(self.head[_LEASE_NS])
@@ -139,7 +139,7 @@ class _Ledger:
 
     def end(self, lease: Lease, accepted: int) -> bool:
         """Ends a lease and adds to the accepted trajectories; returns False, without adding, if it has expired."""
-        with self.lock():
+        with self.lock:
             self._expire()
             row = np.flatnonzero(self.leases[:, _ID] == lease.number)
             if not len(row):
@@ -150,7 +150,7 @@ class _Ledger:
 
     def counts(self) -> AdmissionCounts:
         """Returns the numbers."""
-        with self.lock():
+        with self.lock:
             running = self._expire()
             head = self.head.tolist()
         return AdmissionCounts(head[_VERSION], head[_ACCEPTED], running, head[_STARTED], head[_EXPIRED], head[_REFUSED])
@@ -209,12 +209,12 @@ class Admission:
         if name is None:
             threads = threading.Lock()
             _, (head, leases) = private(_build)
-            self._ledger = _Ledger(head, leases, lambda: threads, clock)
+            self._ledger = _Ledger(head, leases, threads, clock)
         else:
             self._arena, (head, leases) = shared(_build)
             assert self._arena.fd is not None
             self._file_lock = FileLock(self._arena.fd)
-            self._ledger = _Ledger(head, leases, self._file_lock.held, clock)
+            self._ledger = _Ledger(head, leases, self._file_lock, clock)
         head[_STALENESS], head[_BATCH], head[_LEASE_NS] = max_staleness, batch, int(lease_seconds * 1e9)
         if name is not None:
             self._host = Host(_host_name(name), self._answer)
@@ -241,14 +241,14 @@ class Admission:
         Raises:
             ValueError: for a version that is older than the present one.
         """
-        with self._ledger.lock():
+        with self._ledger.lock:
             if version < self._ledger.head[_VERSION]:
                 raise ValueError(f"version is {version}, expected {self._ledger.head[_VERSION]} or more")
             self._ledger.head[_VERSION] = version
 
     def forget(self, n: int) -> None:
         """Takes back the acceptance of samples that were lost or rejected on their way, so that others may start."""
-        with self._ledger.lock():
+        with self._ledger.lock:
             self._ledger.head[_ACCEPTED] -= n
 
     def used(self, sample: Frame | SampleBatch) -> None:
@@ -303,7 +303,7 @@ class AdmissionGate:
             raise StreamTimeout(f"there was no admission {name!r} within {timeout:g} s; is its learner running?")
         arena = Arena(measure(_build), found[1][0])
         self._lock = FileLock(found[1][0])
-        self._ledger = _Ledger(*_build(arena.allocate), self._lock.held, clock)
+        self._ledger = _Ledger(*_build(arena.allocate), self._lock, clock)
         arena.close_fd()
         self._closed = False
 

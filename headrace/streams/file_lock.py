@@ -7,8 +7,6 @@ import os
 import struct
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from headrace.errors import StreamError
 from headrace.streams.sample import remaining
@@ -16,11 +14,14 @@ from headrace.streams.sample import remaining
 __all__ = ["FileLock"]
 
 _SECONDS = 10.0  # of waiting for a lock that is held for microseconds: its holder was stopped
-_FLOCK = "hhqqi4x"
+_LOCK, _UNLOCK = (struct.pack("hhqqi4x", kind, os.SEEK_SET, 0, 1, 0) for kind in (fcntl.F_WRLCK, fcntl.F_UNLCK))
 
 
 class FileLock:
-    """Locks the first byte of a file, for this object. It also locks threads of this process from one another.
+    """Locks the first byte of a file while it is entered, for microseconds. It also locks threads from one another.
+
+    Entering it raises StreamError in a fork of the process that made it, with which it shares the open file; and if
+    another process was stopped while it held the lock. It takes 4 µs.
 
     Args:
         fd: descriptor of shared memory.
@@ -32,14 +33,7 @@ class FileLock:
         self._fd = os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_CLOEXEC)
         self._threads = threading.Lock()
 
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Holds the lock. Hold it for microseconds.
-
-        Raises:
-            StreamError: in a fork of the process that made this object, with which it shares the open file; or if
-                another process was stopped while it held the lock.
-        """
+    def __enter__(self) -> None:
         if os.getpid() != self.pid:
             raise StreamError(
                 f"this end of the stream belongs to process {self.pid} and was used in its fork {os.getpid()}; make "
@@ -48,11 +42,15 @@ class FileLock:
         if not self._threads.acquire(timeout=_SECONDS):
             raise StreamError("another thread has held the lock of the stream for too long")
         try:
-            self._lock()
-            try:
-                yield
-            finally:
-                self._set(fcntl.F_UNLCK)
+            if not self._locked():
+                self._wait()
+        except BaseException:
+            self._threads.release()
+            raise
+
+    def __exit__(self, *error: object) -> None:
+        try:
+            fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, _UNLOCK)
         finally:
             self._threads.release()
 
@@ -60,10 +58,18 @@ class FileLock:
         """Closes the file."""
         os.close(self._fd)
 
-    def _lock(self) -> None:
+    def _locked(self) -> bool:
+        """Takes the lock; returns False if another open file has it."""
+        try:
+            fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, _LOCK)
+        except (BlockingIOError, PermissionError):
+            return False
+        return True
+
+    def _wait(self) -> None:
         deadline = time.monotonic() + _SECONDS
         tries = 0
-        while not self._set(fcntl.F_WRLCK):
+        while not self._locked():
             tries += 1
             if tries < 200:
                 os.sched_yield()
@@ -74,11 +80,3 @@ class FileLock:
                     f"a process has held the lock of the stream for {_SECONDS:g} s, so it was stopped; continue it, or "
                     "kill it"
                 )
-
-    def _set(self, kind: int) -> bool:
-        """Sets or releases the lock; returns False if another open file has it."""
-        try:
-            fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, struct.pack(_FLOCK, kind, os.SEEK_SET, 0, 1, 0))
-        except (BlockingIOError, PermissionError):
-            return False
-        return True
