@@ -179,7 +179,9 @@ class Sockets(Side):
 def sending(side: Side, pipe: Connection) -> None:
     side.open_sender()
     while n := pipe.recv():
+        begin = time.process_time()
         side.send(n)
+        pipe.send(time.process_time() - begin)
 
 
 class Pair:
@@ -194,11 +196,13 @@ class Pair:
         stack.callback(process.join, WAIT)
         stack.callback(self._pipe.send, 0)
 
-    def rate(self, n: int) -> float:
-        begin = time.perf_counter()
+    def run(self, n: int) -> tuple[float, float]:
+        """Returns samples per second, and µs of CPU time per sample on both sides together."""
+        cpu, begin = time.process_time(), time.perf_counter()
         self._pipe.send(n)
         self.side.receive(n)
-        return n / (time.perf_counter() - begin)
+        seconds, cpu = time.perf_counter() - begin, time.process_time() - cpu
+        return n / seconds, (cpu + float(self._pipe.recv())) / n * 1e6
 
 
 def summary(values: list[float], digits: int = 0) -> str:
@@ -206,15 +210,21 @@ def summary(values: list[float], digits: int = 0) -> str:
     return f"{middle:10.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
-def in_turn(pairs: dict[str, Pair], n: int, repeats: int) -> dict[str, list[float]]:
-    """Returns the rates of each pair, after one round that does not count."""
-    found: dict[str, list[float]] = {name: [] for name in pairs}
+def in_turn(what: str, pairs: dict[str, Pair], n: int, repeats: int) -> None:
+    """Prints what the pairs do in turn, after one round that does not count."""
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in pairs}
     for repeat in range(repeats + 1):
         for name, pair in [*pairs.items()][:: 1 - 2 * (repeat % 2)]:
-            rate = pair.rate(n)
+            result = pair.run(n)
             if repeat:
-                found[name].append(rate)
-    return found
+                found[name].append(result)
+    for name, results in found.items():
+        rates, cpu = map(list, zip(*results, strict=True))
+        print(f"{what:8} {name:8} {summary(rates)} samples/s   {summary(cpu)} µs CPU")
+    if "bare" in pairs:
+        both = [*zip(found["stream"], found["bare"], strict=True)]
+        rates, cpu = [ours[0] / bare[0] for ours, bare in both], [bare[1] / ours[1] for ours, bare in both]
+        print(f"{what:8} ratio    {summary(rates, 2)}             {summary(cpu, 2)}")
 
 
 def microseconds(call: Callable[[], object], n: int) -> float:
@@ -238,14 +248,9 @@ def main() -> None:
             "stream": Pair(Memory(large(n_bytes), 1), stack),
         }
         sockets = {"bare": Pair(BareSocket(n_bytes), stack), "stream": Pair(Sockets(n_bytes), stack)}
-        for what, pairs in (("memory", memory), ("sockets", sockets)):
-            found = in_turn(pairs, options.samples, options.repeats)
-            for name, rates in found.items():
-                print(f"{what:8} {name:8} {summary(rates)} samples/s")
-            ratios = [ours / bare for ours, bare in zip(found["stream"], found["bare"], strict=True)]
-            print(f"{what:8} ratio    {summary(ratios, 2)}")
-        rates = in_turn({"small": Pair(Memory(small(), 1000), stack)}, options.small, options.repeats)["small"]
-        print(f"small    stream   {summary(rates)} samples/s")
+        in_turn("memory", memory, options.samples, options.repeats)
+        in_turn("sockets", sockets, options.samples, options.repeats)
+        in_turn("small", {"stream": Pair(Memory(small(), 1000), stack)}, options.small, options.repeats)
     sample = small()
     parts = [bytes(part) for part in encoded(Frame(sample))]
     for name, call in (("encode", lambda: encoded(Frame(sample))), ("decode", lambda: decoded(parts))):

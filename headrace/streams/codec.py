@@ -336,13 +336,14 @@ def _checksum(parts: Sequence[Part]) -> int:
     return crc
 
 
-def like(example: Tree, tree: Tree, path: str = "") -> Tree:
+def like(example: Tree, tree: Tree, path: str = "", *, axes: int = 0) -> Tree:
     """Returns the tree with the dataclasses of `example` in the places of dicts.
 
     Args:
         example: dataclasses, dicts and tuples of arrays, numbers and strings.
         tree: what was received.
         path: the place of the tree, for the error.
+        axes: how many more dimensions arrays have than those of the example.
 
     Raises:
         FrameRejected: if the tree has other keys, other dtypes, or arrays with other numbers of dimensions.
@@ -353,19 +354,20 @@ def like(example: Tree, tree: Tree, path: str = "") -> Tree:
         expected = {*(example if names is None else names)}
         if not isinstance(tree, dict) or tree.keys() != expected:
             raise FrameRejected(f"{place} of a message has {_keys(tree)}, expected {_keys(dict.fromkeys(expected))}")
-        parts = {
-            key: like(example[key] if names is None else getattr(example, key), value, f"{path}.{key}" if path else key)
-            for key, value in tree.items()
-        }
+        parts = {}
+        for key, value in tree.items():
+            of_key = example[key] if names is None else getattr(example, key)
+            parts[key] = like(of_key, value, f"{path}.{key}" if path else key, axes=axes)
         return parts if names is None else type(example)(**parts)
     if isinstance(example, tuple):
         if not isinstance(tree, tuple) or len(tree) != len(example):
             raise FrameRejected(f"{place} of a message is not a tuple of {len(example)}")
+        pairs = enumerate(zip(example, tree, strict=True))
         return tuple(
-            [like(one, other, f"{place}.{index}") for index, (one, other) in enumerate(zip(example, tree, strict=True))]
+            [like(one, other, f"{path}.{index}" if path else str(index), axes=axes) for index, (one, other) in pairs]
         )
     if isinstance(example, np.ndarray | np.generic):
-        if not isinstance(tree, np.ndarray) or tree.dtype != example.dtype or tree.ndim != example.ndim:
+        if not isinstance(tree, np.ndarray) or tree.dtype != example.dtype or tree.ndim != example.ndim + axes:
             raise FrameRejected(f"{place} of a message is {_shown(tree)}, expected {_shown(example)} of any sizes")
     elif type(tree) is not type(example):
         raise FrameRejected(f"{place} of a message is {_shown(tree)}, expected {_shown(example)}")

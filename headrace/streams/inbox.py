@@ -17,14 +17,12 @@ from headrace.types import Tree
 __all__ = ["MessageConsumer", "samples_like"]
 
 
-def samples_like(example: Tree, frames: Sequence[Frame]) -> list[Frame]:
-    """Returns the samples with the dataclasses of `example`; raises FrameRejected if they do not match it."""
+def samples_like(example: Tree, frame: Frame) -> Frame:
+    """Returns a message of samples with the dataclasses of `example`; raises FrameRejected if it does not match it."""
     if example is None:
-        return list(frames)
-    return [
-        Frame(like(example, frame.tree), frame.name, frame.version, frame.producer, frame.epoch, frame.sequence)
-        for frame in frames
-    ]
+        return frame
+    samples, *versions = frame.tree
+    return frame._replace(tree=(like(example, samples, axes=len(versions)), *versions))
 
 
 class MessageConsumer(SampleConsumer):
@@ -81,7 +79,7 @@ class MessageConsumer(SampleConsumer):
         if frame.name != self.name:
             raise FrameRejected(f"a message is of the stream {frame.name!r}, expected {self.name!r}")
         n = n_samples(frame)
-        samples = samples_like(self._example, unpacked(frame, 0, n))
+        samples = unpacked(samples_like(self._example, frame), 0, n)
         before, missing = self._sequences.arrived(frame, n)
         self.counts.duplicates += before
         if self._only:

@@ -43,59 +43,53 @@ def leading_alike(posts: Sequence[Post], n: int, nbytes: int) -> int:
         n: how many at most.
         nbytes: how many bytes at most, unless there is just one.
     """
-    first: list[Any] = []
-    size = _describe(posts[0].tree, first)
+    if len(posts) == 1:
+        return 1
+    first = posts[0].tree
+    size = sum(leaf.nbytes for leaf in tree_leaves(first) if isinstance(leaf, np.ndarray))
     most = min(n, nbytes // max(size, 1))
     count = 1
     for post in islice(posts, 1, most):
-        other: list[Any] = []
-        _describe(post.tree, other)
-        if other != first:
+        if not _alike(first, post.tree):
             break
         count += 1
     return count
 
 
-def _describe(tree: Tree, found: list[Any]) -> int:
-    """Appends what two trees have in common if they can be stacked, and returns the bytes of the arrays."""
-    if isinstance(tree, np.ndarray):
-        found.append(tree.dtype)
-        found.append(tree.shape)
-        return tree.nbytes
-    if tree is None:
-        found.append(None)
-        return 0
-    names = getattr(type(tree), "__dataclass_fields__", None)
-    found.append(type(tree))
-    if isinstance(tree, dict):
-        items: Any = tree.items()
-    elif isinstance(tree, tuple):
-        items = enumerate(tree)
-    elif names is not None:
-        items = [(name, getattr(tree, name)) for name in names]
-    else:
-        found.append(object())  # numbers and strings are not stacked: this equals nothing
-        return 0
-    size = 0
-    for key, value in items:
-        found.append(key)
-        size += _describe(value, found)
-    return size
+def _alike(one: Tree, other: Tree) -> bool:
+    """Returns whether two trees can be stacked: the same keys, dtypes and shapes. Trees of numbers cannot."""
+    if isinstance(one, np.ndarray):
+        return isinstance(other, np.ndarray) and one.shape == other.shape and one.dtype == other.dtype
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all([_alike(value, other[key]) for key, value in one.items()])
+    if isinstance(one, tuple):
+        return len(one) == len(other) and all(map(_alike, one, other))
+    names = getattr(type(one), "__dataclass_fields__", None)
+    if names is None:
+        return one is None
+    return all(_alike(getattr(one, name), getattr(other, name)) for name in names)
 
 
 def packed(posts: Sequence[Post]) -> Tree:
     """Returns the tree of a message of these posts, which are alike."""
     if len(posts) == 1:
         return (posts[0].tree,)
-    trees = [post.tree for post in posts]
-    versions = np.array([post.version for post in posts], np.int64)
-    return tree_map(_stacked_first, trees[0], *trees[1:]), versions
+    return _stacked_first([post.tree for post in posts]), np.array([post.version for post in posts], np.int64)
 
 
-def _stacked_first(*leaves: np.ndarray) -> np.ndarray:
-    """Does what `np.stack` does, in a fifth of the time."""
-    shape = leaves[0].shape
-    return np.concatenate(leaves).reshape(len(leaves), *shape) if shape else np.array(leaves)
+def _stacked_first(trees: Sequence[Tree]) -> Tree:
+    """Returns one tree of arrays with a new first axis. It does what `np.stack` does, in a fifth of the time."""
+    first = trees[0]
+    if isinstance(first, np.ndarray):
+        return np.concatenate(trees).reshape(len(trees), *first.shape) if first.ndim else np.array(trees)
+    if isinstance(first, dict):
+        return {key: _stacked_first([tree[key] for tree in trees]) for key in first}
+    if isinstance(first, tuple):
+        return tuple([_stacked_first(parts) for parts in zip(*trees, strict=True)])
+    names = getattr(type(first), "__dataclass_fields__", ())
+    return {name: _stacked_first([getattr(tree, name) for tree in trees]) for name in names} or None
 
 
 def n_samples(frame: Frame) -> int:
@@ -121,24 +115,32 @@ def n_samples(frame: Frame) -> int:
 def unpacked(frame: Frame, first: int, stop: int) -> list[Frame]:
     """Returns the samples with these numbers of a message whose `n_samples` was checked; their arrays are views."""
     if len(frame.tree) == 1:
-        return [Frame(frame.tree[0], frame.name, frame.version, frame.producer, frame.epoch, frame.sequence)]
+        return [frame._replace(tree=frame.tree[0])]
     samples, versions = frame.tree
-    name, producer, epoch, sequence = frame.name, frame.producer, frame.epoch, frame.sequence
+    name, producer, epoch = frame.name, frame.producer, frame.epoch
+    of_each = zip(_unstacked(samples, first, stop), versions[first:stop].tolist(), strict=True)
     return [
-        Frame(tree_map(_Row(index), samples), name, version, producer, epoch, sequence + index)
-        for index, version in enumerate(versions[first:stop].tolist(), first)
+        Frame(tree, name, version, producer, epoch, sequence)
+        for sequence, (tree, version) in enumerate(of_each, frame.sequence + first)
     ]
 
 
-class _Row:
-    """Returns row `index` of an array, as an array also where the array has one dimension."""
-
-    def __init__(self, index: int) -> None:
-        self._index = (index, ...)
-
-    def __call__(self, leaf: np.ndarray) -> np.ndarray:
-        row: np.ndarray = leaf[self._index]
-        return row
+def _unstacked(tree: Tree, first: int, stop: int) -> list[Tree]:
+    """Returns a tree for each of these rows of the arrays, a level at a time, which is faster than a row at a time."""
+    if tree is None:
+        return [None] * (stop - first)
+    if isinstance(tree, np.ndarray):
+        return list(tree[first:stop]) if tree.ndim > 1 else [tree[index, ...] for index in range(first, stop)]
+    if isinstance(tree, tuple):
+        parts = [_unstacked(part, first, stop) for part in tree]
+        return list(zip(*parts, strict=True)) if parts else [()] * (stop - first)
+    if not isinstance(tree, dict):
+        fields = {name: getattr(tree, name) for name in tree.__dataclass_fields__}
+        return [type(tree)(**of_one) for of_one in _unstacked(fields, first, stop)]
+    if not tree:
+        return [{} for _ in range(first, stop)]
+    rows = zip(*[_unstacked(part, first, stop) for part in tree.values()], strict=True)
+    return [dict(zip(tree, row, strict=True)) for row in rows]
 
 
 def stacked(frames: Sequence[Frame]) -> Tree:

@@ -254,12 +254,11 @@ class SharedMemorySampleConsumer(SampleConsumer):
         n = n_samples(frame)
         if claim.stop > n:
             raise FrameRejected(f"a message has {n} samples, expected {claim.stop} or more")
-        samples = unpacked(
-            frame if n == 1 else _part(frame, claim.first, claim.stop, copy), 0, claim.stop - claim.first
-        )
-        if n == 1 and copy:
-            samples = _copied(samples)
-        return samples_like(self._example, samples)
+        frame = samples_like(self._example, frame)
+        if copy:
+            frame = _part(frame, claim.first, claim.stop)
+            return unpacked(frame, 0, claim.stop - claim.first)
+        return unpacked(frame, claim.first, claim.stop)
 
     def _shut(self) -> None:
         self._host.close()
@@ -327,19 +326,16 @@ class SharedMemorySampleConsumer(SampleConsumer):
 
 def _copied(frames: Sequence[Frame]) -> list[Frame]:
     """Returns the samples with arrays in memory of their own."""
-    return [
-        Frame(tree_map(_copy, frame.tree), frame.name, frame.version, frame.producer, frame.epoch, frame.sequence)
-        for frame in frames
-    ]
+    return [frame._replace(tree=tree_map(_copy, frame.tree)) for frame in frames]
 
 
 def _copy(leaf: Any) -> Any:
     return leaf.copy() if isinstance(leaf, np.ndarray) else leaf
 
 
-def _part(frame: Frame, first: int, stop: int, copy: bool) -> Frame:
-    """Returns a message with some of the samples of a message of several."""
-    samples, versions = frame.tree
-    rows = tree_map(lambda leaf: leaf[first:stop].copy() if copy else leaf[first:stop], samples)
-    tree = (rows, versions[first:stop])
-    return Frame(tree, frame.name, frame.version, frame.producer, frame.epoch, frame.sequence + first)
+def _part(frame: Frame, first: int, stop: int) -> Frame:
+    """Returns a message with some of the samples of a message, in memory of its own."""
+    if len(frame.tree) == 1:
+        return frame._replace(tree=tree_map(_copy, frame.tree))
+    tree = tree_map(lambda leaf: leaf[first:stop].copy(), frame.tree)
+    return frame._replace(tree=tree, sequence=frame.sequence + first)

@@ -32,6 +32,7 @@ __all__ = ["Claim", "Layout", "Order", "Segment"]
 Order = Literal["fifo", "fresh", "least_reused"]
 #: How many producers and consumers can take part.
 _PEOPLE = 128
+_SPIN_SECONDS = 0.0002  # to sleep and to be woken takes a quarter of it
 _TICK_SECONDS = 0.05  # a sleeper looks this often in any case, and for processes that have died
 _FREE, _WRITING, _READY = range(3)
 _PID, _BIRTH, _ROLE, _PARKED = range(4)  # columns of the table of processes
@@ -140,9 +141,9 @@ class Segment:
 
         def build(allocate: Allocate) -> _Arrays:
             whole, n = np.dtype(np.int64), layout.n_slots
-            shapes = [(16,), (_PEOPLE, 8), *[(n,)] * 8, (n, _PEOPLE)]
-            numbers = [allocate(shape, whole) for shape in shapes]
-            return _Arrays(*numbers, allocate((n, layout.slot_bytes), np.dtype(np.uint8)))
+            shapes: list[tuple[int, ...]] = [(16,), (_PEOPLE, 8), *[(n,)] * 8, (n, _PEOPLE)]
+            data = allocate((n, layout.slot_bytes), np.dtype(np.uint8))
+            return _Arrays._make([*[allocate(shape, whole) for shape in shapes], data])
 
         arena, arrays = shared(build, None if fds is None else fds[0])
         assert arena.fd is not None
@@ -171,16 +172,20 @@ class Segment:
 
     def claim_free(self, n: int, deadline: float) -> int | None:
         """Returns a slot to write a message of `n` samples into; None if none becomes free until the deadline."""
+        state, parking = self._arrays.state, False
         while True:
             with self._lock:
-                slot = int(self._arrays.state.argmin())
+                slot = int(state.argmin())
                 if self._state[slot] == _FREE:
                     self._owner[slot] = self._me
                     self._n[slot] = n
                     self._state[slot] = _WRITING
                     return slot
-                self._park(1)
-            if not self._slept(deadline):
+                if parking:
+                    self._park(1)
+            if not parking:
+                parking = not self._spun(lambda: state.min() == _FREE, deadline)
+            elif not self._slept(deadline):
                 return None
 
     def publish(self, slot: int, nbytes: int) -> None:
@@ -212,12 +217,16 @@ class Segment:
 
     def claim(self, least: int, most: int, deadline: float) -> list[Claim]:
         """Returns between `least` and `most` samples, each once; none if there are fewer until the deadline."""
+        head, least, parking = self._head, max(least, 1), False
         while True:
             with self._lock:
-                if self._head[_AVAILABLE] >= max(least, 1):
+                if head[_AVAILABLE] >= least:
                     return self._claimed(most)
-                self._park(1)
-            if not self._slept(deadline):
+                if parking:
+                    self._park(1)
+            if not parking:
+                parking = not self._spun(lambda: head[_AVAILABLE] >= least, deadline)
+            elif not self._slept(deadline):
                 return []
 
     def release(self, claims: Sequence[Claim]) -> None:
@@ -342,6 +351,15 @@ class Segment:
         if n > 0:
             with suppress(BlockingIOError):
                 os.write(self._other_bell, b"!" * n)
+
+    def _spun(self, ready: Callable[[], bool], deadline: float) -> bool:
+        """Looks for a while before it is worth while to sleep, and gives the core to others; returns what it saw."""
+        end = min(time.monotonic() + _SPIN_SECONDS, deadline)
+        while not ready():
+            if time.monotonic() >= end:
+                return False
+            os.sched_yield()
+        return True
 
     def _slept(self, deadline: float) -> bool:
         """Sleeps until the bell rings, or for a tick; returns False if the deadline has passed."""
