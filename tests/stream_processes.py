@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from headrace.errors import NothingToConsume
 from headrace.streams import SampleStream, make_consumer, make_producer
 
 __all__ = ["DEADLINE", "consume_all", "hold_a_batch", "post_many", "process", "sample", "stop_in_a_write"]
@@ -57,18 +56,13 @@ def post_many(stream: SampleStream, first: int, n: int, at_once: int) -> None:
         assert producer.close(DEADLINE) == 0
 
 
-def consume_all(stream: SampleStream, results: Any, idle: float) -> None:
-    """Sends what was consumed, as lists of versions, until nothing has come for `idle` seconds."""
+def consume_all(stream: SampleStream, results: Any) -> None:
+    """Sends None when it is ready, and then the versions of each batch, with the counts so far."""
     with make_consumer(stream) as consumer:
         results.put(None)
-        found: list[Any] = []
         while True:
-            try:
-                taken: Any = consumer.consume(timeout=idle if found else DEADLINE)
-            except NothingToConsume:
-                break
-            found.append(taken.versions.tolist())
-        results.put((found, consumer.counts))
+            taken: Any = consumer.consume(timeout=DEADLINE)
+            results.put((taken.versions.tolist(), consumer.counts))
 
 
 def stop_in_a_write(stream: SampleStream, reached: Any) -> None:
