@@ -1,0 +1,98 @@
+"""Processes for the tests of streams: they post, consume, or wait to be killed, and load no torch."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from headrace.streams import SampleStream, make_consumer, make_producer
+
+__all__ = ["DEADLINE", "consume_all", "hold_a_batch", "post_many", "process", "sample", "stop_in_a_write"]
+
+DEADLINE = 120.0
+
+
+def sample(number: int, length: int = 5) -> dict[str, np.ndarray]:
+    """Returns a sample `[length, ...]` in which every number is `number`."""
+    return {"observation": np.full((length, 3), number, np.float32), "reward": np.full((length, 1), number, np.int64)}
+
+
+@contextmanager
+def process(target: Callable[..., None], *args: Any) -> Iterator[multiprocessing.Process]:
+    """Runs a function in another process, which is gone afterwards."""
+    started = multiprocessing.get_context("fork").Process(target=_guarded, args=(target, args))
+    started.start()
+    try:
+        yield started  # type: ignore[misc]
+    finally:
+        if started.is_alive():
+            assert started.pid is not None
+            os.kill(started.pid, signal.SIGKILL)
+        started.join(DEADLINE)
+        started.close()
+
+
+def _guarded(target: Callable[..., None], args: Any) -> None:
+    signal.alarm(int(DEADLINE))  # whatever happens to the test
+    target(*args)
+
+
+def post_many(stream: SampleStream, first: int, n: int, at_once: int) -> None:
+    """Posts samples number `first` to `first + n`, and flushes after every `at_once` of them."""
+    with make_producer(stream) as producer:
+        for number in range(first, first + n):
+            producer.post(sample(number), version=number)
+            if number % at_once == at_once - 1:
+                producer.flush(DEADLINE)
+        producer.flush(DEADLINE)
+        # A queue of multiprocessing is written by a thread; the memory and the sockets have everything by now.
+        assert producer.close(DEADLINE) == 0
+
+
+def consume_all(stream: SampleStream, results: Any) -> None:
+    """Sends None when it is ready, and then the versions of each batch, with the counts so far."""
+    with make_consumer(stream) as consumer:
+        results.put(None)
+        while True:
+            taken: Any = consumer.consume(timeout=DEADLINE)
+            results.put((taken.versions.tolist(), consumer.counts))
+
+
+def stop_in_a_write(stream: SampleStream, reached: Any) -> None:
+    """Sends one sample, and stops for ever in the middle of the next one."""
+    from headrace.streams import shared_memory
+
+    producer = make_producer(stream)
+    producer.post(sample(0), 0)
+    producer.flush(DEADLINE)
+
+    def half(slot: memoryview, parts: Any) -> int:
+        slot[:8] = b"\xff" * 8
+        reached.set()
+        time.sleep(2 * DEADLINE)
+        return 0
+
+    shared_memory._write = half
+    producer.post(sample(1), 1)
+    producer.flush(DEADLINE)
+
+
+def hold_a_batch(stream: SampleStream, reached: Any) -> None:
+    """Claims a batch, and stops for ever before it is copied."""
+    from headrace.streams import sample as interface
+
+    consumer = make_consumer(stream)
+
+    def stop(frames: Any) -> Any:
+        reached.set()
+        time.sleep(2 * DEADLINE)
+
+    vars(interface)["stacked"] = stop
+    consumer.consume(timeout=DEADLINE)
