@@ -90,19 +90,23 @@ class InferenceStream:
             raise ValueError("example is expected to be a tuple of two: a request and a result, either may be None")
 
 
-def make_client(stream: InferenceStream | InferenceClient, client_id: bytes | None = None) -> InferenceClient:
-    """Returns a client of a stream; a client is returned as it is.
+def make_client(
+    spec: str | InferenceStream | InferenceClient, *, names: Names | None = None, client_id: bytes | None = None
+) -> InferenceClient:
+    """Returns a client of a stream.
 
     Args:
-        stream: the stream.
+        spec: a description; the name of a stream that a name service knows; or a client, which is returned.
+        names: the name service, if `spec` is a name.
         client_id: who the client is, 1 to 64 bytes that no other client has; None: random.
 
     Raises:
         ImportError: if a package is missing that the type needs.
         ValueError: if the stream cannot have such a client.
     """
-    if isinstance(stream, InferenceClient):
-        return stream
+    if isinstance(spec, InferenceClient):
+        return spec
+    stream = InferenceStream("name", spec, names=names) if isinstance(spec, str) else spec
     example, timeout = stream.example, stream.timeout
     if stream.type == "inline":
         from headrace.streams.inference.inline import InlineInferenceClient
@@ -145,19 +149,21 @@ def _client_channel(stream: InferenceStream) -> ClientChannel:
     return ZmqClientChannel(lambda: [address], stream.rank, stream.keys, "there is no address")
 
 
-def make_server(stream: InferenceStream | InferenceServer) -> InferenceServer:
-    """Returns a server of a stream; a server is returned as it is.
+def make_server(spec: str | InferenceStream | InferenceServer, *, names: Names | None = None) -> InferenceServer:
+    """Returns a server of a stream.
 
     Args:
-        stream: the stream.
+        spec: a description; the name of a stream that a name service will know; or a server, which is returned.
+        names: the name service, if `spec` is a name.
 
     Raises:
         ImportError: if a package is missing that the type needs.
         ValueError: if the stream is inline, or an address would let strangers in.
         StreamError: if there is such a server already.
     """
-    if isinstance(stream, InferenceServer):
-        return stream
+    if isinstance(spec, InferenceServer):
+        return spec
+    stream = InferenceStream("name", spec, names=names) if isinstance(spec, str) else spec
     if stream.type == "inline":
         raise ValueError("an inline stream has no server: its client calls the policy itself")
     if stream.type == "shared_memory":
