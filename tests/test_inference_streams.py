@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -260,9 +261,8 @@ class Chosen:
 
 
 def seen(value: int) -> Seen:
-    return Seen(
-        np.full((2, 2), value, np.uint8), (np.float64(value), {"b": np.int8(value), "a": np.array([value, -1])})
-    )
+    extra: Any = (np.float64(value), {"b": np.int8(value), "a": np.array([value, -1])})
+    return Seen(np.full((2, 2), value, np.uint8), extra)
 
 
 def choose(requests: Any) -> Chosen:
@@ -294,7 +294,7 @@ WRONG = [
     ({"observation": np.zeros(4, np.float32)}, r"request\['observation'\] is float32 \[4\], expected float32 \[3\]"),
     ({"observation": np.zeros(3)}, r"request\['observation'\] is float64 \[3\], expected float32 \[3\]"),
     ({"observations": np.zeros(3, np.float32)}, r"request\['observation'\] is missing"),
-    ({**observation(0), "more": 1.0}, r"request\['more'\] is float64 \[\], which the first one did not have"),
+    ({**observation(0), "more": np.zeros(())}, r"request\['more'\] is float64 \[\], which the first one did not have"),
     ((np.zeros(3, np.float32),), "is missing, expected"),
 ]
 
@@ -1150,8 +1150,7 @@ def test_the_external_simulator_needs_no_package_but_its_four(tmp_path: Path, st
     pytest.importorskip("headrace.streams.ip", reason="needs sample streams")
     for name in ("torch", "gymnasium", "cloudpickle", "typing_extensions", "safetensors", "tqdm"):
         (tmp_path / f"{name}.py").write_text(f"raise ImportError('{name} is not installed')\n")
-    import headrace.streams as streams
-
+    streams = importlib.import_module("headrace.streams")
     server = world.server()
     consumer = stack.enter_context(streams.make_consumer(streams.SampleStream("ip", address="tcp://127.0.0.1:0")))
     root = Path(__file__).parent.parent
