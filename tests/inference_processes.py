@@ -12,7 +12,7 @@ import numpy as np
 
 from headrace.streams import InferenceServer, InferenceStream, make_client, make_server
 
-__all__ = ["ask_and_hang", "double", "hold", "served"]
+__all__ = ["ask_and_hang", "ask_often", "double", "hold", "served"]
 
 #: Seconds after which a process that nobody ended ends.
 LIFE = 300.0
@@ -44,6 +44,21 @@ def hold(stream: InferenceStream, ready: Connection) -> None:
     ready.send("ready")
     if len(server.poll_requests(timeout=LIFE)):
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def ask_often(stream: InferenceStream, n: int, ready: Connection) -> None:
+    """A client process that asks n times, for three agents each; says whether all answers were right."""
+    with make_client(stream) as client:
+        agents = [client.register_agent() for _ in range(3)]
+        right = True
+        for turn in range(n):
+            values = [stream.rank * 1000 + 3 * turn + agent for agent in agents]
+            ids = [client.post_request({"observation": np.full(3, v, np.float32)}, a) for a, v in enumerate(values)]
+            client.flush()
+            client.wait(ids)
+            results = client.consume_result(ids)
+            right &= [float(result.value["sum"]) for result in results] == [3.0 * value for value in values]
+        ready.send(right)
 
 
 def ask_and_hang(stream: InferenceStream, n: int, ready: Connection) -> None:

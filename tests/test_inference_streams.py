@@ -34,7 +34,7 @@ from headrace.streams.inference.control import Conversation, Ended, address_of, 
 from headrace.streams.inference.message_server import MessageServer
 from headrace.streams.inference.messages import MessageClient, message
 from headrace.streams.inference.trees import Layout
-from tests.inference_processes import ask_and_hang, double, hold, served
+from tests.inference_processes import ask_and_hang, ask_often, double, hold, served
 from tests.leftovers import DEADLINE, descriptors, until
 
 MESSAGES = ["local", "ip", "name"]
@@ -466,6 +466,26 @@ def test_many_clients_and_servers_at_the_same_time(served_world: World) -> None:
             running.enter_context(in_thread(lambda rank=rank: ask(rank)))  # type: ignore[misc]
     assert wrong == []
     assert [server.counts.received for server in servers] == [120, 120]
+
+
+def test_client_processes_get_their_own_answers(served_world: World) -> None:
+    """Three processes; whoever has nothing to do sleeps, and is woken."""
+    server = served_world.server()
+    pipes, clients = [], []
+    try:
+        for rank in range(3):
+            here, there = FORK.Pipe()
+            stream = replace(served_world.stream, rank=rank)
+            clients.append(FORK.Process(target=ask_often, args=(stream, 50, there)))
+            clients[-1].start()
+            pipes.append(here)
+        n_batches = served(server, 3 * 50 * 3)
+        assert [here.poll(DEADLINE) and here.recv() for here in pipes] == [True] * 3
+    finally:
+        for client in clients:
+            client.kill()
+            client.join(DEADLINE)
+    assert n_batches < 3 * 50 * 3  # what a client flushes is not taken apart
 
 
 # ---- batches ----

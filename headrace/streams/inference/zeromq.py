@@ -68,17 +68,18 @@ class ZmqClientChannel:
         """See `ClientChannel`."""
         deadline = time.monotonic() + seconds
         while True:
-            left = max(0.0, deadline - time.monotonic())
-            if self._socket is None:
-                time.sleep(min(left, _LOOK_SECONDS))  # not all repositories tell of new names
-                self.renew()
-            elif self._socket.poll(_milliseconds(min(left, 1.0)), self._zmq.POLLOUT):
+            if self._socket is not None:
                 with suppress(self._zmq.Again):
                     self._socket.send_multipart(parts)
                     return
+            left = deadline - time.monotonic()
+            if left > 0:
+                if self._socket is None:
+                    time.sleep(min(left, _LOOK_SECONDS))  # not all repositories tell of new names
+                    self.renew()
+                elif not self._socket.poll(_milliseconds(min(left, 0.25)), self._zmq.POLLOUT):
+                    self.renew()
             else:
-                self.renew()
-            if time.monotonic() >= deadline:
                 raise StreamTimeout(
                     f"nothing could be sent in time: {self._none}"
                     if self._socket is None
