@@ -49,3 +49,20 @@ from headrace.streams.spec import (
     register_consumer as register_consumer,
     register_producer as register_producer,
 )
+from headrace.streams.inference.client import (
+    ClientCounts as ClientCounts,
+    InferenceClient as InferenceClient,
+    InferenceResult as InferenceResult,
+)
+from headrace.streams.inference.inline import InlineInferenceClient as InlineInferenceClient
+from headrace.streams.inference.local import LocalInferenceQueues as LocalInferenceQueues
+from headrace.streams.inference.server import (
+    InferenceBatch as InferenceBatch,
+    InferenceServer as InferenceServer,
+    ServerCounts as ServerCounts,
+)
+from headrace.streams.inference.spec import (
+    InferenceStream as InferenceStream,
+    make_client as make_client,
+    make_server as make_server,
+)
