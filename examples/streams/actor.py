@@ -8,6 +8,7 @@ Start it in a terminal of its own, as many times as you like; see policy_server.
 from __future__ import annotations
 
 import os
+import time
 from contextlib import ExitStack
 from typing import Any
 
@@ -15,10 +16,12 @@ import gymnasium as gym
 import numpy as np
 from common import ENV, Run, T, example_sample
 
+from headrace.buffers import tree_map
 from headrace.errors import StreamError
 from headrace.streams import Lease
 
 N_ENVS = 32
+EXAMPLE = example_sample()
 
 
 class Actor:
@@ -31,14 +34,15 @@ class Actor:
         self.version = 0
 
     def start(self, lease: Lease) -> None:
-        self.lease, self.t, self.sample = lease, 0, {key: 0 * leaf for key, leaf in example_sample().items()}
+        self.lease, self.t, self.sample = lease, 0, tree_map(np.zeros_like, EXAMPLE)
         self.sample["observation"][0] = self.observation
 
     def step(self, result: Any, version: int) -> bool:
         """Takes one step; returns whether the sample is complete."""
         sample, t = self.sample, self.t
         observation, reward, terminated, truncated, _ = self.env.step(result["action"])
-        sample["action"][t], sample["logits"][t], sample["value"][t] = result["action"], result["logits"], result["value"]
+        for key in ("action", "logits", "value"):
+            sample[key][t] = result[key]
         sample["reward"][t], sample["terminated"][t], sample["truncated"][t] = reward, terminated, truncated
         if terminated or truncated:
             sample["final_observation"][t] = observation
@@ -61,9 +65,7 @@ def main() -> None:
                 if actor.lease is None and (lease := gate.may_start()) is not None:
                     actor.start(lease)
             running = [index for index, actor in enumerate(actors) if actor.lease is not None]
-            ids = [
-                client.post_request({"observation": actors[index].observation}, indices[index]) for index in running
-            ]
+            ids = [client.post_request({"observation": actors[index].observation}, indices[index]) for index in running]
             client.flush()
             client.wait(ids)
             for index, result in zip(running, client.consume_result(ids), strict=True):
@@ -73,6 +75,8 @@ def main() -> None:
                     gate.finish(actor.lease)
                     actor.lease = None
             producer.flush()
+            if not running:  # samples enough wait for the learner
+                time.sleep(0.002)
 
 
 if __name__ == "__main__":

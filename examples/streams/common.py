@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Iterable
+import zlib
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +34,7 @@ from headrace.types import Tree
 ENV = "CartPole-v1"
 T, B = 8, 32  # steps of a sample, samples of an update
 MAX_STALENESS = 2  # versions that a sample may be old when it is learned from
-NAME = "cartpole"
+NAME = "cartpole"  # of the parameters
 ROLES = ("actor", "policy", "learner")
 
 
@@ -46,6 +46,7 @@ class Run:
     over: str
     folder: Path
     redis: str
+    n_steps: int
 
     @staticmethod
     def from_arguments(role: str, description: str | None) -> Run:
@@ -53,9 +54,15 @@ class Run:
         parser.add_argument("--over", choices=["shared_memory", "zmq"], default="shared_memory")
         parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / f"headrace-{NAME}")
         parser.add_argument("--redis", default="redis://127.0.0.1:6379", help="where zmq finds the others")
+        parser.add_argument("--n-steps", type=int, default=500_000, help="environment steps to learn from")
         args = parser.parse_args()
         args.folder.mkdir(parents=True, exist_ok=True)
-        return Run(role, args.over, args.folder, args.redis)
+        return Run(role, args.over, args.folder, args.redis, args.n_steps)
+
+    @property
+    def name(self) -> str:
+        """Name of the streams; runs in different folders do not meet."""
+        return f"{NAME}-{zlib.crc32(str(self.folder.resolve()).encode()):08x}"
 
     def parameters(self) -> ParameterDBClient:
         return ParameterDBClient(NAME, self.over, self.folder / "parameters")
@@ -75,8 +82,8 @@ class Run:
     def gate(self) -> AdmissionGate | AdmissionClient:
         """What the actor asks whether it may start a sample."""
         if self.over == "shared_memory":
-            return AdmissionGate(NAME)
-        return AdmissionClient(self.names().wait(f"{NAME}/admission", timeout=60), keys=self.keys())
+            return AdmissionGate(self.name)
+        return AdmissionClient(self.names().wait(f"{self.name}/admission", timeout=60), keys=self.keys())
 
     def names(self) -> RedisNameRecordRepository:
         return RedisNameRecordRepository(self.redis)
@@ -84,18 +91,24 @@ class Run:
     def _samples(self) -> SampleStream:
         example = example_sample()
         if self.over == "shared_memory":
-            return SampleStream("shared_memory", name=NAME, example=example, batch_size=B, qsize=4 * B)
+            return SampleStream("shared_memory", name=self.name, example=example, batch_size=B, qsize=4 * B)
         return SampleStream(
-            "name", name=NAME, example=example, batch_size=B, names=self.names(), keys=self.keys(), allowed=self.allowed()
+            "name",
+            name=self.name,
+            example=example,
+            batch_size=B,
+            names=self.names(),
+            keys=self.keys(),
+            allowed=self.allowed(),
         )
 
     def _inference(self) -> InferenceStream:
         request = {"observation": np.zeros(4, np.float32)}
         result = {"action": np.int64(0), "logits": np.zeros(2, np.float32), "value": np.float32(0)}
         if self.over == "shared_memory":
-            return InferenceStream("shared_memory", name=NAME, example=(request, result))
+            return InferenceStream("shared_memory", name=self.name, example=(request, result))
         return InferenceStream(
-            "name", name=NAME, example=(request, result), names=self.names(), keys=self.keys(), allowed=self.allowed()
+            "name", name=self.name, example=(request, result), names=self.names(), keys=self.keys(), allowed=self.allowed()
         )
 
     def keys(self) -> Keys:
@@ -138,7 +151,3 @@ def example_sample() -> Tree:
         "terminated": np.zeros(T, np.bool_),
         "truncated": np.zeros(T, np.bool_),
     }
-
-
-def mean(numbers: Iterable[float]) -> float:
-    return float(np.mean([*numbers] or [np.nan]))

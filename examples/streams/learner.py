@@ -1,6 +1,6 @@
 """Learns from the samples of all actors, and pushes parameters to a database. Start it first, in a terminal of its own.
 
-    python examples/streams/learner.py [--over zmq]
+python examples/streams/learner.py [--over zmq]
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from headrace.samplers import SerialSampler
 from headrace.streams import Admission, AdmissionServer, SampleBatch
 from headrace.types import EnvSpaces
 
-N_UPDATES = 500_000 // (T * B)
 REWARD_SCALE = 0.05  # values of up to 100 / 20 are learned faster
 
 
@@ -69,24 +68,25 @@ def samples_of(batch: SampleBatch) -> Samples:
 
 def main() -> None:
     run = Run.from_arguments("learner", __doc__)
+    n_updates = run.n_steps // (T * B)
     torch.set_num_threads(1)
     env = gym.make(ENV)
     agent = CategoricalPgAgent(model_kwargs={"separate_value": True})
     agent.initialize(EnvSpaces(env.observation_space, env.action_space), seed=0)
     algo = IMPALA(IMPALAConfig(normalize_reward=False))
-    algo.initialize(agent, n_itr=N_UPDATES, batch_spec=BatchSpec(T, B))
+    algo.initialize(agent, n_itr=n_updates, batch_spec=BatchSpec(T, B))
     with ExitStack() as stack:
         database = stack.enter_context(run.parameters())
         database.clear(NAME)
         consumer = stack.enter_context(run.consumer())
-        admission = stack.enter_context(Admission(MAX_STALENESS, B, name=NAME if run.over == "shared_memory" else None))
+        admission = stack.enter_context(Admission(MAX_STALENESS, B, name=run.name if run.over == "shared_memory" else None))
         if run.over == "zmq":
             server = stack.enter_context(AdmissionServer(admission, keys=run.keys(), allowed=run.allowed()))
             names = stack.enter_context(run.names())
-            names.add(f"{NAME}/admission", server.address, keepalive_ttl=5, replace=True)
+            names.add(f"{run.name}/admission", server.address, keepalive_ttl=5, replace=True)
         database.push(NAME, agent.state_dict(), 0)
         begin = time.monotonic()
-        for itr in range(N_UPDATES):
+        for itr in range(n_updates):
             batch = consumer.consume(timeout=300)
             assert isinstance(batch, SampleBatch)
             admission.used(batch)
@@ -97,7 +97,7 @@ def main() -> None:
             if (itr + 1) % 200 == 0:
                 seconds = time.monotonic() - begin
                 print(f"{(itr + 1) * T * B:,} steps, {(itr + 1) * T * B / seconds:,.0f} steps/s, {admission.counts}")
-        database.tag(NAME, N_UPDATES, "finished")
+        database.tag(NAME, n_updates, "finished")
         print("ages of the samples:", dict(sorted(admission.ages.items())))
     evaluation = SerialSampler(ENV, batch_T=1, batch_B=1, eval_n_envs=50, eval_max_trajectories=100)
     with evaluation.initialize(agent, seed=0):

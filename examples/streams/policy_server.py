@@ -1,6 +1,6 @@
 """Computes the actions of all actors, with the latest parameters that the learner has pushed.
 
-    python examples/streams/policy_server.py [--over zmq]
+python examples/streams/policy_server.py [--over zmq]
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ def main() -> None:
                 is_first=torch.zeros(n, dtype=torch.bool),
                 noise=torch.from_numpy(noise.uniform(1e-7, 1 - 1e-7, (n, agent.noise_size)).astype(np.float32)),
             )
-            step = agent.step(inputs, None)
+            with torch.no_grad():
+                step = agent.step(inputs, None)
             results = {
                 "action": step.action.numpy(),
                 "logits": step.agent_info.dist.logits.numpy(),

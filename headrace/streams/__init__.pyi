@@ -15,6 +15,23 @@ from headrace.streams.buffers import (
     PriorityBuffer as PriorityBuffer,
 )
 from headrace.streams.codec import Frame as Frame, Limits as Limits, decoded as decoded, encoded as encoded
+from headrace.streams.inference.client import (
+    ClientCounts as ClientCounts,
+    InferenceClient as InferenceClient,
+    InferenceResult as InferenceResult,
+)
+from headrace.streams.inference.inline import InlineInferenceClient as InlineInferenceClient
+from headrace.streams.inference.local import LocalInferenceQueues as LocalInferenceQueues
+from headrace.streams.inference.server import (
+    InferenceBatch as InferenceBatch,
+    InferenceServer as InferenceServer,
+    ServerCounts as ServerCounts,
+)
+from headrace.streams.inference.spec import (
+    InferenceStream as InferenceStream,
+    make_client as make_client,
+    make_server as make_server,
+)
 from headrace.streams.ip import IpSampleConsumer as IpSampleConsumer, IpSampleProducer as IpSampleProducer
 from headrace.streams.local import (
     LocalSampleConsumer as LocalSampleConsumer,
@@ -48,21 +65,4 @@ from headrace.streams.spec import (
     make_producer as make_producer,
     register_consumer as register_consumer,
     register_producer as register_producer,
-)
-from headrace.streams.inference.client import (
-    ClientCounts as ClientCounts,
-    InferenceClient as InferenceClient,
-    InferenceResult as InferenceResult,
-)
-from headrace.streams.inference.inline import InlineInferenceClient as InlineInferenceClient
-from headrace.streams.inference.local import LocalInferenceQueues as LocalInferenceQueues
-from headrace.streams.inference.server import (
-    InferenceBatch as InferenceBatch,
-    InferenceServer as InferenceServer,
-    ServerCounts as ServerCounts,
-)
-from headrace.streams.inference.spec import (
-    InferenceStream as InferenceStream,
-    make_client as make_client,
-    make_server as make_server,
 )
