@@ -163,10 +163,14 @@ class Segment:
         self._next_recovery = 0.0
         self._parked = False
         self._role = _PRODUCER if role == "producer" else _CONSUMER
-        with self._lock:
-            if fds is None:
-                arrays.queue[:] = _NONE
-            self._me = self._joined()
+        try:
+            with self._lock:
+                if fds is None:
+                    arrays.queue[:] = _NONE
+                self._me = self._joined()
+        except BaseException:
+            self._close()
+            raise
 
     # ---- producers ----
 
@@ -259,6 +263,9 @@ class Segment:
                 self._remove(self._me)
                 sleepers = self._head[_SLEEPERS + _PRODUCER]
             self._ring(sleepers)
+        self._close()
+
+    def _close(self) -> None:
         self._lock.close()
         for fd in self.fds:
             os.close(fd)
