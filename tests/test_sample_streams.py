@@ -191,11 +191,12 @@ def test_trees_of_dataclasses_tuples_numbers_and_strings_arrive(pair: Pair) -> N
 def test_samples_that_do_not_match_the_example_are_counted_and_the_others_arrive(pair: Pair) -> None:
     consumer, producer = pair.consumer(example=sample(0)), pair.producer()
     producer.post(sample(1))
-    producer.post({"other": np.zeros(3)})
+    for _ in range(3):
+        producer.post({"other": np.zeros(3)})
     producer.post(sample(2))
     producer.flush(DEADLINE)
     assert take(consumer, 2) == [1, 2]
-    assert consumer.counts.rejected == 1
+    assert (consumer.counts.rejected, consumer.counts.lost) == (3, 0)
 
 
 @pytest.mark.parametrize("at_once", [1, 7, 20])

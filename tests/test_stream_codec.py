@@ -17,7 +17,7 @@ import pytest
 from headrace.buffers.tree import tree_leaves
 from headrace.errors import FrameRejected
 from headrace.streams import Frame, Limits, decoded, encoded
-from headrace.streams.codec import like
+from headrace.streams.codec import like, packers
 
 TREE = {
     "observation": {"image": np.arange(24, dtype=np.uint8).reshape(2, 3, 4), "speed": np.array([1.5, -2], np.float32)},
@@ -288,6 +288,7 @@ def test_ten_thousand_mutated_messages_are_rejected_or_within_the_limits() -> No
 
 def test_a_missing_package_is_one_sentence_that_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "msgpack", None)
+    packers.cache_clear()
     with pytest.raises(ImportError, match=r'pip install "headrace\[streams\]"'):
         encoded(Frame(None))
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -92,6 +93,7 @@ class Frame(NamedTuple):
     sequence: int = 0
 
 
+@cache
 def packers() -> tuple[Callable[[Any], bytes], Callable[..., Any]]:
     """Returns `packb` and `unpackb` of msgpack.
 
@@ -229,7 +231,7 @@ def _header(parts: Sequence[Any], limits: Limits) -> list[Any]:
         raise FrameRejected(
             f"a message has a header that is not msgpack, or too large ({type(error).__name__})"
         ) from error
-    if type(entries) is not list or [type(entry) for entry in entries[:1]] != [int] or entries[0] != _FORMAT:
+    if type(entries) is not list or not entries or type(entries[0]) is not int or entries[0] != _FORMAT:
         raise FrameRejected(f"a message has another format than {_FORMAT}; use the same headrace on both sides")
     types = [type(entry) for entry in entries]
     if types[:6] != [int, str, int, bytes, int, int] or len(types) != 8 or types[7] not in (int, type(None)):

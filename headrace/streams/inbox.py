@@ -22,7 +22,7 @@ def samples_like(example: Tree, frame: Frame) -> Frame:
     if example is None:
         return frame
     samples, *versions = frame.tree
-    return frame._replace(tree=(like(example, samples, axes=len(versions)), *versions))
+    return Frame((like(example, samples, axes=len(versions)), *versions), *frame[1:])
 
 
 class MessageConsumer(SampleConsumer):
@@ -79,12 +79,16 @@ class MessageConsumer(SampleConsumer):
         if frame.name != self.name:
             raise FrameRejected(f"a message is of the stream {frame.name!r}, expected {self.name!r}")
         n = n_samples(frame)
-        samples = unpacked(samples_like(self._example, frame), 0, n)
         before, missing = self._sequences.arrived(frame, n)
         self.counts.duplicates += before
         if self._only:
             self.counts.lost += missing
-        self._ready.extend(samples[before:])
+        try:
+            samples = unpacked(samples_like(self._example, frame), before, n)
+        except FrameRejected:
+            self.counts.rejected += n - before - 1  # and one as a message
+            raise
+        self._ready.extend(samples)
 
     def _reject(self, parts: Sequence[Any], error: FrameRejected) -> None:
         """Counts a message that was rejected."""

@@ -115,7 +115,7 @@ def n_samples(frame: Frame) -> int:
 def unpacked(frame: Frame, first: int, stop: int) -> list[Frame]:
     """Returns the samples with these numbers of a message whose `n_samples` was checked; their arrays are views."""
     if len(frame.tree) == 1:
-        return [frame._replace(tree=frame.tree[0])]
+        return [Frame(frame.tree[0], *frame[1:])][first:stop]
     samples, versions = frame.tree
     name, producer, epoch = frame.name, frame.producer, frame.epoch
     of_each = zip(_unstacked(samples, first, stop), versions[first:stop].tolist(), strict=True)

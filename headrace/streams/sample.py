@@ -52,7 +52,8 @@ class StreamCounts:
         delivered: of a producer, those that the transport has taken; of a consumer, those that its user has got.
         rejected: damaged, too large, or not what the stream transports. A message that cannot be read counts as one.
         lost: of a producer, those that it dropped or still had when it was closed; of a consumer, those that never
-            arrived, as the numbers of those that did show.
+            arrived, as the numbers of those that did show, and in shared memory those that any process of the stream
+            was writing or reading when it died.
         reused: of a consumer, deliveries of samples that had been delivered before.
         duplicates: of a consumer, those that arrived again and were ignored.
         uncertain: of a producer on sockets, those that were sent last when a connection ended, or when the producer was

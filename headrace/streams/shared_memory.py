@@ -326,7 +326,7 @@ class SharedMemorySampleConsumer(SampleConsumer):
 
 def _copied(frames: Sequence[Frame]) -> list[Frame]:
     """Returns the samples with arrays in memory of their own."""
-    return [frame._replace(tree=tree_map(_copy, frame.tree)) for frame in frames]
+    return [Frame(tree_map(_copy, frame.tree), *frame[1:]) for frame in frames]
 
 
 def _copy(leaf: Any) -> Any:
@@ -336,6 +336,6 @@ def _copy(leaf: Any) -> Any:
 def _part(frame: Frame, first: int, stop: int) -> Frame:
     """Returns a message with some of the samples of a message, in memory of its own."""
     if len(frame.tree) == 1:
-        return frame._replace(tree=tree_map(_copy, frame.tree))
+        return Frame(tree_map(_copy, frame.tree), *frame[1:])
     tree = tree_map(lambda leaf: leaf[first:stop].copy(), frame.tree)
     return frame._replace(tree=tree, sequence=frame.sequence + first)

@@ -32,7 +32,6 @@ __all__ = ["Claim", "Layout", "Order", "Segment"]
 Order = Literal["fifo", "fresh", "least_reused"]
 #: How many producers and consumers can take part.
 _PEOPLE = 128
-_SPIN_SECONDS = 0.0002  # to sleep and to be woken takes a quarter of it
 _TICK_SECONDS = 0.05  # a sleeper looks this often in any case, and for processes that have died
 _FREE, _WRITING, _READY = range(3)
 _PID, _BIRTH, _ROLE, _PARKED = range(4)  # columns of the table of processes
@@ -162,31 +161,33 @@ class Segment:
         self._readers, self._queue = arrays.readers.data, arrays.queue.data
         self._lock = FileLock(arena.fd)
         self._next_recovery = 0.0
+        self._parked = False
         self._role = _PRODUCER if role == "producer" else _CONSUMER
-        with self._lock:
-            if fds is None:
-                arrays.queue[:] = _NONE
-            self._me = self._joined()
+        try:
+            with self._lock:
+                if fds is None:
+                    arrays.queue[:] = _NONE
+                self._me = self._joined()
+        except BaseException:
+            self._close()
+            raise
 
     # ---- producers ----
 
     def claim_free(self, n: int, deadline: float) -> int | None:
         """Returns a slot to write a message of `n` samples into; None if none becomes free until the deadline."""
-        state, parking = self._arrays.state, False
         while True:
             with self._lock:
-                slot = int(state.argmin())
+                self._unpark()
+                slot = int(self._arrays.state.argmin())
                 if self._state[slot] == _FREE:
                     self._owner[slot] = self._me
                     self._n[slot] = n
                     self._state[slot] = _WRITING
                     return slot
-                if parking:
-                    self._park(1)
-            if not parking:
-                parking = not self._spun(lambda: state.min() == _FREE, deadline)
-            elif not self._slept(deadline):
-                return None
+                if not self._parked_until(deadline):
+                    return None
+            self._sleep(deadline)
 
     def publish(self, slot: int, nbytes: int) -> None:
         """Gives a slot that was written to the consumers."""
@@ -217,17 +218,14 @@ class Segment:
 
     def claim(self, least: int, most: int, deadline: float) -> list[Claim]:
         """Returns between `least` and `most` samples, each once; none if there are fewer until the deadline."""
-        head, least, parking = self._head, max(least, 1), False
         while True:
             with self._lock:
-                if head[_AVAILABLE] >= least:
+                self._unpark()
+                if self._head[_AVAILABLE] >= max(least, 1):
                     return self._claimed(most)
-                if parking:
-                    self._park(1)
-            if not parking:
-                parking = not self._spun(lambda: head[_AVAILABLE] >= least, deadline)
-            elif not self._slept(deadline):
-                return []
+                if not self._parked_until(deadline):
+                    return []
+            self._sleep(deadline)
 
     def release(self, claims: Sequence[Claim]) -> None:
         """Ends the reading of claimed samples."""
@@ -265,6 +263,9 @@ class Segment:
                 self._remove(self._me)
                 sleepers = self._head[_SLEEPERS + _PRODUCER]
             self._ring(sleepers)
+        self._close()
+
+    def _close(self) -> None:
         self._lock.close()
         for fd in self.fds:
             os.close(fd)
@@ -343,37 +344,34 @@ class Segment:
         for role in (_PRODUCER, _CONSUMER):
             head[_SLEEPERS + role] = int(arrays.people[arrays.people[:, _ROLE] == role, _PARKED].sum())
 
-    def _park(self, parked: int) -> None:
-        self._people[self._me, _PARKED] = parked
-        self._head[_SLEEPERS + self._role] += 2 * parked - 1
+    def _parked_until(self, deadline: float) -> bool:
+        """Notes that this process is going to sleep; returns False, and does not, if the deadline has passed."""
+        now = time.monotonic()
+        if now >= self._next_recovery:
+            self._next_recovery = now + _TICK_SECONDS
+            self._recover()
+        self._parked = now < deadline
+        if self._parked:
+            self._people[self._me, _PARKED] = 1
+            self._head[_SLEEPERS + self._role] += 1
+        return self._parked
+
+    def _unpark(self) -> None:
+        if self._parked:
+            self._parked = False
+            self._people[self._me, _PARKED] = 0
+            self._head[_SLEEPERS + self._role] -= 1
 
     def _ring(self, n: int) -> None:
         if n > 0:
             with suppress(BlockingIOError):
                 os.write(self._other_bell, b"!" * n)
 
-    def _spun(self, ready: Callable[[], bool], deadline: float) -> bool:
-        """Looks for a while before it is worth while to sleep, and gives the core to others; returns what it saw."""
-        end = min(time.monotonic() + _SPIN_SECONDS, deadline)
-        while not ready():
-            if time.monotonic() >= end:
-                return False
-            os.sched_yield()
-        return True
-
-    def _slept(self, deadline: float) -> bool:
-        """Sleeps until the bell rings, or for a tick; returns False if the deadline has passed."""
-        left = remaining(deadline)
-        if self._poll.poll(min(left, _TICK_SECONDS) * 1e3):
+    def _sleep(self, deadline: float) -> None:
+        """Sleeps until the bell rings, or for a tick."""
+        if self._poll.poll(min(remaining(deadline), _TICK_SECONDS) * 1e3):
             with suppress(BlockingIOError):  # another sleeper took it
                 os.read(self._own_bell, 1)
-        now = time.monotonic()
-        with self._lock:
-            self._park(0)
-            if now >= self._next_recovery:
-                self._next_recovery = now + _TICK_SECONDS
-                self._recover()
-        return left > 0
 
 
 def _bell() -> tuple[int, int]:

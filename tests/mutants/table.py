@@ -842,6 +842,102 @@ MUTANTS = [
         "damaged.append(str(error))",
         "pass",
         "tests/test_parameter_db.py",
+    # streams
+    Mutant(
+        "headrace/streams/codec.py",
+        "if self._nbytes > self._limits.payload_bytes:",
+        "if False:",
+        "tests/test_stream_codec.py",
+    ),
+    Mutant(
+        "headrace/streams/packing.py",
+        "return min(n, max(0, expected - frame.sequence)), max(0, frame.sequence - expected)",
+        "return 0, 0",
+        "tests/test_sample_streams.py",
+    ),
+    Mutant(
+        "headrace/streams/inbox.py",
+        "unpacked(samples_like(self._example, frame), before, n)",
+        "unpacked(samples_like(self._example, frame), 0, n)",
+        "tests/test_sample_streams_sockets.py",
+    ),
+    Mutant(
+        "headrace/streams/outbox.py",
+        "self._messages.appendleft(message)",
+        "self._messages.append(message)",
+        "tests/test_sample_streams.py",
+    ),
+    Mutant(
+        "headrace/streams/local.py",
+        "[bytes(part) for part in message.parts]",
+        "[message.parts[0], *map(bytes, reversed(message.parts[1:]))]",
+        "tests/test_sample_streams.py",
+    ),
+    Mutant(
+        "headrace/streams/slots.py",
+        "if pid != self._lock.pid and _birth(pid) != birth:",
+        "if False:",
+        "tests/test_sample_streams_shared.py",
+    ),
+    Mutant(
+        "headrace/streams/slots.py",
+        "and not self._readers[slot]",
+        "",
+        "tests/test_sample_streams_shared.py",
+    ),
+    Mutant(
+        "headrace/streams/file_lock.py",
+        "            fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, _LOCK)",
+        "            pass",
+        "tests/test_sample_streams_shared.py",
+    ),
+    Mutant(
+        "headrace/streams/rendezvous.py",
+        "self._listener.close()\n        for",
+        "for",
+        "tests/test_sample_streams_shared.py",
+    ),
+    Mutant(
+        "headrace/streams/shared_memory.py",
+        "if copy:",
+        "if False:",
+        "tests/test_sample_streams.py",
+    ),
+    Mutant(
+        "headrace/streams/sockets.py",
+        "if key in self._allowed else",
+        "if key else",
+        "tests/test_sample_streams_sockets.py",
+    ),
+    Mutant(
+        "headrace/streams/ip.py",
+        "self.uncertain += sum(self._recent)\n            self._recent.clear()",
+        "pass",
+        "tests/test_sample_streams_sockets.py",
+    ),
+    Mutant(
+        "headrace/streams/name_resolving.py",
+        "self._numbers[sender.address] += 1",
+        "self._numbers[sender.address] += 2",
+        "tests/test_sample_streams_sockets.py",
+    ),
+    Mutant(
+        "headrace/streams/buffers.py",
+        "entry.uses += 1",
+        "pass",
+        "tests/test_sample_streams.py",
+    ),
+    Mutant(
+        "headrace/streams/admission.py",
+        "(int(head[_ACCEPTED]) + running)",
+        "running",
+        "tests/test_admission.py",
+    ),
+    Mutant(
+        "headrace/streams/admission_sockets.py",
+        "kinds == [int, bool, int, float] and answer[0] == self._number",
+        "kinds == [int, bool, int, float]",
+        "tests/test_admission.py",
     ),
     # the command line
     Mutant(
