@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from headrace.errors import StreamClosed, StreamTimeout
+from headrace.errors import StreamClosed, StreamError, StreamTimeout
 from headrace.streams import (
     Admission,
     AdmissionClient,
@@ -275,3 +275,33 @@ def test_garbage_is_counted_and_the_server_goes_on() -> None:
             assert server.rejected == len(garbage)
             assert client.may_start() is None  # the only one is taken
         close(socket)
+
+
+def _one_admission(name: str) -> None:
+    """A learner that dies as soon as it has been asked."""
+    admission = Admission(0, 1, name=name)
+    while not admission.counts.started:
+        time.sleep(0.01)
+    os._exit(1)
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_nothing_waits_for_a_learner_that_has_ended(dies: bool) -> None:
+    name = f"test-{os.urandom(6).hex()}"
+    with ExitStack() as stack:
+        learner: Any = None
+        if dies:
+            learner = stack.enter_context(process(_one_admission, name))
+        else:
+            admission = stack.enter_context(Admission(0, 1, name=name))
+        gate = stack.enter_context(AdmissionGate(name, DEADLINE))
+        lease = gate.may_start()
+        assert lease is not None
+        assert not gate.finish(Lease(lease.number + 1, 0.0))
+        if dies:
+            learner.join(DEADLINE)
+        else:
+            assert gate.may_start() is None
+            admission.close()
+        with pytest.raises(StreamError, match="has closed it, or ended"):
+            gate.may_start()

@@ -26,10 +26,10 @@ from typing import Protocol, Self
 import numpy as np
 
 from headrace.buffers.shared import Allocate, Arena, measure, private, shared
-from headrace.errors import StreamClosed, StreamTimeout
+from headrace.errors import StreamClosed, StreamError, StreamTimeout
 from headrace.streams.codec import Frame
 from headrace.streams.file_lock import FileLock
-from headrace.streams.rendezvous import Host, Inquiry
+from headrace.streams.rendezvous import Host, Inquiry, Watch
 from headrace.streams.sample import SampleBatch
 
 __all__ = ["Admission", "AdmissionCounts", "AdmissionGate", "Gate", "Lease"]
@@ -305,11 +305,20 @@ class AdmissionGate:
         self._lock = FileLock(found[1][0])
         self._ledger = _Ledger(*_build(arena.allocate), self._lock, clock)
         arena.close_fd()
+        self._name = name
+        self._watch = Watch(_host_name(name))
         self._closed = False
 
     def may_start(self) -> Lease | None:
-        """See `Gate`."""
-        return self._open().may_start()
+        """See `Gate`.
+
+        Raises:
+            StreamError: if the process of the admission has ended, so that nothing may start any more.
+        """
+        lease = self._open().may_start()
+        if lease is None and self._watch.ended():
+            raise StreamError(f"the learner that had the admission {self._name!r} has closed it, or ended")
+        return lease
 
     def renew(self, lease: Lease) -> bool:
         """See `Gate`."""
@@ -327,6 +336,7 @@ class AdmissionGate:
         """Leaves the memory. Safe to call twice."""
         if not self._closed:
             self._closed = True
+            self._watch.close()
             self._lock.close()
 
     def _open(self) -> _Ledger:

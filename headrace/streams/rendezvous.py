@@ -20,7 +20,7 @@ from contextlib import suppress
 from headrace.errors import StreamError
 from headrace.streams.sample import remaining
 
-__all__ = ["Host", "Inquiry"]
+__all__ = ["Host", "Inquiry", "Watch"]
 
 _MOST_BYTES = 4096  # of a request, and of an answer
 _MOST_FDS = 16
@@ -237,3 +237,27 @@ class Inquiry:
             content, fds = b"", []
         self.close()
         return (content, fds) if content else None
+
+
+class Watch:
+    """Tells when the process that has a name ends, or gives it back.
+
+    Args:
+        name: the name.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._connection = _connected(_address(name), _WATCH)
+        self._poll = select.poll()
+        if self._connection is not None:
+            self._poll.register(self._connection, select.POLLIN)
+
+    def ended(self) -> bool:
+        """Returns whether it has, without waiting."""
+        return self._connection is None or bool(self._poll.poll(0))
+
+    def close(self) -> None:
+        """Stops watching. Safe to call twice."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()

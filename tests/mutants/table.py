@@ -842,6 +842,7 @@ MUTANTS = [
         "damaged.append(str(error))",
         "pass",
         "tests/test_parameter_db.py",
+    ),
     # streams
     Mutant(
         "headrace/streams/codec.py",
