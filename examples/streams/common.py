@@ -83,7 +83,7 @@ class Run:
         """What the actor asks whether it may start a sample."""
         if self.over == "shared_memory":
             return AdmissionGate(self.name)
-        return AdmissionClient(self.names().wait(f"{self.name}/admission", timeout=60), keys=self.keys())
+        return AdmissionClient(self.names().wait(f"{self.name}/admission", timeout=60), keys=self.keys("learner"))
 
     def names(self) -> RedisNameRecordRepository:
         return RedisNameRecordRepository(self.redis)
@@ -98,7 +98,7 @@ class Run:
             example=example,
             batch_size=B,
             names=self.names(),
-            keys=self.keys(),
+            keys=self.keys("learner"),
             allowed=self.allowed(),
         )
 
@@ -108,14 +108,17 @@ class Run:
         if self.over == "shared_memory":
             return InferenceStream("shared_memory", name=self.name, example=(request, result))
         return InferenceStream(
-            "name", name=self.name, example=(request, result), names=self.names(), keys=self.keys(), allowed=self.allowed()
+            "name",
+            name=self.name,
+            example=(request, result),
+            names=self.names(),
+            keys=self.keys("policy"),
+            allowed=self.allowed(),
         )
 
-    def keys(self) -> Keys:
-        """This role's CURVE keys, with the public key of the process that it talks to."""
-        own = Keys.load(self._keys_folder() / self.role)
-        server = "policy" if self.role == "actor" else "learner"
-        return own.of_server(self._public(server))
+    def keys(self, server: str) -> Keys:
+        """This role's CURVE keys, with the public key of the role that it connects to."""
+        return Keys.load(self._keys_folder() / self.role).of_server(self._public(server))
 
     def allowed(self) -> AllowList:
         """Who may talk to this process."""

@@ -79,9 +79,11 @@ def main() -> None:
         database = stack.enter_context(run.parameters())
         database.clear(NAME)
         consumer = stack.enter_context(run.consumer())
-        admission = stack.enter_context(Admission(MAX_STALENESS, B, name=run.name if run.over == "shared_memory" else None))
+        admission = stack.enter_context(
+            Admission(MAX_STALENESS, B, name=run.name if run.over == "shared_memory" else None)
+        )
         if run.over == "zmq":
-            server = stack.enter_context(AdmissionServer(admission, keys=run.keys(), allowed=run.allowed()))
+            server = stack.enter_context(AdmissionServer(admission, keys=run.keys("learner"), allowed=run.allowed()))
             names = stack.enter_context(run.names())
             names.add(f"{run.name}/admission", server.address, keepalive_ttl=5, replace=True)
         database.push(NAME, agent.state_dict(), 0)
