@@ -1142,6 +1142,33 @@ def test_a_client_finds_a_server_under_another_address(stack: ExitStack) -> None
         assert sums(client, ids) == [6]
 
 
+def test_the_address_of_a_server_that_has_died_is_passed_over(stack: ExitStack) -> None:
+    """The repository still has it: it expires later."""
+    world = World("name", stack)
+    assert isinstance(world.stream.names, FakeNames)
+    world.stream.names.values[f"inference_stream/{world.stream.name}/000"] = "tcp://127.0.0.1:9"
+    server, client = world.server(), world.client()
+    ids = posted(client, [1])
+    client.flush()
+    served(server, 1)
+    assert sums(client, ids) == [3]
+
+
+def test_answers_to_a_client_that_has_disconnected_are_counted(stack: ExitStack) -> None:
+    world = World("ip", stack)
+    server, client = world.server(), world.client()
+    posted(client, [1, 2])
+    client.flush()
+    batch = arrived(server, 2)
+    client.close()
+
+    def noticed() -> bool:
+        server.respond(batch, double(batch.requests))
+        return server.counts.lost == 2
+
+    assert until(noticed)
+
+
 def test_a_name_alone_stands_for_a_stream_that_is_found_by_name(stack: ExitStack) -> None:
     names = World("name", stack).stream.names
     with make_server("policy", names=names) as server, make_client("policy", names=names) as client:
