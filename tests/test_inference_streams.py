@@ -33,6 +33,7 @@ from headrace.streams.codec import Frame, encoded
 from headrace.streams.inference.control import Conversation, Ended, address_of, joined
 from headrace.streams.inference.message_server import MessageServer
 from headrace.streams.inference.messages import MessageClient, message
+from headrace.streams.inference.shared_server import SharedMemoryServer
 from headrace.streams.inference.trees import Layout
 from tests.inference_processes import ask_and_hang, ask_often, double, hold, served
 from tests.leftovers import DEADLINE, descriptors, until
@@ -223,6 +224,20 @@ def test_answers_of_two_policies_that_arrive_together_keep_their_names(served_wo
         server.respond(batch, double(batch.requests), f"policy {batch.ids[0]}", version)
     client.wait(ids)
     assert [result.policy_name for result in client.consume_result(ids)] == ["policy 0", "policy 1"]
+
+
+def test_the_answer_to_an_earlier_request_is_not_taken_for_the_next(served_world: World) -> None:
+    """Of two requests in places that had answers before, one is answered."""
+    server, client = served_world.server(), served_world.client()
+    for turn in range(3):
+        ids = posted(client, [2 * turn, 2 * turn + 1])
+        client.flush()
+        first = arrived(server, 2, max_batch=1)
+        server.respond(first, double(first.requests))
+        client.wait(first.ids.tolist())
+        assert [client.is_ready([number]) for number in ids] == [number in first.ids for number in ids]
+        served(server, 1)
+        assert sums(client, ids) == [6.0 * turn, 6.0 * turn + 3]
 
 
 def test_what_a_client_flushes_is_one_batch(world: World) -> None:
@@ -548,14 +563,25 @@ def test_a_batch_ends_with_its_size_or_with_the_wait_of_its_oldest_request(
         server.poll_requests(max_batch=0)
 
 
-def test_what_was_left_out_of_a_batch_has_waited_since_it_arrived(served_world: World) -> None:
-    """It is not held back for `max_wait` once more: its time has passed while the first batch was collected."""
-    server, client = served_world.server(), served_world.client()
+@pytest.mark.parametrize("kind", ["shared memory", "messages"])
+def test_what_was_left_out_of_a_batch_has_waited_since_it_arrived(kind: str, stack: ExitStack) -> None:
+    """It is not held back for `max_wait` once more: that time has passed while the first batch was answered."""
+    clock, wire = Clock(), Wire()
+    server: InferenceServer
+    if kind == "messages":
+        server = MessageServer("wired", wire, clock=clock)
+        client: InferenceClient = wired(wire, "peer")[0]
+    else:
+        world = World("shared_memory", stack)
+        server = SharedMemoryServer(world.stream.name, address_of(world.stream.name, 0), capacity=8, clock=clock)
+        stack.enter_context(server)
+        client = world.client()
     posted(client, [1, 2, 3])
     client.flush()
-    arrived(server, 3, max_batch=2)
-    assert not until(lambda: False, 0.02)
-    assert len(server.poll_requests(timeout=0.0, max_batch=2, max_wait=0.01)) == 1
+    assert len(server.poll_requests(max_batch=2, max_wait=5.0)) == 2
+    clock.now += 6.0
+    clock.n_left = 10  # a server that waited would look at it for ever
+    assert len(server.poll_requests(max_batch=2, max_wait=5.0)) == 1
 
 
 def test_a_full_batch_is_returned_at_once_and_the_rest_next(served_world: World) -> None:
@@ -621,8 +647,11 @@ class Clock:
 
     def __init__(self) -> None:
         self.now = 100.0
+        self.n_left = 10**9
 
     def __call__(self) -> float:
+        self.n_left -= 1
+        assert self.n_left >= 0
         return self.now
 
 
@@ -714,7 +743,7 @@ def test_lost_requests_are_sent_again_and_run_once() -> None:
     client.flush()
     clock.now += 1.5
     client.poll_responses()
-    clock.now += 0.5
+    clock.now += 1.5
     client.poll_responses()  # each time twice as long
     assert client.counts.resent == 2
     batch = server.poll_requests()
@@ -844,6 +873,20 @@ def test_a_killed_client_leaves_its_slots_to_others(stack: ExitStack) -> None:
     assert (server.counts.lost, client.poll_responses()) == (2, 0)
     served(server, 3)
     assert sums(client, ids) == [3, 6, 9]
+
+
+def test_requests_of_a_client_that_has_left_are_dropped(stack: ExitStack) -> None:
+    world = World("shared_memory", stack)
+    server = world.server(capacity=3)
+    with world.client() as client:
+        posted(client, [1, 2, 3])
+        client.flush()
+    other = world.client()
+    posted(other, [4, 5])
+    assert until(lambda: _flushed(other))  # in two slots of the first client
+    batch = arrived(server, 2)
+    assert {*batch.clients} == {other.client_id}
+    assert len(server.poll_requests()) == 0
 
 
 def _flushed(client: InferenceClient) -> bool:
@@ -1097,6 +1140,33 @@ def test_a_client_finds_a_server_under_another_address(stack: ExitStack) -> None
     first.close()
     with in_thread(lambda: served(second, 1)):
         assert sums(client, ids) == [6]
+
+
+def test_the_address_of_a_server_that_has_died_is_passed_over(stack: ExitStack) -> None:
+    """The repository still has it: it expires later."""
+    world = World("name", stack)
+    assert isinstance(world.stream.names, FakeNames)
+    world.stream.names.values[f"inference_stream/{world.stream.name}/000"] = "tcp://127.0.0.1:9"
+    server, client = world.server(), world.client()
+    ids = posted(client, [1])
+    client.flush()
+    served(server, 1)
+    assert sums(client, ids) == [3]
+
+
+def test_answers_to_a_client_that_has_disconnected_are_counted(stack: ExitStack) -> None:
+    world = World("ip", stack)
+    server, client = world.server(), world.client()
+    posted(client, [1, 2])
+    client.flush()
+    batch = arrived(server, 2)
+    client.close()
+
+    def noticed() -> bool:
+        server.respond(batch, double(batch.requests))
+        return server.counts.lost == 2
+
+    assert until(noticed)
 
 
 def test_a_name_alone_stands_for_a_stream_that_is_found_by_name(stack: ExitStack) -> None:

@@ -61,4 +61,4 @@ def main(policy_address: str, learner_address: str, n_samples: int = 4) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:3], *map(int, sys.argv[3:]))
+    main(sys.argv[1], sys.argv[2], *map(int, sys.argv[3:]))

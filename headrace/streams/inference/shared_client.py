@@ -89,6 +89,7 @@ class _Connection:
         table = self._table
         self._asked, self._answered = table.asked.data, table.answered.data
         self._agents, self._ids = table.agents.data, table.ids.data
+        self._policy_cells = table.policies.reshape(-1).data
         self._policies: dict[int, str] = {}
         self._requests: Leaves | None = None
         self._results: Leaves | None = None
@@ -156,11 +157,11 @@ class _Connection:
             return []
         if WEAKLY_ORDERED:
             fence(self._fence)
-        answered, policies = self._answered, self._table.policies
-        found: dict[tuple[int, ...], list[int]] = {}
+        answered, policies = self._answered, self._policy_cells
+        found: dict[tuple[int, int], list[int]] = {}
         for number, (slot, asked) in self._in_slot.items():
             if answered[slot] == asked:
-                found.setdefault(tuple(policies[slot].tolist()), []).append(number)
+                found.setdefault((policies[2 * slot], policies[2 * slot + 1]), []).append(number)
         if self._results is None and found:
             answer, fds = self.ask("results", {}, self._clock() + _ANSWER)
             arena, self._results = shared(partial(build_rows, declare(answer["layout"]).row, self._capacity), fds[0])
