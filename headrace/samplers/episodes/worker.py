@@ -20,6 +20,7 @@ from headrace.samplers.episodes.collector import EpisodeCollector
 from headrace.samplers.episodes.cutting import Counts
 from headrace.samplers.episodes.environments import WorkerEnvs
 from headrace.samplers.episodes.steps import EnvSpec
+from headrace.samplers.episodes.updates import require_one_each
 from headrace.types import EnvSpaces
 
 __all__ = ["DefaultWorker", "FragmentWorker", "VecWorker", "Worker", "runs_rows"]
@@ -211,12 +212,8 @@ class DefaultWorker(Worker):
     def update_env(self, env_update: Any) -> None:
         if env_update is None:
             return
+        require_one_each(env_update, self.n_envs, self.worker_number)
         if isinstance(env_update, list):
-            if len(env_update) != self.n_envs:
-                raise ValueError(
-                    f"worker {self.worker_number} got a list of {len(env_update)} environments or updates, but it has "
-                    f"{self.n_envs}; give one for each, or one for all"
-                )
             updates = env_update
         else:
             # Environments and updates may hold state, so each environment gets its own.
