@@ -702,14 +702,10 @@ def test_a_failing_update(sampler_cls: Any) -> None:
 @pytest.mark.parametrize("exact", [False, True], ids=["samples", "exact"])
 @pytest.mark.parametrize("envs", [Kills, [Kills, Lengths]], ids=["all", "one"])
 def test_killed_workers(envs: Any, exact: bool) -> None:
-    with (
-        MultiprocessingSampler(CategoricalPgAgent(), envs, max_episode_length=50, n_workers=2, seed=0) as sampler,
-        pytest.raises(WorkerCrashed, match="SIGKILL"),
-    ):
-        if exact:
-            sampler.obtain_exact_episodes(1000)
-        else:
-            sampler.obtain_samples(0, 10_000)
+    with MultiprocessingSampler(CategoricalPgAgent(), envs, max_episode_length=50, n_workers=2, seed=0) as sampler:
+        call = partial(sampler.obtain_exact_episodes, 1000) if exact else partial(sampler.obtain_samples, 0, 10_000)
+        with pytest.raises(WorkerCrashed, match="SIGKILL"):
+            call()
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""garage's own sampler of whole episodes beside headrace's: the same CartPole, the same policy, in turn, in one process.
+"""garage's samplers of whole episodes beside headrace's: the same CartPole, the same policy, in turn, in one process.
 
     python -m pip install --no-deps --target ~/garage garage==2021.3.0
     python benchmarks/peers/garage_episodes.py --garage ~/garage
@@ -39,7 +39,7 @@ from headrace.insight.turns import ratio_of, take_turns, timed_turn
 from headrace.samplers import DefaultWorker, LocalSampler, VecWorker
 
 #: What garage's files import, and its samplers do not use.
-UNUSED = ("akro", "dowel", "gym", "ray", "setproctitle")
+UNUSED = ("akro", "dowel", "gym", "ray", "scipy", "setproctitle", "tensorflow")
 LIMIT = 500  # steps of an episode
 WORKERS = ("VecWorker", "DefaultWorker")
 
