@@ -637,12 +637,16 @@ def test_a_sampler_leaves_the_global_generators_alone() -> None:
         np.testing.assert_array_equal(one, other)
 
 
-class TwoEpisodes(DefaultWorker):
-    """A rollout of two episodes, for memory over several of them."""
+class Trials(DefaultWorker):
+    """A rollout of several episodes, for memory over several of them."""
+
+    def __init__(self, *, seed: int, max_episode_length: int | None, worker_number: int, n_episodes: int) -> None:
+        super().__init__(seed=seed, max_episode_length=max_episode_length, worker_number=worker_number)
+        self._n_episodes = n_episodes
 
     def rollout(self) -> EpisodeBatch:
         parts = []
-        for _ in range(2):
+        for _ in range(self._n_episodes):
             self.start_episode()
             while not self.step_episode():
                 pass
@@ -667,10 +671,10 @@ class OldNames(DefaultWorker):
 
 @each_sampler
 def test_workers_of_ones_own(sampler_cls: Any) -> None:
-    with grid(sampler_cls, worker_class=TwoEpisodes) as sampler:
+    with grid(sampler_cls, worker_class=Trials, worker_args={"n_episodes": 5}) as sampler:
         episodes = sampler.obtain_exact_episodes(3)
-        assert len(episodes) == 12
-        assert episodes.numbers.tolist() == [*range(6)] * 2
+        assert len(episodes) == 30
+        assert episodes.numbers.tolist() == [*range(15)] * 2
         assert len(sampler.obtain_samples(0, 100).rewards) >= 100
     with grid(sampler_cls, worker_class=OldNames) as sampler:
         episodes = sampler.obtain_exact_episodes(3)
