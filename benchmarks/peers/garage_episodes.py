@@ -10,8 +10,8 @@ import besides, and that are missing, are replaced by empty ones.
 `garage` is its `LocalSampler` with one `VecWorker` of 8 environments, or one `DefaultWorker`, on an environment with
 garage's interface that calls Gymnasium's. `the same policy` is headrace's `LocalSampler` with the same worker and the
 same policy object, an MLP 64-64 in torch; `its own agent` has headrace's `CategoricalPgAgent`, whose network is as
-large and which records values and log-probs besides. Printed: the median CPU time per step that is returned, and how
-many times as much garage takes, with a bootstrap interval of 95 %.
+large and which records values and log-probs besides. Printed: the median CPU time per step that is returned, how
+many times as much garage takes, with a bootstrap interval of 95 %, and the mean length of the episodes of the three.
 """
 
 from __future__ import annotations
@@ -165,13 +165,18 @@ def main() -> None:
     garage = importlib.import_module("garage")
     torch.set_num_threads(1)
 
-    def collecting(sampler: Any) -> Callable[[], int]:
-        return lambda: int(sampler.obtain_samples(0, args.steps, None).lengths.sum())
+    def collecting(sampler: Any, found: list[float]) -> Callable[[], int]:
+        def collect() -> int:
+            lengths = sampler.obtain_samples(0, args.steps, None).lengths
+            found.append(float(lengths.mean()))
+            return int(lengths.sum())
+
+        return collect
 
     (release,) = [one.version for one in distributions(path=[str(folder)]) if one.name == "garage"]
     print(f"garage {release}, torch {version('torch')}, numpy {version('numpy')}, gymnasium {version('gymnasium')}\n")
-    print("| | garage, µs | the same policy, µs | garage / it | its own agent, µs | garage / it |")
-    print("|---|---|---|---|---|---|")
+    print("| | garage, µs | the same policy, µs | garage / it | its own agent, µs | garage / it | episode length |")
+    print("|---|---|---|---|---|---|---|")
     for worker in WORKERS:
         for world in ("plain", "make"):
             policy = MlpPolicy()
@@ -180,16 +185,21 @@ def main() -> None:
                 "policy": own_sampler(worker, WORLDS[world], policy),
                 "agent": own_sampler(worker, WORLDS[world], CategoricalPgAgent()),
             }
+            lengths: dict[str, list[float]] = {name: [] for name in samplers}
             turns = take_turns(
-                {name: partial(timed_turn, collecting(one), args.seconds) for name, one in samplers.items()},
+                {
+                    name: partial(timed_turn, collecting(sampler, lengths[name]), args.seconds)
+                    for name, sampler in samplers.items()
+                },
                 args.rounds,
             )
             us = {name: [turn.cpu_us for turn in own] for name, own in turns.items()}
             middle = {name: f"{statistics.median(own):.1f}" for name, own in us.items()}
             ratios = {name: ratio_of(us["garage"], us[name]) for name in ("policy", "agent")}
+            steps = ", ".join(f"{statistics.mean(own):.0f}" for own in lengths.values())
             print(
                 f"| {worker}, {world} | {middle['garage']} | {middle['policy']} | {ratios['policy']} | "
-                f"{middle['agent']} | {ratios['agent']} |",
+                f"{middle['agent']} | {ratios['agent']} | {steps} |",
                 flush=True,
             )
             for sampler in samplers.values():
