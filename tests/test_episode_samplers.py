@@ -616,6 +616,9 @@ def test_worker_factories() -> None:
         one = sampler.obtain_samples(0, 100)
     with LocalSampler.from_worker_factory(factory, ScriptedPolicy(), GridWorld) as sampler:
         require_equal(one, sampler.obtain_samples(0, 100))
+    recorded: dict[str, Any] = {"goal": (np.int64, ())}  # what the sampler adds to the arguments of the factory
+    with LocalSampler(ScriptedPolicy(), GridWorld, worker_factory=factory, env_info_keys=recorded) as sampler:
+        assert set(sampler.obtain_samples(0, 100).env_infos["goal"].tolist()) == {15}
     with pytest.raises(TypeError, match="n_workers and worker_factory were given"):
         LocalSampler(ScriptedPolicy(), GridWorld, n_workers=2, worker_factory=factory)
 
