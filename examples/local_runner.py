@@ -1,4 +1,4 @@
-"""VPG on whole episodes from any of three samplers: `python local_runner.py [local|processes|ray] [seed] [epochs]`."""
+"""VPG or PPO on whole episodes: `python local_runner.py [local|processes|ray] [seed] [epochs] [vpg|ppo]`."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import torch
 from typing_extensions import override
 
 from headrace.agents.pg import CategoricalPgAgent
-from headrace.algos.pg import VPG
+from headrace.algos.pg import PPO, VPG
 from headrace.runners import EpisodeAlgo, LocalRunner
 from headrace.runners.logging import Logger
 from headrace.samplers import LocalSampler, MultiprocessingSampler, RaySampler, SerialSampler, VecWorker
 from headrace.samplers.episodes import EpisodeBatch
 
 SAMPLERS: dict[str, Any] = {"local": LocalSampler, "processes": MultiprocessingSampler, "ray": RaySampler}
+ALGOS: dict[str, Any] = {"vpg": VPG, "ppo": PPO}
 
 
 class Runner(LocalRunner):
@@ -33,12 +34,12 @@ class Runner(LocalRunner):
         return episodes
 
 
-def main(sampler: str = "local", seed: str = "0", n_epochs: str = "75") -> None:
+def main(sampler: str = "local", seed: str = "0", n_epochs: str = "75", algo: str = "vpg") -> None:
     torch.set_num_threads(1)  # with a model this small, more threads only wait for each other
     agent = CategoricalPgAgent(model_kwargs={"separate_value": True})
     runner = Runner(seed=int(seed), logger=Logger())
     runner.setup(
-        EpisodeAlgo(VPG(), agent),
+        EpisodeAlgo(ALGOS[algo](), agent),
         "CartPole-v1",
         sampler_cls=SAMPLERS[sampler],
         sampler_args={"deterministic": True},

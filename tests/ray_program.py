@@ -9,7 +9,8 @@ from typing import Any
 from headrace.agents.pg import CategoricalPgAgent
 from headrace.errors import SamplerError, WorkerCrashed
 from headrace.processes.ray_session import RayActors, RayCluster
-from headrace.samplers import RayBatchSampler
+from headrace.samplers import RayBatchSampler, RaySampler
+from tests.episode_worlds import Lengths
 from tests.faulty import SEED, FaultyEnv
 from tests.ray_here import SMALL
 from tests.walk import Walk
@@ -88,7 +89,25 @@ class Said(logging.Handler):
         self.texts.append(record.getMessage())
 
 
-def node_dies(max_restarts: str) -> None:
+def on_two_machines(kind: str, address: str, actors: RayActors) -> tuple[Any, Any]:
+    """Returns a sampler of batches or of episodes with two workers, and what it returns in one call, of both."""
+    cluster = RayCluster(address=address)
+    if kind == "batches":
+        sampler = sampler_of(cluster=cluster, actors=actors, batch_B=4, n_workers=2)
+        sampler.initialize(CategoricalPgAgent(), seed=0)
+        return sampler, lambda itr: tuple(sampler.obtain_samples(itr)[0].env.reward.shape)
+    episodes = RaySampler(
+        CategoricalPgAgent(), Lengths, max_episode_length=50, n_workers=2, seed=0, cluster=cluster, actors=actors
+    )
+
+    def collect(itr: int) -> Any:
+        episodes.obtain_samples(itr, 50)
+        return episodes.obtain_exact_episodes(2).env_ids.tolist()
+
+    return episodes, collect
+
+
+def node_dies(kind: str, max_restarts: str) -> None:
     """A cluster of two machines, one of which dies: with restarts, its workers move to the other."""
     said = Said()
     logging.getLogger("headrace").addHandler(said)
@@ -98,15 +117,15 @@ def node_dies(max_restarts: str) -> None:
     other = cluster.add_node(num_cpus=2, object_store_memory=SMALL.object_store_memory)
     try:
         actors = RayActors(placement="SPREAD", max_restarts=int(max_restarts))
-        sampler = sampler_of(cluster=RayCluster(address=cluster.address), actors=actors, batch_B=4, n_workers=2)
-        with sampler.initialize(CategoricalPgAgent(), seed=0):
-            works(sampler)
+        sampler, collect = on_two_machines(kind, cluster.address, actors)
+        with sampler:
+            say(collect(0))
             cluster.remove_node(other, allow_graceful=False)
             itr, deadline = 1, time.monotonic() + 60  # an actor outlives its machine's raylet by a moment
             while not said.texts and time.monotonic() < deadline:
-                sampler.obtain_samples(itr)
+                collect(itr)
                 itr += 1
-            works(sampler, itr)
+            say(collect(itr))
     except WorkerCrashed as failure:
         say(failure.message)
     finally:

@@ -26,6 +26,7 @@ from headrace.samplers import (
     NewEnvUpdate,
     SetTaskUpdate,
     VecWorker,
+    Worker,
     WorkerFactory,
 )
 from headrace.samplers.episodes import EpisodeBatch, StepType
@@ -146,10 +147,11 @@ def test_scripted_episodes(sampler_cls: Any) -> None:
 # ---- which episodes ----
 
 
+@each_sampler
 @pytest.mark.parametrize("worker_class", [DefaultWorker, VecWorker], ids=lambda cls: cls.__name__)
-def test_exact_episodes_are_in_worker_order(worker_class: Any) -> None:
+def test_exact_episodes_are_in_worker_order(worker_class: Any, sampler_cls: Any) -> None:
     policies = [ScriptedPolicy([worker % 4] * 16) for worker in range(4)]
-    with LocalSampler(
+    with sampler_cls(
         policies, GridWorld, max_episode_length=5, n_workers=4, worker_class=worker_class, seed=0
     ) as sampler:
         episodes = sampler.obtain_exact_episodes(3)
@@ -443,8 +445,36 @@ def test_fragments_join_to_whole_episodes(timesteps: int) -> None:
         assert (types[:-1] < StepType.TERMINAL).all()
         for before, after in pairwise(pieces):
             np.testing.assert_array_equal(before.last_observations[0], after.observations[0])
-        n_whole += types[-1] == StepType.TERMINAL
+        assert all(piece.episode_infos == [{"number": piece.numbers[0]}] for piece in pieces)
+        if types[-1] == StepType.TERMINAL:
+            n_whole += 1
+            assert pieces[-1].last_observations[0, 0] == len(steps)
     assert n_whole >= len(joined) - n_envs
+
+
+@each_sampler
+def test_fragments_go_on_until_the_environments_are_updated(sampler_cls: Any) -> None:
+    def long() -> Lengths:
+        return Lengths(long_every=1, long=1000)
+
+    with sampler_cls(
+        CategoricalPgAgent(),
+        long,
+        max_episode_length=1000,
+        n_workers=2,
+        worker_class=FragmentWorker,
+        worker_args={"n_envs": 2, "timesteps_per_call": 5},
+        seed=0,
+    ) as sampler:
+        parts = [sampler.obtain_samples(0, 160), sampler.obtain_samples(1, 160)]
+        after = sampler.obtain_samples(2, 160, env_update=NewEnvUpdate(long))
+    assert all(part.lengths.tolist() == [5] * 32 for part in (*parts, after))
+    for found, first in ((EpisodeBatch.concatenate(*parts), 0), (after, 1)):
+        for env_id in range(4):
+            own = found.take(found.env_ids == env_id)
+            np.testing.assert_array_equal(own.observations[:, 0], np.arange(len(own.rewards)))
+            assert own.step_types.tolist() == [StepType.FIRST, *[StepType.MID] * (len(own.rewards) - 1)]
+            assert set(own.numbers.tolist()) == {first}
 
 
 # ---- updates ----
@@ -467,6 +497,25 @@ def test_environment_updates(sampler_cls: Any) -> None:
         for part in (after, again, same)
     ]
     assert goals == [{0: 2, 1: 6}, {0: 6, 1: 2}, {0: 6, 1: 2}]
+
+
+@each_sampler
+def test_updates_of_each_environment_of_a_worker(sampler_cls: Any) -> None:
+    def tasks(*goals: int) -> list[SetTaskUpdate]:
+        return [SetTaskUpdate(GridWorld, {"goal": goal}) for goal in goals]
+
+    arguments: dict[str, Any] = {"worker_class": VecWorker, "worker_args": {"n_envs": 2}}
+    with grid(sampler_cls, **arguments) as sampler:
+        sampler.obtain_samples(0, 60)
+        parts = [sampler.obtain_samples(1, 60, env_update=[tasks(2, 6), tasks(10, 2)])]
+        with pytest.raises(ValueError, match=r"worker 1 got a list of 3 environments or updates, but it has 2"):
+            sampler.obtain_samples(2, 60, env_update=[None, tasks(2, 6, 10)])
+        parts.append(sampler.obtain_samples(3, 60, env_update=[tasks(6, 6), None]))
+    found = [dict(zip(part.env_ids.tolist(), part.episode_infos, strict=True)) for part in parts]
+    goals = [[own[env_id]["goal"] for env_id in range(4)] for own in found]
+    assert goals == [[2, 6, 10, 2], [6, 6, 10, 2]]
+    with pytest.raises((ValueError, EnvFailed), match="got a list of 1 environments"):
+        sampler_cls(ScriptedPolicy(), [[GridWorld], GridWorld], max_episode_length=16, n_workers=2, **arguments)
 
 
 @each_sampler
@@ -545,6 +594,20 @@ def test_pickling(sampler_cls: Any) -> None:
         sampler.obtain_samples(0, 1)
 
 
+@each_sampler
+def test_the_names_of_a_life(sampler_cls: Any) -> None:
+    sampler = grid(sampler_cls)
+    sampler.start_worker()
+    sampler.start_worker()
+    first = sampler.obtain_exact_trajectories(2)
+    assert first.env_ids.tolist() == [0, 0, 1, 1]
+    assert sampler.total_env_steps == len(first.rewards) == 24
+    sampler.shutdown_worker()
+    sampler.shutdown()
+    with pytest.raises(SamplerClosed):
+        sampler.obtain_exact_episodes(1)
+
+
 def test_worker_factories() -> None:
     factory = WorkerFactory(max_episode_length=16, seed=3, n_workers=2, worker_class=VecWorker)
     assert WorkerFactory().n_workers == usable_cores()
@@ -553,12 +616,16 @@ def test_worker_factories() -> None:
         one = sampler.obtain_samples(0, 100)
     with LocalSampler.from_worker_factory(factory, ScriptedPolicy(), GridWorld) as sampler:
         require_equal(one, sampler.obtain_samples(0, 100))
+    recorded: dict[str, Any] = {"goal": (np.int64, ())}  # what the sampler adds to the arguments of the factory
+    with LocalSampler(ScriptedPolicy(), GridWorld, worker_factory=factory, env_info_keys=recorded) as sampler:
+        assert set(sampler.obtain_samples(0, 100).env_infos["goal"].tolist()) == {15}
     with pytest.raises(TypeError, match="n_workers and worker_factory were given"):
         LocalSampler(ScriptedPolicy(), GridWorld, n_workers=2, worker_factory=factory)
 
 
-def test_workers_without_a_seed_draw_different_numbers() -> None:
-    with MultiprocessingSampler(CategoricalPgAgent(), "CartPole-v1", n_workers=2) as sampler:
+@each_sampler
+def test_workers_without_a_seed_draw_different_numbers(sampler_cls: Any) -> None:
+    with sampler_cls(CategoricalPgAgent(), "CartPole-v1", n_workers=2) as sampler:
         episodes = sampler.obtain_exact_episodes(1)
         one, other = episodes.split()
         assert not np.array_equal(one.observations[0], other.observations[0])
@@ -573,12 +640,16 @@ def test_a_sampler_leaves_the_global_generators_alone() -> None:
         np.testing.assert_array_equal(one, other)
 
 
-class TwoEpisodes(DefaultWorker):
-    """A rollout of two episodes, for memory over several of them."""
+class Trials(DefaultWorker):
+    """A rollout of several episodes, for memory over several of them."""
+
+    def __init__(self, *, seed: int, max_episode_length: int | None, worker_number: int, n_episodes: int) -> None:
+        super().__init__(seed=seed, max_episode_length=max_episode_length, worker_number=worker_number)
+        self._n_episodes = n_episodes
 
     def rollout(self) -> EpisodeBatch:
         parts = []
-        for _ in range(2):
+        for _ in range(self._n_episodes):
             self.start_episode()
             while not self.step_episode():
                 pass
@@ -603,10 +674,10 @@ class OldNames(DefaultWorker):
 
 @each_sampler
 def test_workers_of_ones_own(sampler_cls: Any) -> None:
-    with grid(sampler_cls, worker_class=TwoEpisodes) as sampler:
+    with grid(sampler_cls, worker_class=Trials, worker_args={"n_episodes": 5}) as sampler:
         episodes = sampler.obtain_exact_episodes(3)
-        assert len(episodes) == 12
-        assert episodes.numbers.tolist() == [*range(6)] * 2
+        assert len(episodes) == 30
+        assert episodes.numbers.tolist() == [*range(15)] * 2
         assert len(sampler.obtain_samples(0, 100).rewards) >= 100
     with grid(sampler_cls, worker_class=OldNames) as sampler:
         episodes = sampler.obtain_exact_episodes(3)
@@ -635,12 +706,13 @@ def test_a_failing_update(sampler_cls: Any) -> None:
             sampler.obtain_samples(1, 100)
 
 
-def test_all_workers_killed() -> None:
-    with (
-        MultiprocessingSampler(CategoricalPgAgent(), Kills, max_episode_length=50, n_workers=2, seed=0) as sampler,
-        pytest.raises(WorkerCrashed, match="SIGKILL"),
-    ):
-        sampler.obtain_samples(0, 1000)
+@pytest.mark.parametrize("exact", [False, True], ids=["samples", "exact"])
+@pytest.mark.parametrize("envs", [Kills, [Kills, Lengths]], ids=["all", "one"])
+def test_killed_workers(envs: Any, exact: bool) -> None:
+    with MultiprocessingSampler(CategoricalPgAgent(), envs, max_episode_length=50, n_workers=2, seed=0) as sampler:
+        call = partial(sampler.obtain_exact_episodes, 1000) if exact else partial(sampler.obtain_samples, 0, 10_000)
+        with pytest.raises(WorkerCrashed, match="SIGKILL"):
+            call()
 
 
 @pytest.mark.parametrize(
@@ -683,6 +755,29 @@ def test_calls_with_wrong_numbers() -> None:
             sampler.obtain_samples(0, 0)
         with pytest.raises(ValueError, match="n_eps_per_worker must be at least 1, got 0"):
             sampler.obtain_exact_episodes(0)
+
+
+def rolled_out(worker_class: type[Worker], env: Any, agent: Any, **worker_args: Any) -> list[EpisodeBatch]:
+    """Returns two rollouts of a worker without a sampler."""
+    worker = WorkerFactory(
+        max_episode_length=16, seed=0, n_workers=1, worker_class=worker_class, worker_args=worker_args
+    )(0)
+    worker.update_agent(agent)
+    worker.update_env(env)
+    found = [worker.rollout() for _ in range(2)]
+    worker.shutdown()
+    return found
+
+
+def test_rollouts_of_several_environments() -> None:
+    first, second = rolled_out(VecWorker, GridWorld(), ScriptedPolicy(), n_envs=5)
+    for one in (first, second):
+        assert one.env_ids.tolist() == [*range(5)]
+        assert one.actions.tolist() == [*ACTIONS] * 5
+        assert one.last_observations.tolist() == [15] * 5
+    alone = rolled_out(DefaultWorker, Lengths(), CategoricalPgAgent())
+    for one, other in zip(alone, rolled_out(VecWorker, Lengths(), CategoricalPgAgent(), n_envs=1), strict=True):
+        require_equal(one, other)
 
 
 def test_a_worker_alone() -> None:

@@ -4,11 +4,11 @@ import logging
 import os
 import pickle
 import signal
+from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import psutil
 import pytest
@@ -25,10 +25,10 @@ from tests.faulty import BAD_ENV
 from tests.group_targets import greeting_echo, nothing
 from tests.leftovers import DEADLINE, all_gone, until
 from tests.quick import quick_and_slow
-from tests.ray_here import NEEDS_RAY, SMALL, small_ray
+from tests.ray_here import NEEDS_RAY, SMALL, require_no_growth, small_ray
 from tests.test_faults import HANGS, INVALID_RESULTS, RAISES, WORDS, sampler_of, use
 from tests.test_same_batches import assert_equal, reference, run
-from tests.walk import Walk
+from tests.walk import Named, Walk, Wide
 
 pytestmark = [pytest.mark.programs, NEEDS_RAY]
 
@@ -181,7 +181,9 @@ def test_failing_environment_is_the_same_error_as_in_a_worker_process(fault: str
         assert "made no progress for" in error.message
         if fault == "python loop":
             assert "faulty.py" in error.traceback_text
-            assert (where.phase, where.env_id) == (WORDS[phase], 0 if phase == "constructor" else BAD_ENV)
+            # Of two workers that hang in a constructor, either is found first; this is the first environment of one.
+            bad = 0 if phase == "constructor" and where.worker == 0 else BAD_ENV
+            assert (where.phase, where.env_id) == (WORDS[phase], bad)
     else:
         assert type(error) is (EnvContractError if fault in INVALID_RESULTS else EnvFailed)
         with pytest.raises(SamplerError) as other:
@@ -207,17 +209,6 @@ def workers_of(sampler: BaseSampler) -> list[psutil.Process]:
     """Returns the processes of a sampler's workers, in their order."""
     pids = sampler.call_envs("pid")
     return [psutil.Process(pid) for pid in dict.fromkeys(pids)]
-
-
-class Named(Walk):
-    """Knows its process, and may start a program."""
-
-    @property
-    def pid(self) -> int:
-        return os.getpid()
-
-    def start_program(self) -> int:
-        return psutil.Popen(["sleep", "1000"]).pid
 
 
 def test_killed_actor_is_an_error_and_leaves_nothing() -> None:
@@ -368,33 +359,8 @@ def test_interrupted_batch_leaves_nothing(ray: Any, monkeypatch: pytest.MonkeyPa
     assert all_gone(workers)
 
 
-class Wide(Named):
-    """Has observations, and therefore parameters, that are large enough for Ray's object store."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.observation_space = gym.spaces.Box(-np.inf, np.inf, (512,), np.float32)
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
-        return np.resize(super().reset(seed=seed)[0], 512), {}
-
-    def step(self, action: np.int64) -> Any:
-        observation, *rest = super().step(action)
-        return np.resize(observation, 512), *rest
-
-
 @pytest.mark.slow
 def test_five_hundred_batches_take_no_more_memory(ray: Any) -> None:
-    """Ray frees what nobody refers to, so the object store and this process stay as large as they are."""
-    kept: list[Any] = []
+    kept: deque[Any] = deque(maxlen=100)  # as in a runner's logger
     with RayBatchSampler(Wide, batch_T=32, batch_B=16, n_workers=2).initialize(CategoricalPgAgent()) as sampler:
-        free, sizes = [], []
-        for itr in range(500):
-            _, traj_infos = sampler.obtain_samples(itr)
-            kept = [*kept[-100:], *traj_infos]  # as a runner's logger does
-            if itr % 50 == 49:
-                free.append(ray.available_resources()["object_store_memory"])
-                sizes.append(psutil.Process().memory_info().rss)
-                sizes[-1] += sum(worker.memory_info().rss for worker in workers_of(sampler))
-    assert max(free[2:]) - min(free[2:]) < 4 * 2**20  # less than ten batches
-    assert max(sizes[4:]) - sizes[3] < 16 * 2**20
+        require_no_growth(ray, lambda itr: kept.extend(sampler.obtain_samples(itr)[1]), workers_of(sampler))

@@ -4,6 +4,7 @@ import logging
 import os
 import pickle
 import signal
+from collections import deque
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import cloudpickle
 import numpy as np
+import psutil
 import pytest
 
 from headrace.agents.pg import CategoricalPgAgent
@@ -24,8 +26,9 @@ from headrace.samplers import DefaultWorker, FragmentWorker, LocalSampler, RaySa
 from tests.episode_worlds import Fails, Lengths
 from tests.grid_world import GridWorld, ScriptedPolicy
 from tests.leftovers import until
-from tests.ray_here import NEEDS_RAY, SMALL, small_ray
+from tests.ray_here import NEEDS_RAY, SMALL, require_no_growth, small_ray
 from tests.test_episode_samplers import require_consistent, require_equal
+from tests.walk import Wide
 
 pytestmark = [pytest.mark.programs, NEEDS_RAY]
 
@@ -170,3 +173,13 @@ def test_failures_have_the_same_words() -> None:
         RaySampler(Fails(), GridWorld, max_episode_length=16, n_workers=1, seed=0).obtain_samples(0, 1)
     with pytest.raises(TypeError, match="cluster must be a RayCluster"):
         RaySampler(ScriptedPolicy(), GridWorld, max_episode_length=16, cluster="auto")  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+def test_five_hundred_calls_take_no_more_memory(ray: Any) -> None:
+    kept: deque[Any] = deque(maxlen=100)  # as in a runner's logger
+    with RaySampler(
+        CategoricalPgAgent(), Wide, max_episode_length=50, n_workers=2, worker_class=VecWorker, seed=0
+    ) as sampler:
+        workers = [psutil.Process(info["pid"]) for info in sampler.obtain_exact_episodes(1).episode_infos]
+        require_no_growth(ray, lambda itr: kept.extend(sampler.obtain_samples(itr, 512).last_infos), workers)

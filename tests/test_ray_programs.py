@@ -67,18 +67,24 @@ def test_end_of_the_program_ends_its_ray(end: str) -> None:
         assert all_gone(family)
 
 
+#: What a sampler with two workers returns: the shape of a batch, the environments of its episodes.
+each_kind = pytest.mark.parametrize(("kind", "result"), [("batches", "(8, 4)"), ("episodes", "[0, 0, 1, 1]")])
+
+
 @pytest.mark.slow
-def test_worker_of_a_machine_that_dies_is_an_error() -> None:
-    lines = run("node_dies", "0")
-    assert lines[0] == "(8, 4)"
+@each_kind
+def test_worker_of_a_machine_that_dies_is_an_error(kind: str, result: str) -> None:
+    lines = run("node_dies", kind, "0")
+    assert lines[0] == result
     (message,) = [line for line in lines if line.startswith("worker ")]
     assert "its machine left the cluster" in message or "Ray lost the connection to it" in message
     assert lines[-2:] == ["[]", "False"]  # the sampler joined the cluster, and left it
 
 
 @pytest.mark.slow
-def test_restarted_worker_moves_to_a_machine_that_lives() -> None:
-    lines = run("node_dies", "1")
-    assert [line for line in lines if line.startswith("(8")] == ["(8, 4)"] * 2
+@each_kind
+def test_restarted_worker_moves_to_a_machine_that_lives(kind: str, result: str) -> None:
+    lines = run("node_dies", kind, "1")
+    assert [line for line in lines if line.startswith(result[:2])] == [result] * 2
     assert lines[-2].count("it is started again") == 1
     assert lines[-1] == "False"

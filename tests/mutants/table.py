@@ -609,6 +609,12 @@ MUTANTS = [
         "tests/test_episode_samplers.py",
     ),
     Mutant(
+        "headrace/samplers/episodes/base.py",
+        "require_one_each(own, len(self._pool.spaces[number]), number)",
+        "pass",
+        "tests/test_episode_samplers.py",
+    ),
+    Mutant(
         "headrace/samplers/episodes/collector.py",
         "part = self._cutter.fragments(self._current)",
         "part = None",

@@ -28,7 +28,7 @@ from headrace.samplers.episodes.options import EpisodeOptions
 from headrace.samplers.episodes.pace import Pace
 from headrace.samplers.episodes.pools import Make, Pool
 from headrace.samplers.episodes.started import Discarded, StartedEpisodes
-from headrace.samplers.episodes.updates import per_worker
+from headrace.samplers.episodes.updates import per_worker, require_one_each
 from headrace.samplers.validate import checked_arguments
 
 __all__ = ["EpisodeSampler", "Sampler"]
@@ -306,7 +306,10 @@ class EpisodeSampler(ABC):
         agents = None if agent_update is None else per_worker(agent_update, n, "agent_update")
         if agents is not None and not any(map(_are_parameters, agents)):
             agents = [as_agent(one) for one in agents]
-        return agents, None if env_update is None else per_worker(env_update, n, "env_update")
+        envs = None if env_update is None else per_worker(env_update, n, "env_update")
+        for number, own in enumerate(envs or ()):
+            require_one_each(own, len(self._pool.spaces[number]), number)
+        return agents, envs
 
     def _update(self, itr: int, agent_updates: list[Any] | None, env_updates: list[Any] | None) -> None:
         """Begins a call: sends parameters and updates of environments to the workers."""

@@ -12,7 +12,16 @@ from headrace.envs.factory import EnvFactory
 from headrace.envs.legacy_gym import LegacyGym, is_legacy
 from headrace.envs.spaces import described
 
-__all__ = ["EnvUpdate", "ExistingEnvUpdate", "NewEnvUpdate", "SetTaskUpdate", "TaskEnv", "per_worker", "updated"]
+__all__ = [
+    "EnvUpdate",
+    "ExistingEnvUpdate",
+    "NewEnvUpdate",
+    "SetTaskUpdate",
+    "TaskEnv",
+    "per_worker",
+    "require_one_each",
+    "updated",
+]
 
 _log = logging.getLogger("headrace.samplers")
 
@@ -220,6 +229,21 @@ def per_worker(value: Any, n_workers: int, what: str) -> list[Any]:
             "anything else goes to every worker"
         )
     return list(value)
+
+
+def require_one_each(update: Any, n_envs: int, worker_number: int) -> None:
+    """Raises ValueError if `update` is a list for the environments of a worker that does not have as many.
+
+    Args:
+        update: an update for all environments of the worker, or a list of one for each.
+        n_envs: number of environments of the worker.
+        worker_number: number of the worker.
+    """
+    if isinstance(update, list) and len(update) != n_envs:
+        raise ValueError(
+            f"worker {worker_number} got a list of {len(update)} environments or updates, but it has {n_envs}; give "
+            "one for each, or one for all"
+        )
 
 
 def _environment(value: Any) -> _Env | None:

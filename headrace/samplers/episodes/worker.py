@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import gymnasium
@@ -20,6 +21,7 @@ from headrace.samplers.episodes.collector import EpisodeCollector
 from headrace.samplers.episodes.cutting import Counts
 from headrace.samplers.episodes.environments import WorkerEnvs
 from headrace.samplers.episodes.steps import EnvSpec
+from headrace.samplers.episodes.updates import require_one_each
 from headrace.types import EnvSpaces
 
 __all__ = ["DefaultWorker", "FragmentWorker", "VecWorker", "Worker", "runs_rows"]
@@ -28,6 +30,7 @@ __all__ = ["DefaultWorker", "FragmentWorker", "VecWorker", "Worker", "runs_rows"
 _HOOKS = ("rollout", "start_episode", "step_episode", "collect_episode")
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class Worker(ABC):
     """Runs episodes with an agent in its own environments. A sampler has several; each is made by a `WorkerFactory`.
 
@@ -47,20 +50,17 @@ class Worker(ABC):
         worker_number: number of this worker, from 0.
     """
 
-    #: Where this process records what it is doing, set by samplers.
-    status: Status
+    seed: int
+    max_episode_length: int | None
+    worker_number: int
     #: Number of environments.
-    n_envs: int = 1
+    n_envs: int = field(default=1, init=False)
+    #: Where this process records what it is doing, set by samplers.
+    status: Status = field(default_factory=Status, init=False)
     #: How many times the worker was started again after it died, set by samplers.
-    restarts: int = 0
+    restarts: int = field(default=0, init=False)
     #: Version of the agent's parameters, set by samplers, recorded with every step.
-    version: int = 0
-
-    def __init__(self, *, seed: int, max_episode_length: int | None, worker_number: int) -> None:
-        self.seed = seed
-        self.max_episode_length = max_episode_length
-        self.worker_number = worker_number
-        self.status = Status()
+    version: int = field(default=0, init=False)
 
     def __init_subclass__(cls) -> None:
         """Lets subclasses define the hooks under their names of July 2020 (`start_rollout`, …)."""
@@ -121,6 +121,7 @@ class Worker(ABC):
         raise TypeError(f"a {type(self).__name__} cannot be pickled; pickle its WorkerFactory and make it again")
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class DefaultWorker(Worker):
     """Runs episodes in one environment.
 
@@ -133,18 +134,10 @@ class DefaultWorker(Worker):
         env_info_keys: `{name: (dtype, shape)}`, the fields of info that are recorded in `env_infos`.
     """
 
-    def __init__(
-        self,
-        *,
-        seed: int,
-        max_episode_length: int | None,
-        worker_number: int,
-        deterministic: bool = False,
-        env_info_keys: EnvInfoKeys | None = None,
-    ) -> None:
-        super().__init__(seed=seed, max_episode_length=max_episode_length, worker_number=worker_number)
-        self._deterministic = deterministic
-        self._env_info_keys = dict(env_info_keys or {})
+    deterministic: bool = False
+    env_info_keys: EnvInfoKeys = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
         self._agent: Agent | None = None
         self._envs: WorkerEnvs | None = None
         self._collector: EpisodeCollector | None = None
@@ -211,22 +204,16 @@ class DefaultWorker(Worker):
     def update_env(self, env_update: Any) -> None:
         if env_update is None:
             return
-        if isinstance(env_update, list):
-            if len(env_update) != self.n_envs:
-                raise ValueError(
-                    f"worker {self.worker_number} got a list of {len(env_update)} environments or updates, but it has "
-                    f"{self.n_envs}; give one for each, or one for all"
-                )
-            updates = env_update
-        else:
+        require_one_each(env_update, self.n_envs, self.worker_number)
+        if not isinstance(env_update, list):
             # Environments and updates may hold state, so each environment gets its own.
-            updates = [env_update, *(copy.deepcopy(env_update) for _ in range(self.n_envs - 1))]
+            env_update = [env_update, *(copy.deepcopy(env_update) for _ in range(self.n_envs - 1))]
         self._drop()
         if self._envs is None:
             first = self.worker_number * self.n_envs
             env_ids = range(first, first + self.n_envs)
             self._envs = WorkerEnvs(env_ids, self.seed, self.max_episode_length, self.restarts)
-        self._envs.update(updates, self.status, self._env_info_keys)
+        self._envs.update(env_update, self.status, self.env_info_keys)
 
     @override
     def start_episode(self) -> None:
@@ -265,14 +252,15 @@ class DefaultWorker(Worker):
             agent,
             EnvSpec(batch.spaces.observation, batch.spaces.action, self._envs.limit),
             seed=self.seed,
-            deterministic=self._deterministic,
-            env_info_keys=self._env_info_keys,
+            deterministic=self.deterministic,
+            env_info_keys=self.env_info_keys,
             new_infos=self._envs.new_infos,
             counts=self._counts,
             status=self.status,
         )
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class VecWorker(DefaultWorker):
     """Runs episodes in several environments at once, with one call of the agent per row.
 
@@ -283,28 +271,16 @@ class VecWorker(DefaultWorker):
         others: see `DefaultWorker`.
     """
 
-    def __init__(
-        self,
-        *,
-        seed: int,
-        max_episode_length: int | None,
-        worker_number: int,
-        n_envs: int = 8,
-        deterministic: bool = False,
-        env_info_keys: EnvInfoKeys | None = None,
-    ) -> None:
-        super().__init__(
-            seed=seed,
-            max_episode_length=max_episode_length,
-            worker_number=worker_number,
-            deterministic=deterministic,
-            env_info_keys=env_info_keys,
-        )
-        if n_envs < 1:
-            raise ValueError(f"n_envs must be at least 1, got {n_envs}")
-        self.n_envs = n_envs
+    n_envs: int = 8
+
+    @override
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.n_envs < 1:
+            raise ValueError(f"n_envs must be at least 1, got {self.n_envs}")
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class FragmentWorker(VecWorker):
     """Returns fragments of episodes: a rollout is `timesteps_per_call` rows, also of episodes that go on.
 
@@ -315,28 +291,13 @@ class FragmentWorker(VecWorker):
         others: see `VecWorker`.
     """
 
-    def __init__(
-        self,
-        *,
-        seed: int,
-        max_episode_length: int | None,
-        worker_number: int,
-        n_envs: int = 8,
-        timesteps_per_call: int = 1,
-        deterministic: bool = False,
-        env_info_keys: EnvInfoKeys | None = None,
-    ) -> None:
-        super().__init__(
-            seed=seed,
-            max_episode_length=max_episode_length,
-            worker_number=worker_number,
-            n_envs=n_envs,
-            deterministic=deterministic,
-            env_info_keys=env_info_keys,
-        )
-        if timesteps_per_call < 1:
-            raise ValueError(f"timesteps_per_call must be at least 1, got {timesteps_per_call}")
-        self.timesteps_per_call = timesteps_per_call
+    timesteps_per_call: int = 1
+
+    @override
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.timesteps_per_call < 1:
+            raise ValueError(f"timesteps_per_call must be at least 1, got {self.timesteps_per_call}")
         self._left = 0  # rows of the current rollout
 
     @override
