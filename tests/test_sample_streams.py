@@ -476,6 +476,18 @@ def test_a_zipped_producer_closes_all_and_counts_what_they_lose() -> None:
         nobody.post(sample(0))
 
 
+def test_what_one_of_the_zipped_producers_could_not_send_is_sent_later_in_order() -> None:
+    stream = SampleStream("shared_memory", f"test-{os.urandom(6).hex()}")
+    zipped = ZippedSampleProducer([NullSampleProducer(), make_producer(stream)])
+    for number in range(3):
+        zipped.post(sample(number, length=number + 1))  # of different shapes: three messages
+    with pytest.raises(StreamTimeout):
+        zipped.flush(0.05)
+    with zipped, make_consumer(stream) as consumer:
+        zipped.flush(DEADLINE)
+        assert take(consumer, 3) == [0, 1, 2]
+
+
 def test_the_null_producer_discards_everything() -> None:
     with make_producer(SampleStream("null")) as producer:
         assert isinstance(producer, NullSampleProducer)

@@ -444,6 +444,24 @@ def _hold_the_lock(layout: Layout, fds: list[int], reached: Any) -> None:
         time.sleep(2 * DEADLINE)
 
 
+def test_a_slot_is_free_when_the_last_of_its_readers_has_gone(stack: ExitStack) -> None:
+    first = Segment(Layout(1, 64, 2, 0), "consumer")
+    second, producer = (
+        Segment(first.layout, role, [os.dup(fd) for fd in first.fds])
+        for role in ("consumer", "producer")
+    )
+    for part in (first, second, producer):
+        stack.callback(part.leave)
+    slot = producer.claim_free(1, 0.0)
+    assert slot == 0
+    producer.publish(slot, 1)
+    claims = [part.claim(1, 1, 0.0) for part in (first, second)]
+    second.release(claims[1])
+    assert producer.claim_free(1, 0.0) is None
+    first.release(claims[0])
+    assert producer.claim_free(1, 0.0) == 0
+
+
 def test_too_many_that_take_part_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("headrace.streams.slots._PEOPLE", 2)
     segment = Segment(Layout(1, 64, 1, 0), "consumer")
