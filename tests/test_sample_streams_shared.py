@@ -424,7 +424,7 @@ def test_a_forked_producer_is_refused(name: str, stack: ExitStack) -> None:
 # ---- the parts ----
 
 
-def test_a_lock_is_released_by_the_death_of_its_holder() -> None:
+def test_a_lock_excludes_others_until_the_death_of_its_holder(monkeypatch: pytest.MonkeyPatch) -> None:
     segment = Segment(Layout(1, 64, 1, 0), "consumer")
     layout, fds = segment.layout, [os.dup(fd) for fd in segment.fds]
     reached = multiprocessing.get_context("fork").Event()
@@ -432,6 +432,9 @@ def test_a_lock_is_released_by_the_death_of_its_holder() -> None:
         for fd in fds:
             os.close(fd)
         assert reached.wait(DEADLINE)
+        with monkeypatch.context() as patch, pytest.raises(StreamError, match="was stopped"):
+            patch.setattr("headrace.streams.file_lock._SECONDS", 0.1)
+            segment.claim(1, 1, time.monotonic())
         kill(victim)
         assert segment.claim(1, 1, time.monotonic()) == []
     segment.leave()
@@ -447,8 +450,7 @@ def _hold_the_lock(layout: Layout, fds: list[int], reached: Any) -> None:
 def test_a_slot_is_free_when_the_last_of_its_readers_has_gone(stack: ExitStack) -> None:
     first = Segment(Layout(1, 64, 2, 0), "consumer")
     second, producer = (
-        Segment(first.layout, role, [os.dup(fd) for fd in first.fds])
-        for role in ("consumer", "producer")
+        Segment(first.layout, role, [os.dup(fd) for fd in first.fds]) for role in ("consumer", "producer")
     )
     for part in (first, second, producer):
         stack.callback(part.leave)
