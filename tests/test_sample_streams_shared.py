@@ -432,9 +432,10 @@ def test_a_lock_excludes_others_until_the_death_of_its_holder(monkeypatch: pytes
         for fd in fds:
             os.close(fd)
         assert reached.wait(DEADLINE)
-        with monkeypatch.context() as patch, pytest.raises(StreamError, match="was stopped"):
+        with monkeypatch.context() as patch:
             patch.setattr("headrace.streams.file_lock._SECONDS", 0.1)
-            segment.claim(1, 1, time.monotonic())
+            with pytest.raises(StreamError, match="was stopped"):
+                segment.claim(1, 1, time.monotonic())
         kill(victim)
         assert segment.claim(1, 1, time.monotonic()) == []
     segment.leave()
