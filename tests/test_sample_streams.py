@@ -327,6 +327,17 @@ def test_a_consumer_that_does_not_consume_blocks_flush_only_until_its_deadline(p
     assert found == [*range(posted)]
 
 
+def test_a_version_is_a_whole_number_of_64_bits(pair: Pair) -> None:
+    consumer, producer = pair.consumer(), pair.producer()
+    with pytest.raises(TypeError):
+        producer.post(sample(0), 0.5)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="64 bits"):
+        producer.post(sample(0), 2**63)
+    producer.post(sample(0), np.int64(5))  # type: ignore[arg-type]
+    producer.flush(DEADLINE)
+    assert consumer.consume(timeout=DEADLINE).version == 5
+
+
 def test_a_full_producer_says_so_at_post(pair: Pair) -> None:
     pair.consumer()
     producer = pair.producer(capacity=3)

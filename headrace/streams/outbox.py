@@ -9,6 +9,7 @@ from abc import abstractmethod
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import index
 from typing import get_args
 
 from headrace.errors import StreamClosed, StreamError, StreamTimeout
@@ -92,7 +93,7 @@ class BufferedProducer(SampleProducer):
             self._require_open("post")
             if self.waiting >= self._capacity:
                 self._make_room()
-            self._posts.append(Post(tree, version, self._sequence))
+            self._posts.append(Post(tree, _checked(version), self._sequence))
             self._sequence += 1
             self.counts.posted += 1
 
@@ -231,6 +232,13 @@ class BufferedProducer(SampleProducer):
     def _require_open(self, call: str) -> None:
         if self._closed:
             raise StreamClosed(f"{call}() of the sample stream {self.name!r} after close(); make another producer")
+
+
+def _checked(version: int) -> int:
+    number = index(version)
+    if not -(2**63) <= number < 2**63:
+        raise ValueError(f"version is {number}, expected a number of 64 bits")
+    return number
 
 
 class ZippedSampleProducer(BufferedProducer):

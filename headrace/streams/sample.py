@@ -108,6 +108,7 @@ class SampleProducer(ABC):
             version: of the parameters that the sample was collected with, -1: none.
 
         Raises:
+            TypeError, ValueError: if the version is no whole number of 64 bits.
             StreamTimeout: if as many samples wait as the producer may hold.
             StreamClosed: after `close`.
         """
