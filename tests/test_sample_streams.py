@@ -33,25 +33,7 @@ from headrace.streams import (
     zip_producers,
 )
 from headrace.streams.packing import Sequences
-from tests.stream_processes import DEADLINE, sample
-
-
-class Names:
-    """A name service of one process: what streams need of one."""
-
-    def __init__(self) -> None:
-        self.values: dict[str, str] = {}
-
-    def add_subentry(self, name: str, value: str, *, keepalive_ttl: float | None = None) -> str:
-        entry = f"{name}/{os.urandom(4).hex()}"
-        self.values[entry] = value
-        return entry
-
-    def get_subtree(self, name: str) -> list[str]:
-        return [value for entry, value in sorted(self.values.items()) if entry.startswith(f"{name}/")]
-
-    def delete(self, name: str) -> None:
-        del self.values[name]
+from tests.stream_processes import DEADLINE, Names, sample
 
 
 class Pair:
