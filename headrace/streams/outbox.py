@@ -32,7 +32,7 @@ class Message:
 
     Args:
         parts: see `headrace.streams.codec`; they refer to the arrays of the posts.
-        posts: the samples, in case that they have to be sent in another way.
+        posts: the samples, for producers that have no use for messages.
     """
 
     parts: Sequence[Part]
@@ -138,15 +138,6 @@ class BufferedProducer(SampleProducer):
                 self._messages.append(message)
                 self._n_formed += len(message.posts)
                 self.counts.posted += len(message.posts)
-
-    def withdraw(self) -> list[Post]:
-        """Returns the samples that wait, which are then no longer this producer's to send."""
-        with self._lock:
-            posts = [post for message in self._messages for post in message.posts]
-            posts += self._posts
-            self.counts.posted -= len(posts)
-            self._forget()
-        return posts
 
     @abstractmethod
     def _send(self, message: Message, deadline: float) -> bool:
