@@ -1,4 +1,4 @@
-"""Processes for the tests of streams: they post, consume, or wait to be killed, and load no torch."""
+"""What tests of streams share: samples, a name service, and processes that post, consume, or wait to be killed."""
 
 from __future__ import annotations
 
@@ -14,9 +14,27 @@ import numpy as np
 
 from headrace.streams import SampleStream, make_consumer, make_producer
 
-__all__ = ["DEADLINE", "consume_all", "hold_a_batch", "post_many", "process", "sample", "stop_in_a_write"]
+__all__ = ["DEADLINE", "Names", "consume_all", "hold_a_batch", "post_many", "process", "sample", "stop_in_a_write"]
 
 DEADLINE = 120.0
+
+
+class Names:
+    """A name service of one process: what streams need of one."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, str] = {}
+
+    def add_subentry(self, name: str, value: str, *, keepalive_ttl: float | None = None) -> str:
+        entry = f"{name}/{os.urandom(4).hex()}"
+        self.values[entry] = value
+        return entry
+
+    def get_subtree(self, name: str) -> list[str]:
+        return [value for entry, value in sorted(self.values.items()) if entry.startswith(f"{name}/")]
+
+    def delete(self, name: str) -> None:
+        del self.values[name]
 
 
 def sample(number: int, length: int = 5) -> dict[str, np.ndarray]:
@@ -40,7 +58,7 @@ def process(target: Callable[..., None], *args: Any) -> Iterator[multiprocessing
 
 
 def _guarded(target: Callable[..., None], args: Any) -> None:
-    signal.alarm(int(DEADLINE))  # whatever happens to the test
+    signal.alarm(int(10 * DEADLINE))  # whatever happens to the test
     target(*args)
 
 
@@ -76,7 +94,7 @@ def stop_in_a_write(stream: SampleStream, reached: Any) -> None:
     def half(slot: memoryview, parts: Any) -> int:
         slot[:8] = b"\xff" * 8
         reached.set()
-        time.sleep(2 * DEADLINE)
+        time.sleep(20 * DEADLINE)
         return 0
 
     shared_memory._write = half
@@ -92,7 +110,7 @@ def hold_a_batch(stream: SampleStream, reached: Any) -> None:
 
     def stop(frames: Any) -> Any:
         reached.set()
-        time.sleep(2 * DEADLINE)
+        time.sleep(20 * DEADLINE)
 
     vars(interface)["stacked"] = stop
     consumer.consume(timeout=DEADLINE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -24,7 +25,7 @@ from headrace.streams import (
     SampleBatch,
     encoded,
 )
-from headrace.streams.sockets import close, connected
+from headrace.streams.sockets import bound, close, connected
 from tests.stream_processes import DEADLINE, process
 
 
@@ -241,6 +242,30 @@ def test_a_server_that_is_gone_is_an_error_in_time() -> None:
     client.close()
     with pytest.raises(StreamClosed):
         client.may_start()
+
+
+def test_an_answer_that_comes_too_late_is_not_taken_for_that_of_the_next_request() -> None:
+    zmq: Any = pytest.importorskip("zmq", reason="admission on sockets needs pyzmq")
+    server, address = bound(zmq.ROUTER, "127.0.0.1:0")
+    with AdmissionClient(address, timeout=0.3) as client:
+        with pytest.raises(StreamTimeout):
+            client.may_start()
+
+        def answer_both() -> None:
+            answers = [(1, True, 111, 1.0), (2, False, 0, 0.0)]
+            for answer in answers:
+                assert server.poll(int(DEADLINE * 1e3))
+                sender = server.recv_multipart(zmq.NOBLOCK)[0]
+                if answer is answers[1]:
+                    for late in answers:
+                        server.send_multipart([sender, *encoded(Frame(late))])
+
+        thread = threading.Thread(target=answer_both)
+        thread.start()
+        vars(client)["_timeout"] = DEADLINE
+        assert client.may_start() is None
+        thread.join(DEADLINE)
+    close(server)
 
 
 def test_only_clients_in_the_list_are_answered() -> None:

@@ -33,25 +33,7 @@ from headrace.streams import (
     zip_producers,
 )
 from headrace.streams.packing import Sequences
-from tests.stream_processes import DEADLINE, sample
-
-
-class Names:
-    """A name service of one process: what streams need of one."""
-
-    def __init__(self) -> None:
-        self.values: dict[str, str] = {}
-
-    def add_subentry(self, name: str, value: str, *, keepalive_ttl: float | None = None) -> str:
-        entry = f"{name}/{os.urandom(4).hex()}"
-        self.values[entry] = value
-        return entry
-
-    def get_subtree(self, name: str) -> list[str]:
-        return [value for entry, value in sorted(self.values.items()) if entry.startswith(f"{name}/")]
-
-    def delete(self, name: str) -> None:
-        del self.values[name]
+from tests.stream_processes import DEADLINE, Names, sample
 
 
 class Pair:
@@ -327,6 +309,17 @@ def test_a_consumer_that_does_not_consume_blocks_flush_only_until_its_deadline(p
     assert found == [*range(posted)]
 
 
+def test_a_version_is_a_whole_number_of_64_bits(pair: Pair) -> None:
+    consumer, producer = pair.consumer(), pair.producer()
+    with pytest.raises(TypeError):
+        producer.post(sample(0), 0.5)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="64 bits"):
+        producer.post(sample(0), 2**63)
+    producer.post(sample(0), np.int64(5))  # type: ignore[arg-type]
+    producer.flush(DEADLINE)
+    assert consumer.consume(timeout=DEADLINE).version == 5
+
+
 def test_a_full_producer_says_so_at_post(pair: Pair) -> None:
     pair.consumer()
     producer = pair.producer(capacity=3)
@@ -474,6 +467,18 @@ def test_a_zipped_producer_closes_all_and_counts_what_they_lose() -> None:
     assert zipped.close(0.05) == 1
     with pytest.raises(StreamClosed):
         nobody.post(sample(0))
+
+
+def test_what_one_of_the_zipped_producers_could_not_send_is_sent_later_in_order() -> None:
+    stream = SampleStream("shared_memory", f"test-{os.urandom(6).hex()}")
+    zipped = ZippedSampleProducer([NullSampleProducer(), make_producer(stream)])
+    for number in range(3):
+        zipped.post(sample(number, length=number + 1))  # of different shapes: three messages
+    with pytest.raises(StreamTimeout):
+        zipped.flush(0.05)
+    with zipped, make_consumer(stream) as consumer:
+        zipped.flush(DEADLINE)
+        assert take(consumer, 3) == [0, 1, 2]
 
 
 def test_the_null_producer_discards_everything() -> None:

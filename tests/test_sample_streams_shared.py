@@ -386,7 +386,7 @@ def test_another_consumer_takes_over_the_name(name: str, stack: ExitStack) -> No
 
 
 def idle(consumer: Any) -> None:
-    time.sleep(2 * DEADLINE)
+    time.sleep(20 * DEADLINE)
 
 
 def test_a_fork_of_the_consumer_does_not_keep_the_name(name: str, stack: ExitStack) -> None:
@@ -424,7 +424,7 @@ def test_a_forked_producer_is_refused(name: str, stack: ExitStack) -> None:
 # ---- the parts ----
 
 
-def test_a_lock_is_released_by_the_death_of_its_holder() -> None:
+def test_a_lock_excludes_others_until_the_death_of_its_holder(monkeypatch: pytest.MonkeyPatch) -> None:
     segment = Segment(Layout(1, 64, 1, 0), "consumer")
     layout, fds = segment.layout, [os.dup(fd) for fd in segment.fds]
     reached = multiprocessing.get_context("fork").Event()
@@ -432,6 +432,10 @@ def test_a_lock_is_released_by_the_death_of_its_holder() -> None:
         for fd in fds:
             os.close(fd)
         assert reached.wait(DEADLINE)
+        with monkeypatch.context() as patch:
+            patch.setattr("headrace.streams.file_lock._SECONDS", 0.1)
+            with pytest.raises(StreamError, match="was stopped"):
+                segment.claim(1, 1, time.monotonic())
         kill(victim)
         assert segment.claim(1, 1, time.monotonic()) == []
     segment.leave()
@@ -441,7 +445,24 @@ def _hold_the_lock(layout: Layout, fds: list[int], reached: Any) -> None:
     segment = Segment(layout, "producer", fds)
     with vars(segment)["_lock"]:
         reached.set()
-        time.sleep(2 * DEADLINE)
+        time.sleep(20 * DEADLINE)
+
+
+def test_a_slot_is_free_when_the_last_of_its_readers_has_gone(stack: ExitStack) -> None:
+    first = Segment(Layout(1, 64, 2, 0), "consumer")
+    second, producer = (
+        Segment(first.layout, role, [os.dup(fd) for fd in first.fds]) for role in ("consumer", "producer")
+    )
+    for part in (first, second, producer):
+        stack.callback(part.leave)
+    slot = producer.claim_free(1, 0.0)
+    assert slot == 0
+    producer.publish(slot, 1)
+    claims = [part.claim(1, 1, 0.0) for part in (first, second)]
+    second.release(claims[1])
+    assert producer.claim_free(1, 0.0) is None
+    first.release(claims[0])
+    assert producer.claim_free(1, 0.0) == 0
 
 
 def test_too_many_that_take_part_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

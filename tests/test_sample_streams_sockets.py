@@ -25,8 +25,7 @@ from headrace.streams import (
 from headrace.streams.packing import Post, packed
 from headrace.streams.sockets import bound, close, connected
 from tests.leftovers import until
-from tests.stream_processes import DEADLINE, sample
-from tests.test_sample_streams import Names
+from tests.stream_processes import DEADLINE, Names, sample
 
 zmq: Any = pytest.importorskip("zmq", reason="streams on sockets need pyzmq")
 

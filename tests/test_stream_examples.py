@@ -34,7 +34,7 @@ def test_the_learner_learns_from_what_the_actor_collects(options: list[str], tmp
         running = {}
         for name in ("learner", "policy_server", "actor"):
             command = [sys.executable, str(FOLDER / f"{name}.py"), *options, "--n-steps", "5120"]
-            output = stack.enter_context(open(tmp_path / name, "w"))  # noqa: SIM115 (closed by the stack)
+            output = stack.enter_context(open(tmp_path / name, "w"))
             running[name] = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
             stack.callback(running[name].wait, DEADLINE)
             stack.callback(running[name].kill)

@@ -20,13 +20,13 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol
 
 import numpy as np
 
 from headrace.buffers.shared import Allocate, Arena, measure, private, shared
 from headrace.errors import StreamClosed, StreamError, StreamTimeout
+from headrace.streams.closing import Closing
 from headrace.streams.codec import Frame
 from headrace.streams.file_lock import FileLock
 from headrace.streams.rendezvous import Host, Inquiry, Watch
@@ -174,7 +174,7 @@ def _build(allocate: Allocate) -> tuple[np.ndarray, np.ndarray]:
     return allocate((16,), whole), allocate((_MOST_LEASES, 2), whole)
 
 
-class Admission:
+class Admission(Closing):
     """Grants leases, in the process of the learner.
 
     Args:
@@ -270,20 +270,12 @@ class Admission:
         if self._file_lock is not None and self._arena is not None:
             self._arena.close_fd()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
     def _answer(self, request: bytes) -> tuple[bytes, list[int]] | None:
         assert self._arena is not None
         return (_MAGIC, [self._arena.fd]) if request == _MAGIC and self._arena.fd is not None else None
 
 
-class AdmissionGate:
+class AdmissionGate(Closing):
     """Asks the `Admission` of another process of this machine, through shared memory.
 
     Args:
@@ -343,14 +335,6 @@ class AdmissionGate:
         if self._closed:
             raise StreamClosed("a call of an AdmissionGate after close(); make another one")
         return self._ledger
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _host_name(name: str) -> str:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from headrace.errors import FrameRejected, StreamClosed, StreamTimeout
 from headrace.streams.admission import Admission, Lease
+from headrace.streams.closing import Closing
 from headrace.streams.codec import Frame, Limits, decoded, encoded
 from headrace.streams.sample import remaining
 from headrace.streams.sockets import AllowList, Keys, bound, close, connected, load_zmq
@@ -21,7 +21,7 @@ _TICK_MS = 100  # between looks whether the server was closed
 _START, _RENEW, _FINISH, _ABANDON = "start", "renew", "finish", "abandon"
 
 
-class AdmissionServer:
+class AdmissionServer(Closing):
     """Answers producers for an `Admission`, in a thread.
 
     Args:
@@ -96,16 +96,8 @@ class AdmissionServer:
             return (number, True, 0, 0.0)
         raise FrameRejected(f"a request to an admission is {what!r}")
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-class AdmissionClient:
+class AdmissionClient(Closing):
     """Asks an `AdmissionServer`. A lease whose grant does not arrive expires.
 
     Args:
@@ -172,11 +164,3 @@ class AdmissionClient:
                     kinds = [type(entry) for entry in answer] if isinstance(answer, tuple) else []
                     if kinds == [int, bool, int, float] and answer[0] == self._number:  # not of an earlier request
                         return answer[1], answer[2], answer[3]
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()

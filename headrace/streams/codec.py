@@ -45,6 +45,7 @@ _DTYPES = {
 _CODES = {dtype: dtype.str for dtype in _DTYPES.values()}
 
 
+_TYPES = [str, int, bytes, int, int]  # of name, version, producer, epoch, sequence
 _COLUMNS = 1024
 _ROW_BYTES = 8 * _COLUMNS
 _LEAST_ROWS = 4
@@ -153,14 +154,19 @@ def _described(tree: Tree, path: str, parts: list[Part], compressed: set[str], c
             f"{path or 'the tree'} is a {type(tree).__name__}, expected an array, a number, a string, None, or a dict, "
             "tuple or dataclass of them (of a tensor: tensor.numpy())"
         )
-    described: list[Any] = [_TUPLE if isinstance(tree, tuple) else _DICT]
+    keyed = not isinstance(tree, tuple)
+    described: list[Any] = [_DICT if keyed else _TUPLE]
     for key, value in items:
         place = f"{path}.{key}" if path else str(key)
-        if described[0] == _DICT:
+        if keyed:
             if type(key) is not str:
                 raise TypeError(f"{path or 'the tree'} has the key {key!r}, expected strings as keys")
             described.append(key)
-        described.append(_described(value, place, parts, compressed, compress or place in compressed))
+        compress_it = compress or place in compressed
+        if isinstance(value, np.ndarray):  # most are, and need no further call
+            described.append(_described_array(value, place, parts, compress_it))
+        else:
+            described.append(_described(value, place, parts, compressed, compress_it))
     return described
 
 
@@ -233,8 +239,7 @@ def _header(parts: Sequence[Any], limits: Limits) -> list[Any]:
         ) from error
     if type(entries) is not list or not entries or type(entries[0]) is not int or entries[0] != _FORMAT:
         raise FrameRejected(f"a message has another format than {_FORMAT}; use the same headrace on both sides")
-    types = [type(entry) for entry in entries]
-    if types[:6] != [int, str, int, bytes, int, int] or len(types) != 8 or types[7] not in (int, type(None)):
+    if len(entries) != 8 or [*map(type, entries[1:6])] != _TYPES or type(entries[7]) not in (int, type(None)):
         raise FrameRejected("a message has a header without the entries that a header has")
     return entries
 

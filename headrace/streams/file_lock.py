@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import os
-import struct
 import threading
 import time
+from itertools import count
 
 from headrace.errors import StreamError
 from headrace.streams.sample import remaining
@@ -14,14 +14,14 @@ from headrace.streams.sample import remaining
 __all__ = ["FileLock"]
 
 _SECONDS = 10.0  # of waiting for a lock that is held for microseconds: its holder was stopped
-_LOCK, _UNLOCK = (struct.pack("hhqqi4x", kind, os.SEEK_SET, 0, 1, 0) for kind in (fcntl.F_WRLCK, fcntl.F_UNLCK))
+_LOCK = fcntl.LOCK_EX | fcntl.LOCK_NB
 
 
 class FileLock:
-    """Locks the first byte of a file while it is entered, for microseconds. It also locks threads from one another.
+    """Locks a file while it is entered, for microseconds. It also locks threads from one another.
 
     Entering it raises StreamError in a fork of the process that made it, with which it shares the open file; and if
-    another process was stopped while it held the lock. It takes 4 µs.
+    another process was stopped while it held the lock. It takes 3 µs.
 
     Args:
         fd: descriptor of shared memory.
@@ -39,18 +39,20 @@ class FileLock:
                 f"this end of the stream belongs to process {self.pid} and was used in its fork {os.getpid()}; make "
                 "a producer or consumer in the process that uses it"
             )
-        if not self._threads.acquire(timeout=_SECONDS):
+        if not self._threads.acquire(False) and not self._threads.acquire(timeout=_SECONDS):
             raise StreamError("another thread has held the lock of the stream for too long")
         try:
-            if not self._locked():
+            fcntl.flock(self._fd, _LOCK)
+        except BlockingIOError:
+            try:
                 self._wait()
-        except BaseException:
-            self._threads.release()
-            raise
+            except BaseException:
+                self._threads.release()
+                raise
 
     def __exit__(self, *error: object) -> None:
         try:
-            fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, _UNLOCK)
+            fcntl.flock(self._fd, fcntl.LOCK_UN)
         finally:
             self._threads.release()
 
@@ -58,25 +60,19 @@ class FileLock:
         """Closes the file."""
         os.close(self._fd)
 
-    def _locked(self) -> bool:
-        """Takes the lock; returns False if another open file has it."""
-        try:
-            fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, _LOCK)
-        except (BlockingIOError, PermissionError):
-            return False
-        return True
-
     def _wait(self) -> None:
         deadline = time.monotonic() + _SECONDS
-        tries = 0
-        while not self._locked():
-            tries += 1
-            if tries < 200:
+        for number in count():
+            if number < 200:
                 os.sched_yield()
-            elif remaining(deadline):
-                time.sleep(0.0005)  # its holder has lost its core
             else:
-                raise StreamError(
-                    f"a process has held the lock of the stream for {_SECONDS:g} s, so it was stopped; continue it, or "
-                    "kill it"
-                )
+                time.sleep(0.0005)  # its holder has lost its core
+            try:
+                fcntl.flock(self._fd, _LOCK)
+                return
+            except BlockingIOError:
+                if not remaining(deadline):
+                    raise StreamError(
+                        f"a process has held the lock of the stream for {_SECONDS:g} s, so it was stopped; continue "
+                        "it, or kill it"
+                    ) from None

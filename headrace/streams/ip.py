@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, deque
 from collections.abc import Sequence
 from typing import Any
@@ -18,6 +19,11 @@ __all__ = ["IpSampleConsumer", "IpSampleProducer", "Sender"]
 _HIGH_WATER = 8  # messages on either side of a connection
 _MOST_REJECTED = 100  # messages of one client, after which the others are not looked at
 _MARGIN_BYTES = 2**16  # of a part over the bytes of an array, for the header
+
+
+def _milliseconds(deadline: float) -> int:
+    """Returns the time left, rounded up, as libzmq takes it."""
+    return min(math.ceil(remaining(deadline) * 1e3), 2**31 - 1)
 
 
 class Sender:
@@ -42,19 +48,14 @@ class Sender:
 
     def send(self, parts: Sequence[Part], n: int, deadline: float) -> bool:
         """Sends a message of `n` samples; returns whether there was a connection with room until the deadline."""
-        while True:
-            self._look()
-            try:
-                # Copies: ZeroMQ sends later, when the arrays may have changed.
-                self._socket.send_multipart(parts, self._zmq.NOBLOCK)
-            except self._zmq.Again:
-                left = remaining(deadline)
-                if not left:
-                    return False
-                self._socket.poll(max(1, int(left * 1e3)), self._zmq.POLLOUT)
-            else:
-                self._recent.append(n)
-                return True
+        self._look()
+        self._socket.sndtimeo = _milliseconds(deadline)
+        try:
+            self._socket.send_multipart(parts)  # copies: ZeroMQ sends later, when the arrays may have changed
+        except self._zmq.Again:
+            return False
+        self._recent.append(n)
+        return True
 
     def close(self, deadline: float = 0.0) -> None:
         """Sends what ZeroMQ still has until the deadline, and closes the connection."""
@@ -66,7 +67,7 @@ class Sender:
 
     def _look(self) -> None:
         """Counts what was on its way when the connection ended."""
-        while self._ends.poll(0):
+        while self._ends.events & self._zmq.POLLIN:
             self._ends.recv_multipart(self._zmq.NOBLOCK)
             self.uncertain += sum(self._recent)
             self._recent.clear()
@@ -166,14 +167,11 @@ class IpSampleConsumer(MessageConsumer):
 
     def _receive(self, deadline: float) -> Sequence[Any] | None:
         while True:
+            self._socket.rcvtimeo = _milliseconds(deadline)
             try:
-                frames = self._socket.recv_multipart(self._zmq.NOBLOCK, copy=False)
+                frames = self._socket.recv_multipart(copy=False)
             except self._zmq.Again:
-                left = remaining(deadline)
-                if not left:
-                    return None
-                self._socket.poll(max(1, int(left * 1e3)))
-                continue
+                return None
             if self._named:
                 self._sender = frames[0].get("User-Id")
                 if self._rejected[self._sender] >= _MOST_REJECTED:

@@ -9,6 +9,7 @@ from abc import abstractmethod
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import index
 from typing import get_args
 
 from headrace.errors import StreamClosed, StreamError, StreamTimeout
@@ -31,7 +32,7 @@ class Message:
 
     Args:
         parts: see `headrace.streams.codec`; they refer to the arrays of the posts.
-        posts: the samples, in case that they have to be sent in another way.
+        posts: the samples, for producers that have no use for messages.
     """
 
     parts: Sequence[Part]
@@ -92,7 +93,7 @@ class BufferedProducer(SampleProducer):
             self._require_open("post")
             if self.waiting >= self._capacity:
                 self._make_room()
-            self._posts.append(Post(tree, version, self._sequence))
+            self._posts.append(Post(tree, _checked(version), self._sequence))
             self._sequence += 1
             self.counts.posted += 1
 
@@ -137,15 +138,6 @@ class BufferedProducer(SampleProducer):
                 self._messages.append(message)
                 self._n_formed += len(message.posts)
                 self.counts.posted += len(message.posts)
-
-    def withdraw(self) -> list[Post]:
-        """Returns the samples that wait, which are then no longer this producer's to send."""
-        with self._lock:
-            posts = [post for message in self._messages for post in message.posts]
-            posts += self._posts
-            self.counts.posted -= len(posts)
-            self._forget()
-        return posts
 
     @abstractmethod
     def _send(self, message: Message, deadline: float) -> bool:
@@ -231,6 +223,13 @@ class BufferedProducer(SampleProducer):
     def _require_open(self, call: str) -> None:
         if self._closed:
             raise StreamClosed(f"{call}() of the sample stream {self.name!r} after close(); make another producer")
+
+
+def _checked(version: int) -> int:
+    number = index(version)
+    if not -(2**63) <= number < 2**63:
+        raise ValueError(f"version is {number}, expected a number of 64 bits")
+    return number
 
 
 class ZippedSampleProducer(BufferedProducer):

@@ -17,6 +17,7 @@ from typing import Any, Literal, Protocol, Self
 import numpy as np
 
 from headrace.errors import NothingToConsume, StreamClosed
+from headrace.streams.closing import Closing
 from headrace.streams.codec import Frame
 from headrace.streams.packing import stacked
 from headrace.types import Tree
@@ -108,6 +109,7 @@ class SampleProducer(ABC):
             version: of the parameters that the sample was collected with, -1: none.
 
         Raises:
+            TypeError, ValueError: if the version is no whole number of 64 bits.
             StreamTimeout: if as many samples wait as the producer may hold.
             StreamClosed: after `close`.
         """
@@ -176,7 +178,7 @@ class NullSampleProducer(SampleProducer):
         return 0
 
 
-class SampleConsumer(ABC):
+class SampleConsumer(Closing):
     """Takes samples. It belongs to one thread.
 
     Args:
@@ -255,7 +257,7 @@ class SampleConsumer(ABC):
         With `borrow`, the arrays are valid until `_give_back`.
         """
 
-    def _give_back(self) -> None:  # noqa: B027 (a consumer that lends nothing has nothing to do)
+    def _give_back(self) -> None:
         """Ends the use of borrowed samples."""
 
     @abstractmethod
@@ -268,11 +270,3 @@ class SampleConsumer(ABC):
     def _require_open(self, call: str) -> None:
         if self._closed:
             raise StreamClosed(f"{call}() of the sample stream {self.name!r} after close(); make another consumer")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()

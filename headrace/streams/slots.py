@@ -1,7 +1,7 @@
 """The shared memory of a sample stream: slots for messages, a table of their states, and who takes part.
 
-All changes of the table are made by whoever holds the lock, which is a file lock on a byte of the memory: the kernel
-releases it when its holder dies, and a killed process leaves no lock behind. It is held for microseconds; messages are
+All changes of the table are made by whoever holds the lock, which is a file lock on the memory: the kernel releases it
+when its holder dies, and a killed process leaves no lock behind. It is held for microseconds; messages are
 copied in and out without it. A message that is being written or read belongs to a process, which is named by its pid
 and the time of its start; what belongs to a dead one is taken back.
 

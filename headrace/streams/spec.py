@@ -99,57 +99,43 @@ def _address_of(stream: SampleStream) -> str:
     return stream.address
 
 
+def _producing(stream: SampleStream) -> dict[str, Any]:
+    return {"policy": stream.policy, "capacity": stream.capacity, "compressed": stream.compressed}
+
+
+def _consuming(stream: SampleStream) -> dict[str, Any]:
+    return {"example": stream.example, "batch_size": stream.batch_size, "limits": stream.limits}
+
+
+def _receiving(stream: SampleStream) -> dict[str, Any]:
+    address = stream.address or "127.0.0.1:0"
+    return {**_consuming(stream), "address": address, "keys": stream.keys, "allowed": stream.allowed}
+
+
 def _local_producer(stream: SampleStream) -> SampleProducer:
-    return LocalSampleProducer(
-        stream.address, stream.name, policy=stream.policy, capacity=stream.capacity, compressed=stream.compressed
-    )
+    return LocalSampleProducer(stream.address, stream.name, **_producing(stream))
 
 
 def _local_consumer(stream: SampleStream) -> SampleConsumer:
-    return LocalSampleConsumer(
-        stream.address, stream.name, example=stream.example, batch_size=stream.batch_size, limits=stream.limits
-    )
+    return LocalSampleConsumer(stream.address, stream.name, **_consuming(stream))
 
 
 def _shared_memory_producer(stream: SampleStream) -> SampleProducer:
-    return SharedMemorySampleProducer(
-        stream.name, policy=stream.policy, capacity=stream.capacity, compressed=stream.compressed
-    )
+    return SharedMemorySampleProducer(stream.name, **_producing(stream))
 
 
 def _shared_memory_consumer(stream: SampleStream) -> SampleConsumer:
     return SharedMemorySampleConsumer(
-        stream.name,
-        example=stream.example,
-        batch_size=stream.batch_size,
-        qsize=stream.qsize,
-        reuses=stream.reuses,
-        order=stream.order,
-        limits=stream.limits,
+        stream.name, qsize=stream.qsize, reuses=stream.reuses, order=stream.order, **_consuming(stream)
     )
 
 
 def _ip_producer(stream: SampleStream) -> SampleProducer:
-    return IpSampleProducer(
-        _address_of(stream),
-        stream.name,
-        policy=stream.policy,
-        capacity=stream.capacity,
-        compressed=stream.compressed,
-        keys=stream.keys,
-    )
+    return IpSampleProducer(_address_of(stream), stream.name, keys=stream.keys, **_producing(stream))
 
 
 def _ip_consumer(stream: SampleStream) -> SampleConsumer:
-    return IpSampleConsumer(
-        stream.address or "127.0.0.1:0",
-        stream.name,
-        example=stream.example,
-        batch_size=stream.batch_size,
-        limits=stream.limits,
-        keys=stream.keys,
-        allowed=stream.allowed,
-    )
+    return IpSampleConsumer(name=stream.name, **_receiving(stream))
 
 
 def _name_producer(stream: SampleStream) -> SampleProducer:
@@ -158,24 +144,13 @@ def _name_producer(stream: SampleStream) -> SampleProducer:
         stream.name,
         method=stream.spread,
         rank=stream.rank,
-        policy=stream.policy,
-        capacity=stream.capacity,
-        compressed=stream.compressed,
         keys=stream.keys,
+        **_producing(stream),
     )
 
 
 def _name_consumer(stream: SampleStream) -> SampleConsumer:
-    return NameResolvingSampleConsumer(
-        _names_of(stream),
-        stream.name,
-        address=stream.address or "127.0.0.1:0",
-        example=stream.example,
-        batch_size=stream.batch_size,
-        limits=stream.limits,
-        keys=stream.keys,
-        allowed=stream.allowed,
-    )
+    return NameResolvingSampleConsumer(_names_of(stream), stream.name, **_receiving(stream))
 
 
 def _null_producer(stream: SampleStream) -> SampleProducer:
