@@ -63,7 +63,8 @@ def mongo_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str | None]:
 
     try:
         assert until(answers)
-        with pymongo.MongoClient(f"mongodb://127.0.0.1:{port}", serverSelectionTimeoutMS=60_000) as client:
+        client: Any = pymongo.MongoClient(f"mongodb://127.0.0.1:{port}", serverSelectionTimeoutMS=60_000)
+        with client:
             assert client.admin.command("ping")["ok"] == 1
         yield f"mongodb://127.0.0.1:{port}"
     finally:

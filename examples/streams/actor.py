@@ -58,7 +58,8 @@ def main() -> None:
     actors = [Actor(number) for number in range(N_ENVS)]
     with ExitStack() as stack:
         client, producer = stack.enter_context(run.client()), stack.enter_context(run.producer())
-        gate = stack.enter_context(run.gate())
+        gate = run.gate()
+        stack.enter_context(gate)
         indices = [client.register_agent() for _ in actors]
         while True:
             for actor in actors:
