@@ -73,6 +73,7 @@ def main() -> None:
                 actor = actors[index]
                 if actor.step(result.value, result.policy_version):
                     producer.post(actor.sample, actor.version)
+                    assert actor.lease is not None
                     gate.finish(actor.lease)
                     actor.lease = None
             producer.flush()
