@@ -85,15 +85,18 @@ class BufferedProducer(SampleProducer):
     @property
     def waiting(self) -> int:
         """See `SampleProducer`."""
-        return self._n_buffered()
+        return len(self._posts) + self._n_formed
 
     def post(self, tree: Tree, version: int = -1) -> None:
         """See `SampleProducer`."""
+        if type(version) is not int or not -(2**63) <= version < 2**63:
+            version = _checked(version)
         with self._lock:
-            self._require_open("post")
+            if self._closed:
+                self._require_open("post")
             if self.waiting >= self._capacity:
                 self._make_room()
-            self._posts.append(Post(tree, _checked(version), self._sequence))
+            self._posts.append(Post(tree, version, self._sequence))
             self._sequence += 1
             self.counts.posted += 1
 
@@ -119,7 +122,7 @@ class BufferedProducer(SampleProducer):
         finally:
             with self._lock:
                 self._closed = True
-                self.counts.lost += self._n_buffered()
+                self.counts.lost += len(self._posts) + self._n_formed
                 self._forget()
             self._shut(deadline)
         return self.counts.lost - before
@@ -211,9 +214,6 @@ class BufferedProducer(SampleProducer):
         else:
             n = len([self._posts.popleft()])
         self.counts.lost += n
-
-    def _n_buffered(self) -> int:
-        return len(self._posts) + self._n_formed
 
     def _forget(self) -> None:
         self._posts.clear()
