@@ -32,7 +32,7 @@ pytest.importorskip("safetensors", reason="parameters are stored as safetensors 
 FORK = multiprocessing.get_context("fork")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def mongo_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str | None]:
     """Address of a server that speaks MongoDB's protocol; None if the packages for it are missing."""
     try:

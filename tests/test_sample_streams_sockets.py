@@ -329,7 +329,8 @@ def test_what_was_on_the_way_when_a_connection_ended_is_counted(stack: ExitStack
     producer.post(sample(3))
     with suppress(StreamTimeout):
         producer.flush(0.3)
-    assert producer.counts.uncertain == 3 + producer.counts.delivered - 3  # those of which nobody here knows
+    # Nobody here knows of the first three; nor of the fourth, if it was sent before the end was noticed.
+    assert producer.counts.uncertain in (3, producer.counts.delivered)
 
 
 # ---- names ----
