@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from headrace.errors import NotEnoughMemory
+from headrace.errors import NO_DESCRIPTORS, NotEnoughMemory
 from headrace.memory import anonymous_file
 
 __all__ = ["Allocate", "Arena", "Block", "measure", "private", "shared"]
@@ -78,6 +78,7 @@ class Arena(Block):
 
     Raises:
         NotEnoughMemory: if the memory is not available, or cannot be mapped.
+        OSError: if no file descriptors are left.
     """
 
     def __init__(self, nbytes: int, fd: int | None = None) -> None:
@@ -87,6 +88,8 @@ class Arena(Block):
             memory = mmap.mmap(self.fd, nbytes)
         except OSError as error:  # the address space is limited
             self.close_fd()
+            if error.errno in NO_DESCRIPTORS:  # a map has a descriptor of its own
+                raise
             raise NotEnoughMemory(
                 f"the operating system refused to map {nbytes / 2**20:.1f} MiB of shared memory "
                 f"({error.strerror}); reduce batch_T, batch_B, or the size of observations (dtype, resolution)"

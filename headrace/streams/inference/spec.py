@@ -27,15 +27,15 @@ _TYPES = ("inline", "local", "shared_memory", "ip", "name")
 class InferenceStream:
     """Describes an inference stream.
 
-    ========== ================= ==============================================================
-    type       where             what it needs
-    ========== ================= ==============================================================
-    inline     in one process    `policy`
-    local      child processes   `queues`
-    shared_memory  one machine   `name`; Linux
-    ip         any machines      `address`; beyond loopback `keys`, and `allowed` for the server
-    name       any machines      `name`, `names`; beyond loopback as for ip
-    ========== ================= ==============================================================
+    ============= ================ ==============================================================
+    type          where            what it needs
+    ============= ================ ==============================================================
+    inline        in one process   `policy`
+    local         child processes  `queues`
+    shared_memory one machine      `name`; Linux
+    ip            any machines     `address`; beyond loopback `keys`, and `allowed` for the server
+    name          any machines     `name`, `names`; beyond loopback as for ip
+    ============= ================ ==============================================================
 
     Args:
         type: how requests and answers are carried.
