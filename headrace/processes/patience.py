@@ -31,9 +31,12 @@ class Patience:
         pids: the processes that take turns.
         cores: cores that they share.
         quota: cores' worth of CPU time they may use; None: no limit.
+        longest_ns: nanoseconds to poll at most.
     """
 
-    def __init__(self, cell: Cell, pids: Sequence[int], cores: int, quota: int | None) -> None:
+    def __init__(
+        self, cell: Cell, pids: Sequence[int], cores: int, quota: int | None, longest_ns: int = _SPIN_ALONE_NS
+    ) -> None:
         self._cell = cell
         self._processes = []
         for pid in pids:
@@ -41,7 +44,7 @@ class Patience:
                 self._processes.append(psutil.Process(pid))
         self._spare = max(0, cores - len(pids))
         self._share = cores / (os.cpu_count() or cores)
-        self._spin_ns = _SPIN_NS if cores < len(pids) else _SPIN_ALONE_NS
+        self._spin_ns = min(_SPIN_NS if cores < len(pids) else _SPIN_ALONE_NS, longest_ns)
         if quota is not None and len(pids) > quota:
             self._spin_ns = 0
         self._measured_at = perf_counter()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import pickle
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -15,10 +16,11 @@ from headrace.agents.base import Agent
 from headrace.buffers.samples import SlotSpec
 from headrace.buffers.shared import Allocate, Arena, shared
 from headrace.errors import EnvContractError, SamplerError, headline
-from headrace.processes.affinity import Affinity, usable_cores
+from headrace.processes.affinity import Affinity, cores_shared_by, cpu_quota, usable_cores
 from headrace.processes.causes import enough_descriptors
 from headrace.processes.child import Channel
 from headrace.processes.group import WorkerGroup
+from headrace.processes.patience import Patience
 from headrace.processes.start_method import choose_start_method
 from headrace.samplers.collection.make_envs import SliceConfig
 from headrace.samplers.collection.slice import SliceReport
@@ -42,6 +44,10 @@ __all__ = [
 ]
 
 _log = logging.getLogger("headrace.samplers")
+
+#: How long workers poll for the next batch, and the sampler for the end of one. A loop without a learner asks for the
+#: next batch within this time; a learner takes much longer.
+_POLL_NS = 500_000
 
 _Worker = TypeVar("_Worker", bound=Worker)
 _Arguments = ParamSpec("_Arguments")
@@ -231,9 +237,11 @@ class CpuEngine(ParallelEngine[LocalWorker]):
 
     _agent: Agent | None = None
     _memory: LocalMemory | None = None
+    _patience: Patience | None = None
 
     @override
     def start(self, slices: Sequence[Slice], configs: Sequence[SliceConfig], affinity: Affinity) -> EnvSpaces:
+        self._affinity = affinity
         return self.start_workers(LocalWorker, slices, configs, affinity)
 
     @override
@@ -247,10 +255,14 @@ class CpuEngine(ParallelEngine[LocalWorker]):
         setups = [(LocalWorker.setup, rank, memory, agent_bytes) for rank in ranks]
         self._memory = self.share(slots, partial(local_memory, agent, memory), setups)
         self._dispatcher = Dispatcher(self.workers, ranks, self._memory.hand_over, LocalWorker.follow)
+        cores, pids = cores_shared_by(self._affinity, len(ranks)), [os.getpid(), *self.workers.pids]
+        self._patience = Patience(self._memory.hand_over.spin_ns, pids, cores, cpu_quota(), _POLL_NS)
         self.wait_until_ready()
 
     @override
     def collect(self, itr: int, version: int, batch_index: int) -> list[SliceReport]:
+        assert self._patience is not None
+        self._patience.decide()
         self._publish(version)
         self.dispatcher.command((itr, version, batch_index))
         return [report for reports, _ in self.dispatcher.take() for report in reports]
@@ -270,7 +282,7 @@ class CpuEngine(ParallelEngine[LocalWorker]):
 
     @override
     def forget(self) -> WorkerGroup | None:
-        self._memory = None
+        self._memory = self._patience = None
         return super().forget()
 
     def _publish(self, version: int) -> None:

@@ -117,7 +117,8 @@ class HandOver:
         self._finished = [make_cell(allocate) for _ in spec.n_slices]
         self._parked = [make_cell(allocate) for _ in spec.n_slices]
         self._sampler_parked = make_cell(allocate)
-        self._spin_ns: Cell = make_cell(allocate)
+        #: Nanoseconds to poll before sleeping, on both sides; 0 in a new arena.
+        self.spin_ns: Cell = make_cell(allocate)
         self._reports: list[list[ReportRegion]] = []
         first = spec.first_slice
         for n in spec.n_slices:
@@ -128,13 +129,13 @@ class HandOver:
     def sampler(self, bells: WorkerBells) -> Handoff:
         """Returns the sampler's side: it posts commands, and waits until every worker has finished a batch."""
         own, workers = bells.own(self._sampler_parked), bells.of_workers(self._parked)
-        return Handoff(self._commanded, self._finished, own, workers, spin_ns=self._spin_ns)
+        return Handoff(self._commanded, self._finished, own, workers, spin_ns=self.spin_ns)
 
     def worker(self, rank: int, bell: Bell, sampler_bell: Bell) -> Handoff:
         """Returns the side of a worker: it waits for commands, and posts batches that it has finished."""
         companions = [cell for other, cell in enumerate(self._finished) if other != rank]
         own = self._finished[rank]
-        return Handoff(own, [self._commanded], bell, [sampler_bell], companions=companions, spin_ns=self._spin_ns)
+        return Handoff(own, [self._commanded], bell, [sampler_bell], companions=companions, spin_ns=self.spin_ns)
 
     def bells(self, rank: int, channel: Channel) -> tuple[Bell, Bell]:
         """Receives the descriptors of a worker's bell, which its pipe rings too, and of the sampler's bell."""
