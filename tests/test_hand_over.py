@@ -1,7 +1,12 @@
 """Hand-over of batches between learner and sampler processes: reports in shared memory, and as messages."""
 
+import os
+import signal
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
+from multiprocessing import connection
 from typing import Any
 
 import gymnasium as gym
@@ -13,12 +18,23 @@ from headrace.agents.pg import CategoricalPgAgent
 from headrace.buffers.samples import FinalRegion, SlotSpec
 from headrace.buffers.shared import private
 from headrace.buffers.tree import tree_paths
-from headrace.samplers import AsyncCpuSampler, AsyncSerialSampler, BaseSampler, CpuSampler, SerialSampler
+from headrace.errors import WorkerCrashed
+from headrace.processes.affinity import cpu_quota
+from headrace.samplers import (
+    AsyncCpuSampler,
+    AsyncGpuSampler,
+    AsyncSerialSampler,
+    BaseSampler,
+    CpuSampler,
+    SerialSampler,
+)
 from headrace.samplers.collection.slice import SliceReport
 from headrace.samplers.timing import ServerTiming
 from headrace.samplers.traj_info import Episodes
 from headrace.samplers.workers.hand_over import HandOver, HandOverSpec, ReportRegion
 from headrace.types import BatchSpec, Timing
+from tests.environments import numbers_of
+from tests.leftovers import DEADLINE, until
 
 CAPACITIES = [3, 5]
 
@@ -67,7 +83,9 @@ def test_a_report_that_was_read_does_not_change_with_the_next() -> None:
     memory.write(([report(2), report(4)], []))
     found = memory.read()
     assert found is not None
-    memory.write(([report(0), report(5)], []))
+    other = report(5)
+    other.episodes.env_id += 100
+    memory.write(([report(0), other], []))
     np.testing.assert_array_equal(found[0][1].episodes.env_id, [7, 8, 9, 10])
 
 
@@ -122,6 +140,62 @@ class Countdown(gym.Env[np.ndarray, np.int64]):
 
 
 SETTINGS: dict[str, Any] = {"batch_T": 3, "batch_B": 4, "eval_n_envs": 2, "deterministic": True, "start_method": "fork"}
+
+
+class SlowAtFirst(Countdown):
+    """The environments of the first sampler process take longer, so that the others report ahead of it."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, Any]:
+        if seed is not None:
+            self.pause = 0.01 if numbers_of(3)[seed] < 2 else 0.0
+        return super().reset(seed=seed, options=options)
+
+    def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        time.sleep(self.pause)
+        return super().step(action)
+
+
+def test_messages_ahead_of_others_wait_for_their_turn() -> None:
+    """A process sends reports with infos for several batches, while the learner waits for the other process."""
+    found = []
+    several = {"n_workers": 2, "n_slots": 4, "device": ("cpu", "cpu")}
+    classes: list[tuple[type[BaseSampler], dict[str, Any]]] = [(SerialSampler, {}), (AsyncGpuSampler, several)]
+    for cls, kwargs in classes:
+        settings: dict[str, Any] = {**SETTINGS, "eval_n_envs": 0, "batch_T": 8, **kwargs}
+        with cls(SlowAtFirst, **settings).initialize(CategoricalPgAgent(), seed=3) as sampler:
+            found.append([[str(vars(info)) for info in sampler.obtain_samples(itr)[1]] for itr in range(8)])
+    assert any("talks" in info for info in found[0][-1])
+    assert found[0] == found[1]
+
+
+class Silent(Countdown):
+    """Its reports are numbers alone."""
+
+    def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        return *super().step(action)[:4], {}
+
+
+@pytest.mark.parametrize("cls", [Silent, Countdown])
+def test_a_process_that_died_is_reported_although_its_batch_is_ready(cls: type[gym.Env[Any, Any]]) -> None:
+    sampler = AsyncSerialSampler(cls, **{**SETTINGS, "eval_n_envs": 0, "batch_T": 8})
+    sampler.initialize(CategoricalPgAgent(), seed=0).obtain_samples(0)
+    engine: Any = sampler._engine
+    assert until(lambda: not engine.dispatcher._handoff.lagging(2))  # the batch ahead
+    os.kill(engine.workers.pids[0], signal.SIGKILL)
+    assert connection.wait([engine.workers._members.processes[0].sentinel], DEADLINE)
+    with pytest.raises(WorkerCrashed):
+        sampler.obtain_samples(1)
+
+
+def test_cpu_sampler_polls_between_batches_for_half_a_millisecond_at_most() -> None:
+    cls = partial(CpuSampler, Countdown, **{**SETTINGS, "eval_n_envs": 0}, n_workers=2)
+    with cls().initialize(CategoricalPgAgent(), seed=0) as sampler:
+        spin_ns = sampler._engine._memory.hand_over.spin_ns  # type: ignore[attr-defined]
+        assert spin_ns[0] == 500_000 or (cpu_quota() or 3) < 3
+        sampler._engine._patience._measured_at -= 10  # type: ignore[attr-defined]
+        sampler._engine._patience._foreign -= 1000  # type: ignore[attr-defined]
+        sampler.obtain_samples(0)  # other programs have used a hundred cores for ten seconds
+        assert spin_ns[0] == 0
 
 
 def collected(cls: type[BaseSampler], **kwargs: Any) -> list[Any]:

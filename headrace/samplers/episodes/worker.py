@@ -138,6 +138,7 @@ class DefaultWorker(Worker):
     env_info_keys: EnvInfoKeys = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.env_info_keys = dict(self.env_info_keys)  # the caller may change his
         self._agent: Agent | None = None
         self._envs: WorkerEnvs | None = None
         self._collector: EpisodeCollector | None = None

@@ -276,7 +276,7 @@ class Follower:
 
 
 def _stop_following(worker: Any) -> None:
-    """Is a message that does nothing but arrive."""
+    """Does nothing: workers stop following when a message arrives, whatever it is."""
 
 
 class _MessageArrived(Exception):
