@@ -8,11 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from headrace.processes.ray_session import RayCluster
+from headrace.schema import shown
+from headrace.services.addresses import require_scheme, scheme_of
 from headrace.services.names.folder import FolderRecords
 from headrace.services.names.own import LostRecord
 from headrace.services.names.ray_actor import RayRecords
 from headrace.services.names.records import MemoryRecords, checked_seconds
-from headrace.services.names.redis_server import RedisRecords
+from headrace.services.names.redis_server import SCHEMES, RedisRecords
 from headrace.services.names.repository import NameRecordRepository, OnLost
 from headrace.services.names.watch import NameWatch
 
@@ -163,12 +165,13 @@ def make_repository(spec: str | os.PathLike[str] | NameRecordRepository) -> Name
         return MemoryNameRecordRepository()
     if spec == "ray":
         return RayNameRecordRepository()
-    if spec.startswith(("redis://", "rediss://", "unix://")):
+    if scheme_of(spec) or spec.partition(":")[0] in SCHEMES:  # the slashes may be missing
+        require_scheme(spec, SCHEMES, "the address of a repository of names", ', a folder, "memory" or "ray"')
         return RedisNameRecordRepository(spec)
     folder = spec.removeprefix("nfs:")
     if folder and (folder != spec or os.sep in folder):
         return NFSNameRecordRepository(folder)
     raise ValueError(
         f'a repository of names is "memory", a folder ("/shared/names", "nfs:names"), "redis://host:port" or "ray", '
-        f"got {spec!r}"
+        f"got {shown(spec)}"
     )

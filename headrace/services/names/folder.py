@@ -19,7 +19,6 @@ one time to live.
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import stat
@@ -32,7 +31,7 @@ from urllib.parse import unquote
 
 from headrace.errors import NameEntryError, one_line
 from headrace.services.names.records import MAX_VALUE, Record, is_within, new_token, quoted
-from headrace.storage import framed, unframed, write_whole
+from headrace.storage import file_lock, framed, unframed, write_whole
 
 __all__ = ["FolderRecords", "folder_time"]
 
@@ -238,17 +237,8 @@ class FolderRecords:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         self._folder.mkdir(parents=True, exist_ok=True)
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(self._folder / _LOCK, flags, 0o666)
-        try:
-            _acquire(descriptor, self._folder)
-            try:
-                yield
-            finally:
-                # A process that was forked meanwhile has the descriptor too, so closing it here would not be enough.
-                fcntl.flock(descriptor, fcntl.LOCK_UN)
-        finally:
-            os.close(descriptor)
+        with file_lock(self._folder / _LOCK, _LOCK_SECONDS, NameEntryError):
+            yield
 
     @contextmanager
     def _reached(self) -> Iterator[None]:
@@ -298,19 +288,3 @@ def _linked(new: Path, path: Path) -> bool:
         # NFS may have repeated a call that had succeeded, whose reply was lost.
         return new.stat().st_nlink == 2
     return True
-
-
-def _acquire(descriptor: int, folder: Path) -> None:
-    deadline, pause = time.monotonic() + _LOCK_SECONDS, 0.0005
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise NameEntryError(
-                    f"another process has held the lock of {folder} for {_LOCK_SECONDS:g} s; if it is stopped (state "
-                    "T in `ps`), let it continue or kill it"
-                ) from None
-        time.sleep(pause)
-        pause = min(2 * pause, 0.02)

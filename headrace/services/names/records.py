@@ -13,6 +13,7 @@ from typing import NoReturn, Protocol
 from urllib.parse import quote
 
 from headrace.errors import NameEntryError
+from headrace.schema import shown
 
 __all__ = [
     "MAX_NAME",
@@ -128,17 +129,17 @@ def checked_name(name: str) -> str:
         ValueError: if it has an empty part, a part "." or "..", a character that cannot be printed, or is too long.
     """
     if not isinstance(name, str):
-        raise TypeError(f"name must be a string, got {type(name).__name__} {name!r}")
+        raise TypeError(f"name must be a string, got {type(name).__name__} {shown(name)}")
     parts = name.split("/")
     if not all(parts):
-        raise ValueError(f'name {name!r} has an empty part; names are parts separated by single slashes, "a/b/c"')
+        raise ValueError(f'name {shown(name)} has an empty part; names are parts separated by single slashes, "a/b/c"')
     if "." in parts or ".." in parts:
-        raise ValueError(f'name {name!r} has a part "." or ".."; give the parts other names')
+        raise ValueError(f'name {shown(name)} has a part "." or ".."; give the parts other names')
     if not name.isprintable():  # surrogates included
-        raise ValueError(f"name {name!r} has a character that cannot be printed; leave it out")
+        raise ValueError(f"name {shown(name)} has a character that cannot be printed; leave it out")
     size = len(quoted(name))
     if size > MAX_NAME:
-        raise ValueError(f"name {name[:40]!r}... has {size} bytes when it is percent-encoded; at most {MAX_NAME} fit")
+        raise ValueError(f"name {shown(name)} has {size} bytes when it is percent-encoded; at most {MAX_NAME} fit")
     return name
 
 
