@@ -7,6 +7,7 @@ import gc
 import importlib
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -325,12 +326,29 @@ def test_what_is_no_record_is_no_name(tmp_path: Path) -> None:
 
 
 def test_files_that_killed_writers_left_are_removed(tmp_path: Path) -> None:
-    old, new = tmp_path / "old.new", tmp_path / "young.tmp"
-    for path in (old, new):
+    killed = multiprocessing.get_context("fork").Process(target=killed_while_it_writes, args=(tmp_path,))
+    killed.start()
+    killed.join(DEADLINE)
+    (unfinished,) = tmp_path.glob("*.tmp")
+    linked = tmp_path / f"{new_token()}.new"
+    of_others = [tmp_path / name for name in ("notes.new", "data.tmp", "a.new.tmp")]
+    for path in (linked, *of_others):
         path.write_bytes(b"unfinished")
-    os.utime(old, (time.time() - 7200.0,) * 2)
     FolderRecords(tmp_path)
-    assert (old.exists(), new.exists()) == (False, True)
+    assert unfinished.exists()
+    assert linked.exists()
+    for path in (unfinished, linked, *of_others):
+        os.utime(path, (time.time() - 7200.0,) * 2)
+    FolderRecords(tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted(of_others)
+
+
+def killed_while_it_writes(folder: Path) -> None:
+    def die(descriptor: int) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    os.fsync = die  # type: ignore[assignment]
+    FolderRecords(folder).put(a_record(), replace=False)
 
 
 def test_a_removed_folder_is_a_store_that_lost_its_data(tmp_path: Path) -> None:

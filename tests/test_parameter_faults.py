@@ -99,6 +99,20 @@ def test_queries_see_whole_versions_alone_while_writers_are_killed(files: Parame
         first = files.version_of("policy") + 1
 
 
+def test_a_query_does_not_find_metadata_of_a_version_that_was_removed_and_pushed_again(db: ParameterDBClient) -> None:
+    """With the same parameters, and the same number of changes."""
+    for level in (1, 2, 3):
+        db.push("policy", weights(1), 1)
+        db.update_metadata("policy", 1, {"level": level})
+        for other in (1, 2, 3):
+            if other == level:
+                assert db.version_of("policy", {"level": level}) == 1
+            else:
+                with pytest.raises(ParameterDBError, match="has no version"):
+                    db.version_of("policy", {"level": other})
+        db.clear("policy")
+
+
 # ---- a name that is copied while it changes ----
 
 

@@ -68,6 +68,14 @@ def test_wrong_addresses_are_refused_without_their_secrets(address: str, tmp_pat
     assert SECRET not in said
 
 
+def test_options_that_redis_does_not_have_are_refused() -> None:
+    pytest.importorskip("redis")
+    for option in ("no_such=1", "db=first"):
+        said = refusal_of(lambda option=option: make_repository(f"redis://u:{SECRET}@host/0?{option}"))
+        assert "redis://host/0 is no address of a Redis server" in said
+        assert SECRET not in said
+
+
 def test_unknown_schemes_are_refused_with_the_known_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for address in (f"http://u:{SECRET}@host/a", f"s3://{SECRET}/names", f"redis:/u:{SECRET}@host", f"redis:{SECRET}"):

@@ -21,6 +21,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import stat
 import tempfile
 import time
@@ -30,7 +31,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from headrace.errors import NameEntryError, one_line
-from headrace.services.names.records import MAX_VALUE, Record, is_within, new_token, quoted
+from headrace.services.names.records import MAX_VALUE, TOKEN_SIZE, Record, is_within, new_token, quoted
 from headrace.storage import file_lock, framed, unframed, write_whole
 
 __all__ = ["FolderRecords", "folder_time"]
@@ -39,7 +40,11 @@ _HEAD = b"headrace name 1\n"
 _ENDING = ".name"
 _INSTANCE = "instance"
 _LOCK = "lock"
-_UNFINISHED = (".new", ".tmp")  # endings of files that have no name yet
+_NEW, _TIME = ".new", "time-"  # ending of a file that has no name yet, beginning of one whose time is looked at
+#: Files that writers leave which are killed, and nothing that a user might keep in the same folder.
+_UNFINISHED = re.compile(
+    rf"[0-9a-f]{{{TOKEN_SIZE}}}{re.escape(_NEW)}(\.[0-9a-f]{{8}}\.tmp)?|{_TIME}\w{{8}}{re.escape(_NEW)}"
+)
 _STALE_SECONDS = 3600.0  # age of an unfinished file whose writer must have died
 _LOCK_SECONDS = 10.0  # for others to release the lock, which they hold for some calls of the file system
 _DEAD_SECONDS = 600.0  # without a renewal after it has expired, after which a file is removed
@@ -49,7 +54,7 @@ _N_STALE_HANDLES = 3  # how often a file that another machine has replaced is op
 
 def folder_time(folder: Path) -> float:
     """Returns the time of the clock that writes the times of files in a folder, in seconds."""
-    with tempfile.TemporaryFile(dir=folder, suffix=_UNFINISHED[-1]) as file:
+    with tempfile.TemporaryFile(dir=folder, prefix=_TIME, suffix=_NEW) as file:
         return os.fstat(file.fileno()).st_mtime
 
 
@@ -218,7 +223,7 @@ class FolderRecords:
     def _written(self, payload: bytes) -> Iterator[Path]:
         """Yields a new file without a name of its own; removes it afterwards."""
         self._folder.mkdir(parents=True, exist_ok=True)  # somebody may have removed it
-        new = self._folder / f"{new_token()}{_UNFINISHED[0]}"
+        new = self._folder / f"{new_token()}{_NEW}"
         write_whole(new, framed(_HEAD, [payload]))
         try:
             yield new
@@ -227,7 +232,7 @@ class FolderRecords:
 
     def _remove_unfinished(self) -> None:
         """Removes files that writers have left which were killed."""
-        unfinished = [self._folder / file for file in os.listdir(self._folder) if file.endswith(_UNFINISHED)]
+        unfinished = [self._folder / file for file in os.listdir(self._folder) if _UNFINISHED.fullmatch(file)]
         now = folder_time(self._folder) if unfinished else 0.0
         for path in unfinished:
             with suppress(FileNotFoundError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 from headrace.errors import NameEntryError, one_line
@@ -46,17 +46,7 @@ class RedisRecords:
         self._instance_key = f"{prefix}#instance"
         self._channel = f"{prefix}#added"
         self.address = without_secrets(url)
-        self._redis: Any = None
-        with suppress(ValueError):  # whose text may contain a part of the password
-            self._redis = redis.Redis.from_url(
-                url,
-                protocol=2,  # replies have the same types in all versions of redis-py
-                decode_responses=True,
-                socket_timeout=timeout,
-                socket_connect_timeout=timeout,
-                # The second try is for connections that were made before a restart of the server.
-                retry=redis.retry.Retry(redis.backoff.NoBackoff(), 1),
-            )
+        self._redis = _client(redis, url, timeout)
         if self._redis is None or not shows_hosts(url):
             raise ValueError(
                 f'{self.address} is no address of a Redis server, expected "redis://user:password@host:port/db" with '
@@ -159,6 +149,27 @@ class RedisRecords:
             raise NameEntryError(
                 f"Redis at {self.address} failed ({one_line(error)}); check that the server runs at this address"
             ) from error
+
+
+def _client(redis: Any, url: str, timeout: float) -> Any:
+    """Returns a client, which has no connection yet; None if the URL is not valid.
+
+    What redis-py raises for a wrong URL may contain a part of the password, so it is raised no further.
+    """
+    try:
+        client = redis.Redis.from_url(
+            url,
+            protocol=2,  # replies have the same types in all versions of redis-py
+            decode_responses=True,
+            socket_timeout=timeout,
+            socket_connect_timeout=timeout,
+            # The second try is for connections that were made before a restart of the server.
+            retry=redis.retry.Retry(redis.backoff.NoBackoff(), 1),
+        )
+        client.connection_pool.make_connection()  # which notices options that do not exist
+    except (ValueError, TypeError):
+        return None
+    return client
 
 
 def _loaded_redis() -> Any:

@@ -3,7 +3,7 @@
 ::
 
     v000000000012-<sha256>.safetensors    a version; its name has the checksum of its contents
-    v000000000012.000000003.json          its metadata after the third change; those after the second are kept too
+    v000000000012.000000003-<hash>.json   its metadata after the third change; those after the second are kept too
     tag.best                              the version that a tag stands for
     lock                                  locked by whoever writes
 
@@ -40,7 +40,7 @@ _log = logging.getLogger("headrace.services")
 _Read = TypeVar("_Read")
 
 _VERSION = re.compile(r"v(\d{12,19})-([0-9a-f]{64})\.safetensors")
-_REVISION = re.compile(r"v(\d{12,19})\.(\d{9,19})\.json")
+_REVISION = re.compile(r"v(\d{12,19})\.(\d{9,19}-[0-9a-f]{16})\.json")
 _TAG = re.compile(rf"tag\.({NAME.pattern})")
 _TAG_FILE = fields({"tag": text(), "version": whole(0, MOST_VERSION)})
 _METADATA_FILE = fields({"version": whole(0, MOST_VERSION), "metadata": anything})
@@ -52,20 +52,20 @@ class Listing:
 
     Args:
         digests: SHA-256 of the file of each version, in hex.
-        revisions: numbers of the changes of metadata that have a file, ascending, for each version.
+        revisions: for each version, the changes of metadata that have a file, ascending: number and start of SHA-256.
         tags: names of tags.
         leftovers: files of a writer that died.
     """
 
     digests: dict[int, str] = field(default_factory=dict)
-    revisions: dict[int, list[int]] = field(default_factory=dict)
+    revisions: dict[int, list[str]] = field(default_factory=dict)
     tags: list[str] = field(default_factory=list)
     leftovers: list[str] = field(default_factory=list)
 
     def states(self) -> dict[int, str]:
         """Returns, for each version, a text that changes when its contents or its metadata change."""
         return {
-            version: f"{content[:16]}.{max(self.revisions.get(version, [0]))}"
+            version: f"{content[:16]}.{self.revisions.get(version, [''])[-1]}"
             for version, content in self.digests.items()
         }
 
@@ -95,7 +95,7 @@ class NameFolder:
             elif version := _VERSION.fullmatch(name):
                 listing.digests[int(version[1])] = version[2]
             elif revision := _REVISION.fullmatch(name):
-                listing.revisions.setdefault(int(revision[1]), []).append(int(revision[2]))
+                listing.revisions.setdefault(int(revision[1]), []).append(revision[2])
             elif tag := _TAG.fullmatch(name):
                 listing.tags.append(tag[1])
         return listing
@@ -266,11 +266,14 @@ class NameFolder:
     def write_metadata(self, listing: Listing, version: int, metadata: dict[str, Any]) -> None:
         """Writes metadata after a change, inside of `locked`."""
         revisions = listing.revisions.get(version, [])
-        number = max(revisions, default=0) + 1
-        write_sealed(self._metadata_file(version, number), {"version": version, "metadata": metadata})
+        number = 1 + (int(revisions[-1].partition("-")[0]) if revisions else 0)
+        values = {"version": version, "metadata": metadata}
+        # With a number alone, an index could not tell it from the same change of a version that was removed before.
+        revision = f"{number:09d}-{digest(json.dumps(values).encode()).hex()[:16]}"
+        write_sealed(self._metadata_file(version, revision), values)
         self._forget_metadata(version, revisions[:-1])
 
-    def _forget_metadata(self, version: int, revisions: list[int]) -> None:
+    def _forget_metadata(self, version: int, revisions: list[str]) -> None:
         for revision in revisions:
             self._metadata_file(version, revision).unlink(missing_ok=True)
 
@@ -283,8 +286,8 @@ class NameFolder:
     def _file(self, version: int, sha256: str) -> Path:
         return self.path / f"v{version:012d}-{sha256}.safetensors"
 
-    def _metadata_file(self, version: int, revision: int) -> Path:
-        return self.path / f"v{version:012d}.{revision:09d}.json"
+    def _metadata_file(self, version: int, revision: str) -> Path:
+        return self.path / f"v{version:012d}.{revision}.json"
 
 
 @contextmanager

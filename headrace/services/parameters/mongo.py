@@ -125,7 +125,7 @@ class MongoIndex(Index):
             self._collection.delete_many({**self._of(name), "version": {"$in": [*gone]}})
         for version, state, metadata in entries:
             key = f"{self._database}/{name}/{version}"
-            document = {**self._of(name), "version": version, "state": state, "metadata": metadata}
+            document = {"_id": key, **self._of(name), "version": version, "state": state, "metadata": metadata}
             self._collection.replace_one({"_id": key}, document, upsert=True)
 
     def _found(self, name: str, query: Query) -> list[int]:
