@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import gc
 import importlib
@@ -165,6 +166,22 @@ def test_an_owner_that_was_stopped_adds_its_record_again_and_is_told(owner: Owne
     owner.own.renew_due()
     assert owner.server.records.get("a") == "here"
     assert [(lost.name, lost.given_up) for lost in owner.told] == [("a", False)]
+
+
+def test_the_time_while_a_machine_is_suspended_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock_gettime, suspended = time.clock_gettime, [0.0]
+    counting = {time.CLOCK_BOOTTIME: suspended}
+    monkeypatch.setattr(time, "clock_gettime", lambda which: clock_gettime(which) + sum(counting.get(which, [])))
+    told: list[LostRecord] = []
+    records = MemoryRecords()
+    own = OwnRecords(records, told.append, in_thread=False)
+    assert own.add(a_record(), True, False)
+    suspended[0] = 2 * TTL
+    assert records.get("a") is None
+    own.renew_due()
+    assert records.get("a") == "here"
+    assert [(lost.name, lost.given_up) for lost in told] == [("a", False)]
+    own.close()
 
 
 def test_a_name_that_another_took_from_a_stopped_owner_stays_with_the_other(owner: Owner) -> None:
@@ -398,6 +415,26 @@ def test_a_free_name_is_added_once_even_where_locks_do_not_work(
 
     monkeypatch.setattr(folder_module, "_linked", another_is_first)
     assert not records.put(Record("a", "too late", new_token(), TTL), replace=False)
+    assert records.get("a") == "here"
+
+
+@pytest.mark.parametrize("n_stale", [1, 2, 9])
+def test_a_file_that_another_machine_replaces_while_it_is_opened_is_opened_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_stale: int
+) -> None:
+    records, open_file, left = FolderRecords(tmp_path), os.open, n_stale
+    assert records.put(a_record(), replace=False)
+
+    def stale(path: Any, *arguments: Any, **options: Any) -> int:
+        nonlocal left
+        if str(path).endswith(".name") and left:
+            left -= 1
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return open_file(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", stale)
+    assert records.get("a") == ("here" if n_stale < 3 else None)  # always replaced: somebody removes and adds it
+    left = 0
     assert records.get("a") == "here"
 
 

@@ -252,6 +252,26 @@ def test_a_writer_that_is_stopped_holds_up_no_reader_and_is_named(tmp_path: Path
             writer.join(DEADLINE)
 
 
+def test_a_file_that_another_machine_removes_while_it_is_read_is_looked_for_again(
+    files: ParameterDBClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a network file system, which then says that the handle is stale."""
+    for version in (1, 2):
+        files.push("policy", weights(version), version, metadata={"a": 1})
+    read_bytes, stale = Path.read_bytes, [file_of(files, 2)]
+
+    def removed(path: Path) -> bytes:
+        if path in stale:
+            stale.remove(path)
+            path.unlink()
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", removed)
+    assert version_in(files.get("policy", {"a": 1})) == 1
+    assert stale == []
+
+
 def test_a_half_written_file_of_a_machine_that_crashed_is_no_version(files: ParameterDBClient) -> None:
     """Contents that a file system lost although the name is there: all lengths of a file, and zeros in its place."""
     files.push("policy", weights(1), 1, metadata={"a": 1})

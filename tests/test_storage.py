@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import multiprocessing
 import os
 import signal
@@ -90,6 +92,25 @@ def test_a_process_that_was_forked_under_a_lock_does_not_keep_it(tmp_path: Path)
     finally:
         child.kill()
         child.join(DEADLINE)
+
+
+@pytest.mark.parametrize("busy", [errno.EAGAIN, errno.EACCES])
+def test_a_lock_that_a_file_server_refuses_is_waited_for_and_other_errors_are_raised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, busy: int
+) -> None:
+    lock, answers = fcntl.flock, [busy, busy]
+
+    def flock(descriptor: int, operation: int) -> None:
+        if operation & fcntl.LOCK_EX and answers:
+            raise OSError(answers.pop(), "not now")
+        lock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with file_lock(tmp_path / "lock", DEADLINE, Busy):
+        assert answers == []
+    answers.append(errno.ENOLCK)
+    with pytest.raises(OSError, match="not now"), file_lock(tmp_path / "lock", DEADLINE, Busy):
+        pytest.fail("locked without a lock")
 
 
 def test_a_lock_does_not_follow_a_link(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from headrace.services.addresses import require_scheme, scheme_of
 from headrace.services.names.folder import FolderRecords
 from headrace.services.names.own import LostRecord
 from headrace.services.names.ray_actor import RayRecords
-from headrace.services.names.records import MemoryRecords, checked_seconds
+from headrace.services.names.records import MemoryRecords, checked_seconds, steady_seconds
 from headrace.services.names.redis_server import SCHEMES, RedisRecords
 from headrace.services.names.repository import NameRecordRepository, OnLost
 from headrace.services.names.watch import NameWatch
@@ -45,7 +44,7 @@ class MemoryNameRecordRepository(NameRecordRepository):
         records: MemoryRecords | None = None,
         *,
         on_lost: OnLost | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = steady_seconds,
     ) -> None:
         super().__init__(MemoryRecords(clock) if records is None else records, on_lost=on_lost, clock=clock)
 
@@ -67,7 +66,7 @@ class NFSNameRecordRepository(NameRecordRepository):
         folder: str | os.PathLike[str],
         *,
         on_lost: OnLost | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = steady_seconds,
     ) -> None:
         path = Path(folder).expanduser().absolute()
         super().__init__(FolderRecords(path, clock), (path,), on_lost=on_lost, clock=clock)

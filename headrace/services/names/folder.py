@@ -31,7 +31,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from headrace.errors import NameEntryError, one_line
-from headrace.services.names.records import MAX_VALUE, TOKEN_SIZE, Record, is_within, new_token, quoted
+from headrace.services.names.records import MAX_VALUE, TOKEN_SIZE, Record, is_within, new_token, quoted, steady_seconds
 from headrace.storage import file_lock, framed, unframed, write_whole
 
 __all__ = ["FolderRecords", "folder_time"]
@@ -66,7 +66,7 @@ class FolderRecords:
         clock: the time in seconds; it never goes back.
     """
 
-    def __init__(self, folder: Path, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, folder: Path, clock: Callable[[], float] = steady_seconds) -> None:
         self._folder = folder
         self._clock = clock
         #: For each file with a time to live: the renewal that was seen last, and when it expires on our clock.

@@ -6,13 +6,12 @@ import logging
 import math
 import os
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from headrace.errors import NameEntryError, NameEntryNotFoundError, NameLost, one_line
-from headrace.services.names.records import Record, Records, is_within
+from headrace.services.names.records import Record, Records, is_within, steady_seconds
 
 __all__ = ["LostRecord", "OwnRecords"]
 
@@ -85,7 +84,7 @@ class OwnRecords:
         self,
         records: Records,
         on_lost: Callable[[LostRecord], None] | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = steady_seconds,
         in_thread: bool = True,
     ) -> None:
         self._records = records

@@ -29,6 +29,7 @@ __all__ = [
     "is_within",
     "new_token",
     "quoted",
+    "steady_seconds",
 ]
 
 #: Bytes of a name in which unusual characters are percent-encoded. With an ending it has to be the name of one file.
@@ -39,6 +40,7 @@ MAX_VALUE = 64 * 2**10
 TOKEN_SIZE = 16
 #: The shortest time to live in seconds; shorter ones would be lost in the waits of a busy machine.
 _MIN_TTL = 0.1
+_STEADY: int = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,11 @@ class Records(Protocol):
     def close(self) -> None:
         """Closes connections."""
         ...
+
+
+def steady_seconds() -> float:
+    """Returns the time in seconds by a clock that is never set. On Linux it counts while the machine is suspended."""
+    return time.clock_gettime(_STEADY)
 
 
 def new_token() -> str:
@@ -187,7 +194,7 @@ class MemoryRecords:
         clock: the time in seconds; it never goes back.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = steady_seconds) -> None:
         self._clock = clock
         self._entries: dict[str, tuple[Record, float]] = {}
         self._changed = threading.Condition()

@@ -19,6 +19,7 @@ from headrace.services.names.records import (
     checked_ttl,
     checked_value,
     new_token,
+    steady_seconds,
 )
 from headrace.services.names.watch import NameWatch
 
@@ -62,7 +63,7 @@ class NameRecordRepository:
         arguments: tuple[Any, ...] | None = None,
         *,
         on_lost: OnLost | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = steady_seconds,
     ) -> None:
         self._records = records
         self._arguments: tuple[Any, ...] = (records,) if arguments is None else arguments
