@@ -170,6 +170,20 @@ def test_a_version_that_is_removed_while_a_name_is_copied_is_left_out(
     assert files.list_versions("other") == []
 
 
+def test_a_collection_does_not_leave_a_damaged_version_alone(
+    files: ParameterDBClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    for version in range(5):
+        files.push("policy", weights(version), version)
+    for version in (3, 4):
+        flip(file_of(files, version), 900)
+    assert files.gc("policy", 0) == [0, 1, 3]
+    assert version_in(files.get("policy")) == 2
+    assert f"{file_of(files, 4)} is damaged" in "".join(warnings_of(caplog))
+    files.push("policy", weights(5), 5)
+    assert files.gc("policy", 0) == [2, 4]
+
+
 # ---- full disks ----
 
 

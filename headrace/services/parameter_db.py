@@ -236,7 +236,7 @@ class ParameterDBClient:
                 folder.remove(listing, version)
 
     def gc(self, name: str, max_untagged_version_count: int | None = None, ttl: float | None = None) -> list[int]:
-        """Removes old versions; never one that has a tag, and never the latest.
+        """Removes old versions; never one that has a tag, never the latest, and never the last one that is intact.
 
         Args:
             name: name of the parameters.
@@ -263,6 +263,8 @@ class ParameterDBClient:
             removed = set() if max_untagged_version_count is None else {*others[max_untagged_version_count:]}
             if ttl is not None:
                 removed |= {version for version in others if folder.age(listing, version) > ttl}
+            if len(listing.digests) - len(removed) == 1:
+                removed -= folder.newest_intact(listing)
             for version in sorted(removed):
                 folder.remove(listing, version)
         return sorted(removed)
@@ -310,7 +312,7 @@ class ParameterDBClient:
         mode: str = "numpy",
         draw: tuple[int, int] | None = None,
     ) -> ParameterEntry:
-        """Returns parameters as `get` does, with the number and the metadata of their version."""
+        """Returns parameters as `get` does, of which the arguments are, with the number and metadata of their version."""
         if mode not in MODES:
             raise ValueError(f"mode is {shown(mode)}, expected one of {', '.join(MODES)}")
         folder = self._folder(name)

@@ -166,6 +166,17 @@ class NameFolder:
             return found
         raise Damaged(f"{'; '.join(damaged)}; push it again, or get another version")
 
+    def newest_intact(self, listing: Listing) -> set[int]:
+        """Returns the highest version that is intact; an empty set if there is none."""
+        for version in sorted(listing.digests, reverse=True):
+            try:
+                self.read(listing, version)
+            except Damaged as error:
+                _log.warning("%s", error)
+                continue
+            return {version}
+        return set()
+
     def read(self, listing: Listing, version: int) -> bytes:
         """Returns the verified contents of a version.
 
