@@ -312,7 +312,7 @@ class ParameterDBClient:
         mode: str = "numpy",
         draw: tuple[int, int] | None = None,
     ) -> ParameterEntry:
-        """Returns parameters as `get` does, of which the arguments are, with the number and metadata of their version."""
+        """Returns parameters as `get` does, whose arguments it has, with the number and metadata of their version."""
         if mode not in MODES:
             raise ValueError(f"mode is {shown(mode)}, expected one of {', '.join(MODES)}")
         folder = self._folder(name)
