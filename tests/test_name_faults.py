@@ -168,6 +168,24 @@ def test_an_owner_that_was_stopped_adds_its_record_again_and_is_told(owner: Owne
     assert [(lost.name, lost.given_up) for lost in owner.told] == [("a", False)]
 
 
+def test_a_record_that_expires_while_it_is_renewed_is_added_again(
+    owner: Owner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert owner.own.add(a_record(), True, False)
+    records = owner.server.records
+    renew = records.renew
+
+    def slowly(record: Record) -> bool:
+        owner.clock.now += 0.02 * TTL
+        return renew(record)
+
+    monkeypatch.setattr(records, "renew", slowly)
+    owner.clock.now += 0.99 * TTL
+    owner.own.renew_due()
+    assert records.get("a") == "here"
+    assert [(lost.name, lost.given_up) for lost in owner.told] == [("a", False)]
+
+
 def test_the_time_while_a_machine_is_suspended_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     clock_gettime, suspended = time.clock_gettime, [0.0]
     counting = {time.CLOCK_BOOTTIME: suspended}
