@@ -12,13 +12,14 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "headrace"
 
-BASE = {"config", "errors", "lazy", "types", "rng", "memory", "schema"}
+BASE = {"config", "errors", "extras", "lazy", "types", "rng", "memory", "schema"}
 #: Room → rooms it may import. A file directly in the package is a room of its own name.
 ALLOWED = {
     "_native": set(),
     "compiled": {"numpy_acting"},
     "config": set(),
     "errors": set(),
+    "extras": set(),
     "lazy": set(),
     "rng": {"compiled"},
     "schema": set(),
@@ -29,7 +30,7 @@ ALLOWED = {
     "numpy_inference": {"numpy_acting"},
     "storage": set(),
     "text": set(),
-    "plotting": {"errors", "storage", "text"},
+    "plotting": {"errors", "extras", "storage", "text"},
     "buffers": BASE,
     "processes": BASE | {"compiled"},
     "envs": BASE | {"buffers", "compiled", "processes"},
@@ -57,6 +58,7 @@ WITHOUT_TORCH = [
     "compiled",
     "config",
     "errors",
+    "extras",
     "types",
     "rng",
     "memory",

@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from headrace.errors import FrameRejected
+from headrace.extras import extra
 from headrace.types import Tree
 
 __all__ = ["LIMITS", "Frame", "Limits", "Part", "decoded", "encoded", "like", "packers"]
@@ -101,10 +102,8 @@ def packers() -> tuple[Callable[[Any], bytes], Callable[..., Any]]:
     Raises:
         ImportError: if msgpack is missing, with the extra that has it.
     """
-    try:
+    with extra("streams", "streams need msgpack"):
         import msgpack
-    except ImportError as error:
-        raise ImportError(f'streams need msgpack ({error}); pip install "headrace[streams]"') from error
     return msgpack.packb, msgpack.unpackb
 
 

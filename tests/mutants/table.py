@@ -749,6 +749,12 @@ MUTANTS = [
     # services
     Mutant(
         "headrace/services/names/own.py",
+        "lost = self._renewed(own) if own is not None and renews else None",
+        "lost = None",
+        "tests/test_name_owners.py",
+    ),
+    Mutant(
+        "headrace/services/names/own.py",
         "self._records.renew(record) or self._put_again(own, late)",
         "self._records.renew(record)",
         "tests/test_name_faults.py",
@@ -820,10 +826,28 @@ MUTANTS = [
         "tests/test_parameter_db.py",
     ),
     Mutant(
-        "headrace/services/parameters/folder.py",
-        "while not _lock(file.fileno()):",
+        "headrace/storage.py",
+        "while not _locked(descriptor):",
         "while False:",
-        "tests/test_parameter_db.py",
+        "tests/test_storage.py",
+    ),
+    Mutant(
+        "headrace/storage.py",
+        "    if mode & 0o022:",
+        "    if False:",
+        "tests/test_storage.py",
+    ),
+    Mutant(
+        "headrace/services/addresses.py",
+        'found[2].rfind("@") > hosts.start(1) or ',
+        "",
+        "tests/test_service_addresses.py",
+    ),
+    Mutant(
+        "headrace/services/parameters/choosing.py",
+        "            folder.read(listing, version)\n",
+        "",
+        "tests/test_parameter_faults.py",
     ),
     Mutant(
         "headrace/services/parameters/index.py",
