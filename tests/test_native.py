@@ -172,9 +172,9 @@ USUAL_INFO: list[dict[str, Any]] = [
 #: Values of info fields; which of them fit depends on the declaration.
 VALUES: list[Any] = [
     0.5, -0.0, 1e300, 1e39, 5e-46, float("nan"), float("-inf"), 0, 3, -3, 300, 40_000, 70_000, 2**24 + 1, 2**53 + 1,
-    -(2**63), 2**63, 2**64, 10**30, True, False, np.True_, np.False_, np.float64(0.1), np.float64("nan"),
-    np.float32(0.1), np.float16(2), np.longdouble(1) / 3, np.int8(-5), np.int16(-300), np.int32(70_000),
-    np.int64(2**40), np.int64(2**60 + 1), np.uint8(200), np.uint8(1), np.uint16(40_000), np.uint64(2**63 + 5),
+    -(2**63), 2**63, 2**64, 10**30, 2**60 + 2**36 + 1, True, False, np.True_, np.False_, np.float64(0.1),
+    np.float64("nan"), np.float32(0.1), np.float16(2), np.longdouble(1) / 3, np.int8(-5), np.int16(-300),
+    np.int32(70_000), np.int64(2**40), np.int64(2**60 + 1), np.uint8(200), np.uint8(1), np.uint16(40_000), np.uint64(2**63 + 5),
     np.longlong(4), np.array([False, True]), np.array(2.5), np.array(3), np.array(True), np.array(0.1, np.float32),
     np.array(float("nan")), np.ones(1),
     np.ones(3, np.float32), np.full(3, 0.1), np.full(3, 1e300), np.array([1, float("nan"), 3]), np.arange(3),

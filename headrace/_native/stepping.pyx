@@ -32,6 +32,15 @@ cdef object _true = np.True_, _false = np.False_  # the only two of their type
 cdef int64_t _EXACT = 1 << 53  # whole numbers up to this one are floats, too
 cdef double _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
+
+cdef inline bint _is_true(object value):
+    return value is True or value is _true
+
+
+cdef inline bint _is_false(object value):
+    return value is False or value is _false
+
+
 # What a leaf does with a value.
 cdef enum:
     UNUSUAL = 0  # not written: `record` decides
@@ -151,8 +160,8 @@ cdef class NumberLeaf(FieldLeaf):
         cdef int32_t short
         if type(value) is float or type(value) is _float64:
             return self.put_real(to, PyFloat_AS_DOUBLE(value)) if self.real else UNUSUAL
-        if value is True or value is False or value is _true or value is _false:
-            return self.put_whole(to, value is True or value is _true)
+        if _is_true(value) or _is_false(value):
+            return self.put_whole(to, _is_true(value))
         if type(value) is self.scalar:
             cnp.PyArray_ScalarAsCtype(value, to)
             return self.checked(to)
@@ -398,8 +407,8 @@ cdef class Stepper:
                 if type(answer) is tuple and len(<tuple>answer) == 5:
                     parts = <tuple>answer
                     reward = parts[1]
-                    terminated, truncated = parts[2] is True, parts[3] is True
-                    if (terminated or parts[2] is False) and (truncated or parts[3] is False):
+                    terminated, truncated = _is_true(parts[2]), _is_true(parts[3])
+                    if (terminated or _is_false(parts[2])) and (truncated or _is_false(parts[3])):
                         if type(reward) is float or type(reward) is _float64:
                             number = PyFloat_AS_DOUBLE(reward)
                         elif type(reward) is int:
