@@ -342,6 +342,13 @@ MUTANTS = [
         "tests/test_contract_checks.py",
     ),
     Mutant(
+        "headrace/envs/infos.py",
+        "exact = min(_EXACT, int(most))",
+        "exact = int(most)",
+        "tests/test_native.py",
+    ),
+    Mutant("headrace/agents/plan.py", "len({norm.clip for norm in norms}) > 1", "False", "tests/test_acting_plan.py"),
+    Mutant(
         "headrace/envs/legacy_gym.py",
         "if not isinstance(answer, tuple) or len(answer) != expected:",
         "if not isinstance(answer, tuple):",
