@@ -273,9 +273,9 @@ def test_behaviour_policy_is_the_recorded_one() -> None:
 class Seen(A2C):
     """Keeps the batch it learns from."""
 
-    def parts(self, itr: int, batch: PgBatch) -> Iterator[PgBatch]:
+    def parts(self, itr: int, batch: PgBatch, recomputed: Callable[[], PgBatch]) -> Iterator[PgBatch]:
         self.batch = batch
-        return super().parts(itr, batch)
+        return super().parts(itr, batch, recomputed)
 
 
 def test_truncated_episodes_bootstrap_from_their_final_observation() -> None:
@@ -457,7 +457,7 @@ def test_learning_does_not_change_the_batch() -> None:
 
 
 def rows_of(algo: PPO, itr: int, batch: PgBatch) -> Iterator[torch.Tensor]:
-    return (part.returns for part in algo.parts(itr, batch))
+    return (part.returns for part in algo.parts(itr, batch, lambda: batch))
 
 
 def test_every_step_is_in_one_minibatch_of_each_epoch() -> None:
