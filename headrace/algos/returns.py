@@ -24,7 +24,15 @@ from headrace.buffers.samples import Final, Samples
 from headrace.buffers.tree import tree_leaves, tree_map, tree_rows
 from headrace.types import StepInputs, Tree
 
-__all__ = ["bootstrap_values", "discounted_returns", "final_values", "first_state", "generalized_advantages", "next_values", "v_trace"]
+__all__ = [
+    "bootstrap_values",
+    "discounted_returns",
+    "final_values",
+    "first_state",
+    "generalized_advantages",
+    "next_values",
+    "v_trace",
+]
 
 
 def next_values(

@@ -265,7 +265,9 @@ class PolicyGradientAlgo(Algo):
     def _scaled_reward(self, samples: Samples) -> torch.Tensor:
         """Returns the rewards to learn from, float `[T, B]`; updates the statistics that scale them."""
         env = samples.env
-        return env.reward if self._reward_scaling is None else self._reward_scaling(env.reward, env.done, _valid(samples))
+        return (
+            env.reward if self._reward_scaling is None else self._reward_scaling(env.reward, env.done, _valid(samples))
+        )
 
     def _targets(self, samples: Samples, reward: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns advantages, normalized if asked, and targets of the values, both `[T, B]`."""
@@ -311,7 +313,9 @@ class PolicyGradientAlgo(Algo):
             inputs = StepInputs(env.observation, acted.prev_action, env.prev_reward, env.is_first)
             value = agent(inputs, first_state(agent, samples)).value
             bootstrap_value = bootstrap_values(agent, samples)
-            revalued = replace(acted, agent_info=replace(acted.agent_info, value=value), bootstrap_value=bootstrap_value)
+            revalued = replace(
+                acted, agent_info=replace(acted.agent_info, value=value), bootstrap_value=bootstrap_value
+            )
             targets = self._targets(replace(samples, agent=revalued), reward)
         agent.train_mode(itr)
         advantage, returns = targets if batch.state is not None else _valid_steps(targets, env.valid)
