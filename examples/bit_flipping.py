@@ -74,10 +74,11 @@ def main(n_relabels: int = 4, n_bits: int = 12, n_itr: int = 1000) -> float:
             replay_ratio=16.0,
             target_update_interval=1,
             target_update_tau=0.02,
+            linear_lr_schedule=False,
             hindsight=hindsight if n_relabels else None,
         )
     )
-    agent = DqnAgent(eps_final=0.1, eps_itr_max=n_itr // 4)
+    agent = DqnAgent(model_kwargs={"hidden_sizes": (256,)}, eps_final=0.1, eps_itr_max=n_itr // 4)
     sampler = SerialSampler(BitFlipping, {"n": n_bits}, batch_T=8, batch_B=8, eval_n_envs=50, eval_max_trajectories=200)
     reached = 0.0
     with sampler.initialize(agent, seed=0):
