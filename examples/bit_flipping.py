@@ -63,7 +63,7 @@ def cost(achieved: np.ndarray, desired: np.ndarray, info: dict[str, Any]) -> np.
     return equal(achieved, desired, info) - 1.0
 
 
-def main(n_relabels: int = 4, n_bits: int = 12, n_itr: int = 1000) -> float:
+def main(n_relabels: int = 4, n_bits: int = 12, n_itr: int = 600) -> float:
     """Returns how many of 200 goals the trained agent reaches, from 0 to 1."""
     torch.set_num_threads(1)  # with a model this small, more threads only wait for each other
     hindsight = HindsightConfig(compute_reward=cost, compute_terminated=equal, n_relabels=n_relabels)

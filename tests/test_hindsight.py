@@ -1,6 +1,7 @@
 """Hindsight: goals, rewards and ends of relabelled transitions equal those computed from a list of whole episodes."""
 
 import dataclasses
+import math
 import pickle
 from collections import Counter
 from typing import Any
@@ -15,6 +16,7 @@ from headrace.algos.dqn import DQN, DQNConfig
 from headrace.buffers.samples import Samples
 from headrace.buffers.tree import tree_leaves
 from headrace.envs.spaces import null_value
+from headrace.errors import CheckpointError
 from headrace.replays import (
     HindsightConfig,
     ReplayFile,
@@ -79,6 +81,10 @@ def made(world: World, config: HindsightConfig, n_rows: int = N_ROWS, **settings
     return writer, replay, GoalSampler(world, BATCH)
 
 
+def close(found: torch.Tensor, expected: float) -> bool:
+    return math.isclose(found, expected, rel_tol=1e-5, abs_tol=1e-5)
+
+
 def place_of(observation: torch.Tensor) -> Place:
     c, e, k = (int(value) for value in observation)
     return c, e, k
@@ -135,15 +141,15 @@ def check(episodes: Episodes, drawn: Transitions, n_step: int, ends: bool) -> li
         assert drawn.action[i] == episodes.world.action(c, e, k)
         if np.array_equal(goal, wanted(place)):
             rewards = [episodes.world.reward(c, e, k + j) for j in range(min(n_step, episodes.world.length(c, e) - k))]
-            assert np.isclose(drawn.return_[i], sum(0.9**j * reward for j, reward in enumerate(rewards)), rtol=1e-5)
+            assert close(drawn.return_[i], sum(0.9**j * reward for j, reward in enumerate(rewards)))
             continue
         assert tuple(goal[:2]) == (c, e), "a goal of the same episode"
         relabelled.append((place, int(goal[2])))
         expected = episodes.expected(place, goal, n_step, ends)
-        assert np.isclose(drawn.return_[i], expected["return"], rtol=1e-5)
-        assert np.isclose(drawn.discount[i], expected["discount"], rtol=1e-6)
-        assert np.isclose(drawn.inputs.prev_reward[i], expected["prev_reward"], rtol=1e-5)
-        assert np.isclose(drawn.next_inputs.prev_reward[i], expected["next_prev_reward"], rtol=1e-5)
+        assert close(drawn.return_[i], expected["return"])
+        assert close(drawn.discount[i], expected["discount"])
+        assert close(drawn.inputs.prev_reward[i], expected["prev_reward"])
+        assert close(drawn.next_inputs.prev_reward[i], expected["next_prev_reward"])
         assert drawn.next_inputs.prev_action[i] == expected["next_prev_action"]
         for key in ("observation", "achieved_goal"):
             assert place_of(drawn.next_inputs.observation[key][i]) == (c, e, expected["next"])
@@ -151,7 +157,10 @@ def check(episodes: Episodes, drawn: Transitions, n_step: int, ends: bool) -> li
 
 
 @pytest.mark.parametrize("mode", ["mid_batch", "wait", "next_step"])
-@pytest.mark.parametrize(("n_step", "ends"), [(1, False), (3, True), (1, True), (3, False)])
+@pytest.mark.parametrize(
+    ("n_step", "ends"),
+    [(1, False), (3, True), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((1, True), (3, False)))],
+)
 def test_relabelled_transitions_equal_those_of_a_list_of_episodes(mode: str, n_step: int, ends: bool) -> None:
     world = World(4, mode, longest=6, first_step=2)
     config = HindsightConfig(compute_reward=reward_of, compute_terminated=close_to if ends else None)
@@ -162,8 +171,8 @@ def test_relabelled_transitions_equal_those_of_a_list_of_episodes(mode: str, n_s
         if len(replay):
             pairs = check(episodes, replay.sample(40), n_step, ends)
             assert all(goal in episodes.later_goals(place) for place, goal in pairs)
-    found = set(check(episodes, replay.sample(6_000), n_step, ends))
-    startable = {place_of(one) for one in replay.sample(3_000).inputs.observation["observation"]}
+    found = set(check(episodes, replay.sample(4_000), n_step, ends))
+    startable = {place_of(one) for one in replay.sample(2_000).inputs.observation["observation"]}
     assert found == {(place, goal) for place in startable for goal in episodes.later_goals(place)}
     assert any(goal == world.length(*place[:2]) for place, goal in found), "what the last step achieved is a goal"
 
@@ -207,8 +216,9 @@ def test_prioritized_replay_relabels_as_well() -> None:
         writer.append(sampler.next())
     drawn = replay.sample(200)
     assert check(Episodes(world, sampler.rows, 0), drawn, 1, False)
-    replay.update_priorities(drawn.indices, torch.where(drawn.indices == drawn.indices[0], 1e6, 0.0))
-    assert (replay.sample(100).indices == drawn.indices[0]).all()
+    everything = replay.sample(2_000).indices
+    replay.update_priorities(everything, torch.from_numpy(np.where(everything == drawn.indices[0], 1e9, 0.0)))
+    assert np.mean(replay.sample(100).indices == drawn.indices[0]) > 0.9
 
 
 def test_draws_come_from_the_seed_and_continue_from_a_state() -> None:
@@ -236,7 +246,7 @@ def test_replay_with_all_final_observations_is_saved_and_loaded(tmp_path: Any) -
     loaded = UniformReplay(replay.spec, ring, discount=0.9, seed=1, hindsight=config)
     check(Episodes(world, sampler.rows, 30 - N_ROWS), loaded.sample(500), 1, True)
     spec = dataclasses.replace(replay.spec, all_finals=False)
-    with pytest.raises(ValueError, match="of all episodes"):
+    with pytest.raises(CheckpointError, match=r"another layout, .* of all episodes; "):
         ReplayFile(tmp_path, spec).load(build_ring(spec, np.zeros))
 
 
