@@ -66,7 +66,9 @@ def cost(achieved: np.ndarray, desired: np.ndarray, info: dict[str, Any]) -> np.
 def main(n_relabels: int = 4, n_bits: int = 12, n_itr: int = 600) -> float:
     """Returns how many of 200 goals the trained agent reaches, from 0 to 1."""
     torch.set_num_threads(1)  # with a model this small, more threads only wait for each other
-    hindsight = HindsightConfig(compute_reward=cost, compute_terminated=equal, n_relabels=n_relabels)
+    hindsight = None
+    if n_relabels:
+        hindsight = HindsightConfig(compute_reward=cost, compute_terminated=equal, n_relabels=n_relabels)
     algo = DQN(
         DQNConfig(
             discount=0.98,
@@ -75,7 +77,7 @@ def main(n_relabels: int = 4, n_bits: int = 12, n_itr: int = 600) -> float:
             target_update_interval=1,
             target_update_tau=0.02,
             linear_lr_schedule=False,
-            hindsight=hindsight if n_relabels else None,
+            hindsight=hindsight,
         )
     )
     agent = DqnAgent(model_kwargs={"hidden_sizes": (256,)}, eps_final=0.1, eps_itr_max=n_itr // 4)

@@ -41,7 +41,7 @@ def wanted(place: Place) -> np.ndarray:
     return np.array([place[0], place[1], -1.0], np.float32)
 
 
-def with_goals(world: World, place: np.ndarray) -> dict[str, np.ndarray]:
+def with_goals(place: np.ndarray) -> dict[str, np.ndarray]:
     """Turns observations (c, e, k), `[..., 3]`, to dicts: the achieved goal is (c, e, k), too."""
     desired = place.copy()
     desired[..., 2] = -1.0
@@ -69,7 +69,7 @@ class GoalSampler(Sampler):
         samples = super().next()
 
         def changed(part: Any) -> Any:
-            goals = with_goals(self.world, part.observation.numpy())
+            goals = with_goals(part.observation.numpy() if len(part.observation) else np.zeros((0, 3), np.float32))
             return dataclasses.replace(part, observation={key: torch.from_numpy(goal) for key, goal in goals.items()})
 
         return dataclasses.replace(samples, env=changed(samples.env), final=changed(samples.final))
