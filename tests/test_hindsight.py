@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
+from examples import bit_flipping
 from headrace.agents.dqn import DqnAgent
 from headrace.algos.dqn import DQN, DQNConfig
 from headrace.buffers.samples import Samples
 from headrace.buffers.tree import tree_leaves
-from headrace.envs.spaces import null_value
 from headrace.errors import CheckpointError
 from headrace.replays import (
     HindsightConfig,
@@ -175,6 +175,18 @@ def test_relabelled_transitions_equal_those_of_a_list_of_episodes(mode: str, n_s
     startable = {place_of(one) for one in replay.sample(2_000).inputs.observation["observation"]}
     assert found == {(place, goal) for place in startable for goal in episodes.later_goals(place)}
     assert any(goal == world.length(*place[:2]) for place, goal in found), "what the last step achieved is a goal"
+
+
+def test_goals_of_episodes_longer_than_the_ring_are_the_ones_it_holds() -> None:
+    world = World(1, longest=70)
+    writer, replay, sampler = made(world, HindsightConfig(compute_reward=reward_of))
+    for number in range(30):
+        writer.append(sampler.next())
+        episodes = Episodes(world, sampler.rows, max(0, 5 * (number + 1) - N_ROWS))
+        pairs = check(episodes, replay.sample(60), 1, False)
+        assert all(goal in episodes.later_goals(place) for place, goal in pairs)
+    lengths = [world.length(c, e) for c, e, _ in set().union(*map(set, sampler.rows))]
+    assert min(lengths) < N_ROWS < max(lengths)
 
 
 def test_goals_are_drawn_uniformly_and_one_in_k_plus_one_keeps_its_own() -> None:
@@ -360,11 +372,7 @@ def test_algorithm_refuses_an_environment_without_goals() -> None:
             algo.initialize(agent, n_itr=1, batch_spec=sampler.batch_spec)
 
 
-def test_example_of_a_goal_space_is_accepted() -> None:
-    make_replay(
-        BATCH,
-        null_value(Corridor.observation_space),
-        ACTION,
-        120,
-        hindsight=HindsightConfig(compute_reward=same),
-    )
+@pytest.mark.slow
+def test_many_bits_are_solved_with_hindsight_and_not_without() -> None:
+    assert bit_flipping.main(n_relabels=4, n_bits=10, n_itr=400) > 0.8
+    assert bit_flipping.main(n_relabels=0, n_bits=10, n_itr=400) < 0.2
