@@ -4,6 +4,7 @@ import dataclasses
 import math
 import pickle
 from collections import Counter
+from importlib import import_module
 from typing import Any
 
 import gymnasium as gym
@@ -11,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-from examples import bit_flipping
 from headrace.agents.dqn import DqnAgent
 from headrace.algos.dqn import DQN, DQNConfig
 from headrace.buffers.samples import Samples
@@ -374,5 +374,6 @@ def test_algorithm_refuses_an_environment_without_goals() -> None:
 
 @pytest.mark.slow
 def test_many_bits_are_solved_with_hindsight_and_not_without() -> None:
+    bit_flipping = import_module("examples.bit_flipping")
     assert bit_flipping.main(n_relabels=4, n_bits=10, n_itr=400) > 0.8
     assert bit_flipping.main(n_relabels=0, n_bits=10, n_itr=400) < 0.2
