@@ -22,7 +22,7 @@ from headrace.replays import HindsightConfig
 from headrace.samplers import SerialSampler
 
 
-class BitFlipping(gym.Env[dict[str, np.ndarray], np.int64]):
+class BitFlipping(gym.Env[Any, np.int64]):
     """Each action flips one of n bits; a step costs 1 unless the bits then equal the goal, which ends the episode.
 
     An episode has at most n steps, in which every goal can be reached.

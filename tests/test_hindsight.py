@@ -20,7 +20,6 @@ from headrace.errors import CheckpointError
 from headrace.replays import (
     HindsightConfig,
     ReplayFile,
-    ReplaySink,
     Transitions,
     UniformReplay,
     build_ring,
@@ -113,7 +112,7 @@ class Episodes:
         world, length, total, m, over = self.world, self.world.length(c, e), 0.0, 0, False
         while m < n_step and k + m < length and not over:
             achieved = np.array([c, e, k + m + 1], np.float32)
-            total += 0.9**m * reward_of(achieved, goal, {})
+            total += 0.9**m * float(reward_of(achieved, goal, {}))
             m += 1
             over = bool(close_to(achieved[None], goal[None], {})) if ends else k + m == length and world.end(c, e)[0]
         achieved = np.array([c, e, k + m], np.float32)
@@ -185,7 +184,7 @@ def test_goals_of_episodes_longer_than_the_ring_are_the_ones_it_holds() -> None:
         episodes = Episodes(world, sampler.rows, max(0, 5 * (number + 1) - N_ROWS))
         pairs = check(episodes, replay.sample(60), 1, False)
         assert all(goal in episodes.later_goals(place) for place, goal in pairs)
-    lengths = [world.length(c, e) for c, e, _ in set().union(*map(set, sampler.rows))]
+    lengths = [world.length(step[0], step[1]) for row in sampler.rows for step in row if step is not None]
     assert min(lengths) < N_ROWS < max(lengths)
 
 
@@ -344,12 +343,9 @@ class Seen(DQN):
 def test_dqn_learns_from_relabelled_transitions(own_process: bool) -> None:
     hindsight = HindsightConfig(compute_reward=same, compute_terminated=same)
     algo = Seen(DQNConfig(hindsight=hindsight, n_step=1, min_steps_learn=64, replay_size=999, batch_size=64))
-    agent, cls = DqnAgent(), AsyncSerialSampler if own_process else SerialSampler
-    sampler = cls(Corridor, batch_T=16, batch_B=4)
-    if own_process:
-        sink = algo.sink()
-        assert isinstance(sink, ReplaySink)
-        sampler.feed(sink)  # type: ignore[attr-defined]
+    agent, sampler = DqnAgent(), (AsyncSerialSampler if own_process else SerialSampler)(Corridor, batch_T=16, batch_B=4)
+    if isinstance(sampler, AsyncSerialSampler):
+        sampler.feed(algo.sink())
     with sampler.initialize(agent, seed=0):
         algo.initialize(agent, n_itr=4, batch_spec=sampler.batch_spec)
         for itr in range(4):

@@ -318,7 +318,7 @@ class Recomputing(PPO):
 @pytest.mark.parametrize("agent", [CategoricalPgAgent(), GruAgent()], ids=["feed_forward", "recurrent"])
 def test_recomputed_advantages_come_from_the_values_of_that_moment(agent: Agent, reset_mode: str) -> None:
     agent, samples = one_batch(reset_mode, agent)
-    settings = {"normalize_reward": False, "normalize_advantage": False, "epochs": 3, "minibatches": 2}
+    settings: dict[str, Any] = {"normalize_reward": False, "normalize_advantage": False, "epochs": 3, "minibatches": 2}
     algo = Recomputing(PPOConfig(recompute_advantages=True, **settings))
     algo.samples = samples
     ready(algo, agent, samples).optimize_agent(0, samples)
