@@ -225,7 +225,7 @@ class EpisodeEnds:
         oldest: int = self._ring.oldest[0]
         first, B = max(self._cursor, oldest), self._spec.batch.B
         self._cursor = cursor
-        self._begin = np.maximum(self._begin, oldest)
+        self._begin = np.maximum(self._begin, oldest)  # so that no more is written than the ring holds
         if first >= cursor:
             return
         follows = (self._ring.flags[np.arange(first, cursor) % self._spec.n_rows] & FOLLOWS) != 0
