@@ -18,6 +18,7 @@ FORKS = "ignore:This process:DeprecationWarning"
 LESS = {
     "async_dqn.py": "2000",
     "async_ppo.py": "4000",
+    "bit_flipping.py": "4 4 100",
     "custom_environment.py": "2500",
     "dqn.py": "50",
     "obtain_samples_loop.py": "12",

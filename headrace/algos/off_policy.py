@@ -26,6 +26,7 @@ from headrace.config import checked_names
 from headrace.envs.spaces import null_value
 from headrace.errors import CheckpointError
 from headrace.replays.base import Transitions
+from headrace.replays.hindsight import HindsightConfig
 from headrace.replays.make import replay_over, replay_spec, shared_ring
 from headrace.replays.prioritized import PrioritizedReplay
 from headrace.replays.ring import ReplayRing, ReplaySpec
@@ -88,6 +89,9 @@ class OffPolicyConfig(AdamConfig):
     frames: int = 0
     """Number of frames that observations stack along their first axis, to store each frame once; 0: store observations
     as they come."""
+    hindsight: HindsightConfig | None = None
+    """Learn from transitions whose goals are replaced by goals that were reached later (see `HindsightGather`); None:
+    from the goals of the environment."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -131,7 +135,8 @@ class OffPolicyAlgo(Algo):
 
     def sink(self) -> ReplaySink:
         """Returns a sink, so that the sampler process fills the replay, a ring buffer; see `Algo.sink`."""
-        self._sink = ReplaySink(self.config.replay_size, frames=self.config.frames)
+        config = self.config
+        self._sink = ReplaySink(config.replay_size, frames=config.frames, all_finals=config.hindsight is not None)
         return self._sink
 
     def require_agent(self, agent: Agent) -> None:
@@ -149,7 +154,8 @@ class OffPolicyAlgo(Algo):
         Raises:
             TypeError: if the agent is not an `AgentCls`.
             NotEnoughMemory: if the replay does not fit in memory.
-            ValueError: if the agent is not initialized, or the replay is too small for a batch.
+            ValueError: if the agent is not initialized, the replay is too small for a batch, or observations have no
+                goals for `hindsight`.
         """
         self.require_agent(agent)
         if agent.spaces is None:
@@ -212,6 +218,7 @@ class OffPolicyAlgo(Algo):
             seed=seed,
             alpha=config.pri_alpha,
             beta=config.pri_beta_init,
+            hindsight=config.hindsight,
         )
 
     @abstractmethod
@@ -314,7 +321,8 @@ class OffPolicyAlgo(Algo):
         if self._sink is not None:
             return self._sink.spec, self._sink.ring
         config, examples = self.config, (null_value(spaces.observation), null_value(spaces.action))
-        spec = replay_spec(batch_spec, *examples, config.replay_size, frames=config.frames)
+        all_finals = config.hindsight is not None
+        spec = replay_spec(batch_spec, *examples, config.replay_size, frames=config.frames, all_finals=all_finals)
         arena, ring = shared_ring(spec)
         arena.close_fd()
         self._writer = ReplayWriter(spec, ring)

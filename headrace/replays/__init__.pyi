@@ -1,6 +1,10 @@
 """Replay buffers: batches are appended to a ring in shared memory, transitions are sampled from it."""
 
 from headrace.replays.base import ReplayNotReady as ReplayNotReady, Transitions as Transitions
+from headrace.replays.hindsight import (
+    HindsightConfig as HindsightConfig,
+    HindsightGather as HindsightGather,
+)
 from headrace.replays.make import (
     make_replay as make_replay,
     replay_over as replay_over,

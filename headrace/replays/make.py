@@ -9,6 +9,7 @@ import numpy as np
 from headrace.buffers.shared import Allocate, Arena, measure, shared
 from headrace.errors import NotEnoughMemory
 from headrace.memory import available_memory
+from headrace.replays.hindsight import HindsightConfig
 from headrace.replays.prioritized import PrioritizedReplay
 from headrace.replays.ring import ReplayRing, ReplaySpec, build_ring
 from headrace.replays.uniform import UniformReplay
@@ -26,6 +27,7 @@ def replay_spec(
     *,
     frames: int = 0,
     n_finals: int | None = None,
+    all_finals: bool = False,
 ) -> ReplaySpec:
     """Returns the spec of a replay of `size` environment steps, rounded up to whole rows.
 
@@ -36,11 +38,12 @@ def replay_spec(
         size: capacity in environment steps.
         frames: see `ReplaySpec`.
         n_finals: see `ReplaySpec`. Default: room for one truncated episode in every 16 steps, or in every 64 steps if
-            frames are stored, and at least T · B.
+            frames are stored, for one end of an episode in every 4 steps with `all_finals`, and at least T · B.
+        all_finals: see `ReplaySpec`.
     """
     if n_finals is None:
-        n_finals = max(size // (64 if frames else 16), batch_spec.size)
-    return ReplaySpec(batch_spec, math.ceil(size / batch_spec.B), observation, action, n_finals, frames)
+        n_finals = max(size // (4 if all_finals else 64 if frames else 16), batch_spec.size)
+    return ReplaySpec(batch_spec, math.ceil(size / batch_spec.B), observation, action, n_finals, frames, all_finals)
 
 
 def shared_ring(spec: ReplaySpec, fd: int | None = None) -> tuple[Arena, ReplayRing]:
@@ -76,6 +79,7 @@ def make_replay(
     n_finals: int | None = None,
     alpha: float = 0.6,
     beta: float = 0.4,
+    hindsight: HindsightConfig | None = None,
     allocate: Allocate | None = None,
 ) -> tuple[ReplayWriter, UniformReplay]:
     """Returns a writer and a replay over the same memory.
@@ -89,12 +93,21 @@ def make_replay(
     Raises:
         NotEnoughMemory: if the ring does not fit into the available memory (checked only without `allocate`).
     """
-    spec = replay_spec(batch_spec, observation, action, size, frames=frames, n_finals=n_finals)
+    all_finals = hindsight is not None
+    spec = replay_spec(batch_spec, observation, action, size, frames=frames, n_finals=n_finals, all_finals=all_finals)
     if allocate is None:
         _require_memory(spec)
     ring = build_ring(spec, allocate or np.zeros)
     replay = replay_over(
-        spec, ring, prioritized=prioritized, n_step=n_step, discount=discount, seed=seed, alpha=alpha, beta=beta
+        spec,
+        ring,
+        prioritized=prioritized,
+        n_step=n_step,
+        discount=discount,
+        seed=seed,
+        alpha=alpha,
+        beta=beta,
+        hindsight=hindsight,
     )
     return ReplayWriter(spec, ring), replay
 
@@ -109,14 +122,17 @@ def replay_over(
     seed: int,
     alpha: float = 0.6,
     beta: float = 0.4,
+    hindsight: HindsightConfig | None = None,
 ) -> UniformReplay:
     """Returns a replay over a ring that another object or process fills.
 
     For the arguments, see `UniformReplay` and `PrioritizedReplay`.
     """
     if prioritized:
-        return PrioritizedReplay(spec, ring, n_step=n_step, discount=discount, seed=seed, alpha=alpha, beta=beta)
-    return UniformReplay(spec, ring, n_step=n_step, discount=discount, seed=seed)
+        return PrioritizedReplay(
+            spec, ring, n_step=n_step, discount=discount, seed=seed, alpha=alpha, beta=beta, hindsight=hindsight
+        )
+    return UniformReplay(spec, ring, n_step=n_step, discount=discount, seed=seed, hindsight=hindsight)
 
 
 def _require_memory(spec: ReplaySpec) -> None:

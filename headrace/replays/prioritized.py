@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from headrace.replays.hindsight import HindsightConfig
 from headrace.replays.ring import ReplayRing, ReplaySpec
 from headrace.replays.sum_tree import SumTree
 from headrace.replays.uniform import UniformReplay
@@ -35,6 +36,7 @@ class PrioritizedReplay(UniformReplay):
         alpha: exponent of the priorities; 0 is uniform sampling.
         beta: exponent of the importance weights; 1 corrects the bias fully. May be changed at any time.
         eps: ε.
+        hindsight: see `UniformReplay`.
     """
 
     def __init__(
@@ -48,10 +50,11 @@ class PrioritizedReplay(UniformReplay):
         alpha: float = 0.6,
         beta: float = 0.4,
         eps: float = 1e-6,
+        hindsight: HindsightConfig | None = None,
     ) -> None:
         if alpha < 0 or eps <= 0:
             raise ValueError(f"alpha must be at least 0 and eps more than 0, got alpha={alpha} and eps={eps}")
-        super().__init__(spec, ring, n_step=n_step, discount=discount, seed=seed)
+        super().__init__(spec, ring, n_step=n_step, discount=discount, seed=seed, hindsight=hindsight)
         self.alpha = alpha
         self.beta = beta
         self.eps = eps

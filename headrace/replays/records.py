@@ -16,7 +16,7 @@ import numpy as np
 
 from headrace.buffers.tree import tree_leaves, tree_paths
 from headrace.memory import fence
-from headrace.replays.ring import TERMINATED, TRUNCATED, VALID, ReplayRing, ReplaySpec
+from headrace.replays.ring import VALID, ReplayRing, ReplaySpec, with_final
 from headrace.storage import DIGEST_BYTES, Part, digest, framed
 from headrace.types import Tree
 
@@ -85,7 +85,8 @@ class Records:
 
         spec = self.spec
         return (
-            f"batch_B {spec.batch.B}; n_rows {spec.n_rows}; n_finals {spec.n_finals}; frames {spec.frames}; "
+            f"batch_B {spec.batch.B}; n_rows {spec.n_rows}; n_finals {spec.n_finals}"
+            f"{' of all episodes' if spec.all_finals else ''}; frames {spec.frames}; "
             f"observation {leaves(spec.observation)}; action {leaves(spec.action)}"
         )
 
@@ -93,7 +94,7 @@ class Records:
         """Returns a record of rows first to stop − 1, in parts; None if they were overwritten meanwhile."""
         rows = np.arange(first, stop) % self.spec.n_rows
         parts = [leaf[rows] for leaf in _by_row(ring)]
-        slots = _slots(parts)
+        slots = self._slots(parts)
         parts += [leaf[slots] for leaf in _by_final(ring)]
         fence(self._lock)
         oldest: int = ring.oldest[0]
@@ -132,7 +133,7 @@ class Records:
         """Returns whether the totals of a record continue those of the row before it; another run's are unlikely to."""
         before = ring.totals[(head.first - 1) % self.spec.n_rows] if head.first else np.zeros(2, np.int64)
         *_, flags, _, totals = self._parts(head, payload)[0]
-        new = [np.count_nonzero(flags[0] & VALID), np.count_nonzero(_ends(flags[0]))]
+        new = [np.count_nonzero(flags[0] & VALID), np.count_nonzero(with_final(self.spec, flags[0]))]
         return np.array_equal(totals[0], before + new)
 
     def put(self, ring: ReplayRing, head: Head, payload: bytes, stop: int) -> None:
@@ -143,9 +144,14 @@ class Records:
         by_row = [values[:n_rows] for values in by_row]
         for leaf, values in zip(_by_row(ring), by_row, strict=True):
             leaf[rows] = values
-        slots = _slots(by_row)
+        slots = self._slots(by_row)
         for leaf, values in zip(_by_final(ring), by_final, strict=True):
             leaf[slots] = values[: len(slots)]
+
+    def _slots(self, parts: list[np.ndarray]) -> np.ndarray:
+        """Returns the positions of the final observations of rows, in their order; parts: as returned by `_by_row`."""
+        *_, flags, final, _ = parts
+        return np.asarray(final[with_final(self.spec, flags)])
 
     def _parts(self, head: Head, payload: bytes) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Returns the arrays of the rows of a record, and those of its final observations."""
@@ -163,8 +169,8 @@ class Records:
         """Returns whether the arrays of a record are consistent; a valid checksum alone does not show this."""
         by_row, by_final = self._parts(head, payload)
         *_, flags, _, totals = by_row
-        time, _ = _ends(flags).nonzero()
-        slots = _slots(by_row)
+        time, _ = with_final(self.spec, flags).nonzero()
+        slots = self._slots(by_row)
         steps = np.count_nonzero(flags & VALID, axis=1)
         finals = np.bincount(time, minlength=head.n_rows)
         return bool(
@@ -178,17 +184,6 @@ class Records:
 
 #: dtype and shape of one row of an array.
 _Like = tuple[np.dtype[Any], tuple[int, ...]]
-
-
-def _ends(flags: np.ndarray) -> np.ndarray:
-    """Returns where episodes were truncated in flags `[n, B]`: these have final observations."""
-    return np.asarray((flags & (TERMINATED | TRUNCATED)) == TRUNCATED)
-
-
-def _slots(parts: list[np.ndarray]) -> np.ndarray:
-    """Returns the positions of the final observations of rows, in their order; parts: as returned by `_by_row`."""
-    *_, flags, final, _ = parts
-    return np.asarray(final[_ends(flags)])
 
 
 def _by_row(ring: ReplayRing) -> list[np.ndarray]:

@@ -33,6 +33,7 @@ __all__ = [
     "ReplaySpec",
     "build_ring",
     "row_slices",
+    "with_final",
 ]
 
 # Flags of one step, one byte for each row and column.
@@ -56,6 +57,7 @@ class ReplaySpec:
         action: example, a tree of arrays.
         n_finals: room for final observations of truncated episodes. When it is used up, the rows up to and including
             the one with the oldest final observation are dropped.
+        all_finals: keep the final observations of terminated episodes as well.
         frames: number of frames stacked along the first axis of the observation (a uint8 array), newest last; each
             frame is then stored once. 0: observations are stored whole.
     """
@@ -66,6 +68,7 @@ class ReplaySpec:
     action: Tree
     n_finals: int
     frames: int = 0
+    all_finals: bool = False
 
     def __post_init__(self) -> None:
         least = self.batch.T + max(self.frames, 1)
@@ -112,8 +115,7 @@ class ReplayRing:
         action: tree of `[n_rows, B, ...]`.
         reward: float32 `[n_rows, B]`.
         flags: uint8 `[n_rows, B]`, `VALID`, `FIRST` and so on.
-        final: int32 `[n_rows, B]`, for truncated episodes the position of their last observation in
-            `final_observation`.
+        final: int32 `[n_rows, B]`, where `with_final` the position of the last observation in `final_observation`.
         totals: int64 `[n_rows, 2]`, the numbers of steps and of final observations ever appended, up to and including
             this row.
         final_observation: tree of `[n_finals, ...]`.
@@ -157,6 +159,13 @@ def build_ring(spec: ReplaySpec, allocate: Allocate) -> ReplayRing:
         cursor=allocate((16,), int64).data,
         cut=allocate((16,), int64).data,
     )
+
+
+def with_final(spec: ReplaySpec, flags: np.ndarray) -> np.ndarray:
+    """Returns the steps after which a final observation is kept, bool, from flags of the same shape."""
+    ends = flags & (TERMINATED | TRUNCATED)
+    kept: np.ndarray = ends != 0 if spec.all_finals else ends == TRUNCATED
+    return kept
 
 
 def row_slices(first: int, count: int, n_rows: int) -> Iterator[tuple[slice, slice]]:

@@ -30,13 +30,14 @@ class ReplaySink:
         size: capacity in environment steps.
         frames: see `ReplaySpec`.
         n_finals: see `replay_spec`.
+        all_finals: see `ReplaySpec`.
     """
 
     spec: ReplaySpec
     ring: ReplayRing
 
-    def __init__(self, size: int, *, frames: int = 0, n_finals: int | None = None) -> None:
-        self._size, self._frames, self._n_finals = size, frames, n_finals
+    def __init__(self, size: int, *, frames: int = 0, n_finals: int | None = None, all_finals: bool = False) -> None:
+        self._size, self._frames, self._n_finals, self._all_finals = size, frames, n_finals, all_finals
 
     def open(self, spec: SlotSpec) -> int:
         """See `headrace.samplers.Sink`.
@@ -64,5 +65,11 @@ class ReplaySink:
 
     def _spec(self, spec: SlotSpec) -> ReplaySpec:
         return replay_spec(
-            spec.batch, spec.observation, spec.action, self._size, frames=self._frames, n_finals=self._n_finals
+            spec.batch,
+            spec.observation,
+            spec.action,
+            self._size,
+            frames=self._frames,
+            n_finals=self._n_finals,
+            all_finals=self._all_finals,
         )

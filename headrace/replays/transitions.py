@@ -60,15 +60,15 @@ class Gather:
         next_observation, _ = self._observations(last + self._B * (ends == 0))
         self._put_finals(next_observation, (ends == TRUNCATED).nonzero()[0], last_place)
         before_place = before % self._size
-        prev_action, prev_reward = _taken(self._action, before_place), self._reward.take(before_place)
+        prev_action, prev_reward = self._actions(before_place), self._reward.take(before_place)
         for leaf in (*tree_leaves(prev_action), prev_reward):
             leaf[begun] = 0
         inputs = StepInputs(observation, prev_action, prev_reward, begun)
-        last_action, last_reward = _taken(self._action, last_place), self._reward.take(last_place)
+        last_action, last_reward = self._actions(last_place), self._reward.take(last_place)
         next_inputs = StepInputs(next_observation, last_action, last_reward, np.zeros_like(begun))
         transitions = Transitions(
             inputs=tree_to_torch(inputs),
-            action=tree_to_torch(_taken(self._action, place)),
+            action=tree_to_torch(self._actions(place)),
             return_=torch.from_numpy(return_),
             next_inputs=tree_to_torch(next_inputs),
             discount=torch.from_numpy(discount),
@@ -90,6 +90,10 @@ class Gather:
             total += goes_on * (power * self._reward.take(place))
             n_steps += goes_on
         return total.astype(np.float32), self._powers.take(n_steps).astype(np.float32), last
+
+    def _actions(self, place: np.ndarray) -> Tree:
+        """Returns the actions at these positions, a tree of `[N, ...]`."""
+        return _taken(self._action, place)
 
     def _observations(self, index: np.ndarray) -> tuple[Tree, np.ndarray]:
         """Returns the observations `[N, ...]` and the index of the oldest row that each was built from."""

@@ -9,6 +9,7 @@ import torch
 
 from headrace.buffers.tree import tree_leaves
 from headrace.replays.base import ReplayNotReady, Transitions
+from headrace.replays.hindsight import HindsightConfig, HindsightGather
 from headrace.replays.ring import ReplayRing, ReplaySpec
 from headrace.replays.transitions import Gather
 from headrace.replays.window import Window
@@ -38,10 +39,18 @@ class UniformReplay:
         n_step: maximum number of steps of a transition.
         discount: γ per step.
         seed: seed of the draws.
+        hindsight: replace goals by goals that were reached later, see `HindsightGather`; None: leave them.
     """
 
     def __init__(
-        self, spec: ReplaySpec, ring: ReplayRing, *, n_step: int = 1, discount: float = 0.99, seed: int = 0
+        self,
+        spec: ReplaySpec,
+        ring: ReplayRing,
+        *,
+        n_step: int = 1,
+        discount: float = 0.99,
+        seed: int = 0,
+        hindsight: HindsightConfig | None = None,
     ) -> None:
         least = spec.batch.T + n_step + max(spec.frames, 1)
         if n_step < 1:
@@ -56,9 +65,13 @@ class UniformReplay:
         self.n_step = n_step
         self.discount = discount
         self._window = Window(spec, ring, n_step, self._changed)
-        self._gather = Gather(spec, ring, n_step, discount)
         self._random = np.random.Generator(
             np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(int(Stream.REPLAY),)))
+        )
+        self._gather = (
+            Gather(spec, ring, n_step, discount)
+            if hindsight is None
+            else HindsightGather(spec, ring, n_step, discount, hindsight, self._random)
         )
 
     def __len__(self) -> int:

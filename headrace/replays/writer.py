@@ -11,7 +11,17 @@ from headrace.buffers.samples import Samples
 from headrace.buffers.tree import tree_copy_into, tree_leaves, tree_map, tree_paths, tree_rows
 from headrace.memory import fence
 from headrace.replays.frames import check_joint, check_slides, padding
-from headrace.replays.ring import FIRST, FOLLOWS, TERMINATED, TRUNCATED, VALID, ReplayRing, ReplaySpec, row_slices
+from headrace.replays.ring import (
+    FIRST,
+    FOLLOWS,
+    TERMINATED,
+    TRUNCATED,
+    VALID,
+    ReplayRing,
+    ReplaySpec,
+    row_slices,
+    with_final,
+)
 from headrace.types import Tree
 
 __all__ = ["ReplayWriter"]
@@ -38,8 +48,8 @@ class ReplayWriter:
             samples: batch of the spec's shapes and dtypes.
 
         Raises:
-            ValueError: if the batch has other shapes than the spec, lacks the final observation of a truncated episode,
-                has more truncated episodes than `n_finals`, or stacks frames in another way than
+            ValueError: if the batch has other shapes than the spec, lacks the final observation of an episode,
+                has more ends of episodes to keep them for than `n_finals`, or stacks frames in another way than
                 `gymnasium.wrappers.FrameStackObservation`. The ring is then unchanged.
         """
         spec, ring = self.spec, self.ring
@@ -50,15 +60,15 @@ class ReplayWriter:
         n_steps, n_entries = (ring.totals[(first - 1) % spec.n_rows] if first else np.zeros(2, np.int64)).tolist()
         if len(time) > spec.n_finals:
             raise ValueError(
-                f"{len(time)} episodes of one batch were truncated and there is room for n_finals={spec.n_finals}; "
+                f"{len(time)} episodes of one batch {_ended(spec)} and there is room for n_finals={spec.n_finals}; "
                 "give the replay more"
             )
         numbers = n_entries + np.arange(len(time))
         slots = numbers % spec.n_finals
         given_up = ring.final_row[slots[numbers >= spec.n_finals]]
         given_up = given_up[given_up < first]  # the others belong to an append that was never finished
-        truncated = np.bincount(time, minlength=spec.batch.T)
-        totals = np.stack([n_steps + _counts(flags & VALID), n_entries + truncated.cumsum()], axis=1)
+        finals = np.bincount(time, minlength=spec.batch.T)
+        totals = np.stack([n_steps + _counts(flags & VALID), n_entries + finals.cumsum()], axis=1)
 
         # `oldest` must never move back: a writer that died may have overwritten rows up to its value.
         ring.oldest[0] = max(ring.oldest[0], first + spec.batch.T - spec.n_rows, given_up.max(initial=-1) + 1)
@@ -125,14 +135,14 @@ class ReplayWriter:
 def _finals(
     samples: Samples, flags: np.ndarray, observation: Tree, spec: ReplaySpec
 ) -> tuple[np.ndarray, np.ndarray, Tree]:
-    """Returns (time `[N]`, column `[N]`, stored part of the final observation `[N, ...]`) of truncated episodes."""
-    cut = (flags & (TERMINATED | TRUNCATED)) == TRUNCATED
+    """Returns (time `[N]`, column `[N]`, stored part `[N, ...]`) of the final observations to keep (`with_final`)."""
+    kept = with_final(spec, flags)
     time, column = _array(samples.final.time), _array(samples.final.column)
-    chosen = cut[time, column]
+    chosen = kept[time, column]
     time, column = time[chosen], column[chosen]
-    if len(time) != np.count_nonzero(cut):
+    if len(time) != np.count_nonzero(kept):
         raise ValueError(
-            f"{np.count_nonzero(cut)} episodes of the batch were truncated and samples.final has the last observation "
+            f"{np.count_nonzero(kept)} episodes of the batch {_ended(spec)} and samples.final has the last observation "
             f"of {len(time)}; append batches as the sampler gave them"
         )
     if not len(time):
@@ -146,6 +156,11 @@ def _finals(
             )
         entries = entries[:, -1]
     return time, column, entries
+
+
+def _ended(spec: ReplaySpec) -> str:
+    """Returns the verb for episodes whose final observations are kept."""
+    return "ended" if spec.all_finals else "were truncated"
 
 
 def _counts(mask: np.ndarray) -> np.ndarray:

@@ -497,6 +497,12 @@ MUTANTS = [
     Mutant(
         "headrace/replays/frames.py", "index = index - B * follows", "index = index - B", "tests/test_replays_frames.py"
     ),
+    Mutant(
+        "headrace/replays/hindsight.py",
+        "n_steps = (last - index) // self._B + ended",
+        "n_steps = (last - index) // self._B",
+        "tests/test_hindsight.py",
+    ),
     Mutant("headrace/replays/make.py", "if needed > free:", "if False:", "tests/test_replays.py"),
     Mutant(
         "headrace/replays/prioritized.py",

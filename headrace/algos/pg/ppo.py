@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from headrace.algos.checks import require
@@ -33,6 +33,10 @@ class PPOConfig(PgConfig):
     """Let `ratio_clip` fall linearly to 0 at the end of training."""
     value_clip: float | None = None
     """How far the value may be from the recorded one before it is clipped; None: values are not clipped."""
+    recompute_advantages: bool = False
+    """Compute advantages and targets of the values again before each pass but the first, from the values of the
+    parameters of that moment (Andrychowicz et al., "What matters in on-policy reinforcement learning?", 2021). False:
+    all passes learn from those of the values recorded in the batch."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -58,12 +62,14 @@ class PPO(PolicyGradientAlgo):
     def __init__(self, config: PPOConfig | None = None) -> None:
         super().__init__(PPOConfig() if config is None else config)
 
-    def parts(self, itr: int, batch: PgBatch) -> Iterator[PgBatch]:
+    def parts(self, itr: int, batch: PgBatch, recomputed: Callable[[], PgBatch]) -> Iterator[PgBatch]:
         """Yields random minibatches of steps or, for recurrent agents, of whole columns; each step once per epoch."""
         recurrent = batch.state is not None
         n = batch.returns.shape[1 if recurrent else 0]
         copies = not recurrent and sum(leaf.nbytes for leaf in tree_leaves(batch)) <= _COPIED_BYTES
         for epoch in range(self.config.epochs):
+            if epoch and self.config.recompute_advantages:
+                batch = recomputed()
             order = self.permutation(itr, epoch, n)
             shuffled, stop = tree_rows(batch, order) if copies else batch, 0
             for chosen in order.tensor_split(min(self.config.minibatches, n)):
