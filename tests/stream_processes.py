@@ -91,11 +91,11 @@ def stop_in_a_write(stream: SampleStream, reached: Any) -> None:
     producer.post(sample(0), 0)
     producer.flush(DEADLINE)
 
-    def half(slot: memoryview, parts: Any) -> int:
+    def half(slot: memoryview, *message: Any) -> None:
         slot[:8] = b"\xff" * 8
         reached.set()
         time.sleep(20 * DEADLINE)
-        return 0
+
 
     shared_memory._write = half
     producer.post(sample(1), 1)

@@ -560,7 +560,7 @@ def test_duplicates_and_gaps_are_counted() -> None:
     sequences = Sequences()
 
     def arrived(first: int, n: int = 1, producer: bytes = b"a", epoch: int = 0) -> tuple[int, int]:
-        return sequences.arrived(Frame(None, producer=producer, epoch=epoch, sequence=first), n)
+        return sequences.arrived(producer, epoch, first, n)
 
     assert arrived(10, 5) == (0, 0)  # whatever came before went to somebody else
     assert arrived(15) == (0, 0)
@@ -577,9 +577,9 @@ def test_duplicates_and_gaps_are_counted() -> None:
 def test_producers_that_were_silent_for_longest_are_forgotten() -> None:
     sequences = Sequences(most=2)
     for producer in (b"a", b"b", b"a", b"c"):
-        sequences.arrived(Frame(None, producer=producer, sequence=7), 1)
-    assert sequences.arrived(Frame(None, producer=b"a", sequence=7), 1) == (1, 0)
-    assert sequences.arrived(Frame(None, producer=b"b", sequence=7), 1) == (0, 0)
+        sequences.arrived(producer, 0, 7, 1)
+    assert sequences.arrived(b"a", 0, 7, 1) == (1, 0)
+    assert sequences.arrived(b"b", 0, 7, 1) == (0, 0)
 
 
 # ---- buffers ----

@@ -8,9 +8,8 @@ import time
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from operator import index
-from typing import get_args
+from typing import NamedTuple, get_args
 
 from headrace.errors import StreamClosed, StreamError, StreamTimeout
 from headrace.streams.codec import Frame, Part, encoded
@@ -26,8 +25,7 @@ PACK_BYTES = 2**16
 _PACK = 256
 
 
-@dataclass(frozen=True)
-class Message:
+class Message(NamedTuple):
     """Samples in the form in which they are sent.
 
     Args:
@@ -102,7 +100,8 @@ class BufferedProducer(SampleProducer):
 
     def flush(self, timeout: float = 60.0) -> None:
         """See `SampleProducer`."""
-        self._require_open("flush")
+        if self._closed:
+            self._require_open("flush")
         blocks = self._policy == "block"
         if not self._send_all(time.monotonic() + (timeout if blocks else 0.0)) and blocks:
             raise StreamTimeout(
@@ -152,7 +151,7 @@ class BufferedProducer(SampleProducer):
 
     def _send_all(self, deadline: float) -> bool:
         """Sends what waits; returns whether all of it could be sent until the deadline."""
-        if not self._flushing.acquire(timeout=max(0.0, remaining(deadline))):
+        if not self._flushing.acquire(False) and not self._flushing.acquire(timeout=remaining(deadline)):
             return False
         try:
             while (message := self._next()) is not None:
