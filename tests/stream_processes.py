@@ -14,7 +14,17 @@ import numpy as np
 
 from headrace.streams import SampleStream, make_consumer, make_producer
 
-__all__ = ["DEADLINE", "Names", "consume_all", "hold_a_batch", "post_many", "process", "sample", "stop_in_a_write"]
+__all__ = [
+    "DEADLINE",
+    "Names",
+    "consume_all",
+    "consume_from_socket",
+    "hold_a_batch",
+    "post_many",
+    "process",
+    "sample",
+    "stop_in_a_write",
+]
 
 DEADLINE = 120.0
 
@@ -96,10 +106,20 @@ def stop_in_a_write(stream: SampleStream, reached: Any) -> None:
         reached.set()
         time.sleep(20 * DEADLINE)
 
-
-    shared_memory._write = half
+    vars(shared_memory)["_write"] = half
     producer.post(sample(1), 1)
     producer.flush(DEADLINE)
+
+
+def consume_from_socket(address: str, addresses: Any, results: Any) -> None:
+    """Listens at an address, sends the one it got, and then the version of each sample with the counts so far."""
+    from headrace.streams import IpSampleConsumer
+
+    with IpSampleConsumer(address, "stream") as consumer:
+        addresses.put(consumer.address)
+        while True:
+            taken: Any = consumer.consume(timeout=10 * DEADLINE)
+            results.put((taken.version, consumer.counts))
 
 
 def hold_a_batch(stream: SampleStream, reached: Any) -> None:

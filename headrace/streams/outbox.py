@@ -197,9 +197,19 @@ class BufferedProducer(SampleProducer):
 
     def _formed(self, posts: Sequence[Post]) -> Message:
         """Returns the message of posts that are alike."""
+        return Message(self._encoded(posts, self._id, posts[0].sequence), posts)
+
+    def _encoded(self, posts: Sequence[Post], producer: bytes, sequence: int) -> Sequence[Part]:
+        """Returns the parts of the message of posts that are alike.
+
+        Args:
+            posts: the samples.
+            producer: whose numbers they have.
+            sequence: number of the first of them.
+        """
         version = posts[0].version if len(posts) == 1 else -1
-        frame = Frame(packed(posts), self.name, version, self._id, 0, posts[0].sequence)
-        return Message(encoded(frame, compressed=self._compressed, checksum=self.checksum), posts)
+        frame = Frame(packed(posts), self.name, version, producer, 0, sequence)
+        return encoded(frame, compressed=self._compressed, checksum=self.checksum)
 
     def _make_room(self) -> None:
         if self._policy == "block":

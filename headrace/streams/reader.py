@@ -76,7 +76,8 @@ class SampleReader:
                 self._alike.add(schema)
         if len(tree) == 1:
             return [Frame(tree[0], name, version, producer, epoch, sequence)] if first < stop else []
-        return unpacked(*tree, Frame(None, name, version, producer, epoch, sequence), first, stop)
+        samples, versions = tree
+        return unpacked(samples, versions, Frame(None, name, version, producer, epoch, sequence), first, stop)
 
     def _like(self, tree: Tree) -> Tree:
         """Returns a tree of samples with the dataclasses of the example; raises FrameRejected if it does not match."""
