@@ -26,7 +26,7 @@ __all__ = [
     "stop_in_a_write",
 ]
 
-DEADLINE = 120.0
+DEADLINE = 15.0
 
 
 class Names:

@@ -159,6 +159,7 @@ class NameResolvingSampleProducer(BufferedProducer):
         self._refresh_seconds = refresh
         self._senders: dict[str, Sender] = {}
         self._next_refresh = 0.0
+        self._uncertain = 0  # with consumers that have left
 
     @property
     def consumer_counts(self) -> Mapping[str, ConsumerCounts]:
@@ -167,9 +168,13 @@ class NameResolvingSampleProducer(BufferedProducer):
 
     def flush(self, timeout: float = 60.0) -> None:
         """See `SampleProducer`; also sends what waits for consumers that are behind, as far as they take it now."""
-        super().flush(timeout)
-        self._refresh()
-        self._to_all.catch_up(self._in_order(), 0.0)
+        try:
+            super().flush(timeout)
+        finally:
+            if not self._closed:
+                self._refresh()
+                self._to_all.catch_up(self._in_order(), 0.0)
+                self._count_uncertain()
 
     def _send(self, message: Message, deadline: float) -> bool:
         while True:
@@ -216,4 +221,8 @@ class NameResolvingSampleProducer(BufferedProducer):
         sender = self._senders.pop(address)
         self._to_all.forget(address)
         sender.close(deadline)
-        self.counts.uncertain += sender.uncertain
+        self._uncertain += sender.uncertain
+        self._count_uncertain()
+
+    def _count_uncertain(self) -> None:
+        self.counts.uncertain = self._uncertain + sum(sender.uncertain for sender in self._senders.values())
