@@ -18,6 +18,7 @@ __all__ = [
     "DEADLINE",
     "Names",
     "consume_all",
+    "consume_everything",
     "consume_from_socket",
     "hold_a_batch",
     "post_many",
@@ -120,6 +121,18 @@ def consume_from_socket(address: str, addresses: Any, results: Any) -> None:
         while True:
             taken: Any = consumer.consume(timeout=10 * DEADLINE)
             results.put((taken.version, consumer.counts))
+
+
+def consume_everything(stream: SampleStream, address: np.ndarray, marks: np.ndarray) -> None:
+    """Writes the port of its socket, if it has one, and marks the version of each sample that arrives."""
+    with make_consumer(stream) as consumer:
+        if stream.type == "ip":
+            port = int(consumer.address.rpartition(":")[2])  # type: ignore[attr-defined]
+            address[:4] = np.frombuffer(port.to_bytes(4, "little"), np.uint8)
+            address[-1] = 1
+        while True:
+            taken: Any = consumer.consume(timeout=10 * DEADLINE)
+            marks[taken.version] += 1
 
 
 def hold_a_batch(stream: SampleStream, reached: Any) -> None:
