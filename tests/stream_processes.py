@@ -27,7 +27,7 @@ __all__ = [
     "stop_in_a_write",
 ]
 
-DEADLINE = 15.0
+DEADLINE = 120.0
 
 
 class Names:
