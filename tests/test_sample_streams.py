@@ -51,9 +51,6 @@ class Pair:
         if self.kind == "local":
             if self._queue is None:
                 self._queue = SampleStream("local", qsize=settings.get("qsize", 64)).address
-                self._stack.callback(self._queue.join_thread)  # its thread belongs to who made the queue
-                self._stack.callback(self._queue.close)
-                self._stack.callback(self._queue.cancel_join_thread)
             settings["address"] = self._queue
         elif self.kind == "ip" and self._address:
             settings["address"] = self._address
@@ -415,6 +412,19 @@ def test_messages_of_another_stream_are_rejected(pair: Pair) -> None:
     while consumer.counts.rejected < 1 and time.monotonic() < deadline:
         require_nothing(consumer)
     assert consumer.counts.rejected == 1
+
+
+def test_what_a_queue_has_not_written_at_the_deadline_is_counted() -> None:
+    stream = SampleStream("local")
+    producer = make_producer(stream)
+    for number in range(5):
+        producer.post({"a": np.full(10**5, number)}, number)
+        producer.flush(DEADLINE)
+    assert producer.close(0.1) == 4  # the pipe does not even hold the first one
+    assert producer.counts == StreamCounts(posted=5, delivered=1, lost=4, uncertain=1)
+    with make_consumer(stream) as consumer:
+        assert consumer.consume(timeout=DEADLINE).version == 0  # type: ignore[union-attr]
+        require_nothing(consumer)
 
 
 # ---- several consumers by several producers ----

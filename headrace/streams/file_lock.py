@@ -16,6 +16,8 @@ __all__ = ["FileLock"]
 
 _SECONDS = 10.0  # of waiting for a lock that is held for microseconds: its holder was stopped
 _LOCK = fcntl.LOCK_EX | fcntl.LOCK_NB
+_YIELDS = 200  # looks before the first pause, half a microsecond each if no other process wants the core
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.00005, 0.005
 
 
 class FileLock:
@@ -77,12 +79,15 @@ class FileLock:
         os.close(self._fd)
 
     def _wait(self) -> None:
+        """Waits for the lock: a wait for it in the kernel would have no deadline, and its release is no event."""
         deadline = time.monotonic() + _SECONDS
+        pause = _FIRST_PAUSE
         for number in count():
-            if number < 200:
+            if number < _YIELDS:
                 os.sched_yield()
-            else:
-                time.sleep(0.0005)  # its holder has lost its core
+            else:  # its holder has lost its core, for a time slice or for longer
+                time.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
             try:
                 fcntl.flock(self._fd, _LOCK)
                 return
