@@ -152,8 +152,8 @@ class Soak:
                 self._kill(consumer)
                 self.in_flight += MOST_MOVED  # that it had taken, and not marked
                 consumer = start_consumer(books)
-                of = next((of for of, victim in running.items() if victim.is_alive()), None)
-                if of is not None:
+                alive = [of for of, victim in running.items() if victim.is_alive()]
+                for of in alive[:1]:
                     self._kill(running.pop(of))
                     self.in_flight += int(books.posted[of] - books.taken[of])
         self.kills = done

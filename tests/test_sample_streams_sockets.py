@@ -401,7 +401,7 @@ def test_a_broadcast_goes_on_without_a_consumer_that_is_absent_and_reaches_it_la
     back = stack.enter_context(IpSampleConsumer(address, "stream"))
     assert until(lambda: producer.flush() or producer.consumer_counts[address] == ConsumerCounts(sent=3))  # type: ignore[func-returns-value]
     arrived = [back.consume(timeout=DEADLINE) for _ in range(3)]
-    assert [(frame.version, frame.tree["number"].tolist()) for frame in arrived] == [(k, [k, k]) for k in range(3)]  # type: ignore[union-attr]
+    assert [(frame.version, frame.tree["number"].tolist()) for frame in arrived] == [(k, [k, k]) for k in range(3)]
     assert producer.counts.delivered == 3
     require_nothing(consumer)
 

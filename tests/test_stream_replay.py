@@ -79,8 +79,8 @@ def test_a_replay_and_a_dqn_learn_from_a_stream_what_they_learn_beside_the_sampl
     stream = SampleStream(kind, f"dqn-{os.urandom(6).hex()}", address="127.0.0.1:0", example=direct[0].numpy())
     spec = replay_spec(
         direct[0].batch_spec,
-        direct[0].numpy().env.observation[0, 0],  # type: ignore[call-overload,index]
-        direct[0].numpy().agent.action[0, 0],  # type: ignore[call-overload,index]
+        direct[0].numpy().env.observation[0, 0],
+        direct[0].numpy().agent.action[0, 0],
         4000,
     )
     (_, of_stream), (_, of_sampler) = shared_ring(spec), shared_ring(spec)

@@ -60,7 +60,6 @@ from headrace.streams.shared_memory import (
     SharedMemorySampleProducer as SharedMemorySampleProducer,
 )
 from headrace.streams.sockets import AllowList as AllowList, Keys as Keys
-from headrace.streams.spreading import ConsumerCounts as ConsumerCounts
 from headrace.streams.spec import (
     SampleStream as SampleStream,
     make_consumer as make_consumer,
@@ -68,3 +67,4 @@ from headrace.streams.spec import (
     register_consumer as register_consumer,
     register_producer as register_producer,
 )
+from headrace.streams.spreading import ConsumerCounts as ConsumerCounts

@@ -11,10 +11,12 @@ from headrace.streams.codec import Part
 from headrace.streams.sample import remaining
 from headrace.streams.sockets import Keys, close, connected, load_zmq
 
-__all__ = ["HIGH_WATER", "Sender", "milliseconds", "wait_for_room"]
+__all__ = ["HIGH_WATER", "Sender", "milliseconds", "wait_for_room", "wait_while_connecting"]
 
 #: Messages on either side of a connection.
 HIGH_WATER = 8
+#: Bytes that the kernel holds between two processes: its buffers grow to 4 MB on the one side and 6 on the other.
+_IN_KERNEL = 2**24
 _CONNECT_SECONDS = 5.0  # after which a consumer whose connection was neither made nor refused counts as absent
 
 
@@ -32,7 +34,6 @@ class Sender:
         high_water: how many messages may be on their way on each side.
 
     Attributes:
-        socket: of the type PUSH.
         uncertain: see `StreamCounts`.
     """
 
@@ -41,9 +42,12 @@ class Sender:
         self._zmq = load_zmq()
         events = self._zmq.Event
         self._gone = {events.DISCONNECTED, events.CLOSED, events.HANDSHAKE_FAILED_AUTH}  # CLOSED: was refused
-        self.socket = connected(self._zmq.PUSH, address, keys, high_water=high_water)
-        self._monitor = self.socket.get_monitor_socket(sum(self._gone) | events.HANDSHAKE_SUCCEEDED)
-        self._recent: deque[int] = deque(maxlen=2 * high_water)
+        self._socket = connected(self._zmq.PUSH, address, keys, high_water=high_water)
+        self._monitor = self._socket.get_monitor_socket(sum(self._gone) | events.HANDSHAKE_SUCCEEDED)
+        self._most_queued = 2 * high_water
+        self._queued: deque[tuple[int, int]] = deque()  # samples and bytes of messages that may be in ZeroMQ's queues
+        self._travelling: deque[tuple[int, int]] = deque()  # of those before, which may be in the kernel
+        self._n_travelling_bytes = 0
         self._absent: bool | None = None  # None: nobody knows yet
         self._known_by = time.monotonic() + _CONNECT_SECONDS
         self.uncertain = 0
@@ -59,24 +63,45 @@ class Sender:
         """Whether the first connection is being made."""
         return self._absent is None and not self.absent
 
+    def poll_entries(self) -> list[tuple[Any, int]]:
+        """Returns what to poll for room, and for the begin or the end of the connection."""
+        return [(self._socket, self._zmq.POLLOUT), (self._monitor, self._zmq.POLLIN)]
+
     def send(self, parts: Sequence[Part], n: int, deadline: float) -> bool:
         """Sends a message of `n` samples; returns whether there was a connection with room until the deadline."""
         self._look()
-        self.socket.sndtimeo = milliseconds(deadline)
+        self._socket.sndtimeo = milliseconds(deadline)
         try:
-            self.socket.send_multipart(parts)  # copies: ZeroMQ sends later, when the arrays may have changed
+            self._socket.send_multipart(parts)  # copies: ZeroMQ sends later, when the arrays may have changed
         except self._zmq.Again:
             return False
-        self._recent.append(n)
+        self._note(n, sum(map(len, parts)))
         return True
 
     def close(self, deadline: float = 0.0) -> None:
         """Sends what ZeroMQ still has until the deadline, and closes the connection."""
         self._look()
-        self.socket.disable_monitor()
+        self._socket.disable_monitor()
         self._monitor.close(0)
-        if not close(self.socket, deadline):
-            self.uncertain += sum(self._recent)
+        if not close(self._socket, deadline):
+            self._lose()
+
+    def _note(self, n: int, nbytes: int) -> None:
+        """Notes that a message is on its way, and forgets those that must have arrived by now."""
+        self._queued.append((n, nbytes))
+        if len(self._queued) > self._most_queued:
+            moved = self._queued.popleft()
+            self._travelling.append(moved)
+            self._n_travelling_bytes += moved[1]
+            while self._n_travelling_bytes - self._travelling[0][1] > _IN_KERNEL:
+                self._n_travelling_bytes -= self._travelling.popleft()[1]
+
+    def _lose(self) -> None:
+        """Counts what is on its way."""
+        self.uncertain += sum(n for n, _ in self._queued) + sum(n for n, _ in self._travelling)
+        self._queued.clear()
+        self._travelling.clear()
+        self._n_travelling_bytes = 0
 
     def _look(self) -> None:
         """Notes what has happened to the connection, and counts what was on its way when it ended."""
@@ -84,11 +109,17 @@ class Sender:
             number = int.from_bytes(self._monitor.recv_multipart(self._zmq.NOBLOCK)[0][:2], "little")
             self._absent = number in self._gone
             if number == self._zmq.Event.DISCONNECTED:
-                self.uncertain += sum(self._recent)
-                self._recent.clear()
+                self._lose()
 
 
 def wait_for_room(senders: Sequence[Sender], deadline: float) -> None:
-    """Waits until one of several connections takes a message, or until the deadline."""
+    """Waits until one of several connections takes a message, begins or ends, or until the deadline."""
     zmq = load_zmq()
-    zmq.zmq_poll([(sender.socket, zmq.POLLOUT) for sender in senders], milliseconds(deadline))
+    entries = [entry for sender in senders for entry in sender.poll_entries()]
+    zmq.zmq_poll(entries, milliseconds(deadline))
+
+
+def wait_while_connecting(senders: Sequence[Sender], deadline: float) -> None:
+    """Waits until the first connection to each consumer was made or refused, or until the deadline."""
+    while (connecting := [sender for sender in senders if sender.connecting]) and remaining(deadline):
+        wait_for_room(connecting, deadline)

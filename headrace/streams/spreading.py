@@ -19,7 +19,7 @@ from headrace.streams.codec import Part
 from headrace.streams.outbox import Message
 from headrace.streams.packing import Post
 from headrace.streams.sample import remaining
-from headrace.streams.sender import Sender, wait_for_room
+from headrace.streams.sender import Sender, wait_for_room, wait_while_connecting
 
 __all__ = ["ConsumerCounts", "Encode", "InTurn", "Spreading", "ToAll", "ToOne"]
 
@@ -115,11 +115,10 @@ class InTurn(_Numbered):
             return False
         first = self._turn % len(senders)
         in_turn = [*senders[first:], *senders[:first]]
+        wait_while_connecting(in_turn[:1], deadline)
         while True:
-            for number, sender in enumerate(in_turn):
-                # One whose connection is being made has its turn; one that has no room, or is absent, loses it.
-                patience = deadline if number == 0 and sender.connecting else 0.0
-                if self._sent(message, sender, patience):
+            for sender in in_turn:  # the first one that has room
+                if self._sent(message, sender, 0.0):
                     self._turn += 1
                     return True
             if not remaining(deadline):
@@ -152,6 +151,7 @@ class ToAll(Spreading):
             if sender.address not in self._queues:
                 self._queues[sender.address] = deque()
                 self._append(sender.address, self._entry)
+        wait_while_connecting(senders, deadline)
         while True:
             if any([self._caught_up(sender) for sender in senders]):
                 self._settle()
