@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import threading
 import time
@@ -33,7 +34,7 @@ from headrace.streams import (
     zip_producers,
 )
 from headrace.streams.packing import Sequences
-from tests.stream_processes import DEADLINE, Names, sample
+from tests.stream_processes import DEADLINE, Names, process, sample
 
 
 class Pair:
@@ -388,6 +389,28 @@ def test_a_consumer_waits_for_what_is_sent_meanwhile(pair: Pair) -> None:
     thread.start()
     assert take(consumer, 1) == [3]
     thread.join(DEADLINE)
+
+
+def use_in_fork(producer: SampleProducer, results: Any) -> None:
+    producer.post(sample(1))
+    try:
+        producer.flush(1.0)
+    except StreamError as error:
+        results.put(str(error))
+    os._exit(0)  # without the ends of a fork of the tests
+
+
+def test_a_fork_of_a_producer_cannot_send_under_its_id(pair: Pair) -> None:
+    consumer, producer = pair.consumer(), pair.producer()
+    producer.post(sample(0))
+    producer.flush(DEADLINE)
+    results = multiprocessing.get_context("fork").SimpleQueue()
+    with process(use_in_fork, producer, results):
+        assert "make a producer or consumer in the process that uses it" in results.get()
+    producer.post(sample(2))
+    producer.flush(DEADLINE)
+    assert take(consumer, 2) == [0, 2]
+    assert consumer.counts.duplicates == consumer.counts.lost == 0
 
 
 def test_compressed_fields_arrive_unchanged(pair: Pair) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import queue
 import signal
 import time
@@ -230,6 +231,36 @@ def _counts(consumer: IpSampleConsumer) -> int:
     with suppress(NothingToConsume):
         consumer.consume()
     return consumer.counts.rejected
+
+
+class Hostile:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (self.path,)
+
+
+def test_a_pickle_is_never_opened(stack: ExitStack, tmp_path: Path) -> None:
+    consumer = stack.enter_context(IpSampleConsumer())
+    send = push(stack, consumer.address)
+    marker = tmp_path / "opened"
+    good = message(0)
+    for protocol in range(6):
+        hostile = pickle.dumps(Hostile(str(marker)), protocol)
+        for parts in (
+            [hostile],
+            [b"0002", hostile],
+            [bytes(good[0]), hostile],
+            [bytes(good[0]), bytes(good[1]), hostile],
+        ):
+            send(parts)
+    send(message(1))
+    assert taken(consumer, 1) == [1]
+    assert consumer.counts.rejected == 24
+    assert not marker.exists()
 
 
 def test_a_message_without_samples_is_rejected(stack: ExitStack) -> None:

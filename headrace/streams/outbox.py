@@ -71,6 +71,7 @@ class BufferedProducer(SampleProducer):
         self._policy = policy
         self._capacity = capacity
         self._compressed = [f"0.{path}" for path in compressed]  # the samples are the first of a tuple, see `packed`
+        self._pid = os.getpid()
         self._id = os.urandom(8)
         self._sequence = 0
         self._posts: deque[Post] = deque()
@@ -151,6 +152,11 @@ class BufferedProducer(SampleProducer):
 
     def _send_all(self, deadline: float) -> bool:
         """Sends what waits; returns whether all of it could be sent until the deadline."""
+        if os.getpid() != self._pid:  # both would send under one id, and the consumer drop half as duplicates
+            raise StreamError(
+                f"this end of the stream belongs to process {self._pid} and was used in its fork {os.getpid()}; make "
+                "a producer or consumer in the process that uses it"
+            )
         if not self._flushing.acquire(False) and not self._flushing.acquire(timeout=remaining(deadline)):
             return False
         try:

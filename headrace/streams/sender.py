@@ -6,6 +6,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Sequence
+from typing import Any
 
 from headrace.streams.codec import Part
 from headrace.streams.sample import remaining
