@@ -24,6 +24,7 @@ from headrace.streams import (
     SampleBatch,
     SampleConsumer,
     SampleProducer,
+    SampleQueue,
     SampleStream,
     StreamCounts,
     ZippedSampleProducer,
@@ -448,6 +449,25 @@ def test_what_a_queue_has_not_written_at_the_deadline_is_counted() -> None:
     with make_consumer(stream) as consumer:
         assert consumer.consume(timeout=DEADLINE).version == 0
         require_nothing(consumer)
+
+
+def write_half_a_message(samples: SampleQueue, begun: Any) -> None:
+    writer = vars(samples)["_writer"]
+    assert samples.reserve(time.monotonic() + DEADLINE)
+    os.write(writer.fileno(), b"\x00\x00\x10\x00half")  # of 4,096 bytes
+    begun.put(None)
+    time.sleep(20 * DEADLINE)
+
+
+def test_a_queue_whose_writer_was_killed_in_a_write_is_an_error_and_no_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headrace.streams.local._STALL_SECONDS", 0.2)
+    stream = SampleStream("local")
+    begun = multiprocessing.get_context("fork").SimpleQueue()
+    with make_consumer(stream) as consumer:
+        with process(write_half_a_message, stream.address, begun):
+            begun.get()
+        with pytest.raises(StreamError, match="killed or stopped while it wrote"):
+            consumer.consume(timeout=DEADLINE)
 
 
 # ---- several consumers by several producers ----

@@ -1,7 +1,8 @@
-"""The sample stream between the processes of one program, on a pipe of `multiprocessing`.
+"""The sample stream between the processes of one program, on `multiprocessing.Pipe`.
 
 A queue is made before the processes start and passed to them. It has one lock for all writers: a process that is killed
-while it writes blocks the others, which then report StreamTimeout. Where processes may be killed, use "shared_memory".
+while it writes blocks the others, which then report StreamTimeout, and the reader reports StreamError. Where processes
+may be killed, use "shared_memory".
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from collections.abc import Sequence
 from multiprocessing.context import BaseContext
 from typing import Any
 
+from headrace.errors import StreamError
+from headrace.processes.members import set_deadline
 from headrace.streams.codec import LIMITS, Limits
 from headrace.streams.inbox import MessageConsumer
 from headrace.streams.outbox import BufferedProducer, Message
@@ -21,6 +24,7 @@ from headrace.types import Tree
 
 __all__ = ["LocalSampleConsumer", "LocalSampleProducer", "SampleQueue"]
 
+_STALL_SECONDS = 10.0  # for the rest of a message that has begun to arrive
 _TICK = 1.0  # seconds between looks of a writer that waits for its turn whether its producer was closed
 
 
@@ -37,7 +41,8 @@ class SampleQueue:
 
     def __init__(self, qsize: int = 64, context: BaseContext | None = None) -> None:
         context = context or multiprocessing.get_context()
-        self._reader, self._writer = context.Pipe(duplex=False)
+        self._reader, self._writer = context.Pipe()  # sockets, which can have a deadline where a pipe cannot
+        set_deadline(self._reader, _STALL_SECONDS)
         self._reading, self._writing = context.Lock(), context.Lock()
         self._free = context.Semaphore(qsize)
 
@@ -61,15 +66,25 @@ class SampleQueue:
         return True
 
     def read(self, deadline: float) -> Sequence[bytes] | None:
-        """Returns the next message; None if none arrives until the deadline."""
+        """Returns the next message; None if none arrives until the deadline.
+
+        Raises:
+            StreamError: if a process was killed in the middle of a write.
+        """
         if not self._reading.acquire(timeout=remaining(deadline)):
             return None
         try:
-            message: Sequence[bytes] | None = self._reader.recv() if self._reader.poll(remaining(deadline)) else None
+            if not self._reader.poll(remaining(deadline)):
+                return None
+            message: Sequence[bytes] = self._reader.recv()
+        except BlockingIOError:
+            raise StreamError(
+                f"a message in a queue was not completed within {_STALL_SECONDS:g} s: its producer was killed or stopped "
+                "while it wrote; make the queue and its processes anew, or use a stream of the type 'shared_memory'"
+            ) from None
         finally:
             self._reading.release()
-        if message is not None:
-            self._free.release()
+        self._free.release()
         return message
 
 

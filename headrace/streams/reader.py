@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import is_dataclass
 from typing import Any
 
 import numpy as np
@@ -99,4 +100,4 @@ def _rows(first: int, stop: int) -> Callable[[np.ndarray], np.ndarray]:
 def _has_dataclasses(tree: Tree) -> bool:
     if isinstance(tree, dict):
         return any(map(_has_dataclasses, tree.values()))
-    return any(map(_has_dataclasses, tree)) if isinstance(tree, tuple) else hasattr(type(tree), "__dataclass_fields__")
+    return any(map(_has_dataclasses, tree)) if isinstance(tree, tuple) else is_dataclass(tree)

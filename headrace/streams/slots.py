@@ -220,13 +220,16 @@ class Segment:
     # ---- consumers ----
 
     def claim(self, least: int, most: int, deadline: float) -> list[Claim]:
-        """Returns between `least` and `most` samples, each once; none if there are fewer until the deadline."""
+        """Returns between `least` and `most` samples, each once; none if there are fewer until the deadline.
+
+        No message is begun after `least`: its slot would be occupied while the ones before it are copied.
+        """
         while True:
             with self._lock:
                 if self._parked:
                     self._unpark()
-                if self._head[_AVAILABLE] >= (least or 1):
-                    return self._claimed(most)
+                if self._head[_AVAILABLE] >= least:
+                    return self._claimed(least, most)
                 if not self._parked_until(deadline):
                     return []
             self._sleep(deadline)
@@ -277,17 +280,18 @@ class Segment:
             os.close(fd)
         self.slots = []
 
-    def _claimed(self, most: int) -> list[Claim]:
+    def _claimed(self, least: int, most: int) -> list[Claim]:
         """Claims samples that there are, of each message those of one round at most, so that no sample comes twice."""
         claims = []
         again = []  # messages that can be claimed from once more, next time
         queue, reuses, available = self._queue, self.layout.reuses, self._head[_AVAILABLE]
-        while most and queue[slot := int(self._arrays.queue.argmin())] != _NONE:
+        while least > 0 and queue[slot := int(self._arrays.queue.argmin())] != _NONE:
             n, taken = self._n[slot], self._taken[slot]
             rounds, first = divmod(taken, n)
             stop = min(first + most, n)
             count = stop - first
             claims.append(Claim(slot, first, stop, rounds > 0))
+            least -= count
             most -= count
             available -= count
             self._reading[slot, self._me] = count

@@ -905,6 +905,18 @@ MUTANTS = [
         "tests/test_sample_streams.py",
     ),
     Mutant(
+        "headrace/streams/local.py",
+        "set_deadline(self._reader, _STALL_SECONDS)",
+        "pass",
+        "tests/test_sample_streams.py",
+    ),
+    Mutant(
+        "headrace/streams/outbox.py",
+        "if os.getpid() != self._pid:",
+        "if False:",
+        "tests/test_sample_streams.py",
+    ),
+    Mutant(
         "headrace/streams/slots.py",
         "if pid != self._lock.pid and _birth(pid) != birth:",
         "if False:",
