@@ -79,8 +79,8 @@ class SampleQueue:
             message: Sequence[bytes] = self._reader.recv()
         except BlockingIOError:
             raise StreamError(
-                f"a message in a queue was not completed within {_STALL_SECONDS:g} s: its producer was killed or stopped "
-                "while it wrote; make the queue and its processes anew, or use a stream of the type 'shared_memory'"
+                f"a message in a queue was not completed within {_STALL_SECONDS:g} s: its producer was killed or "
+                "stopped while it wrote; make the queue and its processes anew, or use the type 'shared_memory'"
             ) from None
         finally:
             self._reading.release()
