@@ -184,6 +184,7 @@ ALLOWED_WAITS = {
     ("processes/child.py", "recv"),  # an idle worker; its watch thread ends it with its parent
     ("processes/group.py", "recv"),  # the pipe has a deadline of its own (SO_RCVTIMEO)
     ("processes/fresh.py", "poll"),  # that of `Popen`, which does not wait
+    ("streams/local.py", "recv"),  # as in processes/group.py
 }
 FORBIDDEN_CALLS = {"eval", "exec", "print"}
 #: Generators of one's own, and looking at the global one without touching it.

@@ -14,7 +14,7 @@ from headrace.streams.buffers import (
     FifoBuffer as FifoBuffer,
     PriorityBuffer as PriorityBuffer,
 )
-from headrace.streams.codec import Frame as Frame, Limits as Limits, decoded as decoded, encoded as encoded
+from headrace.streams.codec import Frame as Frame, decoded as decoded, encoded as encoded
 from headrace.streams.inference.client import (
     ClientCounts as ClientCounts,
     InferenceClient as InferenceClient,
@@ -33,6 +33,7 @@ from headrace.streams.inference.spec import (
     make_server as make_server,
 )
 from headrace.streams.ip import IpSampleConsumer as IpSampleConsumer, IpSampleProducer as IpSampleProducer
+from headrace.streams.limits import Limits as Limits
 from headrace.streams.local import (
     LocalSampleConsumer as LocalSampleConsumer,
     LocalSampleProducer as LocalSampleProducer,
@@ -66,3 +67,4 @@ from headrace.streams.spec import (
     register_consumer as register_consumer,
     register_producer as register_producer,
 )
+from headrace.streams.spreading import ConsumerCounts as ConsumerCounts

@@ -888,21 +888,45 @@ MUTANTS = [
     ),
     # streams
     Mutant(
-        "headrace/streams/codec.py",
+        "headrace/streams/schemas.py",
         "if self._nbytes > self._limits.payload_bytes:",
         "if False:",
         "tests/test_stream_codec.py",
     ),
     Mutant(
+        "headrace/streams/schemas.py",
+        "key += (child.dtype, child.shape)",
+        "key += (child.dtype, child.shape[::-1])",
+        "tests/test_stream_codec.py",
+    ),
+    Mutant(
+        "headrace/streams/codec.py",
+        "_COLUMNS = 1021",
+        "_COLUMNS = 1024",
+        "tests/test_stream_codec.py",
+    ),
+    Mutant(
+        "headrace/streams/codec.py",
+        "if len(data) != nbytes:",
+        "if False:",
+        "tests/test_stream_codec.py",
+    ),
+    Mutant(
+        "headrace/streams/reader.py",
+        "if not self._plain or schema not in self._alike:",
+        "if not self._plain:",
+        "tests/test_sample_streams.py",
+    ),
+    Mutant(
         "headrace/streams/packing.py",
-        "return min(n, max(0, expected - frame.sequence)), max(0, frame.sequence - expected)",
+        "return min(n, max(0, expected - sequence)), max(0, sequence - expected)",
         "return 0, 0",
         "tests/test_sample_streams.py",
     ),
     Mutant(
         "headrace/streams/inbox.py",
-        "unpacked(samples_like(self._example, frame), before, n)",
-        "unpacked(samples_like(self._example, frame), 0, n)",
+        "samples(message, before, n)",
+        "samples(message, 0, n)",
         "tests/test_sample_streams_sockets.py",
     ),
     Mutant(
@@ -915,6 +939,18 @@ MUTANTS = [
         "headrace/streams/local.py",
         "[bytes(part) for part in message.parts]",
         "[message.parts[0], *map(bytes, reversed(message.parts[1:]))]",
+        "tests/test_sample_streams.py",
+    ),
+    Mutant(
+        "headrace/streams/local.py",
+        "set_deadline(self._reader, _STALL_SECONDS)",
+        "pass",
+        "tests/test_sample_streams.py",
+    ),
+    Mutant(
+        "headrace/streams/outbox.py",
+        "if os.getpid() != self._pid:",
+        "if False:",
         "tests/test_sample_streams.py",
     ),
     Mutant(
@@ -954,15 +990,45 @@ MUTANTS = [
         "tests/test_sample_streams_sockets.py",
     ),
     Mutant(
+        "headrace/streams/sender.py",
+        "if number == self._zmq.Event.DISCONNECTED:\n                self._lose()",
+        "if False:\n                pass",
+        "tests/test_sample_streams_sockets.py",
+    ),
+    Mutant(
+        "headrace/streams/sender.py",
+        "self._absent = number in self._gone",
+        "self._absent = False",
+        "tests/test_sample_streams_sockets.py",
+    ),
+    Mutant(
         "headrace/streams/ip.py",
-        "self.uncertain += sum(self._recent)\n            self._recent.clear()",
-        "pass",
+        "if self._rejected[self._sender] >= _MOST_REJECTED:",
+        "if False:",
+        "tests/test_sample_streams_sockets.py",
+    ),
+    Mutant(
+        "headrace/streams/spreading.py",
+        "self._numbers[sender.address] += n",
+        "self._numbers[sender.address] += 2 * n",
+        "tests/test_sample_streams_sockets.py",
+    ),
+    Mutant(
+        "headrace/streams/spreading.py",
+        "if any([self._caught_up(sender) for sender in senders]):",
+        "if all([self._caught_up(sender) for sender in senders]):",
+        "tests/test_sample_streams_sockets.py",
+    ),
+    Mutant(
+        "headrace/streams/spreading.py",
+        "copy = copy or ([bytes(part) for part in entry[0]], entry[1])",
+        "copy = entry",
         "tests/test_sample_streams_sockets.py",
     ),
     Mutant(
         "headrace/streams/name_resolving.py",
-        "self._numbers[sender.address] += 1",
-        "self._numbers[sender.address] += 2",
+        "for address in self._senders.keys() - found:",
+        "for address in ():",
         "tests/test_sample_streams_sockets.py",
     ),
     Mutant(

@@ -30,7 +30,7 @@ import numpy as np
 
 from headrace.buffers.tree import tree_map
 from headrace.errors import FrameRejected, StreamError, StreamTimeout
-from headrace.streams.codec import Frame, Limits, Part, decoded, encoded, like
+from headrace.streams.codec import LIMITS, Frame, Limits, Part, decoded, encoded, like
 from headrace.streams.inference.client import Answers, InferenceClient, Post
 from headrace.streams.inference.endpoint import Clock
 from headrace.streams.inference.trees import stacked
@@ -40,8 +40,6 @@ __all__ = ["LIMITS", "MOST_AT_ONCE", "ClientChannel", "MessageClient", "content_
 
 #: Messages that are received before what they contain is dealt with.
 MOST_AT_ONCE = 1024
-#: What messages may contain if nothing else is said.
-LIMITS = Limits()
 _IDS = np.zeros(1, np.int64)
 #: What messages of servers contain, but for results and values, which are checked elsewhere.
 _ANSWERS, _REFUSED, _CONSTANT = {"ids": _IDS}, {"ids": _IDS, "reason": ""}, {"name": ""}
