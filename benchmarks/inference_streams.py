@@ -87,7 +87,7 @@ def trips(kind: str, n: int) -> Iterator[Trip]:
             frames = [b"h" * 100, np.stack([row["observation"] for row in rows(n)]).tobytes()]
             yield partial(_bare_trip, socket, frames)
         else:
-            queues = LocalInferenceQueues(1, _CONTEXT) if kind == "local" else None
+            queues = LocalInferenceQueues(1) if kind == "local" else None
             stream = InferenceStream(kind, f"benchmark-{os.getpid()}-{n}", address="tcp://127.0.0.1:0", queues=queues)
             stack.enter_context(running(serve, stream, child))
             address = parent.recv() or None

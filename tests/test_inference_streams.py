@@ -30,7 +30,8 @@ from headrace.streams import (
     make_server,
 )
 from headrace.streams.codec import Frame, encoded
-from headrace.streams.inference.control import Conversation, Ended, address_of, joined
+from headrace.streams.connections import Connection, Ended, connected
+from headrace.streams.inference.control import address_of
 from headrace.streams.inference.message_server import MessageServer
 from headrace.streams.inference.messages import MessageClient, message
 from headrace.streams.inference.shared_server import SharedMemoryServer
@@ -74,7 +75,7 @@ class World:
             pytest.importorskip("headrace.streams.sockets", reason="needs sockets")
         self.kind = kind
         self._stack = stack
-        queues = stack.enter_context(LocalInferenceQueues(4, FORK)) if kind == "local" else None
+        queues = stack.enter_context(LocalInferenceQueues(4)) if kind == "local" else None
         #: What the clients and servers are made of.
         self.stream = InferenceStream(
             kind,
@@ -517,7 +518,7 @@ class Scripted(InferenceServer):
     def set_constant(self, name: str, tree: Any) -> None:
         raise NotImplementedError
 
-    def _look(self) -> int:
+    def _look(self, since: float, enough: Any) -> int:
         return sum(arrival <= self.now for arrival in self._arrivals)
 
     def _oldest(self) -> float:
@@ -939,9 +940,9 @@ def test_processes_of_other_users_are_turned_away(stack: ExitStack, monkeypatch:
     world = World("shared_memory", stack)
     server, client = world.server(), world.client()
     with monkeypatch.context() as patch:
-        patch.setattr(Conversation, "with_this_user", property(lambda self: False))
+        patch.setattr(Connection, "pid_of_user", lambda self: 0)
         posted(client, [1])
-        with pytest.raises(StreamError, match=r"a process of another user .* listens under"):
+        with pytest.raises(StreamError, match=r"a process of another user, or container, has the name"):
             client.flush(0.2)
         assert until(lambda: server.counts.rejected)
     client.flush()
@@ -951,17 +952,16 @@ def test_processes_of_other_users_are_turned_away(stack: ExitStack, monkeypatch:
 def test_garbage_on_the_control_connection_ends_only_that_connection(stack: ExitStack) -> None:
     world = World("shared_memory", stack)
     server, client = world.server(), world.client()
-    address = address_of(world.stream.name, 0)
     rng = np.random.default_rng(0)
-    good = joined(encoded(Frame({"slots": {"n": 1}}, producer=b"somebody")))
+    good = [bytes(part) for part in encoded(Frame({"slots": {"n": 1}}, producer=b"somebody"))]
     for turn in range(100):
-        conversation = Conversation.with_server(address, DEADLINE)
-        data = bytearray(good if turn % 2 else rng.bytes(turn + 1))
+        data = bytearray(good[0] if turn % 2 else rng.bytes(turn + 1))
         data[rng.integers(len(data))] ^= 1
-        conversation.send_bytes(bytes(data))
+        connection = connected(address_of(world.stream.name, 0))
+        connection.send([bytes(data), *good[1:]])
         with pytest.raises(Ended):
-            conversation.receive()
-        conversation.close()
+            connection.receive()
+        connection.close()
     ids = posted(client, [1])
     client.flush()
     served(server, 1)

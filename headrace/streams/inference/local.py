@@ -1,61 +1,47 @@
-"""Inference streams on `multiprocessing.Queue`: two queues for each client, one for requests and one for answers."""
+"""Inference streams between processes of one program: a pair of connected sockets for each client."""
 
 from __future__ import annotations
 
-import multiprocessing
-import queue
+import math
+import select
+import socket
+import time
 from collections.abc import Hashable, Sequence
-from multiprocessing import connection, queues
-from multiprocessing.context import BaseContext
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from headrace.errors import StreamTimeout
-from headrace.streams.codec import Part
-
-if TYPE_CHECKING:
-    _Base = queues.Queue[list[bytes]]
-else:
-    _Base = queues.Queue
+from headrace.errors import FrameRejected, StreamError, StreamTimeout
+from headrace.streams.codec import LIMITS, Part
+from headrace.streams.connections import Connection, Ended
+from headrace.streams.inference.control import close_all
+from headrace.streams.inference.waiting import Waiting
 
 __all__ = ["LocalClientChannel", "LocalInferenceQueues", "LocalServerChannel"]
 
-_Reader = connection.Connection
-
-
-class _Queue(_Base):
-    """A queue that can be waited for together with others. (`get` with a timeout holds a lock while it waits, which a
-    killed process would keep.)
-    """
-
-    _reader: _Reader
-
-    def fileno(self) -> int:
-        """Returns the descriptor that is readable when a message is there."""
-        return self._reader.fileno()
+_MOST_BYTES = 2 * LIMITS.payload_bytes  # of a message; what it may contain is checked by who receives it
 
 
 class LocalInferenceQueues:
     """The queues of a local stream. Make them before the processes that use them, and pass them in `InferenceStream`.
 
-    A process that is killed while it writes a message of more than 4 KiB leaves half of the message in the pipe of its
-    queue, whose reader then waits for the rest. Where processes may be killed, use another type of stream.
+    A queue is a Unix socket of this process and its children, under any start method. A message arrives whole, or not
+    at all if its sender is killed. About a hundred messages fit, then a client waits in `flush`.
 
     Args:
         n_clients: clients of the stream; each has its own pair of queues, with the number `rank` of its
             `InferenceStream`.
-        context: of multiprocessing, such as `multiprocessing.get_context("forkserver")`; None: the default.
-        most_messages: messages in a queue, at most; a client that has sent so many waits in `flush`.
     """
 
-    def __init__(self, n_clients: int = 1, context: BaseContext | None = None, most_messages: int = 1024) -> None:
-        made = multiprocessing.get_context() if context is None else context
-        self.requests = [_Queue(most_messages, ctx=made) for _ in range(n_clients)]
-        self.answers = [_Queue(most_messages, ctx=made) for _ in range(n_clients)]
+    def __init__(self, n_clients: int = 1) -> None:
+        pairs = [Connection.pair() for _ in range(n_clients)]
+        self.of_clients: list[socket.socket] = [client for client, _ in pairs]
+        self.of_server: list[socket.socket] = [server for _, server in pairs]
+        for each in (*self.of_clients, *self.of_server):
+            each.setblocking(False)
 
     def close(self) -> None:
         """Closes the queues in this process."""
-        for each in (*self.requests, *self.answers):
+        for each in (*self.of_clients, *self.of_server):
             each.close()
 
     def __enter__(self) -> LocalInferenceQueues:
@@ -67,16 +53,32 @@ class LocalInferenceQueues:
         self.close()
 
 
-def _put(to: _Queue, parts: Sequence[Part], seconds: float) -> None:
-    """Adds a message; raises `queue.Full` after `seconds`."""
-    to.put([bytes(part) for part in parts], timeout=max(seconds, 0.0))
-
-
-def _get(source: _Queue) -> list[bytes] | None:
+def _received(connection: Connection) -> list[memoryview] | None:
     try:
-        return source.get_nowait()
-    except queue.Empty:
+        parts, fds = connection.receive()
+    except BlockingIOError:
         return None
+    except FrameRejected:
+        return []  # which is no message, and is counted as such
+    except Ended:
+        raise StreamError("the program that made the queues of this local stream has ended") from None
+    close_all(fds)
+    return parts
+
+
+class _Sleep:
+    """Waits until one of some sockets is readable."""
+
+    def __init__(self, sockets: Sequence[socket.socket]) -> None:
+        self._poll = select.poll()
+        for each in sockets:
+            self._poll.register(each, select.POLLIN)
+
+    def ready(self) -> bool:
+        return bool(self._poll.poll(0))
+
+    def sleep(self, seconds: float) -> None:
+        self._poll.poll(math.ceil(max(seconds, 0.0) * 1e3))
 
 
 class LocalClientChannel:
@@ -88,31 +90,40 @@ class LocalClientChannel:
     """
 
     def __init__(self, queues: LocalInferenceQueues, rank: int) -> None:
-        if not 0 <= rank < len(queues.requests):
+        if not 0 <= rank < len(queues.of_clients):
             raise ValueError(
-                f"rank is {rank}, but there are queues for {len(queues.requests)} clients; give a larger n_clients to "
-                "LocalInferenceQueues"
+                f"rank is {rank}, but there are queues for {len(queues.of_clients)} clients; give a larger n_clients "
+                "to LocalInferenceQueues"
             )
-        self._requests, self._answers = queues.requests[rank], queues.answers[rank]
-        # A process ends though nobody reads what it sent last.
-        self._requests.cancel_join_thread()
+        self._socket = queues.of_clients[rank]
+        self._connection = Connection(self._socket, _MOST_BYTES)
+        poll = _Sleep([self._socket])
+        self._waiting = Waiting(poll.ready, poll.sleep)
+        self._writable = select.poll()
+        self._writable.register(self._socket, select.POLLOUT)
 
     def send(self, parts: Sequence[Part], seconds: float) -> None:
         """See `ClientChannel`."""
-        try:
-            _put(self._requests, parts, seconds)
-        except queue.Full:
-            raise StreamTimeout(
-                f"no server read one of the last {self._requests.qsize()} messages of this client in time"
-            ) from None
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                self._connection.send(parts)
+                return
+            except BlockingIOError:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise StreamTimeout(
+                        "no server read any of the last messages of this client in time, and its queue is full"
+                    ) from None
+                self._writable.poll(math.ceil(left * 1e3))
 
-    def receive(self) -> list[bytes] | None:
+    def receive(self) -> list[memoryview] | None:
         """See `ClientChannel`."""
-        return _get(self._answers)
+        return _received(self._connection)
 
     def sleep(self, seconds: float) -> None:
         """See `ClientChannel`."""
-        connection.wait([self._answers.fileno()], seconds)
+        self._waiting.wait(seconds)
 
     def renew(self) -> None:
         """Another server reads the same queue."""
@@ -129,17 +140,17 @@ class LocalServerChannel:
     """
 
     def __init__(self, queues: LocalInferenceQueues) -> None:
-        self._queues = queues
+        self._connections = [Connection(each, _MOST_BYTES) for each in queues.of_server]
         self._next = 0
-        for each in queues.answers:
-            each.cancel_join_thread()
+        poll = _Sleep(queues.of_server)
+        self._waiting = Waiting(poll.ready, poll.sleep)
 
     def receive(self) -> tuple[Hashable, Sequence[Any]] | None:
         """See `ServerChannel`; the queues are read in turn."""
-        requests = self._queues.requests
-        for step in range(len(requests)):
-            rank = (self._next + step) % len(requests)
-            parts = _get(requests[rank])
+        n = len(self._connections)
+        for step in range(n):
+            rank = (self._next + step) % n
+            parts = _received(self._connections[rank])
             if parts is not None:
                 self._next = rank + 1
                 return rank, parts
@@ -149,14 +160,14 @@ class LocalServerChannel:
         """See `ServerChannel`."""
         assert isinstance(peer, int)
         try:
-            _put(self._queues.answers[peer], parts, 0.0)
-        except queue.Full:
+            self._connections[peer].send(parts)
+        except (BlockingIOError, Ended):
             return False
         return True
 
     def sleep(self, seconds: float) -> None:
         """See `ServerChannel`."""
-        connection.wait([each.fileno() for each in self._queues.requests], max(seconds, 0.0))
+        self._waiting.wait(seconds)
 
     def close(self) -> None:
         """The queues belong to who made them."""
