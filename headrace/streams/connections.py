@@ -29,7 +29,7 @@ __all__ = ["Connection", "Ended", "Listener", "check_name", "connected"]
 _LINUX = sys.platform == "linux"
 _PACKET = 2**16 if _LINUX else 2000  # bytes that are sent in one piece; what is larger is in memory
 _MOST_BYTES = 2**17  # of a message, if nothing else is said
-_MOST_FDS = 16
+_RIGHTS_BYTES = socket.CMSG_SPACE(16 * array("i").itemsize)  # 16 descriptors
 _HERE, _IN_MEMORY = b"\0", b"\1"  # where a message is: the first byte of a packet
 _FLAGS = socket.MSG_CMSG_CLOEXEC if _LINUX else 0
 _CREDENTIALS = struct.Struct("3i")
@@ -114,9 +114,10 @@ class Connection:
             FrameRejected: if it is no message, or too large.
         """
         try:
-            data, fds, flags, _ = socket.recv_fds(self._socket, _PACKET, _MOST_FDS, _FLAGS)
+            data, rights, flags, _ = self._socket.recvmsg(_PACKET, _RIGHTS_BYTES, _FLAGS)
         except ConnectionError:
             raise Ended from None
+        fds = _descriptors(rights) if rights else []
         try:
             if not data:
                 raise Ended
@@ -148,6 +149,14 @@ class Connection:
     def close(self) -> None:
         """Closes the connection. Safe to call twice."""
         self._socket.close()
+
+
+def _descriptors(rights: Sequence[tuple[int, int, bytes]]) -> list[int]:
+    found = array("i")
+    for level, kind, data in rights:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            found.frombytes(data[: len(data) - len(data) % found.itemsize])
+    return found.tolist()
 
 
 def _address(name: str) -> str:

@@ -7,6 +7,7 @@ import time
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 
@@ -313,17 +314,11 @@ class InferenceClient(Endpoint):
         if missing:
             self._check_asked(missing)
             raise StreamError(f"request {missing[0]} of stream {self._name!r} has no answer yet; call wait() before")
-        found = []
-        errors = []
-        for number in ids:
-            of_number = arrived.pop(number)
-            if isinstance(of_number, StreamError):
-                errors.append(of_number)
-            else:
-                found.append(of_number)
-        if errors:
-            raise errors[0]
-        return found
+        found = [arrived.pop(number) for number in ids]
+        for of_request in found:
+            if isinstance(of_request, StreamError):
+                raise of_request
+        return cast(list[tuple[Answers, int]], found)
 
     def _refuse(self, ids: Iterable[int], reason: str) -> None:
         """Answers requests with an error, which `consume_result` raises."""

@@ -6,7 +6,8 @@ import math
 import select
 import socket
 import time
-from collections.abc import Hashable, Sequence
+from collections import deque
+from collections.abc import Hashable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -53,32 +54,50 @@ class LocalInferenceQueues:
         self.close()
 
 
-def _received(connection: Connection) -> list[memoryview] | None:
-    try:
-        parts, fds = connection.receive()
-    except BlockingIOError:
-        return None
-    except FrameRejected:
-        return []  # which is no message, and is counted as such
-    except Ended:
-        raise StreamError("the program that made the queues of this local stream has ended") from None
-    close_all(fds)
-    return parts
+class _Sockets:
+    """The sockets on which one end of a stream receives; they take turns.
 
+    Args:
+        sockets: by the rank of the client.
+    """
 
-class _Sleep:
-    """Waits until one of some sockets is readable."""
-
-    def __init__(self, sockets: Sequence[socket.socket]) -> None:
+    def __init__(self, sockets: Mapping[int, socket.socket]) -> None:
+        self.connections = {rank: Connection(each, _MOST_BYTES) for rank, each in sockets.items()}
+        self._ranks = {each.fileno(): rank for rank, each in sockets.items()}
+        self._ready: deque[int] = deque()  # those that had messages when all were looked at
         self._poll = select.poll()
-        for each in sockets:
-            self._poll.register(each, select.POLLIN)
+        for fd in self._ranks:
+            self._poll.register(fd, select.POLLIN)
+        self._waiting = Waiting(self._look, self._sleep)
 
-    def ready(self) -> bool:
-        return bool(self._poll.poll(0))
+    def receive(self) -> tuple[int, list[memoryview]] | None:
+        """Returns a rank and the parts of a message, or None."""
+        while self._ready or self._look():
+            rank = self._ready.popleft()
+            try:
+                parts, fds = self.connections[rank].receive()
+            except BlockingIOError:  # another server of the stream was faster
+                continue
+            except FrameRejected:
+                return rank, []  # which is no message, and is counted as such
+            except Ended:
+                raise StreamError("the program that made the queues of this local stream has ended") from None
+            close_all(fds)
+            return rank, parts
+        return None
 
-    def sleep(self, seconds: float) -> None:
-        self._poll.poll(math.ceil(max(seconds, 0.0) * 1e3))
+    def wait(self, seconds: float) -> None:
+        """Waits until a message arrives, for `seconds` at most."""
+        if not self._ready:
+            self._waiting.wait(seconds)
+
+    def _look(self) -> bool:
+        return self._sleep(0.0)
+
+    def _sleep(self, seconds: float) -> bool:
+        found = self._poll.poll(math.ceil(max(seconds, 0.0) * 1e3))
+        self._ready.extend([self._ranks[fd] for fd, _ in found])
+        return bool(found)
 
 
 class LocalClientChannel:
@@ -95,12 +114,10 @@ class LocalClientChannel:
                 f"rank is {rank}, but there are queues for {len(queues.of_clients)} clients; give a larger n_clients "
                 "to LocalInferenceQueues"
             )
-        self._socket = queues.of_clients[rank]
-        self._connection = Connection(self._socket, _MOST_BYTES)
-        poll = _Sleep([self._socket])
-        self._waiting = Waiting(poll.ready, poll.sleep)
+        self._sockets = _Sockets({rank: queues.of_clients[rank]})
+        self._connection = self._sockets.connections[rank]
         self._writable = select.poll()
-        self._writable.register(self._socket, select.POLLOUT)
+        self._writable.register(self._connection, select.POLLOUT)
 
     def send(self, parts: Sequence[Part], seconds: float) -> None:
         """See `ClientChannel`."""
@@ -119,11 +136,12 @@ class LocalClientChannel:
 
     def receive(self) -> list[memoryview] | None:
         """See `ClientChannel`."""
-        return _received(self._connection)
+        found = self._sockets.receive()
+        return None if found is None else found[1]
 
     def sleep(self, seconds: float) -> None:
         """See `ClientChannel`."""
-        self._waiting.wait(seconds)
+        self._sockets.wait(seconds)
 
     def renew(self) -> None:
         """Another server reads the same queue."""
@@ -140,34 +158,24 @@ class LocalServerChannel:
     """
 
     def __init__(self, queues: LocalInferenceQueues) -> None:
-        self._connections = [Connection(each, _MOST_BYTES) for each in queues.of_server]
-        self._next = 0
-        poll = _Sleep(queues.of_server)
-        self._waiting = Waiting(poll.ready, poll.sleep)
+        self._sockets = _Sockets(dict(enumerate(queues.of_server)))
 
     def receive(self) -> tuple[Hashable, Sequence[Any]] | None:
-        """See `ServerChannel`; the queues are read in turn."""
-        n = len(self._connections)
-        for step in range(n):
-            rank = (self._next + step) % n
-            parts = _received(self._connections[rank])
-            if parts is not None:
-                self._next = rank + 1
-                return rank, parts
-        return None
+        """See `ServerChannel`."""
+        return self._sockets.receive()
 
     def send(self, peer: Hashable, parts: Sequence[Part]) -> bool:
         """See `ServerChannel`."""
         assert isinstance(peer, int)
         try:
-            self._connections[peer].send(parts)
+            self._sockets.connections[peer].send(parts)
         except (BlockingIOError, Ended):
             return False
         return True
 
     def sleep(self, seconds: float) -> None:
         """See `ServerChannel`."""
-        self._waiting.wait(seconds)
+        self._sockets.wait(seconds)
 
     def close(self) -> None:
         """The queues belong to who made them."""
