@@ -272,7 +272,7 @@ class Listener:
                 return
             with suppress(OSError):
                 self._socket = self._bound()
-        with self._socket, selectors.DefaultSelector() as selector:
+        with self._socket, selectors.PollSelector() as selector:
             selector.register(self._stop_read, selectors.EVENT_READ)
             selector.register(self._socket, selectors.EVENT_READ)
             try:
@@ -291,7 +291,7 @@ class Listener:
 
     def _stopped_while_waiting(self) -> bool:
         """Waits until the process that has the name ends, or until `close`; returns whether it is the latter."""
-        with selectors.DefaultSelector() as selector, suppress(OSError):
+        with selectors.PollSelector() as selector, suppress(OSError):
             selector.register(self._stop_read, selectors.EVENT_READ)
             try:
                 connection = connected(self._name)

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from headrace.streams.codec import Frame, Limits, decoded, encoded
 from headrace.streams.connections import Connection
 
-__all__ = ["MOST_BYTES", "address_of", "close_all", "receive", "send"]
+__all__ = ["address_of", "close_all", "receive", "send"]
 
-#: Size of a question.
-MOST_BYTES = 2**17
+#: An array without rows says what rows are like, so rows of any size have to be accepted. The connection limits bytes.
+_LIMITS = Limits(header_bytes=2**17)
 
 
 def address_of(name: str, number: int) -> str:
@@ -36,16 +36,16 @@ def send(
     connection.send(encoded(Frame(tree, producer=producer, sequence=number)), fds)
 
 
-def receive(connection: Connection, most_bytes: int = MOST_BYTES) -> tuple[Frame, list[int]]:
+def receive(connection: Connection) -> tuple[Frame, list[int]]:
     """Returns a message and its descriptors, which the caller closes.
 
     Raises:
         Ended: if the other end is gone.
-        FrameRejected: if it is no message of headrace, or larger than `most_bytes`.
+        FrameRejected: if it is no message of headrace, or larger than the connection accepts.
     """
     parts, fds = connection.receive()
     try:
-        return decoded(parts, Limits(header_bytes=MOST_BYTES, payload_bytes=most_bytes)), fds
+        return decoded(parts, _LIMITS), fds
     except BaseException:
         close_all(fds)
         raise

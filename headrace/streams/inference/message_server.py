@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -66,7 +66,8 @@ class _Chunk:
 @dataclass
 class _Client:
     """A client. id: its `client_id`; epoch: tells it from another with the same id; peer: where it is reached; seen:
-    ids that ran, except those below `oldest`, for which it does not wait any more.
+    ids that ran, except those below `oldest`, for which it does not wait any more; answers: the ids and the parts of
+    messages that it may not have received.
     """
 
     id: bytes
@@ -75,6 +76,7 @@ class _Client:
     chunks: deque[_Chunk] = field(default_factory=deque)
     seen: set[int] = field(default_factory=set)
     oldest: int = 0
+    answers: deque[tuple[list[int], list[bytes]]] = field(default_factory=deque)
 
     def is_new(self, ids: np.ndarray) -> np.ndarray | None:
         """Returns which of the ids have not been seen, bool `[n]`, None if all are new; and remembers them."""
@@ -93,6 +95,14 @@ class _Client:
         if oldest > self.oldest:
             self.oldest = oldest
             self.seen = {number for number in self.seen if number >= oldest}
+            while self.answers and max(self.answers[0][0]) < oldest:
+                self.answers.popleft()
+
+    def answers_to(self, ids: Collection[int]) -> Iterator[list[bytes]]:
+        """Gives the messages with the answers to these requests, as far as they were answered."""
+        for answered, parts in self.answers:
+            if not {*answered}.isdisjoint(ids):
+                yield parts
 
 
 class MessageServer(InferenceServer):
@@ -227,6 +237,8 @@ class MessageServer(InferenceServer):
         new = client.is_new(ids)
         if new is not None:
             self.counts.duplicates += n - int(new.sum())
+            for parts in client.answers_to(ids[~new].tolist()):  # they were lost
+                self._channel.send(client.peer, parts)
             chunk = chunk.only(new)
         if len(chunk.ids):
             if not client.chunks:
@@ -285,16 +297,17 @@ class MessageServer(InferenceServer):
         for client, n in batch.places:
             rows = slice(begin, begin + n)
             begin += n
-            content = {"ids": batch.ids[rows], "results": self._results.plain([leaf[rows] for leaf in leaves])}
-            if self._send(client.peer, client.id, "answers", content, policy_name, policy_version):
+            ids = batch.ids[rows]
+            content = {"ids": ids, "results": self._results.plain([leaf[rows] for leaf in leaves])}
+            parts = message("answers", content, name=policy_name, version=policy_version, producer=client.id)
+            client.answers.append((ids.tolist(), [bytes(part) for part in parts]))  # the results may be overwritten
+            if self._channel.send(client.peer, parts):
                 self.counts.answered += n
             else:
                 self.counts.lost += n
 
-    def _send(
-        self, peer: Hashable, client_id: bytes, kind: str, content: Tree, name: str = "", version: int = -1
-    ) -> bool:
-        return self._channel.send(peer, message(kind, content, name=name, version=version, producer=client_id))
+    def _send(self, peer: Hashable, client_id: bytes, kind: str, content: Tree) -> None:
+        self._channel.send(peer, message(kind, content, producer=client_id))
 
     def _refuse(self, peer: Hashable, client_id: bytes, ids: np.ndarray, reason: str) -> None:
         self._send(peer, client_id, "refused", {"ids": ids, "reason": reason[:1000]})

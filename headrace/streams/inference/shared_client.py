@@ -105,7 +105,7 @@ class _Connection:
             send(connection, {kind: content}, fds, number=self._number, producer=self._client_id)
             while True:
                 connection.wait_at_most(max(0.001, deadline - self._clock()))
-                frame, received = receive(connection, LIMITS.payload_bytes)
+                frame, received = receive(connection)
                 if frame.sequence == self._number:
                     break
                 self._came_late(frame, received)
@@ -216,7 +216,7 @@ class _Connection:
         while self._connection.fileno() in {fd for fd, _ in self._poll.poll(0)}:
             self._connection.wait_at_most(0.0)
             try:
-                self._came_late(*receive(self._connection, LIMITS.payload_bytes))
+                self._came_late(*receive(self._connection))
             except (Ended, FrameRejected, OSError):
                 return False
         return True

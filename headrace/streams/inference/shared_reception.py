@@ -90,7 +90,7 @@ class Reception:
         bell_fd: the end of it that clients ring.
         requests: requests of all slots.
         results: results of all slots.
-        drop: called with the slots of a client that has gone, under the lock.
+        drop: called under the lock with slots that get a client, or have lost theirs: no request waits in them.
         rejected: counts a client, or a message, that was not accepted.
     """
 
@@ -113,6 +113,8 @@ class Reception:
         self.results = results
         #: Who has each slot.
         self.owners: list[Member | None] = [None] * capacity
+        #: Whether anybody has it, bool `[capacity]`. What else is written into the table means nothing.
+        self.owned = np.zeros(capacity, np.bool_)
         #: How many clients have gone.
         self.n_gone = 0
         self._name = stream
@@ -211,6 +213,8 @@ class Reception:
         for slot in slots:
             self.owners[slot] = client
         client.slots += slots
+        self._drop(slots)
+        self.owned[slots] = True
         send(connection, {"slots": np.array(slots, np.int64)}, number=number)
 
     def _ask_constant(self, connection: Connection, number: int, content: Tree) -> None:
@@ -239,6 +243,7 @@ class Reception:
             self.n_gone += 1
             for slot in client.slots:
                 self.owners[slot] = None
+            self.owned[client.slots] = False
             self._free += client.slots
             self._free_cells.append(client.cell)
             os.close(client.bell_fd)

@@ -111,7 +111,7 @@ class SharedMemoryServer(InferenceServer):
         self._reception.set_constant(name, tree)
 
     def _drop(self, slots: list[int]) -> None:
-        """Drops the requests of a client that has gone; it does not write any more."""
+        """Drops the requests in slots of nobody, into which nobody writes any more."""
         self._taken[slots] = self._table.asked[slots]
         self._since[slots] = np.nan
         self._ready = self._ready[~np.isin(self._ready, slots)]
@@ -122,7 +122,7 @@ class SharedMemoryServer(InferenceServer):
     def _look(self, since: float, enough: Callable[[int], bool]) -> int:
         self._arrival = since
         with self._reception.lock:
-            self._ready = (self._table.asked != self._taken).nonzero()[0]
+            self._ready = ((self._table.asked != self._taken) & self._reception.owned).nonzero()[0]
             return len(self._ready)
 
     def _oldest(self) -> float:
@@ -180,7 +180,7 @@ class SharedMemoryServer(InferenceServer):
             parked[0] = 0
 
     def _n_waiting(self) -> int:
-        return int(np.count_nonzero(self._table.asked != self._taken))
+        return int(np.count_nonzero((self._table.asked != self._taken) & self._reception.owned))
 
     def _answer(self, batch: InferenceBatch, leaves: Leaves, policy_name: str, policy_version: int) -> None:
         taken: _Taken = batch.places
