@@ -184,7 +184,7 @@ def test_a_message_that_cannot_be_dealt_with_ends_its_connection_alone(name: str
 
     def refuse(connection: Connection) -> None:
         parts, _ = connection.receive()
-        if parts[0] == b"bad":
+        if bytes(parts[0]) == b"bad":
             raise RuntimeError("it is refused")
         connection.send(parts)
 
