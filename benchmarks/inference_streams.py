@@ -5,10 +5,10 @@
 
 A round trip is `post_request` for each agent, `flush`, `wait` and `consume_result` on the client's side,
 `poll_requests` and `respond` on the server's; of contenders with "batch" in their names, `post_batch` and
-`consume_batch` instead. In the same run and interleaved with it, for comparison: a bare pyzmq DEALER and ROUTER, and two
-bare queues of multiprocessing, that send the bytes of the same requests to and fro; and a bare pipe that wakes a process
-and is answered. Of each round the median and the 99th percentile are taken, after enough time to decide whether other
-programs need the cores, and of these the median over the rounds; ratios are those of medians.
+`consume_batch` instead. In the same run and interleaved with it, for comparison: a bare pyzmq DEALER and ROUTER, and
+two bare queues of multiprocessing, that send the bytes of the same requests to and fro; and a bare pipe that wakes a
+process and is answered. Of each round the median and the 99th percentile are taken, after enough time to find out
+whether other programs need the cores, and of these the median over the rounds; ratios are those of medians.
 """
 
 from __future__ import annotations

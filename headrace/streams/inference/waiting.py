@@ -14,6 +14,8 @@ from headrace.processes.patience import Patience
 __all__ = ["Waiting", "polled"]
 
 _LONGEST_NS = 500_000
+_MOST_IN_VAIN = 4
+_ANOTHER_TRY = 32
 
 
 def polled(ready: Callable[[], bool], nanoseconds: int) -> bool:
@@ -29,6 +31,9 @@ def polled(ready: Callable[[], bool], nanoseconds: int) -> bool:
 class Waiting:
     """Waits for messages in a process that knows nothing of the processes that send them.
 
+    Where messages usually take longer than the moment, or other programs keep the core that was yielded to them, it
+    sleeps at once, and polls in one of 32 waits to find out whether that has changed.
+
     Args:
         ready: returns whether a message is there, without waiting.
         sleep: waits until a message is there, for a number of seconds at most.
@@ -37,6 +42,7 @@ class Waiting:
     def __init__(self, ready: Callable[[], bool], sleep: Callable[[float], object]) -> None:
         self._ready = ready
         self._sleep = sleep
+        self._in_vain = 0  # waits since one in which polling was enough
         self._spin_ns = np.zeros(1, np.int64).data
         self._patience = Patience(self._spin_ns, [os.getpid()], usable_cores(), cpu_quota(), _LONGEST_NS)
 
@@ -44,5 +50,10 @@ class Waiting:
         """Waits until a message is there, for `seconds` at most."""
         self._patience.decide()
         nanoseconds = min(self._spin_ns[0], int(max(seconds, 0.0) * 1e9))
-        if not polled(self._ready, nanoseconds):
+        if self._in_vain >= _MOST_IN_VAIN and self._in_vain % _ANOTHER_TRY:
+            nanoseconds = 0
+        if nanoseconds and polled(self._ready, nanoseconds):
+            self._in_vain = 0
+        else:
+            self._in_vain += 1
             self._sleep(max(0.0, seconds - nanoseconds / 1e9))
