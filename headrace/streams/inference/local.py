@@ -26,7 +26,7 @@ class LocalInferenceQueues:
     """The queues of a local stream. Make them before the processes that use them, and pass them in `InferenceStream`.
 
     A queue is a Unix socket of this process and its children, under any start method. A message arrives whole, or not
-    at all if its sender is killed. About a hundred messages fit, then a client waits in `flush`.
+    at all if its sender is killed. A hundred small messages fit, or four of 60 KB; then a client waits in `flush`.
 
     Args:
         n_clients: clients of the stream; each has its own pair of queues, with the number `rank` of its
