@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from multiprocessing.context import ForkProcess
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -1588,41 +1584,3 @@ def test_layouts_agree_whatever_the_order_of_keys() -> None:
     assert [leaf.shape for leaf in layout.leaves({"b": np.ones((5, 2)), "a": np.arange(5)}, 5)] == [(5,), (5, 2)]
     with pytest.raises(ValueError, match=r"request\['a'\] is int64 \[4\], expected int64 \[5\] .* with 5 rows"):
         layout.leaves({"b": np.ones((5, 2)), "a": np.arange(4)}, 5)
-
-
-# ---- without PyTorch ----
-
-
-@pytest.mark.programs
-def test_the_external_simulator_needs_no_package_but_its_four(tmp_path: Path, stack: ExitStack) -> None:
-    """Importing any other dependency of headrace fails in its interpreter."""
-    world = World("ip", stack)
-    pytest.importorskip("headrace.streams.ip", reason="needs sample streams")
-    for name in ("torch", "gymnasium", "cloudpickle", "typing_extensions", "safetensors", "tqdm"):
-        (tmp_path / f"{name}.py").write_text(f"raise ImportError('{name} is not installed')\n")
-    streams = importlib.import_module("headrace.streams")
-    server = world.server()
-    consumer = stack.enter_context(streams.make_consumer(streams.SampleStream("ip", address="tcp://127.0.0.1:0")))
-    root = Path(__file__).parent.parent
-    script = root / "examples/streams/external_simulator.py"
-    command = [sys.executable, "-W", "error", str(script), server.address, consumer.address, "2"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(root)])}
-    simulator = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        n_left = 2 * 16 * 8
-        while n_left and simulator.poll() is None:
-            batch = server.poll_requests(timeout=0.1)
-            if len(batch):
-                action = (batch.requests["observation"].sum(axis=1) < 0).astype(np.int64)
-                server.respond(batch, {"action": action}, "push to the middle", 3)
-                n_left -= len(batch)
-        samples = [consumer.consume(timeout=DEADLINE) for _ in range(2)]
-        printed, errors = simulator.communicate(timeout=DEADLINE)
-    finally:
-        simulator.kill()
-        simulator.wait(DEADLINE)
-    assert (simulator.returncode, errors) == (0, "")
-    assert printed.endswith("sample 1: 16 steps of 8 carts, last with version 3 of the policy\n")
-    for sample in samples:
-        assert sample.tree["observation"].shape == (16, 8, 2)
-        assert sample.version == 3
