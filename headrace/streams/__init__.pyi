@@ -18,10 +18,13 @@ from headrace.streams.codec import Frame as Frame, decoded as decoded, encoded a
 from headrace.streams.inference.client import (
     ClientCounts as ClientCounts,
     InferenceClient as InferenceClient,
-    InferenceResult as InferenceResult,
 )
 from headrace.streams.inference.inline import InlineInferenceClient as InlineInferenceClient
 from headrace.streams.inference.local import LocalInferenceQueues as LocalInferenceQueues
+from headrace.streams.inference.requests import (
+    InferenceResult as InferenceResult,
+    InferenceResults as InferenceResults,
+)
 from headrace.streams.inference.server import (
     InferenceBatch as InferenceBatch,
     InferenceServer as InferenceServer,

@@ -972,10 +972,34 @@ MUTANTS = [
         "tests/test_sample_streams_shared.py",
     ),
     Mutant(
+        "headrace/streams/connections.py",
+        "    for sock in [*_not_in_forks]:\n        sock.close()",
+        "    pass",
+        "tests/test_stream_connections.py",
+    ),
+    Mutant(
         "headrace/streams/rendezvous.py",
-        "host.close_sockets()",
+        'self._unanswered[connection] = b"".join(parts)',
+        'self._unanswered = {connection: b"".join(parts)}',
+        "tests/test_stream_connections.py",
+    ),
+    Mutant(
+        "headrace/streams/inference/server.py",
+        "return bool(max_wait > 0 and n and self._clock() >= max(begin, self._oldest()) + max_wait)",
+        "return False",
+        "tests/test_inference_streams.py",
+    ),
+    Mutant(
+        "headrace/streams/inference/message_server.py",
+        "                self._channel.send(client.peer, parts)",
+        "                pass",
+        "tests/test_inference_streams.py",
+    ),
+    Mutant(
+        "headrace/streams/inference/shared_client.py",
+        'self._free += frame.tree["slots"].tolist()',
         "pass",
-        "tests/test_sample_streams_shared.py",
+        "tests/test_inference_streams.py",
     ),
     Mutant(
         "headrace/streams/shared_memory.py",
