@@ -23,8 +23,6 @@ _MARGIN_BYTES = 2**16  # of a part over the bytes of an array, for the header
 class IpSampleProducer(BufferedProducer):
     """Sends samples to the address of a consumer.
 
-    Arrays have no checksum: plain text does not leave this machine, and with keys every message is authenticated.
-
     What ZeroMQ has accepted counts as delivered. If the consumer dies, what was on the way is lost; a consumer that
     comes back at the same address, or another one there, gets what follows.
 
@@ -53,7 +51,7 @@ class IpSampleProducer(BufferedProducer):
         keys: Keys | None = None,
         high_water: int = HIGH_WATER,
     ) -> None:
-        super().__init__(name, policy=policy, capacity=capacity, compressed=compressed, checksum=False)
+        super().__init__(name, policy=policy, capacity=capacity, compressed=compressed)
         self._sender = Sender(address, keys, high_water)
 
     def _send(self, message: Message, deadline: float) -> bool:

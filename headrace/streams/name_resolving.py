@@ -145,7 +145,6 @@ class NameResolvingSampleProducer(BufferedProducer):
             policy=policy,
             capacity=capacity,
             compressed=compressed,
-            checksum=False,  # see `IpSampleProducer`
             pack=1 if method == "round_robin" else None,  # one sample in a message: consumers get equal shares
         )
         self._names = names
