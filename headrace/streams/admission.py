@@ -246,6 +246,16 @@ class Admission(Closing):
                 raise ValueError(f"version is {version}, expected {self._ledger.head[_VERSION]} or more")
             self._ledger.head[_VERSION] = version
 
+    def resume(self, version: int) -> None:
+        """Goes on after the updates of an earlier run, as if their samples had been accepted here.
+
+        Args:
+            version: number of those updates.
+        """
+        with self._ledger.lock:
+            head = self._ledger.head
+            head[_VERSION], head[_ACCEPTED] = version, version * int(head[_BATCH])
+
     def forget(self, n: int) -> None:
         """Takes back the acceptance of samples that were lost or rejected on their way, so that others may start."""
         with self._ledger.lock:
