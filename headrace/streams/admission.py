@@ -261,9 +261,14 @@ class Admission(Closing):
         with self._ledger.lock:
             self._ledger.head[_ACCEPTED] -= n
 
-    def used(self, sample: Frame | SampleBatch) -> None:
-        """Adds the ages of a sample, or of the samples of a batch, to `ages`, when an update uses them."""
-        version = self.counts.version
+    def used(self, sample: Frame | SampleBatch, version: int | None = None) -> None:
+        """Adds the ages of a sample, or of the samples of a batch, to `ages`, when an update uses them.
+
+        Args:
+            sample: what is used.
+            version: of the parameters that are updated with it; None: the version that was set last.
+        """
+        version = self.counts.version if version is None else version
         versions = sample.versions.tolist() if isinstance(sample, SampleBatch) else [sample.version]
         self.ages.update(version - of_sample for of_sample in versions)
 

@@ -17,27 +17,30 @@ if TYPE_CHECKING:
 
 __all__ = ["chunk_of", "samples_of"]
 
+_OF_AGENT = {"agent_info", "first_state", "last_state", "state"}
 _FINAL = ("time", "column", "observation", "prev_action", "prev_reward", "state")
 
 
 def chunk_of(slot: Slot, report: SliceReport, overflow_state: Tree = None) -> dict[str, Any]:
     """Returns a chunk: the arrays of a slot by name, and in "final" one entry for each episode that ended.
 
-    The arrays are those of the slot. Fields that the slot does not have are left out.
+    The arrays are those of the slot. Fields that the slot does not have are left out; of the agent's own trees, chunks
+    have the leaves, as `Acting` declares.
 
     Args:
         slot: the memory of one slice.
         report: what the slice reported after the last row.
         overflow_state: recurrent states of the final entries that did not fit into the slot.
     """
-    chunk = {name: value for name, value in vars(slot).items() if name != "final" and tree_leaves(value)}
+    chunk = {name: _plain(name, value) for name, value in vars(slot).items() if name != "final" and tree_leaves(value)}
     (region,) = slot.final
     entries = tree_rows(region, slice(0, min(report.n_final, len(region.time))))
     if report.overflow is not None:
         more = report.overflow
         more.state = overflow_state
         entries = tree_map(lambda *leaves: np.concatenate(leaves), entries, more)
-    chunk["final"] = {name: getattr(entries, name) for name in _FINAL if tree_leaves(getattr(entries, name))}
+    final = {name: getattr(entries, name) for name in _FINAL}
+    chunk["final"] = {name: _plain(name, value) for name, value in final.items() if tree_leaves(value)}
     return chunk
 
 
@@ -84,6 +87,10 @@ def samples_of(chunks: Sequence[Mapping[str, Any]], agent_info: Tree, state: Tre
         last_state=_rebuilt(state, joined("last_state")),
     )
     return Samples(agent, env, _final_of(chunks, widths, state))
+
+
+def _plain(name: str, value: Tree) -> Tree:
+    return tuple(tree_leaves(value)) if name in _OF_AGENT else value
 
 
 def _final_of(chunks: Sequence[Mapping[str, Any]], widths: Sequence[int], state: Tree) -> Final:

@@ -20,7 +20,7 @@ from headrace.system.connections import Connections
 from headrace.system.worker import TICK, PollResult, Worker
 from headrace.types import EnvSpaces, Tree
 
-__all__ = ["Following", "PolicySettings", "PolicyWorker"]
+__all__ = ["Answering", "Following", "PolicySettings", "PolicyWorker"]
 
 
 class Following:
@@ -59,6 +59,58 @@ class Following:
         self.agent.load_state_dict(entry.parameters)
         self.agent.sample_mode(entry.version)
         self.version = entry.version
+
+
+class Answering:
+    """Computes the results of requests with an agent.
+
+    Args:
+        agent: initialized, on its device.
+        acting: contents of requests and results.
+    """
+
+    def __init__(self, agent: Agent, acting: Acting) -> None:
+        self._agent = agent
+        self._n = acting.n_envs
+        self._state = agent.initial_state(1)
+        _, self._result = acting.example()
+
+    def results(self, requests: Any) -> dict[str, Tree]:
+        """Returns the results of k requests, arrays `[k, n, …]`.
+
+        Args:
+            requests: arrays `[k, n, …]`.
+        """
+        wants_values = requests["values"]
+        k, n = len(wants_values), self._n
+        results: dict[str, Tree] = tree_map(lambda leaf: np.zeros((k, *leaf.shape), leaf.dtype), self._result)
+        for wanted, answer in ((~wants_values, self._act), (wants_values, self._value)):
+            rows = np.flatnonzero(wanted)
+            if not len(rows):
+                continue
+            some = requests if len(rows) == k else tree_map(lambda leaf, rows=rows: leaf[rows], requests)
+            inputs = tree_to_torch(inputs_of(some), self._agent.device)
+            with torch.inference_mode():
+                computed = answer(inputs, self._state_of(some))
+            for name, tree in computed.items():
+                for to, leaf in zip(tree_leaves(results[name]), tree_leaves(tree), strict=True):
+                    to[rows] = leaf.numpy(force=True).reshape(len(rows), n, *leaf.shape[1:])
+        return results
+
+    def _state_of(self, requests: Any) -> Tree:
+        """Returns the recurrent state of all rows in the agent's own structure."""
+        if self._state is None:
+            return None
+        leaves = iter(tree_leaves(merged(requests["state"])))
+        return tree_map(lambda _: torch.from_numpy(next(leaves)).to(self._agent.device), self._state)
+
+    def _act(self, inputs: Any, state: Tree) -> Mapping[str, Tree]:
+        step = self._agent.step(inputs, state)
+        found = {"action": step.action, "agent_info": step.agent_info}
+        return found if state is None else {**found, "state": step.state}
+
+    def _value(self, inputs: Any, state: Tree) -> Mapping[str, Tree]:
+        return {"value": self._agent.value(inputs, state)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +164,7 @@ class PolicyWorker(Worker):
         )
         database = self._stack.enter_context(config.connections.parameters())
         self._following = Following(agent, database, config.policy, interval=config.pull_interval)
-        self._state_example = agent.initial_state(1)
+        self._answering = Answering(agent, config.acting)
 
     def _poll(self) -> PollResult:
         self._following.follow()
@@ -121,42 +173,8 @@ class PolicyWorker(Worker):
         k = len(batch)
         if not k:
             return PollResult()
-        results = self._results(batch.requests, k)
-        server.respond(batch, results, config.policy, self._following.version)
+        server.respond(batch, self._answering.results(batch.requests), config.policy, self._following.version)
         return PollResult(k * config.acting.n_envs, 1)
-
-    def _results(self, requests: Any, k: int) -> dict[str, Tree]:
-        """Returns the results of k requests, arrays `[k, n, …]`."""
-        acting, agent = self._config.acting, self._following.agent
-        n = acting.n_envs
-        _, example = acting.example()
-        results: dict[str, Tree] = tree_map(lambda leaf: np.zeros((k, *leaf.shape), leaf.dtype), example)
-        for wanted, answer in ((~requests["values"], self._act), (requests["values"], self._value)):
-            rows = np.flatnonzero(wanted)
-            if not len(rows):
-                continue
-            some = requests if len(rows) == k else tree_map(lambda leaf, rows=rows: leaf[rows], requests)
-            inputs = tree_to_torch(inputs_of(some), agent.device)
-            state = None
-            if "state" in some:
-                leaves = iter(tree_leaves(merged(some["state"])))
-                state = tree_map(
-                    lambda _, leaves=leaves: torch.from_numpy(next(leaves)).to(agent.device), self._state_example
-                )
-            with torch.inference_mode():
-                computed = answer(inputs, state)
-            for name, tree in computed.items():
-                for to, leaf in zip(tree_leaves(results[name]), tree_leaves(tree), strict=True):
-                    to[rows] = leaf.numpy(force=True).reshape(len(rows), n, *leaf.shape[1:])
-        return results
-
-    def _act(self, inputs: Any, state: Tree) -> Mapping[str, Tree]:
-        step = self._following.agent.step(inputs, state)
-        found = {"action": step.action, "agent_info": step.agent_info}
-        return found if state is None else {**found, "state": step.state}
-
-    def _value(self, inputs: Any, state: Tree) -> Mapping[str, Tree]:
-        return {"value": self._following.agent.value(inputs, state)}
 
     def _figures(self) -> Mapping[str, float]:
         return {"version": self._following.version}

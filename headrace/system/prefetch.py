@@ -43,7 +43,7 @@ class Prefetch:
     def __init__(self, consumer: SampleConsumer, n_chunks: int, agent_info: Tree, state: Tree, device: Any) -> None:
         self._consumer = consumer
         self._n_chunks = n_chunks
-        self._agent_info, self._state = agent_info, state
+        self._examples = agent_info, state
         self._device = torch.device(device)
         self._side = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
         self._ready: queue.Queue[Batch] = queue.Queue(1)
@@ -68,6 +68,12 @@ class Prefetch:
             torch.cuda.current_stream(self._device).wait_stream(self._side)
         return batch
 
+    @property
+    def gone(self) -> int:
+        """How many chunks were accepted and did not get here: they were lost or rejected on their way."""
+        counts = self._consumer.counts
+        return counts.lost + counts.rejected
+
     def close(self) -> None:
         """Ends the thread, and closes the consumer."""
         self._stop.set()
@@ -87,10 +93,6 @@ class Prefetch:
                     frames = []
         except BaseException as error:
             self._failure = error
-
-    @property
-    def _examples(self) -> tuple[Tree, Tree]:
-        return self._agent_info, self._state
 
     def _put(self, batch: Batch) -> None:
         while not self._stop.is_set():

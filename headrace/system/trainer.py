@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,10 +100,13 @@ class ParameterPusher:
         database: where to.
         name: name of the policy.
         keep: versions without tags that stay.
+        on_pushed: called in the thread with the version that actors can have now.
     """
 
-    def __init__(self, database: ParameterDBClient, name: str, keep: int) -> None:
-        self._database, self._name, self._keep = database, name, keep
+    def __init__(
+        self, database: ParameterDBClient, name: str, keep: int, on_pushed: Callable[[int], None]
+    ) -> None:
+        self._database, self._name, self._keep, self._on_pushed = database, name, keep, on_pushed
         self._newest: queue.Queue[tuple[int, Tree] | None] = queue.Queue(1)
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="headrace-push", daemon=True)
@@ -139,6 +142,7 @@ class ParameterPusher:
             while (item := self._newest.get()) is not None:
                 version, parameters = item
                 self._database.push(self._name, parameters, version)
+                self._on_pushed(version)
                 self._database.gc(self._name, self._keep)
         except BaseException as error:
             self._failure = error
@@ -169,32 +173,41 @@ class TrainerWorker(Worker):
         stack.callback(admitting.close)
         self._admission = admitting.admission
         self._admission.resume(self._itr)
-        self._pusher = ParameterPusher(self._database, config.policy, config.keep)
+        self._pusher = ParameterPusher(self._database, config.policy, config.keep, self._admission.advance)
         self._info: OptInfo = {}
         self._waited = 0.0
+        self._gone = 0
 
     def _poll(self) -> PollResult:
         config = self._config
         if self._itr >= config.n_itr:
             self._finish()
             return PollResult()
+        self._account()
         begin = time.monotonic()
         batch = self._prefetch.next(TICK)
         self._waited += time.monotonic() - begin
         if batch is None:
             return PollResult()
         for frame in batch.frames:
-            self._admission.used(frame)
+            self._admission.used(frame, self._itr)
         with torch_seeded(config.seed, self._itr, self._agent.device):
             info = self._algo.optimize_agent(self._itr, batch.samples)
         self._info = info or self._info
         self._itr += 1
-        self._admission.advance(self._itr)
         if self._itr % config.push_interval == 0:
             self._pusher.push(self._itr, self._agent.state_dict())
         if time.monotonic() >= self._saved[0] + config.checkpoint_interval:
             self._save()
         return PollResult(int(batch.samples.env.valid.sum()), 1)
+
+    def _account(self) -> None:
+        """Lets other chunks start in the place of those that were accepted and did not arrive."""
+        gone = self._prefetch.gone - self._gone
+        if gone:
+            self._gone += gone
+            self._admission.forget(gone)
+            self.note(f"{gone} chunks were lost or rejected on their way; others take their place")
 
     def _fresh(self) -> int:
         """Begins a run: older parameters of this name go, the initial ones are version 0."""
@@ -247,6 +260,7 @@ class TrainerWorker(Worker):
             "running": counts.running,
             "expired": counts.expired,
             "accepted": counts.accepted,
+            "gone": self._gone,
             "age": sum(age * n for age, n in ages.items()) / n_ages if n_ages else 0.0,
         }
         return {**figures, **self._info}
