@@ -18,17 +18,21 @@ from headrace.samplers import SerialSampler
 from headrace.samplers.inference.spec import slot_spec
 from headrace.streams import Frame, decoded, encoded
 from headrace.system.acting import Acting, Answer
-from headrace.system.chunks import samples_of
+from headrace.system.chunks import returns_of, samples_of
 from headrace.system.policy import Answering
 from headrace.system.ring import RemoteSlice, slice_config
 from headrace.types import BatchSpec
 from tests.environments import Stochastic
 
-T, B, SEED = 8, 6, 3
+T, B, SEED, DISCOUNT = 8, 6, 3, 0.9
 
 
-def collected(env: Any, agent: Agent, widths: int, n_batches: int, bootstrap: bool) -> list[Samples]:
-    """Returns the batches that a trainer makes of the chunks of B / widths slices, which are answered in turn."""
+def collected(
+    env: Any, agent: Agent, widths: int, n_batches: int, bootstrap: bool
+) -> list[tuple[Samples, torch.Tensor]]:
+    """Returns the batches that a trainer makes of the chunks of B / widths slices, which are answered in turn, and the
+    running returns before each.
+    """
     factory = EnvFactory.of(env, None)
     slices: list[RemoteSlice] = []
     spec: Any = None
@@ -37,7 +41,7 @@ def collected(env: Any, agent: Agent, widths: int, n_batches: int, bootstrap: bo
             factory,
             range(first, first + widths),
             seed=SEED,
-            discount=1.0,
+            discount=DISCOUNT,
             env_info_keys={},
             max_decorrelation_steps=20,
         )
@@ -64,8 +68,11 @@ def collected(env: Any, agent: Agent, widths: int, n_batches: int, bootstrap: bo
                 answer = Answer(result["action"], result["agent_info"], result.get("state"), result.get("value"), 0)
                 if (complete := one.answer(answer)) is not None:
                     chunk, _ = complete
-                    chunks[index] = decoded([bytes(part) for part in encoded(Frame(chunk))]).tree  # as the stream transports it
-        batches.append(samples_of([chunks[index] for index in range(len(slices))], spec.agent_info, spec.state))
+                    chunks[index] = decoded(
+                        [bytes(part) for part in encoded(Frame(chunk))]
+                    ).tree  # as the stream transports it
+        ordered = [chunks[index] for index in range(len(slices))]
+        batches.append((samples_of(ordered, spec.agent_info, spec.state), returns_of(ordered)))
     for one in slices:
         one.close()
     return batches
@@ -89,10 +96,16 @@ def test_chunks_are_the_steps_that_a_serial_sampler_collects(
     chunks = collected(env, make(), widths, 3, bootstrap)
     sampler = SerialSampler(env, batch_T=T, batch_B=B, max_decorrelation_steps=20)
     with sampler.initialize(make(), seed=SEED, bootstrap_value=bootstrap):
-        for itr, batch in enumerate(chunks):
+        running = torch.zeros(B)
+        for itr, (batch, returns) in enumerate(chunks):
+            torch.testing.assert_close(returns, running)
+            for reward, done in zip(batch.env.reward, batch.env.done, strict=True):
+                running = (DISCOUNT * running + reward) * ~done
             samples, _ = sampler.obtain_samples(itr)
             expected, found = dict(tree_paths(samples)), dict(tree_paths(batch))
             assert expected.keys() == found.keys()
             for path, leaf in expected.items():
                 if path != ".agent.version":
-                    torch.testing.assert_close(found[path], leaf, rtol=1e-5, atol=1e-5, msg=lambda m, p=path: f"{p}: {m}")
+                    torch.testing.assert_close(
+                        found[path], leaf, rtol=1e-5, atol=1e-5, msg=lambda m, p=path: f"{p}: {m}"
+                    )

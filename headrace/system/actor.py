@@ -133,7 +133,9 @@ class ActorWorker(Worker):
             try:
                 producer.flush(60.0)
             except StreamTimeout as error:
-                raise StreamTimeout(f"{error}; the trainer does not take the chunks of {self.information.name}") from None
+                raise StreamTimeout(
+                    f"{error}; the trainer does not take the chunks of {self.information.name}"
+                ) from None
         episodes = report.episodes
         if len(episodes.infos):
             pairs = zip(episodes.ret.tolist(), episodes.length.tolist(), strict=True)

@@ -15,13 +15,36 @@ from headrace.types import Tree
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["chunk_of", "samples_of"]
+__all__ = ["RunningReturns", "chunk_of", "returns_of", "samples_of"]
 
 _OF_AGENT = {"agent_info", "first_state", "last_state", "state"}
 _FINAL = ("time", "column", "observation", "prev_action", "prev_reward", "state")
 
 
-def chunk_of(slot: Slot, report: SliceReport, overflow_state: Tree = None) -> dict[str, Any]:
+class RunningReturns:
+    """The discounted returns of the running episodes of a slice, which algorithms need to scale rewards.
+
+    A trainer does not see the steps of an environment in succession: the chunks of others lie between.
+
+    Args:
+        n: number of environments.
+        discount: γ.
+    """
+
+    def __init__(self, n: int, discount: float) -> None:
+        self._returns = np.zeros(n, np.float32)
+        self._discount = np.float32(discount)
+
+    def advance(self, slot: Slot) -> np.ndarray:
+        """Returns the returns up to row 0 of a chunk, float32 `[1, n]`, and goes on to its end."""
+        before, y = self._returns, self._returns
+        for reward, ended in zip(slot.reward, slot.terminated | slot.truncated, strict=True):
+            y = np.where(ended, np.float32(0), self._discount * y + reward)
+        self._returns = y
+        return before[None]
+
+
+def chunk_of(slot: Slot, report: SliceReport, returns: np.ndarray, overflow_state: Tree = None) -> dict[str, Any]:
     """Returns a chunk: the arrays of a slot by name, and in "final" one entry for each episode that ended.
 
     The arrays are those of the slot. Fields that the slot does not have are left out; of the agent's own trees, chunks
@@ -30,9 +53,11 @@ def chunk_of(slot: Slot, report: SliceReport, overflow_state: Tree = None) -> di
     Args:
         slot: the memory of one slice.
         report: what the slice reported after the last row.
+        returns: discounted returns of the running episodes up to row 0, float32 `[1, n]`.
         overflow_state: recurrent states of the final entries that did not fit into the slot.
     """
     chunk = {name: _plain(name, value) for name, value in vars(slot).items() if name != "final" and tree_leaves(value)}
+    chunk["returns"] = returns
     (region,) = slot.final
     entries = tree_rows(region, slice(0, min(report.n_final, len(region.time))))
     if report.overflow is not None:
@@ -42,6 +67,13 @@ def chunk_of(slot: Slot, report: SliceReport, overflow_state: Tree = None) -> di
     final = {name: getattr(entries, name) for name in _FINAL}
     chunk["final"] = {name: _plain(name, value) for name, value in final.items() if tree_leaves(value)}
     return chunk
+
+
+def returns_of(chunks: Sequence[Mapping[str, Any]]) -> torch.Tensor:
+    """Returns the discounted returns of the running episodes up to row 0 of some chunks, float32 `[B]`."""
+    import torch
+
+    return torch.from_numpy(np.concatenate([chunk["returns"][0] for chunk in chunks]))
 
 
 def samples_of(chunks: Sequence[Mapping[str, Any]], agent_info: Tree, state: Tree) -> Samples:

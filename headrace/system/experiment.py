@@ -246,7 +246,9 @@ class ExperimentConfig:
         if one.env is not None:
             return one
         actor = next(actor for actor in self.actors if actor.policy == one.policy)
-        return replace(one, env=actor.env, env_kwargs=one.env_kwargs if one.env_kwargs is not None else actor.env_kwargs)
+        return replace(
+            one, env=actor.env, env_kwargs=one.env_kwargs if one.env_kwargs is not None else actor.env_kwargs
+        )
 
     def _check_trainer(self, where: str, trainer: TrainerConfig, policies: Sequence[str]) -> None:
         if not isinstance(trainer.agent, Agent):

@@ -14,7 +14,7 @@ from headrace.samplers.collection.slice import TrainSlice
 from headrace.samplers.inference.spec import slot_spec
 from headrace.samplers.workers.local import LocalCollector
 from headrace.system.actor import ActorSettings, Finished, Ring, slice_of
-from headrace.system.chunks import chunk_of
+from headrace.system.chunks import RunningReturns, chunk_of
 from headrace.system.policy import Following
 
 __all__ = ["InlineRing"]
@@ -48,6 +48,7 @@ class InlineRing(Ring):
             self._collectors.append(LocalCollector(envs, agent, spec, [slot], 0, status))
         assert following is not None
         self._following = following
+        self._returns = [RunningReturns(width, config.discount) for _ in self._collectors]
         self._counts = [0] * len(self._collectors)
         self._begun: list[int] = []
 
@@ -72,4 +73,6 @@ class InlineRing(Ring):
         (report,) = self._collectors[index].collect(self.version, self.version, self._counts[index])
         self._counts[index] += 1
         overflow_state = None if report.overflow is None else report.overflow.state
-        return [(index, chunk_of(self._slots[index], report, overflow_state), report)]
+        slot = self._slots[index]
+        chunk = chunk_of(slot, report, self._returns[index].advance(slot), overflow_state)
+        return [(index, chunk, report)]

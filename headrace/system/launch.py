@@ -219,9 +219,7 @@ def _world(config: ExperimentConfig, trainer: TrainerConfig) -> _World:
     agent: Agent = copy.deepcopy(trainer.agent)
     agent.initialize(spaces, seed=config.seed)
     batch = BatchSpec(actor.sample_steps, actor.n_envs)
-    spec = slot_spec(
-        agent, spaces, batch, (actor.n_envs,), actor.env_info_keys or {}, trainer.algo.bootstrap_value
-    )
+    spec = slot_spec(agent, spaces, batch, (actor.n_envs,), actor.env_info_keys or {}, trainer.algo.bootstrap_value)
     return _World(spaces, spec, Acting.of(spec, agent.noise_size, agent.noise_has_env_id))
 
 
@@ -308,7 +306,7 @@ def _largest_chunk(spec: SlotSpec) -> Tree:
     }
     if tree_leaves(spec.state):
         final["state"] = _rows(spec.state, n)
-    return {**chunk, "final": final}
+    return {**chunk, "returns": np.zeros((1, spec.batch.B), np.float32), "final": final}
 
 
 def _rows(example: Tree, n: int) -> Tree:

@@ -15,7 +15,7 @@ from headrace.buffers.samples import Samples
 from headrace.buffers.tree import tree_map
 from headrace.errors import FrameRejected, NothingToConsume
 from headrace.streams import Frame, SampleConsumer
-from headrace.system.chunks import samples_of
+from headrace.system.chunks import returns_of, samples_of
 from headrace.system.worker import TICK
 from headrace.types import Tree
 
@@ -24,9 +24,16 @@ __all__ = ["Batch", "Prefetch"]
 
 @dataclass(frozen=True)
 class Batch:
-    """A batch to learn from. samples: on the device; frames: the chunks that it is made of."""
+    """A batch to learn from.
+
+    Args:
+        samples: on the device.
+        returns: discounted returns of the running episodes up to row 0, float32 `[B]`.
+        frames: the chunks that it is made of.
+    """
 
     samples: Samples
+    returns: torch.Tensor
     frames: Sequence[Frame]
 
 
@@ -89,10 +96,14 @@ class Prefetch:
                     assert isinstance(frame, Frame)
                     frames.append(frame)
                 if len(frames) == self._n_chunks:
-                    self._put(Batch(self._moved(samples_of([one.tree for one in frames], *self._examples)), frames))
+                    self._put(self._batch(frames))
                     frames = []
         except BaseException as error:
             self._failure = error
+
+    def _batch(self, frames: Sequence[Frame]) -> Batch:
+        chunks = [frame.tree for frame in frames]
+        return Batch(self._moved(samples_of(chunks, *self._examples)), returns_of(chunks), frames)
 
     def _put(self, batch: Batch) -> None:
         while not self._stop.is_set():
@@ -105,7 +116,5 @@ class Prefetch:
         if self._side is None:
             return samples
         with torch.cuda.stream(self._side):
-            moved: Samples = tree_map(
-                lambda leaf: leaf.pin_memory().to(self._device, non_blocking=True), samples
-            )
+            moved: Samples = tree_map(lambda leaf: leaf.pin_memory().to(self._device, non_blocking=True), samples)
         return moved

@@ -19,7 +19,7 @@ from headrace.samplers.collection.slice import SliceReport, TrainSlice
 from headrace.samplers.collection.slot_view import SlotView
 from headrace.samplers.traj_info import TrajInfo
 from headrace.system.acting import Acting, Answer, request_of
-from headrace.system.chunks import chunk_of
+from headrace.system.chunks import RunningReturns, chunk_of
 from headrace.types import Tree
 
 __all__ = ["RemoteSlice", "slice_config"]
@@ -90,6 +90,7 @@ class RemoteSlice:
         self._state: Tree = null_rows(spec.state, n) if tree_leaves(spec.state) else None
         self._index = -1
         self._rows: Iterator[int] | None = None
+        self._returns = RunningReturns(n, config.traj_info[1]["discount"])
         self._final_states: list[Tree] = []
         self._report: SliceReport | None = None  # of a chunk that lacks nothing but the values of row T
         self._t = 0
@@ -171,9 +172,10 @@ class RemoteSlice:
 
     def _finished(self, report: SliceReport) -> dict[str, Any]:
         (region,) = self._slot.final
+        returns = self._returns.advance(self._slot)
         if self._state is None or not self._final_states:
-            return chunk_of(self._slot, report)
+            return chunk_of(self._slot, report, returns)
         states = tree_map(lambda *leaves: np.concatenate(leaves), *self._final_states)
         n, fits = report.n_final, len(region.time)
         tree_copy_into(tree_rows(region.state, slice(0, min(n, fits))), tree_rows(states, slice(0, fits)))
-        return chunk_of(self._slot, report, tree_rows(states, slice(fits, None)) if n > fits else None)
+        return chunk_of(self._slot, report, returns, tree_rows(states, slice(fits, None)) if n > fits else None)

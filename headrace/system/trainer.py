@@ -103,9 +103,7 @@ class ParameterPusher:
         on_pushed: called in the thread with the version that actors can have now.
     """
 
-    def __init__(
-        self, database: ParameterDBClient, name: str, keep: int, on_pushed: Callable[[int], None]
-    ) -> None:
+    def __init__(self, database: ParameterDBClient, name: str, keep: int, on_pushed: Callable[[int], None]) -> None:
         self._database, self._name, self._keep, self._on_pushed = database, name, keep, on_pushed
         self._newest: queue.Queue[tuple[int, Tree] | None] = queue.Queue(1)
         self._failure: BaseException | None = None
@@ -167,9 +165,7 @@ class TrainerWorker(Worker):
         consumer = connections.consumer(config.stream, config.example, config.qsize)
         self._prefetch = Prefetch(consumer, config.n_chunks, spec.agent_info, spec.state, config.device)
         stack.callback(self._prefetch.close)
-        admitting = connections.admission(
-            config.stream, config.max_staleness, config.n_chunks, config.lease_seconds
-        )
+        admitting = connections.admission(config.stream, config.max_staleness, config.n_chunks, config.lease_seconds)
         stack.callback(admitting.close)
         self._admission = admitting.admission
         self._admission.resume(self._itr)
@@ -191,6 +187,7 @@ class TrainerWorker(Worker):
             return PollResult()
         for frame in batch.frames:
             self._admission.used(frame, self._itr)
+        self._algo.cut(batch.returns)  # chunks come in any order, so columns do not continue
         with torch_seeded(config.seed, self._itr, self._agent.device):
             info = self._algo.optimize_agent(self._itr, batch.samples)
         self._info = info or self._info
