@@ -152,7 +152,7 @@ class WorkerHung(SamplerError):
 
 
 class WorkerFailed(SamplerError):
-    """Raised if the code of a worker of `headrace.system` raised; the message names the worker and what it was doing."""
+    """Raised if the code of a worker of `headrace.system` raised; it names the worker and what it was doing."""
 
 
 class NotEnoughMemory(SamplerError, MemoryError):

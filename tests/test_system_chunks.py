@@ -10,8 +10,8 @@ import torch
 from headrace.agents.base import Agent
 from headrace.agents.dqn import DqnAgent
 from headrace.agents.pg import CategoricalPgAgent, GaussianPgAgent, RecurrentCategoricalPgAgent
-from headrace.buffers.tree import tree_map, tree_paths
 from headrace.buffers.samples import Samples
+from headrace.buffers.tree import tree_map, tree_paths
 from headrace.envs.factory import EnvFactory
 from headrace.processes.status import Status
 from headrace.samplers import SerialSampler

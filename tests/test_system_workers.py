@@ -96,7 +96,7 @@ def test_a_worker_is_configured_once_and_before_its_start(tmp_path: Path) -> Non
     [("configure", "being configured"), ("poll", "working"), ("pause", "being paused"), ("exit", "exiting")],
 )
 def test_errors_name_the_worker_and_what_it_was_doing(tmp_path: Path, phase: str, words: str) -> None:
-    with pytest.raises(WorkerFailed, match=f"^actor 0 failed while {words}: ValueError: as planned") as caught:
+    with pytest.raises(WorkerFailed, match=rf"^actor 0 failed while {words}: ValueError: as planned") as caught:
         run_here(tmp_path, Command("start"), None, Command("pause"), fail=phase)
     assert "in _enter" in caught.value.traceback_text
 
@@ -171,20 +171,20 @@ def test_processes_have_the_names_of_their_workers(tmp_path: Path) -> None:
 @pytest.mark.parametrize("phase", ["configure", "poll", "exit"])
 def test_a_worker_that_raises_ends_the_run(tmp_path: Path, phase: str) -> None:
     plan = Plan(tmp_path, fail=phase, polls=None if phase == "poll" else 5)
-    with pytest.raises(WorkerFailed, match="^actor 0 failed while .*ValueError: as planned"):
+    with pytest.raises(WorkerFailed, match=r"^actor 0 failed while .*ValueError: as planned"):
         controlled(member(0, plan), member(1, Plan(tmp_path), restart=True)).run()
 
 
 @pytest.mark.parametrize("phase", ["configure", "poll"])
 def test_a_worker_that_is_killed_ends_the_run(tmp_path: Path, phase: str) -> None:
-    with pytest.raises(WorkerCrashed, match="actor 0.*SIGKILL"):
+    with pytest.raises(WorkerCrashed, match=r"actor 0.*SIGKILL"):
         controlled(member(0, Plan(tmp_path, die=phase)), member(1, Plan(tmp_path), restart=True)).run()
 
 
 @pytest.mark.parametrize("phase", ["configure", "poll", "exit"])
 def test_a_worker_that_hangs_ends_the_run(tmp_path: Path, phase: str) -> None:
     hung = member(0, Plan(tmp_path, hang=phase, polls=5 if phase == "exit" else None), timeout=0.5)
-    with pytest.raises(WorkerHung, match="actor 0 made no progress"):
+    with pytest.raises(WorkerHung, match=r"actor 0 made no progress"):
         controlled(hung, start_timeout=0.5).run()
 
 
@@ -203,7 +203,7 @@ def test_a_worker_that_may_is_started_anew(tmp_path: Path) -> None:
 
 def test_a_worker_that_dies_three_times_at_its_start_ends_the_run(tmp_path: Path) -> None:
     falls = member(1, Plan(tmp_path, fail="poll"), restart=True)
-    with pytest.raises(WorkerFailed, match="^actor 1.*as planned"):
+    with pytest.raises(WorkerFailed, match=r"^actor 1.*as planned"):
         controlled(member(0, Plan(tmp_path)), falls).run()
     assert phases(tmp_path, "actor 1").count("process") == 3
 

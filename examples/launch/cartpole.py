@@ -18,6 +18,8 @@ from headrace.system import (
 
 
 class CartPole(Experiment):
+    """Two actors with 32 environments each, in two slices of which one steps while the other waits."""
+
     def initial_setup(self) -> ExperimentConfig:
         actor = ActorConfig(env="CartPole-v1", n_envs=16, ring_size=2, sample_steps=8)
         trainer = TrainerConfig(

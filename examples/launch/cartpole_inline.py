@@ -16,6 +16,8 @@ from headrace.system import (
 
 
 class CartPoleInline(Experiment):
+    """Two actors with 32 environments and an agent each."""
+
     def initial_setup(self) -> ExperimentConfig:
         actor = ActorConfig(env="CartPole-v1", n_envs=32, ring_size=1, sample_steps=8, inference_stream=None)
         trainer = TrainerConfig(

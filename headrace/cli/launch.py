@@ -118,10 +118,11 @@ def _experiment(given: str) -> tuple[str, Experiment]:
         return given, make_experiment(given)
     path = Path(given)
     if not path.is_file():
-        raise no_such_file("the experiment", path)
+        raise no_such_file(path, "give the file of an experiment")
     before = {*registered_experiments()}
     spec = importlib.util.spec_from_file_location(f"headrace_experiment_{path.stem}", path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[module.__name__] = module
     try:

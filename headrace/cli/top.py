@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from headrace.cli.errors import CommandFailed, UsageError, require_at_least
+from headrace.cli.errors import CommandFailed, UsageError
 from headrace.cli.options import Positional, parse_options
 from headrace.system.progress import table
 
@@ -37,7 +37,8 @@ class TopOptions:
 def run(args: Sequence[str]) -> int:
     """Shows the run until Ctrl-C; returns the exit status."""
     options = parse_options(TopOptions(), _PROG, args)
-    require_at_least(0.05, "interval", options.interval)
+    if not options.interval > 0:
+        raise UsageError(f"--interval must be above 0, got {options.interval}")
     if options.run == Path():
         raise UsageError(f"give the folder of a run, for example: {_PROG} runs/cartpole/default")
     before, begin = None, time.monotonic()

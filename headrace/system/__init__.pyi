@@ -1,4 +1,4 @@
-"""Decoupled training: actor, policy, trainer and evaluation workers, and the controller that starts and watches them."""
+"""Decoupled training: actor, policy, trainer and evaluation workers, and the controller that watches them."""
 
 from headrace.system.connections import Connections as Connections
 from headrace.system.controller import Controller as Controller

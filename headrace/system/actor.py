@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from headrace.envs.factory import EnvFactory
 from headrace.errors import StreamTimeout
@@ -19,9 +19,6 @@ from headrace.system.acting import Acting, Answer
 from headrace.system.connections import Connections
 from headrace.system.ring import RemoteSlice, slice_config
 from headrace.system.worker import TICK, Episode, PollResult, Worker
-
-if TYPE_CHECKING:
-    from headrace.agents.base import Agent
 
 __all__ = ["ActorSettings", "ActorWorker"]
 

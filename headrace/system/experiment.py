@@ -238,7 +238,7 @@ class ExperimentConfig:
             _known(f"{where}.policy", one.policy, policies, "trainers")
             for name in ("n_envs", "n_episodes"):
                 _at_least(f"{where}.{name}", getattr(one, name), 1)
-        plain = {name: tuple(getattr(self, name)) for name in kinds}
+        plain: dict[str, Any] = {name: tuple(getattr(self, name)) for name in kinds}
         plain["eval_managers"] = tuple(map(self._filled, self.eval_managers))
         return replace(self, **plain)
 
@@ -267,8 +267,8 @@ class ExperimentConfig:
         actors = [one for one in self.actors if trainer.sample_stream in one.sample_streams]
         if not actors:
             raise ValueError(
-                f"{where}.sample_stream is {trainer.sample_stream!r}, to which no actor posts; the actors' sample_streams "
-                f"are {sorted({name for one in self.actors for name in one.sample_streams})}"
+                f"{where}.sample_stream is {trainer.sample_stream!r}, to which no actor posts; the actors' "
+                f"sample_streams are {sorted({name for one in self.actors for name in one.sample_streams})}"
             )
         if len({(one.n_envs, one.sample_steps) for one in actors}) > 1:
             raise ValueError(

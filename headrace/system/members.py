@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
+from headrace.processes.affinity import set_torch_threads
 from headrace.processes.group import WorkerGroup
 from headrace.processes.status import ProgressWatch
 from headrace.system.process import WorkerStart, worker_process
@@ -18,18 +20,37 @@ __all__ = ["Group", "Member", "MemberSpec", "local_group"]
 class Group(Protocol):
     """The process of one worker: `WorkerGroup` on this machine, `RayGroup` on a cluster."""
 
-    def send_to(self, rank: int, message: Any) -> None: ...
-    def look(self) -> None: ...
-    def replied(self, rank: int) -> bool: ...
-    def replies(self, timeout: float | None = None, ranks: Sequence[int] | None = None) -> list[Any]: ...
-    def watch(self, timeout: float | None = None) -> ProgressWatch: ...
-    def require_progress(self, watch: ProgressWatch, ranks: Sequence[int]) -> None: ...
-    def stop(self) -> None: ...
-    def kill(self) -> None: ...
+    def send_to(self, rank: int, message: Any) -> None:
+        """Sends a command."""
+
+    def look(self) -> None:
+        """Reads what has arrived, without waiting; raises if the worker failed or ended."""
+
+    def replied(self, rank: int) -> bool:
+        """Returns whether a reply was read."""
+
+    def replies(self, timeout: float | None = None, ranks: Sequence[int] | None = None) -> list[Any]:
+        """Returns one reply of each worker."""
+
+    def watch(self, timeout: float | None = None) -> ProgressWatch:
+        """Returns a watch for workers without progress."""
+
+    def require_progress(self, watch: ProgressWatch, ranks: Sequence[int]) -> None:
+        """Raises WorkerHung if a worker has made no progress for too long."""
+
+    def stop(self) -> None:
+        """Asks the worker to close, and waits for it."""
+
+    def kill(self) -> None:
+        """Kills the worker."""
+
     @property
-    def pids(self) -> list[int]: ...
+    def pids(self) -> list[int]:
+        """PIDs of the workers."""
+
     @property
-    def sources(self) -> list[tuple[int, int]]: ...
+    def sources(self) -> list[tuple[int, int]]:
+        """For each worker, the descriptors to poll."""
 
 
 @dataclass(frozen=True)
@@ -64,23 +85,16 @@ def local_group(spec: MemberSpec, start_method: str, timeout: float) -> WorkerGr
         worker_process,
         [spec.start],
         start_method=start_method,
-        prologue=_Prologue(spec.threads),
+        prologue=partial(_prologue, spec.threads),
         name=spec.name.replace(" ", "-"),
         timeout=timeout,
         names=[spec.name],
     )
 
 
-@dataclass(frozen=True)
-class _Prologue:
-    """Sets the threads of torch, if the worker imports it."""
-
-    threads: int
-
-    def __call__(self, rank: int) -> None:
-        from headrace.processes.affinity import set_torch_threads
-
-        set_torch_threads(self.threads)
+def _prologue(threads: int, rank: int) -> None:
+    """Sets the threads of torch in a worker."""
+    set_torch_threads(threads)
 
 
 @dataclass

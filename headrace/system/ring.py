@@ -128,7 +128,8 @@ class RemoteSlice:
         slot, t = self._slot, self._t
         if self._report is not None:
             report, self._report = self._report, None
-            assert slot.bootstrap_value is not None and answer.value is not None
+            assert slot.bootstrap_value is not None
+            assert answer.value is not None
             slot.bootstrap_value[0] = answer.value
             return self._finished(report), report
         tree_copy_into(tree_rows(slot.action, t), answer.action)

@@ -6,7 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -130,10 +130,8 @@ class ParameterPusher:
                 self._newest.put_nowait(item)
                 return
             except queue.Full:
-                try:
+                with suppress(queue.Empty):
                     self._newest.get_nowait()
-                except queue.Empty:
-                    pass
 
     def _run(self) -> None:
         try:

@@ -111,7 +111,12 @@ class WorkerInformation:
 
 @dataclass(frozen=True)
 class Command:
-    """What a controller asks. verb: "configure", "start", "pause", "report" or "exit"; argument: belongs to the verb."""
+    """What a controller asks.
+
+    Args:
+        verb: "configure", "start", "pause", "report" or "exit".
+        argument: belongs to the verb.
+    """
 
     verb: str
     argument: Any = None
