@@ -18,8 +18,8 @@ class Plan:
     """What a `Planned` worker does. Each field names a phase, "configure", "poll", "pause" or "exit", or nothing.
 
     folder: where it appends its phases to a file of its name; polls: after how many it completes, None: never; fail,
-    die, hang: the phase in which it raises, kills itself, or does not come back; lives: how many of its processes do so,
-    None: all; well: seconds that it works before.
+    die, hang: the phase in which it raises, kills itself, or does not come back; lives: how many of its processes do
+    so, None: all; well: seconds that it works before.
     """
 
     folder: Path
