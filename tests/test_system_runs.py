@@ -101,6 +101,15 @@ def test_every_kind_of_algorithm_learns(config: ExperimentConfig, trainer: Train
     assert result.summary["workers"][0]["figures"]["gradNorm"] > 0
 
 
+@pytest.mark.parametrize("config", [SMALL, INLINE], ids=["policy worker", "inline"])
+def test_workers_reach_each_other_by_names_over_encrypted_sockets(config: ExperimentConfig, tmp_path: Path) -> None:
+    keys = Connections.run_keys(tmp_path)
+    result = run_experiment(config, Connections("test", "run", tmp_path, "zmq", keys=keys))
+    trainer = result.summary["workers"][0]
+    assert trainer["samples"] == 600
+    assert trainer["figures"]["gone"] == 0
+
+
 def test_vector_environments_are_slices(tmp_path: Path) -> None:
     actor = replace(SMALL.actors[0], env=VectorEnvs(partial(side_by_side, make=Stochastic, mode="NEXT_STEP")))
     result = ran(replace(SMALL, actors=[actor], final_episodes=0), tmp_path)

@@ -15,7 +15,7 @@ from headrace.cli.imports import look_here
 from headrace.cli.options import Positional, parse_options
 from headrace.cli.report import failed
 from headrace.errors import SamplerError, headline
-from headrace.system.connections import Connections
+from headrace.system.connections import Connections, Transport
 from headrace.system.controller import Controller
 from headrace.system.experiment import Experiment, make_experiment, registered_experiments
 from headrace.system.launch import run_experiment
@@ -36,6 +36,11 @@ class LaunchOptions:
     """Name of this run among those of the experiment."""
     folder: Path | None = None
     """Folder for parameters, checkpoints and the state of the run; default: runs/EXPERIMENT/TRIAL."""
+    transport: Transport = "shared_memory"
+    """What carries samples, requests and leases between the workers: shared_memory, or zmq, with CURVE keys that the run
+    makes for itself."""
+    names: str = ""
+    """With zmq, the name service: redis://host:port, or a folder; default: a folder of the run."""
     seed: int | None = None
     """Seed of all randomness; default: that of the experiment."""
     resume: bool = False
@@ -64,7 +69,9 @@ def run(args: Sequence[str]) -> int:
     folder = (options.folder or Path("runs") / name / options.trial).absolute()
     if not options.resume and (folder / "parameters").exists():
         raise UsageError(f"{folder} has a run already; give --resume to go on, or another --trial")
-    connections = Connections(name, options.trial, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    keys = Connections.run_keys(folder) if options.transport == "zmq" else None
+    connections = Connections(name, options.trial, folder, options.transport, options.names, keys=keys)
     signals = _Signals()
     try:
         result = run_experiment(

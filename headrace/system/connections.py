@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -58,6 +59,18 @@ class Connections:
     names: str = ""
     host: str = "127.0.0.1"
     keys: Keys | None = field(default=None, repr=False)
+
+    @staticmethod
+    def run_keys(folder: Path) -> Keys:
+        """Returns the keys of a run, which the first process that asks for them makes; only this user can read them.
+
+        Args:
+            folder: folder of the run.
+        """
+        path = folder / "keys.json"
+        with suppress(FileExistsError):
+            Keys.generate().save(path)
+        return Keys.load(path)
 
     def full_name(self, name: str) -> str:
         """Returns the name of a stream among those of all runs of this machine."""
