@@ -1,9 +1,11 @@
 """Whole runs of actor, policy, trainer and evaluation workers, on this machine."""
 
 import json
+import multiprocessing
 import os
 import random
 import signal
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -18,7 +20,7 @@ from headrace.agents.pg import CategoricalPgAgent, RecurrentCategoricalPgAgent
 from headrace.algos.dqn import DQN, DQNConfig
 from headrace.algos.pg import A2C, IMPALA, PPO
 from headrace.envs import VectorEnvs
-from headrace.errors import WorkerCrashed
+from headrace.errors import StreamTimeout, WorkerCrashed
 from headrace.services import ParameterDBClient
 from headrace.system import (
     ActorConfig,
@@ -29,9 +31,15 @@ from headrace.system import (
     PolicyConfig,
     RunResult,
     TrainerConfig,
+    WorkerInformation,
     run_experiment,
+    run_node,
 )
+from headrace.system.members import MemberSpec, local_group
+from headrace.system.nodes import NodeClient, RemoteGroup, serve_node
+from headrace.system.process import WorkerStart
 from tests.environments import Stochastic
+from tests.system_workers import Plan, Planned
 from tests.vector_worlds import side_by_side
 
 TRAINER = TrainerConfig(agent=CategoricalPgAgent(), algo=IMPALA(), n_steps=600, batch_B=8)
@@ -243,3 +251,59 @@ def test_twenty_random_kills_do_not_stop_learning(tmp_path: Path) -> None:
     # What dead actors had finished since their last reports is missing in their sums, so the trainer may know of more.
     assert trainer["figures"]["accepted"] >= trainer["batches"] * 2
     assert posted <= trainer["figures"]["accepted"] + trainer["figures"]["gone"] + 20
+
+
+def node_program(config: ExperimentConfig, connections: Connections) -> None:
+    run_node(config, connections, 1)
+
+
+def test_workers_on_another_node_obey_the_controller(tmp_path: Path) -> None:
+    keys = Connections.run_keys(tmp_path)
+    connections = Connections("test", "run", tmp_path, "zmq", keys=keys)
+    actors = [SMALL.actors[0], replace(SMALL.actors[1], node=1)]
+    config = trained(replace(SMALL, actors=actors), replace(TRAINER, n_steps=4000, lease_seconds=1.0))
+    other = multiprocessing.get_context("fork").Process(target=node_program, args=(config, connections))
+    other.start()
+    try:
+        parents: list[int] = []
+
+        def act(controller: Controller) -> None:
+            pid = controller.members[-1].pid
+            assert pid is not None
+            parents.append(psutil.Process(pid).ppid())
+            os.kill(pid, signal.SIGKILL)
+
+        result = run_experiment(config, connections, several_machines=True, on_look=when(has_learned, act))
+        assert parents == [other.pid]
+        workers = {worker["name"]: worker for worker in result.summary["workers"]}
+        assert workers["trainer 0"]["batches"] == 100
+        assert workers["actor 1"]["restarts"] == 1
+        other.join(30)
+        assert other.exitcode == 0
+    finally:
+        other.kill()
+        other.join()
+
+
+def test_a_node_ends_its_workers_when_the_controller_is_gone(tmp_path: Path) -> None:
+    keys = Connections.run_keys(tmp_path)
+    connections = Connections("test", "run", tmp_path, "zmq", keys=keys)
+    specs = [MemberSpec(WorkerStart(WorkerInformation("actor", 0, 1, 0), Planned, Plan(tmp_path)), True, node=1)]
+    here = partial(local_group, start_method="fork", timeout=20.0)
+    failures: list[BaseException] = []
+
+    def serve() -> None:
+        try:
+            serve_node(connections, 1, specs, here, start_timeout=20.0, silence=0.5)
+        except StreamTimeout as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    client = NodeClient(connections, 1, 20.0)
+    group = RemoteGroup(client, specs[0])
+    group.look()
+    assert psutil.pid_exists(group.pids[0])
+    thread.join(30)
+    assert "heard nothing from the controller" in str(failures[0])
+    client.close()

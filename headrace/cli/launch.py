@@ -14,11 +14,11 @@ from headrace.cli.errors import CommandFailed, UsageError, no_such_file, unknown
 from headrace.cli.imports import look_here
 from headrace.cli.options import Positional, parse_options
 from headrace.cli.report import failed
-from headrace.errors import SamplerError, headline
+from headrace.errors import SamplerError, StreamError, headline
 from headrace.system.connections import Connections, Transport
 from headrace.system.controller import Controller
 from headrace.system.experiment import Experiment, make_experiment, registered_experiments
-from headrace.system.launch import run_experiment
+from headrace.system.launch import run_experiment, run_node
 from headrace.system.progress import ProgressLines
 
 __all__ = ["LaunchOptions", "run"]
@@ -37,10 +37,15 @@ class LaunchOptions:
     folder: Path | None = None
     """Folder for parameters, checkpoints and the state of the run; default: runs/EXPERIMENT/TRIAL."""
     transport: Transport = "shared_memory"
-    """What carries samples, requests and leases between the workers: shared_memory, or zmq, with CURVE keys that the run
-    makes for itself."""
+    """What carries samples, requests and leases between the workers: shared_memory, or zmq, with CURVE keys that the
+    run makes for itself."""
     names: str = ""
     """With zmq, the name service: redis://host:port, or a folder; default: a folder of the run."""
+    node_rank: int | None = None
+    """Number of this machine, if the workers are on several: 0 runs the controller. Every machine gets the same
+    experiment, and a folder and names that all share; needs --transport zmq."""
+    host: str = "127.0.0.1"
+    """With zmq, the address of this machine that the others reach it by."""
     seed: int | None = None
     """Seed of all randomness; default: that of the experiment."""
     resume: bool = False
@@ -67,18 +72,26 @@ def run(args: Sequence[str]) -> int:
         print(f"wrote {options.plot}")
         return 0
     folder = (options.folder or Path("runs") / name / options.trial).absolute()
-    if not options.resume and (folder / "parameters").exists():
+    if options.node_rank is not None and options.transport != "zmq":
+        raise UsageError("--node-rank is for several machines; give --transport zmq, too")
+    if not options.resume and not options.node_rank and (folder / "parameters").exists():
         raise UsageError(f"{folder} has a run already; give --resume to go on, or another --trial")
     folder.mkdir(parents=True, exist_ok=True)
     keys = Connections.run_keys(folder) if options.transport == "zmq" else None
-    connections = Connections(name, options.trial, folder, options.transport, options.names, keys=keys)
+    connections = Connections(
+        name, options.trial, folder, options.transport, options.names, host=options.host, keys=keys
+    )
     signals = _Signals()
     try:
+        if options.node_rank:
+            run_node(config, connections, options.node_rank, start_method=options.start_method)
+            return 0
         result = run_experiment(
             config,
             connections,
             resume=options.resume,
             start_method=options.start_method,
+            several_machines=options.node_rank is not None,
             on_controller=signals.attach,
             on_look=ProgressLines(sys.stderr).show,
         )
@@ -88,6 +101,8 @@ def run(args: Sequence[str]) -> int:
         raise KeyboardInterrupt(f"interrupted{_go_on(options, folder)}") from None
     except SamplerError as error:
         raise failed(error, None) from error
+    except (StreamError, TimeoutError) as error:
+        raise CommandFailed(str(error)) from error
     finally:
         signals.detach()
     if result.stopped:

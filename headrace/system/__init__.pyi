@@ -13,7 +13,11 @@ from headrace.system.experiment import (
     make_experiment as make_experiment,
     register_experiment as register_experiment,
 )
-from headrace.system.launch import RunResult as RunResult, run_experiment as run_experiment
+from headrace.system.launch import (
+    RunResult as RunResult,
+    run_experiment as run_experiment,
+    run_node as run_node,
+)
 from headrace.system.worker import (
     PollResult as PollResult,
     Worker as Worker,

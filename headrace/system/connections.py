@@ -108,7 +108,7 @@ class Connections:
         admission = Admission(max_staleness, batch, lease_seconds=lease_seconds, name=full if shared else None)
         if shared:
             return Admitting(admission, None, None)
-        server = AdmissionServer(admission, f"{self.host}:0", keys=self.keys, allowed=self._allowed())
+        server = AdmissionServer(admission, f"{self.host}:0", keys=self.keys, allowed=self.allowed())
         names = self.repository()
         names.add(f"{full}/admission", server.address, keepalive_ttl=_TTL, replace=True)
         return Admitting(admission, server, names)
@@ -120,7 +120,7 @@ class Connections:
             return AdmissionGate(full, timeout)
         with self.repository() as names:
             address = names.wait(f"{full}/admission", timeout=timeout)
-        return AdmissionClient(address, keys=self._client_keys())
+        return AdmissionClient(address, keys=self.client_keys())
 
     def _samples(self, name: str, example: Tree, rank: int, qsize: int) -> SampleStream:
         full = self.full_name(name)
@@ -133,8 +133,8 @@ class Connections:
             address=f"{self.host}:0" if consuming else None,
             example=example,
             names=self.repository(),
-            keys=self.keys if consuming else self._client_keys(),
-            allowed=self._allowed(),
+            keys=self.keys if consuming else self.client_keys(),
+            allowed=self.allowed(),
             rank=rank,
             capacity=qsize,
         )
@@ -150,14 +150,16 @@ class Connections:
             example=example,
             rank=rank,
             names=self.repository(),
-            keys=self._client_keys(),
-            allowed=self._allowed(),
+            keys=self.client_keys(),
+            allowed=self.allowed(),
         )
 
-    def _allowed(self) -> AllowList | None:
+    def allowed(self) -> AllowList | None:
+        """Returns who may connect: all that have the keys of the run; None without keys."""
         return None if self.keys is None else AllowList([self.keys.public])
 
-    def _client_keys(self) -> Keys | None:
+    def client_keys(self) -> Keys | None:
+        """Returns the keys with which a worker connects to another."""
         return None if self.keys is None else self.keys.of_server(self.keys.public)
 
 

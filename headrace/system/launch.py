@@ -7,6 +7,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -33,6 +34,7 @@ from headrace.system.controller import Controller, summary
 from headrace.system.evaluation import EvaluationSettings, EvaluationWorker
 from headrace.system.experiment import ActorConfig, ExperimentConfig, TrainerConfig
 from headrace.system.members import Group, Member, MemberSpec, local_group
+from headrace.system.nodes import NodeClient, RemoteGroup, serve_node
 from headrace.system.policy import PolicySettings, PolicyWorker
 from headrace.system.process import WorkerStart, show_name
 from headrace.system.ring import slice_config
@@ -40,7 +42,7 @@ from headrace.system.trainer import TrainerSettings, TrainerWorker
 from headrace.system.worker import Worker, WorkerInformation
 from headrace.types import BatchSpec, EnvSpaces, Tree
 
-__all__ = ["RunResult", "members_of", "run_experiment"]
+__all__ = ["RunResult", "members_of", "run_experiment", "run_node"]
 
 _log = logging.getLogger("headrace.system")
 
@@ -75,7 +77,7 @@ def run_experiment(
     *,
     resume: bool = False,
     start_method: str = "auto",
-    make_group: Callable[[MemberSpec], Group] | None = None,
+    several_machines: bool = False,
     on_controller: Callable[[Controller], None] = lambda controller: None,
     on_look: Callable[[Controller], None] = lambda controller: None,
 ) -> RunResult:
@@ -86,7 +88,8 @@ def run_experiment(
         connections: how they reach each other.
         resume: whether to go on from the parameters in the run's database.
         start_method: "fork", "forkserver", "spawn" or "auto".
-        make_group: starts the process of a worker; None: on this machine.
+        several_machines: whether workers with a `node` above 0 run on other machines, see `run_node`; otherwise all run
+            here.
         on_controller: called with the controller before anything starts, for signal handlers.
         on_look: see `Controller`.
 
@@ -96,32 +99,70 @@ def run_experiment(
     Raises:
         TypeError, ValueError: for a field of the configuration that is wrong, before anything starts.
         SamplerError: the first failure that ended the run, which names its worker.
+        TimeoutError: if another machine does not join.
     """
-    config = config.checked()
-    if config.seed is None:
-        config = replace(config, seed=draw_seed())
+    config = _seeded(config.checked())
     connections.folder.mkdir(parents=True, exist_ok=True)
     specs = members_of(config, connections, resume)
-    if make_group is None:
-        make_group = partial(local_group, start_method=choose_start_method(start_method), timeout=config.timeout)
-    members = [Member(spec, make_group) for spec in specs]
-    trainers = [one for one in members if one.spec.start.worker is TrainerWorker]
-    show_name("controller")
     status = connections.folder / "status.json"
 
     def look(controller: Controller) -> None:
         write_whole(status, [json.dumps(summary(controller)).encode()])
         on_look(controller)
 
-    controller = Controller(members, trainers or members, start_timeout=config.start_timeout, on_look=look)
-    on_controller(controller)
-    begin = time.monotonic()
-    controller.run()
-    seconds = time.monotonic() - begin
+    with ExitStack() as stack:
+        nodes: dict[int, NodeClient] = {}
+        if several_machines:
+            names = stack.enter_context(connections.repository())
+            names.add(connections.full_name("seed"), str(config.seed), replace=True)
+            for node in sorted({spec.node for spec in specs} - {0}):
+                nodes[node] = NodeClient(connections, node, config.start_timeout)
+                stack.callback(nodes[node].close)
+        here = partial(local_group, start_method=choose_start_method(start_method), timeout=config.timeout)
+        show_name("controller")
+
+        def make_group(spec: MemberSpec) -> Group:
+            return RemoteGroup(nodes[spec.node], spec) if spec.node in nodes else here(spec)
+
+        members = [Member(spec, make_group) for spec in specs]
+        trainers = [one for one in members if one.spec.start.worker is TrainerWorker]
+        controller = Controller(members, trainers or members, start_timeout=config.start_timeout, on_look=look)
+        on_controller(controller)
+        begin = time.monotonic()
+        controller.run()
+        seconds = time.monotonic() - begin
     returns: list[float] = []
     if not controller.stopped and config.trainers and config.final_episodes:
         returns = final_returns(config, connections)
     return RunResult(returns, seconds, controller.stopped, summary(controller))
+
+
+def run_node(config: ExperimentConfig, connections: Connections, node: int, *, start_method: str = "auto") -> None:
+    """Runs the workers of one machine, until the controller on machine 0 ends the run.
+
+    Args:
+        config: the workers of all machines, as on machine 0.
+        connections: how they reach each other.
+        node: number of this machine, from 1.
+        start_method: see `run_experiment`.
+
+    Raises:
+        ValueError: if no worker belongs to this machine.
+        StreamTimeout, TimeoutError: if the controller does not come, or goes away.
+    """
+    config = config.checked()
+    with connections.repository() as names:
+        seed = int(names.wait(connections.full_name("seed"), timeout=config.start_timeout))
+    specs = members_of(replace(config, seed=seed), connections, resume=False)
+    if all(spec.node != node for spec in specs):
+        raise ValueError(f"no worker has node={node}; the nodes are {sorted({spec.node for spec in specs})}")
+    show_name(f"node {node}")
+    here = partial(local_group, start_method=choose_start_method(start_method), timeout=config.timeout)
+    serve_node(connections, node, specs, here, start_timeout=config.start_timeout)
+
+
+def _seeded(config: ExperimentConfig) -> ExperimentConfig:
+    return replace(config, seed=draw_seed()) if config.seed is None else config
 
 
 def members_of(config: ExperimentConfig, connections: Connections, resume: bool) -> list[MemberSpec]:
@@ -130,15 +171,15 @@ def members_of(config: ExperimentConfig, connections: Connections, resume: bool)
     worlds = {trainer.policy: _world(config, trainer) for trainer in config.trainers}
     specs: list[MemberSpec] = []
 
-    def add(kind: str, index: int, count: int, worker: type[Worker], settings: Any, restart: bool) -> None:
+    def add(kind: str, index: int, count: int, worker: type[Worker], settings: Any, restart: bool, node: int) -> None:
         assert config.seed is not None
         information = WorkerInformation(kind, index, count, config.seed)
         threads = getattr(settings, "torch_threads", 1) if isinstance(settings, TrainerSettings) else 1
-        specs.append(MemberSpec(WorkerStart(information, worker, settings), restart, threads))
+        specs.append(MemberSpec(WorkerStart(information, worker, settings), restart, threads, node))
 
     for index, trainer in enumerate(config.trainers):
         settings = _trainer(config, connections, trainer, worlds[trainer.policy], resume)
-        add("trainer", index, len(config.trainers), TrainerWorker, settings, False)
+        add("trainer", index, len(config.trainers), TrainerWorker, settings, False, trainer.node)
     streams: dict[str, int] = {}
     for policy in config.policies:
         streams[policy.inference_stream] = streams.get(policy.inference_stream, 0) + 1
@@ -161,7 +202,7 @@ def members_of(config: ExperimentConfig, connections: Connections, resume: bool)
             seed=config.seed,
         )
         ranks[stream] += 1
-        add("policy", index, len(config.policies), PolicyWorker, policy_settings, True)
+        add("policy", index, len(config.policies), PolicyWorker, policy_settings, True, policy.node)
     for index, one in enumerate(config.eval_managers):
         evaluation = EvaluationSettings(
             connections=connections,
@@ -174,17 +215,18 @@ def members_of(config: ExperimentConfig, connections: Connections, resume: bool)
             interval=one.interval,
             seed=config.seed,
         )
-        add("eval", index, len(config.eval_managers), EvaluationWorker, evaluation, True)
+        add("eval", index, len(config.eval_managers), EvaluationWorker, evaluation, True, one.node)
     first_id = 0
     for index, actor in enumerate(config.actors):
         settings_of_actor = _actor(config, connections, actor, worlds[actor.policy], index, first_id, streams)
         first_id += actor.n_envs * actor.ring_size
-        add("actor", index, len(config.actors), ActorWorker, settings_of_actor, True)
+        add("actor", index, len(config.actors), ActorWorker, settings_of_actor, True, actor.node)
     counts: dict[str, int] = {}
     for own in config.workers:
         number = counts.get(own.kind, 0)
         counts[own.kind] = number + 1
-        add(own.kind, number, sum(one.kind == own.kind for one in config.workers), own.worker, own.config, own.restart)
+        count = sum(one.kind == own.kind for one in config.workers)
+        add(own.kind, number, count, own.worker, own.config, own.restart, own.node)
     return specs
 
 

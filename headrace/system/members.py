@@ -61,11 +61,13 @@ class MemberSpec:
         start: its class and configuration.
         restart: whether it is started anew; otherwise the run ends.
         threads: threads of torch in its process.
+        node: number of its machine.
     """
 
     start: WorkerStart
     restart: bool
     threads: int = 1
+    node: int = 0
 
     @property
     def name(self) -> str:
