@@ -46,6 +46,8 @@ class LaunchOptions:
     experiment, and a folder and names that all share; needs --transport zmq."""
     host: str = "127.0.0.1"
     """With zmq, the address of this machine that the others reach it by."""
+    n_steps: int | None = None
+    """Environment steps that every trainer learns from; default: those of the experiment."""
     seed: int | None = None
     """Seed of all randomness; default: that of the experiment."""
     resume: bool = False
@@ -65,6 +67,9 @@ def run(args: Sequence[str]) -> int:
     config = experiment.initial_setup()
     if options.seed is not None:
         config = replace(config, seed=options.seed)
+    if options.n_steps is not None:
+        trainers = [replace(trainer, n_steps=options.n_steps) for trainer in config.trainers]
+        config = replace(config, trainers=trainers)
     if options.plot is not None:
         from headrace.system.picture import draw_experiment
 
@@ -147,6 +152,8 @@ def _experiment(given: str) -> tuple[str, Experiment]:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[module.__name__] = module
+    if (folder := str(path.parent.resolve())) not in sys.path:  # it may import its neighbours, as a program does
+        sys.path.insert(0, folder)
     try:
         spec.loader.exec_module(module)
     except Exception as error:  # the user's code may raise anything
