@@ -106,6 +106,4 @@ def test_chunks_are_the_steps_that_a_serial_sampler_collects(
             assert expected.keys() == found.keys()
             for path, leaf in expected.items():
                 if path != ".agent.version":
-                    torch.testing.assert_close(
-                        found[path], leaf, rtol=1e-5, atol=1e-5, msg=lambda m, p=path: f"{p}: {m}"
-                    )
+                    torch.testing.assert_close(found[path], leaf, rtol=1e-5, atol=1e-5, msg=path)

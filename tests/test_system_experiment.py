@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -58,7 +58,10 @@ def test_a_good_configuration_gets_its_defaults() -> None:
         ({"trainers": [replace(TRAINER, batch_B=12)]}, r"trainers\[0\].batch_B is 12, expected a multiple of .* 8"),
         ({"trainers": [replace(TRAINER, n_steps=0)]}, r"trainers\[0\].n_steps is 0"),
         ({"trainers": [replace(TRAINER, max_staleness=-1)]}, r"trainers\[0\].max_staleness is -1"),
-        ({"trainers": [replace(TRAINER, algo="ppo")]}, r"trainers\[0\].algo is a str, expected an Algo object"),
+        (
+            {"trainers": [replace(TRAINER, algo=cast(Any, "ppo"))]},
+            r"trainers\[0\].algo is a str, expected an Algo object",
+        ),
         ({"trainers": [replace(TRAINER, agent=DqnAgent())]}, r"trainers\[0\].agent: IMPALA trains"),
         (
             {"actors": [ActorConfig(n_envs=8), ActorConfig(n_envs=4)]},

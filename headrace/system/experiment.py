@@ -216,6 +216,13 @@ class ExperimentConfig:
         for name, least in (("timeout", 0.0), ("start_timeout", 0.0)):
             if not getattr(self, name) > least:
                 raise ValueError(f"{name} is {getattr(self, name)!r}, expected seconds above 0")
+        for index, actor in enumerate(self.actors):
+            for name, least in (("n_envs", 1), ("ring_size", 1), ("sample_steps", 1), ("max_decorrelation_steps", 0)):
+                _at_least(f"actors[{index}].{name}", getattr(actor, name), least)
+            if isinstance(actor.sample_streams, str) or not actor.sample_streams:
+                raise ValueError(
+                    f"actors[{index}].sample_streams is {actor.sample_streams!r}, expected a list of names"
+                )
         policies = [one.policy for one in self.trainers]
         for index, trainer in enumerate(self.trainers):
             self._check_trainer(f"trainers[{index}]", trainer, policies)
@@ -281,12 +288,7 @@ class ExperimentConfig:
             )
 
     def _check_actor(self, where: str, actor: ActorConfig, policies: Sequence[str]) -> None:
-        for name in ("n_envs", "ring_size", "sample_steps"):
-            _at_least(f"{where}.{name}", getattr(actor, name), 1)
-        _at_least(f"{where}.max_decorrelation_steps", actor.max_decorrelation_steps, 0)
         _known(f"{where}.policy", actor.policy, policies, "trainers")
-        if isinstance(actor.sample_streams, str) or not actor.sample_streams:
-            raise ValueError(f"{where}.sample_streams is {actor.sample_streams!r}, expected a list of names")
         for name in actor.sample_streams:
             _known(f"{where}.sample_streams", name, [one.sample_stream for one in self.trainers], "trainers")
         if actor.inference_stream is not None:

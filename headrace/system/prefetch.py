@@ -52,7 +52,7 @@ class Prefetch:
         self._n_chunks = n_chunks
         self._examples = agent_info, state
         self._device = torch.device(device)
-        self._side = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
+        self._side = None if self._device.type != "cuda" else torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         self._ready: queue.Queue[Batch] = queue.Queue(1)
         self._stop = threading.Event()
         self._failure: BaseException | None = None
