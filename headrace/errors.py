@@ -9,6 +9,7 @@
     ├── EnvContractError          an environment returned something that Gymnasium does not allow
     ├── WorkerCrashed             a worker process died: a signal, or an exit code
     ├── WorkerHung                a worker process made no progress for `timeout` seconds
+    ├── WorkerFailed              the code of a worker of `headrace.system` raised
     ├── NotEnoughMemory           a batch does not fit (also a MemoryError)
     └── SamplerClosed             a call after shutdown() or after an error
     CheckpointError               a checkpoint is not headrace's, damaged or of another run; or its folder is in use
@@ -57,6 +58,7 @@ __all__ = [
     "StreamTimeout",
     "Where",
     "WorkerCrashed",
+    "WorkerFailed",
     "WorkerHung",
     "headline",
     "one_line",
@@ -149,6 +151,10 @@ class WorkerCrashed(SamplerError):
 
 class WorkerHung(SamplerError):
     """Raised if a worker process made no progress for the sampler's `timeout`."""
+
+
+class WorkerFailed(SamplerError):
+    """Raised if the code of a worker of `headrace.system` raised; it names the worker and what it was doing."""
 
 
 class NotEnoughMemory(SamplerError, MemoryError):

@@ -47,6 +47,21 @@ ALLOWED = {
     | {"agents", "algos", "buffers", "checkpoints", "envs", "plotting", "processes", "samplers", "storage", "text"},
     "streams": BASE | {"buffers", "compiled", "processes", "services"},
     "services": BASE | {"buffers", "processes", "storage"},
+    # of checkpoints: the file of the algorithm's state; of runners: what makes an update reproducible
+    "system": BASE
+    | {
+        "agents",
+        "algos",
+        "buffers",
+        "checkpoints",
+        "envs",
+        "processes",
+        "runners",
+        "samplers",
+        "services",
+        "storage",
+        "streams",
+    },
     "insight": BASE | {"samplers"},
     "policy": BASE | {"agents", "buffers", "checkpoints", "envs"},
     "__init__": {"lazy"},

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from headrace.agents.base import Agent
 from headrace.algos.adam import FlatAdam
 from headrace.buffers.samples import Samples
@@ -96,8 +98,12 @@ class Algo(ABC):
             state: the `state_dict` in the checkpoint.
         """
 
-    def cut(self) -> None:  # noqa: B027
-        """Marks that the next batch does not continue the last one: batches were lost, or all episodes start anew."""
+    def cut(self, returns: torch.Tensor | None = None) -> None:  # noqa: B027
+        """Marks that the next batch does not continue the last one: batches were lost, or all episodes start anew.
+
+        Args:
+            returns: discounted returns `Σ γ^k r` of the running episodes up to the next batch, float `[B]`; None: 0.
+        """
 
     def require_initialized(self) -> None:
         """Raises ValueError before `initialize`."""

@@ -273,7 +273,7 @@ class OffPolicyAlgo(Algo):
         due = self._asked(self._n_steps) - self._n_updates
         whole(0, 1 + self._asked(_MOST_CUT * self._spec.batch.size))(due, "algo: the updates that are due")
 
-    def cut(self) -> None:
+    def cut(self, returns: torch.Tensor | None = None) -> None:
         """See `Algo.cut`. A replay that a sampler process fills contains every batch and is not marked."""
         if self._writer is not None:
             self._writer.cut()

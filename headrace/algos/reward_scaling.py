@@ -66,9 +66,13 @@ class RewardScaling:
         self._mean += share * delta
         self._count += n
 
-    def cut(self) -> None:
-        """Restarts the running returns at 0, because the next batch does not continue the last one."""
-        self._running = None
+    def cut(self, returns: torch.Tensor | None = None) -> None:
+        """Restarts the running returns, because the next batch does not continue the last one.
+
+        Args:
+            returns: those up to the next batch, float `[B]`; None: 0.
+        """
+        self._running = returns
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the statistics and the running returns."""

@@ -19,6 +19,8 @@ _COMMANDS = {
     "check-env": ("headrace.cli.check_env", "name each clause of the contract that an environment breaks"),
     "eval": ("headrace.cli.eval", "evaluate the agent of a run, and record videos of it"),
     "bench": ("headrace.cli.bench", "compare the samplers on this machine, and say which one to use"),
+    "launch": ("headrace.cli.launch", "run an experiment of actor, policy, trainer and evaluation workers"),
+    "top": ("headrace.cli.top", "show what the workers of such a run are doing"),
     "plot": ("headrace.cli.plot", "compare runs in one picture, with bands over seeds"),
 }
 

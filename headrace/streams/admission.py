@@ -246,14 +246,29 @@ class Admission(Closing):
                 raise ValueError(f"version is {version}, expected {self._ledger.head[_VERSION]} or more")
             self._ledger.head[_VERSION] = version
 
+    def resume(self, version: int) -> None:
+        """Goes on after the updates of an earlier run, as if their samples had been accepted here.
+
+        Args:
+            version: number of those updates.
+        """
+        with self._ledger.lock:
+            head = self._ledger.head
+            head[_VERSION], head[_ACCEPTED] = version, version * int(head[_BATCH])
+
     def forget(self, n: int) -> None:
         """Takes back the acceptance of samples that were lost or rejected on their way, so that others may start."""
         with self._ledger.lock:
             self._ledger.head[_ACCEPTED] -= n
 
-    def used(self, sample: Frame | SampleBatch) -> None:
-        """Adds the ages of a sample, or of the samples of a batch, to `ages`, when an update uses them."""
-        version = self.counts.version
+    def used(self, sample: Frame | SampleBatch, version: int | None = None) -> None:
+        """Adds the ages of a sample, or of the samples of a batch, to `ages`, when an update uses them.
+
+        Args:
+            sample: what is used.
+            version: of the parameters that are updated with it; None: the version that was set last.
+        """
+        version = self.counts.version if version is None else version
         versions = sample.versions.tolist() if isinstance(sample, SampleBatch) else [sample.version]
         self.ages.update(version - of_sample for of_sample in versions)
 

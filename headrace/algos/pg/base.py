@@ -233,10 +233,10 @@ class PolicyGradientAlgo(Algo):
         if self._reward_scaling is not None:
             self._reward_scaling.load_state_dict(state["reward_scaling"])
 
-    def cut(self) -> None:
+    def cut(self, returns: torch.Tensor | None = None) -> None:
         """See `Algo.cut`."""
         if self._reward_scaling is not None:
-            self._reward_scaling.cut()
+            self._reward_scaling.cut(returns)
 
     def actor_critic_losses(self, part: PgBatch) -> Losses:
         """Returns the policy loss `−mean(log π(a|s) · A)`, half the squared value error, and the entropy."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -241,6 +241,24 @@ class InferenceClient(Endpoint):
                     f"{len(missing)} of {len(ids)} requests of stream {self._name!r} got no answer in time (the first "
                     f"is number {missing[0]}): {self._state()}"
                 )
+            self._sleep(left)
+
+    def wait_any(self, ids: Collection[int], timeout: float) -> bool:
+        """Waits until the answer to one of these requests has been received; returns whether there is one.
+
+        Args:
+            ids: requests; those that were not flushed yet get no answer.
+            timeout: seconds to wait at most.
+        """
+        self._check_open()
+        deadline = self._clock() + timeout
+        while True:
+            self.poll_responses()
+            if not self._arrived.keys().isdisjoint(ids):
+                return True
+            left = deadline - self._clock()
+            if left <= 0:
+                return False
             self._sleep(left)
 
     def forget(self, ids: Iterable[int]) -> None:
