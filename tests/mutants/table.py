@@ -996,12 +996,6 @@ MUTANTS = [
         "tests/test_inference_streams.py",
     ),
     Mutant(
-        "headrace/streams/inference/shared_client.py",
-        'self._free += frame.tree["slots"].tolist()',
-        "pass",
-        "tests/test_inference_streams.py",
-    ),
-    Mutant(
         "headrace/streams/shared_memory.py",
         "if copy:",
         "if False:",
