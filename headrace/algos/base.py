@@ -10,6 +10,7 @@ from typing import Any
 
 from headrace.agents.base import Agent
 from headrace.algos.adam import FlatAdam
+from headrace.algos.ranks import ALONE, Ranks
 from headrace.buffers.samples import Samples
 from headrace.schema import anything, fields
 from headrace.types import BatchSpec
@@ -40,6 +41,8 @@ class Algo(ABC):
     config: Any = None
     #: The optimizers by name, which `initialize` makes: one of all parameters, or several (actor, critic, ...).
     optimizers: Mapping[str, FlatAdam] = {}
+    #: The learners of the training, see `join`.
+    ranks: Ranks = ALONE
 
     @abstractmethod
     def initialize(self, agent: Agent, n_itr: int, batch_spec: BatchSpec, seed: int = 0) -> None:
@@ -95,6 +98,18 @@ class Algo(ABC):
             folder: the folder beside the checkpoint.
             state: the `state_dict` in the checkpoint.
         """
+
+    def join(self, ranks: Ranks) -> None:
+        """Makes this learner one of several, each with batches of its own; call it after `initialize`.
+
+        Every optimizer steps along the mean gradient of all ranks, and what an algorithm computes from a whole batch
+        (normalization) includes the batches of all of them. The agents must be equal, and each rank must learn as
+        often as the others.
+        """
+        self.require_initialized()
+        self.ranks = ranks
+        for optimizer in self.optimizers.values():
+            optimizer.ranks = ranks
 
     def cut(self) -> None:  # noqa: B027
         """Marks that the next batch does not continue the last one: batches were lost, or all episodes start anew."""

@@ -15,7 +15,7 @@ import psutil
 
 from headrace.processes.late_import import LateImport
 
-__all__ = ["Affinity", "cores_shared_by", "cpu_quota", "pin", "set_torch_threads", "usable_cores"]
+__all__ = ["Affinity", "AffinityLike", "cores_shared_by", "cpu_quota", "pin", "set_torch_threads", "usable_cores"]
 
 _log = logging.getLogger("headrace.processes")
 
@@ -81,7 +81,7 @@ class Affinity:
             object.__setattr__(self, "sampler_cuda_idx", _numbers(self.sampler_cuda_idx, "sampler_cuda_idx"))
 
     @staticmethod
-    def of(value: Affinity | Mapping[str, Any] | None) -> Affinity:
+    def of(value: AffinityLike) -> Affinity:
         """Returns the affinity for an `Affinity`, a dict of its settings or of rlpyt's `make_affinity`, or None."""
         if value is None:
             return Affinity()
@@ -114,6 +114,13 @@ class Affinity:
         cpus = _allowed_cpus()
         return Affinity(workers_cpus=tuple((cpus[i % len(cpus)],) for i in range(n_workers)))
 
+    @staticmethod
+    def share_of(part: int, n_parts: int) -> Affinity:
+        """Pins this process to its share of the usable cores; to none if there are fewer cores than parts."""
+        cpus = _allowed_cpus()
+        own = cpus[part * len(cpus) // n_parts : (part + 1) * len(cpus) // n_parts]
+        return Affinity(master_cpus=tuple(own)) if len(cpus) >= n_parts else Affinity()
+
     def cpus_of(self, worker: int) -> tuple[int, ...] | None:
         """Returns the CPUs to which worker number `worker` is pinned; None: it is not pinned."""
         return self.workers_cpus[worker] if self.workers_cpus is not None and self.set_affinity else None
@@ -123,6 +130,10 @@ def usable_cores() -> int:
     """Returns the number of cores this process may use by its affinity mask and the cgroup's CPU quota."""
     cores, quota = len(_allowed_cpus()), cpu_quota()
     return cores if quota is None else min(cores, quota)
+
+
+#: How users give an affinity: the class, a dict of its settings or of rlpyt's, for several learners a sequence of them.
+AffinityLike = Affinity | Mapping[str, Any] | Sequence[Affinity | Mapping[str, Any]] | None
 
 
 def cores_shared_by(affinity: Affinity, n_workers: int) -> int:

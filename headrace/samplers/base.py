@@ -154,6 +154,16 @@ class BaseSampler:
             raise self._abandon(error) from error.__cause__
         return self
 
+    def report_to(self, status: Status) -> None:
+        """Makes the sampler record in `status` what it is doing, for a process that is watched; call it first.
+
+        Raises:
+            SamplerError: after `initialize`.
+        """
+        if self._state != "new":
+            raise SamplerError("report_to() must be called before initialize()")
+        self._engine.status = status
+
     @exclusive
     def obtain_samples(self, itr: int) -> tuple[Samples, Sequence[TrajInfo]]:
         """Collects one batch with the agent's current parameters.

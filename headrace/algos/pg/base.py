@@ -16,6 +16,7 @@ from headrace.agents.dqn.dqn import DqnAgent
 from headrace.algos.adam import AdamConfig, FlatAdam
 from headrace.algos.base import Algo, OptInfo, mean_info
 from headrace.algos.checks import finite, require
+from headrace.algos.ranks import least_of, moments
 from headrace.algos.returns import final_values, first_state, generalized_advantages
 from headrace.algos.reward_scaling import RewardScaling
 from headrace.buffers.samples import Samples
@@ -86,7 +87,8 @@ class PgConfig(AdamConfig):
     clip_grad_norm: float = 0.5
     """The gradient is scaled down to this norm."""
     normalize_advantage: bool = True
-    """Give the advantages of a batch mean 0 and standard deviation 1."""
+    """Give the advantages of a batch mean 0 and standard deviation 1; with several learners (`SyncRl`), those of all
+    their batches together."""
     normalize_reward: bool = True
     """Learn from rewards divided by the running standard deviation of discounted returns (see `RewardScaling`). With
     large unscaled returns, the gradient of the value loss outweighs that of the policy, and values lag behind."""
@@ -150,7 +152,7 @@ class PolicyGradientAlgo(Algo):
         """See `Algo`."""
         self.require_initialized()
         agent, device = self._agent, self._agent.device
-        if not samples.env.valid.any():
+        if not least_of(self.ranks, int(samples.env.valid.any()))[0]:  # all ranks learn, or none
             return {}
         samples = tree_map(lambda leaf: leaf.to(device), samples)  # no copy of tensors that are on the device already
         agent.sample_mode(itr)  # V(final) must be computed in the same mode as the recorded values
@@ -259,11 +261,11 @@ class PolicyGradientAlgo(Algo):
         with torch.no_grad():
             reward = env.reward
             if self._reward_scaling is not None:
-                reward = self._reward_scaling(reward, env.done, valid)
+                reward = self._reward_scaling(reward, env.done, valid, self.ranks)
             advantage, returns = self.advantages(samples, reward, valid)
             if self.config.normalize_advantage:
-                real = advantage if valid is None else advantage[valid]
-                advantage = (advantage - real.mean()) / (real.std(correction=0) + 1e-6)
+                _, mean, var = moments(self.ranks, advantage if valid is None else advantage[valid])
+                advantage = (advantage - mean) / (var.sqrt() + 1e-6)
             batch = PgBatch(
                 inputs=StepInputs(env.observation, agent.prev_action, env.prev_reward, env.is_first),
                 action=agent.action,
