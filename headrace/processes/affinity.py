@@ -15,7 +15,16 @@ import psutil
 
 from headrace.processes.late_import import LateImport
 
-__all__ = ["Affinity", "AffinityLike", "cores_shared_by", "cpu_quota", "pin", "set_torch_threads", "usable_cores"]
+__all__ = [
+    "Affinity",
+    "AffinityLike",
+    "core_shares",
+    "cores_shared_by",
+    "cpu_quota",
+    "pin",
+    "set_torch_threads",
+    "usable_cores",
+]
 
 _log = logging.getLogger("headrace.processes")
 
@@ -114,13 +123,6 @@ class Affinity:
         cpus = _allowed_cpus()
         return Affinity(workers_cpus=tuple((cpus[i % len(cpus)],) for i in range(n_workers)))
 
-    @staticmethod
-    def share_of(part: int, n_parts: int) -> Affinity:
-        """Pins this process to its share of the usable cores; to none if there are fewer cores than parts."""
-        cpus = _allowed_cpus()
-        own = cpus[part * len(cpus) // n_parts : (part + 1) * len(cpus) // n_parts]
-        return Affinity(master_cpus=tuple(own)) if len(cpus) >= n_parts else Affinity()
-
     def cpus_of(self, worker: int) -> tuple[int, ...] | None:
         """Returns the CPUs to which worker number `worker` is pinned; None: it is not pinned."""
         return self.workers_cpus[worker] if self.workers_cpus is not None and self.set_affinity else None
@@ -134,6 +136,14 @@ def usable_cores() -> int:
 
 #: How users give an affinity: the class, a dict of its settings or of rlpyt's, for several learners a sequence of them.
 AffinityLike = Affinity | Mapping[str, Any] | Sequence[Affinity | Mapping[str, Any]] | None
+
+
+def core_shares(n: int) -> list[tuple[int, ...]]:
+    """Divides the cores that this process may use into `n` parts; returns none if there are fewer cores than parts."""
+    cpus = _allowed_cpus()
+    if len(cpus) < n:
+        return []
+    return [tuple(cpus[part * len(cpus) // n : (part + 1) * len(cpus) // n]) for part in range(n)]
 
 
 def cores_shared_by(affinity: Affinity, n_workers: int) -> int:

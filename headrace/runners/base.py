@@ -157,7 +157,7 @@ class Runner(RunnerHooks):
             status: where this process records what it is doing.
         """
         self._ranks, self._affinity, self._status = ranks, affinity, status
-        self.sampler.report_to(status)
+        self.sampler.move_here(status)
         if ranks.rank:
             self._console, self._callbacks, self._folder = Logger(), (), None
             if self._store is not None:

@@ -105,14 +105,15 @@ class DistributedRanks(Ranks):
 
     def _ended(self, work: Any) -> bool:
         """Returns whether an exchange has ended, after waiting for it for at most a tick."""
-        try:
-            work.wait(timedelta(seconds=TICK))
-        except RuntimeError as error:
-            if work.is_completed():  # otherwise only the tick has ended
-                raise LostRank(f"rank {self.rank} lost {self._absent()} in an exchange: {one_line(error)}") from None
-            return False
-        # On a GPU, `wait` returns at once, and the result is awaited by whoever reads it.
-        return True
+        for _ in range(2):  # the tick may end just before the exchange does
+            try:
+                work.wait(timedelta(seconds=TICK))  # on a GPU it returns at once; who reads the result waits for it
+                return True
+            except RuntimeError as error:
+                if not work.is_completed():
+                    return False
+                lost = error
+        raise LostRank(f"rank {self.rank} lost {self._absent()} in an exchange: {one_line(lost)}")
 
     def _absent(self) -> str:
         """Returns the names of the ranks that do not wait in this exchange, with their PIDs and machines."""

@@ -60,6 +60,7 @@ class BaseSampler:
         self._state = "new"  # new → open → closed
         self._cause: BaseException | None = None
         self._said: set[str] = set()
+        self._traj_info_kwargs: dict[str, Any] = {}
         self._timings: list[Timing] = []
         self._seconds = 0.0
         self._slots: Slots | None = None
@@ -154,14 +155,18 @@ class BaseSampler:
             raise self._abandon(error) from error.__cause__
         return self
 
-    def report_to(self, status: Status) -> None:
-        """Makes the sampler record in `status` what it is doing, for a process that is watched; call it first.
+    def move_here(self, status: Status) -> None:
+        """Makes this process the one that uses the sampler, of which another process sent it a copy.
+
+        Args:
+            status: where this process records what it is doing, for the one that watches it.
 
         Raises:
             SamplerError: after `initialize`.
         """
         if self._state != "new":
-            raise SamplerError("report_to() must be called before initialize()")
+            raise SamplerError("move_here() must be called before initialize()")
+        self._owner = Owner()
         self._engine.status = status
 
     @exclusive
