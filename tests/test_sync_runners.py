@@ -172,7 +172,7 @@ def test_ranks_that_disagree_about_the_number_of_updates_end() -> None:
     learner = Failing()
     learner.how = "other number"
     config = settings(2, 6, rank_timeout=1.0)
-    with pytest.raises((WorkerHung, WorkerCrashed, ValueError, RuntimeError)):
+    with pytest.raises((WorkerHung, WorkerCrashed), match=r"did not take the same number of updates|rank \d lost rank"):
         SyncRl(learner, Normalizing(ModelCls=Exact), sampler(2), config, logger=Logger()).train()
     assert not psutil.Process().children(recursive=True)
 
