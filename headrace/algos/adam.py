@@ -34,6 +34,9 @@ class AdamConfig:
     is the linear schedule, `lambda progress: 1.0` a constant learning rate."""
     adam_eps: float = 1e-5
     """Adam's ε."""
+    compile: bool = False
+    """Compile the losses with `torch.compile`, on a GPU as CUDA graphs. The first update then takes up to a minute; on
+    a CPU, this needs a C++ compiler."""
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "adam_eps"):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
+
+import torch
 
 from headrace.agents.base import Agent
-from headrace.algos.adam import FlatAdam
+from headrace.algos.adam import AdamConfig, FlatAdam
 from headrace.algos.ranks import ALONE, Ranks
 from headrace.buffers.samples import Samples
 from headrace.schema import anything, fields
@@ -19,6 +21,9 @@ __all__ = ["Algo", "OptInfo", "mean_info"]
 
 #: Diagnostics of one `optimize_agent` call, means over its updates. Names are lowerCamelCase as in rlpyt (`gradNorm`).
 OptInfo = dict[str, float]
+
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
 
 
 class Algo(ABC):
@@ -113,6 +118,17 @@ class Algo(ABC):
 
     def cut(self) -> None:  # noqa: B027
         """Marks that the next batch does not continue the last one: batches were lost, or all episodes start anew."""
+
+    def compiled(self, losses: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
+        """Returns the function that computes the losses of an update, compiled if the setting `compile` is set.
+
+        Args:
+            losses: a function of tensors, or of dataclasses of them.
+        """
+        if not isinstance(self.config, AdamConfig) or not self.config.compile:
+            return losses
+        # On a GPU as CUDA graphs; their outputs are overwritten by the next call, after the step that they are for.
+        return torch.compile(losses, mode="reduce-overhead" if torch.cuda.is_available() else None)
 
     def require_initialized(self) -> None:
         """Raises ValueError before `initialize`."""

@@ -147,6 +147,7 @@ class PolicyGradientAlgo(Algo):
         self._reward_scaling = RewardScaling(self.discount) if self.config.normalize_reward else None
         self._optimizer = FlatAdam(agent.parameters(), self.config)
         self.optimizers = {"agent": self._optimizer}
+        self._losses = self.compiled(self.losses)
 
     def optimize_agent(self, itr: int, samples: Samples) -> OptInfo:
         """See `Algo`."""
@@ -283,7 +284,7 @@ class PolicyGradientAlgo(Algo):
 
     def _update(self, itr: int, number: int, part: PgBatch) -> OptInfo:
         """Takes one optimizer step; if the loss or the gradient is not finite, raises and leaves the parameters."""
-        losses = self.losses(itr, part)
+        losses = self._losses(itr, part)
         loss = (
             losses.policy
             + self.config.value_loss_coeff * losses.value
