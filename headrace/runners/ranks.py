@@ -40,6 +40,8 @@ __all__ = [
 #: Bytes of the first message of an exchange, with its length; a longer text needs a second one.
 _FIRST = 2048
 _LENGTH = 8
+#: Seconds between two looks at an exchange of GPUs.
+_GPU_LOOK = 2e-5
 #: Seconds within which ranks that notice a failure tell each other that they live.
 _ROLL_CALL = 1.0
 
@@ -69,20 +71,20 @@ class DistributedRanks(Ranks):
 
     def mean_(self, tensor: torch.Tensor) -> None:
         """See `Ranks`."""
-        self._wait(dist.all_reduce(tensor, async_op=True))
+        self._wait(dist.all_reduce(tensor, async_op=True), tensor.is_cuda)
         tensor.div_(self.world_size)
 
     def broadcast_(self, tensor: torch.Tensor) -> None:
         """See `Ranks`."""
-        self._wait(dist.broadcast(tensor, 0, async_op=True))
+        self._wait(dist.broadcast(tensor, 0, async_op=True), tensor.is_cuda)
 
     def gather(self, tensor: torch.Tensor) -> torch.Tensor:
         """See `Ranks`."""
         gathered = [torch.empty_like(tensor) for _ in range(self.world_size)]
-        self._wait(dist.all_gather(gathered, tensor, async_op=True))
+        self._wait(dist.all_gather(gathered, tensor, async_op=True), tensor.is_cuda)
         return torch.stack(gathered)
 
-    def _wait(self, work: Any) -> None:
+    def _wait(self, work: Any, on_gpu: bool) -> None:
         """Waits until all ranks have come to an exchange.
 
         Raises:
@@ -93,7 +95,7 @@ class DistributedRanks(Ranks):
         line = self._status.line
         before, line[Status.PHASE] = line[Status.PHASE], Phase.EXCHANGING
         end = time.monotonic() + self._deadline
-        while not self._ended(work):
+        while not self._ended(work, on_gpu):
             line[Status.PROGRESS] += 1  # waiting for living ranks is progress
             if time.monotonic() > end:
                 raise WorkerHung(
@@ -103,11 +105,17 @@ class DistributedRanks(Ranks):
         line[Status.PHASE] = before
         line[Status.PROGRESS] += 1
 
-    def _ended(self, work: Any) -> bool:
+    def _ended(self, work: Any, on_gpu: bool) -> bool:
         """Returns whether an exchange has ended, after waiting for it for at most a tick."""
+        if on_gpu:  # where a wait that ends before the exchange would abort it
+            end = time.monotonic() + TICK
+            while not work.is_completed():
+                if time.monotonic() > end:
+                    return False
+                time.sleep(_GPU_LOOK)
         for _ in range(2):  # the tick may end just before the exchange does
             try:
-                work.wait(timedelta(seconds=TICK))  # on a GPU it returns at once; who reads the result waits for it
+                work.wait(timedelta(seconds=TICK))
                 return True
             except RuntimeError as error:
                 if not work.is_completed():
