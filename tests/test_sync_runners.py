@@ -20,7 +20,10 @@ from headrace.agents.pg import CategoricalPgAgent
 from headrace.algos.base import Algo
 from headrace.algos.dqn import DQN, DQNConfig
 from headrace.algos.pg import A2C, PPO, PPOConfig
+from headrace.algos.ranks import Ranks, moments, same_buffers
+from headrace.cli.main import main
 from headrace.errors import EnvFailed, WorkerCrashed, WorkerHung
+from headrace.models import RunningNorm
 from headrace.processes.affinity import Affinity
 from headrace.runners import (
     Callback,
@@ -116,6 +119,61 @@ def test_ranks_with_a_replay_keep_equal_parameters(tmp_path: Path) -> None:
         assert torch.equal(value, second["agent"]["model"][name]), name
         assert torch.equal(value, runner.agent.state_dict()["model"][name])
     assert first["algo"]["n_updates"] == second["algo"]["n_updates"] > 50
+
+
+@pytest.mark.parametrize("algo", ["dqn", pytest.param("ppo", marks=pytest.mark.slow)])
+def test_ranks_with_different_numbers_of_steps_take_as_many_updates(algo: str, tmp_path: Path) -> None:
+    replay = DQNConfig(batch_size=16, replay_ratio=3, min_steps_learn=60, replay_size=600)
+    learner: tuple[Algo, Any] = (DQN(replay), DqnAgent())
+    if algo == "ppo":
+        learner = PPO(PPOConfig(epochs=1)), CategoricalPgAgent()
+    environments = sampler(2, reset_mode="wait")  # padding, of another length in each rank
+    SyncRl(*learner, environments, settings(2), logger=Logger(), log_dir=tmp_path).train()
+    first, second = (load_checkpoint(tmp_path / part / "checkpoint.pt") for part in ("", "rank-1"))
+    for name, value in first["agent"]["model"].items():
+        assert torch.equal(value, second["agent"]["model"][name]), name
+
+
+class Recorded(Ranks):
+    """Rank 0 of two, of which the other sent `sent`; records what this one sends."""
+
+    world_size = 2
+
+    def __init__(self, sent: torch.Tensor | None = None) -> None:
+        self.sent = sent
+
+    def gather(self, tensor: torch.Tensor) -> torch.Tensor:
+        other, self.sent = self.sent, tensor.clone()
+        return torch.stack([tensor, tensor if other is None else other])
+
+
+@pytest.mark.parametrize("n_other", [0, 1, 9])
+def test_moments_are_those_of_the_values_of_all_ranks(n_other: int) -> None:
+    here, there = torch.randn(5, generator=torch.Generator().manual_seed(0)) + 1e3, torch.arange(float(n_other))
+    other = Recorded()
+    moments(other, there)
+    n, mean, var = moments(Recorded(other.sent), here)
+    together = torch.cat([here, there])
+    assert n == len(together)
+    torch.testing.assert_close(mean, together.mean())
+    torch.testing.assert_close(var, together.var(correction=0))
+
+
+@pytest.mark.parametrize("n_other", [0, 1, 9])
+def test_statistics_contain_the_observations_of_all_ranks(n_other: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    before, here, there = (1e4 + torch.randn(n, 3, generator=generator) for n in (7, 5, n_other))
+    norms = [torch.nn.Sequential(RunningNorm(3)) for _ in range(3)]
+    for norm in norms:
+        norm[0].update(before)  # type: ignore[operator]
+    other = Recorded()
+    with same_buffers(norms[1], other):
+        norms[1][0].update(there)  # type: ignore[operator]
+    with same_buffers(norms[0], Recorded(other.sent)):
+        norms[0][0].update(here)  # type: ignore[operator]
+    norms[2][0].update(torch.cat([here, there]))  # type: ignore[operator]
+    for name, value in norms[2].state_dict().items():
+        torch.testing.assert_close(norms[0].state_dict()[name], value, rtol=1e-7, atol=1e-7)
 
 
 # ---- ranks that fail ----
@@ -355,6 +413,21 @@ def test_torchrun_names_a_rank_that_hangs(tmp_path: Path) -> None:
     assert done.returncode != 0
     assert "rank 1 (pid " in done.stderr
     assert "did not come to an exchange" in done.stderr
+
+
+@pytest.mark.programs
+def test_command_trains_with_several_learners(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["train", "--env", "CartPole-v1", "--n-steps", "2048", "--batch-B", "16", "--eval-episodes", "2"]
+    assert main([*words, "--ranks", "2", "--log-dir", str(tmp_path)]) == 0
+    assert (tmp_path / "rank-1" / "checkpoint.pt").exists()
+    assert "mean return" in capsys.readouterr().out
+    for wrong, said in (
+        (["--ranks", "2", "--sampler", "async-cpu"], "leave async- out"),
+        (["--ranks", "2", "--device", "cpu"], "give several their --devices"),
+        (["--ranks", "0"], "world_size must be at least 1"),
+    ):
+        assert main([*words, *wrong, "--log-dir", str(tmp_path / "other")]) != 0
+        assert said in capsys.readouterr().err
 
 
 @pytest.mark.programs
