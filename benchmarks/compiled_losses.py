@@ -2,7 +2,7 @@
 
     python benchmarks/compiled_losses.py [batches]
 
-Figures: docs/performance.md. On a GPU, the losses run as CUDA graphs; set the device by HEADRACE_DEVICE.
+On a GPU, the losses run as CUDA graphs; set the device by HEADRACE_DEVICE.
 """
 
 import os

@@ -48,6 +48,7 @@ def learned(name: str, on: bool) -> torch.Tensor:
     return torch.cat([parameter.detach().flatten() for parameter in agent.parameters()])
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch itself
 @pytest.mark.parametrize(
     "name",
     [

@@ -36,7 +36,7 @@ class AdamConfig:
     """Adam's ε."""
     compile: bool = False
     """Compile the losses with `torch.compile`, on a GPU as CUDA graphs. The first update then takes up to a minute; on
-    a CPU, this needs a C++ compiler."""
+    a CPU, this needs a C++ compiler, and small models learn no faster (`benchmarks/compiled_losses.py`)."""
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "adam_eps"):
