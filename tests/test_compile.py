@@ -1,5 +1,6 @@
 """Losses that are compiled with torch.compile: the same updates, and nothing imported unless they are asked for."""
 
+import importlib
 import subprocess
 import sys
 from typing import Any
@@ -48,7 +49,6 @@ def learned(name: str, on: bool) -> torch.Tensor:
     return torch.cat([parameter.detach().flatten() for parameter in agent.parameters()])
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch itself
 @pytest.mark.parametrize(
     "name",
     [
@@ -56,19 +56,13 @@ def learned(name: str, on: bool) -> torch.Tensor:
         *(pytest.param(n, marks=pytest.mark.slow) for n in ("a2c", "dqn", "recurrent ppo", "impala", "vpg", "cdqn")),
     ],
 )
-def test_compiled_losses_give_the_same_parameters(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    compiled: list[Any] = []
-    real = torch.compile
-
-    def noted(function: Any, mode: str | None = None) -> Any:
-        compiled.append(function)
-        return real(function, mode=mode)
-
-    monkeypatch.setattr(torch, "compile", noted)
-    plain = learned(name, on=False)
-    assert not compiled
-    assert (learned(name, on=True) - plain).abs().max() < 1e-5
-    assert len(compiled) == 1
+def test_compiled_losses_give_the_same_parameters(name: str) -> None:
+    """In an interpreter of its own, because the compiler leaves processes and threads."""
+    done = subprocess.run([sys.executable, __file__, name], check=False, timeout=600, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    difference, n_compiled = done.stdout.split()
+    assert float(difference) < 1e-5
+    assert int(n_compiled) > 0
 
 
 def test_dynamo_is_not_imported_unless_losses_are_compiled() -> None:
@@ -81,3 +75,11 @@ def test_dynamo_is_not_imported_unless_losses_are_compiled() -> None:
         "assert 'torch._dynamo' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=180)
+
+
+if __name__ == "__main__":
+    plain = learned(sys.argv[1], on=False)
+    assert "torch._dynamo" not in sys.modules
+    gap = float((learned(sys.argv[1], on=True) - plain).abs().max())
+    counters = importlib.import_module("torch._dynamo.utils").counters
+    print(gap, counters["stats"]["unique_graphs"])
