@@ -20,6 +20,7 @@ from headrace.algos.adam import AdamConfig, FlatAdam
 from headrace.algos.base import Algo, OptInfo, mean_info
 from headrace.algos.checks import finite, require
 from headrace.algos.flat import FlatParameters
+from headrace.algos.ranks import least_of
 from headrace.buffers.samples import Samples
 from headrace.buffers.tree import tree_map
 from headrace.config import checked_names
@@ -188,9 +189,10 @@ class OffPolicyAlgo(Algo):
         if self._writer is not None:
             self._writer.append(samples)
         # The number is not read from the ring, because a sampler process may have appended later batches already.
-        n_steps = int(samples.env.valid.sum())
-        self._n_collected += n_steps
-        if self._n_collected >= self.config.min_steps_learn and len(self._replay):
+        own = int(samples.env.valid.sum())
+        # The least of all ranks, which must take the same number of updates.
+        n_steps, self._n_collected, n_stored = least_of(self.ranks, own, self._n_collected + own, len(self._replay))
+        if self._n_collected >= self.config.min_steps_learn and n_stored:
             self._n_steps += n_steps
             rates = self._schedule(itr)
             self._agent.train_mode(itr)

@@ -25,9 +25,16 @@ from headrace.cli.errors import UsageError, unknown
 from headrace.cli.idle import Rule, of_place
 from headrace.cli.options import Unprefixed, flags_of
 from headrace.cli.place import PlaceOptions
-from headrace.processes.affinity import Affinity, usable_cores
+from headrace.processes.affinity import Affinity, AffinityLike, usable_cores
+from headrace.runners.asynchronous import AsyncRl
 from headrace.runners.config import RunnerConfig
+from headrace.runners.logging.logger import Logger
+from headrace.runners.minibatch import MinibatchRl
+from headrace.runners.run_folder import RunRecord
+from headrace.runners.synchronous import SyncRl
+from headrace.runners.team import SyncConfig
 from headrace.samplers.base import BaseSampler
+from headrace.samplers.presets import AsyncSamplerBase
 from headrace.types import EnvSpaces
 
 __all__ = [
@@ -41,6 +48,7 @@ __all__ = [
     "field_of",
     "of_training",
     "placement",
+    "training_runner",
     "training_sampler",
 ]
 
@@ -68,6 +76,11 @@ class TrainOptions(PlaceOptions):
     """Exploration of dqn and categorical-dqn, and the distribution of returns of categorical-dqn."""
     eval_episodes: int = 100
     """Episodes of the final evaluation."""
+    ranks: int = 1
+    """Learners, each a process with a sampler of its own, that average their gradients; batch_B counts the environments
+    of one."""
+    devices: str | None = None
+    """Devices on which several learners learn, separated by commas: cuda:0,cuda:1; None: the CPU."""
     log_dir: Path | None = None
     """Folder for the results; None: runs/ENV-ALGO-seedN-TIME."""
     resume: Path | None = None
@@ -194,6 +207,45 @@ def placement(options: TrainOptions) -> Affinity:
             )
         cuda_idx = learning_on.index or 0
     return Affinity(master_torch_threads=options.torch_threads, cuda_idx=cuda_idx)
+
+
+def training_runner(
+    options: TrainOptions, agent: Agent, log_dir: Path, logger: Logger, record: RunRecord
+) -> MinibatchRl:
+    """Returns the runner, with algorithm and sampler.
+
+    Raises:
+        TypeError: if an option has a wrong type.
+        ValueError: if an option has a wrong value, or options contradict each other.
+    """
+    config, affinity = options.runner, placement(options)
+    asynchronous = issubclass(options.sampler_class, AsyncSamplerBase)
+    make: type[MinibatchRl] = AsyncRl if asynchronous else MinibatchRl
+    places: AffinityLike = affinity
+    if options.ranks != 1 or options.devices is not None:
+        if asynchronous:
+            raise ValueError(
+                "--ranks and --devices are for samplers that collect in turn with learning; leave async- out"
+            )
+        if options.device is not None:
+            raise ValueError("--device is for one learner; give several their --devices")
+        devices = None if options.devices is None else tuple(options.devices.split(","))
+        ranks = options.ranks if options.ranks != 1 or devices is None else None
+        config = SyncConfig(
+            **vars(options.runner), world_size=ranks, devices=devices, start_method=options.start_method
+        )
+        make, places = SyncRl, None
+    return make(
+        algo_for(options),
+        agent,
+        training_sampler(options),
+        config,
+        affinity=places,
+        log_dir=log_dir,
+        logger=logger,
+        resume_from=options.resume,
+        record=record,
+    )
 
 
 def training_sampler(options: TrainOptions) -> BaseSampler:

@@ -712,6 +712,42 @@ MUTANTS = [
         "tests/test_episode_samplers.py",
     ),
     Mutant(
+        "headrace/algos/ranks.py",
+        "    counts, means, variances = ranks.gather(own).unbind(dim=1)",
+        "    counts, means, variances = own[None].unbind(dim=1)",
+        "tests/test_sync_runners.py",
+    ),
+    Mutant(
+        "headrace/algos/ranks.py",
+        "norm.load_statistics(_merged(then, ranks.gather(norm.statistics())))",
+        "_merged(then, ranks.gather(norm.statistics()))",
+        "tests/test_sync_runners.py",
+    ),
+    Mutant(
+        "headrace/algos/adam.py",
+        "self.ranks.mean_(self._flat.gradient)",
+        "self.ranks.mean_(self._flat.gradient.clone())",
+        "tests/test_sync_runners.py",
+    ),
+    Mutant(
+        "headrace/runners/synchronous.py",
+        'if found.state["itr"] == itr:',
+        "if found is None:",
+        "tests/test_sync_runners.py",
+    ),
+    Mutant(
+        "headrace/runners/launch.py",
+        "raise answers[rank].error()",
+        "raise SamplerError(answers[rank].message)",
+        "tests/test_sync_runners.py",
+    ),
+    Mutant(
+        "headrace/runners/ranks.py",
+        "line[Status.PHASE], Phase.EXCHANGING",
+        "line[Status.PHASE], Phase.WAITING",
+        "tests/test_sync_runners.py",
+    ),
+    Mutant(
         "headrace/runners/local.py",
         "state = np.random.SeedSequence(seed, spawn_key=(start_epoch,)).generate_state(1)",
         "state = [seed]",

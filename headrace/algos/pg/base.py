@@ -16,6 +16,7 @@ from headrace.agents.dqn.dqn import DqnAgent
 from headrace.algos.adam import AdamConfig, FlatAdam
 from headrace.algos.base import Algo, OptInfo, mean_info
 from headrace.algos.checks import finite, require
+from headrace.algos.ranks import least_of, moments
 from headrace.algos.returns import bootstrap_values, final_values, first_state, generalized_advantages
 from headrace.algos.reward_scaling import RewardScaling
 from headrace.buffers.samples import Samples
@@ -86,7 +87,8 @@ class PgConfig(AdamConfig):
     clip_grad_norm: float = 0.5
     """The gradient is scaled down to this norm."""
     normalize_advantage: bool = True
-    """Give the advantages of a batch mean 0 and standard deviation 1."""
+    """Give the advantages of a batch mean 0 and standard deviation 1; with several learners (`SyncRl`), those of all
+    their batches together."""
     normalize_reward: bool = True
     """Learn from rewards divided by the running standard deviation of discounted returns (see `RewardScaling`). With
     large unscaled returns, the gradient of the value loss outweighs that of the policy, and values lag behind."""
@@ -145,12 +147,13 @@ class PolicyGradientAlgo(Algo):
         self._reward_scaling = RewardScaling(self.discount) if self.config.normalize_reward else None
         self._optimizer = FlatAdam(agent.parameters(), self.config)
         self.optimizers = {"agent": self._optimizer}
+        self._losses = self.compiled(self.losses)
 
     def optimize_agent(self, itr: int, samples: Samples) -> OptInfo:
         """See `Algo`."""
         self.require_initialized()
         agent, device = self._agent, self._agent.device
-        if not samples.env.valid.any():
+        if not least_of(self.ranks, int(samples.env.valid.any()))[0]:  # all ranks learn, or none
             return {}
         samples = tree_map(lambda leaf: leaf.to(device), samples)  # no copy of tensors that are on the device already
         agent.sample_mode(itr)  # V(final) must be computed in the same mode as the recorded values
@@ -265,17 +268,17 @@ class PolicyGradientAlgo(Algo):
     def _scaled_reward(self, samples: Samples) -> torch.Tensor:
         """Returns the rewards to learn from, float `[T, B]`; updates the statistics that scale them."""
         env = samples.env
-        return (
-            env.reward if self._reward_scaling is None else self._reward_scaling(env.reward, env.done, _valid(samples))
-        )
+        if self._reward_scaling is None:
+            return env.reward
+        return self._reward_scaling(env.reward, env.done, _valid(samples), self.ranks)
 
     def _targets(self, samples: Samples, reward: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns advantages, normalized if asked, and targets of the values, both `[T, B]`."""
         valid = _valid(samples)
         advantage, returns = self.advantages(samples, reward, valid)
         if self.config.normalize_advantage:
-            real = advantage if valid is None else advantage[valid]
-            advantage = (advantage - real.mean()) / (real.std(correction=0) + 1e-6)
+            _, mean, var = moments(self.ranks, advantage if valid is None else advantage[valid])
+            advantage = (advantage - mean) / (var.sqrt() + 1e-6)
         return advantage, returns
 
     def _process(self, samples: Samples, reward: torch.Tensor) -> PgBatch:
@@ -323,7 +326,7 @@ class PolicyGradientAlgo(Algo):
 
     def _update(self, itr: int, number: int, part: PgBatch) -> OptInfo:
         """Takes one optimizer step; if the loss or the gradient is not finite, raises and leaves the parameters."""
-        losses = self.losses(itr, part)
+        losses = self._losses(itr, part)
         loss = (
             losses.policy
             + self.config.value_loss_coeff * losses.value

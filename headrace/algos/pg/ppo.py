@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from headrace.algos.checks import require
 from headrace.algos.pg.base import Losses, PgBatch, PgConfig, PolicyGradientAlgo
 from headrace.algos.pg.surrogate import ppo_losses
+from headrace.algos.ranks import least_of
 from headrace.buffers.tree import tree_leaves, tree_rows
 from headrace.config import checked_names, settings_in
 
@@ -66,13 +67,14 @@ class PPO(PolicyGradientAlgo):
         """Yields random minibatches of steps or, for recurrent agents, of whole columns; each step once per epoch."""
         recurrent = batch.state is not None
         n = batch.returns.shape[1 if recurrent else 0]
+        (n_parts,) = least_of(self.ranks, min(self.config.minibatches, n))
         copies = not recurrent and sum(leaf.nbytes for leaf in tree_leaves(batch)) <= _COPIED_BYTES
         for epoch in range(self.config.epochs):
             if epoch and self.config.recompute_advantages:
                 batch = recomputed()
             order = self.permutation(itr, epoch, n)
             shuffled, stop = tree_rows(batch, order) if copies else batch, 0
-            for chosen in order.tensor_split(min(self.config.minibatches, n)):
+            for chosen in order.tensor_split(n_parts):
                 start, stop = stop, stop + len(chosen)
                 if recurrent:
                     part = tree_rows(replace(batch, state=None), (slice(None), chosen))
