@@ -83,18 +83,19 @@ class FlatAdam:
         self.learning_rate = self._initial_rate * _factor(self._config, progress)
         return self.learning_rate
 
-    def backward(self, loss: torch.Tensor, max_norm: float) -> torch.Tensor:
-        """Computes the gradient of a loss and scales it down to the norm `max_norm`.
+    def backward(self, loss: torch.Tensor, max_norm: float | None) -> torch.Tensor:
+        """Computes the gradient of a loss in these parameters alone, and scales it down to the norm `max_norm`.
 
         Args:
             loss: a scalar.
-            max_norm: largest norm of the gradient; infinity: it is not scaled.
+            max_norm: largest norm of the gradient; None: it is not scaled.
 
         Returns:
             The norm before scaling, a scalar.
         """
         self._flat.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        # Without `inputs`, a policy's loss would also compute the gradient of all weights of the critics.
+        loss.backward(inputs=self._flat.parameters)  # type: ignore[no-untyped-call]
         return self._flat.clip_grad_norm(max_norm)
 
     def step(self) -> None:
