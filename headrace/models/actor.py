@@ -7,7 +7,6 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-from torch.nn import functional
 
 from headrace.config import checked_names
 from headrace.models.features import Features
@@ -51,11 +50,12 @@ class ReluBody(torch.nn.Module):
         """Returns outputs float32 `[..., sizes[-1]]` of features `[..., sizes[0]]`."""
         hidden = features
         for index, layer in enumerate(self.layers):
-            hidden = functional.linear(hidden, layer.weight, layer.bias)
+            hidden = layer(hidden)
             if self.norms is not None:
                 hidden = self.norms[index](hidden)
             hidden = torch.relu(hidden)
-        return functional.linear(hidden, self.head.weight, self.head.bias)
+        outputs: torch.Tensor = self.head(hidden)
+        return outputs
 
 
 @checked_names

@@ -58,7 +58,8 @@ class StackedBody(torch.nn.Module):
             hidden = functional.dropout(hidden, self._dropout, self.training)
         if not len(self.scales):
             return hidden
-        return functional.layer_norm(hidden, hidden.shape[-1:]) * self.scales[index] + self.shifts[index]
+        normed: torch.Tensor = functional.layer_norm(hidden, hidden.shape[-1:])
+        return torch.addcmul(self.shifts[index], normed, self.scales[index])
 
 
 @checked_names
@@ -103,6 +104,6 @@ class Critics(torch.nn.Module):
         """Returns values `[n_critics, ...]` of actions `[..., d]`, scaled to [−1, 1]."""
         rows = torch.cat([self.features.forward(observation), action], dim=-1)
         if rows.ndim == 2:
-            return self.body.forward(rows).squeeze(-1)
+            return self.body.forward(rows)[..., 0]
         values = self.body.forward(rows.reshape(-1, rows.shape[-1]))
         return values.reshape(len(values), *rows.shape[:-1])

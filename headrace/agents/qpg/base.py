@@ -10,6 +10,7 @@ import torch
 from typing_extensions import override
 
 from headrace.agents.base import Agent
+from headrace.agents.masks import has_mask
 from headrace.agents.modelling import made_model, returned_text
 from headrace.agents.qpg.bounds import ActionBounds
 from headrace.distributions.gaussian import Gaussian
@@ -83,6 +84,7 @@ class QpgAgent(Agent):
     @override
     def build_model(self, spaces: EnvSpaces) -> torch.nn.Module:
         self._bounds = ActionBounds(spaces.action, type(self).__name__)
+        has_mask(spaces, None)  # raises TypeError: actions between bounds cannot be masked
         self.noise_size = Gaussian.noise_size(self._bounds.d)
         seen = ["observation", "prev_action", "prev_reward"]
         sizes = {"n_outputs": self.outputs_per_action * self._bounds.d}

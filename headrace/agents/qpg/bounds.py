@@ -39,9 +39,9 @@ class ActionBounds:
     def __init__(self, space: spaces.Space[Any], agent: str) -> None:
         if not isinstance(space, spaces.Box) or len(space.shape) != 1 or space.dtype.kind != "f":
             raise TypeError(
-                f"{agent} acts in Box action spaces [d] of floats, but the environment has {space}; use a DqnAgent or a "
-                "CategoricalPgAgent for Discrete actions, a CategoricalPgAgent for MultiDiscrete and MultiBinary "
-                "actions, or flatten others with an ActionWrapper"
+                f"{agent} acts in Box action spaces [d] of floats, but the environment has {space}; use a "
+                "CategoricalPgAgent for Discrete, MultiDiscrete and MultiBinary actions (for Discrete, also a "
+                "DqnAgent), or flatten others with an ActionWrapper"
             )
         low, high = space.low.astype(np.float64), space.high.astype(np.float64)
         unbounded = np.flatnonzero((low <= -_NO_BOUND) | (high >= _NO_BOUND))

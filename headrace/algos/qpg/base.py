@@ -6,7 +6,6 @@ import math
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 
@@ -71,7 +70,6 @@ class QpgAlgo(OffPolicyAlgo):
         config: the settings.
     """
 
-    AgentCls: ClassVar[type[Agent]] = QpgAgent
     config: QpgConfig
     _agent: QpgAgent
     _target: QpgAgent
@@ -131,12 +129,12 @@ class QpgAlgo(OffPolicyAlgo):
         actor.step()
         return numbers
 
-    def normal(self, n: int, d: int, purpose: int = 0) -> torch.Tensor:
-        """Returns standard normal numbers of this update, float32 `[n, d]`, on the agent's device.
+    def normal(self, shape: torch.Size, purpose: int = 0) -> torch.Tensor:
+        """Returns standard normal numbers of this update, float32, on the agent's device.
 
         Args:
-            n: number of transitions.
-            d: numbers per transition.
-            purpose: distinguishes draws of the same update.
+            shape: number of transitions, and of numbers for each.
+            purpose: 0 or 1, to distinguish draws of the same update.
         """
+        n, d = shape
         return self._noise.normal(self._n_updates, n, d, purpose).to(self._device)

@@ -96,14 +96,14 @@ class SAC(QpgAlgo):
         """See `QpgAlgo`; the values include the entropy's part."""
         following = transitions.next_inputs
         dist = self._agent(following).dist
-        action, log_prob = dist.reparametrized(self.normal(*dist.mean.shape))
+        action, log_prob = dist.reparametrized(self.normal(dist.mean.shape))
         return self._target.q(following, action).amin(dim=0) - self._alpha() * log_prob
 
     def update_policy(self, itr: int, transitions: Transitions) -> OptInfo:
         """See `QpgAlgo`; updates α, too."""
         inputs, alpha = transitions.inputs, self._alpha()
         dist = self._agent(inputs).dist
-        action, log_prob = dist.reparametrized(self.normal(*dist.mean.shape, purpose=1))
+        action, log_prob = dist.reparametrized(self.normal(dist.mean.shape, purpose=1))
         loss = (alpha * log_prob - self._agent.q(inputs, action).amin(dim=0)).mean()
         entropy = -log_prob.detach().mean()
         info = self.step_policy(itr, transitions, loss, {"entropy": entropy, "alpha": alpha})

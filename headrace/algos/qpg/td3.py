@@ -67,7 +67,7 @@ class TD3(QpgAlgo):
         """See `QpgAlgo`."""
         config, target, following = self.config, self._target, transitions.next_inputs
         action = target(following).mean
-        noise = config.target_noise_std * self.normal(*action.shape)
+        noise = config.target_noise_std * self.normal(action.shape)
         action = (action + noise.clamp(-config.target_noise_clip, config.target_noise_clip)).clamp(-1.0, 1.0)
         return target.q(following, action).amin(dim=0)
 
