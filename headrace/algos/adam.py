@@ -84,7 +84,7 @@ class FlatAdam:
         return self.learning_rate
 
     def backward(self, loss: torch.Tensor, max_norm: float | None) -> torch.Tensor:
-        """Computes the gradient of a loss in these parameters alone, and scales it down to the norm `max_norm`.
+        """Computes the gradient of a loss and scales it down to the norm `max_norm`.
 
         Args:
             loss: a scalar.
@@ -94,8 +94,7 @@ class FlatAdam:
             The norm before scaling, a scalar.
         """
         self._flat.zero_grad()
-        # Without `inputs`, a policy's loss would also compute the gradient of all weights of the critics.
-        loss.backward(inputs=self._flat.parameters)  # type: ignore[no-untyped-call]
+        loss.backward()  # type: ignore[no-untyped-call]
         return self._flat.clip_grad_norm(max_norm)
 
     def step(self) -> None:

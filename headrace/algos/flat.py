@@ -23,18 +23,17 @@ class FlatParameters:
     """
 
     def __init__(self, parameters: Iterable[torch.nn.Parameter]) -> None:
-        #: The parameters, in the order in which the vector holds them.
-        self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
-        kinds = {(parameter.device, parameter.dtype) for parameter in self.parameters}
+        self._parameters = [parameter for parameter in parameters if parameter.requires_grad]
+        kinds = {(parameter.device, parameter.dtype) for parameter in self._parameters}
         if len(kinds) != 1:
             raise ValueError(f"the model's trainable parameters must be of one device and dtype, got {kinds or 'none'}")
         with torch.no_grad():
-            vector = torch.cat([parameter.reshape(-1) for parameter in self.parameters])
+            vector = torch.cat([parameter.reshape(-1) for parameter in self._parameters])
         self.vector = torch.nn.Parameter(vector)
         #: The gradient, float `[n]`.
         self.gradient = torch.zeros_like(vector)
-        sizes = [parameter.numel() for parameter in self.parameters]
-        views = zip(self.parameters, torch.split(vector, sizes), torch.split(self.gradient, sizes), strict=True)
+        sizes = [parameter.numel() for parameter in self._parameters]
+        views = zip(self._parameters, torch.split(vector, sizes), torch.split(self.gradient, sizes), strict=True)
         self._grads: list[torch.Tensor] = []
         self._places: list[int] = []
         for parameter, values, grads in views:
@@ -51,7 +50,7 @@ class FlatParameters:
                 but not the parameters.
         """
         self.gradient.zero_()
-        for parameter, place, grad in zip(self.parameters, self._places, self._grads, strict=True):
+        for parameter, place, grad in zip(self._parameters, self._places, self._grads, strict=True):
             if parameter.data_ptr() != place:
                 raise RuntimeError(
                     "parameters of the model were moved after algo.initialize(agent), as model.to() does; "

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.nn import functional
 
 from headrace.distributions.gaussian import Gaussian
+from headrace.native_gradients import suits_own_gradients
 
 __all__ = ["SquashedGaussian"]
 
@@ -50,9 +52,11 @@ class SquashedGaussian:
         Args:
             normal: standard normal numbers, float `[..., d]`.
         """
-        u = self.mean + self.log_std.exp() * normal
-        log_prob = (-0.5 * normal.square() - self.log_std - _LOG_SQRT_2PI - _log_slope(u)).sum(dim=-1)
-        return u.tanh(), log_prob
+        mean, log_std = self.mean, self.log_std
+        if suits_own_gradients(mean):
+            drawn: tuple[torch.Tensor, torch.Tensor] = _Reparametrized.apply(mean, log_std, normal)  # type: ignore[no-untyped-call]
+            return drawn
+        return _by_operators(mean, log_std, normal)
 
     def log_prob(self, action: torch.Tensor) -> torch.Tensor:
         """Returns the log density, float `[...]`, of vectors in [−1, 1], float `[..., d]`.
@@ -61,6 +65,39 @@ class SquashedGaussian:
         """
         u = action.clamp(-_INSIDE, _INSIDE).atanh()
         return Gaussian(self.mean, self.log_std).log_prob(u) - _log_slope(u).sum(dim=-1)
+
+
+def _by_operators(mean: torch.Tensor, log_std: torch.Tensor, normal: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    u = mean + log_std.exp() * normal
+    log_prob = -(0.5 * normal.square() + log_std + _LOG_SQRT_2PI + _log_slope(u)).sum(dim=-1)
+    return u.tanh(), log_prob
+
+
+class _Reparametrized(torch.autograd.Function):
+    """Actions `[..., d]` and log densities `[...]`; one operation of autograd, because most of the time of small ones
+    passes between them.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, mean: torch.Tensor, log_std: torch.Tensor, normal: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        action, log_prob = _by_operators(mean, log_std, normal)
+        ctx.save_for_backward(mean, log_std, normal, action)
+        return action, log_prob
+
+    @staticmethod
+    def backward(ctx: Any, by_action: torch.Tensor, by_log_prob: torch.Tensor) -> Any:
+        mean, log_std, normal, action = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            with torch.enable_grad():
+                again = _by_operators(mean, log_std, normal)
+            found = torch.autograd.grad(again, (mean, log_std), (by_action, by_log_prob), create_graph=True)
+            return *found, None
+        rows = by_log_prob.unsqueeze(-1)
+        # With u = mean + std · normal: d action / du = 1 − action², d log_prob / du = 2 · action.
+        by_u = torch.addcmul(by_action, action, 2.0 * rows - by_action * action)
+        return by_u, by_u * (log_std.exp() * normal) - rows, None
 
 
 def _log_slope(u: torch.Tensor) -> torch.Tensor:

@@ -14,6 +14,7 @@ from headrace.agents.masks import has_mask
 from headrace.agents.modelling import made_model, returned_text
 from headrace.agents.qpg.bounds import ActionBounds
 from headrace.distributions.gaussian import Gaussian
+from headrace.models.critics import Critics
 from headrace.models.features import Features
 from headrace.types import AgentStep, EnvSpaces, StepInputs, Tree
 
@@ -157,6 +158,13 @@ class QpgAgent(Agent):
         if not self._q_fits:
             self._require_values(values, action)
         return values
+
+    def first_q(self, inputs: StepInputs, action: torch.Tensor) -> torch.Tensor:
+        """Returns the values of actions by the first critic, with gradients, float `[...]`; see `q`."""
+        critics = self.model.critics
+        if type(critics) is not Critics:
+            return self.q(inputs, action)[0]
+        return critics(inputs.observation, inputs.prev_action, inputs.prev_reward, action, n=1)[0]  # not the others
 
     def scaled(self, action: torch.Tensor) -> torch.Tensor:
         """Returns recorded actions `[..., d]` as scaled ones, float32 `[..., d]`."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +21,19 @@ from headrace.replays.base import Transitions
 from headrace.types import BatchSpec
 
 __all__ = ["QpgAlgo", "QpgConfig"]
+
+
+@contextmanager
+def frozen(module: torch.nn.Module) -> Iterator[None]:
+    """Lets the parameters of a module need no gradients inside the context, so that none are computed for them."""
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    try:
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
 
 
 @checked_names
@@ -102,7 +116,9 @@ class QpgAlgo(OffPolicyAlgo):
         scalars = {"qLoss": loss, "qGradNorm": critic.backward(loss, self.config.clip_grad_norm)}
         info = self.finite(itr, transitions, scalars, {"q": q.detach().mean()})
         critic.step()
-        return info | self.update_policy(itr, transitions), error.detach().abs().mean(dim=0)
+        with frozen(self._agent.model.critics):
+            info |= self.update_policy(itr, transitions)
+        return info, error.detach().abs().mean(dim=0)
 
     @abstractmethod
     def next_values(self, transitions: Transitions) -> torch.Tensor:
@@ -110,7 +126,7 @@ class QpgAlgo(OffPolicyAlgo):
 
     @abstractmethod
     def update_policy(self, itr: int, transitions: Transitions) -> OptInfo:
-        """Updates the policy after the critics; returns diagnostics."""
+        """Updates the policy after the critics, whose parameters need no gradients then; returns diagnostics."""
 
     def step_policy(
         self, itr: int, transitions: Transitions, loss: torch.Tensor, info: Mapping[str, torch.Tensor]

@@ -54,4 +54,4 @@ class DDPG(QpgAlgo):
     def update_policy(self, itr: int, transitions: Transitions) -> OptInfo:
         """See `QpgAlgo`."""
         agent, inputs = self._agent, transitions.inputs
-        return self.step_policy(itr, transitions, -agent.q(inputs, agent(inputs).mean)[0].mean(), {})
+        return self.step_policy(itr, transitions, -agent.first_q(inputs, agent(inputs).mean).mean(), {})

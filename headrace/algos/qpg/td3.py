@@ -76,4 +76,4 @@ class TD3(QpgAlgo):
         if (self._n_updates + 1) % self.config.policy_update_interval:
             return {}
         agent, inputs = self._agent, transitions.inputs
-        return self.step_policy(itr, transitions, -agent.q(inputs, agent(inputs).mean)[0].mean(), {})
+        return self.step_policy(itr, transitions, -agent.first_q(inputs, agent(inputs).mean).mean(), {})
