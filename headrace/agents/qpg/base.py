@@ -164,7 +164,7 @@ class QpgAgent(Agent):
         critics = self.model.critics
         if type(critics) is not Critics:
             return self.q(inputs, action)[0]
-        return critics(inputs.observation, inputs.prev_action, inputs.prev_reward, action, n=1)[0]  # not the others
+        return critics.forward(inputs.observation, inputs.prev_action, inputs.prev_reward, action, n=1)[0]
 
     def scaled(self, action: torch.Tensor) -> torch.Tensor:
         """Returns recorded actions `[..., d]` as scaled ones, float32 `[..., d]`."""
