@@ -89,7 +89,7 @@ def test_scaled_actions_are_minus_one_and_one_at_the_bounds() -> None:
     agent = built(SacAgent())
     given = torch.tensor([[1.0, -3.0], [5.0, -2.0], [3.0, -2.5], [2.0, -2.25]])
     torch.testing.assert_close(agent.scaled(given), torch.tensor([[-1.0, -1.0], [1.0, 1.0], [0.0, 0.0], [-0.5, 0.5]]))
-    fixed = built(SacAgent(), spaces.Box(np.float32([2.0, -1.0]), np.float32([2.0, 1.0])))
+    fixed = built(SacAgent(), spaces.Box(np.array([2.0, -1.0], np.float32), np.array([2.0, 1.0], np.float32)))
     fixed.sample_mode(0)
     action = acted(fixed, rows_of(50))
     assert (action[:, 0] == 2.0).all()
@@ -123,7 +123,10 @@ def test_critics_see_scaled_actions_and_the_learner_alone_has_them() -> None:
         (spaces.Box(-1, 1, (2, 2), np.float32), r"Box action spaces \[d\].*ActionWrapper"),
         (spaces.Box(0, 9, (2,), np.int64), r"Box action spaces \[d\] of floats"),
         (spaces.Box(-np.inf, np.inf, (2,), np.float32), r"component 0 are -inf and inf.*TransformAction"),
-        (spaces.Box(np.float32([-1, 0]), np.float32([1, np.inf])), r"component 1 are 0 and inf.*GaussianPgAgent"),
+        (
+            spaces.Box(np.array([-1, 0], np.float32), np.array([1, np.inf], np.float32)),
+            r"component 1 are 0 and inf.*GaussianPgAgent",
+        ),
     ],
 )
 def test_spaces_without_bounds_and_other_spaces_are_refused(space: spaces.Space[Any], says: str) -> None:
@@ -133,7 +136,7 @@ def test_spaces_without_bounds_and_other_spaces_are_refused(space: spaces.Space[
 
 def test_action_mask_is_refused() -> None:
     masked = spaces.Dict({"x": BOX, "action_mask": spaces.MultiBinary(2)})
-    with pytest.raises(TypeError, match="action_mask.*rename that key"):
+    with pytest.raises(TypeError, match=r"action_mask.*rename that key"):
         built(SacAgent(), observation=masked)
 
 
@@ -201,7 +204,7 @@ def test_recorded_info_is_that_of_the_training_forward_pass() -> None:
     for agent in (DdpgAgent(), SacAgent()):
         (batch,) = collected(SerialSampler, agent, 1)
         env, choice = batch.env, batch.agent
-        again = agent(StepInputs(env.observation, choice.prev_action, env.prev_reward, env.is_first))
+        again: Any = agent(StepInputs(env.observation, choice.prev_action, env.prev_reward, env.is_first))
         info: Any = choice.agent_info
         if isinstance(agent, SacAgent):
             torch.testing.assert_close(info.dist.mean, again.dist.mean.detach())
@@ -309,7 +312,7 @@ def test_saved_agent_is_loaded_as_a_policy(name: str, tmp_path: Path) -> None:
     agent = built(AGENTS[name](**options, random_itr_max=3), observation=Reach().observation_space)
     agent.save(tmp_path / "agent.pt", itr=7)
     policy = headrace.load_agent(tmp_path / "agent.pt")
-    observation = np.float32([[0.5, -1.0], [0.1, 0.2]])
+    observation = np.array([[0.5, -1.0], [0.1, 0.2]], np.float32)
     agent.eval_mode(7)
     expected = acted(agent, inputs_of(torch.from_numpy(observation), 2))
     np.testing.assert_allclose(policy(observation), expected.numpy(), rtol=1e-6)
