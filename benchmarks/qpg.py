@@ -37,7 +37,7 @@ def headrace_learner(algo: str) -> Callable[[int], None]:
     }[algo]
     sampler = SerialSampler(ENV, batch_T=8, batch_B=4, max_decorrelation_steps=0)
     agent: Any = agent_cls(random_itr_max=FIRST // 32)
-    learner: Any = algo_cls(config_cls(min_steps_learn=FIRST + 1))  # type: ignore[operator]
+    learner: Any = algo_cls(config_cls(min_steps_learn=FIRST + 1))
     sampler.initialize(agent, seed=0)
     learner.initialize(agent, n_itr=10**6, batch_spec=sampler.batch_spec)
     itr = 0
