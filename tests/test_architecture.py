@@ -41,7 +41,7 @@ ALLOWED = {
     "samplers": BASE | {"agents", "buffers", "compiled", "envs", "processes"},
     "replays": BASE | {"buffers", "storage"},
     # of envs: what of a space lies in a batch
-    "algos": BASE | {"agents", "buffers", "compiled", "envs", "models", "native_gradients", "replays"},
+    "algos": BASE | {"agents", "buffers", "compiled", "distributions", "envs", "models", "native_gradients", "replays"},
     "checkpoints": BASE | {"agents", "compiled", "envs", "samplers", "storage"},
     "runners": BASE
     | {"agents", "algos", "buffers", "checkpoints", "envs", "plotting", "processes", "samplers", "storage", "text"},

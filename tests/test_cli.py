@@ -69,7 +69,7 @@ def test_training_writes_a_checkpoint_and_a_log(tmp_path: Path) -> None:
         (["train", "--algo", "x"], 2, "unknown algo 'x'; choose one of a2c, categorical-dqn, dqn, impala, ppo, vpg"),
         (["train", "--sampler", "cpuu"], 2, "unknown sampler 'cpuu'; did you mean 'cpu'?"),
         (["train", "--sampler", "alternate"], 2, "unknown sampler 'alternate'; did you mean 'alternating'?"),
-        (["train", "--algo", "sac"], 2, "headrace has no sac; the nearest is ppo, for Box actions"),
+        (["train", "--algo", "droq"], 2, "headrace has no droq; the nearest is sac with --layer-norm, --dropout 0.01"),
         (["train", "--lr", "1e-3"], 2, "unknown option '--lr'; did you mean --ppo.learning-rate?"),
         (["train", "--algo", "dqn", "--lr", "1e-3"], 2, "did you mean --dqn.learning-rate?"),
         (["train", "--gpu"], 2, "did you mean --device?"),

@@ -89,12 +89,12 @@ class FlatAdam:
         self.learning_rate = self._initial_rate * _factor(self._config, progress)
         return self.learning_rate
 
-    def backward(self, loss: torch.Tensor, max_norm: float) -> torch.Tensor:
+    def backward(self, loss: torch.Tensor, max_norm: float | None) -> torch.Tensor:
         """Computes the gradient of a loss, its mean over `ranks`, and scales it down to the norm `max_norm`.
 
         Args:
             loss: a scalar.
-            max_norm: largest norm of the gradient; infinity: it is not scaled.
+            max_norm: largest norm of the gradient; None: it is not scaled.
 
         Returns:
             The norm before scaling, a scalar.

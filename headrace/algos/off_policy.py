@@ -6,7 +6,7 @@ import copy
 import logging
 import math
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -77,8 +77,8 @@ class OffPolicyConfig(AdamConfig):
     """Updates between two updates of the target network."""
     target_update_tau: float = 1.0
     """Fraction by which such an update moves the target towards the learning network; 1 copies it."""
-    clip_grad_norm: float = 10.0
-    """The gradient is scaled down to this norm."""
+    clip_grad_norm: float | None = 10.0
+    """The gradient is scaled down to this norm; None: it is not scaled."""
     prioritized_replay: bool = False
     """Sample transitions with large errors more often, with importance weights (Schaul et al., 2016)."""
     pri_alpha: float = 0.6
@@ -98,8 +98,10 @@ class OffPolicyConfig(AdamConfig):
         super().__post_init__()
         for name in ("discount", "target_update_tau"):
             require(name, getattr(self, name), 0.0, 1.0)
-        for name in ("replay_ratio", "clip_grad_norm", "pri_alpha", "pri_beta_init", "pri_beta_final", "frames"):
+        for name in ("replay_ratio", "pri_alpha", "pri_beta_init", "pri_beta_final", "frames"):
             require(name, getattr(self, name), 0.0, math.inf)
+        if self.clip_grad_norm is not None:
+            require("clip_grad_norm", self.clip_grad_norm, 0.0, math.inf)
         for name in ("batch_size", "min_steps_learn", "n_step", "target_update_interval"):
             require(name, getattr(self, name), 1, math.inf)
         require("replay_size", self.replay_size, self.min_steps_learn, math.inf)
@@ -125,6 +127,8 @@ class OffPolicyAlgo(Algo):
 
     #: Class of the agents that the algorithm can train.
     AgentCls: ClassVar[type[Agent]]
+    #: Names of the optimizers whose networks have target networks; None: all.
+    with_target: ClassVar[Sequence[str] | None] = None
     config: OffPolicyConfig
     _agent: Agent
     _target: Agent
@@ -149,6 +153,18 @@ class OffPolicyAlgo(Algo):
                 f"runner and the sampler a {self.AgentCls.__name__}, or use the algorithm of your agent"
             )
 
+    def require_built(self, agent: Agent) -> EnvSpaces:
+        """Returns the agent's spaces.
+
+        Raises:
+            TypeError: if the agent is not an `AgentCls`.
+            ValueError: if it is not initialized.
+        """
+        self.require_agent(agent)
+        if agent.spaces is None:
+            raise ValueError("the agent has no model yet; initialize the sampler first, which builds it")
+        return agent.spaces
+
     def initialize(self, agent: Agent, n_itr: int, batch_spec: BatchSpec, seed: int = 0) -> None:
         """See `Algo`.
 
@@ -158,9 +174,7 @@ class OffPolicyAlgo(Algo):
             ValueError: if the agent is not initialized, the replay is too small for a batch, or observations have no
                 goals for `hindsight`.
         """
-        self.require_agent(agent)
-        if agent.spaces is None:
-            raise ValueError("the agent has no model yet; initialize the sampler first, which builds it")
+        spaces = self.require_built(agent)
         self._agent = agent
         self._device = agent.device
         self._n_itr = n_itr
@@ -170,11 +184,11 @@ class OffPolicyAlgo(Algo):
             name: FlatAdam(parameters, self.config, learning_rate)
             for name, (parameters, learning_rate) in self.trained(agent).items()
         }
-        self._target_vectors = {
-            name: FlatParameters(parameters).vector for name, (parameters, _) in self.trained(self._target).items()
-        }
+        of_target = self.trained(self._target)
+        names = self.optimizers if self.with_target is None else self.with_target
+        self._target_vectors = {name: FlatParameters(of_target[name][0]).vector for name in names}
         self._writer: ReplayWriter | None = None
-        self._spec, self._ring = self._ring_of(agent.spaces, batch_spec)
+        self._spec, self._ring = self._ring_of(spaces, batch_spec)
         self._replay = self.make_replay(self._spec, self._ring, seed)
         self._file: ReplayFile | None = None
         self._n_collected = 0

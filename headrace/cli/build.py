@@ -13,13 +13,17 @@ from headrace.agents.device import device_here
 from headrace.algos.base import Algo
 from headrace.algos.dqn import CategoricalDQNConfig, DQNConfig
 from headrace.algos.pg import A2CConfig, IMPALAConfig, PPOConfig, VPGConfig
+from headrace.algos.qpg import DDPGConfig, SACConfig, TD3Config
 from headrace.cli.agents import ActingOptions, ModelOptions
 from headrace.cli.algorithms.a2c import ALGORITHM as A2C
 from headrace.cli.algorithms.base import Algorithm
 from headrace.cli.algorithms.categorical_dqn import ALGORITHM as CATEGORICAL_DQN
+from headrace.cli.algorithms.ddpg import ALGORITHM as DDPG
 from headrace.cli.algorithms.dqn import ALGORITHM as DQN
 from headrace.cli.algorithms.impala import ALGORITHM as IMPALA
 from headrace.cli.algorithms.ppo import ALGORITHM as PPO
+from headrace.cli.algorithms.sac import ALGORITHM as SAC
+from headrace.cli.algorithms.td3 import ALGORITHM as TD3
 from headrace.cli.algorithms.vpg import ALGORITHM as VPG
 from headrace.cli.errors import UsageError, unknown
 from headrace.cli.idle import Rule, of_place
@@ -73,7 +77,7 @@ class TrainOptions(PlaceOptions):
     model: Unprefixed[ModelOptions] = field(default_factory=ModelOptions)
     """The agent's network."""
     acting: Unprefixed[ActingOptions] = field(default_factory=ActingOptions)
-    """Exploration of dqn and categorical-dqn, and the distribution of returns of categorical-dqn."""
+    """Exploration of algorithms with a replay, and the distribution of returns of categorical-dqn."""
     eval_episodes: int = 100
     """Episodes of the final evaluation."""
     ranks: int = 1
@@ -106,6 +110,12 @@ class TrainOptions(PlaceOptions):
         default_factory=CategoricalDQNConfig, metadata={"algorithm": CATEGORICAL_DQN}
     )
     """Settings of categorical-dqn, for Discrete actions."""
+    ddpg: DDPGConfig = field(default_factory=DDPGConfig, metadata={"algorithm": DDPG})
+    """Settings of ddpg, for Box actions."""
+    td3: TD3Config = field(default_factory=TD3Config, metadata={"algorithm": TD3})
+    """Settings of td3, for Box actions."""
+    sac: SACConfig = field(default_factory=SACConfig, metadata={"algorithm": SAC})
+    """Settings of sac, for Box actions."""
 
 
 #: The algorithms by their names on the command line.

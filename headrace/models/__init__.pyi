@@ -1,6 +1,8 @@
 """Small torch modules, the default models of the agents."""
 
+from headrace.models.actor import Actor as Actor
 from headrace.models.conv import NatureCnn as NatureCnn
+from headrace.models.critics import Critics as Critics
 from headrace.models.features import Features as Features
 from headrace.models.mlp import ActorCritic as ActorCritic
 from headrace.models.norm import RunningNorm as RunningNorm

@@ -15,7 +15,7 @@ from headrace.agents.pg import (
     RecurrentGaussianPgAgent,
 )
 from headrace.cli.agents import EPSILON, GAUSSIAN, ModelOptions, own_model, tried
-from headrace.cli.algorithms.base import WITHOUT_ATOMS, Config, Defaults, Kind
+from headrace.cli.algorithms.base import WITHOUT_ATOMS, WITHOUT_CRITICS, Config, Defaults, Kind
 from headrace.cli.errors import UsageError, require_at_least
 from headrace.cli.idle import Rule
 from headrace.types import EnvSpaces
@@ -71,6 +71,7 @@ def rules(options: TrainOptions, spaces: EnvSpaces) -> list[Rule]:
             f"--{algo}.entropy-loss-coeff makes it explore",
         ),
         WITHOUT_ATOMS,
+        WITHOUT_CRITICS,
         Rule(
             GAUSSIAN,
             isinstance(spaces.action, gym_spaces.Box),

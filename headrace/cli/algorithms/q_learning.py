@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from headrace.cli.agents import GAUSSIAN, ActingOptions, own_model
+from headrace.cli.algorithms.base import WITHOUT_CRITICS
 from headrace.cli.errors import UsageError
 from headrace.cli.idle import Rule
 
@@ -68,5 +69,6 @@ def rules(options: TrainOptions, prioritized_replay: bool) -> list[Rule]:
             prioritized_replay,
             f"for a prioritized replay; add --{algo}.prioritized-replay",
         ),
+        WITHOUT_CRITICS,
         Rule(GAUSSIAN, False, f"for Box actions, which are drawn from a Gaussian; {algo} has Discrete actions only"),
     ]
