@@ -88,7 +88,7 @@ def test_images_have_their_own_defaults(algo: str) -> None:
         (["--eps-final", "2"], "eps_final must be between 0 and 1"),
         (["--dqn.n-step", "0"], "n_step must be between 1 and inf, got 0"),
         (["--dqn.n-stp", "3"], "did you mean --dqn.n-step?"),
-        (["--algo", "ppo", "--dueling"], "--dueling is for dqn and categorical-dqn"),
+        (["--algo", "ppo", "--dueling"], "--dueling is for dqn, categorical-dqn and r2d1"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )

@@ -90,15 +90,18 @@ def batches(
 @pytest.mark.parametrize("reset_mode", ["mid_batch", "wait"])
 @pytest.mark.parametrize("k", [1, 3, 4, 12])
 def test_states_are_those_that_entered_every_kth_row(k: int, reset_mode: str) -> None:
-    for samples in batches(SerialSampler, state_interval=k, reset_mode=reset_mode):
+    remembered = fresh = False
+    for samples in batches(SerialSampler, state_interval=k, reset_mode=reset_mode, itrs=6):
         recorded = [leaf for _, leaf in tree_paths(samples.agent.state)]
         entered = [leaf for _, leaf in tree_paths(samples.agent.agent_info.state)]
         for leaf, every_row in zip(recorded, entered, strict=True):
             assert torch.equal(leaf, every_row[::k])
             assert not leaf[samples.env.is_first[::k]].any()
-        assert any(leaf.any() for leaf in recorded)
-        assert samples.env.is_first[::k].any() or k == 12
+        remembered |= any(leaf.any().item() for leaf in recorded)
+        fresh |= samples.env.is_first[::k].any().item()
         assert samples.batch_spec == BatchSpec(12, 5, k)
+    assert fresh
+    assert remembered or (k, reset_mode) == (12, "wait")  # every batch begins with new episodes
 
 
 @pytest.mark.parametrize("cls", OTHERS)
@@ -108,7 +111,7 @@ def test_every_sampler_records_the_same_states(cls: type[BaseSampler]) -> None:
     for samples, others in zip(expected, found, strict=True):
         assert [path for path, _ in tree_paths(samples)] == [path for path, _ in tree_paths(others)]
         for (path, leaf), (_, other) in zip(tree_paths(samples), tree_paths(others), strict=True):
-            assert torch.equal(leaf, other), path
+            assert torch.equal(leaf, other) or path == ".agent.version", path  # of async ones, it lags by a batch
 
 
 def test_columns_of_samples_have_their_states() -> None:

@@ -37,11 +37,11 @@ class ModelOptions:
     separate_value: bool = False
     """For ppo, a2c, impala and vpg: give the value separate layers. Not with --recurrent."""
     dueling: bool = False
-    """For dqn and categorical-dqn: give state values and advantages separate layers."""
+    """For dqn, categorical-dqn and r2d1: give state values and advantages separate layers."""
     normalize_observation: bool = False
     """Normalize observations by their running mean and standard deviation."""
     recurrent: Literal["lstm", "gru"] | None = None
-    """For ppo, a2c, impala and vpg: give the agent a memory within each episode."""
+    """For ppo, a2c, impala, vpg and r2d1: give the agent a memory within each episode."""
     memory_size: int = 64
     """Width of the memory."""
     state_dependent_std: bool = False
@@ -53,7 +53,7 @@ class ModelOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ActingOptions:
-    """Exploration of dqn and categorical-dqn: with probability epsilon, an action is uniformly random."""
+    """Exploration of dqn, categorical-dqn and r2d1: with probability epsilon, an action is uniformly random."""
 
     eps_init: float = 1.0
     """Epsilon at the start."""

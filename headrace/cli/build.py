@@ -11,7 +11,7 @@ from typing import Any, Literal
 from headrace.agents.base import Agent
 from headrace.agents.device import device_here
 from headrace.algos.base import Algo
-from headrace.algos.dqn import CategoricalDQNConfig, DQNConfig
+from headrace.algos.dqn import CategoricalDQNConfig, DQNConfig, R2D1Config
 from headrace.algos.pg import A2CConfig, IMPALAConfig, PPOConfig, VPGConfig
 from headrace.cli.agents import ActingOptions, ModelOptions
 from headrace.cli.algorithms.a2c import ALGORITHM as A2C
@@ -20,6 +20,7 @@ from headrace.cli.algorithms.categorical_dqn import ALGORITHM as CATEGORICAL_DQN
 from headrace.cli.algorithms.dqn import ALGORITHM as DQN
 from headrace.cli.algorithms.impala import ALGORITHM as IMPALA
 from headrace.cli.algorithms.ppo import ALGORITHM as PPO
+from headrace.cli.algorithms.r2d1 import ALGORITHM as R2D1
 from headrace.cli.algorithms.vpg import ALGORITHM as VPG
 from headrace.cli.errors import UsageError, unknown
 from headrace.cli.idle import Rule, of_place
@@ -58,6 +59,9 @@ class TrainOptions(PlaceOptions):
     """Time steps of a batch."""
     batch_B: int = 64
     """Environments of a batch."""
+    state_interval: int | None = None
+    """For r2d1: time steps from one recorded recurrent state, where sequences may start, to the next; divides
+    --batch-T."""
     runner: Unprefixed[RunnerConfig] = field(
         default_factory=lambda: RunnerConfig(n_steps=400_000, seed=0, log_interval_steps=20_000)
     )
@@ -65,7 +69,7 @@ class TrainOptions(PlaceOptions):
     model: Unprefixed[ModelOptions] = field(default_factory=ModelOptions)
     """The agent's network."""
     acting: Unprefixed[ActingOptions] = field(default_factory=ActingOptions)
-    """Exploration of dqn and categorical-dqn, and the distribution of returns of categorical-dqn."""
+    """Exploration of dqn, categorical-dqn and r2d1, and the distribution of returns of categorical-dqn."""
     eval_episodes: int = 100
     """Episodes of the final evaluation."""
     log_dir: Path | None = None
@@ -93,6 +97,8 @@ class TrainOptions(PlaceOptions):
         default_factory=CategoricalDQNConfig, metadata={"algorithm": CATEGORICAL_DQN}
     )
     """Settings of categorical-dqn, for Discrete actions."""
+    r2d1: R2D1Config = field(default_factory=R2D1Config, metadata={"algorithm": R2D1})
+    """Settings of r2d1, for Discrete actions and agents with a memory."""
 
 
 #: The algorithms by their names on the command line.
@@ -132,6 +138,7 @@ def defaults_for(algo: str, env: str, spaces: EnvSpaces, recurrent: Literal["lst
         sampler=found.sampler,
         batch_T=found.batch_T,
         batch_B=found.batch_B,
+        state_interval=found.state_interval,
         runner=RunnerConfig(n_steps=found.n_steps, seed=0, log_interval_steps=found.log_interval_steps),
         model=found.model,
         acting=found.acting,
@@ -156,6 +163,11 @@ def of_training(options: TrainOptions, spaces: EnvSpaces) -> list[Rule]:
             ("normalize-observation", "separate-value"),
             model.model is None,
             "for the networks of headrace, not for --model; normalize in your model, or use --model-kwargs",
+        ),
+        Rule(
+            ("state-interval",),
+            options.algo == "r2d1",
+            f"for r2d1, which learns from sequences; {options.algo} does not use the states",
         ),
         Rule(("wandb-project",), options.wandb, "for Weights & Biases; add --wandb"),
     ]
@@ -207,6 +219,7 @@ def training_sampler(options: TrainOptions) -> BaseSampler:
         start_method=options.start_method,
         device=options.acting_device,
         pad=options.pad,
+        state_interval=options.state_interval,
     )
 
 

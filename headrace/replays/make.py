@@ -158,15 +158,8 @@ def make_sequence_replay(
 ) -> tuple[ReplayWriter, Replay[Sequences]]:
     """Returns a writer and a replay of sequences over the same memory, which is private to this process.
 
-    For the arguments, see `replay_spec` and `PrioritizedSequenceReplay`.
-
-    Args:
-        batch_spec: that of the sampler, which must have a `state_interval`.
-        observation: example, a tree of arrays for one environment.
-        action: example, a tree of arrays for one environment.
-        state: example of the recurrent state; None: sequences start without a memory.
-        size: capacity in environment steps.
-        shape: lengths of the sequences' parts.
+    For the arguments, see `replay_spec` and `PrioritizedSequenceReplay`; the sampler's `batch_spec` must have a
+    `state_interval`, and without an example of the recurrent `state`, sequences start without a memory.
 
     Returns:
         The writer and a `UniformSequenceReplay`, or a `PrioritizedSequenceReplay` if `prioritized`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Generic, Protocol
 
 import numpy as np
@@ -74,7 +75,9 @@ class Replay(Generic[Drawn]):
         self.spec = spec
         self.ring = ring
         self._window = Window(spec, ring, starts, self._changed)
-        self._gather = gather
+        self._gather: Callable[[np.ndarray, np.ndarray], tuple[Drawn, np.ndarray]] = gather
+        self._put = gather.put
+        self._what = starts.what
         self._random = np.random.Generator(
             np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(int(Stream.REPLAY),)))
         )
@@ -132,7 +135,7 @@ class Replay(Generic[Drawn]):
         if not self._window.count:
             raise ReplayNotReady(
                 f"there is nothing to sample: {self.n_appended} steps were appended, and this replay samples "
-                f"{self._gather.starts.what}; collect more steps before learning"
+                f"{self._what}; collect more steps before learning"
             )
 
     def _draw(self, n: int) -> np.ndarray:
@@ -174,7 +177,7 @@ class Replay(Generic[Drawn]):
             others, oldest = self._gather(index, self._weights(priorities[lost]))
             torn = self._lost(oldest)  # check at once, because what follows takes time too
             whole = np.setdiff1d(np.arange(len(lost)), torn)
-            self._gather.put(drawn, lost[whole], others, whole)
+            self._put(drawn, lost[whole], others, whole)
             lost = lost[torn]
             if not len(lost):
                 drawn.weights = torch.from_numpy(self._weights(priorities))  # normalized over all of them

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+
 import numpy as np
 import torch
 
@@ -64,8 +65,7 @@ class SequenceStarts:
         self.ahead = shape.length - 1
         self.behind = max(1, spec.frames - 1)
         self.what = (
-            f"sequences of {shape.warmup_T} + {shape.batch_T} + {shape.n_step} time steps "
-            "(warmup_T + batch_T + n_step)"
+            f"sequences of {shape.warmup_T} + {shape.batch_T} + {shape.n_step} time steps (warmup_T + batch_T + n_step)"
         )
         self._shape = shape
         self._frames = spec.frames
@@ -161,7 +161,9 @@ class SequenceGather:
         """See `Reader`."""
         missing = len(others.inputs.is_first) - len(drawn.inputs.is_first)
         if missing > 0:  # rows with final observations: the sequences of `drawn` have fewer
-            drawn.inputs = tree_map(lambda leaf: torch.cat([leaf, leaf[-1:].expand(missing, *leaf.shape[1:])]), drawn.inputs)
+            drawn.inputs = tree_map(
+                lambda leaf: torch.cat([leaf, leaf[-1:].expand(missing, *leaf.shape[1:])]), drawn.inputs
+            )
         for to, values in zip(tree_leaves(drawn.inputs), tree_leaves(others.inputs), strict=True):
             to[:, positions] = values[-1, chosen]
             to[: len(values), positions] = values[:, chosen]
@@ -174,7 +176,7 @@ class SequenceGather:
         drawn.indices[positions] = others.indices[chosen]
 
     def _targets(self, flags: np.ndarray, reward: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Returns Σ γ^k r_{t+k} (summed in float64), the discount of what follows, and the time step of the last reward.
+        """Returns Σ γ^k r_{t+k} (summed in float64), the discount of what follows, the time step of the last reward.
 
         Args:
             flags: uint8 `[T + n, N]`, from the first learned time step on.
@@ -197,7 +199,7 @@ class SequenceGather:
         return return_, discount, last + self.shape.warmup_T
 
     def _observations(self, index: np.ndarray) -> tuple[Tree, np.ndarray]:
-        """Returns observations `[L, N, ...]` and, for each sequence, the oldest of the rows that they were built from."""
+        """Returns observations `[L, N, ...]` and the oldest row that those of each sequence were built from, `[N]`."""
         if not self._frames:
             return _taken(self._observation, index % self._size), index[0]
         positions, blank = stack_positions(self._flags, index.reshape(-1), self._frames, self._B)

@@ -126,9 +126,7 @@ class Window:
         changed: `changed(start, stop)` is called after positions start to stop − 1 of `ready` were written.
     """
 
-    def __init__(
-        self, spec: ReplaySpec, ring: ReplayRing, starts: Starts, changed: Callable[[int, int], None]
-    ) -> None:
+    def __init__(self, spec: ReplaySpec, ring: ReplayRing, starts: Starts, changed: Callable[[int, int], None]) -> None:
         self.spec = spec
         self.ring = ring
         self.n_places = spec.n_rows // starts.every

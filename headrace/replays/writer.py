@@ -105,7 +105,7 @@ class ReplayWriter:
         return observation, action, state
 
     def _errors(self, samples: Samples) -> np.ndarray | None:
-        """Returns the errors `[T, B]` that `ReplaySpec.errors` computes, if any; raises ValueError if they do not fit."""
+        """Returns the errors `[T, B]` that `ReplaySpec.errors` computes; raises ValueError if they do not fit."""
         if self.spec.errors is None:
             return None
         errors, valid = np.asarray(self.spec.errors(samples)), _array(samples.env.valid)

@@ -523,15 +523,15 @@ MUTANTS = [
         "headrace/replays/transitions.py", "discount[(ends & TERMINATED) != 0] = 0", "pass", "tests/test_replays.py"
     ),
     Mutant(
-        "headrace/replays/uniform.py",
-        "least = spec.batch.T + n_step + max(spec.frames, 1)",
+        "headrace/replays/replay.py",
+        "least = -(-(spec.batch.T + starts.ahead + max(spec.frames, 1)) // starts.every) * starts.every",
         "least = spec.batch.T",
         "tests/test_replays.py",
     ),
     Mutant(
         "headrace/replays/window.py",
-        "ahead & behind & (((flags & FIRST) != 0) | _continued(follows, valid))",
-        "ahead & behind",
+        "ahead & stacked(flags, n_frames) & (((flags & FIRST) != 0) | continued(follows, valid))",
+        "ahead & stacked(flags, n_frames)",
         "tests/test_replays.py",
     ),
     Mutant(

@@ -118,8 +118,6 @@ ALGORITHM = Algorithm(
     with_memory=_with_memory,
     stands_for={
         "ddpg": ", for Box actions",
-        "r2d1": " with --recurrent lstm, for agents with a memory",
-        "r2d2": " with --recurrent lstm, for agents with a memory",
         "recurrent-ppo": " with --recurrent lstm",
         "sac": ", for Box actions",
         "td3": ", for Box actions",
