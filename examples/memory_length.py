@@ -52,7 +52,7 @@ class MemoryLength(gymnasium.Env[np.ndarray, np.int64]):
 
 SETTINGS = R2D1Config(
     discount=0.99,
-    batch_T=10,
+    batch_T=20,  # as long as an episode, or no gradient reaches from the question back to the bit
     warmup_T=10,
     n_step=3,
     batch_size=32,
@@ -86,9 +86,8 @@ def main(variant: str = "stored_state", n_steps: int = 60_000, seed: int = 0) ->
             info = algo.optimize_agent(itr, samples)
             if itr % 25 == 24 or itr == n_itr - 1:
                 mean = float(np.mean([one.Return for one in sampler.evaluate_agent(itr)]))
-                print(
-                    f"{variant}, {(itr + 1) * T * B} steps: greedy return {mean:.2f}, error {info.get('tdAbsErr', 0):.3f}"
-                )
+                error = info.get("tdAbsErr", 0.0)
+                print(f"{variant}, {(itr + 1) * T * B} steps: greedy return {mean:.2f}, error {error:.3f}")
     return mean
 
 

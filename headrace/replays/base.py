@@ -82,4 +82,4 @@ class Sequences:
 
 
 #: What a replay samples.
-Drawn = TypeVar("Drawn", Transitions, Sequences)
+Drawn = TypeVar("Drawn", bound=Transitions | Sequences)

@@ -98,7 +98,8 @@ class Records:
 
     def stop_after(self, first: int, cursor: int) -> int:
         """Returns the number of the row after a record that begins at `first`; no record ends between two states."""
-        return min((first // self.every) * self.every + self.most_rows, cursor)
+        stop: int = min((first // self.every) * self.every + self.most_rows, cursor)
+        return stop
 
     def of(self, ring: ReplayRing, first: int, stop: int) -> tuple[Head, list[Part]] | None:
         """Returns a record of rows first to stop − 1, in parts; None if they were overwritten meanwhile."""

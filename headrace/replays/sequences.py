@@ -11,7 +11,7 @@ from headrace.buffers.tree import tree_leaves, tree_map, tree_to_torch
 from headrace.replays.base import Sequences
 from headrace.replays.frames import stack_positions, stacks
 from headrace.replays.ring import FIRST, FOLLOWS, TERMINATED, TRUNCATED, VALID, ReplayRing, ReplaySpec
-from headrace.replays.window import continued, stacked
+from headrace.replays.window import Starts, continued, stacked
 from headrace.types import StepInputs, Tree
 
 __all__ = ["SequenceGather", "SequenceShape", "SequenceStarts"]
@@ -102,7 +102,7 @@ class SequenceGather:
     """
 
     def __init__(self, spec: ReplaySpec, ring: ReplayRing, shape: SequenceShape, discount: float) -> None:
-        self.starts = SequenceStarts(spec, shape)
+        self.starts: Starts = SequenceStarts(spec, shape)
         self.shape = shape
         self._B, self._size, self._frames, self._every = spec.batch.B, spec.size, spec.frames, spec.every
         self._powers = discount ** np.arange(shape.n_step + 1, dtype=np.float64)

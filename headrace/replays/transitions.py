@@ -9,7 +9,7 @@ from headrace.buffers.tree import tree_leaves, tree_map, tree_to_torch
 from headrace.replays.base import Transitions
 from headrace.replays.frames import stack_positions, stacks
 from headrace.replays.ring import FIRST, TERMINATED, TRUNCATED, ReplayRing, ReplaySpec
-from headrace.replays.window import TransitionStarts
+from headrace.replays.window import Starts, TransitionStarts
 from headrace.types import StepInputs, Tree
 
 __all__ = ["Gather"]
@@ -29,7 +29,7 @@ class Gather:
     def __init__(self, spec: ReplaySpec, ring: ReplayRing, n_step: int, discount: float) -> None:
         if n_step < 1:
             raise ValueError(f"n_step must be at least 1, got {n_step}")
-        self.starts = TransitionStarts(spec, n_step)
+        self.starts: Starts = TransitionStarts(spec, n_step)
         self._B, self._size, self._frames = spec.batch.B, spec.size, spec.frames
         self._powers = discount ** np.arange(n_step + 1, dtype=np.float64)
 

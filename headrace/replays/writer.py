@@ -71,7 +71,7 @@ class ReplayWriter:
             ring.reward[there] = reward[here]
             ring.flags[there] = flags[here]
             ring.totals[there] = totals[here]
-            if ring.error is not None:
+            if ring.error is not None and errors is not None:
                 ring.error[there] = errors[here]
         if ring.state is not None:
             every = spec.every

@@ -158,9 +158,10 @@ class ActingErrors:
 
 @settings_in(R2D1Config)
 class R2D1(QLearningAlgo):
-    """R2D2 with one learner (Kapturowski et al., "Recurrent experience replay in distributed reinforcement learning", 2019).
+    """Learns action values by an LSTM or GRU from sequences of time steps; R2D2 with one learner.
 
-    Sequences are sampled from a prioritized replay. The networks first run through `warmup_T` time steps, from the
+    Kapturowski et al., "Recurrent experience replay in distributed reinforcement learning", 2019. Sequences are sampled
+    from a prioritized replay. The networks first run through `warmup_T` time steps, from the
     recurrent state that the agent had there; then the loss of the next `batch_T` is the mean of ½δ² over their valid
     time steps, with::
 
