@@ -75,7 +75,9 @@ def main(variant: str = "stored_state", n_steps: int = 60_000, seed: int = 0) ->
     torch.set_num_threads(1)
     T, B = 20, 16
     n_itr = n_steps // (T * B)
-    agent = R2d1Agent(model_kwargs={"hidden_size": 32, "input_size": 32}, eps_final=0.4, eps_final_min=0.01)
+    agent = R2d1Agent(
+        model_kwargs={"hidden_size": 32, "input_size": 32, "forget_bias": 2.0}, eps_final=0.4, eps_final_min=0.01
+    )
     algo = R2D1(R2D1Config(**{**vars(SETTINGS), **VARIANTS[variant]}))
     sampler = SerialSampler(MemoryLength, batch_T=T, batch_B=B, state_interval=5, eval_n_envs=50)
     mean = 0.0
