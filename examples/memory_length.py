@@ -94,4 +94,4 @@ def main(variant: str = "stored_state", n_steps: int = 60_000, seed: int = 0) ->
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:2], *map(int, sys.argv[2:]))
+    main(sys.argv[1] if len(sys.argv) > 1 else "stored_state", *map(int, sys.argv[2:]))
