@@ -505,6 +505,18 @@ MUTANTS = [
     ),
     Mutant("headrace/replays/ring.py", "if head < count:", "if False:", "tests/test_replays_file.py"),
     Mutant(
+        "headrace/replays/sequence.py",
+        "(place * self.spec.every + learned)",
+        "(place * self.spec.every + learned - 1)",
+        "tests/test_replays_sequence.py",
+    ),
+    Mutant(
+        "headrace/replays/sequences.py",
+        "joined = follows | ((first | ~valid) & ~_before(goes_on))",
+        "joined = follows | first | ~valid",
+        "tests/test_replays_sequence.py",
+    ),
+    Mutant(
         "headrace/replays/sink.py",
         'if name not in ("spec", "ring")',
         'if name not in ("spec",)',
@@ -539,6 +551,19 @@ MUTANTS = [
         "joined = first > 0 and ring.cut[0] != first",
         "joined = first > 0",
         "tests/test_replays.py",
+    ),
+    # algorithms with a memory
+    Mutant(
+        "headrace/samplers/inference/actor.py",
+        "t % self._interval == 0 and t < self._T",
+        "t % self._interval == 1 and t < self._T",
+        "tests/test_state_interval.py",
+    ),
+    Mutant(
+        "headrace/algos/dqn/r2d1.py",
+        "slice(0, self.config.warmup_T)), sequences.state)[1]",
+        "slice(0, self.config.warmup_T)), None)[1]",
+        "tests/test_r2d1.py",
     ),
     # acting
     Mutant(
