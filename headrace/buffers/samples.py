@@ -104,8 +104,7 @@ class Slot:
     Args:
         observation, is_first, prev_action, prev_reward: `[T+1, B]`.
         reward, terminated, truncated, valid, env_info, action, agent_info, version: `[T, B]`.
-        bootstrap_value, first_state, last_state: `[1, B]` or None.
-        state: `[T/k, B]`, where k is the `state_interval`, or None.
+        bootstrap_value, first_state, last_state: `[1, B]`, state: `[T/k, B]` (k: `state_interval`), each or None.
         final: one region per slice.
     """
 
@@ -271,8 +270,7 @@ class AgentSamples:
         version: int32 `[T, B]`, number of the parameters that acted.
         bootstrap_value: float32 `[1, B]`, the agent's value of `last_observation`, or None.
         first_state, last_state: trees of `[1, B, ...]`, state before row 0 and after row T − 1, or None.
-        state: tree of `[T/k, B, ...]`, state before rows 0, k, 2k, ..., where k is the `state_interval` of the sampler;
-            zero where `is_first`. None if the sampler has no `state_interval`, or the agent no memory.
+        state: tree of `[T/k, B, ...]`, state before rows 0, k, 2k, ... (k: `state_interval` of the sampler), or None.
     """
 
     action: Tree
@@ -340,7 +338,7 @@ class Samples:
 
     def with_final(self, final: Final) -> Samples:
         """Returns the same views in new dataclasses and dicts, with this `final`."""
-        return Samples(tree_map(_identity, self.agent), tree_map(_identity, self.env), final)
+        return Samples(tree_map(lambda leaf: leaf, self.agent), tree_map(lambda leaf: leaf, self.env), final)
 
     def __repr__(self) -> str:
         return described_batch(self.env, self.agent, self.final)
@@ -395,10 +393,6 @@ def _indexed(fields: dict[str, Tree], index: Any, without_time: Sequence[str]) -
         name: tree_rows(tree, (slice(None), columns) if name in without_time else (rows, columns))
         for name, tree in fields.items()
     }
-
-
-def _identity(leaf: Any) -> Any:
-    return leaf
 
 
 def _like(values: np.ndarray, other: Any) -> Any:
