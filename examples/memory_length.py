@@ -70,7 +70,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 
 
-def main(variant: str = "stored_state", n_steps: int = 60_000, seed: int = 0) -> float:
+def main(variant: str = "stored_state", n_steps: int = 16_000, seed: int = 0) -> float:
     """Trains and returns the mean return of greedy episodes."""
     torch.set_num_threads(1)
     T, B = 20, 16
@@ -86,7 +86,7 @@ def main(variant: str = "stored_state", n_steps: int = 60_000, seed: int = 0) ->
         for itr in range(n_itr):
             samples, _ = sampler.obtain_samples(itr)
             info = algo.optimize_agent(itr, samples)
-            if itr % 25 == 24 or itr == n_itr - 1:
+            if itr % 5 == 4 or itr == n_itr - 1:
                 mean = float(np.mean([one.Return for one in sampler.evaluate_agent(itr)]))
                 error = info.get("tdAbsErr", 0.0)
                 print(f"{variant}, {(itr + 1) * T * B} steps: greedy return {mean:.2f}, error {error:.3f}")

@@ -115,6 +115,7 @@ def test_images_have_their_own_defaults(algo: str) -> None:
     assert algo_for(options).config != algo_for(small).config
     agent = agent_for(spaces, options)
     if algo == "r2d1":
+        agent.initialize(spaces, seed=0)
         assert agent.initial_state(1)[0].shape == (1, 512)
     elif isinstance(agent, DqnAgent):
         assert agent.schedule.eps_itr_max == math.ceil(250_000 / 64)

@@ -236,7 +236,7 @@ def test_models_without_a_memory_are_refused() -> None:
 def test_every_kind_of_sampler_feeds_it(cls: type[BaseSampler]) -> None:
     """Also an asynchronous one, whose process fills the replay itself."""
     agent, algo = R2d1AlternatingAgent(model_kwargs={**MODEL, "dueling": True, "cell": "gru"}), R2D1(SMALL)
-    own = {} if cls is SerialSampler else {"n_workers": 2}
+    own: dict[str, Any] = {} if cls is SerialSampler else {"n_workers": 2}
     sampler = cls(Varied, SPACES, batch_T=6, batch_B=4, state_interval=3, timeout=DEADLINE, **own)
     if isinstance(sampler, AsyncCpuSampler):
         sampler.feed(algo.sink())
@@ -257,6 +257,7 @@ def test_epsilons_are_evenly_spaced_in_logarithms() -> None:
     agent = R2d1Agent(model_kwargs=MODEL, eps_final=0.4, eps_final_min=0.004)
     agent.initialize(EnvSpaces(*SPACES.values()), seed=0, global_B=3)
     agent.sample_mode(0)
+    assert isinstance(agent._epsilon, torch.Tensor)
     assert agent._epsilon.tolist() == pytest.approx([0.4, 0.04, 0.004])
 
 

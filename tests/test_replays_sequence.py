@@ -345,7 +345,8 @@ def test_priorities_of_sequences_that_left_the_ring_are_ignored() -> None:
 @pytest.mark.parametrize("prioritized", [False, True])
 def test_sequences_overwritten_while_read_are_sampled_again(prioritized: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     writer, replay, appended = filled(prioritized=prioritized)
-    real, calls = replay._gather, []
+    real = replay._gather
+    calls: list[int] = []
 
     def overtaken(index: np.ndarray, weights: np.ndarray) -> Any:
         if len(calls) < 3:
@@ -381,7 +382,7 @@ class Fatal:
 def test_writer_that_dies_during_an_append_leaves_whole_sequences() -> None:
     writer, replay, appended = filled()
     n_rows = len(appended.rows)
-    dying = ReplayWriter(writer.spec, dataclasses.replace(writer.ring, totals=Fatal(writer.ring.totals)))  # type: ignore[arg-type]
+    dying = ReplayWriter(writer.spec, dataclasses.replace(writer.ring, totals=Fatal(writer.ring.totals)))
     with pytest.raises(Dies):
         dying.append(appended.next())
     del appended.rows[n_rows:]

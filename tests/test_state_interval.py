@@ -97,8 +97,8 @@ def test_states_are_those_that_entered_every_kth_row(k: int, reset_mode: str) ->
         for leaf, every_row in zip(recorded, entered, strict=True):
             assert torch.equal(leaf, every_row[::k])
             assert not leaf[samples.env.is_first[::k]].any()
-        remembered |= any(leaf.any().item() for leaf in recorded)
-        fresh |= samples.env.is_first[::k].any().item()
+        remembered = remembered or any(bool(leaf.any()) for leaf in recorded)
+        fresh = fresh or bool(samples.env.is_first[::k].any())
         assert samples.batch_spec == BatchSpec(12, 5, k)
     assert fresh
     assert remembered or (k, reset_mode) == (12, "wait")  # every batch begins with new episodes
@@ -106,7 +106,7 @@ def test_states_are_those_that_entered_every_kth_row(k: int, reset_mode: str) ->
 
 @pytest.mark.parametrize("cls", OTHERS)
 def test_every_sampler_records_the_same_states(cls: type[BaseSampler]) -> None:
-    own = {} if "Serial" in cls.__name__ else {"n_workers": 2}
+    own: dict[str, Any] = {} if "Serial" in cls.__name__ else {"n_workers": 2}
     expected, found = batches(SerialSampler, state_interval=4), batches(cls, state_interval=4, **own)
     for samples, others in zip(expected, found, strict=True):
         assert [path for path, _ in tree_paths(samples)] == [path for path, _ in tree_paths(others)]
