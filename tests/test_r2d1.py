@@ -261,6 +261,22 @@ def test_epsilons_are_evenly_spaced_in_logarithms() -> None:
     assert agent._epsilon.tolist() == pytest.approx([0.4, 0.04, 0.004])
 
 
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_forget_bias_decides_how_much_is_kept(cell: str) -> None:
+    found = []
+    for bias in (20.0, -20.0):  # everything, nothing
+        agent = R2d1Agent(model_kwargs={**MODEL, "cell": cell, "forget_bias": bias})
+        agent.initialize(EnvSpaces(SPACES["observation_space"], spaces.Discrete(3)), seed=0)
+        state = tuple(torch.full((1, 6), 0.5) for _ in agent.initial_state(1))
+        nothing = torch.zeros(1, dtype=torch.bool)
+        inputs = StepInputs(torch.zeros(1, 3), torch.zeros(1, dtype=torch.int64), torch.zeros(1), nothing)
+        with torch.no_grad():
+            found.append(agent.unroll(inputs, state)[1][-1])
+    kept, new = found
+    # An LSTM adds new content to what its cell keeps, a GRU replaces what it does not keep.
+    torch.testing.assert_close(kept - new if cell == "lstm" else kept, torch.full((1, 6), 0.5))
+
+
 def test_step_value_and_training_forward_agree() -> None:
     algo, sequences = sequences_of("mid_batch")
     with torch.no_grad():
