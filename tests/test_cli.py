@@ -66,7 +66,11 @@ def test_training_writes_a_checkpoint_and_a_log(tmp_path: Path) -> None:
         ([], 2, "give a command"),
         (["trian"], 2, "unknown command 'trian'; did you mean 'train'?"),
         (["train", "--algo", "pppo"], 2, "unknown algo 'pppo'; did you mean 'ppo'?"),
-        (["train", "--algo", "x"], 2, "unknown algo 'x'; choose one of a2c, categorical-dqn, dqn, impala, ppo, vpg"),
+        (
+            ["train", "--algo", "x"],
+            2,
+            "unknown algo 'x'; choose one of a2c, categorical-dqn, dqn, impala, ppo, r2d1, vpg",
+        ),
         (["train", "--sampler", "cpuu"], 2, "unknown sampler 'cpuu'; did you mean 'cpu'?"),
         (["train", "--sampler", "alternate"], 2, "unknown sampler 'alternate'; did you mean 'alternating'?"),
         (["train", "--algo", "droq"], 2, "headrace has no droq; the nearest is sac with --layer-norm, --dropout 0.01"),

@@ -23,6 +23,7 @@ LESS = {
     "dqn.py": "50",
     "obtain_samples_loop.py": "12",
     "local_runner.py": "local 0 2",
+    "memory_length.py": "stored_state 3200",
     "whole_episodes.py": "0 5",
 }
 

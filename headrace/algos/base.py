@@ -82,6 +82,9 @@ class Algo(ABC):
             what = f"the class {agent.__name__}" if isinstance(agent, type) else f"a {type(agent).__name__}"
             raise TypeError(f"{type(self).__name__} trains an Agent object, got {what}")
 
+    def require_batch(self, batch_spec: BatchSpec) -> None:  # noqa: B027 (most accept any)
+        """Raises ValueError for batches that the algorithm cannot learn from; called where `require_agent` is."""
+
     def __repr__(self) -> str:
         """Returns the constructor call, with the settings that differ from the defaults."""
         return f"{type(self).__name__}({'' if self.config is None else repr(self.config)})"

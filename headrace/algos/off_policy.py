@@ -6,12 +6,13 @@ import copy
 import logging
 import math
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from gymnasium.spaces import Discrete
 
@@ -26,17 +27,16 @@ from headrace.buffers.tree import tree_map
 from headrace.config import checked_names
 from headrace.envs.spaces import null_value
 from headrace.errors import CheckpointError
-from headrace.replays.base import Transitions
 from headrace.replays.hindsight import HindsightConfig
 from headrace.replays.make import replay_over, replay_spec, shared_ring
-from headrace.replays.prioritized import PrioritizedReplay
+from headrace.replays.prioritized import Prioritized
+from headrace.replays.replay import Replay
 from headrace.replays.ring import ReplayRing, ReplaySpec
 from headrace.replays.sink import ReplaySink
 from headrace.replays.storage import ReplayFile
-from headrace.replays.uniform import UniformReplay
 from headrace.replays.writer import ReplayWriter
 from headrace.schema import anything, fields, whole
-from headrace.types import BatchSpec, EnvSpaces
+from headrace.types import BatchSpec, EnvSpaces, Tree
 
 __all__ = ["OffPolicyAlgo", "OffPolicyConfig"]
 
@@ -141,8 +141,29 @@ class OffPolicyAlgo(Algo):
     def sink(self) -> ReplaySink:
         """Returns a sink, so that the sampler process fills the replay, a ring buffer; see `Algo.sink`."""
         config = self.config
-        self._sink = ReplaySink(config.replay_size, frames=config.frames, all_finals=config.hindsight is not None)
+        self._sink = ReplaySink(
+            config.replay_size,
+            frames=config.frames,
+            all_finals=config.hindsight is not None,
+            states=self.stores_states,
+            errors=self.first_errors,
+        )
         return self._sink
+
+    @property
+    def steps_per_update(self) -> int:
+        """Number of time steps that one update learns from."""
+        return self.config.batch_size
+
+    @property
+    def stores_states(self) -> bool:
+        """Whether the replay stores the recurrent states that the sampler records."""
+        return False
+
+    @property
+    def first_errors(self) -> Callable[[Samples], np.ndarray] | None:
+        """Computes the errors from which new entries of the replay get their priorities; see `ReplaySpec.errors`."""
+        return None
 
     def require_agent(self, agent: Agent) -> None:
         """See `Algo`."""
@@ -175,6 +196,7 @@ class OffPolicyAlgo(Algo):
                 goals for `hindsight`.
         """
         spaces = self.require_built(agent)
+        self.require_batch(batch_spec)
         self._agent = agent
         self._device = agent.device
         self._n_itr = n_itr
@@ -188,7 +210,7 @@ class OffPolicyAlgo(Algo):
         names = self.optimizers if self.with_target is None else self.with_target
         self._target_vectors = {name: FlatParameters(of_target[name][0]).vector for name in names}
         self._writer: ReplayWriter | None = None
-        self._spec, self._ring = self._ring_of(spaces, batch_spec)
+        self._spec, self._ring = self._ring_of(agent, spaces, batch_spec)
         self._replay = self.make_replay(self._spec, self._ring, seed)
         self._file: ReplayFile | None = None
         self._n_collected = 0
@@ -222,7 +244,7 @@ class OffPolicyAlgo(Algo):
         """
         return {"agent": (agent.parameters(), self.config.learning_rate)}
 
-    def make_replay(self, spec: ReplaySpec, ring: ReplayRing, seed: int) -> UniformReplay:
+    def make_replay(self, spec: ReplaySpec, ring: ReplayRing, seed: int) -> Replay[Any]:
         """Returns the replay to sample from, over a ring that this or a sampler process fills."""
         config = self.config
         return replay_over(
@@ -238,12 +260,13 @@ class OffPolicyAlgo(Algo):
         )
 
     @abstractmethod
-    def update(self, itr: int, transitions: Transitions) -> tuple[OptInfo, torch.Tensor]:
+    def update(self, itr: int, transitions: Any) -> tuple[OptInfo, torch.Tensor]:
         """Computes losses and takes a step of the optimizers.
 
         Args:
             itr: number of the batch.
-            transitions: sampled transitions, on the agent's device.
+            transitions: what was sampled from the replay, on the agent's device: `Transitions`, unless `make_replay`
+                returned another replay.
 
         Returns:
             Diagnostics, and the size of the error of each transition, float `[N]`, which becomes its priority.
@@ -255,7 +278,7 @@ class OffPolicyAlgo(Algo):
     def finite(
         self,
         itr: int,
-        transitions: Transitions,
+        transitions: Tree,
         scalars: Mapping[str, torch.Tensor],
         info: Mapping[str, torch.Tensor],
     ) -> OptInfo:
@@ -332,13 +355,21 @@ class OffPolicyAlgo(Algo):
                 )
         self._n_collected = self._replay.n_appended
 
-    def _ring_of(self, spaces: EnvSpaces, batch_spec: BatchSpec) -> tuple[ReplaySpec, ReplayRing]:
+    def _ring_of(self, agent: Agent, spaces: EnvSpaces, batch_spec: BatchSpec) -> tuple[ReplaySpec, ReplayRing]:
         """Returns the ring that the sampler process fills, or a new one that this process fills."""
         if self._sink is not None:
             return self._sink.spec, self._sink.ring
         config, examples = self.config, (null_value(spaces.observation), null_value(spaces.action))
-        all_finals = config.hindsight is not None
-        spec = replay_spec(batch_spec, *examples, config.replay_size, frames=config.frames, all_finals=all_finals)
+        state = tree_map(lambda leaf: leaf[0].numpy(force=True), agent.initial_state(1)) if self.stores_states else None
+        spec = replay_spec(
+            batch_spec,
+            *examples,
+            config.replay_size,
+            frames=config.frames,
+            all_finals=config.hindsight is not None,
+            state=state,
+            errors=self.first_errors,
+        )
         arena, ring = shared_ring(spec)
         arena.close_fd()
         self._writer = ReplayWriter(spec, ring)
@@ -346,12 +377,12 @@ class OffPolicyAlgo(Algo):
 
     def _asked(self, n_steps: int) -> int:
         """Returns the updates that `replay_ratio` requires, by exact fractions, so that rounding loses none."""
-        return math.floor(Fraction(self.config.replay_ratio) * n_steps / self.config.batch_size)
+        return math.floor(Fraction(self.config.replay_ratio) * n_steps / self.steps_per_update)
 
     def _schedule(self, itr: int) -> OptInfo:
         """Sets the exponent β of importance weights and the learning rates for batch `itr`; returns the latter."""
         config, progress = self.config, min(1.0, itr / self._n_itr)
-        if isinstance(self._replay, PrioritizedReplay):
+        if isinstance(self._replay, Prioritized):
             self._replay.beta = config.pri_beta_init + progress * (config.pri_beta_final - config.pri_beta_init)
         return self.set_progress(progress)
 
@@ -359,7 +390,7 @@ class OffPolicyAlgo(Algo):
         """Samples transitions, updates the agent from them, and updates their priorities and the target network."""
         sampled = self._replay.sample(self.config.batch_size)
         indices, sampled.indices = sampled.indices, None
-        transitions: Transitions = tree_map(lambda leaf: leaf.to(self._device), sampled)
+        transitions = tree_map(lambda leaf: leaf.to(self._device), sampled)
         info, priorities = self.update(itr, transitions)
         self._n_updates += 1
         self._replay.update_priorities(indices, priorities)

@@ -52,7 +52,7 @@ class ModelOptions:
     separate_value: bool = False
     """For ppo, a2c, impala and vpg: give the value separate layers. Not with --recurrent."""
     dueling: bool = False
-    """For dqn and categorical-dqn: give state values and advantages separate layers."""
+    """For dqn, categorical-dqn and r2d1: give state values and advantages separate layers."""
     normalize_observation: bool = False
     """Normalize observations by their running mean and standard deviation."""
     layer_norm: bool = False
@@ -60,7 +60,7 @@ class ModelOptions:
     dropout: float = 0.0
     """For ddpg, td3 and sac: probability of dropout in the critics."""
     recurrent: Literal["lstm", "gru"] | None = None
-    """For ppo, a2c, impala and vpg: give the agent a memory within each episode."""
+    """For ppo, a2c, impala, vpg and r2d1: give the agent a memory within each episode."""
     memory_size: int = 64
     """Width of the memory."""
     state_dependent_std: bool = False
@@ -73,8 +73,8 @@ class ModelOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ActingOptions:
-    """Exploration. With dqn and categorical-dqn, an action is uniformly random with probability epsilon; with ddpg, td3
-    and sac, all actions are until --random-steps.
+    """Exploration. With dqn, categorical-dqn and r2d1, an action is uniformly random with probability epsilon; with
+    ddpg, td3 and sac, all actions are until --random-steps.
     """
 
     eps_init: float = 1.0

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from headrace.agents.base import Agent
 from headrace.agents.device import device_here
 from headrace.algos.base import Algo
-from headrace.algos.dqn import CategoricalDQNConfig, DQNConfig
+from headrace.algos.dqn import CategoricalDQNConfig, DQNConfig, R2D1Config
 from headrace.algos.pg import A2CConfig, IMPALAConfig, PPOConfig, VPGConfig
 from headrace.algos.qpg import DDPGConfig, SACConfig, TD3Config
 from headrace.cli.agents import ActingOptions, ModelOptions
@@ -22,6 +22,7 @@ from headrace.cli.algorithms.ddpg import ALGORITHM as DDPG
 from headrace.cli.algorithms.dqn import ALGORITHM as DQN
 from headrace.cli.algorithms.impala import ALGORITHM as IMPALA
 from headrace.cli.algorithms.ppo import ALGORITHM as PPO
+from headrace.cli.algorithms.r2d1 import ALGORITHM as R2D1
 from headrace.cli.algorithms.sac import ALGORITHM as SAC
 from headrace.cli.algorithms.td3 import ALGORITHM as TD3
 from headrace.cli.algorithms.vpg import ALGORITHM as VPG
@@ -70,6 +71,9 @@ class TrainOptions(PlaceOptions):
     """Time steps of a batch."""
     batch_B: int = 64
     """Environments of a batch."""
+    state_interval: int | None = None
+    """For r2d1: time steps from one recorded recurrent state, where sequences may start, to the next; divides
+    --batch-T."""
     runner: Unprefixed[RunnerConfig] = field(
         default_factory=lambda: RunnerConfig(n_steps=400_000, seed=0, log_interval_steps=20_000)
     )
@@ -110,6 +114,8 @@ class TrainOptions(PlaceOptions):
         default_factory=CategoricalDQNConfig, metadata={"algorithm": CATEGORICAL_DQN}
     )
     """Settings of categorical-dqn, for Discrete actions."""
+    r2d1: R2D1Config = field(default_factory=R2D1Config, metadata={"algorithm": R2D1})
+    """Settings of r2d1, for Discrete actions and agents with a memory."""
     ddpg: DDPGConfig = field(default_factory=DDPGConfig, metadata={"algorithm": DDPG})
     """Settings of ddpg, for Box actions."""
     td3: TD3Config = field(default_factory=TD3Config, metadata={"algorithm": TD3})
@@ -155,6 +161,7 @@ def defaults_for(algo: str, env: str, spaces: EnvSpaces, recurrent: Literal["lst
         sampler=found.sampler,
         batch_T=found.batch_T,
         batch_B=found.batch_B,
+        state_interval=found.state_interval,
         runner=RunnerConfig(n_steps=found.n_steps, seed=0, log_interval_steps=found.log_interval_steps),
         model=found.model,
         acting=found.acting,
@@ -179,6 +186,11 @@ def of_training(options: TrainOptions, spaces: EnvSpaces) -> list[Rule]:
             ("normalize-observation", "separate-value"),
             model.model is None,
             "for the networks of headrace, not for --model; normalize in your model, or use --model-kwargs",
+        ),
+        Rule(
+            ("state-interval",),
+            options.algo == "r2d1",
+            f"for r2d1, which learns from sequences; {options.algo} does not use the states",
         ),
         Rule(("wandb-project",), options.wandb, "for Weights & Biases; add --wandb"),
     ]
@@ -269,6 +281,7 @@ def training_sampler(options: TrainOptions) -> BaseSampler:
         start_method=options.start_method,
         device=options.acting_device,
         pad=options.pad,
+        state_interval=options.state_interval,
     )
 
 

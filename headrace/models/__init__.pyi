@@ -7,4 +7,7 @@ from headrace.models.features import Features as Features
 from headrace.models.mlp import ActorCritic as ActorCritic
 from headrace.models.norm import RunningNorm as RunningNorm
 from headrace.models.q import DuelingHead as DuelingHead, QNetwork as QNetwork
-from headrace.models.rnn import RecurrentActorCritic as RecurrentActorCritic
+from headrace.models.rnn import (
+    RecurrentActorCritic as RecurrentActorCritic,
+    RecurrentQNetwork as RecurrentQNetwork,
+)

@@ -12,11 +12,12 @@ Importing this module loads no torch, because the writer may be a process withou
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
+from headrace.buffers.samples import Samples
 from headrace.buffers.shared import Allocate
 from headrace.buffers.tree import allocate_like, tree_paths
 from headrace.types import BatchSpec, Tree
@@ -60,6 +61,11 @@ class ReplaySpec:
         all_finals: keep the final observations of terminated episodes as well.
         frames: number of frames stacked along the first axis of the observation (a uint8 array), newest last; each
             frame is then stored once. 0: observations are stored whole.
+        state: example of the recurrent state, which is stored every `batch.state_interval` rows; `n_rows` must be a
+            multiple of the interval. None: states are not stored.
+        errors: returns the errors of a batch's steps, float32 `[T, B]`, NaN where they are not known, from which new
+            sequences get their priorities; it is called where batches are appended, and pickled to get there. None: no
+            errors are stored.
     """
 
     batch: BatchSpec
@@ -69,6 +75,8 @@ class ReplaySpec:
     n_finals: int
     frames: int = 0
     all_finals: bool = False
+    state: Tree = None
+    errors: Callable[[Samples], np.ndarray] | None = None
 
     def __post_init__(self) -> None:
         least = self.batch.T + max(self.frames, 1)
@@ -85,6 +93,12 @@ class ReplaySpec:
             )
         if self.frames:
             self._check_frames()
+        if self.state is not None and (not self.every or self.n_rows % self.every or self.batch.T % self.every):
+            raise ValueError(
+                f"a replay with recurrent states needs time steps and batch_T in multiples of the sampler's "
+                f"state_interval, got n_rows={self.n_rows}, batch_T={self.batch.T} and "
+                f"state_interval={self.batch.state_interval}; give the sampler a state_interval"
+            )
 
     def _check_frames(self) -> None:
         leaf = self.observation
@@ -99,6 +113,11 @@ class ReplaySpec:
     def size(self) -> int:
         """Capacity in environment steps."""
         return self.n_rows * self.batch.B
+
+    @property
+    def every(self) -> int:
+        """Rows from one stored state to the next; 0 if batches have no states."""
+        return self.batch.state_interval or 0
 
     @property
     def stored(self) -> Tree:
@@ -123,6 +142,8 @@ class ReplayRing:
         oldest: number of the first intact row, see the module docstring.
         cursor: number of the row after the last intact one, see the module docstring.
         cut: number of a row that does not continue the row before it although it may look so, see `ReplayWriter.cut`.
+        state: tree of `[n_rows / k, B, ...]`, recurrent states before rows 0, k, 2k, ..., or None.
+        error: float32 `[n_rows, B]`, NaN where it is not known, or None; see `ReplaySpec`.
     """
 
     observation: Tree
@@ -136,6 +157,8 @@ class ReplayRing:
     oldest: memoryview
     cursor: memoryview
     cut: memoryview
+    state: Tree = None
+    error: np.ndarray | None = None
 
 
 def build_ring(spec: ReplaySpec, allocate: Allocate) -> ReplayRing:
@@ -158,6 +181,8 @@ def build_ring(spec: ReplaySpec, allocate: Allocate) -> ReplayRing:
         oldest=allocate((16,), int64).data,
         cursor=allocate((16,), int64).data,
         cut=allocate((16,), int64).data,
+        state=None if spec.state is None else allocate_like(spec.state, (rows // spec.every, B), allocate),
+        error=None if spec.errors is None else allocate((rows, B), np.dtype(np.float32)),
     )
 
 

@@ -518,6 +518,18 @@ MUTANTS = [
     ),
     Mutant("headrace/replays/ring.py", "if head < count:", "if False:", "tests/test_replays_file.py"),
     Mutant(
+        "headrace/replays/sequence.py",
+        "(place * self.spec.every + learned)",
+        "(place * self.spec.every + learned - 1)",
+        "tests/test_replays_sequence.py",
+    ),
+    Mutant(
+        "headrace/replays/sequences.py",
+        "joined = follows | ((first | ~valid) & ~_before(goes_on))",
+        "joined = follows | first | ~valid",
+        "tests/test_replays_sequence.py",
+    ),
+    Mutant(
         "headrace/replays/sink.py",
         'if name not in ("spec", "ring")',
         'if name not in ("spec",)',
@@ -536,15 +548,15 @@ MUTANTS = [
         "headrace/replays/transitions.py", "discount[(ends & TERMINATED) != 0] = 0", "pass", "tests/test_replays.py"
     ),
     Mutant(
-        "headrace/replays/uniform.py",
-        "least = spec.batch.T + n_step + max(spec.frames, 1)",
+        "headrace/replays/replay.py",
+        "least = -(-(spec.batch.T + starts.ahead + max(spec.frames, 1)) // starts.every) * starts.every",
         "least = spec.batch.T",
         "tests/test_replays.py",
     ),
     Mutant(
         "headrace/replays/window.py",
-        "ahead & behind & (((flags & FIRST) != 0) | _continued(follows, valid))",
-        "ahead & behind",
+        "ahead & stacked(flags, n_frames) & (((flags & FIRST) != 0) | continued(follows, valid))",
+        "ahead & stacked(flags, n_frames)",
         "tests/test_replays.py",
     ),
     Mutant(
@@ -552,6 +564,19 @@ MUTANTS = [
         "joined = first > 0 and ring.cut[0] != first",
         "joined = first > 0",
         "tests/test_replays.py",
+    ),
+    # algorithms with a memory
+    Mutant(
+        "headrace/samplers/inference/actor.py",
+        "t % self._interval == 0 and t < self._T",
+        "t % self._interval == 1 and t < self._T",
+        "tests/test_state_interval.py",
+    ),
+    Mutant(
+        "headrace/algos/dqn/r2d1.py",
+        "slice(0, self.config.warmup_T)), sequences.state)[1]",
+        "slice(0, self.config.warmup_T)), None)[1]",
+        "tests/test_r2d1.py",
     ),
     # acting
     Mutant(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
@@ -60,15 +60,15 @@ class QLearningAlgo(OffPolicyAlgo):
     _target: DqnAgent
 
     @abstractmethod
-    def losses(self, transitions: Transitions) -> TransitionLosses:
-        """Returns the losses of sampled transitions, which are on the agent's device."""
+    def losses(self, transitions: Any) -> TransitionLosses:
+        """Returns the losses of what was sampled from the replay, `Transitions` on the agent's device."""
 
     def initialize(self, agent: Agent, n_itr: int, batch_spec: BatchSpec, seed: int = 0) -> None:
         """See `OffPolicyAlgo`."""
         super().initialize(agent, n_itr, batch_spec, seed)
         self._losses = self.compiled(self.losses)
 
-    def update(self, itr: int, transitions: Transitions) -> tuple[OptInfo, torch.Tensor]:
+    def update(self, itr: int, transitions: Any) -> tuple[OptInfo, torch.Tensor]:
         """See `OffPolicyAlgo`. The loss is the mean of `losses`, weighted by the importance weights."""
         losses = self._losses(transitions)
         loss = (transitions.weights * losses.loss).mean()

@@ -43,6 +43,7 @@ class Defaults(Generic[Config]):
         log_interval_steps: environment steps between log rows.
         batch_T: time steps of a batch.
         batch_B: environments of a batch.
+        state_interval: time steps from one recorded recurrent state to the next; None: none are recorded.
         sampler: name of the sampler.
         model: the agent's network.
         acting: exploration.
@@ -53,6 +54,7 @@ class Defaults(Generic[Config]):
     log_interval_steps: int
     batch_T: int
     batch_B: int
+    state_interval: int | None = None
     sampler: str = "cpu"
     model: ModelOptions = field(default_factory=ModelOptions)
     acting: ActingOptions = field(default_factory=ActingOptions)

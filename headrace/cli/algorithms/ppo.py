@@ -133,8 +133,6 @@ ALGORITHM = Algorithm(
     measured=_MEASURED,
     with_memory=_with_memory,
     stands_for={
-        "r2d1": " with --recurrent lstm, for agents with a memory",
-        "r2d2": " with --recurrent lstm, for agents with a memory",
         "recurrent-ppo": " with --recurrent lstm",
         "trpo": "",
     },
