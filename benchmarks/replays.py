@@ -17,7 +17,16 @@ import torch
 
 from headrace.buffers.samples import Final, Samples, SlotSpec, build_slot
 from headrace.buffers.shared import measure
-from headrace.replays import PrioritizedReplay, ReplaySpec, build_ring, make_replay, replay_spec
+from headrace.replays import (
+    PrioritizedReplay,
+    PrioritizedSequenceReplay,
+    ReplaySpec,
+    SequenceShape,
+    build_ring,
+    make_replay,
+    make_sequence_replay,
+    replay_spec,
+)
 from headrace.types import BatchSpec
 
 ACTION = np.zeros((), np.int64)
@@ -85,6 +94,53 @@ def sampling(size: int, n: int) -> None:
         print(f"  {name:40} {microseconds:8.1f} µs")
 
 
+def sequences(observation: np.ndarray, n_sequences: int, n: int = 32) -> None:
+    """Prioritized sampling of `n` sequences of 40 + 80 + 5 steps, and a bare gather of the same rows."""
+    batch, shape, hidden = BatchSpec(40, 50, 40), SequenceShape(40, 80, 5), np.zeros(64, np.float32)
+    size = n_sequences * 40
+    writer, replay = make_sequence_replay(
+        batch, observation, ACTION, (hidden, hidden), size, shape, prioritized=True, n_finals=batch.size
+    )
+    assert isinstance(replay, PrioritizedSequenceReplay)
+    samples = batch_of(batch, observation)
+    samples.env.terminated[-1] = True  # the next batch begins with new episodes
+    states = torch.zeros(1, batch.B, 64)
+    samples.agent.state = (states, states)
+    while replay.n_appended < size:
+        writer.append(samples)
+    replay.update_priorities(replay.sample(n).indices, torch.rand(n))
+    indices = replay.sample(n).indices
+    weights = np.ones(n, np.float32)
+    rows = indices // batch.B * 40 + np.arange(-1, shape.length)[:, None]
+    places = rows % writer.spec.n_rows * batch.B + indices % batch.B
+    flat = [leaf.reshape(-1, *leaf.shape[2:]) for leaf in (writer.ring.observation, writer.ring.action)]
+    small = [leaf.reshape(-1) for leaf in (writer.ring.reward, writer.ring.flags)]
+    kept = [leaf.reshape(-1, 64) for leaf in writer.ring.state]
+    at = indices % len(kept[0])
+
+    def bare() -> object:
+        """Every array that a sequence is made of, copied once, with indices that are ready."""
+        return (
+            [flat[0].take(places[1:], axis=0), flat[1].take(places[:-1]), flat[1].take(places[41:121])],
+            [leaf.take(places) for leaf in small],
+            [leaf.take(at, axis=0) for leaf in kept],
+        )
+
+    times = in_turns(
+        {
+            "bare gather": bare,
+            "gather": lambda: replay._gather(indices, weights),
+            "sample, all of it": lambda: replay.sample(n),
+        },
+        turns=11,
+        calls=10,
+    )
+    kind = f"{observation.dtype} {list(observation.shape)}"
+    print(f"prioritized, {n} sequences of 40 + 80 + 5 from {len(replay):,}, observations of {kind}")
+    for name, microseconds in times.items():
+        print(f"  {name:40} {microseconds:8.1f} µs, {microseconds / times['bare gather']:.2f} of the bare gather")
+
+
 def appending(frames: int) -> None:
     """A `[64, 64]` batch of Atari observations, against a bare copy of the bytes that are stored and of the batch."""
     batch = BatchSpec(64, 64)
@@ -133,6 +189,8 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     sampling(int(args.size), args.n)
+    sequences(np.zeros(4, np.float32), 100_000)
+    sequences(np.zeros((84, 84), np.uint8), 1_000)
     for frames in (0, 4):
         appending(frames)
     memory()

@@ -25,7 +25,7 @@ import argparse
 import multiprocessing
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
@@ -115,24 +115,50 @@ def policy_seconds(agent: CategoricalPgAgent, n: int, calls: int) -> Callable[[]
     return measure
 
 
-def bare_loop_rate(env_cls: Any, agent: PgAgent, B: int, rows: int) -> Callable[[], float]:
-    """Steps per second of environments and `agent.step` in turn, with nothing around them."""
+def bare_loop_rate(
+    env_cls: Any, agent: PgAgent, B: int, rows: int, env_info_keys: Mapping[str, Any] | None = None
+) -> Callable[[], float]:
+    """Steps per second of environments and `agent.step` in turn, with nothing around them.
+
+    env_info_keys: the fields of infos to write into arrays, along with observations, rewards and ends, one environment
+    after the other, as a careful user does with NumPy; None: nothing is recorded.
+    """
     envs: list[Any] = [env_cls() if callable(env_cls) else gym.make(env_cls) for _ in range(B)]
     row = tree_map(lambda *one: np.stack(one), *[env.reset(seed=seed)[0] for seed, env in enumerate(envs)])
     space, zeros = envs[0].action_space, torch.zeros(B)
     decode = action_decoder(space)
     previous = torch.zeros((B, *space.shape), dtype=getattr(torch, str(space.dtype)))
     inputs = StepInputs(tree_to_torch(row), previous, zeros, zeros.bool(), torch.full((B, agent.noise_size), 0.5))
+    fields = {name: np.zeros((B, *shape), dtype) for name, (dtype, shape) in (env_info_keys or {}).items()}
+    rewards, ends = np.zeros(B, np.float32), np.zeros((2, B), np.bool_)
+
+    def step(actions: Sequence[Any]) -> None:
+        for env, action in zip(envs, actions, strict=True):
+            _, _, terminated, truncated, _ = env.step(action)
+            if terminated or truncated:
+                env.reset()
+
+    def step_and_record(actions: Sequence[Any]) -> None:
+        for b, (env, action) in enumerate(zip(envs, actions, strict=True)):
+            observation, rewards[b], ends[0, b], ends[1, b], info = env.step(action)
+            for name, field in fields.items():
+                field[b] = info[name]
+            if ends[0, b] or ends[1, b]:
+                observation, _ = env.reset()
+            if isinstance(observation, dict):
+                for name, part in observation.items():
+                    row[name][b] = part
+            else:
+                row[b] = observation
+
+    step_row = step if env_info_keys is None else step_and_record
 
     def measure() -> float:
         begin = time.perf_counter()
         for _ in range(rows):
             with torch.inference_mode():
                 actions = decode(agent.step(inputs, None).action.numpy())
-            for env, action in zip(envs, actions, strict=True):
-                _, _, terminated, truncated, _ = env.step(action)
-                if terminated or truncated:
-                    env.reset()
+            step_row(actions)
         return rows * B / (time.perf_counter() - begin)
 
     return measure

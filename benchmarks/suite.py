@@ -1,7 +1,8 @@
 """Every sampler on every kind of environment, beside the bare loop of the same layout, in turn.
 
-    python benchmarks/suite.py --out suite.json                 # all of it, hours
+    python benchmarks/suite.py --out suite.json                 # all of it, three quarters of an hour on two cores
     python benchmarks/suite.py --out suite.json --quick         # a small part, minutes
+    python benchmarks/suite.py --out suite.json --rounds 7 --seconds 1      # narrower intervals, hours
     python benchmarks/suite.py --out suite.json --envs CartPole-v1 dict --samplers serial cpu --B 64
 
 X0 is the bare loop: environments and `agent.step` in turn, nothing recorded, checked or named. serial: in one process
@@ -10,8 +11,14 @@ for actions of one number and observations that are vectors. Vector environments
 `agent.step` in turn (`vector_envs.py`). Asynchronous samplers have no learner to wait for here, and are compared with
 the loop of the sampler that they run. Where there is no bare loop of the same layout, X0 is that of `serial`.
 
-Printed and written as JSON: steps per second, CPU µs per step, and X / X0 with a bootstrap interval of 95 %; for each
-environment a picture of X / X0 beside the JSON file. Environments that lack a package are named and left out.
+X1 is the bare loop of `serial` that also writes observations, rewards, ends and the declared fields of infos into
+arrays with NumPy, as a careful user does; there is none for vector environments.
+
+Batches are of 64 time steps, or of fewer where one would take longer than a turn.
+
+Printed and written as JSON: steps per second, CPU µs per step, and X / X0 with a bootstrap interval of 95 %, of
+`serial` also X / X1; for each environment a picture of X / X0 beside the JSON file. Environments that lack a package
+are named and left out.
 """
 
 from __future__ import annotations
@@ -48,7 +55,7 @@ from headrace.plotting import plot_bars
 from headrace.processes.affinity import pin
 from headrace.types import EnvSpaces
 
-T = 64
+MOST_T = 64
 
 
 class DictEnv(gym.Env[dict[str, Any], np.int64]):
@@ -118,6 +125,8 @@ WORLDS: dict[str, World] = {
     "info": World(InfoEnv, options={"env_info_keys": {f"term{index}": ("float32", ()) for index in range(16)}}),
 }
 QUICK = ("null", "busy:100:variable", "CartPole-v1", "CartPole vector", "Pendulum-v1", "dict", "info")
+#: The bare loop of `serial` that records.
+RECORDING = "X1"
 #: The layout whose bare loop a sampler is compared with.
 LAYOUTS = {
     "serial": "serial",
@@ -152,11 +161,13 @@ def acting(world: World, spaces: EnvSpaces) -> Any:
     return agent
 
 
-def bare_rate(world: World, spaces: EnvSpaces, B: int, rows: int) -> Callable[[], float]:
-    """Steps per second of the bare loop in one process."""
+def bare_rate(
+    world: World, spaces: EnvSpaces, B: int, rows: int, env_info_keys: Mapping[str, Any] | None = None
+) -> Callable[[], float]:
+    """Steps per second of the bare loop in one process; env_info_keys: see `bare_loop_rate`."""
     agent = acting(world, spaces)
     if world.vector is None:
-        return bare_loop_rate(world.env_cls, agent, B, rows)
+        return bare_loop_rate(world.env_cls, agent, B, rows, env_info_keys)
     seconds = bare_loop_seconds(agent, B, rows, world.vector)
     return lambda: rows * B / seconds()
 
@@ -236,7 +247,10 @@ def bare_loops(
         for layout, n_groups in (("gpu", 1), ("alternating", 2)):
             if layout in layouts:
                 loops[layout] = partial(pair_rate, world, agent, B, servers, n_groups, rows)
-    return {f"X0 {layout}": lambda rate=rate: as_turn(rate()) for layout, rate in loops.items()}  # type: ignore[misc]
+    named = {f"X0 {layout}": rate for layout, rate in loops.items()}
+    if world.vector is None and "serial" in layouts:
+        named[RECORDING] = bare_rate(world, spaces, B, rows, world.options.get("env_info_keys", {}))
+    return {name: lambda rate=rate: as_turn(rate()) for name, rate in named.items()}  # type: ignore[misc]
 
 
 def measured(name: str, B: int, args: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -246,6 +260,7 @@ def measured(name: str, B: int, args: argparse.Namespace) -> Iterator[dict[str, 
     with ExitStack() as opened:
         rate = bare_rate(world, spaces, B, 4)()
         rows = int(np.clip(args.seconds * rate / B, 4, 4096))  # so that a bare loop takes as long as a turn
+        T = min(MOST_T, rows)
         contenders = bare_loops(world, spaces, B, W, rows, {layout_of(one) for one in args.samplers}, opened)
         for kind in args.samplers:
             served = not SAMPLERS[kind].layout.acts_in_workers and SAMPLERS[kind].layout.processes
@@ -272,6 +287,7 @@ def measured(name: str, B: int, args: argparse.Namespace) -> Iterator[dict[str, 
         beside = x0 if x0 in rates else "X0 serial"
         yield {
             "env": name,
+            "T": T,
             "B": B,
             "sampler": kind,
             "beside": beside,
@@ -279,6 +295,9 @@ def measured(name: str, B: int, args: argparse.Namespace) -> Iterator[dict[str, 
             "X0": statistics.median(rates[beside]),
             "cpu_us": statistics.median(turn.cpu_us for turn in turns[kind]),
             "ratio": asdict(ratio_of(rates[kind], rates[beside])),
+            "of_recording": asdict(ratio_of(rates[kind], rates[RECORDING]))
+            if layout_of(kind) == "serial" and RECORDING in rates
+            else None,
         }
 
 
@@ -302,8 +321,8 @@ def main() -> None:
     parser.add_argument(
         "--W", type=int, default=len(os.sched_getaffinity(0)), help="worker processes; cores by default"
     )
-    parser.add_argument("--rounds", type=int)
-    parser.add_argument("--seconds", type=float, help="of a turn")
+    parser.add_argument("--rounds", type=int, help="3 by default; more make the intervals narrower")
+    parser.add_argument("--seconds", type=float, help="of a turn; 0.4 by default, 0.2 with --quick")
     parser.add_argument("--device", help="of samplers with an action server")
     parser.add_argument("--quick", action="store_true", help="few environments, one B, short turns, no async samplers")
     parser.add_argument("--out", type=Path, required=True, help="JSON file; the pictures lie beside it")
@@ -312,8 +331,8 @@ def main() -> None:
     args.envs = args.envs or list(QUICK if args.quick else WORLDS)
     args.samplers = args.samplers or list(LAYOUTS if args.quick else SAMPLERS)
     args.B = args.B or ([8] if args.quick else [8, 64])
-    args.rounds = args.rounds or (3 if args.quick else 7)
-    args.seconds = args.seconds or (0.2 if args.quick else 1.0)
+    args.rounds = args.rounds or 3
+    args.seconds = args.seconds or (0.2 if args.quick else 0.4)
     found: list[dict[str, Any]] = []
     missing: dict[str, str] = {}
     begin = time.perf_counter()
@@ -326,13 +345,14 @@ def main() -> None:
                     print(
                         f"{name:18} B={B:<4d} {one['sampler']:24} {one['steps_per_second']:>10,.0f} steps/s, "
                         f"{one['cpu_us']:7.1f} CPU µs, {middle:.3f} ({low:.3f} … {high:.3f}) "
-                        f"of {one['beside']} {one['X0']:,.0f}",
+                        f"of {one['beside']} {one['X0']:,.0f}"
+                        + (f", {one['of_recording']['middle']:.3f} of {RECORDING}" if one["of_recording"] else ""),
                         flush=True,
                     )
             except (ImportError, gym.error.Error) as error:
                 missing[name] = str(error)
                 print(f"{name}: left out, {error}", flush=True)
-    args.out.write_text(json.dumps({"T": T, "W": args.W, "missing": missing, "found": found}, indent=1))
+    args.out.write_text(json.dumps({"W": args.W, "missing": missing, "found": found}, indent=1))
     draw(found, args.out)
     print(f"{time.perf_counter() - begin:.0f} s")
 

@@ -82,7 +82,8 @@ def train_sb3(options: TrainOptions, args: argparse.Namespace) -> Result:
     ppo, model, seed = options.ppo, options.model, options.runner.seed
     rate, clip = ppo.learning_rate, ppo.ratio_clip
     policy = "MlpPolicy"
-    policy_kwargs: dict[str, Any] = {"net_arch": {"pi": [64, 64], "vf": [64, 64]}}
+    net_arch = {"pi": [64, 64], "vf": [64, 64]}
+    policy_kwargs: dict[str, Any] = {"net_arch": net_arch, "log_std_init": model.init_log_std}
     if is_image(spaces_of(factory_of(options.env, {})).observation):
         policy, policy_kwargs = "CnnPolicy", {}
     algorithm: Any = PPO

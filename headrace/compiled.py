@@ -13,7 +13,7 @@ from headrace import numpy_acting
 
 __all__ = ["acting", "batch", "implementation", "learning", "native", "note", "stepping", "waiting"]
 
-_VERSION = 3  # of the interface of the compiled parts
+_VERSION = 4  # of the interface of the compiled parts
 _PARTS = ("acting", "batch", "learning", "stepping", "waiting")
 _AGAIN = "install headrace again to build them"
 

@@ -20,7 +20,8 @@
     └── StreamTimeout             the other side did not do its part in time (also a TimeoutError)
     NameEntryError                a name service refused
     ├── NameEntryExistsError      the name is taken
-    └── NameEntryNotFoundError    the name has no value
+    ├── NameEntryNotFoundError    the name has no value
+    └── NameLost                  a name that was this repository's is not any more
     ParameterDBError              a parameter database has no such version, or what it has is damaged
 
 Wrong arguments raise plain `TypeError` and `ValueError` that name the argument.
@@ -45,6 +46,7 @@ __all__ = [
     "NameEntryError",
     "NameEntryExistsError",
     "NameEntryNotFoundError",
+    "NameLost",
     "NotEnoughMemory",
     "NothingToConsume",
     "ParameterDBError",
@@ -197,6 +199,10 @@ class NameEntryExistsError(NameEntryError):
 
 class NameEntryNotFoundError(NameEntryError):
     """Raised if a name has no value, or none any more."""
+
+
+class NameLost(NameEntryError):
+    """Raised to the owner of a name that was deleted, or that another has taken after it had expired."""
 
 
 class ParameterDBError(RuntimeError):

@@ -1,4 +1,4 @@
-"""Where autograd may use compiled operations, and how their gradients are computed if those need gradients, too."""
+"""Where autograd may use operations of our own, and how their gradients are computed if those need gradients, too."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 from headrace import compiled
 
-__all__ = ["as_rows", "differentiable_gradients", "suits_native"]
+__all__ = ["as_rows", "differentiable_gradients", "suits_native", "suits_own_gradients"]
 
 
 def as_rows(tensor: torch.Tensor, n_dims: int) -> torch.Tensor:
@@ -27,12 +27,22 @@ def suits_native(*tensors: torch.Tensor) -> bool:
     The tensors must be float32 and on the CPU, and neither `torch.compile`, `torch.jit.trace` nor autocast active.
     """
     return (
+        compiled.learning is not None
+        and suits_own_gradients(tensors[0])
+        and all(tensor.is_cpu and tensor.dtype is torch.float32 for tensor in tensors)
+    )
+
+
+def suits_own_gradients(tensor: torch.Tensor) -> bool:
+    """Returns whether an operation may compute its gradients itself, on the device of a tensor.
+
+    Gradients must be wanted, and neither `torch.compile`, `torch.jit.trace` nor autocast active.
+    """
+    return (
         not torch.compiler.is_compiling()  # first: the other questions cannot be traced
         and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
         and torch.is_grad_enabled()
-        and compiled.learning is not None
-        and not torch.is_autocast_enabled("cpu")
-        and all(tensor.is_cpu and tensor.dtype is torch.float32 for tensor in tensors)
+        and not torch.is_autocast_enabled(tensor.device.type)
     )
 
 

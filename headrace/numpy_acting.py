@@ -90,9 +90,9 @@ def mean_of_atoms(logits: np.ndarray, atoms: np.ndarray) -> np.ndarray:
 class Network:
     """See `headrace/_native/acting.pyx`."""
 
-    def __init__(self, sizes: Sequence[int], observation: np.ndarray) -> None:
-        n = observation.shape[1]
-        self._observation = observation
+    def __init__(self, sizes: Sequence[int], observation: Sequence[np.ndarray]) -> None:
+        n_rows, n = observation[0].shape[:2]
+        self._parts = [part.reshape(n_rows, n, -1) for part in observation]
         self._outputs = [np.zeros((n, size), np.float32) for size in sizes[1:]]
         self.n, self.n_out = n, sizes[-1]
 
@@ -106,7 +106,8 @@ class Network:
         self._norm = None if norm is None else (norm[0].copy(), norm[1].copy(), norm[2])
 
     def _see(self, t: int) -> np.ndarray:
-        x = self._observation[t]
+        parts = [part[t] for part in self._parts]
+        x = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
         return x if self._norm is None else normalized(x, *self._norm)
 
     def run(self, t: int) -> np.ndarray:
@@ -128,7 +129,11 @@ class LstmNetwork(Network):
     """See `headrace/_native/acting.pyx`."""
 
     def __init__(
-        self, sizes: Sequence[int], observation: np.ndarray, prev_action: np.ndarray, prev_reward: np.ndarray
+        self,
+        sizes: Sequence[int],
+        observation: Sequence[np.ndarray],
+        prev_action: np.ndarray,
+        prev_reward: np.ndarray,
     ) -> None:
         super().__init__(sizes, observation)
         self._prev_action, self._prev_reward = prev_action, prev_reward

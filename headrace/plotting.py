@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from headrace.extras import extra
 from headrace.storage import write_whole
 from headrace.text import significant
 
@@ -301,9 +302,7 @@ def _figure(height: float = 4.0) -> Any:
     Args:
         height: height in inches.
     """
-    try:
+    with extra("plot", "learning curves need matplotlib"):
         # Use Figure, not pyplot: it has no global state and does not look for a display.
         from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError('learning curves need matplotlib; pip install "headrace[plot]"') from error
     return Figure(figsize=(7, height), layout="constrained")

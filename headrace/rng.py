@@ -44,6 +44,7 @@ class Stream(IntEnum):
     ENV_GLOBAL = 11
     EVAL_ENV_GLOBAL = 12
     PARAMETERS = 13
+    UPDATE = 14
 
 
 def draw_seed() -> int:

@@ -1,14 +1,19 @@
-"""Files that are written completely or not at all, and whose damage is noticed when they are read."""
+"""Files that are written completely or not at all, whose damage is noticed when they are read; and their folders: one
+that is closed to other users, and the lock on those that several processes change.
+"""
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+import stat
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,9 +22,10 @@ __all__ = [
     "Part",
     "append_whole",
     "digest",
+    "file_lock",
     "framed",
     "make_folder",
-    "state_home",
+    "state_folder",
     "unframed",
     "write_whole",
 ]
@@ -29,6 +35,8 @@ Part = bytes | memoryview
 
 #: Length of a `digest`.
 DIGEST_BYTES = hashlib.sha256().digest_size
+
+_SHORTEST, _LONGEST = 0.0005, 0.02  # seconds between two looks at a lock, which tells nobody when it is released
 
 
 def digest(*parts: Part) -> bytes:
@@ -152,15 +160,98 @@ def _free(directory: Path) -> str:
         return "and its folder does not exist"
 
 
-def state_home(what: str) -> Path:
-    """Returns the folder for what programs of this user keep between runs: `$XDG_STATE_HOME`, or `~/.local/state`.
+@contextmanager
+def file_lock(path: Path, seconds: float, error: type[Exception]) -> Iterator[None]:
+    """Holds the lock on a file, which is made if it does not exist, and stays. The system releases it at a crash.
+
+    It excludes threads from one another, too, and other machines where the file system has locks (`flock`).
+
+    Args:
+        path: the file.
+        seconds: how long to wait for another process that holds it.
+        error: what to raise after that.
+
+    Raises:
+        OSError: if the file cannot be made, or cannot be locked.
+    """
+    # Writable, because NFS locks no other file. A link, which could lead to the file of somebody else, is not followed.
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    try:
+        deadline, pause = time.monotonic() + seconds, _SHORTEST
+        while not _locked(descriptor):
+            if time.monotonic() > deadline:
+                raise error(
+                    f"{_holder(descriptor)} has been writing in {path.parent} for {seconds:g} seconds; if it is "
+                    "stopped (state T in `ps`), let it continue, and if it hangs, kill it"
+                )
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST)
+        try:
+            yield
+        finally:
+            # A process that was forked meanwhile has the descriptor too, so closing it here would not be enough.
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+    finally:
+        os.close(descriptor)
+
+
+def _locked(descriptor: int) -> bool:
+    """Locks an open file; returns False if another process has locked it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):  # EACCES: on network file systems
+            return False
+        raise
+    return True
+
+
+def _holder(descriptor: int) -> str:
+    """Returns who holds the lock of an open file, if it is a process on this machine that Linux shows us."""
+    inode = f":{os.fstat(descriptor).st_ino}"
+    with suppress(OSError):
+        for line in Path("/proc/locks").read_text().splitlines():
+            words = line.split()  # number: FLOCK ADVISORY WRITE pid device:device:inode start end
+            if words[1] == "FLOCK" and words[5].endswith(inode) and int(words[4]) > 0:
+                return f"process {words[4]}"
+    return "another process"
+
+
+def state_folder(what: str) -> Path:
+    """Returns the folder for what headrace keeps between programs of this user, made if it does not exist.
+
+    It is `headrace` in `$XDG_STATE_HOME`, or in `~/.local/state`, and closed to other users (mode 0700).
 
     Args:
         what: what is kept there, for the error.
 
     Raises:
         FileNotFoundError: if this user has no home folder.
+        PermissionError: if another user owns the folder, or could have written into it.
+        OSError: if it cannot be made.
     """
+    folder = _state_home(what) / "headrace"
+    folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    folder.mkdir(exist_ok=True, mode=0o700)
+    about = folder.stat()
+    if {about.st_uid, folder.lstat().st_uid} != {os.geteuid()}:  # of a link, too, which its owner could change
+        raise PermissionError(
+            f"{folder} belongs to another user, who could change {what}; remove it, or set XDG_STATE_HOME to a folder "
+            "of this user"
+        )
+    mode = stat.S_IMODE(about.st_mode)
+    if mode & 0o022:
+        raise PermissionError(
+            f"other users could write into {folder} (mode {mode:04o}) and change {what}; look at what is in it, then "
+            f"run `chmod 700 {folder}`"
+        )
+    if mode & 0o077:
+        folder.chmod(0o700)
+    return folder
+
+
+def _state_home(what: str) -> Path:
+    """Returns the folder for what programs of this user keep between runs; raises what `state_folder` raises."""
     given = os.environ.get("XDG_STATE_HOME", "")
     if os.path.isabs(given):
         return Path(given)

@@ -39,15 +39,23 @@ class BatchSpec:
     Args:
         T: time steps.
         B: environments, one per column.
+        state_interval: number of time steps from one recorded recurrent state to the next, which divides T; None: none
+            are recorded.
     """
 
     T: int
     B: int
+    state_interval: int | None = None
 
     @property
     def size(self) -> int:
         """Number of environment steps in one batch."""
         return self.T * self.B
+
+    @property
+    def n_states(self) -> int:
+        """Number of recurrent states that a batch has of each environment, 0 if none are recorded."""
+        return 0 if self.state_interval is None else self.T // self.state_interval
 
 
 @dataclass(frozen=True)

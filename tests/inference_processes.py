@@ -12,7 +12,18 @@ import numpy as np
 
 from headrace.streams import InferenceServer, InferenceStream, make_client, make_server
 
-__all__ = ["ask_and_hang", "ask_often", "double", "hold", "served"]
+__all__ = [
+    "answer_what_is_there",
+    "ask_and_fork",
+    "ask_and_hang",
+    "ask_for_ever",
+    "ask_often",
+    "double",
+    "hold",
+    "serve_for_ever",
+    "served",
+    "sit",
+]
 
 #: Seconds after which a process that nobody ended ends.
 LIFE = 300.0
@@ -36,6 +47,13 @@ def served(server: InferenceServer, n: int, seconds: float = LIFE, name: str = "
             n_batches += 1
     assert n == 0
     return n_batches
+
+
+def answer_what_is_there(server: InferenceServer, timeout: float) -> None:
+    """Answers one batch, if there is one in time."""
+    batch = server.poll_requests(timeout=timeout)
+    if len(batch):
+        server.respond(batch, double(batch.requests))
 
 
 def hold(stream: InferenceStream, ready: Connection) -> None:
@@ -68,4 +86,43 @@ def ask_and_hang(stream: InferenceStream, n: int, ready: Connection) -> None:
         client.post_request({"observation": np.full(3, value, np.float32)})
     client.flush()
     ready.send("asked")
+    time.sleep(LIFE)
+
+
+def ask_and_fork(stream: InferenceStream, n: int, ready: Connection) -> None:
+    """A client process that sends n requests, has a child, whose pid it says, and is killed."""
+    client = make_client(stream)
+    for value in range(n):
+        client.post_request({"observation": np.full(3, value, np.float32)})
+    client.flush()
+    child = os.fork()
+    if child:
+        ready.send(child)
+    time.sleep(LIFE)
+    os._exit(0)
+
+
+def ask_for_ever(stream: InferenceStream, *rest: Any) -> None:
+    """A client process that asks, and is stopped or killed. rest: the size of an observation, and the connection."""
+    size = rest[0] if len(rest) == 2 else 3
+    rest[-1].send("asks")
+    with make_client(stream) as client:
+        for value in range(10**9):
+            ids = [client.post_request({"observation": np.full(size, value % 100, np.float32)})]
+            client.flush()
+            client.wait(ids)
+            client.forget(ids)
+
+
+def serve_for_ever(stream: InferenceStream, ready: Connection) -> None:
+    """A server process that is stopped, continued and killed."""
+    with make_server(stream) as server:
+        ready.send("ready")
+        while True:
+            answer_what_is_there(server, 1.0)
+
+
+def sit(server: InferenceServer, ready: Connection) -> None:
+    """A fork of a server that does nothing."""
+    ready.send("here")
     time.sleep(LIFE)

@@ -14,7 +14,18 @@ import numpy as np
 
 from headrace.streams import SampleStream, make_consumer, make_producer
 
-__all__ = ["DEADLINE", "Names", "consume_all", "hold_a_batch", "post_many", "process", "sample", "stop_in_a_write"]
+__all__ = [
+    "DEADLINE",
+    "Names",
+    "consume_all",
+    "consume_everything",
+    "consume_from_socket",
+    "hold_a_batch",
+    "post_many",
+    "process",
+    "sample",
+    "stop_in_a_write",
+]
 
 DEADLINE = 120.0
 
@@ -91,15 +102,37 @@ def stop_in_a_write(stream: SampleStream, reached: Any) -> None:
     producer.post(sample(0), 0)
     producer.flush(DEADLINE)
 
-    def half(slot: memoryview, parts: Any) -> int:
+    def half(slot: memoryview, *message: Any) -> None:
         slot[:8] = b"\xff" * 8
         reached.set()
         time.sleep(20 * DEADLINE)
-        return 0
 
-    shared_memory._write = half
+    vars(shared_memory)["_write"] = half
     producer.post(sample(1), 1)
     producer.flush(DEADLINE)
+
+
+def consume_from_socket(address: str, addresses: Any, results: Any) -> None:
+    """Listens at an address, sends the one it got, and then the version of each sample with the counts so far."""
+    from headrace.streams import IpSampleConsumer
+
+    with IpSampleConsumer(address, "stream") as consumer:
+        addresses.put(consumer.address)
+        while True:
+            taken: Any = consumer.consume(timeout=10 * DEADLINE)
+            results.put((taken.version, consumer.counts))
+
+
+def consume_everything(stream: SampleStream, address: np.ndarray, marks: np.ndarray) -> None:
+    """Writes the port of its socket, if it has one, and marks the version of each sample that arrives."""
+    with make_consumer(stream) as consumer:
+        if stream.type == "ip":
+            port = int(consumer.address.rpartition(":")[2])  # type: ignore[attr-defined]
+            address[:4] = np.frombuffer(port.to_bytes(4, "little"), np.uint8)
+            address[-1] = 1
+        while True:
+            taken: Any = consumer.consume(timeout=10 * DEADLINE)
+            marks[taken.version] += 1
 
 
 def hold_a_batch(stream: SampleStream, reached: Any) -> None:

@@ -19,7 +19,7 @@ from headrace.agents.pg import (
     RecurrentGaussianPgAgent,
 )
 from headrace.agents.plan import NetworkPlan
-from headrace.buffers.tree import tree_leaves, tree_map, tree_zeroed
+from headrace.buffers.tree import tree_leaves, tree_map, tree_rows, tree_to_torch, tree_zeroed
 from headrace.errors import AgentFailed
 from headrace.models import ActorCritic
 from headrace.models.mlp import TanhBody
@@ -44,6 +44,14 @@ SPACES = EnvSpaces(SEEN, spaces.Discrete(3))
 BOX = EnvSpaces(
     SEEN, spaces.Box(np.array([-2, -1, -np.inf], np.float32), np.array([3, 1, np.inf], np.float32), dtype=np.float32)
 )
+#: The same five numbers, in parts.
+PARTS = spaces.Dict(
+    {
+        "parts": spaces.Tuple((spaces.Box(-9, 9, (1, 2), np.float32), spaces.Box(-9, 9, (), np.float32))),
+        "place": spaces.Box(-9, 9, (2,), np.float32),
+    }
+)
+NESTED = EnvSpaces(PARTS, spaces.Discrete(3))
 APE_X: dict[str, Any] = {"eps_init": 0.5, "eps_final": 0.5, "eps_final_min": 0.01}
 
 
@@ -74,8 +82,21 @@ AGENTS: dict[str, tuple[EnvSpaces, Callable[..., Any]]] = {
         lambda **model: CategoricalDqnAgent(model_kwargs={"dueling": True} | model, n_atoms=5, V_min=-2, V_max=3),
     ),
     "lstm": (SPACES, lambda **model: RecurrentCategoricalPgAgent(model_kwargs=lstm_sizes(**model))),
+    "categorical, nested": (NESTED, lambda **model: CategoricalPgAgent(model_kwargs=model)),
+    "dueling dqn, nested": (NESTED, lambda **model: DqnAgent(model_kwargs={"dueling": True} | model, eps_init=0.3)),
+    "lstm, nested": (NESTED, lambda **model: RecurrentCategoricalPgAgent(model_kwargs=lstm_sizes(**model))),
     "gaussian lstm": (BOX, lambda **model: RecurrentGaussianPgAgent(model_kwargs=lstm_sizes(**model))),
 }
+
+
+def observed(space: spaces.Space[Any], numbers: Any) -> Tree:
+    """Observations of a space from five numbers each, arrays or tensors `[..., 5]`."""
+    if space != PARTS:
+        return numbers
+    return {
+        "parts": (numbers[..., None, :2], numbers[..., 2]),
+        "place": numbers[..., 3:],
+    }
 
 
 def agent_for(kind: str = "categorical", **model_kwargs: Any) -> Any:
@@ -87,7 +108,7 @@ def agent_for(kind: str = "categorical", **model_kwargs: Any) -> Any:
     with torch.no_grad():
         for parameter in agent.parameters():
             parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
-    agent.update_statistics(1 + 2 * torch.randn((100, 5), generator=generator))
+    agent.update_statistics(observed(seen.observation, 1 + 2 * torch.randn((100, 5), generator=generator)))
     agent.sample_mode(0)
     return agent
 
@@ -104,7 +125,8 @@ def rows_for(agent: Any, n: int, n_rows: int = T) -> ActingRows:
     if isinstance(agent.spaces.action, spaces.Box):
         prev_action = draw.normal(size=(n_rows + 1, n, 3)).astype(np.float32)
     prev_reward = draw.normal(size=(n_rows + 1, n)).astype(np.float32)
-    rows = ActingRows(observation, prev_action, prev_reward, noise, None, None)
+    parts = tree_map(np.ascontiguousarray, observed(agent.spaces.observation, observation))
+    rows = ActingRows(parts, prev_action, prev_reward, noise, None, None)
     step = stepped(agent, rows, 0, agent.initial_state(n))
 
     def empty(leaf: torch.Tensor) -> np.ndarray:
@@ -116,8 +138,8 @@ def rows_for(agent: Any, n: int, n_rows: int = T) -> ActingRows:
 
 def inputs_at(rows: ActingRows, t: int) -> StepInputs:
     never = torch.zeros(rows.noise.shape[1], dtype=torch.bool)
-    arrays = (rows.observation[t], rows.prev_action[t], rows.prev_reward[t], rows.noise[t])
-    observation, prev_action, prev_reward, noise = map(torch.from_numpy, arrays)
+    arrays = (tree_rows(rows.observation, t), rows.prev_action[t], rows.prev_reward[t], rows.noise[t])
+    observation, prev_action, prev_reward, noise = tree_to_torch(arrays)
     return StepInputs(observation, prev_action, prev_reward, never, noise)
 
 
@@ -361,6 +383,10 @@ def test_plan_is_not_used_for_changed_agents_and_models() -> None:
     no_bias.model.policy.head = torch.nn.Linear(64, 4, bias=False)
     other_features = agent_for()
     other_features.model.features.leaves[0] = torch.nn.Tanh()
+    nested = agent_for("categorical, nested", normalize_observation=True)
+    assert nested.acting_plan(rows_for(nested, 4), deterministic=False) is not None
+    nested.model.features.norms[1].clip = 3.0  # another one than that of the other parts
+    assert nested.acting_plan(rows_for(nested, 4), deterministic=False) is None
     for agent in (other_body, other_layer, no_bias, other_features):
         assert agent.acting_plan(rows, deterministic=False) is None
     gru = RecurrentCategoricalPgAgent(model_kwargs={"cell": "gru"})

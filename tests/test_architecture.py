@@ -12,13 +12,14 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "headrace"
 
-BASE = {"config", "errors", "lazy", "types", "rng", "memory", "schema"}
+BASE = {"config", "errors", "extras", "lazy", "types", "rng", "memory", "schema"}
 #: Room → rooms it may import. A file directly in the package is a room of its own name.
 ALLOWED = {
     "_native": set(),
     "compiled": {"numpy_acting"},
     "config": set(),
     "errors": set(),
+    "extras": set(),
     "lazy": set(),
     "rng": {"compiled"},
     "schema": set(),
@@ -29,7 +30,7 @@ ALLOWED = {
     "numpy_inference": {"numpy_acting"},
     "storage": set(),
     "text": set(),
-    "plotting": {"errors", "storage", "text"},
+    "plotting": {"errors", "extras", "storage", "text"},
     "buffers": BASE,
     "processes": BASE | {"compiled"},
     "envs": BASE | {"buffers", "compiled", "processes"},
@@ -40,7 +41,7 @@ ALLOWED = {
     "samplers": BASE | {"agents", "buffers", "compiled", "envs", "processes"},
     "replays": BASE | {"buffers", "storage"},
     # of envs: what of a space lies in a batch
-    "algos": BASE | {"agents", "buffers", "compiled", "envs", "models", "native_gradients", "replays"},
+    "algos": BASE | {"agents", "buffers", "compiled", "distributions", "envs", "models", "native_gradients", "replays"},
     "checkpoints": BASE | {"agents", "compiled", "envs", "samplers", "storage"},
     "runners": BASE
     | {"agents", "algos", "buffers", "checkpoints", "envs", "plotting", "processes", "samplers", "storage", "text"},
@@ -72,6 +73,7 @@ WITHOUT_TORCH = [
     "compiled",
     "config",
     "errors",
+    "extras",
     "types",
     "rng",
     "memory",
@@ -197,6 +199,7 @@ ALLOWED_WAITS = {
     ("processes/child.py", "recv"),  # an idle worker; its watch thread ends it with its parent
     ("processes/group.py", "recv"),  # the pipe has a deadline of its own (SO_RCVTIMEO)
     ("processes/fresh.py", "poll"),  # that of `Popen`, which does not wait
+    ("streams/local.py", "recv"),  # as in processes/group.py
 }
 FORBIDDEN_CALLS = {"eval", "exec", "print"}
 #: Generators of one's own, and looking at the global one without touching it.

@@ -112,7 +112,7 @@ def test_synonyms_map_to_existing_settings() -> None:
     from headrace.cli.options import flags_of
 
     flags = {flag.rpartition(".")[2].lstrip("-").replace("-", "_") for flag in flags_of(TrainOptions())}
-    agents, samplers = {"eps_itr_max"}, {field.name for field in fields(SamplerOptions)}
+    agents, samplers = {"eps_itr_max", "random_itr_max"}, {field.name for field in fields(SamplerOptions)}
     for theirs, ours in SYNONYMS.items():
         assert set(ours) <= flags | agents | samplers, theirs
         assert nearest_name(theirs, flags) in flags or nearest_name(theirs, samplers) in samplers

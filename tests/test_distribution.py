@@ -84,7 +84,12 @@ def in_dist_info(wheel: dict[str, str], name: str) -> str:
 def test_wheel_has_complete_metadata(wheel: dict[str, str]) -> None:
     about: Message = message_from_string(in_dist_info(wheel, "METADATA"))
     assert (about["Name"], about["Requires-Python"], about["License-Expression"]) == ("headrace", ">=3.11", "MIT")
-    advised = {extra for text in wheel.values() for extra in re.findall(r'pip install "headrace\[(\w+)\]"', text)}
-    assert {"cli", "plot"} <= advised <= {*about.get_all("Provides-Extra", [])}
+    advice = re.compile(r'pip install "headrace\[(?=\w)|\bextra\("(?=\w)')
+    advised = {
+        text[found.end() :].partition("]")[0].partition('"')[0]
+        for text in wheel.values()
+        for found in advice.finditer(text)
+    }
+    assert {"cli", "plot", "redis"} <= advised <= {*about.get_all("Provides-Extra", [])}
     assert "headrace = headrace.cli.main:main" in in_dist_info(wheel, "entry_points.txt")
     assert "MIT License" in in_dist_info(wheel, "licenses/LICENSE")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from headrace.buffers.tree import tree_leaves, tree_map, tree_rows
-from headrace.distributions import Bernoulli, Categorical, Gaussian, MultiCategorical
+from headrace.distributions import Bernoulli, Categorical, Gaussian, MultiCategorical, SquashedGaussian
 from headrace.rng import Stream, env_keys, uniforms
 
 MINUS_INFINITY = -float("inf")
@@ -285,3 +285,61 @@ def test_the_log_probability_of_a_far_action_under_a_narrow_gaussian_is_finite()
     log_prob.backward()
     assert log_prob.isfinite()
     assert all(leaf.grad is not None and leaf.grad.isfinite().all() for leaf in tree_leaves(dist))
+
+
+# ---- squashed Gaussian ----
+
+
+def test_squashed_density_is_that_of_the_gaussian_by_numerical_change_of_variables() -> None:
+    mean, log_std = torch.tensor([-0.4, 1.3]).double(), torch.tensor([-0.7, 0.4]).double()
+    edges = torch.linspace(-0.999, 0.999, 20_001, dtype=torch.float64)
+    centers = 0.5 * (edges[1:] + edges[:-1])
+    for d in range(2):
+        one = SquashedGaussian(mean[d : d + 1], log_std[d : d + 1])
+        density = one.log_prob(centers[:, None]).exp()
+        cdf = torch.distributions.Normal(mean[d], log_std[d].exp()).cdf(edges.atanh())
+        torch.testing.assert_close(density * edges.diff(), cdf.diff(), rtol=1e-3, atol=1e-9)
+        # Mean of the samples, and the integral of action times density.
+        n = 200_000
+        drawn = SquashedGaussian(mean[d].expand(n, 1), log_std[d].expand(n, 1)).sample(noise_of(n, 2).double())
+        assert float(drawn.mean()) == pytest.approx(float((centers * cdf.diff()).sum()), abs=5e-3)
+    both = SquashedGaussian(mean, log_std)
+    action = torch.tensor([[0.3, -0.2]]).double()
+    parts = [SquashedGaussian(mean[d : d + 1], log_std[d : d + 1]).log_prob(action[:, d : d + 1]) for d in range(2)]
+    torch.testing.assert_close(both.log_prob(action), sum(parts))
+    torch.testing.assert_close(both.mode(), torch.tanh(mean))
+
+
+@pytest.mark.parametrize("graph", [True, False])
+def test_reparametrized_draws_have_the_density_and_the_gradients_of_torch(graph: bool) -> None:
+    mean, log_std, normal = (randn(6, 3, seed=seed).double() for seed in range(3))
+    mean.requires_grad_()
+    log_std.requires_grad_()
+    with torch.set_grad_enabled(graph):
+        action, log_prob = SquashedGaussian(mean, log_std).reparametrized(normal)
+    of_u = torch.distributions.Normal(mean, log_std.exp())
+    theirs = torch.distributions.TransformedDistribution(of_u, torch.distributions.TanhTransform(cache_size=1))
+    expected = theirs.transforms[0](mean + log_std.exp() * normal)
+    torch.testing.assert_close(action, expected)
+    torch.testing.assert_close(log_prob, theirs.log_prob(expected).sum(dim=-1))
+    torch.testing.assert_close(SquashedGaussian(mean, log_std).log_prob(action), log_prob)
+    if graph:
+
+        def draw(mean: torch.Tensor, log_std: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return SquashedGaussian(mean, log_std).reparametrized(normal)
+
+        assert torch.autograd.gradcheck(draw, (mean, log_std))
+        assert torch.autograd.gradgradcheck(draw, (mean, log_std))
+
+
+def test_squashed_log_densities_are_finite_where_tanh_rounds_to_one() -> None:
+    mean = torch.tensor([[20.0, -60.0]], requires_grad=True)
+    dist = SquashedGaussian(mean, torch.zeros(1, 2))
+    action, log_prob = dist.reparametrized(torch.zeros(1, 2))
+    assert action.abs().tolist() == [[1.0, 1.0]]
+    # log(1 − tanh²u) is 2 log 2 − 2|u| up to rounding.
+    expected = -math.log(2.0 * math.pi) - 4.0 * math.log(2.0) + 2.0 * 80.0
+    assert float(log_prob.detach()) == pytest.approx(expected, rel=1e-6)
+    (gradient,) = torch.autograd.grad(log_prob.sum(), mean)
+    torch.testing.assert_close(gradient, torch.tensor([[2.0, -2.0]]))
+    assert dist.log_prob(torch.tensor([[1.0, -1.0]])).isfinite().all()

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from headrace.agents.dqn import CategoricalDqnAgent, DqnAgent
+from headrace.agents.dqn import CategoricalDqnAgent, DqnAgent, R2d1Agent
 from headrace.algos.pg import IMPALA
 from headrace.cli.build import TrainOptions, agent_for, algo_for, defaults_for
 from headrace.cli.environments import factory_of, spaces_of
@@ -60,12 +60,53 @@ def test_categorical_dqn_trains(tmp_path: Path) -> None:
     assert agent.atoms.tolist() == [-2, -1, 0, 1, 2, 3, 4]
 
 
+def test_r2d1_trains_evaluates_and_resumes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = {"batch-size": 4, "batch-T": 6, "warmup-T": 2, "n-step": 2, "min-steps-learn": 64, "replay-size": 999}
+    quick = [word for name, value in sizes.items() for word in (f"--r2d1.{name}", str(value))]
+    run = tmp_path / "run"
+    options = [*quick, "--r2d1.replay-ratio", "2", "--state-interval", "4", "--recurrent", "gru", "--dueling"]
+    config = trained(run, "--algo", "r2d1", *options, "--memory-size", "7")
+    assert (config["state_interval"], config["model"]["recurrent"], config["r2d1"]["warmup_T"]) == (4, "gru", 2)
+    # From the second batch of 32 steps: 9 · 32 · 2 / (4 · 6) updates.
+    assert load_checkpoint(run / "checkpoint.pt")["algo"]["n_updates"] == 24
+    policy = load_agent(run)
+    assert isinstance(policy.agent, R2d1Agent)
+    assert policy.agent.initial_state(1)[0].shape == (1, 7)
+    assert main(["train", "--resume", str(run), "--n-steps", "640"]) == 0
+    # With the sequences it had, learning goes on in the first batch.
+    assert load_checkpoint(run / "checkpoint.pt")["algo"]["n_updates"] == 19 * 32 * 2 // 24
+    assert capsys.readouterr().out.count("mean return") == 2
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["--batch-T", "8"], "state_interval must divide batch_T, so that every batch has as many states, got"),
+        (["--r2d1.warmup-T", "20000"], "warmup_T=20000"),
+        (["--hidden-sizes", "8"], "its width is --memory-size"),
+        (["--env", "Pendulum-v1"], "R2d1Agent acts in Discrete action spaces, but the environment has Box"),
+        (["--algo", "dqn", "--state-interval", "4"], "--state-interval is for r2d1"),
+        (["--algo", "r2d2"], "headrace has no r2d2; the nearest is r2d1, which has one learner"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_options_that_do_not_fit_r2d1_are_a_one_line_error(
+    args: list[str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "--algo", "r2d1", *args]) == 2
+    stderr = capsys.readouterr().err
+    assert stderr.count("\n") == 1
+    assert says in stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_impala_trains(tmp_path: Path) -> None:
     config = trained(tmp_path, "--algo", "impala", "--impala.rho-clip", "2")
     assert config["impala"]["rho_clip"] == 2.0
 
 
-@pytest.mark.parametrize("algo", ["dqn", "categorical-dqn", "impala"])
+@pytest.mark.parametrize("algo", ["dqn", "categorical-dqn", "r2d1", "impala"])
 def test_images_have_their_own_defaults(algo: str) -> None:
     spaces = spaces_of(factory_of("tests.test_train_kinds:Pictures", {}))
     options = defaults_for(algo, "tests.test_train_kinds:Pictures", spaces, None)
@@ -73,7 +114,10 @@ def test_images_have_their_own_defaults(algo: str) -> None:
     assert (options.algo, small.algo) == (algo, algo)
     assert algo_for(options).config != algo_for(small).config
     agent = agent_for(spaces, options)
-    if isinstance(agent, DqnAgent):
+    if algo == "r2d1":
+        agent.initialize(spaces, seed=0)
+        assert agent.initial_state(1)[0].shape == (1, 512)
+    elif isinstance(agent, DqnAgent):
         assert agent.schedule.eps_itr_max == math.ceil(250_000 / 64)
     else:
         assert isinstance(algo_for(options), IMPALA)
@@ -88,7 +132,7 @@ def test_images_have_their_own_defaults(algo: str) -> None:
         (["--eps-final", "2"], "eps_final must be between 0 and 1"),
         (["--dqn.n-step", "0"], "n_step must be between 1 and inf, got 0"),
         (["--dqn.n-stp", "3"], "did you mean --dqn.n-step?"),
-        (["--algo", "ppo", "--dueling"], "--dueling is for dqn and categorical-dqn"),
+        (["--algo", "ppo", "--dueling"], "--dueling is for dqn, categorical-dqn and r2d1"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )

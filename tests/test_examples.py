@@ -18,10 +18,12 @@ FORKS = "ignore:This process:DeprecationWarning"
 LESS = {
     "async_dqn.py": "2000",
     "async_ppo.py": "4000",
+    "bit_flipping.py": "4 4 100",
     "custom_environment.py": "2500",
     "dqn.py": "50",
     "obtain_samples_loop.py": "12",
     "local_runner.py": "local 0 2",
+    "memory_length.py": "stored_state 3200",
     "whole_episodes.py": "0 5",
 }
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import os
-import subprocess
-import sys
+import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from multiprocessing.context import ForkProcess
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,12 +27,24 @@ from headrace.streams import (
     make_server,
 )
 from headrace.streams.codec import Frame, encoded
-from headrace.streams.inference.control import Conversation, Ended, address_of, joined
+from headrace.streams.connections import Connection, Ended, connected
+from headrace.streams.inference.control import address_of
 from headrace.streams.inference.message_server import MessageServer
 from headrace.streams.inference.messages import MessageClient, message
 from headrace.streams.inference.shared_server import SharedMemoryServer
 from headrace.streams.inference.trees import Layout
-from tests.inference_processes import ask_and_hang, ask_often, double, hold, served
+from tests.inference_processes import (
+    answer_what_is_there,
+    ask_and_fork,
+    ask_and_hang,
+    ask_for_ever,
+    ask_often,
+    double,
+    hold,
+    serve_for_ever,
+    served,
+    sit,
+)
 from tests.leftovers import DEADLINE, descriptors, until
 
 MESSAGES = ["local", "ip", "name"]
@@ -74,7 +83,7 @@ class World:
             pytest.importorskip("headrace.streams.sockets", reason="needs sockets")
         self.kind = kind
         self._stack = stack
-        queues = stack.enter_context(LocalInferenceQueues(4, FORK)) if kind == "local" else None
+        queues = stack.enter_context(LocalInferenceQueues(4)) if kind == "local" else None
         #: What the clients and servers are made of.
         self.stream = InferenceStream(
             kind,
@@ -441,6 +450,107 @@ def test_closing_twice_is_fine_and_calls_afterwards_are_refused(world: World) ->
             server.poll_requests()
 
 
+def test_a_batch_is_posted_and_consumed_as_a_whole(world: World) -> None:
+    server, client = world.pair()
+    agents = [client.register_agent() for _ in range(4)]
+    for turn in range(3):
+        values = np.arange(4, dtype=np.float32) + 10 * turn
+        ids = client.post_batch({"observation": np.repeat(values[:, None], 3, axis=1)}, agents)
+        client.flush()
+        if server is not None:
+            batch = arrived(server, 4)
+            assert sorted(batch.agents.tolist()) == agents
+            server.respond(batch, double(batch.requests), "echo", turn)
+        client.wait(ids)
+        results = client.consume_batch(ids[::-1])
+        assert results.value["sum"].tolist() == [3 * value for value in values[::-1]]
+        assert results.value["twice"].shape == (4, 3)
+        results.value["twice"][:] = 0  # it is the caller's own
+        expected = ("echo", turn) if server is not None else ("", -1)
+        assert [*zip(results.policy_names, results.policy_versions.tolist(), strict=True)] == [expected] * 4
+    assert (client.counts.posted, client.counts.answered) == (12, 12)
+
+
+def test_batches_and_single_requests_are_flushed_together_and_consumed_in_any_order(world: World) -> None:
+    server, client = world.pair()
+    first = client.post_request(observation(1))
+    batch = client.post_batch({"observation": np.full((3, 3), 2, np.float32)}, [0, 0, 0])
+    last = client.post_request(observation(3))
+    client.forget([batch[1]])
+    client.flush()
+    answer(server, 4)
+    ids = [last, batch[2], first, batch[0]]
+    client.wait(ids)
+    assert client.consume_batch(ids[:3]).value["sum"].tolist() == [9, 6, 3]
+    assert float(client.consume_result(ids[3:])[0].value["sum"]) == 6
+    with pytest.raises(ValueError, match="1 is no request"):
+        client.wait(batch)
+
+
+def test_answers_of_different_policies_are_one_batch_with_the_name_of_each(served_world: World) -> None:
+    server, client = served_world.server(), served_world.client()
+    ids = client.post_batch({"observation": np.arange(6, dtype=np.float32).reshape(2, 3)}, [0, 0])
+    client.flush()
+    for version, batch in enumerate([arrived(server, 2, max_batch=1), arrived(server, 1)]):
+        server.respond(batch, double(batch.requests), f"policy {batch.ids[0]}", 10 * version + int(batch.ids[0]))
+    client.wait(ids)
+    results = client.consume_batch(ids)
+    assert results.value["sum"].tolist() == [3, 12]
+    assert results.policy_names == ["policy 0", "policy 1"]
+    assert sorted(results.policy_versions // 10) == [0, 1]
+    assert (results.policy_versions % 10).tolist() == [0, 1]
+
+
+def test_batches_that_do_not_fit_are_refused(world: World) -> None:
+    _, client = world.pair()
+    posted(client, [1])
+    with pytest.raises(ValueError, match=r"request\['observation'\] is float32 \[2, 3\], expected float32 \[3, 3\]"):
+        client.post_batch({"observation": np.zeros((2, 3), np.float32)}, [0, 0, 0])
+    with pytest.raises(ValueError, match="index is 1, expected one that register_agent"):
+        client.post_batch({"observation": np.zeros((2, 3), np.float32)}, [0, 1])
+    with pytest.raises(ValueError, match="ids are empty"):
+        client.consume_batch([])
+    assert len(client.post_batch({"observation": np.zeros((0, 3), np.float32)}, [])) == 0
+    assert client.counts.posted == 1
+
+
+def test_an_inline_policy_gives_its_name_and_version() -> None:
+    class Policy:
+        name, version = "inline", 3
+
+        def __call__(self, requests: Any) -> Any:
+            return double(requests)
+
+    policy = Policy()
+    with InlineInferenceClient(policy) as client:
+        found = []
+        for _ in range(2):
+            ids = posted(client, [1])
+            client.flush()
+            found += [result[1:] for result in client.consume_result(ids)]
+            policy.version += 1
+    assert found == [("inline", 3), ("inline", 4)]
+
+
+def test_a_constant_is_as_it_was_when_it_was_set(world: World) -> None:
+    server, client = world.pair()
+    state = {"hidden": np.zeros(3)}
+    assert server is not None or isinstance(client, InlineInferenceClient)
+    (client if isinstance(client, InlineInferenceClient) else server).set_constant("state", state)  # type: ignore[union-attr]
+    state["hidden"][:] = 1
+    stop = threading.Event()
+
+    def serve() -> None:
+        while server is not None and not stop.is_set():
+            server.poll_requests(timeout=0.01)
+
+    with in_thread(serve):
+        found = [client.get_constant("state"), client.get_constant("state")]
+        stop.set()
+    found[0]["hidden"][:] = 2
+    assert found[1]["hidden"].tolist() == [0, 0, 0]
+
+
 # ---- several clients ----
 
 
@@ -517,7 +627,7 @@ class Scripted(InferenceServer):
     def set_constant(self, name: str, tree: Any) -> None:
         raise NotImplementedError
 
-    def _look(self) -> int:
+    def _look(self, since: float, enough: Any) -> int:
         return sum(arrival <= self.now for arrival in self._arrivals)
 
     def _oldest(self) -> float:
@@ -660,6 +770,53 @@ def wired(wire: Wire, peer: str, **changes: Any) -> tuple[MessageClient, Link]:
     return MessageClient("wired", link, timeout=0.0, **{"resend_after": 1.0, "clock": Clock(), **changes}), link
 
 
+class Flood(Wire):
+    """A wire on which the next message has arrived whenever one was received; each takes a second."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self.clock = clock
+        self.n_received = 0
+
+    def receive(self) -> tuple[Any, Any] | None:
+        self.clock.now += 1.0
+        self.n_received += 1
+        numbers = {"ids": np.array([self.n_received]), "agents": np.zeros(1, np.int64), "oldest": self.n_received}
+        return "peer", message("requests", {**numbers, "requests": np.zeros((1, 3))}, producer=b"one")
+
+
+@pytest.mark.parametrize("max_batch", [None, 3, 10_000])
+def test_a_batch_is_returned_in_time_while_requests_never_stop(max_batch: int | None) -> None:
+    clock = Clock()
+    wire = Flood(clock)
+    server = MessageServer("flooded", wire, clock=clock)
+    for _ in range(3):
+        begin = clock.now
+        batch = server.poll_requests(max_wait=5.0, max_batch=max_batch)
+        assert clock.now - begin <= 6.0
+        assert len(batch) == min(max_batch or 5, 5 if max_batch != 3 else 3)
+
+
+@pytest.mark.parametrize("kind", ["shared memory", "messages"])
+def test_what_arrived_while_the_server_was_busy_is_not_held_back_again(kind: str, stack: ExitStack) -> None:
+    clock, wire = Clock(), Wire()
+    server: InferenceServer
+    if kind == "messages":
+        server = MessageServer("wired", wire, clock=clock)
+        client: InferenceClient = wired(wire, "peer")[0]
+    else:
+        world = World("shared_memory", stack)
+        server = SharedMemoryServer(world.stream.name, address_of(world.stream.name, 0), capacity=8, clock=clock)
+        stack.enter_context(server)
+        client = world.client()
+    assert len(server.poll_requests()) == 0
+    clock.now += 6.0  # it is busy, and meanwhile requests arrive
+    posted(client, [1, 2])
+    client.flush()
+    clock.n_left = 20  # a server that waited would look at it for ever
+    assert len(server.poll_requests(max_wait=5.0)) == 2
+
+
 def test_clients_take_turns_so_that_none_starves() -> None:
     wire = Wire()
     server = MessageServer("wired", wire)
@@ -754,6 +911,37 @@ def test_lost_requests_are_sent_again_and_run_once() -> None:
     clock.now += 100
     client.poll_responses()
     assert client.counts.resent == 2  # what is answered is not sent again
+
+
+def test_a_lost_answer_is_given_again_and_nothing_runs_twice() -> None:
+    wire, clock = Wire(), Clock()
+    server = MessageServer("wired", wire)
+    client, _ = wired(wire, "peer", clock=clock)
+    ids = posted(client, [1, 2])
+    client.flush()
+    batch = server.poll_requests()
+    results = double(batch.requests)
+    server.respond(batch, results, "double", 7)
+    for array in results.values():
+        array[:] = -1  # a policy may use its memory again
+    wire.sent.clear()  # lost
+    clock.now += 1.5
+    assert client.poll_responses() == 0
+    assert len(server.poll_requests()) == 0
+    assert sums(client, ids) == [3, 6]
+    assert (client.counts.resent, server.counts.received, server.counts.duplicates) == (2, 2, 2)
+    posted(client, [3])
+    client.flush()
+    replayed = wire.arriving[-1]
+    served(server, 1)
+    n_sent = len(wire.sent)
+    client.poll_responses()
+    posted(client, [4])
+    client.flush()  # which says that the client has the answer to the third
+    wire.arriving.append(replayed)
+    assert len(server.poll_requests()) == 1
+    assert n_sent == 1
+    assert wire.sent == []
 
 
 def test_ids_that_a_server_remembers_are_those_that_are_waited_for() -> None:
@@ -939,9 +1127,9 @@ def test_processes_of_other_users_are_turned_away(stack: ExitStack, monkeypatch:
     world = World("shared_memory", stack)
     server, client = world.server(), world.client()
     with monkeypatch.context() as patch:
-        patch.setattr(Conversation, "with_this_user", property(lambda self: False))
+        patch.setattr(Connection, "pid_of_user", lambda self: 0)
         posted(client, [1])
-        with pytest.raises(StreamError, match=r"a process of another user .* listens under"):
+        with pytest.raises(StreamError, match=r"a process of another user, or container, has the name"):
             client.flush(0.2)
         assert until(lambda: server.counts.rejected)
     client.flush()
@@ -951,22 +1139,189 @@ def test_processes_of_other_users_are_turned_away(stack: ExitStack, monkeypatch:
 def test_garbage_on_the_control_connection_ends_only_that_connection(stack: ExitStack) -> None:
     world = World("shared_memory", stack)
     server, client = world.server(), world.client()
-    address = address_of(world.stream.name, 0)
     rng = np.random.default_rng(0)
-    good = joined(encoded(Frame({"slots": {"n": 1}}, producer=b"somebody")))
+    good = [bytes(part) for part in encoded(Frame({"slots": {"n": 1}}, producer=b"somebody"))]
     for turn in range(100):
-        conversation = Conversation.with_server(address, DEADLINE)
-        data = bytearray(good if turn % 2 else rng.bytes(turn + 1))
+        data = bytearray(good[0] if turn % 2 else rng.bytes(turn + 1))
         data[rng.integers(len(data))] ^= 1
-        conversation.send_bytes(bytes(data))
+        connection = connected(address_of(world.stream.name, 0))
+        connection.send([bytes(data), *good[1:]])
         with pytest.raises(Ended):
-            conversation.receive()
-        conversation.close()
+            connection.receive()
+        connection.close()
     ids = posted(client, [1])
     client.flush()
     served(server, 1)
     assert sums(client, ids) == [3]
     assert until(lambda: server.counts.rejected >= 99)
+
+
+def test_a_constant_that_comes_too_late_is_no_end_of_the_server(stack: ExitStack) -> None:
+    world = World("shared_memory", stack)
+    server, client = world.server(), world.client()
+    with pytest.raises(StreamTimeout, match="constant 'state'"):
+        client.get_constant("state", timeout=0.05)
+    ids = posted(client, [1])
+    client.flush()
+    server.set_constant("state", np.arange(3))
+    with pytest.raises(StreamTimeout):
+        client.wait(ids, 0.3)
+    served(server, 1)
+    assert sums(client, ids) == [3]
+    assert client.counts.resent == 0
+    assert client.get_constant("state").tolist() == [0, 1, 2]
+
+
+def test_slots_that_a_stopped_server_grants_too_late_are_used(stack: ExitStack) -> None:
+    """There are no others."""
+    world = World("shared_memory", stack)
+    world.stream = replace(world.stream, capacity=3)
+    with process(serve_for_ever, world.stream) as (running, _):
+        client = world.client()
+        assert running.pid is not None
+        os.kill(running.pid, signal.SIGSTOP)
+        ids = posted(client, [1, 2, 3])
+        for _ in range(2):
+            with pytest.raises(StreamTimeout, match="it may be stopped"):
+                client.flush(0.2)
+        os.kill(running.pid, signal.SIGCONT)
+        client.flush()
+        assert sums(client, ids) == [3, 6, 9]
+
+
+def test_a_stopped_client_keeps_nobody_waiting(served_world: World) -> None:
+    """Not even one that is stopped while it sends."""
+    server = served_world.server()
+    with process(ask_for_ever, served_world.stream) as (running, _):
+        served(server, 10)
+        assert running.pid is not None
+        os.kill(running.pid, signal.SIGSTOP)
+        client = served_world.client(1)
+        for value in range(20):
+            ids = posted(client, [value])
+            client.flush()
+            with in_thread(lambda ids=ids: client.wait(ids)):  # type: ignore[misc]
+                while not client.is_ready(ids):
+                    answer_what_is_there(server, 0.05)
+            assert float(client.consume_result(ids)[0].value["sum"]) == 3 * value
+
+
+@pytest.mark.parametrize("kind", ["local", "shared_memory"])
+def test_a_client_that_is_killed_in_the_middle_of_its_requests_leaves_a_working_stream(
+    kind: str, stack: ExitStack
+) -> None:
+    """It sends requests of a megabyte as fast as it can."""
+    world = World(kind, stack)
+    server, client = world.server(capacity=4), world.client(1)
+    for _ in range(5):
+        with process(ask_for_ever, world.stream, 2**18) as (running, _):
+            for _ in range(3):
+                batch = server.poll_requests(timeout=DEADLINE)
+                observations = batch.requests["observation"]
+                assert (observations == observations[:, :1]).all()
+                server.respond(batch, double(batch.requests))
+            running.kill()
+            running.join(DEADLINE)
+    ids = [client.post_request({"observation": np.full(2**18, 3, np.float32)})]
+    assert until(lambda: _flushed(client))
+    with in_thread(lambda: client.wait(ids)):
+        while not client.is_ready(ids):
+            answer_what_is_there(server, 0.05)
+    assert client.consume_result(ids)[0].value["twice"].tolist() == [6.0] * 2**18
+    assert server.counts.rejected == 0
+
+
+def test_a_fork_of_the_server_keeps_nothing_of_the_stream(stack: ExitStack) -> None:
+    world = World("shared_memory", stack)
+    server, client = world.server(), world.client()
+    ids = posted(client, [1])
+    client.flush()
+    with process(sit, server):
+        server.close()
+        assert not [thread for thread in threading.enumerate() if "inference/" in thread.name]
+        with pytest.raises(StreamTimeout, match="server is gone"):
+            client.wait(ids, 1.0)
+        second = world.server()
+        with in_thread(lambda: served(second, 1)):
+            assert sums(client, ids) == [3]
+
+
+def test_a_fork_of_a_killed_client_does_not_keep_its_slots(stack: ExitStack) -> None:
+    world = World("shared_memory", stack)
+    server = world.server(capacity=3)
+    with process(ask_and_fork, world.stream, 3) as (running, child):
+        arrived(server, 3)
+        running.kill()
+        client = world.client()
+        ids = posted(client, [1, 2, 3])
+        try:
+            assert until(lambda: _flushed(client), 30.0)
+        finally:
+            os.kill(child, signal.SIGKILL)
+        served(server, 3)
+        assert sums(client, ids) == [3, 6, 9]
+
+
+def test_whatever_is_in_memory_before_is_not_delivered(stack: ExitStack) -> None:
+    """Everything but what a request or an answer has just been written to is poisoned, in every turn."""
+    world = World("shared_memory", stack)
+    server, clients = world.server(capacity=6), [world.client(rank) for rank in range(2)]
+    reception = vars(server)["_reception"]
+    table = vars(server)["_table"]
+    rng = np.random.default_rng(0)
+    for turn in range(30):
+        ids = {}
+        for rank, client in enumerate(clients):
+            if turn:
+                for array in (*reception.requests.leaves, *reception.results.leaves):
+                    array[~reception.owned | (table.asked == table.answered)] = np.nan
+                table.agents[table.asked == table.answered] = table.policies[table.asked == table.answered] = -9
+                table.asked[~reception.owned] = rng.integers(0, 2**40)
+            values = [float(100 * turn + 10 * rank + k) for k in range(int(rng.integers(1, 4)))]
+            ids[rank] = (posted(client, values), values)
+            client.flush()
+        served(server, sum(len(of_one) for of_one, _ in ids.values()), version=turn)
+        for rank, client in enumerate(clients):
+            client.wait(ids[rank][0])
+            for result, value in zip(client.consume_result(ids[rank][0]), ids[rank][1], strict=True):
+                assert float(result.value["sum"]) == 3 * value
+                assert result.value["twice"].tolist() == [2 * value] * 3
+                assert (result.policy_name, result.policy_version) == ("double", turn)
+
+
+def test_a_local_client_waits_while_its_queue_is_full(stack: ExitStack) -> None:
+    world = World("local", stack)
+    server, client = world.server(), world.client()
+    ids: list[int] = []
+    with pytest.raises(StreamTimeout, match="no server read any of the last messages"):  # noqa: PT012
+        for value in range(100_000):
+            ids += posted(client, [value])
+            client.flush(0.05)
+    n_sent = len(ids) - 1
+    assert client.counts.sent == n_sent
+    with in_thread(lambda: served(server, len(ids))):
+        client.flush()
+        client.wait(ids)
+    assert [float(result.value["sum"]) for result in client.consume_result(ids[:5])] == [0, 3, 6, 9, 12]
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_local_queues_go_to_processes_of_any_start_method(method: str, stack: ExitStack) -> None:
+    world = World("local", stack)
+    server = world.server()
+    context: Any = get_context(method)
+    here, there = context.Pipe()
+    client = context.Process(target=ask_often, args=(replace(world.stream, rank=2), 5, there))
+    client.start()
+    try:
+        served(server, 5 * 3)
+        assert here.poll(DEADLINE)
+        assert here.recv()
+    finally:
+        client.kill()
+        client.join(DEADLINE)
+        here.close()
+        there.close()
 
 
 def test_streams_leave_no_descriptors(served_world: World) -> None:
@@ -980,9 +1335,10 @@ def test_streams_leave_no_descriptors(served_world: World) -> None:
     used()
     if served_world.kind == "ip":
         served_world.stream = replace(served_world.stream, address="tcp://127.0.0.1:0")
-    before = descriptors()
+    before, threads = descriptors(), {*threading.enumerate()}
     used()
     assert until(lambda: descriptors() <= before, 10)
+    assert {*threading.enumerate()} <= threads
 
 
 # ---- bad input ----
@@ -1228,41 +1584,3 @@ def test_layouts_agree_whatever_the_order_of_keys() -> None:
     assert [leaf.shape for leaf in layout.leaves({"b": np.ones((5, 2)), "a": np.arange(5)}, 5)] == [(5,), (5, 2)]
     with pytest.raises(ValueError, match=r"request\['a'\] is int64 \[4\], expected int64 \[5\] .* with 5 rows"):
         layout.leaves({"b": np.ones((5, 2)), "a": np.arange(4)}, 5)
-
-
-# ---- without PyTorch ----
-
-
-@pytest.mark.programs
-def test_the_external_simulator_needs_no_package_but_its_four(tmp_path: Path, stack: ExitStack) -> None:
-    """Importing any other dependency of headrace fails in its interpreter."""
-    world = World("ip", stack)
-    pytest.importorskip("headrace.streams.ip", reason="needs sample streams")
-    for name in ("torch", "gymnasium", "cloudpickle", "typing_extensions", "safetensors", "tqdm"):
-        (tmp_path / f"{name}.py").write_text(f"raise ImportError('{name} is not installed')\n")
-    streams = importlib.import_module("headrace.streams")
-    server = world.server()
-    consumer = stack.enter_context(streams.make_consumer(streams.SampleStream("ip", address="tcp://127.0.0.1:0")))
-    root = Path(__file__).parent.parent
-    script = root / "examples/streams/external_simulator.py"
-    command = [sys.executable, "-W", "error", str(script), server.address, consumer.address, "2"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(root)])}
-    simulator = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        n_left = 2 * 16 * 8
-        while n_left and simulator.poll() is None:
-            batch = server.poll_requests(timeout=0.1)
-            if len(batch):
-                action = (batch.requests["observation"].sum(axis=1) < 0).astype(np.int64)
-                server.respond(batch, {"action": action}, "push to the middle", 3)
-                n_left -= len(batch)
-        samples = [consumer.consume(timeout=DEADLINE) for _ in range(2)]
-        printed, errors = simulator.communicate(timeout=DEADLINE)
-    finally:
-        simulator.kill()
-        simulator.wait(DEADLINE)
-    assert (simulator.returncode, errors) == (0, "")
-    assert printed.endswith("sample 1: 16 steps of 8 carts, last with version 3 of the policy\n")
-    for sample in samples:
-        assert sample.tree["observation"].shape == (16, 8, 2)
-        assert sample.version == 3

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import gc
 import importlib
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +166,40 @@ def test_an_owner_that_was_stopped_adds_its_record_again_and_is_told(owner: Owne
     owner.own.renew_due()
     assert owner.server.records.get("a") == "here"
     assert [(lost.name, lost.given_up) for lost in owner.told] == [("a", False)]
+
+
+def test_a_record_that_expires_while_it_is_renewed_is_added_again(
+    owner: Owner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert owner.own.add(a_record(), True, False)
+    records = owner.server.records
+    renew = records.renew
+
+    def slowly(record: Record) -> bool:
+        owner.clock.now += 0.02 * TTL
+        return renew(record)
+
+    monkeypatch.setattr(records, "renew", slowly)
+    owner.clock.now += 0.99 * TTL
+    owner.own.renew_due()
+    assert records.get("a") == "here"
+    assert [(lost.name, lost.given_up) for lost in owner.told] == [("a", False)]
+
+
+def test_the_time_while_a_machine_is_suspended_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock_gettime, suspended = time.clock_gettime, [0.0]
+    counting = {time.CLOCK_BOOTTIME: suspended}
+    monkeypatch.setattr(time, "clock_gettime", lambda which: clock_gettime(which) + sum(counting.get(which, [])))
+    told: list[LostRecord] = []
+    records = MemoryRecords()
+    own = OwnRecords(records, told.append, in_thread=False)
+    assert own.add(a_record(), True, False)
+    suspended[0] = 2 * TTL
+    assert records.get("a") is None
+    own.renew_due()
+    assert records.get("a") == "here"
+    assert [(lost.name, lost.given_up) for lost in told] == [("a", False)]
+    own.close()
 
 
 def test_a_name_that_another_took_from_a_stopped_owner_stays_with_the_other(owner: Owner) -> None:
@@ -324,12 +361,29 @@ def test_what_is_no_record_is_no_name(tmp_path: Path) -> None:
 
 
 def test_files_that_killed_writers_left_are_removed(tmp_path: Path) -> None:
-    old, new = tmp_path / "old.new", tmp_path / "young.tmp"
-    for path in (old, new):
+    killed = multiprocessing.get_context("fork").Process(target=killed_while_it_writes, args=(tmp_path,))
+    killed.start()
+    killed.join(DEADLINE)
+    (unfinished,) = tmp_path.glob("*.tmp")
+    linked = tmp_path / f"{new_token()}.new"
+    of_others = [tmp_path / name for name in ("notes.new", "data.tmp", "a.new.tmp")]
+    for path in (linked, *of_others):
         path.write_bytes(b"unfinished")
-    os.utime(old, (time.time() - 7200.0,) * 2)
     FolderRecords(tmp_path)
-    assert (old.exists(), new.exists()) == (False, True)
+    assert unfinished.exists()
+    assert linked.exists()
+    for path in (unfinished, linked, *of_others):
+        os.utime(path, (time.time() - 7200.0,) * 2)
+    FolderRecords(tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted(of_others)
+
+
+def killed_while_it_writes(folder: Path) -> None:
+    def die(descriptor: int) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    os.fsync = die  # type: ignore[assignment]
+    FolderRecords(folder).put(a_record(), replace=False)
 
 
 def test_a_removed_folder_is_a_store_that_lost_its_data(tmp_path: Path) -> None:
@@ -357,7 +411,9 @@ def test_a_lock_that_a_stopped_process_holds_is_waited_for_with_a_deadline(
     monkeypatch.setattr(folder_module, "_LOCK_SECONDS", 0.05)
     with open(tmp_path / "lock", "rb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(NameEntryError, match="another process has held the lock"):
+        with pytest.raises(
+            NameEntryError, match=rf"process {os.getpid()} has been writing in {tmp_path} for 0.05 seconds"
+        ):
             records.put(a_record("b"), replace=False)
         assert records.get("a") == "here"  # reading needs no lock
     assert records.put(a_record("b"), replace=False)
@@ -366,7 +422,7 @@ def test_a_lock_that_a_stopped_process_holds_is_waited_for_with_a_deadline(
 def test_a_free_name_is_added_once_even_where_locks_do_not_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(folder_module, "_acquire", lambda descriptor, folder: None)
+    monkeypatch.setattr(folder_module, "file_lock", lambda *_: nullcontext())
     records = FolderRecords(tmp_path)
     linked = folder_module._linked
 
@@ -377,6 +433,26 @@ def test_a_free_name_is_added_once_even_where_locks_do_not_work(
 
     monkeypatch.setattr(folder_module, "_linked", another_is_first)
     assert not records.put(Record("a", "too late", new_token(), TTL), replace=False)
+    assert records.get("a") == "here"
+
+
+@pytest.mark.parametrize("n_stale", [1, 2, 9])
+def test_a_file_that_another_machine_replaces_while_it_is_opened_is_opened_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_stale: int
+) -> None:
+    records, open_file, left = FolderRecords(tmp_path), os.open, n_stale
+    assert records.put(a_record(), replace=False)
+
+    def stale(path: Any, *arguments: Any, **options: Any) -> int:
+        nonlocal left
+        if str(path).endswith(".name") and left:
+            left -= 1
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return open_file(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", stale)
+    assert records.get("a") == ("here" if n_stale < 3 else None)  # always replaced: somebody removes and adds it
+    left = 0
     assert records.get("a") == "here"
 
 
@@ -515,7 +591,7 @@ def test_a_server_that_nobody_runs_is_one_sentence_without_the_password(server: 
 
 def test_absent_redis_is_one_sentence_that_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "redis", None)
-    with pytest.raises(ImportError, match=r'^redis-py is not installed \(.*\); pip install "headrace\[redis\]"$'):
+    with pytest.raises(ImportError, match=r'^names on Redis need redis-py \(.*\); pip install "headrace\[redis\]"$'):
         RedisNameRecordRepository()
 
 

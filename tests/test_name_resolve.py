@@ -8,117 +8,26 @@ import pickle
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from headrace.errors import NameEntryError, NameEntryExistsError, NameEntryNotFoundError
-from headrace.processes.ray_session import RayCluster
-from headrace.services import (
-    MemoryNameRecordRepository,
-    NameRecordRepository,
-    NFSNameRecordRepository,
-    RayNameRecordRepository,
-    RedisNameRecordRepository,
-)
-from headrace.services.names.folder import FolderRecords
-from headrace.services.names.ray_actor import RayRecords
-from headrace.services.names.records import MAX_NAME, MAX_VALUE, MemoryRecords, Record, Records, new_token
-from headrace.services.names.redis_server import RedisRecords
+from headrace.services import MemoryNameRecordRepository, NameRecordRepository
+from headrace.services.names.records import MAX_NAME, MAX_VALUE, Record, Records, new_token
 from tests.leftovers import DEADLINE, until
-from tests.ray_here import NEEDS_RAY, small_ray
-from tests.redis_here import NEEDS_REDIS, RedisServer
+from tests.name_stores import SHARED, Backend, connect, everywhere, on, root, store, wait_for_the_end
 
-KINDS = ["memory", "folder", pytest.param("redis", marks=NEEDS_REDIS)]
-SHARED = KINDS[1:]
-RAY = pytest.param("ray", marks=[pytest.mark.programs, NEEDS_RAY])
-N_RACERS = 8
+N_RACERS = 20
 
-
-@dataclass
-class Backend:
-    """Makes repositories of one store.
-
-    Args:
-        kind: of the store.
-        connect: makes one more repository.
-        store: makes one more connection without a repository, to do what the owner of a record does that dies then.
-        opened: what is to be closed after the test.
-    """
-
-    kind: str
-    connect: Callable[[], NameRecordRepository]
-    store: Callable[[], Records]
-    opened: list[NameRecordRepository | Records] = field(default_factory=list)
-
-    def __call__(self) -> NameRecordRepository:
-        self.opened.append(repository := self.connect())
-        return repository
-
-    def records(self) -> Records:
-        self.opened.append(records := self.store())
-        return records
-
-
-@pytest.fixture(scope="module")
-def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
-    kind = request.param
-    if kind == "memory":
-        records = MemoryRecords()
-        yield Backend(kind, lambda: MemoryNameRecordRepository(records), lambda: records)
-    elif kind == "folder":
-        folder = tmp_path_factory.mktemp("names")
-        yield Backend(kind, lambda: NFSNameRecordRepository(folder), lambda: FolderRecords(folder))
-    elif kind == "redis":
-        server = RedisServer(tmp_path_factory.mktemp("redis"))
-        try:
-            yield Backend(
-                kind,
-                lambda: RedisNameRecordRepository(server.url),
-                lambda: RedisRecords(server.url, "headrace", DEADLINE),
-            )
-        finally:
-            server.kill()
-    else:
-        with small_ray():
-            first = RayNameRecordRepository()  # the actor ends with it
-            first.find_subtree("nothing")
-            yield Backend(kind, RayNameRecordRepository, lambda: RayRecords("headrace-names", RayCluster(), DEADLINE))
-            first.close()
-
-
-@pytest.fixture
-def connect(store: Backend) -> Iterator[Backend]:
-    yield store
-    while store.opened:
-        store.opened.pop().close()
-
-
-@pytest.fixture
-def root() -> str:
-    """Returns a name of this test alone."""
-    return f"test {new_token()}"
-
-
-def on(*kinds: Any) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("store", kinds, indirect=True)
-
-
-everywhere = on(*KINDS, RAY)
+__all__ = ["connect", "root", "store"]  # fixtures
 
 
 def expired(records: Records, name: str) -> None:
     """Adds a record whose owner does nothing more, and waits for its end."""
     assert records.put(Record(name, "of the dead", new_token(), 0.1), replace=False)
     wait_for_the_end(lambda: records.get(name) is None)
-
-
-def wait_for_the_end(seen: Callable[[], bool]) -> None:
-    """Waits until one reader sees that a record has expired, and then until all do: clocks of files are coarse."""
-    assert until(seen)
-    time.sleep(0.1)
 
 
 @everywhere

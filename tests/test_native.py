@@ -5,8 +5,9 @@ import importlib.util
 import logging
 import pickle
 import random
+import signal
 import sys
-from collections import namedtuple
+from collections import OrderedDict, defaultdict, namedtuple
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -21,8 +22,10 @@ import headrace
 from headrace import compiled
 from headrace.agents.pg import CategoricalPgAgent
 from headrace.buffers.tree import allocate_like, tree_leaves, tree_map
+from headrace.envs import stepping
+from headrace.envs.infos import InfoField
 from headrace.envs.scalar import ScalarEnvs
-from headrace.envs.spaces import null_value
+from headrace.envs.spaces import Mismatch, null_value
 from headrace.errors import SamplerError
 from headrace.processes.status import Status
 from headrace.rng import Stream, env_keys, uniforms
@@ -110,8 +113,7 @@ def _odd(value: Any, rng: random.Random) -> Any:
             ]
         )()
     array = np.array(value)
-    read_only = array.copy()
-    read_only.flags.writeable = False
+    read_only = _unwritable(array.copy())
     holes = np.repeat(array, 2, axis=-1)[..., ::2] if array.ndim else array
     odd: list[Callable[[], Any]] = [
         lambda: read_only,
@@ -147,6 +149,72 @@ REWARDS: list[Any] = [
 FLAGS: list[Any] = [False, True, np.False_, np.True_, 0, 1, 2, None, "yes", np.array(True), 1.0]
 
 
+DECLARED: dict[str, tuple[str, tuple[int, ...]]] = {
+    "speed": ("float32", ()),
+    "energy": ("float64", ()),
+    "lives": ("int16", ()),
+    "alive": ("bool", ()),
+    "place": ("float32", (3,)),
+    "cell": ("int64", (2,)),
+}
+USUAL_INFO: list[dict[str, Any]] = [
+    {"speed": 0.5, "energy": 1.5, "lives": 3, "alive": True, "place": np.ones(3, np.float32), "cell": np.arange(2)},
+    {
+        "speed": np.float64(0.1),
+        "energy": np.float32(0.1),
+        "lives": np.int64(4),
+        "alive": np.False_,
+        "place": np.full(3, 0.1),
+        "cell": np.array([5, 6]),
+        "more": "undeclared",
+    },
+]
+#: Values of info fields; which of them fit depends on the declaration.
+VALUES: list[Any] = [
+    0.5, -0.0, 1e300, 1e39, 5e-46, float("nan"), float("-inf"), 0, 3, -3, 300, 40_000, 70_000, 2**24 + 1, 2**53 + 1,
+    -(2**63), 2**63, 2**64, 10**30, 2**60 + 2**36 + 1, True, False, np.True_, np.False_, np.float64(0.1),
+    np.float64("nan"), np.float32(0.1), np.float16(2), np.longdouble(1) / 3, np.int8(-5), np.int16(-300),
+    np.int32(70_000), np.int64(2**40), np.int64(2**60 + 1), np.uint8(200), np.uint8(1), np.uint16(40_000),
+    np.uint64(2**63 + 5), np.longlong(4), np.array([False, True]), np.array(2.5), np.array(3), np.array(True),
+    np.array(0.1, np.float32), np.array(float("nan")), np.ones(1), np.ones(3, np.float32), np.full(3, 0.1),
+    np.full(3, 1e300), np.array([1, float("nan"), 3]), np.arange(3),
+    np.arange(2), np.arange(3, dtype=np.int16), np.arange(6.0)[::2], np.arange(6, dtype=np.float32)[::2],
+    np.broadcast_to(np.float32(1), (3,)), np.ones((1, 3)), np.ones(3, ">f4"), np.array(0.5, ">f8"),
+    np.ones(3, np.float16), np.array([True, False, True]), np.ones(0), np.ones(3, np.float32).view(_Subclass),
+    np.ma.masked_array(np.ones(3), [False, True, False]), np.ones(3, object),
+    np.arange(7, dtype=np.int8)[1:5].view(np.int16),
+    np.zeros(25, np.int8)[1:].view(np.float64), [1.0, 2.0, 3.0], [1, 2], (1, 2, 3), [True, False, True], [[1], [2, 3]],
+    [], None, "x", b"x", 1j, object(), {}, {"a": 1}, _Float(0.5), _Float("nan"), signal.SIGTERM, _Liar(),
+    np.datetime64("2000-01-01"), np.timedelta64(3),
+]  # fmt: skip
+
+
+def _unwritable(array: np.ndarray) -> np.ndarray:
+    array.flags.writeable = False
+    return array
+
+
+VALUES += [_unwritable(np.ones(3, np.float32)), _unwritable(np.array(0.5))]
+
+
+def _info(rng: random.Random) -> Any:
+    """A random info dict: usual in most fields."""
+    info: Any = dict(rng.choice(USUAL_INFO))
+    for key in DECLARED:
+        if rng.random() < 0.03:
+            info[key] = rng.choice(VALUES)
+    form: list[Callable[[], Any]] = [
+        lambda: {key: value for key, value in info.items() if key != rng.choice([*DECLARED])},
+        lambda: OrderedDict(info),
+        lambda: defaultdict(float, speed=0.5),
+        lambda: list(info),
+        dict,
+        lambda: None,
+        lambda: 3,
+    ]
+    return rng.choice(form)() if rng.random() < 0.1 else info
+
+
 def _answer(space: spaces.Space[Any], rng: random.Random) -> Any:
     """A random answer: usual in most parts, so that each odd part is also met alone."""
     observation = space.sample()
@@ -157,7 +225,7 @@ def _answer(space: spaces.Space[Any], rng: random.Random) -> Any:
         rng.choice(REWARDS) if odd() < 0.15 else 1.0,
         rng.choice(FLAGS) if odd() < 0.1 else False,
         rng.choice(FLAGS) if odd() < 0.1 else False,
-        rng.choice([None, {"k": 2.0}, {"k": "x"}, 3]) if odd() < 0.1 else {"k": 1.0},
+        _info(rng),
     )
     form: list[Callable[[], Any]] = [
         lambda: list(parts),
@@ -188,12 +256,12 @@ def _record(
 ) -> Any:
     """What a step of environments that give these answers, to resets in it too, records, or its error."""
     n = len(answers)
-    keys = {"k": (np.float32, ())} if declared else None
+    keys = DECLARED if declared else None
     status = Status()
     made = [Scripted(space) for _ in answers]
     # As a worker allocates it: a dtype that was pickled is equal to, but not the same object as, that of the space.
     observation = allocate_like(pickle.loads(pickle.dumps(null_value(space))), (n,), np.zeros)
-    info = {"k": np.zeros(n, np.float32)} if declared else None
+    info = {key: np.zeros((n, *shape), dtype) for key, (dtype, shape) in DECLARED.items()} if declared else None
     floats = [leaf for leaf in (*tree_leaves(observation), *tree_leaves(info)) if leaf.dtype.kind == "f"]
     ends = np.zeros((2, n), np.bool_)
     out = StepRow(observation, np.zeros(n, np.float32), ends[0], ends[1], info, floats, [{}] * n if infos else None)
@@ -210,7 +278,8 @@ def _record(
             return type(error).__name__, error.message, error.where
     written = [leaf.tobytes() for leaf in tree_leaves((observation, out.reward, ends, info))]
     final = tree_map(np.copy, found.observation) if len(found.columns) else None
-    return written, out.infos, found.columns.tolist(), found.infos, repr(final), envs.notes, list(status.line)
+    infos_of = repr(out.infos), repr(found.infos), repr(final)  # arrays in them do not compare to one truth value
+    return written, infos_of, found.columns.tolist(), envs.notes, list(status.line)
 
 
 @needs_native
@@ -241,13 +310,63 @@ def test_usual_result_is_recorded_without_python(monkeypatch: pytest.MonkeyPatch
         record_first(*args)
 
     monkeypatch.setattr(ScalarEnvs, "_record_first", counted)
-    answers: list[Any] = [({"a": np.full(2, i, np.float32), "b": i}, float(i), i == 1, False, {}) for i in range(3)]
+    monkeypatch.setattr(InfoField, "write", lambda *args: pytest.fail("recorded in Python"))
+    answers: list[Any] = [
+        ({"a": np.full(2, i, np.float32), "b": i}, float(i), i == 1, False, USUAL_INFO[i % 2] | {"energy": float(i)})
+        for i in range(3)
+    ]
     firsts: list[Any] = [(null_value(space) | {"b": 2}, {})] * 3
-    written, _, ended, *_ = _record(space, answers, firsts, False, False, False)
+    written, _, ended, *_ = _record(space, answers, firsts, False, False, True)
     assert ended == [1]
     assert n_resets == 3  # those before the step
     assert written[0] == np.array([[0, 0], [0, 0], [2, 2]], np.float32).tobytes()
     assert written[1] == np.array([0, 2, 2]).tobytes()
+    of_info = dict(zip(DECLARED, written[4:], strict=True))
+    assert of_info["speed"] == np.array([0.5, 0.1, 0.5], np.float32).tobytes()
+    assert of_info["energy"] == np.arange(3.0).tobytes()
+    assert of_info["lives"] == np.array([3, 4, 3], np.int16).tobytes()
+    assert of_info["alive"] == np.array([True, False, True]).tobytes()
+    assert of_info["place"] == np.array([[1] * 3, [0.1] * 3, [1] * 3], np.float32).tobytes()
+    assert of_info["cell"] == np.array([[0, 1], [5, 6], [0, 1]]).tobytes()
+
+
+def _expected(value: Any, dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.ndarray | None:
+    """What NumPy makes of a value, if it has the shape and its kind of number may be recorded as this dtype."""
+    try:
+        array = np.asanyarray(value)
+    except ValueError:
+        return None
+    kinds = {"b": "bu", "u": "bui", "i": "bui", "f": "buif"}[dtype.kind]
+    if isinstance(array, np.ma.MaskedArray) or array.shape != shape or array.dtype.kind not in kinds:
+        return None
+    with np.errstate(all="ignore"):
+        cast = np.asarray(array).astype(dtype)
+    return cast if dtype.kind == "f" or np.array_equal(cast, array) else None
+
+
+PARTS = [stepping, pytest.param(compiled.stepping, marks=needs_native)]
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2,)], ids=str)
+@pytest.mark.parametrize("dtype", [*"fdeg?bBhHilQ", ">f4", ">i2"])
+@pytest.mark.parametrize("part", PARTS, ids=["pure", "native"])
+def test_info_field_is_recorded_as_numpy_casts_it(part: Any, dtype: str, shape: tuple[int, ...]) -> None:
+    field = InfoField("k", np.dtype(dtype), shape)
+    n_recorded = 0
+    for value in VALUES:
+        to = np.full((3, *shape), 7, dtype)
+        fields = part.Fields([field], {"k": to})
+        expected = _expected(value, field.dtype, shape)
+        if expected is None:
+            with pytest.raises(Mismatch, match=r"^info\['k'\] = "):
+                fields.write(1, {"k": value})
+            expected = np.full(shape, 7, dtype)
+        else:
+            fields.write(1, {"k": value})
+            n_recorded += 1
+        # As words, in which NaN equals NaN and −0 differs from 0.
+        assert repr(to.tolist()) == repr([np.full(shape, 7, dtype).tolist(), expected.tolist(), to[0].tolist()]), value
+    assert n_recorded
 
 
 @needs_native

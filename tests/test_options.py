@@ -61,11 +61,11 @@ def test_option_names_of_other_libraries_suggest_the_option(option: str, algo: s
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("sac", "headrace has no sac; the nearest is ppo, for Box actions"),
+        ("trpo", "headrace has no trpo; the nearest is ppo"),
         ("Rainbow", "the nearest is categorical-dqn with --dueling"),
         ("REINFORCE", "headrace has no REINFORCE; the nearest is vpg"),
         ("PPO", "did you mean 'ppo'?"),
-        ("zebra", "choose one of a2c, categorical-dqn, dqn, impala, ppo, vpg"),
+        ("zebra", "choose one of a2c, categorical-dqn, ddpg, dqn, impala, ppo, r2d1, sac, td3, vpg"),
     ],
 )
 def test_unknown_algorithm_suggests_the_nearest(name: str, says: str) -> None:

@@ -273,9 +273,9 @@ def test_behaviour_policy_is_the_recorded_one() -> None:
 class Seen(A2C):
     """Keeps the batch it learns from."""
 
-    def parts(self, itr: int, batch: PgBatch) -> Iterator[PgBatch]:
+    def parts(self, itr: int, batch: PgBatch, recomputed: Callable[[], PgBatch]) -> Iterator[PgBatch]:
         self.batch = batch
-        return super().parts(itr, batch)
+        return super().parts(itr, batch, recomputed)
 
 
 def test_truncated_episodes_bootstrap_from_their_final_observation() -> None:
@@ -288,6 +288,54 @@ def test_truncated_episodes_bootstrap_from_their_final_observation() -> None:
     assert equal(plain, optimized(A2C(), samples, agent)), "after a termination nothing follows"
     samples.final.observation[cut] = 100.0
     assert not equal(plain, optimized(A2C(), samples, agent))
+
+
+class Recomputing(PPO):
+    """Keeps the batch of each pass, and the values of all steps and of the row after the batch at its beginning."""
+
+    samples: Samples
+
+    def parts(self, itr: int, batch: PgBatch, recomputed: Callable[[], PgBatch]) -> Iterator[PgBatch]:
+        self.passes = [(batch, *self.values())]
+
+        def watched() -> PgBatch:
+            self.passes.append((recomputed(), *self.values()))
+            return self.passes[-1][0]
+
+        return super().parts(itr, batch, watched)
+
+    @torch.no_grad()
+    def values(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        env, acted, agent = self.samples.env, self.samples.agent, self._agent
+        first, last = (None if one is None else one[0] for one in (acted.first_state, acted.last_state))
+        inputs = StepInputs(env.observation, acted.prev_action, env.prev_reward, env.is_first)
+        goes_on = torch.zeros_like(env.is_first[0])
+        then = StepInputs(env.last_observation[0], acted.action[-1], env.reward[-1], goes_on)
+        return agent(inputs, first).value, agent.value(then, last)[None], final_values(agent, self.samples)
+
+
+@pytest.mark.parametrize("reset_mode", ["mid_batch", "wait"])
+@pytest.mark.parametrize("agent", [CategoricalPgAgent(), GruAgent()], ids=["feed_forward", "recurrent"])
+def test_recomputed_advantages_come_from_the_values_of_that_moment(agent: Agent, reset_mode: str) -> None:
+    agent, samples = one_batch(reset_mode, agent)
+    settings: dict[str, Any] = {"normalize_reward": False, "normalize_advantage": False, "epochs": 3, "minibatches": 2}
+    algo = Recomputing(PPOConfig(recompute_advantages=True, **settings))
+    algo.samples = samples
+    ready(algo, agent, samples).optimize_agent(0, samples)
+    env, valid = samples.env, samples.env.valid
+    assert len(algo.passes) == 3
+    for batch, value, bootstrap, final in algo.passes:
+        expected = generalized_advantages(
+            env.reward, value, env.terminated, env.truncated, bootstrap, final, 0.99, 0.95, valid
+        )
+        for found, wanted in zip((batch.advantage, batch.returns), expected, strict=True):
+            torch.testing.assert_close(found[valid] if batch.state is not None else found, wanted[valid])
+    values = [value[valid] for _, value, _, _ in algo.passes]
+    assert not torch.allclose(values[0], values[1], atol=1e-4), "the value has learned something in between"
+    plain = Recomputing(PPOConfig(**settings))
+    plain.samples = samples
+    ready(plain, agent, samples).optimize_agent(0, samples)
+    assert len(plain.passes) == 1
 
 
 @pytest.mark.parametrize("reset_mode", ["mid_batch", "wait"])
@@ -457,7 +505,7 @@ def test_learning_does_not_change_the_batch() -> None:
 
 
 def rows_of(algo: PPO, itr: int, batch: PgBatch) -> Iterator[torch.Tensor]:
-    return (part.returns for part in algo.parts(itr, batch))
+    return (part.returns for part in algo.parts(itr, batch, lambda: batch))
 
 
 def test_every_step_is_in_one_minibatch_of_each_epoch() -> None:

@@ -287,8 +287,8 @@ def test_probability_ratio_before_updates_is_one_in_every_minibatch(name: str, r
         sampler.obtain_samples(0)
         samples, _ = sampler.obtain_samples(1)  # columns begin in the middle of episodes
         algo.initialize(agent, n_itr=1, batch_spec=sampler.batch_spec)
-        batch = algo._process(samples)
-        for part in algo.parts(0, batch):
+        batch = algo._process(samples, samples.env.reward)
+        for part in algo.parts(0, batch, lambda: batch):
             parts.append(part)
             dist, value = algo.forward(part)
             close(dist.log_prob(part.action), part.log_prob)

@@ -64,7 +64,7 @@ def test_gymnasium_frame_stacks_are_rebuilt_bit_for_bit(padding: str, reset_mode
     assert torch.equal(drawn.discount, whole.discount)
     # What the replay of stacks has beyond: rows whose older frames have been overwritten.
     missing = (ready & ~frames._window.ready).nonzero()[0]
-    rows = frames._index_of(missing) // 3
+    rows = frames._window.index_of(missing) // 3
     assert (rows < frames_writer.ring.oldest[0] + 3).all()
 
 

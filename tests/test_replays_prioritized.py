@@ -20,7 +20,7 @@ def prioritized(world: World, **settings: Any) -> tuple[Any, PrioritizedReplay, 
 
 def all_indices(replay: PrioritizedReplay) -> np.ndarray:
     len(replay)
-    return replay._index_of(replay._window.ready.nonzero()[0])
+    return replay._window.index_of(replay._window.ready.nonzero()[0])
 
 
 @pytest.mark.parametrize("mode", ["mid_batch", "wait", "next_step"])

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from headrace.replays import PrioritizedReplay, ReplayRing, ReplayWriter, UniformReplay
+from headrace.replays import PrioritizedReplay, Replay, ReplayRing, ReplayWriter, Transitions, UniformReplay
 from tests.leftovers import DEADLINE
 from tests.replay_processes import (
     LENGTH,
@@ -50,7 +50,7 @@ def process(method: str, target: Any, *args: Any) -> Iterator[BaseProcess]:
         child.join(20)
 
 
-def whole(replay: UniformReplay, n: int) -> np.ndarray:
+def whole(replay: Replay[Transitions], n: int) -> np.ndarray:
     """Samples and checks every number; returns the rows."""
     transitions = replay.sample(n)
     index = torch.from_numpy(transitions.indices)
@@ -75,7 +75,7 @@ def whole(replay: UniformReplay, n: int) -> np.ndarray:
     return row.numpy()
 
 
-def replays(ring: ReplayRing) -> list[UniformReplay]:
+def replays(ring: ReplayRing) -> list[Replay[Transitions]]:
     settings = {"n_step": N_STEP, "discount": 0.5}
     return [UniformReplay(SPEC, ring, **settings), PrioritizedReplay(SPEC, ring, **settings)]  # type: ignore[arg-type]
 

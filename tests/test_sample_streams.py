@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import threading
 import time
@@ -23,6 +24,7 @@ from headrace.streams import (
     SampleBatch,
     SampleConsumer,
     SampleProducer,
+    SampleQueue,
     SampleStream,
     StreamCounts,
     ZippedSampleProducer,
@@ -33,7 +35,7 @@ from headrace.streams import (
     zip_producers,
 )
 from headrace.streams.packing import Sequences
-from tests.stream_processes import DEADLINE, Names, sample
+from tests.stream_processes import DEADLINE, Names, process, sample
 
 
 class Pair:
@@ -51,9 +53,6 @@ class Pair:
         if self.kind == "local":
             if self._queue is None:
                 self._queue = SampleStream("local", qsize=settings.get("qsize", 64)).address
-                self._stack.callback(self._queue.join_thread)  # its thread belongs to who made the queue
-                self._stack.callback(self._queue.close)
-                self._stack.callback(self._queue.cancel_join_thread)
             settings["address"] = self._queue
         elif self.kind == "ip" and self._address:
             settings["address"] = self._address
@@ -393,6 +392,28 @@ def test_a_consumer_waits_for_what_is_sent_meanwhile(pair: Pair) -> None:
     thread.join(DEADLINE)
 
 
+def use_in_fork(producer: SampleProducer, results: Any) -> None:
+    producer.post(sample(1))
+    try:
+        producer.flush(1.0)
+    except StreamError as error:
+        results.put(str(error))
+    os._exit(0)  # without the ends of a fork of the tests
+
+
+def test_a_fork_of_a_producer_cannot_send_under_its_id(pair: Pair) -> None:
+    consumer, producer = pair.consumer(), pair.producer()
+    producer.post(sample(0))
+    producer.flush(DEADLINE)
+    results = multiprocessing.get_context("fork").SimpleQueue()
+    with process(use_in_fork, producer, results):
+        assert "make a producer or consumer in the process that uses it" in results.get()
+    producer.post(sample(2))
+    producer.flush(DEADLINE)
+    assert take(consumer, 2) == [0, 2]
+    assert consumer.counts.duplicates == consumer.counts.lost == 0
+
+
 def test_compressed_fields_arrive_unchanged(pair: Pair) -> None:
     consumer, producer = pair.consumer(), pair.producer(compressed=("observation",))
     producer.post(sample(2))
@@ -415,6 +436,38 @@ def test_messages_of_another_stream_are_rejected(pair: Pair) -> None:
     while consumer.counts.rejected < 1 and time.monotonic() < deadline:
         require_nothing(consumer)
     assert consumer.counts.rejected == 1
+
+
+def test_what_a_queue_has_not_written_at_the_deadline_is_counted() -> None:
+    stream = SampleStream("local")
+    producer = make_producer(stream)
+    for number in range(5):
+        producer.post({"a": np.full(10**5, number)}, number)
+        producer.flush(DEADLINE)
+    assert producer.close(0.1) == 4  # the pipe does not even hold the first one
+    assert producer.counts == StreamCounts(posted=5, delivered=1, lost=4, uncertain=1)
+    with make_consumer(stream) as consumer:
+        assert consumer.consume(timeout=DEADLINE).version == 0
+        require_nothing(consumer)
+
+
+def write_half_a_message(samples: SampleQueue, begun: Any) -> None:
+    writer = vars(samples)["_writer"]
+    assert samples.reserve(time.monotonic() + DEADLINE)
+    os.write(writer.fileno(), b"\x00\x00\x10\x00half")  # of 4,096 bytes
+    begun.put(None)
+    time.sleep(20 * DEADLINE)
+
+
+def test_a_queue_whose_writer_was_killed_in_a_write_is_an_error_and_no_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headrace.streams.local._STALL_SECONDS", 0.2)
+    stream = SampleStream("local")
+    begun = multiprocessing.get_context("fork").SimpleQueue()
+    with make_consumer(stream) as consumer:
+        with process(write_half_a_message, stream.address, begun):
+            begun.get()
+        with pytest.raises(StreamError, match="killed or stopped while it wrote"):
+            consumer.consume(timeout=DEADLINE)
 
 
 # ---- several consumers by several producers ----
@@ -560,7 +613,7 @@ def test_duplicates_and_gaps_are_counted() -> None:
     sequences = Sequences()
 
     def arrived(first: int, n: int = 1, producer: bytes = b"a", epoch: int = 0) -> tuple[int, int]:
-        return sequences.arrived(Frame(None, producer=producer, epoch=epoch, sequence=first), n)
+        return sequences.arrived(producer, epoch, first, n)
 
     assert arrived(10, 5) == (0, 0)  # whatever came before went to somebody else
     assert arrived(15) == (0, 0)
@@ -577,9 +630,9 @@ def test_duplicates_and_gaps_are_counted() -> None:
 def test_producers_that_were_silent_for_longest_are_forgotten() -> None:
     sequences = Sequences(most=2)
     for producer in (b"a", b"b", b"a", b"c"):
-        sequences.arrived(Frame(None, producer=producer, sequence=7), 1)
-    assert sequences.arrived(Frame(None, producer=b"a", sequence=7), 1) == (1, 0)
-    assert sequences.arrived(Frame(None, producer=b"b", sequence=7), 1) == (0, 0)
+        sequences.arrived(producer, 0, 7, 1)
+    assert sequences.arrived(b"a", 0, 7, 1) == (1, 0)
+    assert sequences.arrived(b"b", 0, 7, 1) == (0, 0)
 
 
 # ---- buffers ----

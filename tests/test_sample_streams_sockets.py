@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import pickle
+import queue
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
@@ -20,12 +25,14 @@ from headrace.streams import (
     Keys,
     NameResolvingSampleConsumer,
     NameResolvingSampleProducer,
+    StreamCounts,
     encoded,
 )
 from headrace.streams.packing import Post, packed
 from headrace.streams.sockets import bound, close, connected
+from headrace.streams.spreading import ConsumerCounts
 from tests.leftovers import until
-from tests.stream_processes import DEADLINE, Names, sample
+from tests.stream_processes import DEADLINE, Names, consume_from_socket, process, sample
 
 zmq: Any = pytest.importorskip("zmq", reason="streams on sockets need pyzmq")
 
@@ -226,6 +233,36 @@ def _counts(consumer: IpSampleConsumer) -> int:
     return consumer.counts.rejected
 
 
+class Hostile:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (self.path,)
+
+
+def test_a_pickle_is_never_opened(stack: ExitStack, tmp_path: Path) -> None:
+    consumer = stack.enter_context(IpSampleConsumer())
+    send = push(stack, consumer.address)
+    marker = tmp_path / "opened"
+    good = message(0)
+    for protocol in range(6):
+        hostile = pickle.dumps(Hostile(str(marker)), protocol)
+        for parts in (
+            [hostile],
+            [b"0002", hostile],
+            [bytes(good[0]), hostile],
+            [bytes(good[0]), bytes(good[1]), hostile],
+        ):
+            send(parts)
+    send(message(1))
+    assert taken(consumer, 1) == [1]
+    assert consumer.counts.rejected == 24
+    assert not marker.exists()
+
+
 def test_a_message_without_samples_is_rejected(stack: ExitStack) -> None:
     consumer = stack.enter_context(IpSampleConsumer())
     send = push(stack, consumer.address)
@@ -378,24 +415,168 @@ def test_broadcast_gives_everybody_everything(stack: ExitStack) -> None:
         assert consumer.counts.duplicates == 0
 
 
-def test_a_broadcast_that_one_consumer_did_not_take_goes_to_it_alone_later(stack: ExitStack) -> None:
+def test_a_broadcast_goes_on_without_a_consumer_that_is_absent_and_reaches_it_later(stack: ExitStack) -> None:
     names = Names()
     consumer = named(stack, names)
     with IpSampleConsumer() as gone:
         address = gone.address
     names.values["sample_streams/stream/consumers/gone"] = address
     producer = sender(stack, names, method="broadcast")
-    for number in range(2):
-        producer.post({"number": np.full(2, number)}, number)
-        with pytest.raises(StreamTimeout):
-            producer.flush(0.2)
-    assert taken(consumer, 1) == [0]
-    require_nothing(consumer)
+    reused = {"number": np.zeros(2, np.int64)}
+    for number in range(3):
+        reused["number"][:] = number  # the arrays may change after a flush, also for those that are behind
+        producer.post(reused, number)
+        producer.flush(DEADLINE)
+        assert taken(consumer, 1) == [number]
+    assert producer.consumer_counts[address] == ConsumerCounts(waiting=3)
     back = stack.enter_context(IpSampleConsumer(address, "stream"))
+    assert until(lambda: producer.flush() or producer.consumer_counts[address] == ConsumerCounts(sent=3))  # type: ignore[func-returns-value]
+    arrived = [back.consume(timeout=DEADLINE) for _ in range(3)]
+    assert [(frame.version, frame.tree["number"].tolist()) for frame in arrived] == [(k, [k, k]) for k in range(3)]
+    assert producer.counts.delivered == 3
+    require_nothing(consumer)
+
+
+def test_a_consumer_too_far_behind_a_broadcast_loses_its_oldest_samples_which_are_counted(stack: ExitStack) -> None:
+    names = Names()
+    consumer = named(stack, names)
+    with IpSampleConsumer() as gone:
+        names.values["sample_streams/stream/consumers/gone"] = address = gone.address
+    producer = sender(stack, names, method="broadcast", backlog=4)
+    for number in range(10):
+        post(producer, number)
+        assert taken(consumer, 1) == [number]
+    assert producer.consumer_counts[address] == ConsumerCounts(waiting=4, lost=6)
+    back = stack.enter_context(IpSampleConsumer(address, "stream"))
+    assert until(lambda: producer.flush() or not producer.consumer_counts[address].waiting)  # type: ignore[func-returns-value]
+    assert taken(back, 4) == [6, 7, 8, 9]
+    del names.values["sample_streams/stream/consumers/gone"]
+    post(producer, 10)
+    assert taken(consumer, 1) == [10]
+
+
+def test_what_a_broadcast_drops_before_anybody_takes_it_is_counted_once(stack: ExitStack) -> None:
+    names = Names()
+    with IpSampleConsumer() as gone:
+        names.values["sample_streams/stream/consumers/gone"] = address = gone.address
+    producer = sender(stack, names, method="broadcast", policy="drop_oldest", capacity=2)
+    for number in range(5):
+        producer.post(sample(number, length=1 + number), number)  # of different shapes: five messages
+        producer.flush()
+    assert (producer.waiting, producer.counts.lost) == (2, 3)
+    back = stack.enter_context(IpSampleConsumer(address, "stream"))
+    assert until(lambda: producer.flush() or not producer.waiting)  # type: ignore[func-returns-value]
+    assert taken(back, 2) == [3, 4]
+    assert producer.consumer_counts[address].sent == producer.counts.delivered == 2
+    require_nothing(back)
+
+
+class Consumers:
+    """Consumers in processes of their own, for producers of this one."""
+
+    def __init__(self, stack: ExitStack, names: Names, n: int) -> None:
+        context = multiprocessing.get_context("fork")
+        self.results: list[Any] = []
+        self.processes = []
+        self.addresses: list[str] = []
+        for index in range(n):
+            addresses, results = context.SimpleQueue(), context.Queue()
+            self.processes.append(stack.enter_context(process(consume_from_socket, "127.0.0.1:0", addresses, results)))
+            self.results.append(results)
+            self.addresses.append(addresses.get())
+            names.values[f"sample_streams/stream/consumers/{index}"] = self.addresses[-1]
+            stack.callback(results.join_thread)
+            stack.callback(results.close)
+
+    def signal(self, index: int, number: signal.Signals) -> None:
+        pid = self.processes[index].pid
+        assert pid is not None
+        os.kill(pid, number)
+        if number == signal.SIGKILL:
+            self.processes[index].join(DEADLINE)
+
+    def versions(self, index: int, n: int) -> list[int]:
+        return [self.results[index].get(timeout=DEADLINE)[0] for _ in range(n)]
+
+
+LARGE = np.zeros(2**19, np.uint8)  # a few of which fill a connection
+
+
+@pytest.mark.parametrize("fate", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_consumer_that_was_killed_or_stopped_keeps_a_broadcast_from_nobody(
+    stack: ExitStack, fate: signal.Signals
+) -> None:
+    names = Names()
+    consumers = Consumers(stack, names, 3)
+    producer = sender(stack, names, method="broadcast", backlog=4, high_water=2)
+    producer.post({"a": LARGE}, 0)
     producer.flush(DEADLINE)
-    assert taken(back, 2) == [0, 1]
-    assert taken(consumer, 1) == [1]
-    assert consumer.counts.duplicates == 0
+    for index in range(3):
+        assert consumers.versions(index, 1) == [0]
+    consumers.signal(1, fate)
+    n = 60  # 30 MB: more than the connection of a stopped process and its queue hold
+    for number in range(1, n):
+        producer.post({"a": LARGE}, number)
+        producer.flush(DEADLINE)
+        # The others get everything although nobody has noticed yet that one is not there.
+        assert consumers.versions(0, 1) == consumers.versions(2, 1) == [number]
+    counts = producer.consumer_counts[consumers.addresses[1]]
+    assert counts.sent + counts.waiting + counts.lost == n
+    assert counts.lost > 0
+    assert counts.waiting <= 4
+    assert producer.counts == StreamCounts(posted=n, delivered=n, uncertain=producer.counts.uncertain)
+    if fate == signal.SIGSTOP:
+        consumers.signal(1, signal.SIGCONT)
+        assert until(lambda: producer.flush() or not counts.waiting)  # type: ignore[func-returns-value]
+        found = [consumers.results[1].get(timeout=DEADLINE)]
+        while found[-1][0] < n - 1:
+            found.append(consumers.results[1].get(timeout=DEADLINE))
+        assert found[-1][1].lost == n - 1 - len(found) == counts.lost  # it sees the gap that the producer knows of
+
+
+@pytest.mark.parametrize("fate", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_consumer_that_was_killed_or_stopped_is_passed_over_in_turn(stack: ExitStack, fate: signal.Signals) -> None:
+    names = Names()
+    consumers = Consumers(stack, names, 3)
+    producer = sender(stack, names, method="round_robin", high_water=2)
+    for number in range(3):
+        producer.post({"a": LARGE}, number)
+        producer.flush(DEADLINE)
+    assert sorted(consumers.versions(0, 1) + consumers.versions(1, 1) + consumers.versions(2, 1)) == [0, 1, 2]
+    consumers.signal(1, fate)
+    for number in range(3, 80):
+        producer.post({"a": LARGE}, number)
+        producer.flush(DEADLINE)
+    last = {0: -1, 2: -1}
+    arrived = 0
+    while max(last.values()) < 79 or arrived < 40:  # the other one has the one before
+        for index in last:
+            with suppress(queue.Empty):
+                last[index], counts = consumers.results[index].get(timeout=0.05)
+                arrived += 1
+                assert counts.lost == 0  # numbers of one consumer have no gaps
+    assert producer.counts.delivered == 80
+
+
+def test_producers_of_a_consumer_that_died_go_to_another_one_before_its_record_has_gone(stack: ExitStack) -> None:
+    names = Names()
+    consumers = Consumers(stack, names, 2)
+    producers = [sender(stack, names, rank=rank) for rank in range(2)]
+    for rank, producer in enumerate(producers):
+        post(producer, rank)
+    in_order = sorted(range(2), key=lambda index: consumers.addresses[index])
+    assert [consumers.versions(index, 1) for index in in_order] == [[0], [1]]
+    consumers.signal(in_order[1], signal.SIGKILL)
+    number = 1
+    while producers[1].counts.uncertain == 0:  # until the end of the connection was noticed
+        number += 1
+        post(producers[1], number)
+    post(producers[0], 100)
+    post(producers[1], 101)
+    found = [consumers.results[in_order[0]].get(timeout=DEADLINE) for _ in range(2)]
+    while not {100, 101} <= {version for version, _ in found}:
+        found.append(consumers.results[in_order[0]].get(timeout=DEADLINE))
+    assert found[-1][1].lost == 0
 
 
 def test_a_consumer_that_comes_back_under_another_address_is_found(stack: ExitStack) -> None:

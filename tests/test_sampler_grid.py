@@ -99,6 +99,7 @@ def run(cls: type[BaseSampler], model: str, action: str, reset_mode: str, B: int
         eval_n_envs=3,
         eval_max_trajectories=6,
         reset_mode=reset_mode,
+        state_interval=4,
         deterministic=True,
         timeout=DEADLINE,
         **options,

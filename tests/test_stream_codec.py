@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tracemalloc
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -134,8 +135,11 @@ def forged(entries: Any, payload: list[bytes] | None = None, *, magic: bytes = b
     return [magic + zlib.crc32(header).to_bytes(4, "little") + header, *(payload or [])]
 
 
-def with_tree(tree: Any, payload: list[bytes] | None = None, crc: Any = None) -> list[bytes]:
-    return forged([1, "", 0, b"", 0, 0, tree, crc], payload)
+def with_tree(
+    tree: Any, payload: list[bytes] | None = None, crc: Any = None, values: Sequence[Any] = ()
+) -> list[bytes]:
+    schema = tree if isinstance(tree, bytes) else msgpack.packb(tree)
+    return forged([2, "", 0, b"", 0, 0, schema, values, crc], payload)
 
 
 BOMB = zlib.compress(bytes(2**26))  # 64 KiB that become 64 MiB
@@ -147,7 +151,7 @@ BOMB = zlib.compress(bytes(2**26))  # 64 KiB that become 64 MiB
         ([], "does not begin"),
         ([b""], "does not begin"),
         ([b"\x80\x04\x95"], "does not begin"),  # a pickle
-        (forged([1, "", 0, b"", 0, 0, None, None], magic=b"HRF2"), "does not begin"),
+        (forged([2, "", 0, b"", 0, 0, b"", [], None], magic=b"HRF2"), "does not begin"),
         ([b"HRF1\0\0\0\0" + msgpack.packb([1])], "checksum"),
         (forged(b"\xc1"), "not msgpack"),
         (forged(b""), "not msgpack"),
@@ -160,13 +164,24 @@ BOMB = zlib.compress(bytes(2**26))  # 64 KiB that become 64 MiB
         (forged({"a": 1}), "not msgpack"),
         (forged(7), "another format"),
         (forged([]), "another format"),
-        (forged([2, "", 0, b"", 0, 0, None, None]), "another format"),
-        (forged([True, "", 0, b"", 0, 0, None, None]), "another format"),
-        (forged([1, "", 0, b"", 0, 0, None]), "entries"),
-        (forged([1, b"", 0, b"", 0, 0, None, None]), "entries"),
-        (forged([1, "", 0.5, b"", 0, 0, None, None]), "entries"),
-        (forged([1, "", 0, b"", 0, 0, None, "crc"]), "entries"),
-        (forged([1, "", 0, b"", 0, 0, None, None], [b"more"]), "has 1 arrays"),
+        (forged([1, "", 0, b"", 0, 0, None, None]), "another format"),
+        (forged([True, "", 0, b"", 0, 0, b"\xc0", [], None]), "another format"),
+        (forged([2, "", 0, b"", 0, 0, b"\xc0", []]), "entries"),
+        (forged([2, b"", 0, b"", 0, 0, b"\xc0", [], None]), "entries"),
+        (forged([2, "", 0.5, b"", 0, 0, b"\xc0", [], None]), "entries"),
+        (forged([2, "", 0, b"", 0, 0, b"\xc0", [], "crc"]), "entries"),
+        (forged([2, "", 0, b"", 0, 0, b"\xc0", None, None]), "entries"),
+        (forged([2, "", 0, b"x" * 1025, 0, 0, b"\xc0", [], None]), "entries"),
+        (forged([2, "", 0, b"", 0, 0, b"\xc0", [], None], [b"more"]), "has 1 arrays and 0 values"),
+        (with_tree(None, values=[5]), "has 0 arrays and 1 values"),
+        (with_tree([0, 1]), "has 0 arrays and 0 values"),
+        (with_tree([0, 1], values=["text"]), "has a str where it says int"),
+        (with_tree([0, 3], values=[[1]]), "has a list where it says str"),
+        (with_tree([0, 4], values=[1]), "not known"),
+        (with_tree([0, "x"], values=[1]), "not known"),
+        (with_tree(b""), "not msgpack"),
+        (with_tree(b"\xc1"), "not msgpack"),
+        (with_tree(b"\x91" * 5000), "not msgpack"),
         (with_tree([]), "not known"),
         (with_tree([9, 1]), "not known"),
         (with_tree("text"), "not known"),
@@ -185,18 +200,20 @@ BOMB = zlib.compress(bytes(2**26))  # 64 KiB that become 64 MiB
         (with_tree([1, "<f4", [1.0]], [bytes(4)]), "shape"),
         (with_tree([1, "<f4", [1] * 33], [bytes(4)]), "shape"),
         (with_tree([1, "<f4", [2]], [bytes(4)]), "not as many"),
-        (with_tree([1, "<f4", [1]]), "not as many"),
+        (with_tree([1, "<f4", [1]]), "has 0 arrays"),
         (with_tree([1, "<f4", [2**63]], [bytes(4)]), "more than"),
         (with_tree([1, "<f4", [2**40, 0, 2**40]], [b""]), "more than"),
         (with_tree([1, "<f4", [2**31]] * 1, [bytes(4)]), "more than"),
         (with_tree([4, *[[1, "|u1", [2**19]]] * 4], [bytes(2**19)] * 4), "more than"),
-        (with_tree([2, "|u1", [2**26], len(BOMB)], [BOMB]), "more than"),
-        (with_tree([2, "|u1", [1000], len(BOMB)], [BOMB]), "another size"),
-        (with_tree([2, "|u1", [10], 3], [b"abc"]), "decompressed"),
-        (with_tree([2, "|u1", [10], "3"], [b"abc"]), "not as many"),
-        (with_tree([2, "|u1", [4], 14], [zlib.compress(bytes(4)) + b"xx"]), "another size|not as many"),
+        (with_tree([2, "|u1", [2**26]], [BOMB], values=[len(BOMB)]), "more than"),
+        (with_tree([2, "|u1", [1000]], [BOMB], values=[len(BOMB)]), "another size"),
+        (with_tree([2, "|u1", [10]], [b"abc"], values=[3]), "decompressed"),
+        (with_tree([2, "|u1", [10]], [b"abc"], values=["3"]), "not as many"),
+        (with_tree([2, "|u1", [10]], [b"abc"]), "has 1 arrays and 0 values"),
+        (with_tree([2, "|u1", [4]], [zlib.compress(bytes(4)) + b"xx"], values=[14]), "another size|not as many"),
         (with_tree([1, "|u1", [4]], [bytes(4)], crc=1), "damaged"),
-        (with_tree([0, "x" * 2000]), "not msgpack"),
+        (with_tree([0, 3], values=["x" * 2000]), "not msgpack"),
+        (with_tree([3, "x" * 2000, None]), "not msgpack"),
         (with_tree([4, *[None] * 1030]), "leaves"),
         (with_tree([4, [4, [4, [4, [4, [4]]]]]]), "levels"),
     ],
@@ -227,6 +244,53 @@ def test_every_changed_byte_of_a_message_is_noticed() -> None:
             changed[place] ^= 0x10
             with pytest.raises(FrameRejected):
                 decoded([*parts[:number], bytes(changed), *parts[number + 1 :]])
+
+
+@pytest.mark.parametrize("block", [512, 4096, 8192, 2**16])
+def test_blocks_that_were_exchanged_are_noticed(block: int) -> None:
+    array = np.random.default_rng(0).integers(0, 256, 2**18, np.uint8)
+    parts = wire(Frame(array))
+    changed = bytearray(parts[1])
+    changed[:block], changed[block : 2 * block] = changed[block : 2 * block], changed[:block]
+    with pytest.raises(FrameRejected, match="damaged"):
+        decoded([parts[0], bytes(changed)])
+
+
+def test_what_is_remembered_of_a_schema_accepts_no_other_message() -> None:
+    """A message of a known schema is checked as the first one was: sizes, checksums, limits."""
+    tree = {"a": np.arange(6).reshape(2, 3), "n": 5, "b": np.zeros(4, np.float32)}
+    parts = wire(Frame(tree))
+    for number in range(3):
+        again = wire(Frame({**tree, "n": number}, sequence=number))
+        assert decoded(again).tree["n"] == number
+    for damaged in ([parts[0], parts[1][:-1], parts[2]], [parts[0], parts[2], parts[1]], parts[:-1], [*parts, b""]):
+        with pytest.raises(FrameRejected):
+            decoded(damaged)
+    with pytest.raises(FrameRejected, match="more than 40 bytes"):
+        decoded(parts, Limits(payload_bytes=40))
+    with pytest.raises(FrameRejected, match="leaves"):
+        decoded(parts, Limits(leaves=3))
+    decoded(parts)
+
+
+def test_trees_that_differ_in_one_leaf_have_schemas_of_their_own() -> None:
+    trees = [
+        {"a": np.zeros(2), "b": 1},
+        {"a": np.zeros(2), "b": True},
+        {"a": np.zeros(2), "b": 1.0},
+        {"a": np.zeros(2), "b": "1"},
+        {"a": np.zeros(2), "b": None},
+        {"a": np.zeros(2), "b": ()},
+        {"a": np.zeros(2), "b": {}},
+        {"a": np.zeros(2, np.float32), "b": 1},
+        {"a": np.zeros((2, 1)), "b": 1},
+        {"a": np.zeros((1, 2)), "b": 1},
+        {"a": (np.zeros(2),), "b": 1},
+        {"b": 1, "a": np.zeros(2)},
+        ({"a": np.zeros(2)}, 1),
+    ]
+    for tree in [*trees, *trees]:
+        assert equal(tree, decoded(wire(Frame(tree))).tree)
 
 
 def _mutated(generator: np.random.Generator, parts: list[bytes]) -> list[bytes]:

@@ -43,9 +43,9 @@ def whole_episodes(agent: Agent, batch_T: int = 5, itr: int = 0) -> Samples:
 class Seen(VPG):
     """Keeps the batch it learns from."""
 
-    def parts(self, itr: int, batch: PgBatch) -> Iterator[PgBatch]:
+    def parts(self, itr: int, batch: PgBatch, recomputed: Callable[[], PgBatch]) -> Iterator[PgBatch]:
         self.batch = batch
-        return super().parts(itr, batch)
+        return super().parts(itr, batch, recomputed)
 
 
 def test_advantages_are_monte_carlo_returns_minus_the_recorded_values() -> None:
@@ -68,7 +68,8 @@ def test_advantages_are_monte_carlo_returns_minus_the_recorded_values() -> None:
 def test_losses_equal_hand_computed_values() -> None:
     algo, agent = VPG(VPGConfig(value_epochs=2)), tabular()  # π = (1/2, 1/2), V = 3
     algo.initialize(agent, n_itr=1, batch_spec=BatchSpec(1, 2))
-    first, *others = algo.parts(0, two_rows((0.9, 0.9), (2.0, -1.0)))  # the recorded probabilities are not in it
+    batch = two_rows((0.9, 0.9), (2.0, -1.0))  # the recorded probabilities are not in the losses
+    first, *others = algo.parts(0, batch, lambda: batch)
     assert len(others) == 2
     losses = algo.losses(0, first)
     assert losses.policy.item() == pytest.approx(-np.log(0.5) * (2.0 - 1.0) / 2)
@@ -83,7 +84,8 @@ def test_value_alone_learns_in_value_epochs(value_epochs: int) -> None:
     algo.initialize(agent, n_itr=1, batch_spec=BatchSpec(1, 2))
     assert isinstance(agent.model, Tabular)
     gradients: list[Any] = []
-    for part in algo.parts(0, two_rows((0.5, 0.5), (2.0, -1.0))):
+    batch = two_rows((0.5, 0.5), (2.0, -1.0))
+    for part in algo.parts(0, batch, lambda: batch):
         agent.model.zero_grad()
         losses = algo.losses(0, part)
         (losses.policy + losses.value - losses.entropy).backward()

@@ -72,9 +72,9 @@ def main() -> None:
             for index, result in zip(running, client.consume_result(ids), strict=True):
                 actor = actors[index]
                 if actor.step(result.value, result.policy_version):
-                    producer.post(actor.sample, actor.version)
                     assert actor.lease is not None
-                    gate.finish(actor.lease)
+                    if gate.finish(actor.lease):  # else it took too long, and another sample was started in its place
+                        producer.post(actor.sample, actor.version)
                     actor.lease = None
             producer.flush()
             if not running:  # samples enough wait for the learner

@@ -52,11 +52,11 @@ class Run:
     def from_arguments(role: str, description: str | None) -> Run:
         parser = argparse.ArgumentParser(description=description)
         parser.add_argument("--over", choices=["shared_memory", "zmq"], default="shared_memory")
-        parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / f"headrace-{NAME}")
+        parser.add_argument("--folder", type=Path, default=Path("runs/cartpole-streams"))
         parser.add_argument("--redis", default="redis://127.0.0.1:6379", help="where zmq finds the others")
         parser.add_argument("--n-steps", type=int, default=500_000, help="environment steps to learn from")
         args = parser.parse_args()
-        args.folder.mkdir(parents=True, exist_ok=True)
+        args.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         return Run(role, args.over, args.folder, args.redis, args.n_steps)
 
     @property

@@ -9,7 +9,7 @@ LARGEST_PRODUCT: int
 class Network:
     n: int
     n_out: int
-    def __init__(self, sizes: Sequence[int], observation: np.ndarray) -> None: ...
+    def __init__(self, sizes: Sequence[int], observation: Sequence[np.ndarray]) -> None: ...
     def load(
         self,
         layers: Sequence[tuple[np.ndarray, np.ndarray]],
@@ -18,7 +18,11 @@ class Network:
 
 class LstmNetwork(Network):
     def __init__(
-        self, sizes: Sequence[int], observation: np.ndarray, prev_action: np.ndarray, prev_reward: np.ndarray
+        self,
+        sizes: Sequence[int],
+        observation: Sequence[np.ndarray],
+        prev_action: np.ndarray,
+        prev_reward: np.ndarray,
     ) -> None: ...
     def enter(self, h: np.ndarray, c: np.ndarray) -> None: ...
 

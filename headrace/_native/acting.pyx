@@ -13,7 +13,7 @@ import numpy as np
 
 cnp.import_array()
 
-VERSION = 3  # of the interface; a build of another version is not used
+VERSION = 4  # of the interface; a build of another version is not used
 #: Whether the outputs of a row are the same bits whatever the number of rows.
 ROWS_ARE_INDEPENDENT = True
 #: Multiplications of one matrix product. Beyond this, BLAS is faster where it may use several threads.

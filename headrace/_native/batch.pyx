@@ -9,7 +9,7 @@ import numpy as np
 
 cnp.import_array()
 
-VERSION = 3  # of the interface; a build of another version is not used
+VERSION = 4  # of the interface; a build of another version is not used
 
 
 cdef inline uint64_t _mix(uint64_t x) noexcept nogil:

@@ -7,7 +7,7 @@ from libc.stdlib cimport free, malloc
 
 import numpy as np
 
-VERSION = 3  # of the interface; a build of another version is not used
+VERSION = 4  # of the interface; a build of another version is not used
 
 cdef extern from "gradients.h" nogil:
     void headrace_tanh_gradient(float *g, const float *y, float *b, long n, long m)

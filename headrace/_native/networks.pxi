@@ -35,19 +35,24 @@ cdef class Network:
 
     Args:
         sizes: sizes of the input, of the hidden layers and of the output.
-        observation: float32 `[T + 1, n, sizes[0]]`.
+        observation: parts of the input, float32 `[T + 1, n, ...]`, that have `sizes[0]` numbers together.
     """
 
     cdef list _layers
-    cdef cnp.ndarray _observation, _input, _shift, _scale
+    cdef list _parts, _part_sizes
+    cdef cnp.ndarray _input, _shift, _scale
     cdef float _clip
     cdef long _n_seen
     cdef readonly long n, n_out, stride
 
     def __init__(self, sizes, observation):
-        self.n, self.n_out, self._n_seen = observation.shape[1], sizes[len(sizes) - 1], sizes[0]
-        _require(observation, np.float32, (self.n, sizes[0]))
-        self._observation = observation
+        self._parts = list(observation)
+        self.n, self.n_out, self._n_seen = self._parts[0].shape[1], sizes[len(sizes) - 1], sizes[0]
+        self._part_sizes = [int(np.prod(part.shape[2:])) for part in self._parts]
+        for part in self._parts:
+            _require(part, np.float32, (self.n, *part.shape[2:]))
+        if sum(self._part_sizes) != self._n_seen:
+            raise ValueError(f"observations of {sum(self._part_sizes)} numbers, expected {self._n_seen}")
         self._layers = []
         self._build(sizes)
 
@@ -78,10 +83,15 @@ cdef class Network:
     cdef float* _see(self, long t):
         """Writes the observations of row t, normalized, to the left of the input, and returns the input."""
         cdef float* x = _floats(self._input)
-        cdef const char* seen = _row(self._observation, t)
-        cdef long i, stride = cnp.PyArray_DIM(self._input, 1), size = self._n_seen * sizeof(float)
-        for i in range(self.n):
-            memcpy(x + i * stride, seen + i * size, size)
+        cdef float* to = x
+        cdef const char* seen
+        cdef long i, size, stride = cnp.PyArray_DIM(self._input, 1)
+        cdef Py_ssize_t k
+        for k in range(len(self._parts)):
+            seen, size = _row(self._parts[k], t), self._part_sizes[k]
+            for i in range(self.n):
+                memcpy(to + i * stride, seen + i * size * sizeof(float), size * sizeof(float))
+            to += size
         if self._shift is not None:
             headrace_normalize(x, stride, _floats(self._shift), _floats(self._scale), self._clip, self.n, self._n_seen)
         return x
@@ -110,7 +120,7 @@ cdef class LstmNetwork(Network):
 
     Args:
         sizes: sizes of the observation, of the previous action, of the tanh layer, of the LSTM, and of the output.
-        observation: float32 `[T + 1, n, sizes[0]]`.
+        observation: see `Network`.
         prev_action: float32 `[T + 1, n, sizes[1]]`, or int64 `[T + 1, n]`, of which the network sees the one-hot code.
         prev_reward: float32 `[T + 1, n]`.
     """

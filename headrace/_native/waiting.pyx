@@ -3,7 +3,7 @@
 
 from libc.stdint cimport int64_t
 
-VERSION = 3  # of the interface; a build of another version is not used
+VERSION = 4  # of the interface; a build of another version is not used
 
 cdef extern from *:
     """

@@ -1,4 +1,4 @@
-"""The acting plan of the library's own agents with their default models over a vector of numbers."""
+"""The acting plan of the library's own agents with their default models over numbers."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from headrace import compiled
 from headrace.agents.module_watch import ModuleWatch
 from headrace.models.features import Features
 from headrace.models.mlp import ActorCritic, TanhBody
+from headrace.models.norm import RunningNorm
 from headrace.models.q import DuelingHead, QNetwork
 from headrace.models.rnn import RecurrentActorCritic
 from headrace.types import ActingRows, Tree
@@ -51,11 +52,11 @@ def plan_for(
     if parts is None:
         return None
     sizes = [body.sizes for body in parts.bodies]
+    seen = parts.features.parts(rows.observation)
     if parts.recurrent:
-        lstm = compiled.acting.LstmNetwork
-        networks = [lstm(own, rows.observation, rows.prev_action, rows.prev_reward) for own in sizes]
+        networks = [compiled.acting.LstmNetwork(own, seen, rows.prev_action, rows.prev_reward) for own in sizes]
     else:
-        networks = [compiled.acting.Network(own, rows.observation) for own in sizes]
+        networks = [compiled.acting.Network(own, seen) for own in sizes]
     acting = make(rows, *networks, *[None] * (2 - len(networks)))
     if acting is None:
         return None
@@ -99,7 +100,7 @@ class NetworkPlan:
                 self._known = None
                 return False
             self._known = _Known(self._model, parts)
-        norm = None if self._known.norm is None else self._known.norm()
+        norm = _joined(self._known.norms)
         for layers, network in zip(self._known.layers, self._networks, strict=True):
             network.load(layers, norm)
         self._acting.load(*self._settings())
@@ -141,12 +142,12 @@ class _Parts(NamedTuple):
 
     Args:
         bodies: one or two networks.
-        norm: returns shift, scale and clip of its observations; or None.
+        features: turns observations into the input of the bodies.
         recurrent: whether the network is an LSTM.
     """
 
     bodies: list[_Body]
-    norm: Callable[[], tuple[np.ndarray, np.ndarray, float]] | None
+    features: Features
     recurrent: bool
 
 
@@ -159,7 +160,7 @@ class _Known:
     """
 
     def __init__(self, model: torch.nn.Module, parts: _Parts) -> None:
-        self.norm = parts.norm
+        self.norms = parts.features.norms
         #: For each body its layers as (weight, bias), views of the parameters' memory.
         self.layers = [
             [(weight.detach().numpy(), bias.detach().numpy()) for weight, bias in body.layers] for body in parts.bodies
@@ -172,7 +173,7 @@ class _Known:
 
 
 def _parts(model: torch.nn.Module, rows: ActingRows, deterministic: bool) -> _Parts | None:
-    """Returns the parts of a model that a plan can replace: known, small, over one vector of float32, not altered."""
+    """Returns the parts of a model that a plan can replace: known, small, over numbers of float32, not altered."""
     if type(model) is RecurrentActorCritic:
         bodies = [_lstm_body(model)]
     elif type(model) is ActorCritic:
@@ -183,7 +184,10 @@ def _parts(model: torch.nn.Module, rows: ActingRows, deterministic: bool) -> _Pa
     else:
         return None
     features: Any = model.features
-    if type(features) is not Features or not features.is_vector or any(map(_altered, model.modules())):
+    if type(features) is not Features or not features.is_numbers or any(map(_altered, model.modules())):
+        return None
+    norms = features.norms
+    if norms and (len(norms) < len(features.leaves) or len({norm.clip for norm in norms}) > 1):
         return None
     known = [body for body in bodies if body is not None]
     if len(known) < len(bodies) or not all(
@@ -195,12 +199,18 @@ def _parts(model: torch.nn.Module, rows: ActingRows, deterministic: bool) -> _Pa
     small = kernels.ROWS_ARE_INDEPENDENT if deterministic else rows.noise.shape[1] * largest <= kernels.LARGEST_PRODUCT
     if not small or largest > _LARGEST_LAYER:
         return None
-    norm = features.norm
-    return _Parts(
-        known,
-        None if norm is None else lambda: (norm.shift.numpy(), norm.scale.numpy(), norm.clip),
-        type(model) is RecurrentActorCritic,
+    return _Parts(known, features, type(model) is RecurrentActorCritic)
+
+
+def _joined(norms: list[RunningNorm]) -> tuple[np.ndarray, np.ndarray, float] | None:
+    """Returns shift, scale and clip of observations whose parts these normalize; None if nothing does."""
+    if not norms:
+        return None
+    shift, scale = (
+        np.concatenate([part.numpy() for part in parts])
+        for parts in zip(*((norm.shift, norm.scale) for norm in norms), strict=True)
     )
+    return shift, scale, norms[0].clip
 
 
 def _tanh_body(body: Any) -> _Body | None:
@@ -218,7 +228,7 @@ def _lstm_body(model: RecurrentActorCritic) -> _Body | None:
     rnn, actions, ends = model.rnn, model.action_features, _linear([model.input, model.head])
     if type(rnn) is not torch.nn.LSTM or type(actions) is not Features or ends is None:
         return None
-    if not actions.is_one_hot and not (actions.is_vector and actions.norm is None):
+    if not actions.is_one_hot and not (actions.is_vector and not actions.norms):
         return None
     parameters = dict(rnn.named_parameters())
     if list(parameters) != ["weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0"]:  # one layer, one direction

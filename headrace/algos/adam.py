@@ -12,6 +12,7 @@ from torch.optim.adam import adam
 
 from headrace.algos.checks import require
 from headrace.algos.flat import FlatParameters
+from headrace.algos.ranks import ALONE, Ranks
 from headrace.config import checked_names
 from headrace.schema import anything, each, fields, real, tensor
 
@@ -33,6 +34,9 @@ class AdamConfig:
     is the linear schedule, `lambda progress: 1.0` a constant learning rate."""
     adam_eps: float = 1e-5
     """Adam's ε."""
+    compile: bool = False
+    """Compile the losses with `torch.compile`, on a GPU as CUDA graphs. The first update then takes up to a minute; on
+    a CPU, this needs a C++ compiler, and small models learn no faster (`benchmarks/compiled_losses.py`)."""
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "adam_eps"):
@@ -65,6 +69,8 @@ class FlatAdam:
 
     #: The current learning rate.
     learning_rate: float
+    #: The learners over which gradients are averaged.
+    ranks: Ranks = ALONE
 
     @property
     def vector(self) -> torch.nn.Parameter:
@@ -83,18 +89,19 @@ class FlatAdam:
         self.learning_rate = self._initial_rate * _factor(self._config, progress)
         return self.learning_rate
 
-    def backward(self, loss: torch.Tensor, max_norm: float) -> torch.Tensor:
-        """Computes the gradient of a loss and scales it down to the norm `max_norm`.
+    def backward(self, loss: torch.Tensor, max_norm: float | None) -> torch.Tensor:
+        """Computes the gradient of a loss, its mean over `ranks`, and scales it down to the norm `max_norm`.
 
         Args:
             loss: a scalar.
-            max_norm: largest norm of the gradient; infinity: it is not scaled.
+            max_norm: largest norm of the gradient; None: it is not scaled.
 
         Returns:
             The norm before scaling, a scalar.
         """
         self._flat.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
+        self.ranks.mean_(self._flat.gradient)
         return self._flat.clip_grad_norm(max_norm)
 
     def step(self) -> None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 
 from headrace.agents.base import Agent
-from headrace.algos.adam import FlatAdam
+from headrace.algos.adam import AdamConfig, FlatAdam
+from headrace.algos.ranks import ALONE, Ranks
 from headrace.buffers.samples import Samples
 from headrace.schema import anything, fields
 from headrace.types import BatchSpec
@@ -20,6 +21,9 @@ __all__ = ["Algo", "OptInfo", "mean_info"]
 
 #: Diagnostics of one `optimize_agent` call, means over its updates. Names are lowerCamelCase as in rlpyt (`gradNorm`).
 OptInfo = dict[str, float]
+
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
 
 
 class Algo(ABC):
@@ -42,6 +46,8 @@ class Algo(ABC):
     config: Any = None
     #: The optimizers by name, which `initialize` makes: one of all parameters, or several (actor, critic, ...).
     optimizers: Mapping[str, FlatAdam] = {}
+    #: The learners of the training, see `join`.
+    ranks: Ranks = ALONE
 
     @abstractmethod
     def initialize(self, agent: Agent, n_itr: int, batch_spec: BatchSpec, seed: int = 0) -> None:
@@ -76,6 +82,9 @@ class Algo(ABC):
             what = f"the class {agent.__name__}" if isinstance(agent, type) else f"a {type(agent).__name__}"
             raise TypeError(f"{type(self).__name__} trains an Agent object, got {what}")
 
+    def require_batch(self, batch_spec: BatchSpec) -> None:  # noqa: B027 (most accept any)
+        """Raises ValueError for batches that the algorithm cannot learn from; called where `require_agent` is."""
+
     def __repr__(self) -> str:
         """Returns the constructor call, with the settings that differ from the defaults."""
         return f"{type(self).__name__}({'' if self.config is None else repr(self.config)})"
@@ -98,12 +107,35 @@ class Algo(ABC):
             state: the `state_dict` in the checkpoint.
         """
 
+    def join(self, ranks: Ranks) -> None:
+        """Makes this learner one of several, each with batches of its own; call it after `initialize`.
+
+        Every optimizer steps along the mean gradient of all ranks, and what an algorithm computes from a whole batch
+        (normalization) includes the batches of all of them. The agents must be equal, and each rank must learn as
+        often as the others.
+        """
+        self.require_initialized()
+        self.ranks = ranks
+        for optimizer in self.optimizers.values():
+            optimizer.ranks = ranks
+
     def cut(self, returns: torch.Tensor | None = None) -> None:  # noqa: B027
         """Marks that the next batch does not continue the last one: batches were lost, or all episodes start anew.
 
         Args:
             returns: discounted returns `Σ γ^k r` of the running episodes up to the next batch, float `[B]`; None: 0.
         """
+
+    def compiled(self, losses: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
+        """Returns the function that computes the losses of an update, compiled if the setting `compile` is set.
+
+        Args:
+            losses: a function of tensors, or of dataclasses of them.
+        """
+        if not isinstance(self.config, AdamConfig) or not self.config.compile:
+            return losses
+        # On a GPU as CUDA graphs; their outputs are overwritten by the next call, after the step that they are for.
+        return torch.compile(losses, mode="reduce-overhead" if torch.cuda.is_available() else None)
 
     def require_initialized(self) -> None:
         """Raises ValueError before `initialize`."""

@@ -58,8 +58,13 @@ class FlatParameters:
                 )
             parameter.grad = grad  # `optimizer.zero_grad()` elsewhere removes the views, so set them again
 
-    def clip_grad_norm(self, max_norm: float) -> torch.Tensor:
-        """Scales the gradients down to the norm `max_norm`, and returns their norm before scaling, a scalar."""
+    def clip_grad_norm(self, max_norm: float | None) -> torch.Tensor:
+        """Scales the gradients down to the norm `max_norm`, if given.
+
+        Returns:
+            Their norm before scaling, a scalar.
+        """
         norm: torch.Tensor = torch.linalg.vector_norm(self.gradient)
-        self.gradient.mul_((max_norm / (norm + 1e-6)).clamp(max=1.0))
+        if max_norm is not None:
+            self.gradient.mul_((max_norm / (norm + 1e-6)).clamp(max=1.0))
         return norm

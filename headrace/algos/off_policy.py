@@ -6,12 +6,13 @@ import copy
 import logging
 import math
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from gymnasium.spaces import Discrete
 
@@ -20,21 +21,22 @@ from headrace.algos.adam import AdamConfig, FlatAdam
 from headrace.algos.base import Algo, OptInfo, mean_info
 from headrace.algos.checks import finite, require
 from headrace.algos.flat import FlatParameters
+from headrace.algos.ranks import least_of
 from headrace.buffers.samples import Samples
 from headrace.buffers.tree import tree_map
 from headrace.config import checked_names
 from headrace.envs.spaces import null_value
 from headrace.errors import CheckpointError
-from headrace.replays.base import Transitions
+from headrace.replays.hindsight import HindsightConfig
 from headrace.replays.make import replay_over, replay_spec, shared_ring
-from headrace.replays.prioritized import PrioritizedReplay
+from headrace.replays.prioritized import Prioritized
+from headrace.replays.replay import Replay
 from headrace.replays.ring import ReplayRing, ReplaySpec
 from headrace.replays.sink import ReplaySink
 from headrace.replays.storage import ReplayFile
-from headrace.replays.uniform import UniformReplay
 from headrace.replays.writer import ReplayWriter
 from headrace.schema import anything, fields, whole
-from headrace.types import BatchSpec, EnvSpaces
+from headrace.types import BatchSpec, EnvSpaces, Tree
 
 __all__ = ["OffPolicyAlgo", "OffPolicyConfig"]
 
@@ -75,8 +77,8 @@ class OffPolicyConfig(AdamConfig):
     """Updates between two updates of the target network."""
     target_update_tau: float = 1.0
     """Fraction by which such an update moves the target towards the learning network; 1 copies it."""
-    clip_grad_norm: float = 10.0
-    """The gradient is scaled down to this norm."""
+    clip_grad_norm: float | None = 10.0
+    """The gradient is scaled down to this norm; None: it is not scaled."""
     prioritized_replay: bool = False
     """Sample transitions with large errors more often, with importance weights (Schaul et al., 2016)."""
     pri_alpha: float = 0.6
@@ -88,13 +90,18 @@ class OffPolicyConfig(AdamConfig):
     frames: int = 0
     """Number of frames that observations stack along their first axis, to store each frame once; 0: store observations
     as they come."""
+    hindsight: HindsightConfig | None = None
+    """Learn from transitions whose goals are replaced by goals that were reached later (see `HindsightGather`); None:
+    from the goals of the environment."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("discount", "target_update_tau"):
             require(name, getattr(self, name), 0.0, 1.0)
-        for name in ("replay_ratio", "clip_grad_norm", "pri_alpha", "pri_beta_init", "pri_beta_final", "frames"):
+        for name in ("replay_ratio", "pri_alpha", "pri_beta_init", "pri_beta_final", "frames"):
             require(name, getattr(self, name), 0.0, math.inf)
+        if self.clip_grad_norm is not None:
+            require("clip_grad_norm", self.clip_grad_norm, 0.0, math.inf)
         for name in ("batch_size", "min_steps_learn", "n_step", "target_update_interval"):
             require(name, getattr(self, name), 1, math.inf)
         require("replay_size", self.replay_size, self.min_steps_learn, math.inf)
@@ -120,6 +127,8 @@ class OffPolicyAlgo(Algo):
 
     #: Class of the agents that the algorithm can train.
     AgentCls: ClassVar[type[Agent]]
+    #: Names of the optimizers whose networks have target networks; None: all.
+    with_target: ClassVar[Sequence[str] | None] = None
     config: OffPolicyConfig
     _agent: Agent
     _target: Agent
@@ -131,8 +140,30 @@ class OffPolicyAlgo(Algo):
 
     def sink(self) -> ReplaySink:
         """Returns a sink, so that the sampler process fills the replay, a ring buffer; see `Algo.sink`."""
-        self._sink = ReplaySink(self.config.replay_size, frames=self.config.frames)
+        config = self.config
+        self._sink = ReplaySink(
+            config.replay_size,
+            frames=config.frames,
+            all_finals=config.hindsight is not None,
+            states=self.stores_states,
+            errors=self.first_errors,
+        )
         return self._sink
+
+    @property
+    def steps_per_update(self) -> int:
+        """Number of time steps that one update learns from."""
+        return self.config.batch_size
+
+    @property
+    def stores_states(self) -> bool:
+        """Whether the replay stores the recurrent states that the sampler records."""
+        return False
+
+    @property
+    def first_errors(self) -> Callable[[Samples], np.ndarray] | None:
+        """Computes the errors from which new entries of the replay get their priorities; see `ReplaySpec.errors`."""
+        return None
 
     def require_agent(self, agent: Agent) -> None:
         """See `Algo`."""
@@ -143,17 +174,29 @@ class OffPolicyAlgo(Algo):
                 f"runner and the sampler a {self.AgentCls.__name__}, or use the algorithm of your agent"
             )
 
+    def require_built(self, agent: Agent) -> EnvSpaces:
+        """Returns the agent's spaces.
+
+        Raises:
+            TypeError: if the agent is not an `AgentCls`.
+            ValueError: if it is not initialized.
+        """
+        self.require_agent(agent)
+        if agent.spaces is None:
+            raise ValueError("the agent has no model yet; initialize the sampler first, which builds it")
+        return agent.spaces
+
     def initialize(self, agent: Agent, n_itr: int, batch_spec: BatchSpec, seed: int = 0) -> None:
         """See `Algo`.
 
         Raises:
             TypeError: if the agent is not an `AgentCls`.
             NotEnoughMemory: if the replay does not fit in memory.
-            ValueError: if the agent is not initialized, or the replay is too small for a batch.
+            ValueError: if the agent is not initialized, the replay is too small for a batch, or observations have no
+                goals for `hindsight`.
         """
-        self.require_agent(agent)
-        if agent.spaces is None:
-            raise ValueError("the agent has no model yet; initialize the sampler first, which builds it")
+        spaces = self.require_built(agent)
+        self.require_batch(batch_spec)
         self._agent = agent
         self._device = agent.device
         self._n_itr = n_itr
@@ -163,11 +206,11 @@ class OffPolicyAlgo(Algo):
             name: FlatAdam(parameters, self.config, learning_rate)
             for name, (parameters, learning_rate) in self.trained(agent).items()
         }
-        self._target_vectors = {
-            name: FlatParameters(parameters).vector for name, (parameters, _) in self.trained(self._target).items()
-        }
+        of_target = self.trained(self._target)
+        names = self.optimizers if self.with_target is None else self.with_target
+        self._target_vectors = {name: FlatParameters(of_target[name][0]).vector for name in names}
         self._writer: ReplayWriter | None = None
-        self._spec, self._ring = self._ring_of(agent.spaces, batch_spec)
+        self._spec, self._ring = self._ring_of(agent, spaces, batch_spec)
         self._replay = self.make_replay(self._spec, self._ring, seed)
         self._file: ReplayFile | None = None
         self._n_collected = 0
@@ -182,9 +225,10 @@ class OffPolicyAlgo(Algo):
         if self._writer is not None:
             self._writer.append(samples)
         # The number is not read from the ring, because a sampler process may have appended later batches already.
-        n_steps = int(samples.env.valid.sum())
-        self._n_collected += n_steps
-        if self._n_collected >= self.config.min_steps_learn and len(self._replay):
+        own = int(samples.env.valid.sum())
+        # The least of all ranks, which must take the same number of updates.
+        n_steps, self._n_collected, n_stored = least_of(self.ranks, own, self._n_collected + own, len(self._replay))
+        if self._n_collected >= self.config.min_steps_learn and n_stored:
             self._n_steps += n_steps
             rates = self._schedule(itr)
             self._agent.train_mode(itr)
@@ -200,7 +244,7 @@ class OffPolicyAlgo(Algo):
         """
         return {"agent": (agent.parameters(), self.config.learning_rate)}
 
-    def make_replay(self, spec: ReplaySpec, ring: ReplayRing, seed: int) -> UniformReplay:
+    def make_replay(self, spec: ReplaySpec, ring: ReplayRing, seed: int) -> Replay[Any]:
         """Returns the replay to sample from, over a ring that this or a sampler process fills."""
         config = self.config
         return replay_over(
@@ -212,15 +256,17 @@ class OffPolicyAlgo(Algo):
             seed=seed,
             alpha=config.pri_alpha,
             beta=config.pri_beta_init,
+            hindsight=config.hindsight,
         )
 
     @abstractmethod
-    def update(self, itr: int, transitions: Transitions) -> tuple[OptInfo, torch.Tensor]:
+    def update(self, itr: int, transitions: Any) -> tuple[OptInfo, torch.Tensor]:
         """Computes losses and takes a step of the optimizers.
 
         Args:
             itr: number of the batch.
-            transitions: sampled transitions, on the agent's device.
+            transitions: what was sampled from the replay, on the agent's device: `Transitions`, unless `make_replay`
+                returned another replay.
 
         Returns:
             Diagnostics, and the size of the error of each transition, float `[N]`, which becomes its priority.
@@ -232,7 +278,7 @@ class OffPolicyAlgo(Algo):
     def finite(
         self,
         itr: int,
-        transitions: Transitions,
+        transitions: Tree,
         scalars: Mapping[str, torch.Tensor],
         info: Mapping[str, torch.Tensor],
     ) -> OptInfo:
@@ -309,12 +355,21 @@ class OffPolicyAlgo(Algo):
                 )
         self._n_collected = self._replay.n_appended
 
-    def _ring_of(self, spaces: EnvSpaces, batch_spec: BatchSpec) -> tuple[ReplaySpec, ReplayRing]:
+    def _ring_of(self, agent: Agent, spaces: EnvSpaces, batch_spec: BatchSpec) -> tuple[ReplaySpec, ReplayRing]:
         """Returns the ring that the sampler process fills, or a new one that this process fills."""
         if self._sink is not None:
             return self._sink.spec, self._sink.ring
         config, examples = self.config, (null_value(spaces.observation), null_value(spaces.action))
-        spec = replay_spec(batch_spec, *examples, config.replay_size, frames=config.frames)
+        state = tree_map(lambda leaf: leaf[0].numpy(force=True), agent.initial_state(1)) if self.stores_states else None
+        spec = replay_spec(
+            batch_spec,
+            *examples,
+            config.replay_size,
+            frames=config.frames,
+            all_finals=config.hindsight is not None,
+            state=state,
+            errors=self.first_errors,
+        )
         arena, ring = shared_ring(spec)
         arena.close_fd()
         self._writer = ReplayWriter(spec, ring)
@@ -322,12 +377,12 @@ class OffPolicyAlgo(Algo):
 
     def _asked(self, n_steps: int) -> int:
         """Returns the updates that `replay_ratio` requires, by exact fractions, so that rounding loses none."""
-        return math.floor(Fraction(self.config.replay_ratio) * n_steps / self.config.batch_size)
+        return math.floor(Fraction(self.config.replay_ratio) * n_steps / self.steps_per_update)
 
     def _schedule(self, itr: int) -> OptInfo:
         """Sets the exponent β of importance weights and the learning rates for batch `itr`; returns the latter."""
         config, progress = self.config, min(1.0, itr / self._n_itr)
-        if isinstance(self._replay, PrioritizedReplay):
+        if isinstance(self._replay, Prioritized):
             self._replay.beta = config.pri_beta_init + progress * (config.pri_beta_final - config.pri_beta_init)
         return self.set_progress(progress)
 
@@ -335,7 +390,7 @@ class OffPolicyAlgo(Algo):
         """Samples transitions, updates the agent from them, and updates their priorities and the target network."""
         sampled = self._replay.sample(self.config.batch_size)
         indices, sampled.indices = sampled.indices, None
-        transitions: Transitions = tree_map(lambda leaf: leaf.to(self._device), sampled)
+        transitions = tree_map(lambda leaf: leaf.to(self._device), sampled)
         info, priorities = self.update(itr, transitions)
         self._n_updates += 1
         self._replay.update_priorities(indices, priorities)

@@ -24,7 +24,15 @@ from headrace.buffers.samples import Final, Samples
 from headrace.buffers.tree import tree_leaves, tree_map, tree_rows
 from headrace.types import StepInputs, Tree
 
-__all__ = ["discounted_returns", "final_values", "first_state", "generalized_advantages", "next_values", "v_trace"]
+__all__ = [
+    "bootstrap_values",
+    "discounted_returns",
+    "final_values",
+    "first_state",
+    "generalized_advantages",
+    "next_values",
+    "v_trace",
+]
 
 
 def next_values(
@@ -165,6 +173,22 @@ def v_trace(
     if valid is None:
         return advantage, target
     return advantage.masked_fill(~valid, 0.0), target.masked_fill(~valid, 0.0)
+
+
+def bootstrap_values(agent: Agent, samples: Samples) -> torch.Tensor:
+    """Returns V of the time step after the batch, float `[1, B]`, computed with the agent's current parameters.
+
+    It has a meaning only where the episode continues; where a new one begins, no return depends on it.
+
+    Args:
+        agent: the agent, on the device of the samples.
+        samples: a batch.
+    """
+    env, acted = samples.env, samples.agent
+    goes_on = torch.zeros_like(env.is_first[:1])
+    inputs = StepInputs(env.last_observation, tree_rows(acted.action, slice(-1, None)), env.reward[-1:], goes_on)
+    state = None if acted.last_state is None else tree_rows(acted.last_state, 0)
+    return agent.value(tree_rows(inputs, 0), state)[None]
 
 
 def final_values(agent: Agent, samples: Samples) -> torch.Tensor:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from headrace.algos.ranks import ALONE, Ranks, moments
 from headrace.schema import Kind, fields, optional, real, tensor, whole
 
 __all__ = ["RewardScaling"]
@@ -34,13 +35,16 @@ class RewardScaling:
         """The divisor of rewards: the size of one unit of scaled return, in the environment's rewards."""
         return float((self._var + 1e-8) ** 0.5)
 
-    def __call__(self, reward: torch.Tensor, ended: torch.Tensor, valid: torch.Tensor | None) -> torch.Tensor:
+    def __call__(
+        self, reward: torch.Tensor, ended: torch.Tensor, valid: torch.Tensor | None, ranks: Ranks = ALONE
+    ) -> torch.Tensor:
         """Updates the statistics with a batch and returns its scaled rewards, `[T, B]`.
 
         Args:
             reward: rewards, float `[T, B]`.
             ended: bool `[T, B]`, whether the episode ended at this step.
             valid: bool `[T, B]`; None: all steps are valid.
+            ranks: the learners whose batches the statistics include.
         """
         reward = reward if valid is None else reward.masked_fill(~valid, 0.0)
         running = reward.new_zeros(reward.shape[1]) if self._running is None else self._running.to(reward.device)
@@ -51,15 +55,15 @@ class RewardScaling:
             running = returns[t] * goes_on[t]
         # Where every episode ended there is nothing to continue, so batches of whole episodes may differ in number.
         self._running = running if bool(running.any()) else None
-        self._update((returns if valid is None else returns[valid]).double())
+        self._update((returns if valid is None else returns[valid]).double(), ranks)
         scaled: torch.Tensor = (reward / self.deviation).clamp(-self._clip, self._clip)
         return scaled
 
-    def _update(self, returns: torch.Tensor) -> None:
-        n = returns.numel()
+    def _update(self, returns: torch.Tensor, ranks: Ranks) -> None:
+        n, mean_of_all, var_of_all = moments(ranks, returns)
         if not n:
             return
-        mean, var = float(returns.mean()), float(returns.var(correction=0))
+        mean, var = float(mean_of_all), float(var_of_all)
         share, delta = n / (self._count + n), mean - self._mean
         # The first batch has share 1 and replaces the initial mean 0 and variance 1.
         self._var = (1 - share) * self._var + share * var + (1 - share) * share * delta * delta

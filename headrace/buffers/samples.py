@@ -104,7 +104,7 @@ class Slot:
     Args:
         observation, is_first, prev_action, prev_reward: `[T+1, B]`.
         reward, terminated, truncated, valid, env_info, action, agent_info, version: `[T, B]`.
-        bootstrap_value, first_state, last_state: `[1, B]` or None.
+        bootstrap_value, first_state, last_state: `[1, B]`, state: `[T/k, B]` (k: `state_interval`), each or None.
         final: one region per slice.
     """
 
@@ -123,6 +123,7 @@ class Slot:
     bootstrap_value: np.ndarray | None
     first_state: Tree
     last_state: Tree
+    state: Tree
     final: tuple[FinalRegion, ...]
 
     def slice(self, spec: SlotSpec, index: int) -> Slot:
@@ -178,6 +179,7 @@ def build_slot(spec: SlotSpec, allocate: Allocate) -> Slot:
         bootstrap_value=allocate((1, B), _FLOAT) if spec.bootstrap else None,
         first_state=like(spec.state, 1, B),
         last_state=like(spec.state, 1, B),
+        state=like(spec.state, spec.batch.n_states, B) if spec.batch.n_states else None,
         final=tuple(
             FinalRegion(
                 time=allocate((capacity,), _INT64),
@@ -268,6 +270,7 @@ class AgentSamples:
         version: int32 `[T, B]`, number of the parameters that acted.
         bootstrap_value: float32 `[1, B]`, the agent's value of `last_observation`, or None.
         first_state, last_state: trees of `[1, B, ...]`, state before row 0 and after row T − 1, or None.
+        state: tree of `[T/k, B, ...]`, state before rows 0, k, 2k, ... (k: `state_interval` of the sampler), or None.
     """
 
     action: Tree
@@ -277,9 +280,10 @@ class AgentSamples:
     bootstrap_value: torch.Tensor | None
     first_state: Tree
     last_state: Tree
+    state: Tree = None
 
     def __getitem__(self, index: Any) -> AgentSamples:
-        return AgentSamples(**_indexed(vars(self), index, ("bootstrap_value", "first_state", "last_state")))
+        return AgentSamples(**_indexed(vars(self), index, ("bootstrap_value", "first_state", "last_state", "state")))
 
 
 @dataclass(repr=False)
@@ -327,13 +331,14 @@ class Samples:
             bootstrap_value=torch_of(slot.bootstrap_value),
             first_state=torch_of(slot.first_state),
             last_state=torch_of(slot.last_state),
+            state=torch_of(slot.state),
         )
         none = torch.zeros(0, dtype=torch.int64)
         return Samples(agent, env, Final(none, none, None, None, torch.zeros(0), None))
 
     def with_final(self, final: Final) -> Samples:
         """Returns the same views in new dataclasses and dicts, with this `final`."""
-        return Samples(tree_map(_identity, self.agent), tree_map(_identity, self.env), final)
+        return Samples(tree_map(lambda leaf: leaf, self.agent), tree_map(lambda leaf: leaf, self.env), final)
 
     def __repr__(self) -> str:
         return described_batch(self.env, self.agent, self.final)
@@ -342,7 +347,8 @@ class Samples:
     def batch_spec(self) -> BatchSpec:
         """T and B of this batch."""
         T, B = self.env.reward.shape
-        return BatchSpec(T, B)
+        states = tree_leaves(self.agent.state)
+        return BatchSpec(T, B, T // len(states[0]) if states else None)
 
     def __getitem__(self, index: Any) -> Samples:
         rows, columns = index if isinstance(index, tuple) else (index, slice(None))
@@ -381,16 +387,12 @@ class Samples:
 
 
 def _indexed(fields: dict[str, Tree], index: Any, without_time: Sequence[str]) -> dict[str, Tree]:
-    """Indexes `[T, B]` fields with `index`, and `[1, B]` fields with its column part only."""
+    """Indexes `[T, B]` fields with `index`, and the fields `without_time` with its column part only."""
     rows, columns = index if isinstance(index, tuple) else (index, slice(None))
     return {
         name: tree_rows(tree, (slice(None), columns) if name in without_time else (rows, columns))
         for name, tree in fields.items()
     }
-
-
-def _identity(leaf: Any) -> Any:
-    return leaf
 
 
 def _like(values: np.ndarray, other: Any) -> Any:

@@ -8,8 +8,8 @@ from headrace.types import Tree
 
 __all__ = ["tensordict_of"]
 
-#: Fields of shape `[1, B, ...]`.
-_WITHOUT_TIME = ("last_observation", "bootstrap_value", "first_state", "last_state")
+#: Fields of other shapes than `[T, B, ...]`.
+_WITHOUT_TIME = ("last_observation", "bootstrap_value", "first_state", "last_state", "state")
 
 
 def tensordict_of(env: Any, agent: Any) -> Any:

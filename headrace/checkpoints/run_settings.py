@@ -25,6 +25,10 @@ class Run(Protocol):
     config: Any
     seed: int | None
 
+    @property
+    def world_size(self) -> int:
+        """Number of learners."""
+
 
 def plain(value: Any) -> Any:
     """Converts a value to numbers, strings, lists and dicts.
@@ -60,6 +64,7 @@ def settings_of(runner: Run) -> dict[str, Any]:
                 "algo": {"class": type(runner.algo), "config": runner.algo.config},
                 "agent": {"class": type(runner.agent), "settings": runner.agent.settings()},
                 "sampler": runner.sampler.settings(),
+                **({"world_size": runner.world_size} if runner.world_size > 1 else {}),
             }
         )
     )

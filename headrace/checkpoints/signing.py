@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from headrace.storage import state_home
+from headrace.storage import state_folder
 
 __all__ = ["Sign", "signature", "signer"]
 
@@ -38,14 +38,14 @@ def signer() -> Sign:
 
     Raises:
         OSError: if the key cannot be stored.
-        PermissionError: if others could have read the key.
+        PermissionError: if others could have read the key, or changed its folder.
     """
     key = _key()
     return lambda content: hmac.digest(key, content, hashlib.sha256)
 
 
 def _key() -> bytes:
-    path = state_home("the key") / "headrace" / "key"
+    path = state_folder("the key") / "key"
     if not path.exists():
         _make(path)
     with path.open("rb") as file:
@@ -60,7 +60,6 @@ def _key() -> bytes:
 
 def _make(path: Path) -> None:
     """Creates the key. If two processes do so at once, the first to link its file wins; no partial key is ever read."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent)  # mode 0600
     try:
         with os.fdopen(descriptor, "wb") as file:

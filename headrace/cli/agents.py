@@ -13,47 +13,69 @@ from headrace.cli.options import Json
 from headrace.errors import headline
 from headrace.types import EnvSpaces
 
-__all__ = ["ATOMS", "EPSILON", "GAUSSIAN", "ActingOptions", "ModelOptions", "own_model", "tried"]
+__all__ = [
+    "ATOMS",
+    "CRITICS",
+    "EPSILON",
+    "GAUSSIAN",
+    "NOISE",
+    "ActingOptions",
+    "ModelOptions",
+    "own_model",
+    "tried",
+]
 
-#: Options of epsilon-greedy exploration, of distributions of returns, and of Gaussian policies, as on the command line.
+#: Options of epsilon-greedy exploration, of distributions of returns, of Gaussian policies, of agents with critics and
+#: of noise on actions, as on the command line.
 EPSILON = ("eps-init", "eps-final", "eps-final-min", "eps-steps", "eps-eval")
 ATOMS = ("n-atoms", "V-min", "V-max")
 GAUSSIAN = ("state-dependent-std", "init-log-std")
+CRITICS = ("layer-norm", "dropout", "random-steps")
+NOISE = ("exploration-std",)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions:
-    """The agent's network. Its kind follows from the spaces: images get convolutions, Box actions a Gaussian policy,
-    other actions a softmax policy.
+    """The agent's network. Its kind follows from the algorithm and the spaces: images get convolutions; with ppo, a2c,
+    impala and vpg, Box actions get a Gaussian policy, other actions a softmax policy.
     """
 
     model: str | None = None
     """module:Class, a torch module of your own in place of the network: Class(spaces, n_outputs=..., **model_kwargs).
-    The other options of the network do not apply to it; --recurrent declares that it has a memory."""
+    For ddpg, td3 and sac it is the policy's network, and the critics stay headrace's. The other options of the network
+    do not apply to it; --recurrent declares that it has a memory."""
     model_kwargs: Json = field(default_factory=dict)
     """Arguments of --model, as JSON: '{"width": 32}'."""
     hidden_sizes: tuple[int, ...] | None = None
-    """Widths of the tanh layers; None: 64 64, or no such layers for images. Not with --recurrent."""
+    """Widths of the hidden layers; None: 64 64 with tanh, or no such layers for images; for ddpg, td3 and sac, 256 256
+    with ReLU, also for the critics. Not with --recurrent."""
     separate_value: bool = False
     """For ppo, a2c, impala and vpg: give the value separate layers. Not with --recurrent."""
     dueling: bool = False
-    """For dqn and categorical-dqn: give state values and advantages separate layers."""
+    """For dqn, categorical-dqn and r2d1: give state values and advantages separate layers."""
     normalize_observation: bool = False
     """Normalize observations by their running mean and standard deviation."""
+    layer_norm: bool = False
+    """For ddpg, td3 and sac: layer normalization in the critics."""
+    dropout: float = 0.0
+    """For ddpg, td3 and sac: probability of dropout in the critics."""
     recurrent: Literal["lstm", "gru"] | None = None
-    """For ppo, a2c, impala and vpg: give the agent a memory within each episode."""
+    """For ppo, a2c, impala, vpg and r2d1: give the agent a memory within each episode."""
     memory_size: int = 64
     """Width of the memory."""
     state_dependent_std: bool = False
-    """For Box actions: the network computes the standard deviations; otherwise they are parameters, the same in every
-    state."""
+    """For Box actions with ppo, a2c, impala and vpg: the network computes the standard deviations; otherwise they are
+    parameters, the same in every state."""
     init_log_std: float = 0.0
-    """For Box actions: initial logarithm of the standard deviation; 0 is half the range of the action."""
+    """For Box actions with ppo, a2c, impala and vpg: initial logarithm of the standard deviation; 0 is half the range
+    of the action."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ActingOptions:
-    """Exploration of dqn and categorical-dqn: with probability epsilon, an action is uniformly random."""
+    """Exploration. With dqn, categorical-dqn and r2d1, an action is uniformly random with probability epsilon; with
+    ddpg, td3 and sac, all actions are until --random-steps.
+    """
 
     eps_init: float = 1.0
     """Epsilon at the start."""
@@ -71,6 +93,10 @@ class ActingOptions:
     """For categorical-dqn: lowest atom, a discounted return."""
     V_max: float = 10.0
     """For categorical-dqn: highest atom, a discounted return."""
+    random_steps: float = 10_000
+    """For ddpg, td3 and sac: environment steps with uniformly random actions at the start."""
+    exploration_std: float = 0.1
+    """For ddpg and td3: standard deviation of the noise on actions; 1 is half the range of an action."""
 
 
 def own_model(model: ModelOptions) -> dict[str, Any]:

@@ -11,23 +11,35 @@ from typing import Any, Literal
 from headrace.agents.base import Agent
 from headrace.agents.device import device_here
 from headrace.algos.base import Algo
-from headrace.algos.dqn import CategoricalDQNConfig, DQNConfig
+from headrace.algos.dqn import CategoricalDQNConfig, DQNConfig, R2D1Config
 from headrace.algos.pg import A2CConfig, IMPALAConfig, PPOConfig, VPGConfig
+from headrace.algos.qpg import DDPGConfig, SACConfig, TD3Config
 from headrace.cli.agents import ActingOptions, ModelOptions
 from headrace.cli.algorithms.a2c import ALGORITHM as A2C
 from headrace.cli.algorithms.base import Algorithm
 from headrace.cli.algorithms.categorical_dqn import ALGORITHM as CATEGORICAL_DQN
+from headrace.cli.algorithms.ddpg import ALGORITHM as DDPG
 from headrace.cli.algorithms.dqn import ALGORITHM as DQN
 from headrace.cli.algorithms.impala import ALGORITHM as IMPALA
 from headrace.cli.algorithms.ppo import ALGORITHM as PPO
+from headrace.cli.algorithms.r2d1 import ALGORITHM as R2D1
+from headrace.cli.algorithms.sac import ALGORITHM as SAC
+from headrace.cli.algorithms.td3 import ALGORITHM as TD3
 from headrace.cli.algorithms.vpg import ALGORITHM as VPG
 from headrace.cli.errors import UsageError, unknown
 from headrace.cli.idle import Rule, of_place
 from headrace.cli.options import Unprefixed, flags_of
 from headrace.cli.place import PlaceOptions
-from headrace.processes.affinity import Affinity, usable_cores
+from headrace.processes.affinity import Affinity, AffinityLike, usable_cores
+from headrace.runners.asynchronous import AsyncRl
 from headrace.runners.config import RunnerConfig
+from headrace.runners.logging.logger import Logger
+from headrace.runners.minibatch import MinibatchRl
+from headrace.runners.run_folder import RunRecord
+from headrace.runners.synchronous import SyncRl
+from headrace.runners.team import SyncConfig
 from headrace.samplers.base import BaseSampler
+from headrace.samplers.presets import AsyncSamplerBase
 from headrace.types import EnvSpaces
 
 __all__ = [
@@ -41,6 +53,7 @@ __all__ = [
     "field_of",
     "of_training",
     "placement",
+    "training_runner",
     "training_sampler",
 ]
 
@@ -58,6 +71,9 @@ class TrainOptions(PlaceOptions):
     """Time steps of a batch."""
     batch_B: int = 64
     """Environments of a batch."""
+    state_interval: int | None = None
+    """For r2d1: time steps from one recorded recurrent state, where sequences may start, to the next; divides
+    --batch-T."""
     runner: Unprefixed[RunnerConfig] = field(
         default_factory=lambda: RunnerConfig(n_steps=400_000, seed=0, log_interval_steps=20_000)
     )
@@ -65,9 +81,14 @@ class TrainOptions(PlaceOptions):
     model: Unprefixed[ModelOptions] = field(default_factory=ModelOptions)
     """The agent's network."""
     acting: Unprefixed[ActingOptions] = field(default_factory=ActingOptions)
-    """Exploration of dqn and categorical-dqn, and the distribution of returns of categorical-dqn."""
+    """Exploration of algorithms with a replay, and the distribution of returns of categorical-dqn."""
     eval_episodes: int = 100
     """Episodes of the final evaluation."""
+    ranks: int = 1
+    """Learners, each a process with a sampler of its own, that average their gradients; batch_B counts the environments
+    of one."""
+    devices: str | None = None
+    """Devices on which several learners learn, separated by commas: cuda:0,cuda:1; None: the CPU."""
     log_dir: Path | None = None
     """Folder for the results; None: runs/ENV-ALGO-seedN-TIME."""
     resume: Path | None = None
@@ -93,6 +114,14 @@ class TrainOptions(PlaceOptions):
         default_factory=CategoricalDQNConfig, metadata={"algorithm": CATEGORICAL_DQN}
     )
     """Settings of categorical-dqn, for Discrete actions."""
+    r2d1: R2D1Config = field(default_factory=R2D1Config, metadata={"algorithm": R2D1})
+    """Settings of r2d1, for Discrete actions and agents with a memory."""
+    ddpg: DDPGConfig = field(default_factory=DDPGConfig, metadata={"algorithm": DDPG})
+    """Settings of ddpg, for Box actions."""
+    td3: TD3Config = field(default_factory=TD3Config, metadata={"algorithm": TD3})
+    """Settings of td3, for Box actions."""
+    sac: SACConfig = field(default_factory=SACConfig, metadata={"algorithm": SAC})
+    """Settings of sac, for Box actions."""
 
 
 #: The algorithms by their names on the command line.
@@ -132,6 +161,7 @@ def defaults_for(algo: str, env: str, spaces: EnvSpaces, recurrent: Literal["lst
         sampler=found.sampler,
         batch_T=found.batch_T,
         batch_B=found.batch_B,
+        state_interval=found.state_interval,
         runner=RunnerConfig(n_steps=found.n_steps, seed=0, log_interval_steps=found.log_interval_steps),
         model=found.model,
         acting=found.acting,
@@ -156,6 +186,11 @@ def of_training(options: TrainOptions, spaces: EnvSpaces) -> list[Rule]:
             ("normalize-observation", "separate-value"),
             model.model is None,
             "for the networks of headrace, not for --model; normalize in your model, or use --model-kwargs",
+        ),
+        Rule(
+            ("state-interval",),
+            options.algo == "r2d1",
+            f"for r2d1, which learns from sequences; {options.algo} does not use the states",
         ),
         Rule(("wandb-project",), options.wandb, "for Weights & Biases; add --wandb"),
     ]
@@ -196,6 +231,45 @@ def placement(options: TrainOptions) -> Affinity:
     return Affinity(master_torch_threads=options.torch_threads, cuda_idx=cuda_idx)
 
 
+def training_runner(
+    options: TrainOptions, agent: Agent, log_dir: Path, logger: Logger, record: RunRecord
+) -> MinibatchRl:
+    """Returns the runner, with algorithm and sampler.
+
+    Raises:
+        TypeError: if an option has a wrong type.
+        ValueError: if an option has a wrong value, or options contradict each other.
+    """
+    config, affinity = options.runner, placement(options)
+    asynchronous = issubclass(options.sampler_class, AsyncSamplerBase)
+    make: type[MinibatchRl] = AsyncRl if asynchronous else MinibatchRl
+    places: AffinityLike = affinity
+    if options.ranks != 1 or options.devices is not None:
+        if asynchronous:
+            raise ValueError(
+                "--ranks and --devices are for samplers that collect in turn with learning; leave async- out"
+            )
+        if options.device is not None:
+            raise ValueError("--device is for one learner; give several their --devices")
+        devices = None if options.devices is None else tuple(options.devices.split(","))
+        ranks = options.ranks if options.ranks != 1 or devices is None else None
+        config = SyncConfig(
+            **vars(options.runner), world_size=ranks, devices=devices, start_method=options.start_method
+        )
+        make, places = SyncRl, None
+    return make(
+        algo_for(options),
+        agent,
+        training_sampler(options),
+        config,
+        affinity=places,
+        log_dir=log_dir,
+        logger=logger,
+        resume_from=options.resume,
+        record=record,
+    )
+
+
 def training_sampler(options: TrainOptions) -> BaseSampler:
     """Returns the sampler for training, not initialized."""
     return options.sampler_class(
@@ -207,6 +281,7 @@ def training_sampler(options: TrainOptions) -> BaseSampler:
         start_method=options.start_method,
         device=options.acting_device,
         pad=options.pad,
+        state_interval=options.state_interval,
     )
 
 

@@ -12,7 +12,7 @@ from dataclasses import fields, is_dataclass, replace
 from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 import tyro
-from tyro.conf import OmitArgPrefixes as Unprefixed, Positional, SuppressFixed
+from tyro.conf import AvoidSubcommands, OmitArgPrefixes as Unprefixed, Positional, SuppressFixed
 from tyro.constructors import PrimitiveConstructorSpec
 
 from headrace.cli.errors import UsageError
@@ -104,7 +104,7 @@ def parse_options(
                 prog=prog,
                 args=list(args),
                 return_unknown_args=True,
-                config=(SuppressFixed,),  # functions, which the command line cannot express
+                config=(SuppressFixed, AvoidSubcommands),  # see `_is_in_python_only`
             )
     except SystemExit as leaving:
         if not leaving.code:
@@ -203,14 +203,20 @@ def flags_of(options: Any, prefix: str = "--") -> list[str]:
         if field.name in alone:
             continue
         value, name = getattr(options, field.name), field.name.replace("_", "-")
-        if any(get_origin(part) is Callable for part in get_args(hints[field.name])):
-            continue  # a function, which the command line cannot express
+        if _is_in_python_only(hints[field.name]):
+            continue
         if is_dataclass(value):
             bare = get_args(hints[field.name])[1:] == _BARE
             flags += flags_of(value, prefix if bare else f"{prefix}{name}.")
         else:
             flags += [prefix + name, f"{prefix}no-{name}"] if isinstance(value, bool) else [prefix + name]
     return flags
+
+
+def _is_in_python_only(hint: Any) -> bool:
+    """Returns whether a setting is None or a function, or an object with functions: the command line has neither."""
+    parts = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else ()
+    return any(get_origin(part) is Callable or is_dataclass(part) for part in parts)
 
 
 def _positional(options: Any) -> list[str]:

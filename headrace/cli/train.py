@@ -18,14 +18,12 @@ from headrace.cli.build import (
     ALGORITHMS,
     TrainOptions,
     agent_for,
-    algo_for,
     algorithm_named,
     defaults_for,
     evaluation_sampler,
     field_of,
     of_training,
-    placement,
-    training_sampler,
+    training_runner,
 )
 from headrace.cli.earlier import EarlierRun
 from headrace.cli.environments import factory_of, spaces_of
@@ -35,7 +33,6 @@ from headrace.cli.options import parse_options
 from headrace.cli.place import SAMPLERS
 from headrace.cli.report import failed, summary_line
 from headrace.errors import SamplerError
-from headrace.runners.asynchronous import AsyncRl
 from headrace.runners.logging.console import ConsoleLogger
 from headrace.runners.logging.logger import Logger, Loggers
 from headrace.runners.logging.tensorboard import TensorBoardLogger
@@ -43,7 +40,6 @@ from headrace.runners.logging.wandb import WandbLogger
 from headrace.runners.minibatch import MinibatchRl
 from headrace.runners.run_folder import RunFolder, RunRecord
 from headrace.runners.threads import torch_threads
-from headrace.samplers.presets import AsyncSamplerBase
 from headrace.samplers.traj_info import TrajInfo
 from headrace.types import EnvSpaces
 
@@ -58,18 +54,8 @@ def run(args: Sequence[str]) -> int:
     log_dir = _log_dir(options).absolute()  # an environment in this process may change the working directory
     agent = agent_for(spaces, options)
     try:
-        asynchronous = issubclass(options.sampler_class, AsyncSamplerBase)
-        runner = (AsyncRl if asynchronous else MinibatchRl)(
-            algo_for(options),
-            agent,
-            training_sampler(options),
-            options.runner,
-            affinity=placement(options),
-            log_dir=log_dir,
-            logger=_logger(options, log_dir),
-            resume_from=options.resume,
-            record=RunRecord(_config(options), [*_PROG.split(), *args], draws=False),
-        )
+        record = RunRecord(_config(options), [*_PROG.split(), *args], draws=False)
+        runner = training_runner(options, agent, log_dir, _logger(options, log_dir), record)
         evaluation = evaluation_sampler(options, options.acting_device, options.eval_episodes, options.batch_B)
     except (TypeError, ValueError) as error:
         raise UsageError(str(error)) from error

@@ -13,9 +13,24 @@ from headrace.native_gradients import as_rows, differentiable_gradients, suits_n
 from headrace.numpy_acting import draw_gaussian
 from headrace.numpy_inference import suits_numpy
 
-__all__ = ["Gaussian"]
+__all__ = ["Gaussian", "standard_normal"]
 
 _LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
+
+
+def standard_normal(noise: torch.Tensor, d: int) -> torch.Tensor:
+    """Returns `d` standard normal numbers, float `[..., d]`, for each row of uniforms.
+
+    Box and Muller, "A note on the generation of random normal deviates", 1958: one radius and one angle give two
+    normals. The first half of the uniforms gives the radii, the second half the angles.
+
+    Args:
+        noise: uniforms `[..., Gaussian.noise_size(d)]` in the open interval (0, 1).
+        d: how many numbers to return.
+    """
+    radius, angle = noise.chunk(2, dim=-1)
+    radius, angle = (-2.0 * radius.log()).sqrt(), 2.0 * math.pi * angle
+    return torch.cat([radius * angle.cos(), radius * angle.sin()], dim=-1)[..., :d]
 
 
 @dataclass
@@ -38,18 +53,12 @@ class Gaussian:
     def sample(self, noise: torch.Tensor) -> torch.Tensor:
         """Returns sampled vectors, float `[..., d]`.
 
-        Box and Muller, "A note on the generation of random normal deviates", 1958: one radius and one angle give two
-        normals. The first half of the uniforms gives the radii, the second half the angles.
-
         Args:
-            noise: uniforms `[..., noise_size(d)]` in the open interval (0, 1).
+            noise: uniforms `[..., noise_size(d)]`, see `standard_normal`.
         """
         if suits_numpy(self.mean):
             return torch.from_numpy(draw_gaussian(self.mean.numpy(), self.log_std.numpy(), noise.numpy()))
-        radius, angle = noise.chunk(2, dim=-1)
-        radius, angle = (-2.0 * radius.log()).sqrt(), 2.0 * math.pi * angle
-        normal = torch.cat([radius * angle.cos(), radius * angle.sin()], dim=-1)[..., : self.mean.shape[-1]]
-        return self.mean + self.log_std.exp() * normal
+        return self.mean + self.log_std.exp() * standard_normal(noise, self.mean.shape[-1])
 
     def mode(self) -> torch.Tensor:
         """Returns the mean, float `[..., d]`."""

@@ -7,6 +7,8 @@ from typing import Any, SupportsFloat
 import gymnasium
 from gymnasium.wrappers import AtariPreprocessing, ClipReward, FrameStackObservation
 
+from headrace.extras import extra
+
 __all__ = ["make_atari"]
 
 _NOOP = 0
@@ -55,11 +57,9 @@ def make_atari(
         ImportError: the packages of the extra "atari" are not installed.
         gymnasium.error.Error: the id is unknown.
     """
-    try:
+    with extra("atari", "Atari games need ale-py and opencv"):
         import ale_py
         import cv2
-    except ImportError as error:
-        raise ImportError(f'Atari games need ale-py and opencv ({error}); pip install "headrace[atari]"') from error
     ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)  # no banner from every process
     cv2.setNumThreads(0)  # a thread pool does not survive a fork, and workers already provide the parallelism
     options: dict[str, Any] = {}

@@ -10,6 +10,8 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from headrace.extras import extra
+
 __all__ = ["make_envpool"]
 
 
@@ -36,10 +38,8 @@ def make_envpool(num_envs: int, *, task_id: str, config: dict[str, Any] | None =
 
 class _Pool(VectorEnv[Any, Any, Any]):
     def __init__(self, task_id: str, num_envs: int, config: dict[str, Any]) -> None:
-        try:
+        with extra("envpool", "EnvPool is not installed"):
             import envpool
-        except ImportError as error:
-            raise ImportError(f'EnvPool is not installed ({error}); pip install "headrace[envpool]"') from error
         taken = {"num_envs", "batch_size", "seed", "env_type"} & config.keys()
         if taken:
             raise ValueError(f"config has {sorted(taken)}, which the sampler sets; leave them out")

@@ -18,6 +18,7 @@ from headrace.envs.padded import Padded
 from headrace.envs.registering import unregistered
 from headrace.envs.vector.spec import VectorEnvs
 from headrace.errors import EnvContractError, EnvFailed, SamplerError, headline, traceback_of
+from headrace.extras import extra
 from headrace.processes.status import Phase, Status
 
 __all__ = ["EnvFactory", "close_quietly", "make_envs", "name_to_import", "user_code_failed"]
@@ -181,12 +182,10 @@ def _resolved(name: str) -> Any:
         found = getattr(module, env_id, None)  # not `vars`: packages may define a module-level `__getattr__`
         if callable(found) or isinstance(found, VectorEnvs):
             return found
-    registered_by, extra = _NAMESPACES.get(env_id.partition("/")[0], (None, None))
+    registered_by, name_of_extra = _NAMESPACES.get(env_id.partition("/")[0], (None, ""))
     if registered_by is not None:
-        try:
+        with extra(name_of_extra, f"{env_id} needs {registered_by}"):
             importlib.import_module(registered_by)
-        except ImportError as error:
-            raise ImportError(f'{env_id} needs {registered_by}; pip install "headrace[{extra}]"') from error
     try:
         return gymnasium.spec(env_id)
     except (gymnasium.error.NameNotFound, gymnasium.error.NamespaceNotFound) as error:

@@ -23,6 +23,7 @@ import numpy as np
 from gymnasium import spaces
 
 from headrace.errors import EnvContractError, headline
+from headrace.extras import extra
 
 __all__ = ["LegacyGym", "LegacySpec", "converted_space", "import_gym", "is_legacy"]
 
@@ -217,13 +218,9 @@ class LegacySpec:
 
 def import_gym() -> ModuleType:
     """Imports old gym without printing its notice; raises ImportError that names the extra."""
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):
-            return importlib.import_module("gym")
-    except ImportError as error:
-        raise ImportError(
-            f'ids that begin with "gym:" need the old gym package ({error}); pip install "headrace[legacy]"'
-        ) from error
+    needed = extra("legacy", 'ids that begin with "gym:" need the old gym package')
+    with needed, contextlib.redirect_stderr(io.StringIO()):
+        return importlib.import_module("gym")
 
 
 def is_legacy(env: object) -> bool:

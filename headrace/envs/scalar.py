@@ -17,7 +17,7 @@ from headrace import compiled
 from headrace.buffers.tree import tree_leaves, tree_paths, tree_rows
 from headrace.envs import stepping
 from headrace.envs.factory import user_code_failed
-from headrace.envs.infos import EVERY_STEP, info_copy, info_value, missing
+from headrace.envs.infos import InfoField, info_copy
 from headrace.envs.random_actions import random_actions
 from headrace.envs.spaces import Mismatch, action_decoder, cast_note, observation_writer, unmasked
 from headrace.errors import EnvContractError, SamplerError
@@ -78,8 +78,10 @@ class ScalarEnvs:
         self._name = name
         self._status = status
         self._seeds: list[int | None] = [env_seed for env_seed, _ in seeds]
-        self._declared = {key: (np.dtype(dtype), tuple(shape)) for key, (dtype, shape) in (env_info_keys or {}).items()}
-        self._seen_keys = set(self._declared)
+        self._fields = [
+            InfoField(key, np.dtype(dtype), tuple(shape)) for key, (dtype, shape) in (env_info_keys or {}).items()
+        ]
+        self._seen_keys = set(env_info_keys or ())
         self._some_wait = False
         self._noted_casts: set[str] = set()
         self._own_action_spaces: list[gymnasium.Space[Any]] = []
@@ -129,7 +131,6 @@ class ScalarEnvs:
         """Steps every column that is not waiting; see `EnvBatch.step`."""
         steps = self._steps if timing is None else [_timed(step, timing) for step in self._steps]
         columns = self._stepped(out) if self._some_wait else None
-        takes_infos = out.infos is not None or bool(self._declared)
         ended: list[int] = []
         infos: list[dict[str, Any]] = []
         try:
@@ -141,7 +142,7 @@ class ScalarEnvs:
                 self._rewards,
                 self._status.line,
                 partial(self._record, out, ended, infos),
-                partial(self._take_info, out) if takes_infos else None,
+                None if out.infos is None else partial(_keep_info, out.infos),
                 self._last_info,
                 ended,
                 infos,
@@ -150,7 +151,7 @@ class ScalarEnvs:
             raise
         except BaseException as error:
             raise self._explained(error, "step()") from error
-        if not finite or takes_infos:
+        if not finite:
             self._check_finite(out.observation, out.env_info, out.floats, "step()")
         self._status.line[Status.ENV] = -1
         if not ended:
@@ -206,7 +207,8 @@ class ScalarEnvs:
     def _prepare(self, out: StepRow) -> Any:
         """Makes what the stepper needs to write to a row, once."""
         leaf = self._stepping.leaf_of(self.spaces.observation, out.observation)
-        out.prepared = self._stepping.Row(leaf, out.reward, out.terminated, out.truncated)
+        fields = self._stepping.Fields(self._fields, out.env_info) if self._fields else None
+        out.prepared = self._stepping.Row(leaf, fields, out.reward, out.terminated, out.truncated)
         return out.prepared
 
     def _record(self, out: StepRow, ended: list[int], infos: list[dict[str, Any]], column: int, answer: Any) -> None:
@@ -221,8 +223,10 @@ class ScalarEnvs:
         if type(reward) not in _NUMBERS or not -_FLOAT32_MAX <= reward <= _FLOAT32_MAX:
             reward = _reward(reward)
         self._rewards[column] = reward
-        if self._declared or out.infos is not None:
-            self._take_info(out, column, info)
+        if self._fields:
+            out.prepared.fields.write(column, info)
+        if out.infos is not None:
+            _keep_info(out.infos, column, info)
         if terminated is not False or truncated is not False:
             if terminated is True or self._boolean(terminated, "terminated"):
                 out.terminated[column] = True
@@ -279,15 +283,6 @@ class ScalarEnvs:
         except (TypeError, ValueError) as error:
             raise _NotUnpacked(error) from error
         self._write(observation, column, first)
-
-    def _take_info(self, out: StepRow, column: int, info: Any) -> None:
-        """Records the declared fields and, if they are wanted, a copy of the whole dict."""
-        for key, (dtype, shape) in self._declared.items():
-            if not isinstance(info, dict) or key not in info:
-                raise missing(key, info, EVERY_STEP)
-            out.env_info[key][column] = info_value(info[key], key, dtype, shape)
-        if out.infos is not None:
-            out.infos[column] = info_copy(info)
 
     def _last_info(self, info: Any) -> dict[str, Any]:
         """Returns a copy of the last info dict of an episode."""
@@ -357,6 +352,10 @@ class ScalarEnvs:
 
 
 _NO_ENDS = Ends()
+
+
+def _keep_info(infos: list[dict[str, Any]], column: int, info: Any) -> None:
+    infos[column] = info_copy(info)
 
 
 def _timed(step: Callable[[Any], Any], timing: Timing) -> Callable[[Any], Any]:

@@ -9,20 +9,40 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from headrace.envs.infos import InfoField
 from headrace.types import Tree
 
-__all__ = ["Row", "Stepper", "leaf_of"]
+__all__ = ["Fields", "Row", "Stepper", "leaf_of"]
 
 
 def leaf_of(space: gymnasium.Space[Any], to: Tree) -> None:
     """Returns what writes observations by itself: nothing; `record` writes them all."""
 
 
+class Fields:
+    """Where the declared fields of info dicts are written.
+
+    Args:
+        fields: the fields.
+        to: arrays `[n, ...]` by key.
+    """
+
+    def __init__(self, fields: Sequence[InfoField], to: dict[str, np.ndarray]) -> None:
+        self._places = [(field.write, to[field.key]) for field in fields]
+
+    def write(self, column: int, info: Any) -> None:
+        """Records the fields of one environment's info dict; raises Mismatch for one that is missing or unfit."""
+        for write, to in self._places:
+            write(to, column, info)
+
+
 class Row:
     """Where the answers of one time step are written."""
 
-    def __init__(self, leaf: None, reward: np.ndarray, terminated: np.ndarray, truncated: np.ndarray) -> None:
-        self.reward = reward
+    def __init__(
+        self, leaf: None, fields: Fields | None, reward: np.ndarray, terminated: np.ndarray, truncated: np.ndarray
+    ) -> None:
+        self.fields, self.reward = fields, reward
 
 
 class Stepper:
@@ -46,7 +66,7 @@ class Stepper:
         rewards: array[float],
         line: memoryview,
         record: Callable[[int, Any], None],
-        take_info: Callable[[int, Any], None] | None,
+        keep_info: Callable[[int, Any], None] | None,
         last_info: Callable[[Any], dict[str, Any]],
         ended: list[int],
         infos: list[dict[str, Any]],
@@ -61,7 +81,7 @@ class Stepper:
             rewards: receives the rewards, `[n]`; those of columns that are not stepped must be 0.
             line: the status line.
             record: called as record(column, answer) with an answer that is not written here.
-            take_info: called as take_info(column, info) with the info dict of an answer that is written here; or None.
+            keep_info: called as keep_info(column, info) with the info dict of an answer that is written here; or None.
             last_info: called as last_info(info) with the last info dict of an episode; returns a copy.
             ended: receives the columns whose episodes ended.
             infos: receives the last info dicts of these episodes.

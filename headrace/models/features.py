@@ -47,6 +47,7 @@ class Features(torch.nn.Module):
         self.size = sum(leaf.size for leaf in leaves)
         self.has_images = any(isinstance(leaf, NatureCnn) for leaf in leaves)
         self._of_vector = isinstance(space, spaces.Box) and space.dtype == np.float32 and len(space.shape) == 1
+        self._of_float32 = all(child.dtype == np.float32 for _, child in parts)
 
     def forward(self, observation: Tree) -> torch.Tensor:
         """Returns features float32 `[..., size]` of observations, a tree of `[..., *shape]`."""
@@ -59,9 +60,18 @@ class Features(torch.nn.Module):
 
     @property
     def is_vector(self) -> bool:
-        """Whether the features are the observation itself, a vector of float32, normalized if there is a `norm`."""
-        leaf = self.leaves[0]
-        return self._of_vector and type(leaf) is _Numbers and type(leaf.norm) in (RunningNorm, type(None))
+        """Whether the features are the observation itself, a vector of float32, normalized if there is a norm."""
+        return self._of_vector and self.is_numbers
+
+    @property
+    def is_numbers(self) -> bool:
+        """Whether the features are the numbers of the observation, all of them float32, normalized if there are norms.
+
+        `parts` returns the arrays, `norms` what normalizes each.
+        """
+        return self._of_float32 and all(
+            type(leaf) is _Numbers and type(leaf.norm) in (RunningNorm, type(None)) for leaf in self.leaves
+        )
 
     @property
     def is_one_hot(self) -> bool:
@@ -70,11 +80,13 @@ class Features(torch.nn.Module):
         return self._keys == [()] and type(leaf) is _OneHot and leaf.start == 0
 
     @property
-    def norm(self) -> RunningNorm | None:
-        """What normalizes observations that are a vector (`is_vector`); None if they are not normalized."""
-        leaf = self.leaves[0]
-        assert isinstance(leaf, _Numbers)
-        return leaf.norm
+    def norms(self) -> list[RunningNorm]:
+        """What normalizes the parts of observations that are numbers (`is_numbers`); empty if nothing does."""
+        return [leaf.norm for leaf in self.leaves if isinstance(leaf, _Numbers) and leaf.norm is not None]
+
+    def parts(self, observation: Tree) -> list[Any]:
+        """Returns the leaves of an observation in the order in which features are concatenated."""
+        return [_at(observation, keys) for keys in self._keys]
 
     def update(self, observation: Tree) -> None:
         """Updates the normalization statistics, if any, with observations, a tree of `[N, *shape]`."""

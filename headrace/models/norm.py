@@ -63,5 +63,22 @@ class RunningNorm(torch.nn.Module):
         self.var.copy_((1 - share) * self.var + share * var + (1 - share) * share * delta.square())
         self.mean.add_(share * delta)
         self.count.copy_(total)
+        self._apply_statistics()
+
+    def statistics(self) -> torch.Tensor:
+        """Returns the number of vectors so far (repeated), their mean and their variance, float64 `[3, size]`."""
+        return torch.stack([self.count.expand_as(self.mean), self.mean, self.var])
+
+    @torch.no_grad()
+    def load_statistics(self, statistics: torch.Tensor) -> None:
+        """Replaces the statistics by others in the form of `statistics`."""
+        counts, mean, var = statistics
+        self.count.copy_(counts[0])
+        self.mean.copy_(mean)
+        self.var.copy_(var)
+        self._apply_statistics()
+
+    def _apply_statistics(self) -> None:
+        """Computes the tensors that `forward` uses."""
         self.shift.copy_(self.mean)
         self.scale.copy_((self.var + 1e-8).rsqrt())

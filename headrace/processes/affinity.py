@@ -15,7 +15,16 @@ import psutil
 
 from headrace.processes.late_import import LateImport
 
-__all__ = ["Affinity", "cores_shared_by", "cpu_quota", "pin", "set_torch_threads", "usable_cores"]
+__all__ = [
+    "Affinity",
+    "AffinityLike",
+    "core_shares",
+    "cores_shared_by",
+    "cpu_quota",
+    "pin",
+    "set_torch_threads",
+    "usable_cores",
+]
 
 _log = logging.getLogger("headrace.processes")
 
@@ -81,7 +90,7 @@ class Affinity:
             object.__setattr__(self, "sampler_cuda_idx", _numbers(self.sampler_cuda_idx, "sampler_cuda_idx"))
 
     @staticmethod
-    def of(value: Affinity | Mapping[str, Any] | None) -> Affinity:
+    def of(value: AffinityLike) -> Affinity:
         """Returns the affinity for an `Affinity`, a dict of its settings or of rlpyt's `make_affinity`, or None."""
         if value is None:
             return Affinity()
@@ -123,6 +132,18 @@ def usable_cores() -> int:
     """Returns the number of cores this process may use by its affinity mask and the cgroup's CPU quota."""
     cores, quota = len(_allowed_cpus()), cpu_quota()
     return cores if quota is None else min(cores, quota)
+
+
+#: How users give an affinity: the class, a dict of its settings or of rlpyt's, for several learners a sequence of them.
+AffinityLike = Affinity | Mapping[str, Any] | Sequence[Affinity | Mapping[str, Any]] | None
+
+
+def core_shares(n: int) -> list[tuple[int, ...]]:
+    """Divides the cores that this process may use into `n` parts; returns none if there are fewer cores than parts."""
+    cpus = _allowed_cpus()
+    if len(cpus) < n:
+        return []
+    return [tuple(cpus[part * len(cpus) // n : (part + 1) * len(cpus) // n]) for part in range(n)]
 
 
 def cores_shared_by(affinity: Affinity, n_workers: int) -> int:

@@ -68,6 +68,8 @@ def cause_of_death(exitcode: int | None, who: str, phase: str | None, ended: boo
             "SIGBUS": "; often a full /dev/shm or a truncated memory-mapped file",
             "SIGABRT": "; an assertion in compiled code of the environment or its libraries",
         }.get(name, "")
+        if name == "SIGABRT" and phase == Phase.EXCHANGING.words:
+            usual = "; often because the ranks did not take the same number of updates"
         return f"{who} was killed by {name}{usual}{fork if name in _FAULTS else ''}"
     if phase == Phase.STARTING.words:
         return _not_started(exitcode, who)

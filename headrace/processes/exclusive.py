@@ -25,6 +25,10 @@ class Owner:
         self._lock = threading.RLock()  # reentrant: a signal handler may call shutdown() during another call
         self._inside = ""
 
+    def __reduce__(self) -> tuple[type[Owner], tuple[()]]:
+        """A copy that was sent to another process belongs to that one."""
+        return Owner, ()
+
     def enter(self, call: str) -> None:
         """Begins a call; `leave` must follow.
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from headrace.errors import SamplerError, headline
+from headrace.extras import extra
 from headrace.processes.affinity import usable_cores
 
 __all__ = ["RayActors", "RayCluster", "RaySession", "loaded_ray", "require_ray_options"]
@@ -118,10 +119,8 @@ def loaded_ray() -> Any:
     Raises:
         ImportError: if Ray is not installed or too old.
     """
-    try:
+    with extra("ray", "Ray is not installed"):
         ray: Any = importlib.import_module("ray")
-    except ImportError as error:
-        raise ImportError(f'Ray is not installed ({error}); pip install "headrace[ray]"') from error
     numbers = tuple(int(number) for number in re.findall(r"\d+", ray.__version__)[:2])
     if numbers < _OLDEST:
         least = ".".join(map(str, _OLDEST))

@@ -20,7 +20,7 @@ TICK = 0.05  # seconds between two looks at the progress of the processes that a
 
 
 class Phase(IntEnum):
-    """Activities of a process that owns environments."""
+    """Activities of a process that owns environments or learns."""
 
     STARTING = 0
     CONSTRUCTING = 1
@@ -35,6 +35,8 @@ class Phase(IntEnum):
     SAVING = 10
     COLLECTING = 11
     STORING = 12
+    LEARNING = 13
+    EXCHANGING = 14
 
     @property
     def words(self) -> str:
@@ -56,6 +58,8 @@ _WORDS = {
     Phase.SAVING: "saving the environment's state",
     Phase.COLLECTING: "collecting a batch",
     Phase.STORING: "passing a batch to the sink",
+    Phase.LEARNING: "learning",
+    Phase.EXCHANGING: "exchanging gradients or statistics with the other ranks",
 }
 
 
@@ -66,6 +70,8 @@ _WITHOUT_STEP = {
     Phase.CLOSING,
     Phase.COLLECTING,
     Phase.STORING,
+    Phase.LEARNING,
+    Phase.EXCHANGING,
 }
 
 

@@ -1,4 +1,4 @@
-"""Replay buffers: batches are appended to a ring in shared memory, and transitions are sampled from it."""
+"""Replay buffers: batches are appended to a ring in shared memory, and transitions or sequences are sampled."""
 
 from headrace.lazy import lazy_exports
 

@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
+from headrace.buffers.samples import Samples
 from headrace.buffers.shared import Allocate, Arena, measure, shared
 from headrace.errors import NotEnoughMemory
 from headrace.memory import available_memory
+from headrace.replays.base import Sequences, Transitions
+from headrace.replays.hindsight import HindsightConfig
 from headrace.replays.prioritized import PrioritizedReplay
+from headrace.replays.replay import Replay
 from headrace.replays.ring import ReplayRing, ReplaySpec, build_ring
+from headrace.replays.sequence import PrioritizedSequenceReplay, UniformSequenceReplay
+from headrace.replays.sequences import SequenceShape
 from headrace.replays.uniform import UniformReplay
 from headrace.replays.writer import ReplayWriter
 from headrace.types import BatchSpec, Tree
 
-__all__ = ["make_replay", "replay_over", "replay_spec", "shared_ring"]
+__all__ = [
+    "make_replay",
+    "make_sequence_replay",
+    "replay_over",
+    "replay_spec",
+    "sequence_replay_over",
+    "shared_ring",
+]
 
 
 def replay_spec(
@@ -26,6 +40,9 @@ def replay_spec(
     *,
     frames: int = 0,
     n_finals: int | None = None,
+    all_finals: bool = False,
+    state: Tree = None,
+    errors: Callable[[Samples], np.ndarray] | None = None,
 ) -> ReplaySpec:
     """Returns the spec of a replay of `size` environment steps, rounded up to whole rows.
 
@@ -36,11 +53,16 @@ def replay_spec(
         size: capacity in environment steps.
         frames: see `ReplaySpec`.
         n_finals: see `ReplaySpec`. Default: room for one truncated episode in every 16 steps, or in every 64 steps if
-            frames are stored, and at least T · B.
+            frames are stored, for one end of an episode in every 4 steps with `all_finals`, and at least T · B.
+        all_finals: see `ReplaySpec`.
+        state: see `ReplaySpec`.
+        errors: see `ReplaySpec`.
     """
     if n_finals is None:
-        n_finals = max(size // (64 if frames else 16), batch_spec.size)
-    return ReplaySpec(batch_spec, math.ceil(size / batch_spec.B), observation, action, n_finals, frames)
+        n_finals = max(size // (4 if all_finals else 64 if frames else 16), batch_spec.size)
+    every = batch_spec.state_interval or 1  # states are stored at the same positions in every turn of the ring
+    n_rows = math.ceil(size / batch_spec.B / every) * every
+    return ReplaySpec(batch_spec, n_rows, observation, action, n_finals, frames, all_finals, state, errors)
 
 
 def shared_ring(spec: ReplaySpec, fd: int | None = None) -> tuple[Arena, ReplayRing]:
@@ -76,8 +98,9 @@ def make_replay(
     n_finals: int | None = None,
     alpha: float = 0.6,
     beta: float = 0.4,
+    hindsight: HindsightConfig | None = None,
     allocate: Allocate | None = None,
-) -> tuple[ReplayWriter, UniformReplay]:
+) -> tuple[ReplayWriter, Replay[Transitions]]:
     """Returns a writer and a replay over the same memory.
 
     The memory is private to this process unless `allocate` provides another. For the arguments, see `replay_spec`,
@@ -89,12 +112,21 @@ def make_replay(
     Raises:
         NotEnoughMemory: if the ring does not fit into the available memory (checked only without `allocate`).
     """
-    spec = replay_spec(batch_spec, observation, action, size, frames=frames, n_finals=n_finals)
+    all_finals = hindsight is not None
+    spec = replay_spec(batch_spec, observation, action, size, frames=frames, n_finals=n_finals, all_finals=all_finals)
     if allocate is None:
         _require_memory(spec)
     ring = build_ring(spec, allocate or np.zeros)
     replay = replay_over(
-        spec, ring, prioritized=prioritized, n_step=n_step, discount=discount, seed=seed, alpha=alpha, beta=beta
+        spec,
+        ring,
+        prioritized=prioritized,
+        n_step=n_step,
+        discount=discount,
+        seed=seed,
+        alpha=alpha,
+        beta=beta,
+        hindsight=hindsight,
     )
     return ReplayWriter(spec, ring), replay
 
@@ -109,14 +141,80 @@ def replay_over(
     seed: int,
     alpha: float = 0.6,
     beta: float = 0.4,
-) -> UniformReplay:
+    hindsight: HindsightConfig | None = None,
+) -> Replay[Transitions]:
     """Returns a replay over a ring that another object or process fills.
 
     For the arguments, see `UniformReplay` and `PrioritizedReplay`.
     """
     if prioritized:
-        return PrioritizedReplay(spec, ring, n_step=n_step, discount=discount, seed=seed, alpha=alpha, beta=beta)
-    return UniformReplay(spec, ring, n_step=n_step, discount=discount, seed=seed)
+        return PrioritizedReplay(
+            spec, ring, n_step=n_step, discount=discount, seed=seed, alpha=alpha, beta=beta, hindsight=hindsight
+        )
+    return UniformReplay(spec, ring, n_step=n_step, discount=discount, seed=seed, hindsight=hindsight)
+
+
+def make_sequence_replay(
+    batch_spec: BatchSpec,
+    observation: Tree,
+    action: Tree,
+    state: Tree,
+    size: int,
+    shape: SequenceShape,
+    *,
+    prioritized: bool = False,
+    discount: float = 0.99,
+    seed: int = 0,
+    frames: int = 0,
+    n_finals: int | None = None,
+    alpha: float = 0.6,
+    beta: float = 0.4,
+    eta: float = 0.9,
+    errors: Callable[[Samples], np.ndarray] | None = None,
+) -> tuple[ReplayWriter, Replay[Sequences]]:
+    """Returns a writer and a replay of sequences over the same memory, which is private to this process.
+
+    For the arguments, see `replay_spec` and `PrioritizedSequenceReplay`; the sampler's `batch_spec` must have a
+    `state_interval`, and without an example of the recurrent `state`, sequences start without a memory.
+
+    Returns:
+        The writer and a `UniformSequenceReplay`, or a `PrioritizedSequenceReplay` if `prioritized`.
+
+    Raises:
+        NotEnoughMemory: if the ring does not fit into the available memory.
+    """
+    spec = replay_spec(
+        batch_spec, observation, action, size, frames=frames, n_finals=n_finals, state=state, errors=errors
+    )
+    _require_memory(spec)
+    ring = build_ring(spec, np.zeros)
+    replay = sequence_replay_over(
+        spec, ring, shape, prioritized=prioritized, discount=discount, seed=seed, alpha=alpha, beta=beta, eta=eta
+    )
+    return ReplayWriter(spec, ring), replay
+
+
+def sequence_replay_over(
+    spec: ReplaySpec,
+    ring: ReplayRing,
+    shape: SequenceShape,
+    *,
+    prioritized: bool,
+    discount: float,
+    seed: int,
+    alpha: float = 0.6,
+    beta: float = 0.4,
+    eta: float = 0.9,
+) -> Replay[Sequences]:
+    """Returns a replay of sequences over a ring that another object or process fills.
+
+    For the arguments, see `PrioritizedSequenceReplay`.
+    """
+    if prioritized:
+        return PrioritizedSequenceReplay(
+            spec, ring, shape, discount=discount, seed=seed, alpha=alpha, beta=beta, eta=eta
+        )
+    return UniformSequenceReplay(spec, ring, shape, discount=discount, seed=seed)
 
 
 def _require_memory(spec: ReplaySpec) -> None:

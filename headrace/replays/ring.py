@@ -12,11 +12,12 @@ Importing this module loads no torch, because the writer may be a process withou
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
+from headrace.buffers.samples import Samples
 from headrace.buffers.shared import Allocate
 from headrace.buffers.tree import allocate_like, tree_paths
 from headrace.types import BatchSpec, Tree
@@ -33,6 +34,7 @@ __all__ = [
     "ReplaySpec",
     "build_ring",
     "row_slices",
+    "with_final",
 ]
 
 # Flags of one step, one byte for each row and column.
@@ -56,8 +58,14 @@ class ReplaySpec:
         action: example, a tree of arrays.
         n_finals: room for final observations of truncated episodes. When it is used up, the rows up to and including
             the one with the oldest final observation are dropped.
+        all_finals: keep the final observations of terminated episodes as well.
         frames: number of frames stacked along the first axis of the observation (a uint8 array), newest last; each
             frame is then stored once. 0: observations are stored whole.
+        state: example of the recurrent state, which is stored every `batch.state_interval` rows; `n_rows` must be a
+            multiple of the interval. None: states are not stored.
+        errors: returns the errors of a batch's steps, float32 `[T, B]`, NaN where they are not known, from which new
+            sequences get their priorities; it is called where batches are appended, and pickled to get there. None: no
+            errors are stored.
     """
 
     batch: BatchSpec
@@ -66,6 +74,9 @@ class ReplaySpec:
     action: Tree
     n_finals: int
     frames: int = 0
+    all_finals: bool = False
+    state: Tree = None
+    errors: Callable[[Samples], np.ndarray] | None = None
 
     def __post_init__(self) -> None:
         least = self.batch.T + max(self.frames, 1)
@@ -82,6 +93,12 @@ class ReplaySpec:
             )
         if self.frames:
             self._check_frames()
+        if self.state is not None and (not self.every or self.n_rows % self.every or self.batch.T % self.every):
+            raise ValueError(
+                f"a replay with recurrent states needs time steps and batch_T in multiples of the sampler's "
+                f"state_interval, got n_rows={self.n_rows}, batch_T={self.batch.T} and "
+                f"state_interval={self.batch.state_interval}; give the sampler a state_interval"
+            )
 
     def _check_frames(self) -> None:
         leaf = self.observation
@@ -98,6 +115,11 @@ class ReplaySpec:
         return self.n_rows * self.batch.B
 
     @property
+    def every(self) -> int:
+        """Rows from one stored state to the next; 0 if batches have no states."""
+        return self.batch.state_interval or 0
+
+    @property
     def stored(self) -> Tree:
         """Example of the stored part of an observation: the whole observation, or its newest frame."""
         return self.observation[-1] if self.frames else self.observation
@@ -112,8 +134,7 @@ class ReplayRing:
         action: tree of `[n_rows, B, ...]`.
         reward: float32 `[n_rows, B]`.
         flags: uint8 `[n_rows, B]`, `VALID`, `FIRST` and so on.
-        final: int32 `[n_rows, B]`, for truncated episodes the position of their last observation in
-            `final_observation`.
+        final: int32 `[n_rows, B]`, where `with_final` the position of the last observation in `final_observation`.
         totals: int64 `[n_rows, 2]`, the numbers of steps and of final observations ever appended, up to and including
             this row.
         final_observation: tree of `[n_finals, ...]`.
@@ -121,6 +142,8 @@ class ReplayRing:
         oldest: number of the first intact row, see the module docstring.
         cursor: number of the row after the last intact one, see the module docstring.
         cut: number of a row that does not continue the row before it although it may look so, see `ReplayWriter.cut`.
+        state: tree of `[n_rows / k, B, ...]`, recurrent states before rows 0, k, 2k, ..., or None.
+        error: float32 `[n_rows, B]`, NaN where it is not known, or None; see `ReplaySpec`.
     """
 
     observation: Tree
@@ -134,6 +157,8 @@ class ReplayRing:
     oldest: memoryview
     cursor: memoryview
     cut: memoryview
+    state: Tree = None
+    error: np.ndarray | None = None
 
 
 def build_ring(spec: ReplaySpec, allocate: Allocate) -> ReplayRing:
@@ -156,7 +181,16 @@ def build_ring(spec: ReplaySpec, allocate: Allocate) -> ReplayRing:
         oldest=allocate((16,), int64).data,
         cursor=allocate((16,), int64).data,
         cut=allocate((16,), int64).data,
+        state=None if spec.state is None else allocate_like(spec.state, (rows // spec.every, B), allocate),
+        error=None if spec.errors is None else allocate((rows, B), np.dtype(np.float32)),
     )
+
+
+def with_final(spec: ReplaySpec, flags: np.ndarray) -> np.ndarray:
+    """Returns the steps after which a final observation is kept, bool, from flags of the same shape."""
+    ends = flags & (TERMINATED | TRUNCATED)
+    kept: np.ndarray = ends != 0 if spec.all_finals else ends == TRUNCATED
+    return kept
 
 
 def row_slices(first: int, count: int, n_rows: int) -> Iterator[tuple[slice, slice]]:

@@ -6,6 +6,8 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from headrace.buffers.samples import Samples, SlotSpec
 from headrace.replays.make import replay_spec, shared_ring
 from headrace.replays.ring import ReplayRing, ReplaySpec
@@ -30,13 +32,26 @@ class ReplaySink:
         size: capacity in environment steps.
         frames: see `ReplaySpec`.
         n_finals: see `replay_spec`.
+        all_finals: see `ReplaySpec`.
+        states: whether to store the recurrent states that the sampler records, for a replay of sequences.
+        errors: see `ReplaySpec`.
     """
 
     spec: ReplaySpec
     ring: ReplayRing
 
-    def __init__(self, size: int, *, frames: int = 0, n_finals: int | None = None) -> None:
-        self._size, self._frames, self._n_finals = size, frames, n_finals
+    def __init__(
+        self,
+        size: int,
+        *,
+        frames: int = 0,
+        n_finals: int | None = None,
+        all_finals: bool = False,
+        states: bool = False,
+        errors: Callable[[Samples], np.ndarray] | None = None,
+    ) -> None:
+        self._size, self._frames, self._n_finals, self._all_finals = size, frames, n_finals, all_finals
+        self._states, self._errors = states, errors
 
     def open(self, spec: SlotSpec) -> int:
         """See `headrace.samplers.Sink`.
@@ -64,5 +79,13 @@ class ReplaySink:
 
     def _spec(self, spec: SlotSpec) -> ReplaySpec:
         return replay_spec(
-            spec.batch, spec.observation, spec.action, self._size, frames=self._frames, n_finals=self._n_finals
+            spec.batch,
+            spec.observation,
+            spec.action,
+            self._size,
+            frames=self._frames,
+            n_finals=self._n_finals,
+            all_finals=self._all_finals,
+            state=spec.state if self._states else None,
+            errors=self._errors,
         )

@@ -81,7 +81,7 @@ class ReplayFile:
         cursor: int = ring.cursor[0]
         n_saved = 0
         while (first := max(self._saved, ring.oldest[0])) < cursor:
-            record = self._records.of(ring, first, min(first + self._records.most_rows, cursor))
+            record = self._records.of(ring, first, self._records.stop_after(first, cursor))
             if record is not None:  # else the rows were overwritten: continue with the rows that are there now
                 self._append(*record)
                 n_saved += record[0].n_rows
@@ -107,10 +107,15 @@ class ReplayFile:
         Raises:
             FileNotFoundError: if nothing was saved.
             CheckpointError: for files of another layout or format.
-            ValueError: for a ring that is not empty.
+            ValueError: for a ring that is not empty, or an `until` between two recurrent states.
         """
         if ring.cursor[0]:
             raise ValueError(f"the ring already has {ring.cursor[0]} rows; load into a new one, before any append")
+        if until is not None and until % self._records.every:
+            raise ValueError(
+                f"until must be a multiple of the {self._records.every} rows from one recurrent state to the next, got "
+                f"{until}; give the cursor that the ring had when it was saved"
+            )
         paths = self._paths()
         if not paths:
             raise FileNotFoundError(f"{self.folder} holds no replay; give the folder of a saved one")

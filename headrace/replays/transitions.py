@@ -9,6 +9,7 @@ from headrace.buffers.tree import tree_leaves, tree_map, tree_to_torch
 from headrace.replays.base import Transitions
 from headrace.replays.frames import stack_positions, stacks
 from headrace.replays.ring import FIRST, TERMINATED, TRUNCATED, ReplayRing, ReplaySpec
+from headrace.replays.window import Starts, TransitionStarts
 from headrace.types import StepInputs, Tree
 
 __all__ = ["Gather"]
@@ -26,6 +27,9 @@ class Gather:
     """
 
     def __init__(self, spec: ReplaySpec, ring: ReplayRing, n_step: int, discount: float) -> None:
+        if n_step < 1:
+            raise ValueError(f"n_step must be at least 1, got {n_step}")
+        self.starts: Starts = TransitionStarts(spec, n_step)
         self._B, self._size, self._frames = spec.batch.B, spec.size, spec.frames
         self._powers = discount ** np.arange(n_step + 1, dtype=np.float64)
 
@@ -38,17 +42,7 @@ class Gather:
         self._final_observation = ring.final_observation
 
     def __call__(self, index: np.ndarray, weights: np.ndarray) -> tuple[Transitions, np.ndarray]:
-        """Returns transitions and the oldest index that each was read from.
-
-        It does not notice rows that are overwritten while it reads; the caller must compare the oldest indices.
-
-        Args:
-            index: int64 `[N]`, row · B + column of the first steps.
-            weights: importance weights, float32 `[N]`.
-
-        Returns:
-            The transitions, and int64 `[N]`.
-        """
+        """See `Reader`; index: int64 `[N]`, row · B + column of the first steps."""
         place = index % self._size
         begun = (self._flags.take(place) & FIRST) != 0
         before = index - self._B * ~begun  # at the first step of an episode the result is masked
@@ -60,15 +54,15 @@ class Gather:
         next_observation, _ = self._observations(last + self._B * (ends == 0))
         self._put_finals(next_observation, (ends == TRUNCATED).nonzero()[0], last_place)
         before_place = before % self._size
-        prev_action, prev_reward = _taken(self._action, before_place), self._reward.take(before_place)
+        prev_action, prev_reward = self._actions(before_place), self._reward.take(before_place)
         for leaf in (*tree_leaves(prev_action), prev_reward):
             leaf[begun] = 0
         inputs = StepInputs(observation, prev_action, prev_reward, begun)
-        last_action, last_reward = _taken(self._action, last_place), self._reward.take(last_place)
+        last_action, last_reward = self._actions(last_place), self._reward.take(last_place)
         next_inputs = StepInputs(next_observation, last_action, last_reward, np.zeros_like(begun))
         transitions = Transitions(
             inputs=tree_to_torch(inputs),
-            action=tree_to_torch(_taken(self._action, place)),
+            action=tree_to_torch(self._actions(place)),
             return_=torch.from_numpy(return_),
             next_inputs=tree_to_torch(next_inputs),
             discount=torch.from_numpy(discount),
@@ -76,6 +70,11 @@ class Gather:
             indices=index,
         )
         return transitions, np.minimum(oldest, before)
+
+    def put(self, drawn: Transitions, positions: np.ndarray, others: Transitions, chosen: np.ndarray) -> None:
+        """See `Reader`."""
+        for to, values in zip(tree_leaves(drawn), tree_leaves(others), strict=True):
+            np.asarray(to)[positions] = np.asarray(values)[chosen]
 
     def _forward(self, place: np.ndarray, index: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Returns Σ γ^k r_{t+k} (summed in float64), γ^m and the index of the last step, each `[N]`."""
@@ -90,6 +89,10 @@ class Gather:
             total += goes_on * (power * self._reward.take(place))
             n_steps += goes_on
         return total.astype(np.float32), self._powers.take(n_steps).astype(np.float32), last
+
+    def _actions(self, place: np.ndarray) -> Tree:
+        """Returns the actions at these positions, a tree of `[N, ...]`."""
+        return _taken(self._action, place)
 
     def _observations(self, index: np.ndarray) -> tuple[Tree, np.ndarray]:
         """Returns the observations `[N, ...]` and the index of the oldest row that each was built from."""

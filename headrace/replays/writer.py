@@ -11,7 +11,17 @@ from headrace.buffers.samples import Samples
 from headrace.buffers.tree import tree_copy_into, tree_leaves, tree_map, tree_paths, tree_rows
 from headrace.memory import fence
 from headrace.replays.frames import check_joint, check_slides, padding
-from headrace.replays.ring import FIRST, FOLLOWS, TERMINATED, TRUNCATED, VALID, ReplayRing, ReplaySpec, row_slices
+from headrace.replays.ring import (
+    FIRST,
+    FOLLOWS,
+    TERMINATED,
+    TRUNCATED,
+    VALID,
+    ReplayRing,
+    ReplaySpec,
+    row_slices,
+    with_final,
+)
 from headrace.types import Tree
 
 __all__ = ["ReplayWriter"]
@@ -38,32 +48,32 @@ class ReplayWriter:
             samples: batch of the spec's shapes and dtypes.
 
         Raises:
-            ValueError: if the batch has other shapes than the spec, lacks the final observation of a truncated episode,
-                has more truncated episodes than `n_finals`, or stacks frames in another way than
+            ValueError: if the batch has other shapes than the spec, lacks the final observation of an episode,
+                has more ends of episodes to keep them for than `n_finals`, or stacks frames in another way than
                 `gymnasium.wrappers.FrameStackObservation`. The ring is then unchanged.
         """
         spec, ring = self.spec, self.ring
         first: int = ring.cursor[0]
-        observation, action = self._checked(samples)
+        observation, action, state = self._checked(samples)
         flags = self._flags(samples, first, observation)
         time, column, entries = _finals(samples, flags, observation, spec)
         n_steps, n_entries = (ring.totals[(first - 1) % spec.n_rows] if first else np.zeros(2, np.int64)).tolist()
         if len(time) > spec.n_finals:
             raise ValueError(
-                f"{len(time)} episodes of one batch were truncated and there is room for n_finals={spec.n_finals}; "
+                f"{len(time)} episodes of one batch {_ended(spec)} and there is room for n_finals={spec.n_finals}; "
                 "give the replay more"
             )
         numbers = n_entries + np.arange(len(time))
         slots = numbers % spec.n_finals
         given_up = ring.final_row[slots[numbers >= spec.n_finals]]
         given_up = given_up[given_up < first]  # the others belong to an append that was never finished
-        truncated = np.bincount(time, minlength=spec.batch.T)
-        totals = np.stack([n_steps + _counts(flags & VALID), n_entries + truncated.cumsum()], axis=1)
+        finals = np.bincount(time, minlength=spec.batch.T)
+        totals = np.stack([n_steps + _counts(flags & VALID), n_entries + finals.cumsum()], axis=1)
 
         # `oldest` must never move back: a writer that died may have overwritten rows up to its value.
         ring.oldest[0] = max(ring.oldest[0], first + spec.batch.T - spec.n_rows, given_up.max(initial=-1) + 1)
         fence(self._lock)
-        reward = _array(samples.env.reward)
+        reward, errors = _array(samples.env.reward), self._errors(samples)
         stored = observation[:, :, -1] if spec.frames else observation
         for here, there in row_slices(first, spec.batch.T, spec.n_rows):
             tree_copy_into(tree_rows(ring.observation, there), tree_rows(stored, here))
@@ -71,6 +81,12 @@ class ReplayWriter:
             ring.reward[there] = reward[here]
             ring.flags[there] = flags[here]
             ring.totals[there] = totals[here]
+            if ring.error is not None and errors is not None:
+                ring.error[there] = errors[here]
+        if ring.state is not None:
+            every = spec.every
+            for here, there in row_slices(first // every, spec.batch.n_states, spec.n_rows // every):
+                tree_copy_into(tree_rows(ring.state, there), tree_rows(state, here))
         if len(time):
             ring.final[(first + time) % spec.n_rows, column] = slots
             ring.final_row[slots] = first + time
@@ -79,22 +95,36 @@ class ReplayWriter:
         fence(self._lock)
         ring.cursor[0] = first + spec.batch.T
 
-    def _checked(self, samples: Samples) -> tuple[Tree, Tree]:
-        """Returns observation (all of its frames) and action as arrays; raises ValueError for other shapes."""
+    def _checked(self, samples: Samples) -> tuple[Tree, Tree, Tree]:
+        """Returns observation (all of its frames), action and state as arrays; raises ValueError for other shapes."""
         T, B = self.spec.batch.T, self.spec.batch.B
         observation, action = tree_map(_array, samples.env.observation), tree_map(_array, samples.agent.action)
-        for name, example, tree in (
-            ("env.observation", self.spec.observation, observation),
-            ("agent.action", self.spec.action, action),
+        state = None if self.spec.state is None else tree_map(_array, samples.agent.state)
+        for name, n_rows, example, tree in (
+            ("env.observation", T, self.spec.observation, observation),
+            ("agent.action", T, self.spec.action, action),
+            ("agent.state", self.spec.batch.n_states, self.spec.state, state),
         ):
-            expected = [(path, (T, B, *leaf.shape), leaf.dtype) for path, leaf in tree_paths(example)]
+            expected = [(path, (n_rows, B, *leaf.shape), leaf.dtype) for path, leaf in tree_paths(example)]
             found = [(path, leaf.shape, leaf.dtype) for path, leaf in tree_paths(tree)]
             if expected != found:
                 raise ValueError(
-                    f"samples.{name} is {_described(found)} and this replay was made for {_described(expected)}; make "
-                    "it for the sampler's batch_spec and spaces"
+                    f"samples.{name} is {_described(found) or None} and this replay was made for "
+                    f"{_described(expected)}; make it for the sampler's batch_spec and spaces"
                 )
-        return observation, action
+        return observation, action, state
+
+    def _errors(self, samples: Samples) -> np.ndarray | None:
+        """Returns the errors `[T, B]` that `ReplaySpec.errors` computes; raises ValueError if they do not fit."""
+        if self.spec.errors is None:
+            return None
+        errors, valid = np.asarray(self.spec.errors(samples)), _array(samples.env.valid)
+        if errors.shape != valid.shape or np.isinf(errors).any():
+            raise ValueError(
+                f"ReplaySpec.errors returned {errors.dtype} {list(errors.shape)}, {np.isinf(errors).sum()} of them "
+                f"infinite; expected finite numbers {list(valid.shape)}, NaN where an error is not known"
+            )
+        return np.where(valid, np.abs(errors), np.float32(np.nan))
 
     def _flags(self, samples: Samples, first: int, observation: Tree) -> np.ndarray:
         """Returns the flags `[T, B]`, see `ReplayRing`."""
@@ -125,14 +155,14 @@ class ReplayWriter:
 def _finals(
     samples: Samples, flags: np.ndarray, observation: Tree, spec: ReplaySpec
 ) -> tuple[np.ndarray, np.ndarray, Tree]:
-    """Returns (time `[N]`, column `[N]`, stored part of the final observation `[N, ...]`) of truncated episodes."""
-    cut = (flags & (TERMINATED | TRUNCATED)) == TRUNCATED
+    """Returns (time `[N]`, column `[N]`, stored part `[N, ...]`) of the final observations to keep (`with_final`)."""
+    kept = with_final(spec, flags)
     time, column = _array(samples.final.time), _array(samples.final.column)
-    chosen = cut[time, column]
+    chosen = kept[time, column]
     time, column = time[chosen], column[chosen]
-    if len(time) != np.count_nonzero(cut):
+    if len(time) != np.count_nonzero(kept):
         raise ValueError(
-            f"{np.count_nonzero(cut)} episodes of the batch were truncated and samples.final has the last observation "
+            f"{np.count_nonzero(kept)} episodes of the batch {_ended(spec)} and samples.final has the last observation "
             f"of {len(time)}; append batches as the sampler gave them"
         )
     if not len(time):
@@ -146,6 +176,11 @@ def _finals(
             )
         entries = entries[:, -1]
     return time, column, entries
+
+
+def _ended(spec: ReplaySpec) -> str:
+    """Returns the verb for episodes whose final observations are kept."""
+    return "ended" if spec.all_finals else "were truncated"
 
 
 def _counts(mask: np.ndarray) -> np.ndarray:

@@ -16,3 +16,5 @@ from headrace.runners.local import (
 )
 from headrace.runners.minibatch import MinibatchRl as MinibatchRl, MinibatchRlEval as MinibatchRlEval
 from headrace.runners.run_folder import RunFolder as RunFolder, RunRecord as RunRecord
+from headrace.runners.synchronous import SyncRl as SyncRl, SyncRlEval as SyncRlEval
+from headrace.runners.team import SyncConfig as SyncConfig

@@ -36,8 +36,9 @@ def require_arguments(runner: str, given: Sequence[Any], callbacks: Sequence[Any
     for callback in callbacks:
         if not isinstance(callback, Callback):
             raise TypeError(f"callbacks must be Callback objects, got {_said(callback)}")
-    algo, agent, *_ = given
+    algo, agent, sampler, *_ = given
     algo.require_agent(agent)
+    algo.require_batch(sampler.batch_spec)
 
 
 def _said(value: Any) -> str:

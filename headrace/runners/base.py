@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
-from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -17,20 +16,25 @@ from headrace.agents.base import Agent
 from headrace.agents.description import described
 from headrace.agents.device import device_here
 from headrace.algos.base import Algo
+from headrace.algos.ranks import ALONE, Ranks, same_buffers
 from headrace.checkpoints.resume import Resumed, folder_of, reading, resumed
 from headrace.checkpoints.run_settings import settings_of
 from headrace.checkpoints.store import CheckpointStore
 from headrace.config import settings_in
-from headrace.processes.affinity import Affinity
+from headrace.processes.affinity import Affinity, AffinityLike
 from headrace.processes.start_method import end_if_imported
+from headrace.processes.status import Phase, Status
 from headrace.runners.arguments import require_arguments
 from headrace.runners.callbacks import Callback
 from headrace.runners.config import RunnerConfig
+from headrace.runners.hooks import RunnerHooks
 from headrace.runners.logging.console import ConsoleLogger
 from headrace.runners.logging.csv_file import CsvLogger
 from headrace.runners.logging.logger import Logger, Loggers
+from headrace.runners.ranks import BatchReport, any_rank, others_first, over_ranks, same_agent
 from headrace.runners.row import Counters, Row
 from headrace.runners.run_folder import RunFolder, RunRecord
+from headrace.runners.saves import Saves
 from headrace.runners.seeding import torch_seeded
 from headrace.runners.threads import learner_threads, place_learner
 from headrace.samplers.base import BaseSampler
@@ -42,7 +46,7 @@ _log = logging.getLogger("headrace.runners")
 
 
 @settings_in(RunnerConfig, first=False)
-class Runner(ABC):
+class Runner(RunnerHooks):
     """Trains an agent: `runner.train()` runs until the last step, an error, Ctrl-C or `runner.stop()`.
 
     However it ends, the sampler is closed, the log is flushed and a checkpoint of the last update is written.
@@ -73,7 +77,7 @@ class Runner(ABC):
         agent: Agent,
         sampler: BaseSampler,
         config: RunnerConfig,
-        affinity: Affinity | Mapping[str, Any] | None = None,
+        affinity: AffinityLike = None,
         *,
         log_dir: str | Path | None = None,
         logger: Logger | None = None,
@@ -87,24 +91,25 @@ class Runner(ABC):
         self.sampler = sampler
         self.config = config
         self.seed = config.seed
-        self.n_itr = math.ceil(config.n_steps / sampler.batch_spec.size)
+        self._affinity = self._placed(affinity)
+        self._ranks: Ranks = ALONE
+        self._status = Status()
+        self._batch_steps = sampler.batch_spec.size * self.world_size
+        self.n_itr = math.ceil(config.n_steps / self._batch_steps)
         self.counters = Counters()
         self._log_itrs = self._in_batches(config.log_interval_steps)
         self._save_itrs = self._in_batches(config.checkpoint_interval_steps or config.log_interval_steps)
-        self._affinity = Affinity.of(affinity)
         if self._affinity.device is not None:
             device_here(self._affinity.device, "the GPU of affinity cuda_idx")
         self._resume_from = None if resume_from is None else Path(resume_from).absolute()
         folder = folder_of(log_dir, self._resume_from)
         self._store = None if folder is None else CheckpointStore(folder)
+        self._folder = None if folder is None else RunFolder(folder)  # ranks other than 0 have a store alone
         self._console = ConsoleLogger() if logger is None else logger
         self._callbacks = tuple(callbacks)
         self._record = record
-        self._stopping = False
         self._between = True  # no batch is partly collected or partly learned from
-        self._saved = (-1, -1)  # batches and log rows of the newest checkpoint
-        self._saved_episodes = False
-        self._why_not = ""  # the reason that was logged last
+        self._saves = Saves()
         self._logged = Counters()
         self._opt_infos: dict[str, list[float]] = defaultdict(list)
         self._last_infos: list[TrajInfo] = []
@@ -125,8 +130,8 @@ class Runner(ABC):
                 before = self._resumed()
                 with self._open_logger(before) as self._logger:
                     self._train(before)
-                if self._store is not None and (self._record is None or self._record.draws):
-                    RunFolder(self._store.folder).draw()
+                if self._folder is not None and (self._record is None or self._record.draws):
+                    self._folder.draw()
         except KeyboardInterrupt as error:
             # Without the frames below: a person who pressed Ctrl-C knows why training ended.
             failure = error
@@ -143,32 +148,20 @@ class Runner(ABC):
         """Ends training in good order after the current batch. May be called from a signal handler."""
         self._stopping = True
 
-    # ---- what subclasses define ----
+    def become_rank(self, ranks: Ranks, affinity: Affinity, status: Status) -> None:
+        """Makes this runner that of one learner; call it before `train`. Rank 0 alone logs and calls callbacks.
 
-    #: Whether to log a row before the first batch.
-    _log_at_start = False
-
-    @abstractmethod
-    def _on_episodes(self, traj_infos: Sequence[TrajInfo]) -> float:
-        """Records the episodes of a batch; returns the mean return to display."""
-
-    @abstractmethod
-    def _episodes(self, itr: int) -> tuple[Sequence[TrajInfo], dict[str, float]]:
-        """Returns the episodes of a log row, and the columns that only this runner has."""
-
-    @abstractmethod
-    def _own_state(self) -> dict[str, Any]:
-        """Returns the state of this runner for a checkpoint: plain values only."""
-
-    @abstractmethod
-    def _load_own_state(self, state: Mapping[str, Any]) -> None:
-        """Restores what `_own_state` returned."""
-
-    def _before_start(self) -> None:  # noqa: B027
-        """Called before the sampler is initialized."""
-
-    def _settle(self) -> None:  # noqa: B027
-        """Writes the log row that waits for its episodes, if there is one."""
+        Args:
+            ranks: all learners.
+            affinity: where this one and its sampler run.
+            status: where this process records what it is doing.
+        """
+        self._ranks, self._affinity, self._status = ranks, affinity, status
+        self.sampler.move_here(status)
+        if ranks.rank:
+            self._console, self._callbacks, self._folder = Logger(), (), None
+            if self._store is not None:
+                self._store = CheckpointStore(self._store.folder / f"rank-{ranks.rank}")
 
     # ---- the loop ----
 
@@ -183,6 +176,8 @@ class Runner(ABC):
                 seed=self.seed,
                 bootstrap_value=algo.bootstrap_value,
                 traj_info_kwargs={"discount": algo.discount},
+                rank=self._ranks.rank,
+                world_size=self.world_size,
                 resumable=self._store is not None,
                 resume=None if before is None else before.sampler,
             ),
@@ -190,16 +185,18 @@ class Runner(ABC):
             self.seed = sampler.seed
             place_learner(self._affinity, agent)
             threads = stack.enter_context(learner_threads(self._affinity, agent))
+            same_agent(agent, self._ranks)
             algo.initialize(agent, n_itr=self.n_itr, batch_spec=sampler.batch_spec, seed=sampler.seed)
+            algo.join(self._ranks)
             self._began = perf_counter()
             if before is not None:
                 with reading(before.path):
                     self._restore(before)
             record = self._record or RunRecord.of(self)
-            if self._store is not None:  # only now, so that a refused run changes nothing
-                RunFolder(self._store.folder).note_start(record.command, record.config)
+            if self._folder is not None:  # only now, so that a refused run changes nothing
+                self._folder.note_start(record.command, record.config)
             self._logger.settings(record.config)
-            self._logger.start(self.n_itr * sampler.batch_spec.size)
+            self._logger.start(self.n_itr * self._batch_steps)
             if before is not None:
                 self._logger.message(before.sentence)
             if threads:
@@ -217,7 +214,8 @@ class Runner(ABC):
                         self._log()
                 self._settle()
             except BaseException:
-                self._save_or_warn("training ends without it")
+                if self.world_size == 1:  # ranks save together, and one that failed cannot
+                    self._save_or_warn("training ends without it")
                 raise
             # Save before logging an extra last row: a run resumed from here, after a stop or to train longer, must not
             # have that row.
@@ -229,7 +227,7 @@ class Runner(ABC):
                     self._settle()
 
     def _finished(self) -> bool:
-        return self._stopping or self.counters.itr >= self.n_itr
+        return any_rank(self._ranks, self._asked_to_stop()) or self.counters.itr >= self.n_itr
 
     def _row_is_due(self) -> bool:
         itr = self.counters.itr
@@ -255,15 +253,21 @@ class Runner(ABC):
             for callback in self._callbacks:
                 callback.on_batch(self, itr, samples, traj_infos)
             heard = perf_counter()
-            with torch_seeded(self.seed, itr, self.agent.device):
+            self._status.enter(Phase.LEARNING)
+            with (
+                torch_seeded(self.seed, itr, self.agent.device, self._ranks.rank),
+                same_buffers(self.agent.model, self._ranks),
+            ):
                 opt_info = self.algo.optimize_agent(itr, samples)
+            own = BatchReport(traj_infos, steps, {**opt_info, **self.agent.exploration(itr, samples)})
+            report = over_ranks(self._ranks, self.sampler, own)
             counters.sample_seconds += collected - begin
             counters.optimize_seconds += perf_counter() - heard
-            counters.itr, counters.steps = itr + 1, counters.steps + steps
-            counters.trajs += len(traj_infos)
-            for name, value in {**opt_info, **self.agent.exploration(itr, samples)}.items():
+            counters.itr, counters.steps = itr + 1, counters.steps + report.steps
+            counters.trajs += len(report.traj_infos)
+            for name, value in report.opt_info.items():
                 self._opt_infos[name].append(float(value))
-            mean_return = self._on_episodes(traj_infos)
+            mean_return = self._on_episodes(report.traj_infos)
         self._logger.progress(counters.steps, mean_return)
         for callback in self._callbacks:
             callback.on_optimize(self, itr, opt_info)
@@ -291,7 +295,7 @@ class Runner(ABC):
         counters = self.counters
         if mean_return > counters.best_return:
             counters.best_return, counters.rows_since_best = mean_return, 0
-            if self._store is not None and row.counters.itr:
+            if self._store is not None and row.counters.itr and self._ranks.rank == 0:
                 try:
                     self._store.save_best(*row.agent or (self._state(), self.sampler.state(environments=False)))
                 except OSError as error:
@@ -303,21 +307,16 @@ class Runner(ABC):
 
     def _save(self) -> None:
         """Saves a checkpoint of the current state, unless it was saved already."""
-        if self._store is None or self._saved == (self.counters.itr, self.counters.rows):
+        if self._store is None or not self._saves.due(self.counters):
             return
-        if self._between:
-            with self._at_work():
-                sampler = self.sampler.state()
-            if sampler.why_not and sampler.why_not != self._why_not:
-                self._why_not = sampler.why_not
-                self._logger.message(
-                    f"checkpoints contain no environments, so a resumed run begins new episodes: {sampler.why_not}"
-                )
-        else:
-            sampler = replace(self.sampler.state(environments=False), why_not="training was interrupted within a batch")
-        self.algo.save_contents(self._store.folder / "replay")  # first: the checkpoint records how much belongs to it
-        self._store.save(self._state(), sampler)
-        self._saved, self._saved_episodes = (self.counters.itr, self.counters.rows), bool(sampler.train)
+        between, self._between = self._between, False
+        sampler = self._saves.sampler_state(self.sampler, between, self._logger)
+        self._between = between
+        with others_first(self._ranks):  # then each has a checkpoint of the batch of rank 0's
+            # First: the checkpoint records how much belongs to it.
+            self.algo.save_contents(self._store.folder / "replay")
+            self._store.save(self._state(), sampler)
+        self._saves.note(self.counters, sampler)
         for callback in self._callbacks:
             callback.on_checkpoint(self, self._store.newest)
 
@@ -352,14 +351,19 @@ class Runner(ABC):
         if self._resume_from is None:
             if self._store is not None:
                 self._store.require_empty()
-                RunFolder(self._store.folder).make_room()
+            if self._folder is not None:
+                self._folder.make_room()
             return None
-        assert self._store is not None
-        before = resumed(self._store, self._resume_from)
+        before = self._checkpoint(self._resume_from)
         if self.seed is None:
             self.seed = before.seed
         before.require(settings_of(self), self.n_itr)
         return before
+
+    def _checkpoint(self, path: Path) -> Resumed:
+        """Returns the checkpoint to resume from."""
+        assert self._store is not None
+        return resumed(self._store, path)
 
     def _restore(self, before: Resumed) -> None:
         """Restores everything; the agent's model and the optimizer must have been built."""
@@ -376,25 +380,19 @@ class Runner(ABC):
             self._opt_infos[name] = list(values)
         self._began -= own["seconds"]
         self._load_own_state(own["own"])
-        self._saved = self.counters.itr, self.counters.rows
-        self._saved_episodes = bool(before.sampler.train)
-        self._why_not = before.sampler.why_not
+        self._saves.restore(before, self.counters)
 
     def _interrupted(self) -> str:
-        text = f"interrupted after {self.counters.steps:,} of {self.n_itr * self.sampler.batch_spec.size:,} steps"
-        if self._store is None or self._saved[0] < 0:
-            return text
-        if not self._saved_episodes:
-            text += " (a resumed run begins new episodes)"
-        return f"{text}; checkpoint: {self._store.newest}"
+        text = f"interrupted after {self.counters.steps:,} of {self.n_itr * self._batch_steps:,} steps"
+        return text if self._store is None else text + self._saves.sentence(self._store.newest)
 
     # ---- setup ----
 
     def _in_batches(self, steps: float) -> int:
-        return max(1, int(steps) // self.sampler.batch_spec.size)
+        return max(1, int(steps) // self._batch_steps)
 
     def _open_logger(self, before: Resumed | None) -> Logger:
-        if self._store is None:
+        if self._folder is None:
             return self._console
-        path = self._store.folder / "progress.csv"
+        path = self._folder.path / "progress.csv"
         return Loggers(CsvLogger(path, keep_rows=None if before is None else before.rows), self._console)

@@ -11,13 +11,13 @@ from typing import Any
 
 from headrace.agents.base import Agent
 from headrace.algos.base import Algo
-from headrace.checkpoints.run_settings import plain
 from headrace.config import settings_in
-from headrace.processes.affinity import Affinity
+from headrace.processes.affinity import AffinityLike
 from headrace.runners.base import Runner
 from headrace.runners.callbacks import Callback
 from headrace.runners.config import RunnerConfig
 from headrace.runners.logging.logger import Logger
+from headrace.runners.ranks import BatchReport, over_ranks, values_of
 from headrace.runners.run_folder import RunRecord
 from headrace.samplers.base import BaseSampler
 from headrace.samplers.traj_info import TrajInfo
@@ -36,7 +36,7 @@ class MinibatchRl(Runner):
         agent: Agent,
         sampler: BaseSampler,
         config: RunnerConfig,
-        affinity: Affinity | Mapping[str, Any] | None = None,
+        affinity: AffinityLike = None,
         *,
         log_dir: str | Path | None = None,
         logger: Logger | None = None,
@@ -66,17 +66,7 @@ class MinibatchRl(Runner):
         return list(self._window), {"StepsInTrajWindow": sum(info.Length for info in self._window)}
 
     def _own_state(self) -> dict[str, Any]:
-        # Without `info`, which may contain anything.
-        return {
-            "window": [
-                {
-                    name: plain(value)
-                    for name, value in vars(info).items()
-                    if isinstance(value, bool | int | float | str)
-                }
-                for info in self._window
-            ]
-        }
+        return {"window": [values_of(info) for info in self._window]}
 
     def _load_own_state(self, state: Mapping[str, Any]) -> None:
         fields({"window": each(alike(vars(self.sampler.traj_info({}))))})(state, "runner.own")
@@ -99,7 +89,8 @@ class MinibatchRlEval(Runner):
 
     def _episodes(self, itr: int) -> tuple[Sequence[TrajInfo], dict[str, float]]:
         begin = perf_counter()
-        infos = self.sampler.evaluate_agent(itr)
+        own = BatchReport(self.sampler.evaluate_agent(itr))
+        infos = over_ranks(self._ranks, self.sampler, own).traj_infos
         self._eval_seconds += perf_counter() - begin
         return infos, self._evaluated(infos)
 

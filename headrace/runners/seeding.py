@@ -14,8 +14,8 @@ __all__ = ["torch_seeded"]
 
 
 @contextmanager
-def torch_seeded(seed: int | None, itr: int, device: torch.device) -> Iterator[None]:
-    """Seeds torch's global generators by (seed, itr) inside the context, and restores them afterwards.
+def torch_seeded(seed: int | None, itr: int, device: torch.device, rank: int = 0) -> Iterator[None]:
+    """Seeds torch's global generators by (seed, itr, rank) inside the context, and restores them afterwards.
 
     This makes models that draw from them (dropout) reproducible.
 
@@ -23,6 +23,7 @@ def torch_seeded(seed: int | None, itr: int, device: torch.device) -> Iterator[N
         seed: seed of the run.
         itr: number of the batch.
         device: device of the agent.
+        rank: number of the learner, each of which draws its own numbers.
     """
     assert seed is not None
     # `torch.manual_seed` would seed every kind of device, which takes 0.2 ms.
@@ -31,7 +32,8 @@ def torch_seeded(seed: int | None, itr: int, device: torch.device) -> Iterator[N
         index = torch.cuda.current_device() if device.index is None else device.index
         generators.append(torch.cuda.default_generators[index])
     before = [generator.get_state() for generator in generators]
-    drawn = np.random.SeedSequence(seed, spawn_key=(int(Stream.LEARNING), itr)).generate_state(1)
+    address = (int(Stream.LEARNING), itr, rank)[: 3 if rank else 2]
+    drawn = np.random.SeedSequence(seed, spawn_key=address).generate_state(1)
     try:
         for generator in generators:
             generator.manual_seed(int(drawn[0]))

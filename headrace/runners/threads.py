@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 
 from headrace.agents.base import Agent
-from headrace.processes.affinity import Affinity, pin
+from headrace.processes.affinity import Affinity, pin, usable_cores
 
 __all__ = ["learner_threads", "place_learner", "torch_threads"]
 
@@ -55,7 +55,9 @@ def learner_threads(affinity: Affinity, agent: Agent) -> Iterator[str]:
             f"than {SMALL:,}) and threads would wait for each other; Affinity(master_torch_threads={before}) keeps "
             f"{before}"
         )
-    with torch_threads(before if threads is None else threads):
+    if threads is None:  # a learner that has only its share of the cores needs no more threads
+        threads = before if _user_chose(before) else min(before, usable_cores())
+    with torch_threads(threads):
         yield sentence
 
 

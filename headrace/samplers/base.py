@@ -60,6 +60,7 @@ class BaseSampler:
         self._state = "new"  # new → open → closed
         self._cause: BaseException | None = None
         self._said: set[str] = set()
+        self._traj_info_kwargs: dict[str, Any] = {}
         self._timings: list[Timing] = []
         self._seconds = 0.0
         self._slots: Slots | None = None
@@ -153,6 +154,20 @@ class BaseSampler:
         except BaseException as error:
             raise self._abandon(error) from error.__cause__
         return self
+
+    def move_here(self, status: Status) -> None:
+        """Makes this process the one that uses the sampler, of which another process sent it a copy.
+
+        Args:
+            status: where this process records what it is doing, for the one that watches it.
+
+        Raises:
+            SamplerError: after `initialize`.
+        """
+        if self._state != "new":
+            raise SamplerError("move_here() must be called before initialize()")
+        self._owner = Owner()
+        self._engine.status = status
 
     @exclusive
     def obtain_samples(self, itr: int) -> tuple[Samples, Sequence[TrajInfo]]:

@@ -64,6 +64,8 @@ class SamplerOptions:
         isolate_rng: give each environment global generators of its own (NumPy's, Python's, torch's), by seed and env
             id, so that batches do not depend on the number of workers though it draws from them; 60 µs a step.
         pad: greatest lengths of texts and sequences in the observation, by their place; see `headrace.envs.Padded`.
+        state_interval: record the agent's recurrent state before every so many time steps of a batch, in
+            `samples.agent.state`, for sequence replay. It must divide batch_T. Default: record none.
     """
 
     EnvCls: Any
@@ -90,6 +92,7 @@ class SamplerOptions:
     eval_process: bool = False
     isolate_rng: bool = False
     pad: Mapping[str, int] | None = None
+    state_interval: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,6 +219,7 @@ class SamplerConfig:
                 batch_T=int(options.batch_T),
                 batch_B=int(options.batch_B),
                 n_workers=None if options.n_workers is None else int(options.n_workers),
+                state_interval=None if options.state_interval is None else int(options.state_interval),
                 max_decorrelation_steps=int(options.max_decorrelation_steps),
                 eval_n_envs=int(options.eval_n_envs),
                 env_info_keys=dict(options.env_info_keys or {}),
@@ -266,7 +270,7 @@ class SamplerConfig:
     @property
     def batch_spec(self) -> BatchSpec:
         """Batch size: T and B."""
-        return BatchSpec(self.options.batch_T, self.options.batch_B)
+        return BatchSpec(self.options.batch_T, self.options.batch_B, self.options.state_interval)
 
     @property
     def env_info_keys(self) -> EnvInfoKeys:
@@ -309,6 +313,7 @@ class SamplerConfig:
             "env_kwargs": self.factory.kwargs,
             "eval_env_kwargs": self.eval_factory.kwargs,
             **({"pad": self.factory.pad} if self.factory.pad else {}),
+            **({"state_interval": self.options.state_interval} if self.options.state_interval else {}),
             **{name: getattr(self.options, name) for name in names},
         }
 

@@ -19,6 +19,7 @@ _AT_LEAST = {
     "batch_B": 1,
     "n_workers": 1,
     "n_slots": 1,
+    "state_interval": 1,
     "max_decorrelation_steps": 0,
     "eval_n_envs": 0,
     "eval_max_steps": 1,
@@ -35,6 +36,7 @@ _AT_LEAST = {
 _OPTIONAL = {
     "n_workers",
     "n_slots",
+    "state_interval",
     "eval_max_steps",
     "eval_max_trajectories",
     "seed",
@@ -84,6 +86,13 @@ def checked_arguments(**arguments: Any) -> None:
     rank, world_size = arguments.get("rank", 0), arguments.get("world_size", 1)
     if rank >= world_size:
         raise ValueError(f"rank must be less than world_size, got rank={rank}, world_size={world_size}")
+    interval = arguments.get("state_interval")
+    if interval is not None and arguments["batch_T"] % interval:
+        T = arguments["batch_T"]
+        raise ValueError(
+            f"state_interval must divide batch_T, so that every batch has as many states, got "
+            f"state_interval={interval!r} and batch_T={T!r}"
+        )
 
 
 def checked_devices(name: str, layout: Layout, device: Any, samples_device: Any) -> tuple[Any, Any]:

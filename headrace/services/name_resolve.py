@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 from headrace.processes.ray_session import RayCluster
+from headrace.schema import shown
+from headrace.services.addresses import require_scheme, scheme_of
 from headrace.services.names.folder import FolderRecords
 from headrace.services.names.own import LostRecord
 from headrace.services.names.ray_actor import RayRecords
-from headrace.services.names.records import MemoryRecords, checked_seconds
-from headrace.services.names.redis_server import RedisRecords
+from headrace.services.names.records import MemoryRecords, checked_seconds, steady_seconds
+from headrace.services.names.redis_server import SCHEMES, RedisRecords
 from headrace.services.names.repository import NameRecordRepository, OnLost
 from headrace.services.names.watch import NameWatch
 
@@ -43,7 +44,7 @@ class MemoryNameRecordRepository(NameRecordRepository):
         records: MemoryRecords | None = None,
         *,
         on_lost: OnLost | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = steady_seconds,
     ) -> None:
         super().__init__(MemoryRecords(clock) if records is None else records, on_lost=on_lost, clock=clock)
 
@@ -65,7 +66,7 @@ class NFSNameRecordRepository(NameRecordRepository):
         folder: str | os.PathLike[str],
         *,
         on_lost: OnLost | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = steady_seconds,
     ) -> None:
         path = Path(folder).expanduser().absolute()
         super().__init__(FolderRecords(path, clock), (path,), on_lost=on_lost, clock=clock)
@@ -163,12 +164,13 @@ def make_repository(spec: str | os.PathLike[str] | NameRecordRepository) -> Name
         return MemoryNameRecordRepository()
     if spec == "ray":
         return RayNameRecordRepository()
-    if spec.startswith(("redis://", "rediss://", "unix://")):
+    if scheme_of(spec) or spec.partition(":")[0] in SCHEMES:  # the slashes may be missing
+        require_scheme(spec, SCHEMES, "the address of a repository of names", ', a folder, "memory" or "ray"')
         return RedisNameRecordRepository(spec)
     folder = spec.removeprefix("nfs:")
     if folder and (folder != spec or os.sep in folder):
         return NFSNameRecordRepository(folder)
     raise ValueError(
         f'a repository of names is "memory", a folder ("/shared/names", "nfs:names"), "redis://host:port" or "ray", '
-        f"got {spec!r}"
+        f"got {shown(spec)}"
     )

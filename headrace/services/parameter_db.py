@@ -13,14 +13,15 @@ from typing import Any
 
 from headrace.errors import ParameterDBError
 from headrace.schema import shown
+from headrace.services.addresses import scheme_of
 from headrace.services.parameters.checks import LATEST, NAME, checked_name, checked_tag, checked_version
 from headrace.services.parameters.choosing import Chooser, Identifier, missing
 from headrace.services.parameters.contents import MODES, packed, require_safetensors
 from headrace.services.parameters.folder import Listing, NameFolder
 from headrace.services.parameters.metadata import changed, plain_metadata
-from headrace.services.parameters.mongo import require_pymongo
-from headrace.services.parameters.reading import ParameterEntry, first_intact, looked_up
-from headrace.storage import state_home
+from headrace.services.parameters.mongo import require_mongo
+from headrace.services.parameters.reading import ParameterEntry, looked_up, read_entry
+from headrace.storage import state_folder
 from headrace.types import Tree
 
 __all__ = ["ParameterDBClient", "ParameterEntry"]
@@ -47,7 +48,9 @@ class ParameterDBClient:
         timeout: seconds to wait for another writer, or for MongoDB.
 
     Raises:
-        ValueError: for a name with other characters than letters, digits, "_", "-" and ".", or another `metadata`.
+        ValueError: for a name with other characters than letters, digits, "_", "-" and ".", or another kind of `folder`
+            or `metadata`.
+        PermissionError: without `folder`, if other users could write into this user's.
         ImportError: if safetensors or pymongo is missing.
     """
 
@@ -61,14 +64,14 @@ class ParameterDBClient:
         timeout: float = 60.0,
     ) -> None:
         self.experiment, self.trial = checked_name(experiment, "experiment"), checked_name(trial, "trial")
-        root = state_home("parameters") / "headrace" / "parameters" if folder is None else Path(folder).absolute()
+        if scheme_of(str(folder)):
+            raise ValueError(f'folder is "{scheme_of(str(folder))}://…", expected a folder, mounted if it is remote')
+        root = state_folder("parameters") / "parameters" if folder is None else Path(folder).absolute()
         self.folder = root / experiment / trial
         self._arguments = (experiment, trial, root, metadata, timeout)
         mongo = None if metadata in (None, "sqlite") else metadata
         if mongo is not None:
-            if not str(mongo).startswith(("mongodb://", "mongodb+srv://")):
-                raise ValueError(f'metadata is {shown(metadata)}, expected "sqlite", "mongodb://host:port" or None')
-            require_pymongo()
+            require_mongo(mongo)
         require_safetensors()
         self._timeout = timeout
         self._chooser = Chooser(self.folder, mongo, timeout)
@@ -176,7 +179,9 @@ class ParameterDBClient:
         *,
         into: ParameterDBClient | None = None,
     ) -> list[int]:
-        """Copies versions with their metadata under another name. Damaged versions are left out, with a warning.
+        """Copies versions with their metadata under another name.
+
+        Damaged versions are left out, with a warning, and so are those that are pushed or removed meanwhile.
 
         Args:
             name: what to copy.
@@ -201,10 +206,13 @@ class ParameterDBClient:
                 raise ParameterDBError(f"{new_name} has {len(there.digests)} versions; clear it, or give another name")
             for version in versions:
                 try:
-                    content, metadata = looked_up(source, version, partial(source.copy_of, version=version))
+                    found = looked_up(source, version, partial(source.copy_of, version=version))
                 except ParameterDBError as error:
                     _log.warning("%s; version %d of %s is left out of the copy", error, version, name)
                     continue
+                if found is None:
+                    continue
+                content, metadata = found
                 target.add(there, version, content)
                 if metadata is not None:
                     target.write_metadata(there, version, metadata)
@@ -212,6 +220,8 @@ class ParameterDBClient:
             for tag, version in tags.items():
                 if tag != LATEST and version in copied:
                     target.write_tag(tag, version)
+        if not copied:
+            raise ParameterDBError(f"no version of {name} could be copied: all were damaged or removed meanwhile")
         return copied
 
     def clear(self, name: str) -> None:
@@ -226,7 +236,7 @@ class ParameterDBClient:
                 folder.remove(listing, version)
 
     def gc(self, name: str, max_untagged_version_count: int | None = None, ttl: float | None = None) -> list[int]:
-        """Removes old versions; never one that has a tag, and never the latest.
+        """Removes old versions; never one that has a tag, never the latest, and never the last one that is intact.
 
         Args:
             name: name of the parameters.
@@ -253,6 +263,8 @@ class ParameterDBClient:
             removed = set() if max_untagged_version_count is None else {*others[max_untagged_version_count:]}
             if ttl is not None:
                 removed |= {version for version in others if folder.age(listing, version) > ttl}
+            if len(listing.digests) - len(removed) == 1:
+                removed -= folder.newest_intact(listing)
             for version in sorted(removed):
                 folder.remove(listing, version)
         return sorted(removed)
@@ -300,14 +312,16 @@ class ParameterDBClient:
         mode: str = "numpy",
         draw: tuple[int, int] | None = None,
     ) -> ParameterEntry:
-        """Returns parameters as `get` does, with the number and the metadata of their version."""
+        """Returns parameters as `get` does, whose arguments it has, with the number and metadata of their version."""
         if mode not in MODES:
             raise ValueError(f"mode is {shown(mode)}, expected one of {', '.join(MODES)}")
         folder = self._folder(name)
 
         def look(listing: Listing) -> ParameterEntry | None:
             versions = self._chooser.versions(folder, listing, identifier, draw)
-            return first_intact(folder, listing, versions, mode) if versions else None
+            if not versions:
+                return None
+            return folder.first_intact(versions, partial(read_entry, folder, listing, mode=mode))
 
         deadline, pause = time.monotonic() + (timeout if block else 0.0), _SHORTEST
         while (entry := looked_up(folder, identifier, look)) is None:

@@ -14,14 +14,17 @@ from headrace.streams.buffers import (
     FifoBuffer as FifoBuffer,
     PriorityBuffer as PriorityBuffer,
 )
-from headrace.streams.codec import Frame as Frame, Limits as Limits, decoded as decoded, encoded as encoded
+from headrace.streams.codec import Frame as Frame, decoded as decoded, encoded as encoded
 from headrace.streams.inference.client import (
     ClientCounts as ClientCounts,
     InferenceClient as InferenceClient,
-    InferenceResult as InferenceResult,
 )
 from headrace.streams.inference.inline import InlineInferenceClient as InlineInferenceClient
 from headrace.streams.inference.local import LocalInferenceQueues as LocalInferenceQueues
+from headrace.streams.inference.requests import (
+    InferenceResult as InferenceResult,
+    InferenceResults as InferenceResults,
+)
 from headrace.streams.inference.server import (
     InferenceBatch as InferenceBatch,
     InferenceServer as InferenceServer,
@@ -33,6 +36,7 @@ from headrace.streams.inference.spec import (
     make_server as make_server,
 )
 from headrace.streams.ip import IpSampleConsumer as IpSampleConsumer, IpSampleProducer as IpSampleProducer
+from headrace.streams.limits import Limits as Limits
 from headrace.streams.local import (
     LocalSampleConsumer as LocalSampleConsumer,
     LocalSampleProducer as LocalSampleProducer,
@@ -66,3 +70,4 @@ from headrace.streams.spec import (
     register_consumer as register_consumer,
     register_producer as register_producer,
 )
+from headrace.streams.spreading import ConsumerCounts as ConsumerCounts

@@ -4,74 +4,46 @@ A message is a list of parts. The first part is the header: four magic bytes, a 
 further part has the bytes of one array, as they are in memory or compressed. Nothing is ever pickled, so a message
 cannot execute code; and a receiver checks every number of the header against its `Limits` before it allocates memory.
 
-A header has these entries, in one list: format, name, version, producer, epoch, sequence, tree, CRC-32 of the
-payload or None. The tree is described by nested lists::
-
-    None                                    None
-    [0, value]                              a bool, int, float or str
-    [1, dtype, shape]                       an array: the bytes of the next part
-    [2, dtype, shape, size]                 an array, compressed to `size` bytes
-    [3, key, tree, key, tree, ...]          a dict, or a dataclass, which arrives as a dict of its fields
-    [4, tree, tree, ...]                    a tuple
+A header has these entries, in one list: format, name, version, producer, epoch, sequence, schema, values, checksum of
+the payload or None. The schema (`headrace.streams.schemas`) says what the tree is; the values are its numbers and
+strings.
 """
 
 from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from headrace.errors import FrameRejected
+from headrace.streams.limits import LIMITS, Limits
+from headrace.streams.schemas import (
+    ARRAY,
+    VALUE,
+    Plan,
+    flattened,
+    packers,
+    plan_of,
+    schema_of,
+    unpacked_within,
+)
 from headrace.types import Tree
 
-__all__ = ["LIMITS", "Frame", "Limits", "Part", "decoded", "encoded", "like", "packers"]
+__all__ = ["LIMITS", "Frame", "Limits", "Part", "Received", "decoded", "encoded", "like", "packers", "received"]
 
 #: A part of a message.
 Part = bytes | memoryview
 
 _MAGIC = b"HRF1"
-_FORMAT = 1
-_SCALAR, _ARRAY, _COMPRESSED, _DICT, _TUPLE = range(5)
-#: The dtypes that are transported, in both byte orders, by the names that headers have.
-_DTYPES = {
-    order + code: np.dtype(order + code)
-    for order in "<>|"
-    for code in ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", "c8", "c16")
-}
-_CODES = {dtype: dtype.str for dtype in _DTYPES.values()}
-
-
-_TYPES = [str, int, bytes, int, int]  # of name, version, producer, epoch, sequence
-_COLUMNS = 1024
+_FORMAT = 2
+_ENTRIES = (int, str, int, bytes, int, int, bytes, list)
+_TYPES = ((*_ENTRIES, int), (*_ENTRIES, type(None)))  # of the entries of a header, with a checksum and without
+_OTHER_SIZE = "a message has an array whose bytes are not as many as its header says"
+_COLUMNS = 1021
 _ROW_BYTES = 8 * _COLUMNS
 _LEAST_ROWS = 4
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a message may contain; a receiver rejects anything above before it allocates memory.
-
-    Args:
-        header_bytes: size of the header.
-        payload_bytes: size of all arrays together, uncompressed.
-        leaves: arrays and values in the tree.
-        depth: levels of nesting.
-        text: characters of a string, a name or a key.
-    """
-
-    header_bytes: int = 2**16
-    payload_bytes: int = 2**30
-    leaves: int = 1024
-    depth: int = 16
-    text: int = 1024
-
-
-#: What is accepted where nobody says anything else.
-LIMITS = Limits()
 
 
 class Frame(NamedTuple):
@@ -94,20 +66,6 @@ class Frame(NamedTuple):
     sequence: int = 0
 
 
-@cache
-def packers() -> tuple[Callable[[Any], bytes], Callable[..., Any]]:
-    """Returns `packb` and `unpackb` of msgpack.
-
-    Raises:
-        ImportError: if msgpack is missing, with the extra that has it.
-    """
-    try:
-        import msgpack
-    except ImportError as error:
-        raise ImportError(f'streams need msgpack ({error}); pip install "headrace[streams]"') from error
-    return msgpack.packb, msgpack.unpackb
-
-
 def encoded(frame: Frame, *, compressed: Sequence[str] = (), checksum: bool = True) -> list[Part]:
     """Returns the parts of a message.
 
@@ -122,196 +80,150 @@ def encoded(frame: Frame, *, compressed: Sequence[str] = (), checksum: bool = Tr
     Raises:
         TypeError: for a leaf that cannot be transported.
     """
-    packb, _ = packers()
+    tree, name, version, producer, epoch, sequence = frame
+    key: list[Any] = []
+    leaves: list[Any] = []
+    flattened(tree, key, leaves)
+    schema = schema_of(tuple(key), tuple(compressed))
     parts: list[Part] = []
-    described = _described(frame.tree, "", parts, {*compressed}, False)
+    values: list[Any] = []
+    for kind, leaf in zip(schema.kinds, leaves, strict=True):
+        if kind == ARRAY:
+            parts.append(_bytes_of(leaf))
+        elif kind == VALUE:
+            values.append(leaf)
+        else:
+            data = zlib.compress(_bytes_of(leaf), 1)
+            parts.append(data)
+            values.append(len(data))
     crc = _checksum(parts) if checksum else None
-    header: bytes = packb(
-        (_FORMAT, frame.name, frame.version, frame.producer, frame.epoch, frame.sequence, described, crc)
-    )
+    packb, _ = packers()
+    header: bytes = packb((_FORMAT, name, version, producer, epoch, sequence, schema.packed, values, crc))
     return [_MAGIC + zlib.crc32(header).to_bytes(4, "little") + header, *parts]
 
 
-def _described(tree: Tree, path: str, parts: list[Part], compressed: set[str], compress: bool) -> Any:
-    """Returns the description of a tree for the header, and appends the bytes of its arrays to `parts`."""
-    if isinstance(tree, np.ndarray):
-        return _described_array(tree, path, parts, compress)
-    if tree is None:
-        return None
-    names = getattr(type(tree), "__dataclass_fields__", None)
-    if isinstance(tree, dict):
-        items: Any = tree.items()
-    elif isinstance(tree, tuple):
-        items = enumerate(tree)
-    elif names is not None:
-        items = [(name, getattr(tree, name)) for name in names]
-    elif type(tree) in (bool, float, str) or (type(tree) is int and -(2**63) <= tree < 2**64):
-        return (_SCALAR, tree)
-    elif isinstance(tree, np.generic):
-        return _described_array(np.asarray(tree), path, parts, compress)
-    else:
-        raise TypeError(
-            f"{path or 'the tree'} is a {type(tree).__name__}, expected an array, a number, a string, None, or a dict, "
-            "tuple or dataclass of them (of a tensor: tensor.numpy())"
-        )
-    keyed = not isinstance(tree, tuple)
-    described: list[Any] = [_DICT if keyed else _TUPLE]
-    for key, value in items:
-        place = f"{path}.{key}" if path else str(key)
-        if keyed:
-            if type(key) is not str:
-                raise TypeError(f"{path or 'the tree'} has the key {key!r}, expected strings as keys")
-            described.append(key)
-        compress_it = compress or place in compressed
-        if isinstance(value, np.ndarray):  # most are, and need no further call
-            described.append(_described_array(value, place, parts, compress_it))
-        else:
-            described.append(_described(value, place, parts, compressed, compress_it))
-    return described
-
-
-def _described_array(array: np.ndarray, path: str, parts: list[Part], compress: bool) -> Any:
-    code = _CODES.get(array.dtype)
-    if code is None:
-        raise TypeError(f"{path or 'the tree'} is an array of {array.dtype}, expected numbers or booleans")
-    if not array.flags.c_contiguous:
-        array = array.copy()
+def _bytes_of(array: np.ndarray) -> Part:
     try:
-        data: Part = array.data.cast("B")
-    except (TypeError, ValueError):  # of no numbers, of another byte order, or of a kind that Python does not have
-        data = array.reshape(-1).view(np.uint8).data if array.size else b""
-    if compress:
-        data = zlib.compress(data, 1)
-        parts.append(data)
-        return (_COMPRESSED, code, array.shape, len(data))
-    parts.append(data)
-    return (_ARRAY, code, array.shape)
+        return array.data.cast("B")
+    except (TypeError, ValueError):  # not contiguous, empty, of another byte order, or of a kind that Python has not
+        return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data if array.size else b""
 
 
-def decoded(parts: Sequence[Any], limits: Limits = LIMITS) -> Frame:
-    """Returns the content of a message; arrays are read-only views of its parts where these are not compressed.
+class Received(NamedTuple):
+    """A message whose header and checksum are right; see `Frame`.
 
     Args:
-        parts: objects with the buffer protocol, as they were received.
+        schema: what tells messages of one kind from others, see `headrace.streams.schemas`.
+        plan: how to build the tree.
+        payload: the bytes of the arrays.
+        values: the numbers and strings, and the sizes of compressed arrays.
+    """
+
+    name: str
+    version: int
+    producer: bytes
+    epoch: int
+    sequence: int
+    schema: bytes
+    plan: Plan
+    payload: Sequence[Part]
+    values: Sequence[Any]
+
+    def tree(self, take: Callable[[Any], Any] | None = None) -> Tree:
+        """Returns the tree; arrays are read-only views of the parts where these are not compressed.
+
+        Args:
+            take: what to do with each leaf before the tree is built.
+
+        Raises:
+            FrameRejected: if a leaf is not as its header says.
+        """
+        plan = self.plan
+        leaves = _mixed_leaves(self) if plan.n_values else _arrays(plan, self.payload)
+        return plan.build(iter(leaves) if take is None else map(take, leaves))
+
+
+def received(parts: Sequence[Part], limits: Limits = LIMITS) -> Received:
+    """Returns a message that has arrived, before its tree is built.
+
+    Args:
+        parts: bytes, or memoryviews of bytes.
         limits: what to accept.
 
     Raises:
         FrameRejected: if the message is damaged or exceeds the limits. Nothing was allocated for it before the check.
     """
-    _, name, version, producer, epoch, sequence, described, crc = _header(parts, limits)
-    payload = [part if type(part) is bytes else memoryview(part).cast("B") for part in parts[1:]]
+    _, name, version, producer, epoch, sequence, schema, values, crc = _header(parts, limits)
+    plan = plan_of(schema, limits)
+    if plan.n_parts != len(parts) - 1 or plan.n_values != len(values):
+        raise FrameRejected(
+            f"a message has {len(parts) - 1} arrays and {len(values)} values, and its header describes {plan.n_parts} "
+            f"and {plan.n_values}"
+        )
+    payload = parts[1:]
     if crc is not None and _checksum(payload) != crc:
         raise FrameRejected("a message is damaged: its arrays do not have the checksum that its header says")
-    reader = _Reader(payload, limits)
-    tree = reader.tree(described, 0)
-    if reader.n_parts != len(payload):
-        raise FrameRejected(f"a message has {len(payload)} arrays, and its header describes {reader.n_parts}")
-    return Frame(tree, name, version, producer, epoch, sequence)
+    return Received(name, version, producer, epoch, sequence, schema, plan, payload, values)
 
 
-def _header(parts: Sequence[Any], limits: Limits) -> list[Any]:
-    """Returns the entries of the header, each of which has its type."""
-    first = memoryview(parts[0]).cast("B") if parts else memoryview(b"")
-    packed = first[8:]
-    if first[:4] != _MAGIC:
-        raise FrameRejected("a message does not begin as messages of headrace do")
-    if len(packed) > limits.header_bytes:
-        raise FrameRejected(
-            f"a message has a header of {len(packed)} bytes, at most {limits.header_bytes} are accepted"
-        )
-    if zlib.crc32(packed) != int.from_bytes(first[4:8], "little"):
-        raise FrameRejected("a message is damaged: its header does not have its checksum")
-    _, unpackb = packers()
-    length = min(limits.header_bytes, 2 * limits.leaves + 8)
-    try:
-        entries = unpackb(
-            packed,
-            use_list=True,
-            max_str_len=limits.text,
-            max_bin_len=limits.text,
-            max_array_len=length,
-            max_map_len=0,
-            max_ext_len=0,
-        )
-    except Exception as error:  # msgpack has many: of its own, ValueError, UnicodeDecodeError, RecursionError
-        raise FrameRejected(
-            f"a message has a header that is not msgpack, or too large ({type(error).__name__})"
-        ) from error
-    if type(entries) is not list or not entries or type(entries[0]) is not int or entries[0] != _FORMAT:
-        raise FrameRejected(f"a message has another format than {_FORMAT}; use the same headrace on both sides")
-    if len(entries) != 8 or [*map(type, entries[1:6])] != _TYPES or type(entries[7]) not in (int, type(None)):
-        raise FrameRejected("a message has a header without the entries that a header has")
-    return entries
-
-
-class _Reader:
-    """Builds a tree, and checks its description against the limits and the sizes of the parts before each step.
+def decoded(parts: Sequence[Part], limits: Limits = LIMITS) -> Frame:
+    """Returns the content of a message; arrays are read-only views of its parts where these are not compressed.
 
     Args:
-        payload: the bytes of the arrays.
+        parts: bytes, or memoryviews of bytes, as they were received.
         limits: what to accept.
+
+    Raises:
+        FrameRejected: if the message is damaged or exceeds the limits. Nothing was allocated for it before the check.
     """
+    found = received(parts, limits)
+    return Frame(found.tree(), *found[:5])
 
-    def __init__(self, payload: Sequence[Part], limits: Limits) -> None:
-        self.n_parts = 0
-        self._payload = payload
-        self._limits = limits
-        self._n_leaves = 0
-        self._nbytes = 0
 
-    def tree(self, described: Any, depth: int) -> Tree:
-        """Returns what is described; arrays are views of the payload, unless they were compressed.
+def _arrays(plan: Plan, payload: Sequence[Part]) -> list[np.ndarray]:
+    arrays = []
+    for (_, dtype, shape, nbytes), data in zip(plan.leaves, payload, strict=True):
+        if len(data) != nbytes:
+            raise FrameRejected(_OTHER_SIZE)
+        arrays.append(np.ndarray(shape, dtype, data))
+    return arrays
 
-        Raises:
-            FrameRejected: if it cannot be built within the limits.
-        """
-        self._n_leaves += 1
-        if depth > self._limits.depth or self._n_leaves > self._limits.leaves:
-            raise FrameRejected(
-                f"a message has a tree of more than {self._limits.leaves} leaves or {self._limits.depth} levels"
-            )
-        if described is None:
-            return None
-        kind = described[0] if type(described) is list and described else None
-        if kind == _ARRAY and len(described) == 3:
-            return self._array(described[1], described[2], None)
-        if kind == _DICT and len(described) % 2:
-            keys = described[1::2]
-            for key in keys:
-                if type(key) is not str:
-                    raise FrameRejected("a message has a dict whose keys are not different strings")
-            found = {key: self.tree(value, depth + 1) for key, value in zip(keys, described[2::2], strict=True)}
-            if len(found) < len(keys):
-                raise FrameRejected("a message has a dict whose keys are not different strings")
-            return found
-        if kind == _TUPLE:
-            return tuple([self.tree(value, depth + 1) for value in described[1:]])
-        if kind == _COMPRESSED and len(described) == 4:
-            return self._array(*described[1:])
-        if kind != _SCALAR or len(described) != 2 or type(described[1]) not in (bool, int, float, str):
-            raise FrameRejected("a message describes its tree in a way that is not known")
-        return described[1]
 
-    def _array(self, code: Any, shape: Any, size: Any) -> np.ndarray:
-        dtype = _DTYPES.get(code) if type(code) is str else None
-        if dtype is None:
-            raise FrameRejected(f"a message has an array of the dtype {str(code)[:20]!r}, which is not transported")
-        if type(shape) is not list or len(shape) > 32:
-            raise FrameRejected("a message has an array whose shape is not a list of sizes")
-        nbytes = room = dtype.itemsize
-        for n in shape:
-            if type(n) is not int or n < 0:
-                raise FrameRejected("a message has an array whose shape is not a list of sizes")
-            nbytes *= n
-            room *= n or 1  # a size of 0 must not hide others that NumPy refuses
-        self._nbytes += room
-        if self._nbytes > self._limits.payload_bytes:
-            raise FrameRejected(f"a message has arrays of more than {self._limits.payload_bytes} bytes")
-        data = self._payload[self.n_parts] if self.n_parts < len(self._payload) else None
-        if data is None or len(data) != (nbytes if size is None else size):
-            raise FrameRejected("a message has an array whose bytes are not as many as its header says")
-        self.n_parts += 1
-        return np.ndarray(shape, dtype, data if size is None else _decompressed(data, nbytes))
+def _mixed_leaves(found: Received) -> list[Any]:
+    leaves = []
+    payload, values = iter(found.payload), iter(found.values)
+    for kind, type_, shape, nbytes in found.plan.leaves:
+        if kind == VALUE:
+            value = next(values)
+            if type(value) is not type_:
+                raise FrameRejected(f"a message has a {type(value).__name__} where it says {type_.__name__}")
+            leaves.append(value)
+            continue
+        data = next(payload)
+        if len(data) != (nbytes if kind == ARRAY else next(values)):
+            raise FrameRejected(_OTHER_SIZE)
+        leaves.append(np.ndarray(shape, type_, data if kind == ARRAY else _decompressed(data, nbytes)))
+    return leaves
+
+
+def _header(parts: Sequence[Part], limits: Limits) -> list[Any]:
+    """Returns the entries of the header, each of which has its type."""
+    first = parts[0] if parts else b""
+    if type(first) is not bytes:
+        first = bytes(first[: limits.header_bytes + 9])  # one more than is accepted
+    if first[:4] != _MAGIC:
+        raise FrameRejected("a message does not begin as messages of headrace do")
+    packed = first[8:]
+    if len(packed) > limits.header_bytes:
+        raise FrameRejected(f"a message has a header of more than {limits.header_bytes} bytes, the most accepted")
+    if zlib.crc32(packed) != int.from_bytes(first[4:8], "little"):
+        raise FrameRejected("a message is damaged: its header does not have its checksum")
+    entries = unpacked_within(packed, limits)
+    if type(entries) is not list or not entries or type(entries[0]) is not int or entries[0] != _FORMAT:
+        raise FrameRejected(f"a message has another format than {_FORMAT}; use the same headrace on both sides")
+    if tuple(map(type, entries)) not in _TYPES or len(entries[3]) > limits.text:
+        raise FrameRejected("a message has a header without the entries that a header has")
+    return entries
 
 
 def _decompressed(data: Part, nbytes: int) -> bytes:
@@ -330,7 +242,10 @@ def _checksum(parts: Sequence[Part]) -> int:
     """Returns a number that changes with any changed byte, at the speed of memory.
 
     It is the CRC-32 of small parts. Of large ones, which would take ten times as long as to copy them, it is that of
-    the sums of 1,024 columns of 8-byte numbers.
+    the sums of 1,021 columns of 8-byte numbers, and of the bytes that are left. So it finds any one changed byte and
+    any two blocks that were exchanged, unless their distance is a multiple of 8,168 bytes. (The number of columns is a
+    prime, so no such multiple is a number of pages, sectors or other blocks whose size is a power of two, below 4 MB.)
+    Changes that cancel out in the sums of their columns are not found.
     """
     crc = 0
     for part in parts:

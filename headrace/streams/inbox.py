@@ -9,20 +9,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from headrace.errors import FrameRejected
-from headrace.streams.codec import LIMITS, Frame, Limits, decoded, like
-from headrace.streams.packing import Sequences, n_samples, unpacked
+from headrace.streams.codec import LIMITS, Frame, Limits
+from headrace.streams.packing import Sequences
+from headrace.streams.reader import SampleReader
 from headrace.streams.sample import SampleConsumer
 from headrace.types import Tree
 
-__all__ = ["MessageConsumer", "samples_like"]
-
-
-def samples_like(example: Tree, frame: Frame) -> Frame:
-    """Returns a message of samples with the dataclasses of `example`; raises FrameRejected if it does not match it."""
-    if example is None:
-        return frame
-    samples, *versions = frame.tree
-    return Frame((like(example, samples, axes=len(versions)), *versions), *frame[1:])
+__all__ = ["MessageConsumer"]
 
 
 class MessageConsumer(SampleConsumer):
@@ -46,8 +39,7 @@ class MessageConsumer(SampleConsumer):
         only: bool = True,
     ) -> None:
         super().__init__(name, batch_size)
-        self._example = example
-        self._limits = limits
+        self._reader = SampleReader(name, example, limits)
         self._only = only
         self._sequences = Sequences()
         self._ready: deque[Frame] = deque()
@@ -75,16 +67,13 @@ class MessageConsumer(SampleConsumer):
         return [ready.popleft() for _ in range(count)]
 
     def _accept(self, parts: Sequence[Any]) -> None:
-        frame = decoded(parts, self._limits)
-        if frame.name != self.name:
-            raise FrameRejected(f"a message is of the stream {frame.name!r}, expected {self.name!r}")
-        n = n_samples(frame)
-        before, missing = self._sequences.arrived(frame, n)
+        message, n = self._reader.opened(parts)
+        before, missing = self._sequences.arrived(message.producer, message.epoch, message.sequence, n)
         self.counts.duplicates += before
         if self._only:
             self.counts.lost += missing
         try:
-            samples = unpacked(samples_like(self._example, frame), before, n)
+            samples = self._reader.samples(message, before, n)
         except FrameRejected:
             self.counts.rejected += n - before - 1  # and one as a message
             raise

@@ -2,75 +2,22 @@
 
 from __future__ import annotations
 
-import math
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from headrace.streams.codec import LIMITS, Limits, Part
+from headrace.streams.codec import LIMITS, Limits
 from headrace.streams.inbox import MessageConsumer
 from headrace.streams.outbox import BufferedProducer, Message
-from headrace.streams.sample import Policy, remaining
-from headrace.streams.sockets import AllowList, Keys, bound, close, connected, load_zmq
+from headrace.streams.sample import Policy
+from headrace.streams.sender import HIGH_WATER, Sender, milliseconds
+from headrace.streams.sockets import AllowList, Keys, bound, close, load_zmq
 from headrace.types import Tree
 
-__all__ = ["IpSampleConsumer", "IpSampleProducer", "Sender"]
+__all__ = ["IpSampleConsumer", "IpSampleProducer"]
 
-_HIGH_WATER = 8  # messages on either side of a connection
 _MOST_REJECTED = 100  # messages of one client, after which the others are not looked at
 _MARGIN_BYTES = 2**16  # of a part over the bytes of an array, for the header
-
-
-def _milliseconds(deadline: float) -> int:
-    """Returns the time left, rounded up, as libzmq takes it."""
-    return min(math.ceil(remaining(deadline) * 1e3), 2**31 - 1)
-
-
-class Sender:
-    """A connection to a consumer, which comes back by itself.
-
-    Args:
-        address: of the consumer.
-        keys: see `headrace.streams.sockets.connected`.
-        high_water: how many messages may be on their way on each side.
-
-    Attributes:
-        uncertain: see `StreamCounts`.
-    """
-
-    def __init__(self, address: str, keys: Keys | None, high_water: int) -> None:
-        self.address = address
-        self._zmq = load_zmq()
-        self._socket = connected(self._zmq.PUSH, address, keys, high_water=high_water)
-        self._ends = self._socket.get_monitor_socket(self._zmq.EVENT_DISCONNECTED)
-        self._recent: deque[int] = deque(maxlen=2 * high_water)
-        self.uncertain = 0
-
-    def send(self, parts: Sequence[Part], n: int, deadline: float) -> bool:
-        """Sends a message of `n` samples; returns whether there was a connection with room until the deadline."""
-        self._look()
-        self._socket.sndtimeo = _milliseconds(deadline)
-        try:
-            self._socket.send_multipart(parts)  # copies: ZeroMQ sends later, when the arrays may have changed
-        except self._zmq.Again:
-            return False
-        self._recent.append(n)
-        return True
-
-    def close(self, deadline: float = 0.0) -> None:
-        """Sends what ZeroMQ still has until the deadline, and closes the connection."""
-        self._look()
-        self._socket.disable_monitor()
-        self._ends.close(0)
-        if not close(self._socket, deadline):
-            self.uncertain += sum(self._recent)
-
-    def _look(self) -> None:
-        """Counts what was on its way when the connection ended."""
-        while self._ends.events & self._zmq.POLLIN:
-            self._ends.recv_multipart(self._zmq.NOBLOCK)
-            self.uncertain += sum(self._recent)
-            self._recent.clear()
 
 
 class IpSampleProducer(BufferedProducer):
@@ -102,7 +49,7 @@ class IpSampleProducer(BufferedProducer):
         capacity: int = 4096,
         compressed: Sequence[str] = (),
         keys: Keys | None = None,
-        high_water: int = _HIGH_WATER,
+        high_water: int = HIGH_WATER,
     ) -> None:
         super().__init__(name, policy=policy, capacity=capacity, compressed=compressed)
         self._sender = Sender(address, keys, high_water)
@@ -153,7 +100,7 @@ class IpSampleConsumer(MessageConsumer):
         limits: Limits = LIMITS,
         keys: Keys | None = None,
         allowed: AllowList | None = None,
-        high_water: int = _HIGH_WATER,
+        high_water: int = HIGH_WATER,
     ) -> None:
         super().__init__(name, example=example, batch_size=batch_size, limits=limits)
         self._zmq = load_zmq()
@@ -167,7 +114,7 @@ class IpSampleConsumer(MessageConsumer):
 
     def _receive(self, deadline: float) -> Sequence[Any] | None:
         while True:
-            self._socket.rcvtimeo = _milliseconds(deadline)
+            self._socket.rcvtimeo = milliseconds(deadline)
             try:
                 frames = self._socket.recv_multipart(copy=False)
             except self._zmq.Again:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Literal, Protocol, get_args
 
 from headrace.errors import NameEntryError, NameEntryNotFoundError
-from headrace.streams.codec import LIMITS, Frame, Limits, encoded
-from headrace.streams.ip import IpSampleConsumer, Sender
+from headrace.streams.codec import LIMITS, Limits, Part
+from headrace.streams.ip import IpSampleConsumer
 from headrace.streams.outbox import BufferedProducer, Message
-from headrace.streams.packing import Post, packed
+from headrace.streams.packing import Post
 from headrace.streams.sample import Policy, remaining
+from headrace.streams.sender import HIGH_WATER, Sender
 from headrace.streams.sockets import AllowList, Keys
+from headrace.streams.spreading import ConsumerCounts, InTurn, Spreading, ToAll, ToOne
 from headrace.types import Tree
 
 __all__ = ["NameResolvingSampleConsumer", "NameResolvingSampleProducer", "Names", "Spread"]
@@ -22,7 +23,6 @@ __all__ = ["NameResolvingSampleConsumer", "NameResolvingSampleProducer", "Names"
 #: How samples are spread over the consumers of a stream: all of a producer to the one that its rank chooses, to one
 #: after the other, or each to all.
 Spread = Literal["rank", "round_robin", "broadcast"]
-_HIGH_WATER = 8
 _RETRY_SECONDS = 0.05  # between looks for a first consumer
 
 
@@ -70,7 +70,7 @@ class NameResolvingSampleConsumer(IpSampleConsumer):
         limits: Limits = LIMITS,
         keys: Keys | None = None,
         allowed: AllowList | None = None,
-        high_water: int = _HIGH_WATER,
+        high_water: int = HIGH_WATER,
         ttl: float = 15.0,
     ) -> None:
         if any(wildcard in address for wildcard in ("*:", "0.0.0.0:", "[::]:")):
@@ -101,17 +101,23 @@ class NameResolvingSampleConsumer(IpSampleConsumer):
 class NameResolvingSampleProducer(BufferedProducer):
     """Sends samples to the consumers that a name service lists, which may come, go and move.
 
+    A consumer that is slow, was stopped or has died delays no other. By rank, a producer whose consumer has gone sends
+    to another one. In turn, a consumer without room is passed over. Broadcasting follows the fastest consumer: `flush`
+    waits for that one alone (with `policy="block"`), and for each of the others up to `backlog` messages wait, which
+    further flushes send; a consumer that is further behind loses its oldest ones, which `consumer_counts` counts.
+
     Args:
         names: the name service.
         name: the stream.
         method: how to spread samples over consumers; see `Spread`. By rank, the consumer is number `rank % n` of the n
-            that there are. Broadcasting waits for the slowest.
+            that there are.
         rank: number of this producer.
         policy: see `BufferedProducer`, as the next two arguments.
         capacity: how many samples wait at most.
         compressed: paths of fields to compress.
         keys: of this client, with the public key of the consumers; None: plain text, only on this machine.
         high_water: how many messages may be on their way on each side of a connection.
+        backlog: how many messages wait for a consumer of a broadcast that is behind.
         refresh: seconds between looks into the name service.
     """
 
@@ -126,73 +132,69 @@ class NameResolvingSampleProducer(BufferedProducer):
         capacity: int = 4096,
         compressed: Sequence[str] = (),
         keys: Keys | None = None,
-        high_water: int = _HIGH_WATER,
+        high_water: int = HIGH_WATER,
+        backlog: int = 64,
         refresh: float = 1.0,
     ) -> None:
         if method not in get_args(Spread):
             raise ValueError(f"method is {method!r}, expected one of {get_args(Spread)}")
-        # One after the other: one sample in a message, which gets its number when it is known who it goes to.
-        rotates = method == "round_robin"
-        super().__init__(name, policy=policy, capacity=capacity, compressed=compressed, pack=1 if rotates else None)
+        if backlog < 1:
+            raise ValueError(f"backlog is {backlog}, expected a positive number")
+        super().__init__(
+            name,
+            policy=policy,
+            capacity=capacity,
+            compressed=compressed,
+            pack=1 if method == "round_robin" else None,  # one sample in a message: consumers get equal shares
+        )
         self._names = names
-        self._method = method
-        self._turn = rank
+        self._to_all = ToAll(backlog)
+        self._spreading: Spreading = self._to_all
+        if method == "rank":
+            self._spreading = ToOne(self._encoded_for, rank)
+        elif method == "round_robin":
+            self._spreading = InTurn(self._encoded_for, rank)
         self._keys = keys
         self._high_water = high_water
         self._refresh_seconds = refresh
         self._senders: dict[str, Sender] = {}
         self._next_refresh = 0.0
-        self._numbers: dict[str, int] = defaultdict(int)
-        self._sent_to: tuple[Message | None, set[str]] = (None, set())
+        self._uncertain = 0  # with consumers that have left
+
+    @property
+    def consumer_counts(self) -> Mapping[str, ConsumerCounts]:
+        """Of a broadcast, what became of the samples for each consumer, by its address."""
+        return self._to_all.counts
+
+    def flush(self, timeout: float = 60.0) -> None:
+        """See `SampleProducer`; also sends what waits for consumers that are behind, as far as they take it now."""
+        try:
+            super().flush(timeout)
+        finally:
+            if not self._closed:
+                self._refresh()
+                self._to_all.catch_up(self._in_order(), 0.0)
+                self._count_uncertain()
 
     def _send(self, message: Message, deadline: float) -> bool:
         while True:
             self._refresh()
             end = min(deadline, time.monotonic() + self._refresh_seconds)  # a consumer that has moved is found then
-            if self._offered(message, end):
+            if self._spreading.offer(message, self._in_order(), end):
                 return True
             left = remaining(deadline)
             if not left:
                 return False
             if not self._senders:
-                time.sleep(min(_RETRY_SECONDS, left))
+                time.sleep(min(_RETRY_SECONDS, left))  # a name service has no event for the first consumer
             self._next_refresh = 0.0
 
-    def _offered(self, message: Message, deadline: float) -> bool:
-        senders = [self._senders[address] for address in sorted(self._senders)]
-        if not senders:
-            return False
-        if self._method == "rank":
-            return senders[self._turn % len(senders)].send(message.parts, len(message.posts), deadline)
-        if self._method == "broadcast":
-            return self._broadcast(message, senders, deadline)
-        first = self._turn
-        self._turn += 1
-        for number, sender in enumerate(senders[(first + index) % len(senders)] for index in range(len(senders))):
-            (post,) = message.posts
-            # Those that come first wait for their turn; the others only step in for one that does not take anything.
-            if sender.send(self._numbered(post, sender.address), 1, deadline if number == 0 else 0.0):
-                self._numbers[sender.address] += 1
-                return True
-        return False
+    def _in_order(self) -> list[Sender]:
+        return [self._senders[address] for address in sorted(self._senders)]
 
-    def _broadcast(self, message: Message, senders: Sequence[Sender], deadline: float) -> bool:
-        if self._sent_to[0] is not message:
-            self._sent_to = (message, set())
-        done = self._sent_to[1]
-        for sender in senders:
-            if sender.address not in done and sender.send(message.parts, len(message.posts), deadline):
-                done.add(sender.address)
-        return done.issuperset(sender.address for sender in senders)
-
-    def _formed(self, posts: Sequence[Post]) -> Message:
-        return Message((), posts) if self._method == "round_robin" else super()._formed(posts)
-
-    def _numbered(self, post: Post, address: str) -> Sequence[Any]:
-        """Returns the message of one sample, numbered among those that go to this address."""
-        producer = self._id + address.encode()
-        frame = Frame(packed([post]), self.name, post.version, producer, 0, self._numbers[address])
-        return encoded(frame, compressed=self._compressed)
+    def _encoded_for(self, posts: Sequence[Post], address: str, number: int) -> Sequence[Part]:
+        """Returns the message of posts as it is for one consumer, with the numbers of those that it got."""
+        return self._encoded(posts, self._id + address.encode(), number)
 
     def _refresh(self) -> None:
         now = time.monotonic()
@@ -211,10 +213,16 @@ class NameResolvingSampleProducer(BufferedProducer):
             self._senders[address] = Sender(address, self._keys, self._high_water)
 
     def _shut(self, deadline: float) -> None:
+        self._to_all.catch_up(self._in_order(), deadline)
         for address in [*self._senders]:
             self._close(address, deadline)
 
     def _close(self, address: str, deadline: float = 0.0) -> None:
         sender = self._senders.pop(address)
+        self._to_all.forget(address)
         sender.close(deadline)
-        self.counts.uncertain += sender.uncertain
+        self._uncertain += sender.uncertain
+        self._count_uncertain()
+
+    def _count_uncertain(self) -> None:
+        self.counts.uncertain = self._uncertain + sum(sender.uncertain for sender in self._senders.values())

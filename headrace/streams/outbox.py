@@ -8,9 +8,8 @@ import time
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from operator import index
-from typing import get_args
+from typing import NamedTuple, get_args
 
 from headrace.errors import StreamClosed, StreamError, StreamTimeout
 from headrace.streams.codec import Frame, Part, encoded
@@ -26,8 +25,7 @@ PACK_BYTES = 2**16
 _PACK = 256
 
 
-@dataclass(frozen=True)
-class Message:
+class Message(NamedTuple):
     """Samples in the form in which they are sent.
 
     Args:
@@ -73,6 +71,7 @@ class BufferedProducer(SampleProducer):
         self._policy = policy
         self._capacity = capacity
         self._compressed = [f"0.{path}" for path in compressed]  # the samples are the first of a tuple, see `packed`
+        self._pid = os.getpid()
         self._id = os.urandom(8)
         self._sequence = 0
         self._posts: deque[Post] = deque()
@@ -102,7 +101,8 @@ class BufferedProducer(SampleProducer):
 
     def flush(self, timeout: float = 60.0) -> None:
         """See `SampleProducer`."""
-        self._require_open("flush")
+        if self._closed:
+            self._require_open("flush")
         blocks = self._policy == "block"
         if not self._send_all(time.monotonic() + (timeout if blocks else 0.0)) and blocks:
             raise StreamTimeout(
@@ -152,7 +152,12 @@ class BufferedProducer(SampleProducer):
 
     def _send_all(self, deadline: float) -> bool:
         """Sends what waits; returns whether all of it could be sent until the deadline."""
-        if not self._flushing.acquire(timeout=max(0.0, remaining(deadline))):
+        if os.getpid() != self._pid:  # both would send under one id, and the consumer drop half as duplicates
+            raise StreamError(
+                f"this end of the stream belongs to process {self._pid} and was used in its fork {os.getpid()}; make "
+                "a producer or consumer in the process that uses it"
+            )
+        if not self._flushing.acquire(False) and not self._flushing.acquire(timeout=remaining(deadline)):
             return False
         try:
             while (message := self._next()) is not None:
@@ -198,9 +203,19 @@ class BufferedProducer(SampleProducer):
 
     def _formed(self, posts: Sequence[Post]) -> Message:
         """Returns the message of posts that are alike."""
+        return Message(self._encoded(posts, self._id, posts[0].sequence), posts)
+
+    def _encoded(self, posts: Sequence[Post], producer: bytes, sequence: int) -> Sequence[Part]:
+        """Returns the parts of the message of posts that are alike.
+
+        Args:
+            posts: the samples.
+            producer: whose numbers they have.
+            sequence: number of the first of them.
+        """
         version = posts[0].version if len(posts) == 1 else -1
-        frame = Frame(packed(posts), self.name, version, self._id, 0, posts[0].sequence)
-        return Message(encoded(frame, compressed=self._compressed, checksum=self.checksum), posts)
+        frame = Frame(packed(posts), self.name, version, producer, 0, sequence)
+        return encoded(frame, compressed=self._compressed, checksum=self.checksum)
 
     def _make_room(self) -> None:
         if self._policy == "block":

@@ -92,13 +92,12 @@ def _stacked_first(trees: Sequence[Tree]) -> Tree:
     return {name: _stacked_first([getattr(tree, name) for tree in trees]) for name in names} or None
 
 
-def n_samples(frame: Frame) -> int:
-    """Returns how many samples a message has.
+def n_samples(tree: Tree) -> int:
+    """Returns how many samples a message with this tree has.
 
     Raises:
         FrameRejected: if it is no message of samples.
     """
-    tree = frame.tree
     if not isinstance(tree, tuple) or len(tree) not in (1, 2):
         raise FrameRejected("a message has no samples, expected one or several stacked ones")
     if len(tree) == 1:
@@ -112,16 +111,21 @@ def n_samples(frame: Frame) -> int:
     return n
 
 
-def unpacked(frame: Frame, first: int, stop: int) -> list[Frame]:
-    """Returns the samples with these numbers of a message whose `n_samples` was checked; their arrays are views."""
-    if len(frame.tree) == 1:
-        return [Frame(frame.tree[0], *frame[1:])][first:stop]
-    samples, versions = frame.tree
-    name, producer, epoch = frame.name, frame.producer, frame.epoch
+def unpacked(samples: Tree, versions: np.ndarray, message: Frame, first: int, stop: int) -> list[Frame]:
+    """Returns some of the samples of a message of several; their arrays are views.
+
+    Args:
+        samples: their stacked arrays.
+        versions: their versions.
+        message: name, producer, epoch and the number of the first sample.
+        first: the first sample to return.
+        stop: the one after the last.
+    """
+    _, name, _, producer, epoch, sequence = message
     of_each = zip(_unstacked(samples, first, stop), versions[first:stop].tolist(), strict=True)
     return [
-        Frame(tree, name, version, producer, epoch, sequence)
-        for sequence, (tree, version) in enumerate(of_each, frame.sequence + first)
+        Frame(tree, name, version, producer, epoch, number)
+        for number, (tree, version) in enumerate(of_each, sequence + first)
     ]
 
 
@@ -181,21 +185,23 @@ class Sequences:
         self._most = most
         self._next: OrderedDict[tuple[bytes, int], int] = OrderedDict()
 
-    def arrived(self, frame: Frame, n: int) -> tuple[int, int]:
+    def arrived(self, producer: bytes, epoch: int, sequence: int, n: int) -> tuple[int, int]:
         """Returns how many of the samples of a message came before, and how many are missing before it.
 
         Counting begins with the first message of a producer that arrives here.
 
         Args:
-            frame: the message.
+            producer: of the message; empty: its samples have no numbers.
+            epoch: of the message.
+            sequence: of its first sample.
             n: how many samples it has.
         """
-        if not frame.producer:
+        if not producer:
             return 0, 0
-        key = (frame.producer, frame.epoch)
-        expected = self._next.get(key, frame.sequence)
-        self._next[key] = max(expected, frame.sequence + n)
+        key = (producer, epoch)
+        expected = self._next.get(key, sequence)
+        self._next[key] = max(expected, sequence + n)
         self._next.move_to_end(key)
         if len(self._next) > self._most:
             self._next.popitem(last=False)
-        return min(n, max(0, expected - frame.sequence)), max(0, frame.sequence - expected)
+        return min(n, max(0, expected - sequence)), max(0, sequence - expected)

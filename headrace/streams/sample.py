@@ -58,7 +58,8 @@ class StreamCounts:
         reused: of a consumer, deliveries of samples that had been delivered before.
         duplicates: of a consumer, those that arrived again and were ignored.
         uncertain: of a producer on sockets, those that were sent last when a connection ended, or when the producer was
-            closed at its deadline: nobody here knows whether they have arrived.
+            closed at its deadline; of one on a queue, those that were being written then: nobody here knows whether
+            they have arrived.
     """
 
     posted: int = 0

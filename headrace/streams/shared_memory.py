@@ -11,16 +11,15 @@ import struct
 import threading
 import time
 from collections.abc import Sequence
-from typing import Any, get_args
-
-import numpy as np
+from functools import lru_cache
+from typing import Any, NamedTuple, get_args
 
 from headrace.buffers.tree import tree_map
 from headrace.errors import FrameRejected, StreamError
-from headrace.streams.codec import LIMITS, Frame, Limits, Part, decoded, encoded
-from headrace.streams.inbox import samples_like
+from headrace.streams.codec import LIMITS, Frame, Limits, Part, encoded
 from headrace.streams.outbox import PACK_BYTES, BufferedProducer, Message
-from headrace.streams.packing import Post, n_samples, packed, unpacked
+from headrace.streams.packing import Post, packed
+from headrace.streams.reader import SampleReader, copied
 from headrace.streams.rendezvous import Host, Inquiry
 from headrace.streams.sample import Policy, SampleConsumer, remaining
 from headrace.streams.slots import Claim, Layout, Order, Segment
@@ -42,35 +41,53 @@ def _aligned(nbytes: int) -> int:
     return -(-nbytes // _ALIGNMENT) * _ALIGNMENT
 
 
-def _needed(parts: Sequence[Part]) -> int:
-    """Returns the bytes of a message in a slot: the number of parts and their sizes, and each part, aligned."""
-    return _aligned(8 + 8 * len(parts)) + sum(_aligned(len(part)) for part in parts)
+class _Places(NamedTuple):
+    """Where the parts of a message are in a slot: a head with their number and their sizes, and each part, aligned."""
+
+    head: bytes
+    bounds: tuple[tuple[int, int], ...]
+    nbytes: int
 
 
-def _write(slot: memoryview, parts: Sequence[Part]) -> int:
-    """Copies a message into a slot and returns its size."""
-    head = struct.pack(f"<{1 + len(parts)}q", len(parts), *map(len, parts))
-    slot[: len(head)] = head
+@lru_cache(256)
+def _places(sizes: tuple[int, ...]) -> _Places:
+    head = struct.pack(f"<{1 + len(sizes)}q", len(sizes), *sizes)
     offset = _aligned(len(head))
-    for part in parts:
-        slot[offset : offset + len(part)] = part
-        offset += _aligned(len(part))
-    return offset
+    bounds = []
+    for size in sizes:
+        bounds.append((offset, offset + size))
+        offset += _aligned(size)
+    return _Places(head, tuple(bounds), offset)
+
+
+def _placed(parts: Sequence[Part]) -> _Places:
+    return _places(tuple(map(len, parts)))
+
+
+def _write(slot: memoryview, parts: Sequence[Part], places: _Places) -> None:
+    """Copies a message into a slot."""
+    slot[: len(places.head)] = places.head
+    for part, (first, stop) in zip(parts, places.bounds, strict=True):
+        slot[first:stop] = part
 
 
 def _read(message: memoryview) -> list[memoryview]:
     """Returns the parts of a message; raises FrameRejected if its sizes are not those of a message."""
-    n = struct.unpack_from("<q", message)[0] if len(message) >= 8 else -1
+    n = int.from_bytes(message[:8], "little") if len(message) >= 8 else 0
     if not 0 < n <= min(_MOST_PARTS, len(message) // 8 - 1):
         raise FrameRejected("a slot has no message")
-    offset = _aligned(8 + 8 * n)
-    parts = []
-    for size in struct.unpack_from(f"<{n}q", message, 8):
-        if not 0 <= size <= len(message) - offset:
-            raise FrameRejected("a slot has a message whose sizes are damaged")
-        parts.append(message[offset : offset + size])
-        offset += _aligned(size)
-    return parts
+    places = _read_places(bytes(message[: 8 + 8 * n]))
+    if places.nbytes > len(message):
+        raise FrameRejected("a slot has a message whose sizes are damaged")
+    return [message[first:stop] for first, stop in places.bounds]
+
+
+@lru_cache(256)
+def _read_places(head: bytes) -> _Places:
+    sizes = struct.unpack_from(f"<{len(head) // 8 - 1}q", head, 8)
+    if min(sizes) < 0:
+        raise FrameRejected("a slot has a message whose sizes are damaged")
+    return _places(sizes)
 
 
 def _attached(found: tuple[bytes, list[int]], role: Any, name: str) -> Segment:
@@ -99,7 +116,8 @@ class SharedMemorySampleProducer(BufferedProducer):
         self._next_look = 0.0
 
     def _send(self, message: Message, deadline: float) -> bool:
-        needed = _needed(message.parts)
+        places = _placed(message.parts)
+        needed = places.nbytes
         while True:
             segment = self._attached(needed, deadline)
             if segment is None:
@@ -112,11 +130,11 @@ class SharedMemorySampleProducer(BufferedProducer):
             slot = segment.claim_free(len(message.posts), min(deadline, time.monotonic() + _LOOK_SECONDS))
             if slot is not None:
                 try:
-                    nbytes = _write(segment.slots[slot], message.parts)
+                    _write(segment.slots[slot], message.parts, places)
                 except BaseException:
                     segment.discard(slot)
                     raise
-                segment.publish(slot, nbytes)
+                segment.publish(slot, needed)
                 return True
             if not remaining(deadline):
                 return False
@@ -190,11 +208,10 @@ class SharedMemorySampleConsumer(SampleConsumer):
             raise ValueError(f"order is {order!r}, expected one of {get_args(Order)}")
         if min(qsize, reuses) < 1:
             raise ValueError(f"qsize is {qsize} and reuses is {reuses}, expected positive numbers")
-        self._example = example
-        self._limits = limits
+        self._reader = SampleReader(name, example, limits)
         self._slot_bytes = slot_bytes
         if slot_bytes is None and example is not None:
-            self._slot_bytes = _needed(encoded(Frame(packed([Post(example, 0, 0)]), name, producer=bytes(8))))
+            self._slot_bytes = _placed(encoded(Frame(packed([Post(example, 0, 0)]), name, producer=bytes(8)))).nbytes
         self._settings = (qsize, reuses, get_args(Order).index(order))
         self._making = threading.Lock()
         self._made = threading.Event()
@@ -213,7 +230,7 @@ class SharedMemorySampleConsumer(SampleConsumer):
             raise
 
     def _take(self, least: int, most: int, deadline: float, *, borrow: bool) -> Sequence[Frame]:
-        segment = self._attached(deadline)
+        segment = self._segment or self._attached(deadline)
         if segment is None:
             return []
         while len(self._kept) < least:
@@ -248,17 +265,10 @@ class SharedMemorySampleConsumer(SampleConsumer):
             self._segment.release(claims)
 
     def _samples(self, segment: Segment, claim: Claim, *, copy: bool) -> list[Frame]:
-        frame = decoded(_read(segment.message(claim.slot)), self._limits)
-        if frame.name != self.name:
-            raise FrameRejected(f"a message is of the stream {frame.name!r}, expected {self.name!r}")
-        n = n_samples(frame)
+        message, n = self._reader.opened(_read(segment.message(claim.slot)))
         if claim.stop > n:
             raise FrameRejected(f"a message has {n} samples, expected {claim.stop} or more")
-        frame = samples_like(self._example, frame)
-        if copy:
-            frame = _part(frame, claim.first, claim.stop)
-            return unpacked(frame, 0, claim.stop - claim.first)
-        return unpacked(frame, claim.first, claim.stop)
+        return self._reader.samples(message, claim.first, claim.stop, copy=copy)
 
     def _shut(self) -> None:
         self._host.close()
@@ -326,16 +336,4 @@ class SharedMemorySampleConsumer(SampleConsumer):
 
 def _copied(frames: Sequence[Frame]) -> list[Frame]:
     """Returns the samples with arrays in memory of their own."""
-    return [Frame(tree_map(_copy, frame.tree), *frame[1:]) for frame in frames]
-
-
-def _copy(leaf: Any) -> Any:
-    return leaf.copy() if isinstance(leaf, np.ndarray) else leaf
-
-
-def _part(frame: Frame, first: int, stop: int) -> Frame:
-    """Returns a message with some of the samples of a message, in memory of its own."""
-    if len(frame.tree) == 1:
-        return Frame(tree_map(_copy, frame.tree), *frame[1:])
-    tree = tree_map(lambda leaf: leaf[first:stop].copy(), frame.tree)
-    return frame._replace(tree=tree, sequence=frame.sequence + first)
+    return [frame._replace(tree=tree_map(copied, frame.tree)) for frame in frames]

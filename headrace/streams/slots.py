@@ -178,7 +178,8 @@ class Segment:
         """Returns a slot to write a message of `n` samples into; None if none becomes free until the deadline."""
         while True:
             with self._lock:
-                self._unpark()
+                if self._parked:
+                    self._unpark()
                 slot = int(self._arrays.state.argmin())
                 if self._state[slot] == _FREE:
                     self._owner[slot] = self._me
@@ -193,14 +194,16 @@ class Segment:
         """Gives a slot that was written to the consumers."""
         with self._lock:
             head = self._head
-            head[_STAMPS] = self._stamp[slot] = head[_STAMPS] + 1
+            head[_STAMPS] = stamp = head[_STAMPS] + 1
+            self._stamp[slot] = stamp
             self._taken[slot] = self._readers[slot] = 0
             self._nbytes[slot] = nbytes
             self._state[slot] = _READY
-            self._queue[slot] = self._rank(head[_STAMPS], 0)
+            self._queue[slot] = self._rank(stamp, 0)
             head[_AVAILABLE] += self._n[slot]
             sleepers = head[_SLEEPERS + _CONSUMER]
-        self._ring(sleepers)
+        if sleepers > 0:
+            self._ring(sleepers)
 
     def discard(self, slot: int) -> None:
         """Gives a slot back that was not written."""
@@ -217,12 +220,16 @@ class Segment:
     # ---- consumers ----
 
     def claim(self, least: int, most: int, deadline: float) -> list[Claim]:
-        """Returns between `least` and `most` samples, each once; none if there are fewer until the deadline."""
+        """Returns between `least` and `most` samples, each once; none if there are fewer until the deadline.
+
+        No message is begun after `least`: its slot would be occupied while the ones before it are copied.
+        """
         while True:
             with self._lock:
-                self._unpark()
-                if self._head[_AVAILABLE] >= max(least, 1):
-                    return self._claimed(most)
+                if self._parked:
+                    self._unpark()
+                if self._head[_AVAILABLE] >= least:
+                    return self._claimed(least, most)
                 if not self._parked_until(deadline):
                     return []
             self._sleep(deadline)
@@ -236,7 +243,8 @@ class Segment:
                 self._readers[claim.slot] -= 1
                 freed = self._free_if_done(claim.slot) or freed
             sleepers = self._head[_SLEEPERS + _PRODUCER] if freed else 0
-        self._ring(sleepers)
+        if sleepers > 0:
+            self._ring(sleepers)
 
     def message(self, slot: int) -> memoryview:
         """Returns the message in a slot, as its producer wrote it."""
@@ -258,11 +266,12 @@ class Segment:
 
     def leave(self) -> None:
         """Ends this process's part; what it was writing or reading is taken back."""
-        if os.getpid() == self._lock.pid:
+        if not self._lock.forked:
             with self._lock:
                 self._remove(self._me)
                 sleepers = self._head[_SLEEPERS + _PRODUCER]
-            self._ring(sleepers)
+            if sleepers > 0:
+                self._ring(sleepers)
         self._close()
 
     def _close(self) -> None:
@@ -271,26 +280,31 @@ class Segment:
             os.close(fd)
         self.slots = []
 
-    def _claimed(self, most: int) -> list[Claim]:
+    def _claimed(self, least: int, most: int) -> list[Claim]:
         """Claims samples that there are, of each message those of one round at most, so that no sample comes twice."""
         claims = []
         again = []  # messages that can be claimed from once more, next time
-        while most and self._queue[slot := int(self._arrays.queue.argmin())] != _NONE:
+        queue, reuses, available = self._queue, self.layout.reuses, self._head[_AVAILABLE]
+        while least > 0 and queue[slot := int(self._arrays.queue.argmin())] != _NONE:
             n, taken = self._n[slot], self._taken[slot]
             rounds, first = divmod(taken, n)
             stop = min(first + most, n)
+            count = stop - first
             claims.append(Claim(slot, first, stop, rounds > 0))
-            most -= stop - first
-            self._reading[slot, self._me] = stop - first
+            least -= count
+            most -= count
+            available -= count
+            self._reading[slot, self._me] = count
             self._readers[slot] += 1
-            self._taken[slot] = taken = taken + stop - first
-            self._queue[slot] = _NONE
-            if taken < n * self.layout.reuses:
+            self._taken[slot] = taken = taken + count
+            queue[slot] = _NONE
+            if taken < n * reuses:
                 again.append(slot)
         for slot in again:
-            self._queue[slot] = self._rank(self._stamp[slot], self._taken[slot] // self._n[slot])
-        self._head[_AVAILABLE] -= sum(stop - first for _, first, stop, _ in claims)
-        self._head[_AVAILABLE] += sum(self._n[slot] for slot in again if not self._taken[slot] % self._n[slot])
+            rounds, first = divmod(self._taken[slot], self._n[slot])
+            queue[slot] = self._rank(self._stamp[slot], rounds)
+            available += 0 if first else self._n[slot]
+        self._head[_AVAILABLE] = available
         return claims
 
     def _free_if_done(self, slot: int) -> bool:
@@ -357,15 +371,13 @@ class Segment:
         return self._parked
 
     def _unpark(self) -> None:
-        if self._parked:
-            self._parked = False
-            self._people[self._me, _PARKED] = 0
-            self._head[_SLEEPERS + self._role] -= 1
+        self._parked = False
+        self._people[self._me, _PARKED] = 0
+        self._head[_SLEEPERS + self._role] -= 1
 
     def _ring(self, n: int) -> None:
-        if n > 0:
-            with suppress(BlockingIOError):
-                os.write(self._other_bell, b"!" * n)
+        with suppress(BlockingIOError):
+            os.write(self._other_bell, b"!" * n)
 
     def _sleep(self, deadline: float) -> None:
         """Sleeps until the bell rings, or for a tick."""

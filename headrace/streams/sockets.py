@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from headrace.errors import StreamError
+from headrace.extras import extra
 from headrace.schema import fields, optional, text
 
 __all__ = ["AllowList", "Keys", "bound", "close", "connected", "load_zmq"]
@@ -38,10 +39,8 @@ def load_zmq() -> Any:
     Raises:
         ImportError: if it is missing, with the extra that has it.
     """
-    try:
+    with extra("zmq", "streams on sockets need pyzmq"):
         import zmq as module
-    except ImportError as error:
-        raise ImportError(f'streams on sockets need pyzmq ({error}); pip install "headrace[zmq]"') from error
     return module
 
 

@@ -342,6 +342,13 @@ MUTANTS = [
         "tests/test_contract_checks.py",
     ),
     Mutant(
+        "headrace/envs/infos.py",
+        "exact = min(_EXACT, int(most))",
+        "exact = int(most)",
+        "tests/test_native.py",
+    ),
+    Mutant("headrace/agents/plan.py", "len({norm.clip for norm in norms}) > 1", "False", "tests/test_acting_plan.py"),
+    Mutant(
         "headrace/envs/legacy_gym.py",
         "if not isinstance(answer, tuple) or len(answer) != expected:",
         "if not isinstance(answer, tuple):",
@@ -490,6 +497,12 @@ MUTANTS = [
     Mutant(
         "headrace/replays/frames.py", "index = index - B * follows", "index = index - B", "tests/test_replays_frames.py"
     ),
+    Mutant(
+        "headrace/replays/hindsight.py",
+        "n_steps = (last - index) // self._B + ended",
+        "n_steps = (last - index) // self._B",
+        "tests/test_hindsight.py",
+    ),
     Mutant("headrace/replays/make.py", "if needed > free:", "if False:", "tests/test_replays.py"),
     Mutant(
         "headrace/replays/prioritized.py",
@@ -504,6 +517,18 @@ MUTANTS = [
         "tests/test_replays_file.py",
     ),
     Mutant("headrace/replays/ring.py", "if head < count:", "if False:", "tests/test_replays_file.py"),
+    Mutant(
+        "headrace/replays/sequence.py",
+        "(place * self.spec.every + learned)",
+        "(place * self.spec.every + learned - 1)",
+        "tests/test_replays_sequence.py",
+    ),
+    Mutant(
+        "headrace/replays/sequences.py",
+        "joined = follows | ((first | ~valid) & ~_before(goes_on))",
+        "joined = follows | first | ~valid",
+        "tests/test_replays_sequence.py",
+    ),
     Mutant(
         "headrace/replays/sink.py",
         'if name not in ("spec", "ring")',
@@ -523,15 +548,15 @@ MUTANTS = [
         "headrace/replays/transitions.py", "discount[(ends & TERMINATED) != 0] = 0", "pass", "tests/test_replays.py"
     ),
     Mutant(
-        "headrace/replays/uniform.py",
-        "least = spec.batch.T + n_step + max(spec.frames, 1)",
+        "headrace/replays/replay.py",
+        "least = -(-(spec.batch.T + starts.ahead + max(spec.frames, 1)) // starts.every) * starts.every",
         "least = spec.batch.T",
         "tests/test_replays.py",
     ),
     Mutant(
         "headrace/replays/window.py",
-        "ahead & behind & (((flags & FIRST) != 0) | _continued(follows, valid))",
-        "ahead & behind",
+        "ahead & stacked(flags, n_frames) & (((flags & FIRST) != 0) | continued(follows, valid))",
+        "ahead & stacked(flags, n_frames)",
         "tests/test_replays.py",
     ),
     Mutant(
@@ -539,6 +564,19 @@ MUTANTS = [
         "joined = first > 0 and ring.cut[0] != first",
         "joined = first > 0",
         "tests/test_replays.py",
+    ),
+    # algorithms with a memory
+    Mutant(
+        "headrace/samplers/inference/actor.py",
+        "t % self._interval == 0 and t < self._T",
+        "t % self._interval == 1 and t < self._T",
+        "tests/test_state_interval.py",
+    ),
+    Mutant(
+        "headrace/algos/dqn/r2d1.py",
+        "slice(0, self.config.warmup_T)), sequences.state)[1]",
+        "slice(0, self.config.warmup_T)), None)[1]",
+        "tests/test_r2d1.py",
     ),
     # acting
     Mutant(
@@ -699,6 +737,42 @@ MUTANTS = [
         "tests/test_episode_samplers.py",
     ),
     Mutant(
+        "headrace/algos/ranks.py",
+        "    counts, means, variances = ranks.gather(own).unbind(dim=1)",
+        "    counts, means, variances = own[None].unbind(dim=1)",
+        "tests/test_sync_runners.py",
+    ),
+    Mutant(
+        "headrace/algos/ranks.py",
+        "norm.load_statistics(_merged(then, ranks.gather(norm.statistics())))",
+        "_merged(then, ranks.gather(norm.statistics()))",
+        "tests/test_sync_runners.py",
+    ),
+    Mutant(
+        "headrace/algos/adam.py",
+        "self.ranks.mean_(self._flat.gradient)",
+        "self.ranks.mean_(self._flat.gradient.clone())",
+        "tests/test_sync_runners.py",
+    ),
+    Mutant(
+        "headrace/runners/synchronous.py",
+        'if found.state["itr"] == itr:',
+        "if found is None:",
+        "tests/test_sync_runners.py",
+    ),
+    Mutant(
+        "headrace/runners/launch.py",
+        "raise answers[rank].error()",
+        "raise SamplerError(answers[rank].message)",
+        "tests/test_sync_runners.py",
+    ),
+    Mutant(
+        "headrace/runners/ranks.py",
+        "line[Status.PHASE], Phase.EXCHANGING",
+        "line[Status.PHASE], Phase.WAITING",
+        "tests/test_sync_runners.py",
+    ),
+    Mutant(
         "headrace/runners/local.py",
         "state = np.random.SeedSequence(seed, spawn_key=(start_epoch,)).generate_state(1)",
         "state = [seed]",
@@ -747,6 +821,12 @@ MUTANTS = [
         "tests/test_env_updates.py",
     ),
     # services
+    Mutant(
+        "headrace/services/names/own.py",
+        "lost = self._renewed(own) if own is not None and renews else None",
+        "lost = None",
+        "tests/test_name_owners.py",
+    ),
     Mutant(
         "headrace/services/names/own.py",
         "self._records.renew(record) or self._put_again(own, late)",
@@ -820,10 +900,28 @@ MUTANTS = [
         "tests/test_parameter_db.py",
     ),
     Mutant(
-        "headrace/services/parameters/folder.py",
-        "while not _lock(file.fileno()):",
+        "headrace/storage.py",
+        "while not _locked(descriptor):",
         "while False:",
-        "tests/test_parameter_db.py",
+        "tests/test_storage.py",
+    ),
+    Mutant(
+        "headrace/storage.py",
+        "    if mode & 0o022:",
+        "    if False:",
+        "tests/test_storage.py",
+    ),
+    Mutant(
+        "headrace/services/addresses.py",
+        'found[2].rfind("@") > hosts.start(1) or ',
+        "",
+        "tests/test_service_addresses.py",
+    ),
+    Mutant(
+        "headrace/services/parameters/choosing.py",
+        "            folder.read(listing, version)\n",
+        "",
+        "tests/test_parameter_faults.py",
     ),
     Mutant(
         "headrace/services/parameters/index.py",
@@ -851,21 +949,45 @@ MUTANTS = [
     ),
     # streams
     Mutant(
-        "headrace/streams/codec.py",
+        "headrace/streams/schemas.py",
         "if self._nbytes > self._limits.payload_bytes:",
         "if False:",
         "tests/test_stream_codec.py",
     ),
     Mutant(
+        "headrace/streams/schemas.py",
+        "key += (child.dtype, child.shape)",
+        "key += (child.dtype, child.shape[::-1])",
+        "tests/test_stream_codec.py",
+    ),
+    Mutant(
+        "headrace/streams/codec.py",
+        "_COLUMNS = 1021",
+        "_COLUMNS = 1024",
+        "tests/test_stream_codec.py",
+    ),
+    Mutant(
+        "headrace/streams/codec.py",
+        "if len(data) != nbytes:",
+        "if False:",
+        "tests/test_stream_codec.py",
+    ),
+    Mutant(
+        "headrace/streams/reader.py",
+        "if not self._plain or schema not in self._alike:",
+        "if not self._plain:",
+        "tests/test_sample_streams.py",
+    ),
+    Mutant(
         "headrace/streams/packing.py",
-        "return min(n, max(0, expected - frame.sequence)), max(0, frame.sequence - expected)",
+        "return min(n, max(0, expected - sequence)), max(0, sequence - expected)",
         "return 0, 0",
         "tests/test_sample_streams.py",
     ),
     Mutant(
         "headrace/streams/inbox.py",
-        "unpacked(samples_like(self._example, frame), before, n)",
-        "unpacked(samples_like(self._example, frame), 0, n)",
+        "samples(message, before, n)",
+        "samples(message, 0, n)",
         "tests/test_sample_streams_sockets.py",
     ),
     Mutant(
@@ -878,6 +1000,18 @@ MUTANTS = [
         "headrace/streams/local.py",
         "[bytes(part) for part in message.parts]",
         "[message.parts[0], *map(bytes, reversed(message.parts[1:]))]",
+        "tests/test_sample_streams.py",
+    ),
+    Mutant(
+        "headrace/streams/local.py",
+        "set_deadline(self._reader, _STALL_SECONDS)",
+        "pass",
+        "tests/test_sample_streams.py",
+    ),
+    Mutant(
+        "headrace/streams/outbox.py",
+        "if os.getpid() != self._pid:",
+        "if False:",
         "tests/test_sample_streams.py",
     ),
     Mutant(
@@ -899,10 +1033,28 @@ MUTANTS = [
         "tests/test_sample_streams_shared.py",
     ),
     Mutant(
+        "headrace/streams/connections.py",
+        "    for sock in [*_not_in_forks]:\n        sock.close()",
+        "    pass",
+        "tests/test_stream_connections.py",
+    ),
+    Mutant(
         "headrace/streams/rendezvous.py",
-        "host.close_sockets()",
-        "pass",
-        "tests/test_sample_streams_shared.py",
+        'self._unanswered[connection] = b"".join(parts)',
+        'self._unanswered = {connection: b"".join(parts)}',
+        "tests/test_stream_connections.py",
+    ),
+    Mutant(
+        "headrace/streams/inference/server.py",
+        "return bool(max_wait > 0 and n and self._clock() >= max(begin, self._oldest()) + max_wait)",
+        "return False",
+        "tests/test_inference_streams.py",
+    ),
+    Mutant(
+        "headrace/streams/inference/message_server.py",
+        "                self._channel.send(client.peer, parts)",
+        "                pass",
+        "tests/test_inference_streams.py",
     ),
     Mutant(
         "headrace/streams/shared_memory.py",
@@ -917,15 +1069,45 @@ MUTANTS = [
         "tests/test_sample_streams_sockets.py",
     ),
     Mutant(
+        "headrace/streams/sender.py",
+        "if number == self._zmq.Event.DISCONNECTED:\n                self._lose()",
+        "if False:\n                pass",
+        "tests/test_sample_streams_sockets.py",
+    ),
+    Mutant(
+        "headrace/streams/sender.py",
+        "self._absent = number in self._gone",
+        "self._absent = False",
+        "tests/test_sample_streams_sockets.py",
+    ),
+    Mutant(
         "headrace/streams/ip.py",
-        "self.uncertain += sum(self._recent)\n            self._recent.clear()",
-        "pass",
+        "if self._rejected[self._sender] >= _MOST_REJECTED:",
+        "if False:",
+        "tests/test_sample_streams_sockets.py",
+    ),
+    Mutant(
+        "headrace/streams/spreading.py",
+        "self._numbers[sender.address] += n",
+        "self._numbers[sender.address] += 2 * n",
+        "tests/test_sample_streams_sockets.py",
+    ),
+    Mutant(
+        "headrace/streams/spreading.py",
+        "if any([self._caught_up(sender) for sender in senders]):",
+        "if all([self._caught_up(sender) for sender in senders]):",
+        "tests/test_sample_streams_sockets.py",
+    ),
+    Mutant(
+        "headrace/streams/spreading.py",
+        "copy = copy or ([bytes(part) for part in entry[0]], entry[1])",
+        "copy = entry",
         "tests/test_sample_streams_sockets.py",
     ),
     Mutant(
         "headrace/streams/name_resolving.py",
-        "self._numbers[sender.address] += 1",
-        "self._numbers[sender.address] += 2",
+        "for address in self._senders.keys() - found:",
+        "for address in ():",
         "tests/test_sample_streams_sockets.py",
     ),
     Mutant(

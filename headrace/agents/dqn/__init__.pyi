@@ -6,3 +6,4 @@ from headrace.agents.dqn.categorical import (
 )
 from headrace.agents.dqn.dqn import DqnAgent as DqnAgent, DqnInfo as DqnInfo
 from headrace.agents.dqn.exploration import EpsilonSchedule as EpsilonSchedule
+from headrace.agents.dqn.r2d1 import R2d1Agent as R2d1Agent, R2d1AlternatingAgent as R2d1AlternatingAgent

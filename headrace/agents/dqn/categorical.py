@@ -96,7 +96,8 @@ class CategoricalDqnAgent(DqnAgent):
 
     def distributions(self, inputs: StepInputs) -> ReturnDistributions:
         """Runs the training forward pass and returns distributions and their means, with gradients."""
-        return ReturnDistributions(*self._forward(inputs))
+        q, (logits, _) = self._forward(inputs)
+        return ReturnDistributions(q, logits)
 
     def acting_plan(self, rows: ActingRows, deterministic: bool) -> ActingPlan | None:
         """See `Agent`."""

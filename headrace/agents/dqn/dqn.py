@@ -134,9 +134,8 @@ class DqnAgent(Agent):
 
     def step(self, inputs: StepInputs, state: Tree) -> AgentStep:
         """Returns actions `[n]` with a `DqnInfo`."""
-        info, noise = DqnInfo(self._forward(inputs)[0]), inputs.noise
-        epsilon = self._epsilon if isinstance(self._epsilon, float) else _of_envs(self._epsilon, noise[..., 2])
-        return AgentStep(EpsilonGreedy(info.q).sample(noise, epsilon), info)
+        info = DqnInfo(self._forward(inputs)[0])
+        return AgentStep(self._explore(info.q, inputs.noise), info)
 
     def acting_plan(self, rows: ActingRows, deterministic: bool) -> ActingPlan | None:
         """See `Agent`."""
@@ -191,15 +190,24 @@ class DqnAgent(Agent):
         """Returns values `[..., n_actions]`, computed from the network's output."""
         return outputs
 
-    def _forward(self, inputs: StepInputs) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns values, −∞ where masked, and the network's output."""
+    def _explore(self, q: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """Returns ε-greedy actions, int64 `[n]`, for values `[n, n_actions]`."""
+        epsilon = self._epsilon if isinstance(self._epsilon, float) else _of_envs(self._epsilon, noise[..., 2])
+        return EpsilonGreedy(q).sample(noise, epsilon)
+
+    def _forward(self, inputs: StepInputs, state: Tree = None) -> tuple[torch.Tensor, tuple[torch.Tensor, Tree]]:
+        """Returns values, −∞ where masked, and the network's output with the new recurrent state."""
         observation = inputs.observation
         seen = without_mask(observation) if self._masks else observation
-        outputs = self.model(seen, inputs.prev_action, inputs.prev_reward)
+        outputs, state = self._run_model(seen, inputs, state)
         if not self._fits:
             self._require_fit(outputs)
         values = self._values(outputs)
-        return masked(values, observation[ACTION_MASK]) if self._masks else values, outputs
+        return masked(values, observation[ACTION_MASK]) if self._masks else values, (outputs, state)
+
+    def _run_model(self, seen: Tree, inputs: StepInputs, state: Tree) -> tuple[torch.Tensor, Tree]:
+        """Returns the network's output and the new recurrent state; seen: the observation without an action mask."""
+        return self.model(seen, inputs.prev_action, inputs.prev_reward), None
 
     def _require_fit(self, outputs: torch.Tensor) -> None:
         """Checks the network's first output: with too many values, the best action might not exist."""

@@ -10,3 +10,9 @@ from headrace.algos.dqn.categorical import (
     CategoricalDQNConfig as CategoricalDQNConfig,
 )
 from headrace.algos.dqn.dqn import DQN as DQN, DQNConfig as DQNConfig
+from headrace.algos.dqn.r2d1 import (
+    R2D1 as R2D1,
+    R2D1Config as R2D1Config,
+    rescaled as rescaled,
+    unscaled as unscaled,
+)

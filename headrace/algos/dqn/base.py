@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
@@ -14,6 +14,7 @@ from headrace.algos.base import OptInfo
 from headrace.algos.off_policy import OffPolicyAlgo, OffPolicyConfig
 from headrace.config import checked_names
 from headrace.replays.base import Transitions
+from headrace.types import BatchSpec
 
 __all__ = ["QLearningAlgo", "QLearningConfig", "TransitionLosses"]
 
@@ -59,12 +60,17 @@ class QLearningAlgo(OffPolicyAlgo):
     _target: DqnAgent
 
     @abstractmethod
-    def losses(self, transitions: Transitions) -> TransitionLosses:
-        """Returns the losses of sampled transitions, which are on the agent's device."""
+    def losses(self, transitions: Any) -> TransitionLosses:
+        """Returns the losses of what was sampled from the replay, `Transitions` on the agent's device."""
 
-    def update(self, itr: int, transitions: Transitions) -> tuple[OptInfo, torch.Tensor]:
+    def initialize(self, agent: Agent, n_itr: int, batch_spec: BatchSpec, seed: int = 0) -> None:
+        """See `OffPolicyAlgo`."""
+        super().initialize(agent, n_itr, batch_spec, seed)
+        self._losses = self.compiled(self.losses)
+
+    def update(self, itr: int, transitions: Any) -> tuple[OptInfo, torch.Tensor]:
         """See `OffPolicyAlgo`. The loss is the mean of `losses`, weighted by the importance weights."""
-        losses = self.losses(transitions)
+        losses = self._losses(transitions)
         loss = (transitions.weights * losses.loss).mean()
         optimizer = self.optimizers["agent"]
         grad_norm = optimizer.backward(loss, self.config.clip_grad_norm)

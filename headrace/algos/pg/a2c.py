@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from headrace.algos.pg.base import Losses, PgBatch, PgConfig, PolicyGradientAlgo
@@ -37,7 +37,7 @@ class A2C(PolicyGradientAlgo):
     def __init__(self, config: A2CConfig | None = None) -> None:
         super().__init__(A2CConfig() if config is None else config)
 
-    def parts(self, itr: int, batch: PgBatch) -> Iterator[PgBatch]:
+    def parts(self, itr: int, batch: PgBatch, recomputed: Callable[[], PgBatch]) -> Iterator[PgBatch]:
         """Yields the whole batch, once."""
         yield batch
 

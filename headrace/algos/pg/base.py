@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,8 @@ from headrace.agents.dqn.dqn import DqnAgent
 from headrace.algos.adam import AdamConfig, FlatAdam
 from headrace.algos.base import Algo, OptInfo, mean_info
 from headrace.algos.checks import finite, require
-from headrace.algos.returns import final_values, first_state, generalized_advantages
+from headrace.algos.ranks import least_of, moments
+from headrace.algos.returns import bootstrap_values, final_values, first_state, generalized_advantages
 from headrace.algos.reward_scaling import RewardScaling
 from headrace.buffers.samples import Samples
 from headrace.buffers.tree import tree_map, tree_rows
@@ -86,7 +87,8 @@ class PgConfig(AdamConfig):
     clip_grad_norm: float = 0.5
     """The gradient is scaled down to this norm."""
     normalize_advantage: bool = True
-    """Give the advantages of a batch mean 0 and standard deviation 1."""
+    """Give the advantages of a batch mean 0 and standard deviation 1; with several learners (`SyncRl`), those of all
+    their batches together."""
     normalize_reward: bool = True
     """Learn from rewards divided by the running standard deviation of discounted returns (see `RewardScaling`). With
     large unscaled returns, the gradient of the value loss outweighs that of the policy, and values lag behind."""
@@ -145,19 +147,25 @@ class PolicyGradientAlgo(Algo):
         self._reward_scaling = RewardScaling(self.discount) if self.config.normalize_reward else None
         self._optimizer = FlatAdam(agent.parameters(), self.config)
         self.optimizers = {"agent": self._optimizer}
+        self._losses = self.compiled(self.losses)
 
     def optimize_agent(self, itr: int, samples: Samples) -> OptInfo:
         """See `Algo`."""
         self.require_initialized()
         agent, device = self._agent, self._agent.device
-        if not samples.env.valid.any():
+        if not least_of(self.ranks, int(samples.env.valid.any()))[0]:  # all ranks learn, or none
             return {}
         samples = tree_map(lambda leaf: leaf.to(device), samples)  # no copy of tensors that are on the device already
         agent.sample_mode(itr)  # V(final) must be computed in the same mode as the recorded values
-        batch = self._process(samples)
+        reward = self._scaled_reward(samples)
+        batch = self._process(samples, reward)
         agent.train_mode(itr)
         learning_rate = self.set_progress(self._progress(itr))
-        infos = [self._update(itr, number, part) for number, part in enumerate(self.parts(itr, batch))]
+
+        def recomputed() -> PgBatch:
+            return self._recomputed(itr, batch, samples, reward)
+
+        infos = [self._update(itr, number, part) for number, part in enumerate(self.parts(itr, batch, recomputed))]
         observation = batch.inputs.observation  # already only the valid steps, except for recurrent agents
         agent.update_statistics(observation if batch.state is None else _valid_steps(observation, samples.env.valid))
         scaling = self._reward_scaling
@@ -195,8 +203,14 @@ class PolicyGradientAlgo(Algo):
         )
 
     @abstractmethod
-    def parts(self, itr: int, batch: PgBatch) -> Iterator[PgBatch]:
-        """Yields the data of each update: the whole batch, or minibatches."""
+    def parts(self, itr: int, batch: PgBatch, recomputed: Callable[[], PgBatch]) -> Iterator[PgBatch]:
+        """Yields the data of each update: the whole batch, or minibatches.
+
+        Args:
+            itr: number of the batch.
+            batch: the batch.
+            recomputed: returns the batch with advantages and targets from the values of the current parameters.
+        """
 
     @abstractmethod
     def losses(self, itr: int, part: PgBatch) -> Losses:
@@ -251,19 +265,27 @@ class PolicyGradientAlgo(Algo):
         """Returns the progress of training: 0 in the first iteration, rising linearly towards 1."""
         return min(1.0, itr / self._n_itr)
 
-    def _process(self, samples: Samples) -> PgBatch:
+    def _scaled_reward(self, samples: Samples) -> torch.Tensor:
+        """Returns the rewards to learn from, float `[T, B]`; updates the statistics that scale them."""
+        env = samples.env
+        if self._reward_scaling is None:
+            return env.reward
+        return self._reward_scaling(env.reward, env.done, _valid(samples), self.ranks)
+
+    def _targets(self, samples: Samples, reward: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns advantages, normalized if asked, and targets of the values, both `[T, B]`."""
+        valid = _valid(samples)
+        advantage, returns = self.advantages(samples, reward, valid)
+        if self.config.normalize_advantage:
+            _, mean, var = moments(self.ranks, advantage if valid is None else advantage[valid])
+            advantage = (advantage - mean) / (var.sqrt() + 1e-6)
+        return advantage, returns
+
+    def _process(self, samples: Samples, reward: torch.Tensor) -> PgBatch:
         """Computes advantages and returns; for feed-forward agents, also flattens `[T, B]` to the valid steps."""
         env, agent = samples.env, samples.agent
-        all_valid = bool(env.valid.all())
-        valid = None if all_valid else env.valid
         with torch.no_grad():
-            reward = env.reward
-            if self._reward_scaling is not None:
-                reward = self._reward_scaling(reward, env.done, valid)
-            advantage, returns = self.advantages(samples, reward, valid)
-            if self.config.normalize_advantage:
-                real = advantage if valid is None else advantage[valid]
-                advantage = (advantage - real.mean()) / (real.std(correction=0) + 1e-6)
+            advantage, returns = self._targets(samples, reward)
             batch = PgBatch(
                 inputs=StepInputs(env.observation, agent.prev_action, env.prev_reward, env.is_first),
                 action=agent.action,
@@ -274,14 +296,37 @@ class PolicyGradientAlgo(Algo):
             )
         batch.state = first_state(self._agent, samples)
         if batch.state is not None:
-            batch.valid = valid
+            batch.valid = _valid(samples)
             return batch
         flat: PgBatch = _valid_steps(batch, env.valid)
         return flat
 
+    def _recomputed(self, itr: int, batch: PgBatch, samples: Samples, reward: torch.Tensor) -> PgBatch:
+        """Returns the batch with advantages and targets from the values of the current parameters.
+
+        Args:
+            itr: number of the batch.
+            batch: the batch, from `_process`.
+            samples: what it was made from.
+            reward: rewards, scaled with `normalize_reward`, float `[T, B]`.
+        """
+        env, acted, agent = samples.env, samples.agent, self._agent
+        agent.sample_mode(itr)
+        with torch.no_grad():
+            inputs = StepInputs(env.observation, acted.prev_action, env.prev_reward, env.is_first)
+            value = agent(inputs, first_state(agent, samples)).value
+            bootstrap_value = bootstrap_values(agent, samples)
+            revalued = replace(
+                acted, agent_info=replace(acted.agent_info, value=value), bootstrap_value=bootstrap_value
+            )
+            targets = self._targets(replace(samples, agent=revalued), reward)
+        agent.train_mode(itr)
+        advantage, returns = targets if batch.state is not None else _valid_steps(targets, env.valid)
+        return replace(batch, advantage=advantage, returns=returns)
+
     def _update(self, itr: int, number: int, part: PgBatch) -> OptInfo:
         """Takes one optimizer step; if the loss or the gradient is not finite, raises and leaves the parameters."""
-        losses = self.losses(itr, part)
+        losses = self._losses(itr, part)
         loss = (
             losses.policy
             + self.config.value_loss_coeff * losses.value
@@ -299,6 +344,12 @@ class PolicyGradientAlgo(Algo):
         self._optimizer.step()
         info["perplexity"] = math.exp(min(info["entropy"], 700.0))  # with many MultiBinary bits, exp overflows
         return info
+
+
+def _valid(samples: Samples) -> torch.Tensor | None:
+    """Returns which steps are valid, bool `[T, B]`; None: all are."""
+    valid = samples.env.valid
+    return None if bool(valid.all()) else valid
 
 
 def _valid_steps(tree: Tree, valid: torch.Tensor) -> Tree:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 
 from headrace.algos.checks import require
 from headrace.algos.pg.base import Losses, PgBatch, PgConfig, PolicyGradientAlgo
-from headrace.algos.returns import final_values, first_state, v_trace
+from headrace.algos.returns import bootstrap_values, final_values, first_state, v_trace
 from headrace.buffers.samples import Samples
-from headrace.buffers.tree import tree_rows
 from headrace.config import checked_names, settings_in
 from headrace.types import StepInputs
 
@@ -70,7 +69,7 @@ class IMPALA(PolicyGradientAlgo):
             now.dist.log_prob(acted.action) - acted.agent_info.dist.log_prob(acted.action),
             env.terminated,
             env.truncated,
-            self._bootstrap_value(samples),
+            bootstrap_values(self._agent, samples),
             final_values(self._agent, samples),
             self.discount,
             self.config.gae_lambda,
@@ -79,19 +78,10 @@ class IMPALA(PolicyGradientAlgo):
             valid,
         )
 
-    def parts(self, itr: int, batch: PgBatch) -> Iterator[PgBatch]:
+    def parts(self, itr: int, batch: PgBatch, recomputed: Callable[[], PgBatch]) -> Iterator[PgBatch]:
         """Yields the whole batch, once."""
         yield batch
 
     def losses(self, itr: int, part: PgBatch) -> Losses:
         """See `PolicyGradientAlgo.actor_critic_losses`."""
         return self.actor_critic_losses(part)
-
-    def _bootstrap_value(self, samples: Samples) -> torch.Tensor:
-        """Returns V of the time step after the batch, `[1, B]`; used only where the episode continues."""
-        env, acted = samples.env, samples.agent
-        goes_on = torch.zeros_like(env.is_first[:1])
-        inputs = StepInputs(env.last_observation, tree_rows(acted.action, slice(-1, None)), env.reward[-1:], goes_on)
-        row = tree_rows(inputs, 0)
-        state = None if acted.last_state is None else tree_rows(acted.last_state, 0)
-        return self._agent.value(row, state)[None]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from headrace.algos.checks import require
 from headrace.algos.pg.base import Losses, PgBatch, PgConfig, PolicyGradientAlgo
 from headrace.algos.pg.surrogate import ppo_losses
+from headrace.algos.ranks import least_of
 from headrace.buffers.tree import tree_leaves, tree_rows
 from headrace.config import checked_names, settings_in
 
@@ -33,6 +34,10 @@ class PPOConfig(PgConfig):
     """Let `ratio_clip` fall linearly to 0 at the end of training."""
     value_clip: float | None = None
     """How far the value may be from the recorded one before it is clipped; None: values are not clipped."""
+    recompute_advantages: bool = False
+    """Compute advantages and targets of the values again before each pass but the first, from the values of the
+    parameters of that moment (Andrychowicz et al., "What matters in on-policy reinforcement learning?", 2021). False:
+    all passes learn from those of the values recorded in the batch."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -58,15 +63,18 @@ class PPO(PolicyGradientAlgo):
     def __init__(self, config: PPOConfig | None = None) -> None:
         super().__init__(PPOConfig() if config is None else config)
 
-    def parts(self, itr: int, batch: PgBatch) -> Iterator[PgBatch]:
+    def parts(self, itr: int, batch: PgBatch, recomputed: Callable[[], PgBatch]) -> Iterator[PgBatch]:
         """Yields random minibatches of steps or, for recurrent agents, of whole columns; each step once per epoch."""
         recurrent = batch.state is not None
         n = batch.returns.shape[1 if recurrent else 0]
+        (n_parts,) = least_of(self.ranks, min(self.config.minibatches, n))
         copies = not recurrent and sum(leaf.nbytes for leaf in tree_leaves(batch)) <= _COPIED_BYTES
         for epoch in range(self.config.epochs):
+            if epoch and self.config.recompute_advantages:
+                batch = recomputed()
             order = self.permutation(itr, epoch, n)
             shuffled, stop = tree_rows(batch, order) if copies else batch, 0
-            for chosen in order.tensor_split(min(self.config.minibatches, n)):
+            for chosen in order.tensor_split(n_parts):
                 start, stop = stop, stop + len(chosen)
                 if recurrent:
                     part = tree_rows(replace(batch, state=None), (slice(None), chosen))

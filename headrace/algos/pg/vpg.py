@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from headrace.algos.checks import require
@@ -58,7 +58,7 @@ class VPG(PolicyGradientAlgo):
     def __init__(self, config: VPGConfig | None = None) -> None:
         super().__init__(VPGConfig() if config is None else config)
 
-    def parts(self, itr: int, batch: PgBatch) -> Iterator[PgBatch]:
+    def parts(self, itr: int, batch: PgBatch, recomputed: Callable[[], PgBatch]) -> Iterator[PgBatch]:
         """Yields the whole batch, once for policy and value, then `value_epochs` times for the value."""
         yield batch
         again = _ValuePart(**vars(batch))

@@ -10,7 +10,7 @@ from gymnasium import spaces as gym_spaces
 
 from headrace.agents.base import Agent
 from headrace.algos.base import Algo
-from headrace.cli.agents import ATOMS, ActingOptions, ModelOptions
+from headrace.cli.agents import ATOMS, CRITICS, NOISE, ActingOptions, ModelOptions
 from headrace.cli.idle import Rule
 from headrace.models.conv import is_image
 from headrace.types import EnvSpaces
@@ -18,7 +18,7 @@ from headrace.types import EnvSpaces
 if TYPE_CHECKING:
     from headrace.cli.build import TrainOptions
 
-__all__ = ["WITHOUT_ATOMS", "Algorithm", "Config", "Defaults", "Kind"]
+__all__ = ["WITHOUT_ATOMS", "WITHOUT_CRITICS", "Algorithm", "Config", "Defaults", "Kind"]
 
 #: "images": an image anywhere in the observation; "continuous": otherwise, Box actions; "discrete": everything else.
 Kind = Literal["discrete", "continuous", "images"]
@@ -26,6 +26,10 @@ Config = TypeVar("Config")
 #: For algorithms that learn mean returns only.
 WITHOUT_ATOMS = Rule(
     ATOMS, False, "for categorical-dqn, which learns distributions of returns; add --algo categorical-dqn"
+)
+#: For algorithms that do not learn the values of Box actions.
+WITHOUT_CRITICS = Rule(
+    (*CRITICS, *NOISE), False, "for ddpg, td3 and sac, which learn the values of Box actions; add --algo sac"
 )
 
 
@@ -39,6 +43,7 @@ class Defaults(Generic[Config]):
         log_interval_steps: environment steps between log rows.
         batch_T: time steps of a batch.
         batch_B: environments of a batch.
+        state_interval: time steps from one recorded recurrent state to the next; None: none are recorded.
         sampler: name of the sampler.
         model: the agent's network.
         acting: exploration.
@@ -49,6 +54,7 @@ class Defaults(Generic[Config]):
     log_interval_steps: int
     batch_T: int
     batch_B: int
+    state_interval: int | None = None
     sampler: str = "cpu"
     model: ModelOptions = field(default_factory=ModelOptions)
     acting: ActingOptions = field(default_factory=ActingOptions)
@@ -63,7 +69,7 @@ class Algorithm(Generic[Config]):
         agent: makes an agent, not initialized, from the spaces of the environment and the options. Raises UsageError
             for options that do not fit, and CommandFailed if the user's own model raises.
         rules: returns the rules for the options of agents, and for settings that have an effect only with others.
-        defaults: default options by kind of environment; a missing kind has those of "discrete".
+        defaults: default options by kind of environment; a missing kind has those of the first.
         measured: better options for single environments by name; see docs/results.md.
         with_memory: changes default options for an agent with a memory. None: such agents do not exist.
         stands_for: names of algorithms that headrace does not have and to which this one is the nearest; the value
@@ -90,7 +96,7 @@ class Algorithm(Generic[Config]):
         """
         kind = _kind_of(spaces)
         if kind not in self.defaults:
-            kind = "discrete"
+            kind = next(iter(self.defaults))
         found = self.measured.get(env, self.defaults[kind])
         if recurrent is None or self.with_memory is None:
             return found

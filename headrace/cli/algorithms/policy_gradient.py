@@ -15,7 +15,7 @@ from headrace.agents.pg import (
     RecurrentGaussianPgAgent,
 )
 from headrace.cli.agents import EPSILON, GAUSSIAN, ModelOptions, own_model, tried
-from headrace.cli.algorithms.base import WITHOUT_ATOMS, Config, Defaults, Kind
+from headrace.cli.algorithms.base import WITHOUT_ATOMS, WITHOUT_CRITICS, Config, Defaults, Kind
 from headrace.cli.errors import UsageError, require_at_least
 from headrace.cli.idle import Rule
 from headrace.types import EnvSpaces
@@ -37,7 +37,7 @@ def agent(spaces: EnvSpaces, options: TrainOptions) -> Agent:
     if model.recurrent is not None and (model.hidden_sizes is not None or model.separate_value):
         raise UsageError("--hidden-sizes and --separate-value are not for --recurrent; its width is --memory-size")
     if model.dueling:
-        raise UsageError(f"--dueling is for dqn and categorical-dqn; {options.algo} has --separate-value")
+        raise UsageError(f"--dueling is for dqn, categorical-dqn and r2d1; {options.algo} has --separate-value")
     kwargs: dict[str, Any] = {"normalize_observation": model.normalize_observation}
     if own:
         kwargs = model.model_kwargs
@@ -67,10 +67,11 @@ def rules(options: TrainOptions, spaces: EnvSpaces) -> list[Rule]:
         Rule(
             EPSILON,
             False,
-            f"for dqn and categorical-dqn; {algo} draws its actions from its policy, and "
+            f"for dqn, categorical-dqn and r2d1; {algo} draws its actions from its policy, and "
             f"--{algo}.entropy-loss-coeff makes it explore",
         ),
         WITHOUT_ATOMS,
+        WITHOUT_CRITICS,
         Rule(
             GAUSSIAN,
             isinstance(spaces.action, gym_spaces.Box),

@@ -6,13 +6,14 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from headrace.cli.agents import GAUSSIAN, ActingOptions, own_model
+from headrace.cli.algorithms.base import WITHOUT_CRITICS
 from headrace.cli.errors import UsageError
 from headrace.cli.idle import Rule
 
 if TYPE_CHECKING:
     from headrace.cli.build import TrainOptions
 
-__all__ = ["ON_IMAGES", "RAINBOW", "agent_arguments", "rules"]
+__all__ = ["ON_IMAGES", "RAINBOW", "agent_arguments", "exploration", "rules"]
 
 #: Settings for images. Hessel et al., "Rainbow", 2018, table 1, without its noisy networks.
 RAINBOW: dict[str, Any] = {
@@ -37,7 +38,7 @@ def agent_arguments(options: TrainOptions) -> dict[str, Any]:
         UsageError: options contradict each other.
         CommandFailed: the user's own model cannot be imported.
     """
-    model, acting = options.model, options.acting
+    model = options.model
     if model.recurrent is not None or model.separate_value:
         raise UsageError(
             "--recurrent and --separate-value are not for dqn and categorical-dqn; for separate layers, use --dueling"
@@ -48,9 +49,13 @@ def agent_arguments(options: TrainOptions) -> dict[str, Any]:
         "dueling": model.dueling,
         "normalize_observation": model.normalize_observation,
     }
+    return {**own, "model_kwargs": model.model_kwargs if own else network, **exploration(options)}
+
+
+def exploration(options: TrainOptions) -> dict[str, Any]:
+    """Returns the arguments of an agent for its exploration."""
+    acting = options.acting
     return {
-        **own,
-        "model_kwargs": model.model_kwargs if own else network,
         "eps_init": acting.eps_init,
         "eps_final": acting.eps_final,
         "eps_final_min": acting.eps_final_min,
@@ -68,5 +73,6 @@ def rules(options: TrainOptions, prioritized_replay: bool) -> list[Rule]:
             prioritized_replay,
             f"for a prioritized replay; add --{algo}.prioritized-replay",
         ),
+        WITHOUT_CRITICS,
         Rule(GAUSSIAN, False, f"for Box actions, which are drawn from a Gaussian; {algo} has Discrete actions only"),
     ]

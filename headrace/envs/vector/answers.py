@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium import spaces
 
 from headrace.buffers.tree import tree_leaves, tree_map
-from headrace.envs.infos import EVERY_STEP, info_value, missing
+from headrace.envs.infos import EVERY_STEP, InfoField, missing
 from headrace.envs.scalar import EnvInfoKeys
 from headrace.envs.spaces import Mismatch, OnCast, array_in, fitted, null_value, unmasked
 from headrace.types import Tree
@@ -32,7 +32,11 @@ class VectorAnswers:
     def __init__(self, n: int, observation: spaces.Space[Any], env_info_keys: EnvInfoKeys, on_cast: OnCast) -> None:
         self.mismatched: int | None = None
         self._n = n
-        self._declared = {key: (np.dtype(dtype), tuple(shape)) for key, (dtype, shape) in env_info_keys.items()}
+        #: For each declared field the field of all environments, and that of a single one.
+        self._declared = [
+            (InfoField(key, np.dtype(dtype), (n, *shape)), InfoField(key, np.dtype(dtype), tuple(shape)))
+            for key, (dtype, shape) in env_info_keys.items()
+        ]
         self._on_cast = on_cast
         self._space = observation
         self._nulls = null_value(observation)
@@ -59,6 +63,8 @@ class VectorAnswers:
         return observation, reward, *ends, info
 
     def _truth_values(self, came: Any, path: str) -> np.ndarray:
+        if type(came) is np.ndarray and came.dtype == np.bool_ and came.shape == (self._n,):
+            return came
         ends = came if type(came) is np.ndarray else array_in(came, path, f"a numpy array of bool [{self._n}]")
         known = ends.dtype == np.bool_ or (ends.dtype.kind in "iuf" and np.isin(ends, (0, 1)).all())
         if ends.shape != (self._n,) or not known:
@@ -155,28 +161,29 @@ class VectorAnswers:
             Mismatch: a field is missing or does not fit.
         """
         self.mismatched = None
-        for key, (dtype, shape) in self._declared.items():
-            asked = ~resetting
-            asked[ended] = False
+        asked = ~resetting
+        asked[ended] = False
+        for every, single in self._declared:
+            key, own = every.key, to[every.key]
             if key in info:
                 present = info.get(f"_{key}")
-                absent = np.zeros(self._n, np.bool_)
                 if isinstance(present, np.ndarray):
-                    absent = asked & ~self._truth_values(present, f"info['_{key}']")
-                if absent.any():
-                    self.mismatched = int(np.flatnonzero(absent)[0])
-                    raise _without(key, info)
-                to[key][...] = info_value(info[key], key, dtype, (self._n, *shape))
-            elif asked.any():
+                    absent = np.greater(asked, self._truth_values(present, f"info['_{key}']"))
+                    if _any_true(absent, None):
+                        self.mismatched = int(np.flatnonzero(absent)[0])
+                        raise _without(key, info)
+                own[...] = every.array(info[key])
+            elif _any_true(asked, None):
                 raise _without(key, info)
             else:
-                to[key][resetting] = 0
+                own[resetting] = 0
             for column, one in zip(ended, last, strict=True):
+                self.mismatched = int(column)
                 if key not in one:
-                    self.mismatched = int(column)
                     raise _without(key, one)
-                to[key][column] = info_value(one[key], key, dtype, shape)
-            self.check_finite(to[key], f"info[{key!r}]")
+                single.write(own, column, one)
+            self.mismatched = None
+            self.check_finite(own, f"info[{key!r}]")
 
     def check_finite(self, array: np.ndarray, path: str) -> None:
         """Raises Mismatch for NaN and infinity in an array `[n, ...]`."""
@@ -210,7 +217,8 @@ def _without(key: str, info: dict[str, Any]) -> Mismatch:
     return missing(key, {name: value for name, value in info.items() if not str(name).startswith("_")}, EVERY_STEP)
 
 
-_all_true = np.logical_and.reduce
+# What `array.all()` and `array.any()` call, two frames deeper.
+_all_true, _any_true = np.logical_and.reduce, np.logical_or.reduce
 
 
 def _array_of(dtype: np.dtype[Any], shape: tuple[int, ...]) -> str:

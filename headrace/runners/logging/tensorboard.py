@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from headrace.checkpoints.run_settings import flattened, plain
+from headrace.extras import extra
 from headrace.runners.logging.logger import Logger
 
 __all__ = ["TensorBoardLogger"]
@@ -31,13 +32,11 @@ class TensorBoardLogger(Logger):
     """
 
     def __init__(self, log_dir: str | Path) -> None:
-        try:
+        with extra("tensorboard", "event files need tensorboard"):
             # Import now, so that an error is raised before environments and workers start.
             from tensorboard.compat.proto import event_pb2, summary_pb2
             from tensorboard.plugins.hparams.summary_v2 import hparams_pb
             from tensorboard.summary.writer.event_file_writer import EventFileWriter
-        except ImportError as error:
-            raise ImportError('event files need tensorboard; pip install "headrace[tensorboard]"') from error
         self._log_dir = Path(log_dir).absolute()
         self._open, self._hparams = EventFileWriter, hparams_pb
         self._settings: dict[str, bool | int | float | str] = {}

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from headrace.extras import extra
 from headrace.runners.logging.logger import Logger
 
 __all__ = ["WandbLogger"]
@@ -34,11 +35,9 @@ class WandbLogger(Logger):
         folder: str | Path | None = None,
         mode: Literal["online", "offline", "disabled"] | None = None,
     ) -> None:
-        try:
+        with extra("wandb", "sending to Weights & Biases needs wandb"):
             # Import now, so that an error is raised before environments and workers start.
             import wandb
-        except ImportError as error:
-            raise ImportError('sending to Weights & Biases needs wandb; pip install "headrace[wandb]"') from error
         self._project, self._name, self._mode = project, name, mode
         self._config = None if config is None else dict(config)
         self._folder = None if folder is None else str(Path(folder).absolute())

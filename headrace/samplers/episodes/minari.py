@@ -8,6 +8,7 @@ import numpy as np
 
 from headrace.buffers.tree import tree_map, tree_rows
 from headrace.envs.spaces import vector_action_decoder
+from headrace.extras import extra
 from headrace.samplers.episodes.batch import EpisodeBatch
 from headrace.samplers.episodes.conversion import ends_of
 
@@ -55,16 +56,12 @@ def to_minari(
         TypeError, ValueError: if a field of the episodes is wrong.
         ValueError: if there is a dataset of this id, or Minari refuses the id.
     """
-    try:
+    with extra("minari", "to_minari() needs minari, h5py and pillow"):
         # Minari imports h5py and Pillow only after it has made the folder of the dataset, so they are tried here.
         import h5py  # noqa: F401
         import minari
         import PIL.Image  # noqa: F401
         from minari.data_collector import EpisodeBuffer
-    except ImportError as error:
-        raise ImportError(
-            f'to_minari() needs minari, h5py and pillow ({error}); pip install "headrace[minari]"'
-        ) from error
     episodes.validate()
     spec = episodes.env_spec
     actions = vector_action_decoder(spec.action_space)(episodes.actions)

@@ -40,6 +40,7 @@ class Actor:
         self._plan: ActingPlan | None = None
         self._step: AgentStep | None = None
         self._T = len(policy.noise) - 1
+        self._interval = recorder.state_interval
 
     @property
     def n_slots(self) -> int:
@@ -149,7 +150,7 @@ class Actor:
             raise policy.failure(mismatch, "value()") from None
 
     def _enter_row(self, t: int, is_first: torch.Tensor) -> None:
-        """Keeps the states of episodes that ended in step t − 1; zeros the state where row t `is_first`.
+        """Keeps the states of episodes that ended in step t − 1; zeros the state where row t `is_first`; records it.
 
         The loop writes row 0 only after `begin`, so the first state is recorded here and not in `begin`.
         """
@@ -160,6 +161,8 @@ class Actor:
             policy.zero_state(is_first)
         if t == 0:
             recorder.write_first_state(policy.state)
+        if self._interval and t % self._interval == 0 and t < self._T:
+            recorder.write_state(t // self._interval, policy.state)
 
     def _require_unwritten(self, call: str) -> None:
         names = self._recorder.overwritten()

@@ -96,6 +96,12 @@ class Recorder:
         """Number of slots."""
         return len(self._views)
 
+    @property
+    def state_interval(self) -> int:
+        """Number of rows from one recorded recurrent state to the next; 0 if none are recorded."""
+        states = tree_leaves(self.slot.state)
+        return len(self.slot.reward) // len(states[0]) if states else 0
+
     def enter(self, slot: int, version: int) -> None:
         """Prepares for row 0 of a batch.
 
@@ -149,6 +155,10 @@ class Recorder:
     def write_first_state(self, state: Tree) -> None:
         """Writes the recurrent state at the start of row 0."""
         self._write_state(tree_rows(self.slot.first_state, 0), state)
+
+    def write_state(self, index: int, state: Tree) -> None:
+        """Writes the recurrent state at the start of row `index` · k, where k is the `state_interval`."""
+        self._write_state(tree_rows(self.slot.state, index), state)
 
     def write_last_state(self, state: Tree) -> None:
         """Writes the recurrent state after the last row."""

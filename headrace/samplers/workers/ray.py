@@ -19,7 +19,6 @@ from headrace.samplers.collection.slice import SliceReport
 from headrace.samplers.traj_info import Episodes
 from headrace.samplers.workers.local import LocalCollector, LocalWorker, parameter_memory
 from headrace.samplers.workers.main import process_seeds
-from headrace.types import BatchSpec
 
 __all__ = ["RayWorker", "slice_spec"]
 
@@ -30,7 +29,7 @@ _RESTART = 1 << 16
 def slice_spec(spec: SlotSpec, index: int) -> SlotSpec:
     """Returns the contents of slice `index` of a slot as those of a slot of its own."""
     width = spec.widths[index]
-    return replace(spec, batch=BatchSpec(spec.batch.T, width), widths=(width,))
+    return replace(spec, batch=replace(spec.batch, B=width), widths=(width,))
 
 
 class RayWorker(LocalWorker):

@@ -19,9 +19,9 @@ one time to live.
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
+import re
 import stat
 import tempfile
 import time
@@ -31,8 +31,8 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from headrace.errors import NameEntryError, one_line
-from headrace.services.names.records import MAX_VALUE, Record, is_within, new_token, quoted
-from headrace.storage import framed, unframed, write_whole
+from headrace.services.names.records import MAX_VALUE, TOKEN_SIZE, Record, is_within, new_token, quoted, steady_seconds
+from headrace.storage import file_lock, framed, unframed, write_whole
 
 __all__ = ["FolderRecords", "folder_time"]
 
@@ -40,7 +40,11 @@ _HEAD = b"headrace name 1\n"
 _ENDING = ".name"
 _INSTANCE = "instance"
 _LOCK = "lock"
-_UNFINISHED = (".new", ".tmp")  # endings of files that have no name yet
+_NEW, _TIME = ".new", "time-"  # ending of a file that has no name yet, beginning of one whose time is looked at
+#: Files that writers leave which are killed, and nothing that a user might keep in the same folder.
+_UNFINISHED = re.compile(
+    rf"[0-9a-f]{{{TOKEN_SIZE}}}{re.escape(_NEW)}(\.[0-9a-f]{{8}}\.tmp)?|{_TIME}\w{{8}}{re.escape(_NEW)}"
+)
 _STALE_SECONDS = 3600.0  # age of an unfinished file whose writer must have died
 _LOCK_SECONDS = 10.0  # for others to release the lock, which they hold for some calls of the file system
 _DEAD_SECONDS = 600.0  # without a renewal after it has expired, after which a file is removed
@@ -50,7 +54,7 @@ _N_STALE_HANDLES = 3  # how often a file that another machine has replaced is op
 
 def folder_time(folder: Path) -> float:
     """Returns the time of the clock that writes the times of files in a folder, in seconds."""
-    with tempfile.TemporaryFile(dir=folder, suffix=_UNFINISHED[-1]) as file:
+    with tempfile.TemporaryFile(dir=folder, prefix=_TIME, suffix=_NEW) as file:
         return os.fstat(file.fileno()).st_mtime
 
 
@@ -62,7 +66,7 @@ class FolderRecords:
         clock: the time in seconds; it never goes back.
     """
 
-    def __init__(self, folder: Path, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, folder: Path, clock: Callable[[], float] = steady_seconds) -> None:
         self._folder = folder
         self._clock = clock
         #: For each file with a time to live: the renewal that was seen last, and when it expires on our clock.
@@ -219,7 +223,7 @@ class FolderRecords:
     def _written(self, payload: bytes) -> Iterator[Path]:
         """Yields a new file without a name of its own; removes it afterwards."""
         self._folder.mkdir(parents=True, exist_ok=True)  # somebody may have removed it
-        new = self._folder / f"{new_token()}{_UNFINISHED[0]}"
+        new = self._folder / f"{new_token()}{_NEW}"
         write_whole(new, framed(_HEAD, [payload]))
         try:
             yield new
@@ -228,7 +232,7 @@ class FolderRecords:
 
     def _remove_unfinished(self) -> None:
         """Removes files that writers have left which were killed."""
-        unfinished = [self._folder / file for file in os.listdir(self._folder) if file.endswith(_UNFINISHED)]
+        unfinished = [self._folder / file for file in os.listdir(self._folder) if _UNFINISHED.fullmatch(file)]
         now = folder_time(self._folder) if unfinished else 0.0
         for path in unfinished:
             with suppress(FileNotFoundError):
@@ -238,17 +242,8 @@ class FolderRecords:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         self._folder.mkdir(parents=True, exist_ok=True)
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(self._folder / _LOCK, flags, 0o666)
-        try:
-            _acquire(descriptor, self._folder)
-            try:
-                yield
-            finally:
-                # A process that was forked meanwhile has the descriptor too, so closing it here would not be enough.
-                fcntl.flock(descriptor, fcntl.LOCK_UN)
-        finally:
-            os.close(descriptor)
+        with file_lock(self._folder / _LOCK, _LOCK_SECONDS, NameEntryError):
+            yield
 
     @contextmanager
     def _reached(self) -> Iterator[None]:
@@ -298,19 +293,3 @@ def _linked(new: Path, path: Path) -> bool:
         # NFS may have repeated a call that had succeeded, whose reply was lost.
         return new.stat().st_nlink == 2
     return True
-
-
-def _acquire(descriptor: int, folder: Path) -> None:
-    deadline, pause = time.monotonic() + _LOCK_SECONDS, 0.0005
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise NameEntryError(
-                    f"another process has held the lock of {folder} for {_LOCK_SECONDS:g} s; if it is stopped (state "
-                    "T in `ps`), let it continue or kill it"
-                ) from None
-        time.sleep(pause)
-        pause = min(2 * pause, 0.02)

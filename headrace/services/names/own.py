@@ -6,13 +6,12 @@ import logging
 import math
 import os
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from headrace.errors import NameEntryError, one_line
-from headrace.services.names.records import Record, Records, is_within
+from headrace.errors import NameEntryError, NameEntryNotFoundError, NameLost, one_line
+from headrace.services.names.records import Record, Records, is_within, steady_seconds
 
 __all__ = ["LostRecord", "OwnRecords"]
 
@@ -53,6 +52,7 @@ class _Own:
         renewed: when its last successful renewal began.
         due: when it is to be renewed.
         failures: how many renewals have failed since.
+        problem: why the last one failed.
         told: whether the owner has been told that it was lost, since the last success.
     """
 
@@ -62,6 +62,7 @@ class _Own:
     renewed: float
     due: float
     failures: int = 0
+    problem: str = ""
     told: bool = False
 
 
@@ -83,7 +84,7 @@ class OwnRecords:
         self,
         records: Records,
         on_lost: Callable[[LostRecord], None] | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = steady_seconds,
         in_thread: bool = True,
     ) -> None:
         self._records = records
@@ -155,6 +156,25 @@ class OwnRecords:
         with self._lock:
             self._remove_own()
 
+    def require_own(self, name: str) -> None:
+        """Renews a record; raises NameLost if it is not this repository's any more, NameEntryError if nobody knows."""
+        self.require_open()
+        with self._lock:
+            own = self._own.get(name)
+            renews = own is not None and own.record.ttl is not None
+            lost = self._renewed(own) if own is not None and renews else None
+            given_up = own is not None and self._own.get(name) is not own
+        if lost is not None:
+            self._tell(lost)
+        if own is None or given_up:
+            lost = next((one for one in reversed(self._lost) if one.name == name and one.given_up), None)
+            if lost is not None:
+                raise NameLost(f"name {name!r} was lost after {lost.seconds:.3g} s: {lost.reason}")
+        if own is None or not renews:
+            raise NameEntryNotFoundError(f"name {name!r} was not added with keepalive_ttl by this repository")
+        if own.failures:
+            raise NameEntryError(f"nobody knows whose name {name!r} is now: {own.problem}")
+
     def renew_due(self) -> float:
         """Renews the records that are due; returns the seconds until the next one is."""
         with self._lock:
@@ -213,12 +233,15 @@ class OwnRecords:
         ttl = record.ttl or 0.0
         late = began - own.renewed > ttl
         try:
-            kept = self._records.renew(record) or self._put_again(own, late)
+            kept = self._records.renew(record)
+            if not kept:
+                late = self._clock() - own.renewed > ttl  # the time to live at the store has begun after `renewed`
+                kept = self._put_again(own, late)
         except Exception as error:  # whatever it is, the thread has to live, or the records die unnoticed
-            own.failures += 1
+            own.failures, own.problem = own.failures + 1, one_line(error)
             now = self._clock()
             own.due = now + min(ttl / 3, _FIRST_PAUSE * 2 ** min(own.failures, 10))
-            return self._late(own, now, one_line(error)) if now - own.renewed > ttl else None
+            return self._late(own, now, own.problem) if now - own.renewed > ttl else None
         if not kept:
             del self._own[record.name]
             return LostRecord(record.name, began - own.renewed, "it was deleted, or its name has another record", True)

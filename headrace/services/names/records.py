@@ -13,6 +13,7 @@ from typing import NoReturn, Protocol
 from urllib.parse import quote
 
 from headrace.errors import NameEntryError
+from headrace.schema import shown
 
 __all__ = [
     "MAX_NAME",
@@ -28,6 +29,7 @@ __all__ = [
     "is_within",
     "new_token",
     "quoted",
+    "steady_seconds",
 ]
 
 #: Bytes of a name in which unusual characters are percent-encoded. With an ending it has to be the name of one file.
@@ -38,6 +40,7 @@ MAX_VALUE = 64 * 2**10
 TOKEN_SIZE = 16
 #: The shortest time to live in seconds; shorter ones would be lost in the waits of a busy machine.
 _MIN_TTL = 0.1
+_STEADY: int = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,11 @@ class Records(Protocol):
         ...
 
 
+def steady_seconds() -> float:
+    """Returns the time in seconds by a clock that is never set. On Linux it counts while the machine is suspended."""
+    return time.clock_gettime(_STEADY)
+
+
 def new_token() -> str:
     """Returns a random token, the same in no two processes, forked ones included."""
     return secrets.token_hex(TOKEN_SIZE // 2)
@@ -128,17 +136,17 @@ def checked_name(name: str) -> str:
         ValueError: if it has an empty part, a part "." or "..", a character that cannot be printed, or is too long.
     """
     if not isinstance(name, str):
-        raise TypeError(f"name must be a string, got {type(name).__name__} {name!r}")
+        raise TypeError(f"name must be a string, got {type(name).__name__} {shown(name)}")
     parts = name.split("/")
     if not all(parts):
-        raise ValueError(f'name {name!r} has an empty part; names are parts separated by single slashes, "a/b/c"')
+        raise ValueError(f'name {shown(name)} has an empty part; names are parts separated by single slashes, "a/b/c"')
     if "." in parts or ".." in parts:
-        raise ValueError(f'name {name!r} has a part "." or ".."; give the parts other names')
+        raise ValueError(f'name {shown(name)} has a part "." or ".."; give the parts other names')
     if not name.isprintable():  # surrogates included
-        raise ValueError(f"name {name!r} has a character that cannot be printed; leave it out")
+        raise ValueError(f"name {shown(name)} has a character that cannot be printed; leave it out")
     size = len(quoted(name))
     if size > MAX_NAME:
-        raise ValueError(f"name {name[:40]!r}... has {size} bytes when it is percent-encoded; at most {MAX_NAME} fit")
+        raise ValueError(f"name {shown(name)} has {size} bytes when it is percent-encoded; at most {MAX_NAME} fit")
     return name
 
 
@@ -186,7 +194,7 @@ class MemoryRecords:
         clock: the time in seconds; it never goes back.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = steady_seconds) -> None:
         self._clock = clock
         self._entries: dict[str, tuple[Record, float]] = {}
         self._changed = threading.Condition()

@@ -7,12 +7,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
-from urllib.parse import urlsplit
 
 from headrace.errors import NameEntryError, one_line
+from headrace.extras import extra
+from headrace.services.addresses import require_scheme, shows_hosts, without_secrets
 from headrace.services.names.records import TOKEN_SIZE, Record, new_token
 
-__all__ = ["RedisRecords"]
+__all__ = ["SCHEMES", "RedisRecords"]
+
+#: Beginnings of addresses of Redis servers.
+SCHEMES = ("redis", "rediss", "unix")
 
 _SCAN_COUNT = 1000  # keys that the server looks at in one step of a scan, which blocks others meanwhile
 #: A record's value begins with its token. A record is looked at and changed in one step, which only a script can do.
@@ -31,24 +35,23 @@ class RedisRecords:
 
     Raises:
         ImportError: if redis-py is not installed.
+        ValueError: if the URL is not valid.
     """
 
     def __init__(self, url: str, prefix: str, timeout: float) -> None:
+        require_scheme(url, SCHEMES, "the address of a Redis server")
         redis = _loaded_redis()
         self._error: type[Exception] = redis.RedisError
         self._prefix = f"{prefix}:"
         self._instance_key = f"{prefix}#instance"
         self._channel = f"{prefix}#added"
-        self.address = _without_password(url)
-        self._redis: Any = redis.Redis.from_url(
-            url,
-            protocol=2,  # replies have the same types in all versions of redis-py
-            decode_responses=True,
-            socket_timeout=timeout,
-            socket_connect_timeout=timeout,
-            # The second try is for connections that were made before a restart of the server.
-            retry=redis.retry.Retry(redis.backoff.NoBackoff(), 1),
-        )
+        self.address = without_secrets(url)
+        self._redis = _client(redis, url, timeout)
+        if self._redis is None or not shows_hosts(url):
+            raise ValueError(
+                f'{self.address} is no address of a Redis server, expected "redis://user:password@host:port/db" with '
+                "special characters of the password percent-encoded (urllib.parse.quote), and options that redis-py has"
+            )
 
     def put(self, record: Record, replace: bool) -> bool:
         """See `Records`."""
@@ -148,16 +151,29 @@ class RedisRecords:
             ) from error
 
 
-def _loaded_redis() -> Any:
+def _client(redis: Any, url: str, timeout: float) -> Any:
+    """Returns a client, which has no connection yet; None if the URL is not valid.
+
+    What redis-py raises for a wrong URL may contain a part of the password, so it is raised no further.
+    """
     try:
+        client = redis.Redis.from_url(
+            url,
+            protocol=2,  # replies have the same types in all versions of redis-py
+            decode_responses=True,
+            socket_timeout=timeout,
+            socket_connect_timeout=timeout,
+            # The second try is for connections that were made before a restart of the server.
+            retry=redis.retry.Retry(redis.backoff.NoBackoff(), 1),
+        )
+        client.connection_pool.make_connection()  # which notices options that do not exist
+    except (ValueError, TypeError):
+        return None
+    return client
+
+
+def _loaded_redis() -> Any:
+    with extra("redis", "names on Redis need redis-py"):
         for module in ("redis.backoff", "redis.retry"):
             importlib.import_module(module)
         return importlib.import_module("redis")
-    except ImportError as error:
-        raise ImportError(f'redis-py is not installed ({error}); pip install "headrace[redis]"') from error
-
-
-def _without_password(url: str) -> str:
-    """Returns a URL for messages."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"

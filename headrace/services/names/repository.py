@@ -19,6 +19,7 @@ from headrace.services.names.records import (
     checked_ttl,
     checked_value,
     new_token,
+    steady_seconds,
 )
 from headrace.services.names.watch import NameWatch
 
@@ -41,8 +42,8 @@ class NameRecordRepository:
     A record that is added with `keepalive_ttl` outlives its owner by so many seconds: a thread renews it after each
     third of that time. If the store cannot be reached for longer, the record expires for others; the owner is told
     (`lost`, `on_lost`, a warning in the log), and the record appears again when the store does, even if it comes back
-    empty. A record that somebody deleted, or whose name was added again with `replace`, is given up. Only records with
-    `keepalive_ttl` are looked after.
+    empty. A record that somebody deleted, or whose name another has taken, is given up (`require_own` raises NameLost
+    then). Only records with `keepalive_ttl` are looked after.
 
     Methods can be called from several threads. All raise `NameEntryError` if the store cannot be reached, or after
     `close`. A pickled repository becomes another one of the same store, without records of its own and without
@@ -62,7 +63,7 @@ class NameRecordRepository:
         arguments: tuple[Any, ...] | None = None,
         *,
         on_lost: OnLost | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = steady_seconds,
     ) -> None:
         self._records = records
         self._arguments: tuple[Any, ...] = (records,) if arguments is None else arguments
@@ -144,7 +145,7 @@ class NameRecordRepository:
 
         Args:
             name: the name.
-            timeout: seconds to wait at most.
+            timeout: seconds to wait at most; then the last call to the store ends, which has a time limit of its own.
             poll_frequency: seconds between two looks. In memory and on Redis a new name is noticed at once.
 
         Returns:
@@ -214,6 +215,19 @@ class NameRecordRepository:
     def clear_subtree(self, name: str) -> None:
         """Deletes a name, if it has a value, and all names below it, whoever has added them."""
         self._own.clear(checked_name(name))
+
+    def require_own(self, name: str) -> None:
+        """Renews a name, and returns if it is still this repository's. For actions that one owner alone may do.
+
+        Args:
+            name: a name that this repository has added with `keepalive_ttl`.
+
+        Raises:
+            NameLost: if it was deleted, or has expired and another has taken it; see `lost` for what has come back.
+            NameEntryError: if the store cannot be reached.
+            NameEntryNotFoundError: if this repository has not added it, or has deleted it.
+        """
+        self._own.require_own(checked_name(name))
 
     def reset(self) -> None:
         """Deletes what this repository has added with `delete_on_exit`, and nothing that others have added since."""

@@ -13,10 +13,11 @@ from headrace.rng import Stream, env_keys, uniforms
 from headrace.schema import fields, shown, text
 from headrace.services.parameters.checks import LATEST, checked_name, checked_version
 from headrace.services.parameters.contents import Damaged
-from headrace.services.parameters.folder import Listing, NameFolder, exclusive, read_sealed, write_sealed
+from headrace.services.parameters.folder import Listing, NameFolder, read_sealed, write_sealed
 from headrace.services.parameters.index import Index, Query, SqliteIndex
 from headrace.services.parameters.metadata import Pipeline, conditions
 from headrace.services.parameters.mongo import MongoIndex
+from headrace.storage import file_lock
 
 __all__ = ["Chooser", "Identifier", "missing"]
 
@@ -50,11 +51,23 @@ class Chooser:
         self._index.close()
 
     def one(self, folder: NameFolder, listing: Listing, identifier: Identifier) -> int:
-        """Returns the version that an identifier stands for; raises ParameterDBError if there is none."""
+        """Returns the version that an identifier stands for; of those that a query finds, the first that is intact.
+
+        Raises:
+            ParameterDBError: if there is none, or none that is intact.
+            FileNotFoundError: if files were removed after the listing.
+        """
         versions = self.versions(folder, listing, identifier)
         if not versions:
             raise missing(folder, identifier)
-        return versions[0]
+        if not isinstance(identifier, Mapping | list | tuple):
+            return versions[0]
+
+        def intact(version: int) -> int:
+            folder.read(listing, version)
+            return version
+
+        return folder.first_intact(versions, intact)
 
     def versions(
         self, folder: NameFolder, listing: Listing, identifier: Identifier, draw: tuple[int, int] | None = None
@@ -106,7 +119,7 @@ class Chooser:
     def _id(self) -> str:
         """Returns the id of the folder, which keeps it apart from others on the same server."""
         path = self._folder / ".id"
-        with exclusive(self._folder / ".lock", self._timeout):
+        with file_lock(self._folder / ".lock", self._timeout, ParameterDBError):
             if not path.exists():
                 write_sealed(path, {"id": os.urandom(16).hex()})
         found: str = read_sealed(path, _ID)["id"]

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from headrace.errors import ParameterDBError
+from headrace.extras import extra
 from headrace.schema import anything, fields, shown, whole
 from headrace.services.parameters.metadata import plain_metadata
 from headrace.storage import digest
@@ -222,10 +223,6 @@ def require_safetensors() -> Any:
     Raises:
         ImportError: if it is missing, with the extra that has it.
     """
-    try:
+    with extra("streams", "parameters are stored as safetensors files"):
         import safetensors.numpy
-    except ImportError as error:
-        raise ImportError(
-            f'parameters are stored as safetensors files ({error}); pip install "headrace[streams]"'
-        ) from error
     return safetensors.numpy

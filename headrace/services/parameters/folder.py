@@ -3,7 +3,7 @@
 ::
 
     v000000000012-<sha256>.safetensors    a version; its name has the checksum of its contents
-    v000000000012.000000003.json          its metadata after the third change; those after the second are kept too
+    v000000000012.000000003-<hash>.json   its metadata after the third change; those after the second are kept too
     tag.best                              the version that a tag stands for
     lock                                  locked by whoever writes
 
@@ -15,36 +15,35 @@ the highest version, so a trainer that lags behind another cannot move it back.
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import logging
 import os
 import re
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from headrace.errors import ParameterDBError
 from headrace.schema import Kind, anything, fields, text, whole
 from headrace.services.parameters.checks import MOST_VERSION, NAME
 from headrace.services.parameters.contents import Damaged, header_of_file, unpacked
 from headrace.services.parameters.metadata import plain_metadata
-from headrace.storage import DIGEST_BYTES, digest, framed, make_folder, unframed, write_whole
+from headrace.storage import DIGEST_BYTES, digest, file_lock, framed, make_folder, unframed, write_whole
 from headrace.types import Tree
 
-__all__ = ["Listing", "NameFolder", "exclusive", "read_sealed", "write_sealed"]
+__all__ = ["Listing", "NameFolder", "read_sealed", "write_sealed"]
 
 _log = logging.getLogger("headrace.services")
 
+_Read = TypeVar("_Read")
+
 _VERSION = re.compile(r"v(\d{12,19})-([0-9a-f]{64})\.safetensors")
-_REVISION = re.compile(r"v(\d{12,19})\.(\d{9,19})\.json")
+_REVISION = re.compile(r"v(\d{12,19})\.(\d{9,19}-[0-9a-f]{16})\.json")
 _TAG = re.compile(rf"tag\.({NAME.pattern})")
 _TAG_FILE = fields({"tag": text(), "version": whole(0, MOST_VERSION)})
 _METADATA_FILE = fields({"version": whole(0, MOST_VERSION), "metadata": anything})
-_SHORTEST, _LONGEST = 0.001, 0.05  # seconds between two looks at a lock
 
 
 @dataclass(frozen=True)
@@ -53,20 +52,20 @@ class Listing:
 
     Args:
         digests: SHA-256 of the file of each version, in hex.
-        revisions: numbers of the changes of metadata that have a file, ascending, for each version.
+        revisions: for each version, the changes of metadata that have a file, ascending: number and start of SHA-256.
         tags: names of tags.
         leftovers: files of a writer that died.
     """
 
     digests: dict[int, str] = field(default_factory=dict)
-    revisions: dict[int, list[int]] = field(default_factory=dict)
+    revisions: dict[int, list[str]] = field(default_factory=dict)
     tags: list[str] = field(default_factory=list)
     leftovers: list[str] = field(default_factory=list)
 
     def states(self) -> dict[int, str]:
         """Returns, for each version, a text that changes when its contents or its metadata change."""
         return {
-            version: f"{content[:16]}.{max(self.revisions.get(version, [0]))}"
+            version: f"{content[:16]}.{self.revisions.get(version, [''])[-1]}"
             for version, content in self.digests.items()
         }
 
@@ -96,7 +95,7 @@ class NameFolder:
             elif version := _VERSION.fullmatch(name):
                 listing.digests[int(version[1])] = version[2]
             elif revision := _REVISION.fullmatch(name):
-                listing.revisions.setdefault(int(revision[1]), []).append(int(revision[2]))
+                listing.revisions.setdefault(int(revision[1]), []).append(revision[2])
             elif tag := _TAG.fullmatch(name):
                 listing.tags.append(tag[1])
         return listing
@@ -109,7 +108,7 @@ class NameFolder:
             ParameterDBError: if another process writes for longer than the timeout.
         """
         make_folder(self.path)
-        with exclusive(self.path / "lock", self._timeout):
+        with file_lock(self.path / "lock", self._timeout, ParameterDBError):
             # On a network file system, to create a file is what makes this machine ask the server for the list of the
             # folder again; a cached list could lack the version that another machine has just written.
             (self.path / "look.tmp").touch()
@@ -135,15 +134,48 @@ class NameFolder:
         except Damaged as error:
             raise Damaged(f"{self._path(listing, version)} is damaged: {error}") from error
 
-    def copy_of(self, listing: Listing, version: int) -> tuple[bytes, dict[str, Any] | None]:
-        """Returns the verified contents of a version, and its metadata, None if they were never changed.
+    def copy_of(self, listing: Listing, version: int) -> tuple[bytes, dict[str, Any] | None] | None:
+        """Returns the verified contents of a version, and its metadata, None if they were never changed; None if the
+        listing does not have it.
 
         Raises:
-            FileNotFoundError: if it is not there, or was removed after the listing.
+            FileNotFoundError: if it was removed after the listing.
             Damaged: if it is damaged.
         """
+        if version not in listing.digests:
+            return None
         content = self.read(listing, version)
         return content, self.metadata(listing, version) if version in listing.revisions else None
+
+    def first_intact(self, versions: list[int], read: Callable[[int], _Read]) -> _Read:
+        """Returns what `read` returns for the first version that is intact, with a warning for each one before it.
+
+        Raises:
+            Damaged: if none is intact.
+            FileNotFoundError: if a file was removed after it was listed.
+        """
+        damaged: list[str] = []
+        for version in versions:
+            try:
+                found = read(version)
+            except Damaged as error:
+                damaged.append(str(error))
+                continue
+            for sentence in damaged:
+                _log.warning("%s; version %d is used instead", sentence, version)
+            return found
+        raise Damaged(f"{'; '.join(damaged)}; push it again, or get another version")
+
+    def newest_intact(self, listing: Listing) -> set[int]:
+        """Returns the highest version that is intact; an empty set if there is none."""
+        for version in sorted(listing.digests, reverse=True):
+            try:
+                self.read(listing, version)
+            except Damaged as error:
+                _log.warning("%s", error)
+                continue
+            return {version}
+        return set()
 
     def read(self, listing: Listing, version: int) -> bytes:
         """Returns the verified contents of a version.
@@ -245,11 +277,14 @@ class NameFolder:
     def write_metadata(self, listing: Listing, version: int, metadata: dict[str, Any]) -> None:
         """Writes metadata after a change, inside of `locked`."""
         revisions = listing.revisions.get(version, [])
-        number = max(revisions, default=0) + 1
-        write_sealed(self._metadata_file(version, number), {"version": version, "metadata": metadata})
+        number = 1 + (int(revisions[-1].partition("-")[0]) if revisions else 0)
+        values = {"version": version, "metadata": metadata}
+        # With a number alone, an index could not tell it from the same change of a version that was removed before.
+        revision = f"{number:09d}-{digest(json.dumps(values).encode()).hex()[:16]}"
+        write_sealed(self._metadata_file(version, revision), values)
         self._forget_metadata(version, revisions[:-1])
 
-    def _forget_metadata(self, version: int, revisions: list[int]) -> None:
+    def _forget_metadata(self, version: int, revisions: list[str]) -> None:
         for revision in revisions:
             self._metadata_file(version, revision).unlink(missing_ok=True)
 
@@ -262,41 +297,8 @@ class NameFolder:
     def _file(self, version: int, sha256: str) -> Path:
         return self.path / f"v{version:012d}-{sha256}.safetensors"
 
-    def _metadata_file(self, version: int, revision: int) -> Path:
-        return self.path / f"v{version:012d}.{revision:09d}.json"
-
-
-@contextmanager
-def exclusive(path: Path, timeout: float) -> Iterator[None]:
-    """Holds the lock on a file, which is made if it does not exist and stays; the system releases it at a crash.
-
-    Raises:
-        ParameterDBError: if another process holds it for longer than the timeout.
-    """
-    with path.open("ab") as file:
-        deadline, pause = time.monotonic() + timeout, _SHORTEST
-        while not _lock(file.fileno()):
-            if time.monotonic() > deadline:
-                raise ParameterDBError(
-                    f"another process has been writing in {path.parent} for {timeout:g} seconds; look for one that "
-                    "hangs, or give a longer timeout"
-                )
-            time.sleep(pause)
-            pause = min(2 * pause, _LONGEST)
-        try:
-            yield
-        finally:
-            fcntl.flock(file, fcntl.LOCK_UN)  # a process forked meanwhile has a copy of the descriptor
-
-
-def _lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in (errno.EAGAIN, errno.EACCES):  # EACCES: on network file systems
-            return False
-        raise
-    return True
+    def _metadata_file(self, version: int, revision: str) -> Path:
+        return self.path / f"v{version:012d}.{revision}.json"
 
 
 @contextmanager

@@ -5,25 +5,50 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from headrace.errors import ParameterDBError, one_line
+from headrace.extras import extra
+from headrace.services.addresses import require_scheme, shows_hosts, without_secrets
 from headrace.services.parameters.index import Entry, Index, Query
 from headrace.services.parameters.metadata import Pipeline
 
-__all__ = ["MongoIndex", "require_pymongo"]
+__all__ = ["SCHEMES", "MongoIndex", "require_mongo"]
+
+#: Beginnings of addresses of MongoDB.
+SCHEMES = ("mongodb", "mongodb+srv")
 
 
-def require_pymongo() -> Any:
+def require_mongo(url: str) -> None:
+    """Checks that queries can be asked of MongoDB at an address.
+
+    Raises:
+        ValueError: if it is no address of MongoDB.
+        ImportError: if pymongo is missing, with the extra that has it.
+    """
+    require_scheme(url, SCHEMES, "metadata", ', "sqlite" or None')
+    pymongo = _pymongo()
+    valid = False
+    with suppress(pymongo.errors.PyMongoError, ValueError):  # whose text may contain a part of the password
+        # Addresses of the other scheme have the same parts, but parsing them asks the network for the hosts.
+        valid = bool(pymongo.uri_parser.parse_uri(f"mongodb://{url.partition('://')[2]}"))
+    if not valid or not shows_hosts(url):
+        raise ValueError(
+            f"metadata is {without_secrets(url)}, which is no address of MongoDB, expected "
+            '"mongodb://user:password@host:port/database" with special characters of the password percent-encoded '
+            "(urllib.parse.quote)"
+        )
+
+
+def _pymongo() -> Any:
     """Returns pymongo.
 
     Raises:
         ImportError: if it is missing, with the extra that has it.
     """
-    try:
-        import pymongo
-    except ImportError as error:
-        raise ImportError(f'metadata in MongoDB needs pymongo ({error}); pip install "headrace[mongo]"') from error
+    with extra("mongo", "metadata in MongoDB needs pymongo"):
+        import pymongo.uri_parser
     return pymongo
 
 
@@ -48,15 +73,14 @@ class MongoIndex(Index):
         self, name: str, states: Mapping[int, str], metadata_of: Callable[[int], dict[str, Any] | None], query: Query
     ) -> list[int]:
         """See `Index`."""
-        pymongo = require_pymongo()
+        pymongo = _pymongo()
         try:
             self._connect(pymongo)
             return super().search(name, states, metadata_of, query)
         except pymongo.errors.PyMongoError as error:
-            server = self._url.rpartition("@")[2].removeprefix("mongodb://")  # without the password
             raise ParameterDBError(
-                f"MongoDB at {server} did not answer a query for {name!r} ({one_line(error)}); start it, or get a "
-                "version by its number or tag, which needs no server"
+                f"MongoDB at {without_secrets(self._url)} did not answer a query for {name!r} ({one_line(error)}); "
+                "start it, or get a version by its number or tag, which needs no server"
             ) from error
 
     def close(self) -> None:
@@ -101,7 +125,7 @@ class MongoIndex(Index):
             self._collection.delete_many({**self._of(name), "version": {"$in": [*gone]}})
         for version, state, metadata in entries:
             key = f"{self._database}/{name}/{version}"
-            document = {**self._of(name), "version": version, "state": state, "metadata": metadata}
+            document = {"_id": key, **self._of(name), "version": version, "state": state, "metadata": metadata}
             self._collection.replace_one({"_id": key}, document, upsert=True)
 
     def _found(self, name: str, query: Query) -> list[int]:

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from headrace.services.parameters.choosing import Identifier, missing
-from headrace.services.parameters.contents import Damaged
 from headrace.services.parameters.folder import Listing, NameFolder
 from headrace.types import Tree
 
-__all__ = ["ParameterEntry", "first_intact", "looked_up"]
-
-_log = logging.getLogger("headrace.services")
+__all__ = ["ParameterEntry", "looked_up", "read_entry"]
 
 _Found = TypeVar("_Found")
 
@@ -54,22 +50,12 @@ def looked_up(folder: NameFolder, identifier: Identifier, look: Callable[[Listin
     raise missing(folder, identifier, " that stays long enough to be read")
 
 
-def first_intact(folder: NameFolder, listing: Listing, versions: list[int], mode: str) -> ParameterEntry:
-    """Returns the first of the versions that is intact, with a warning for each one before it.
+def read_entry(folder: NameFolder, listing: Listing, version: int, mode: str) -> ParameterEntry:
+    """Returns the parameters and the metadata of a version.
 
     Raises:
-        Damaged: if none is intact.
+        Damaged: if it is damaged.
         FileNotFoundError: if a file was removed after the listing.
     """
-    damaged: list[str] = []
-    for version in versions:
-        try:
-            parameters = folder.parameters(listing, version, mode)
-            metadata = folder.metadata(listing, version)
-        except Damaged as error:
-            damaged.append(str(error))
-            continue
-        for sentence in damaged:
-            _log.warning("%s; version %d is used instead", sentence, version)
-        return ParameterEntry(folder.path.name, version, parameters, metadata)
-    raise Damaged(f"{'; '.join(damaged)}; push it again, or get another version")
+    parameters = folder.parameters(listing, version, mode)
+    return ParameterEntry(folder.path.name, version, parameters, folder.metadata(listing, version))

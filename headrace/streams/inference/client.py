@@ -5,30 +5,19 @@ from __future__ import annotations
 import os
 import time
 from abc import abstractmethod
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import cast
+
+import numpy as np
 
 from headrace.errors import StreamError, StreamTimeout
 from headrace.streams.inference.endpoint import Clock, Endpoint
+from headrace.streams.inference.requests import Answers, InferenceResult, InferenceResults, Requests
 from headrace.streams.inference.trees import Layout, Leaves
 from headrace.types import Tree
 
-__all__ = ["Answers", "ClientCounts", "InferenceClient", "InferenceResult", "Post"]
-
-
-class InferenceResult(NamedTuple):  # one is made for each request: faster than a dataclass
-    """The answer to one request.
-
-    Args:
-        value: a row of what the policy returned.
-        policy_name: name of the policy that answered.
-        policy_version: number of its parameters.
-    """
-
-    value: Tree
-    policy_name: str
-    policy_version: int
+__all__ = ["ClientCounts", "InferenceClient"]
 
 
 @dataclass
@@ -52,23 +41,6 @@ class ClientCounts:
     duplicates: int = 0
     unknown: int = 0
     rejected: int = 0
-
-
-class Post(NamedTuple):
-    """A request that has not been sent. agent: who asks; leaves: the arrays of the request."""
-
-    agent: int
-    leaves: Leaves
-
-
-@dataclass(frozen=True)
-class Answers:
-    """Answers that arrived together. ids: of the requests; leaves: the arrays `[n, ...]` of the results."""
-
-    ids: Sequence[int]
-    leaves: Leaves
-    policy_name: str
-    policy_version: int
 
 
 class InferenceClient(Endpoint):
@@ -104,10 +76,10 @@ class InferenceClient(Endpoint):
         self._results = None if results is None else Layout(results, "result")
         self._pid = os.getpid()
         self._n_agents = 0
-        self._posted: dict[int, Post] = {}
+        self._posted: list[Requests] = []
         self._next_id = 0
         self._awaited: dict[int, None] = {}  # sent and not answered, in the order of their ids
-        self._arrived: dict[int, InferenceResult | StreamError] = {}
+        self._arrived: dict[int, tuple[Answers, int] | StreamError] = {}  # the answers, and which row of them
 
     # ---- what a user calls ----
 
@@ -129,15 +101,40 @@ class InferenceClient(Endpoint):
             ValueError: if the request has another structure, dtype or shape than declared, or the agent is unknown.
         """
         self._check_open()
-        if not 0 <= index < max(1, self._n_agents):
-            raise ValueError(f"index is {index}, expected one that register_agent() returned ({self._n_agents} agents)")
+        self._check_agent(index)
         if self._requests is None:
             self._requests = Layout(request, "request")
         leaves = self._requests.leaves(request)
-        number, self._next_id = self._next_id, self._next_id + 1
-        self._posted[number] = Post(index, leaves)
+        number = self._next_id
+        self._next_id = number + 1
+        self._posted.append(Requests([number], [index], leaves))
         self.counts.posted += 1
         return number
+
+    def post_batch(self, requests: Tree, indices: Sequence[int]) -> range:
+        """Adds the requests of n agents to the next `flush`, and returns their ids. It costs no more than one request.
+
+        Args:
+            requests: as of `post_request`, but arrays `[n, ...]`, row i for the agent `indices[i]`.
+            indices: the agents that ask.
+
+        Raises:
+            ValueError: as `post_request` does, or if there is no row for each agent.
+        """
+        self._check_open()
+        agents = [int(index) for index in indices]
+        for index in {*agents}:
+            self._check_agent(index)
+        n = len(agents)
+        layout = self._requests or Layout.of_batch(requests, "request")
+        leaves = layout.leaves(requests, n)
+        self._requests = layout
+        ids = range(self._next_id, self._next_id + n)
+        if n:
+            self._next_id += n
+            self._posted.append(Requests([*ids], agents, leaves))
+            self.counts.posted += n
+        return ids
 
     def flush(self, timeout: float | None = None) -> None:
         """Sends all requests that were posted, as one batch.
@@ -156,14 +153,14 @@ class InferenceClient(Endpoint):
                 "make a client in the process that uses it"
             )
         if self._posted:
-            posts, self._posted = self._posted, {}
-            try:
-                self._send(posts, self._deadline(timeout))
-            except BaseException:
-                self._posted = posts
-                raise
-            self._awaited.update(dict.fromkeys(posts))
-            self.counts.sent += len(posts)
+            assert self._requests is not None
+            ids = [number for post in self._posted for number in post.ids]
+            agents = [agent for post in self._posted for agent in post.agents]
+            leaves = self._requests.stacked([post.leaves for post in self._posted], len(ids))
+            self._send(Requests(ids, agents, leaves), self._deadline(timeout))
+            self._posted = []
+            self._awaited.update(dict.fromkeys(ids))
+            self.counts.sent += len(ids)
 
     def poll_responses(self) -> int:
         """Receives the answers that have arrived, without waiting; returns how many there were."""
@@ -185,18 +182,38 @@ class InferenceClient(Endpoint):
             StreamError: if an answer is not there, or if the server refused a request.
             ValueError: if an id is there twice, or was consumed before.
         """
-        self._check_open()
-        if len({*ids}) < len(ids):
-            raise ValueError(f"ids are {[*ids]}, expected each once")
-        missing = [number for number in ids if number not in self._arrived]
-        if missing:
-            self._check_asked(missing)
-            raise StreamError(f"request {missing[0]} of stream {self._name!r} has no answer yet; call wait() before")
-        results = [self._arrived.pop(number) for number in ids]
-        for result in results:
-            if isinstance(result, StreamError):
-                raise result
-        return [result for result in results if isinstance(result, InferenceResult)]
+        results = []
+        for answers, row in self._consumed(ids):
+            if answers.trees is None:
+                assert self._results is not None
+                answers.trees = self._results.trees(answers.leaves, len(answers.ids))
+            results.append(InferenceResult(answers.trees[row], answers.policy_name, answers.policy_version))
+        return results
+
+    def consume_batch(self, ids: Sequence[int]) -> InferenceResults:
+        """Returns the answers to these requests as one batch, in the order of `ids`, and forgets them.
+
+        Raises:
+            StreamError: as `consume_result` does.
+            ValueError: as `consume_result` does, or if there are no ids.
+        """
+        if not len(ids):
+            raise ValueError("ids are empty, expected at least one")
+        found = self._consumed(ids)
+        assert self._results is not None
+        first = found[0][0]
+        rows = [row for _, row in found]
+        if all([answers is first for answers, _ in found]):
+            leaves = first.leaves if rows == [*range(len(first.ids))] else [leaf[rows] for leaf in first.leaves]
+        else:
+            leaves = self._results.stacked(
+                [[leaf[row, ...] for leaf in answers.leaves] for answers, row in found], len(rows)
+            )
+        return InferenceResults(
+            self._results.tree(leaves),
+            [answers.policy_name for answers, _ in found],
+            np.array([answers.policy_version for answers, _ in found], np.int64),
+        )
 
     def wait(self, ids: Sequence[int], timeout: float | None = None) -> None:
         """Waits until the answers to all these requests have been received.
@@ -246,8 +263,9 @@ class InferenceClient(Endpoint):
 
     def forget(self, ids: Iterable[int]) -> None:
         """Gives up requests: their answers, if any come, are counted and dropped."""
-        for number in ids:
-            self._posted.pop(number, None)
+        given_up = {*ids}
+        self._posted = [left for post in self._posted if (left := post.without(given_up)).ids]
+        for number in given_up:
             self._awaited.pop(number, None)
             self._arrived.pop(number, None)
 
@@ -263,8 +281,8 @@ class InferenceClient(Endpoint):
     # ---- what a kind of stream does ----
 
     @abstractmethod
-    def _send(self, posts: Mapping[int, Post], deadline: float) -> None:
-        """Sends requests, all or none; raises StreamTimeout at the deadline."""
+    def _send(self, requests: Requests, deadline: float) -> None:
+        """Sends requests, all or none; raises StreamTimeout at the deadline. The arrays are of nobody else."""
 
     @abstractmethod
     def _receive(self) -> Iterable[Answers]:
@@ -292,18 +310,33 @@ class InferenceClient(Endpoint):
         return leaves
 
     def _accept(self, answers: Answers) -> None:
-        assert self._results is not None
-        layout, leaves = self._results, answers.leaves
+        awaited, arrived = self._awaited, self._arrived
+        n_before = len(awaited)
         for row, number in enumerate(answers.ids):
-            if number in self._awaited:
-                del self._awaited[number]
-                value = layout.tree([leaf[row] for leaf in leaves])
-                self._arrived[number] = InferenceResult(value, answers.policy_name, answers.policy_version)
-                self.counts.answered += 1
+            if number in awaited:
+                del awaited[number]
+                arrived[number] = (answers, row)
             elif number < self._next_id:
                 self.counts.duplicates += 1
             else:
                 self.counts.unknown += 1
+        self.counts.answered += n_before - len(awaited)
+
+    def _consumed(self, ids: Sequence[int]) -> list[tuple[Answers, int]]:
+        """Returns where the answers to these requests are, and forgets them."""
+        self._check_open()
+        if len({*ids}) < len(ids):
+            raise ValueError(f"ids are {[*ids]}, expected each once")
+        arrived = self._arrived
+        missing = [number for number in ids if number not in arrived]
+        if missing:
+            self._check_asked(missing)
+            raise StreamError(f"request {missing[0]} of stream {self._name!r} has no answer yet; call wait() before")
+        found = [arrived.pop(number) for number in ids]
+        for of_request in found:
+            if isinstance(of_request, StreamError):
+                raise of_request
+        return cast(list[tuple[Answers, int]], found)
 
     def _refuse(self, ids: Iterable[int], reason: str) -> None:
         """Answers requests with an error, which `consume_result` raises."""
@@ -315,9 +348,13 @@ class InferenceClient(Endpoint):
     def _deadline(self, timeout: float | None) -> float:
         return self._clock() + (self._timeout if timeout is None else timeout)
 
+    def _check_agent(self, index: int) -> None:
+        if not 0 <= index < max(1, self._n_agents):
+            raise ValueError(f"index is {index}, expected one that register_agent() returned ({self._n_agents} agents)")
+
     def _check_asked(self, ids: Iterable[int]) -> None:
         for number in ids:
-            if number in self._posted:
+            if any(number in post.ids for post in self._posted):
                 raise ValueError(f"request {number} of stream {self._name!r} was not sent yet; call flush() before")
             if number not in self._awaited:
                 raise ValueError(f"{number} is no request of stream {self._name!r} that waits for its answer")

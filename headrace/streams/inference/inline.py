@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from headrace.errors import StreamTimeout
-from headrace.streams.inference.client import Answers, InferenceClient, Post
+from headrace.streams.inference.client import InferenceClient
 from headrace.streams.inference.endpoint import Clock
-from headrace.streams.inference.trees import stacked
+from headrace.streams.inference.requests import Answers, Requests
+from headrace.streams.inference.trees import copied
 from headrace.types import Tree
 
 __all__ = ["InlineInferenceClient"]
@@ -44,18 +45,19 @@ class InlineInferenceClient(InferenceClient):
 
     def set_constant(self, name: str, tree: Tree) -> None:
         """Sets what `get_constant` returns, as a server does."""
-        self._constants[name] = tree
+        self._constants[name] = copied(tree)
 
     def flush(self, timeout: float | None = None) -> None:
         """Calls the policy with all requests that were posted; their answers are ready afterwards."""
         super().flush(timeout)
         self.poll_responses()
 
-    def _send(self, posts: Mapping[int, Post], deadline: float) -> None:
+    def _send(self, requests: Requests, deadline: float) -> None:
         assert self._requests is not None
-        results = self.policy(self._requests.tree(stacked([post.leaves for post in posts.values()])))
+        results = self.policy(self._requests.tree(requests.leaves))
         name, version = getattr(self.policy, "name", ""), getattr(self.policy, "version", -1)
-        self._answers.append(Answers([*posts], self._result_leaves(results, len(posts)), name, version))
+        leaves = self._result_leaves(results, len(requests.ids))
+        self._answers.append(Answers(requests.ids, leaves, name, version))
 
     def _receive(self) -> Iterable[Answers]:
         answers, self._answers = self._answers, []
@@ -67,7 +69,7 @@ class InlineInferenceClient(InferenceClient):
     def _constant(self, name: str, deadline: float) -> Tree:
         if name not in self._constants:
             raise StreamTimeout(f"stream {self._name!r} is inline and has no constant {name!r}; call set_constant()")
-        return self._constants[name]
+        return copied(self._constants[name])
 
     def _leave(self) -> None:
         self._answers.clear()

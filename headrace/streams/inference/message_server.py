@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict, deque
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 
 from headrace.errors import FrameRejected
-from headrace.streams.codec import Frame, Limits, Part, decoded
+from headrace.streams.codec import LIMITS, Frame, Limits, Part, decoded
 from headrace.streams.inference.endpoint import Clock
-from headrace.streams.inference.messages import LIMITS, MOST_AT_ONCE, content_of, fields, message
+from headrace.streams.inference.messages import MOST_AT_ONCE, content_of, fields, message
 from headrace.streams.inference.server import InferenceBatch, InferenceServer
-from headrace.streams.inference.trees import Layout, Leaves
+from headrace.streams.inference.trees import Layout, Leaves, copied
 from headrace.types import Tree
 
 __all__ = ["MessageServer", "ServerChannel"]
 
-_IDS = np.zeros(1, np.int64)
-_REQUESTS: dict[str, Any] = {"ids": _IDS, "agents": _IDS, "oldest": 0}
+_REQUESTS = {"ids": np.ndarray, "agents": np.ndarray, "requests": object, "oldest": int}
 _MOST_CLIENTS = 4096  # those that were silent for longest are forgotten
 _MOST_WAITING = 2**16  # requests that are received before the first of them is taken
 _MOST_UNANSWERED = 2**16  # ids of one client that are remembered
@@ -67,7 +66,8 @@ class _Chunk:
 @dataclass
 class _Client:
     """A client. id: its `client_id`; epoch: tells it from another with the same id; peer: where it is reached; seen:
-    ids that ran, except those below `oldest`, for which it does not wait any more.
+    ids that ran, except those below `oldest`, for which it does not wait any more; answers: the ids and the parts of
+    messages that it may not have received.
     """
 
     id: bytes
@@ -76,11 +76,16 @@ class _Client:
     chunks: deque[_Chunk] = field(default_factory=deque)
     seen: set[int] = field(default_factory=set)
     oldest: int = 0
+    answers: deque[tuple[list[int], list[bytes]]] = field(default_factory=deque)
 
-    def is_new(self, ids: np.ndarray) -> np.ndarray:
-        """Returns which of the ids have not been seen, bool `[n]`, and remembers them."""
+    def is_new(self, ids: np.ndarray) -> np.ndarray | None:
+        """Returns which of the ids have not been seen, bool `[n]`, None if all are new; and remembers them."""
+        numbers = ids.tolist()
+        if min(numbers) >= self.oldest and len({*numbers}) == len(numbers) and self.seen.isdisjoint(numbers):
+            self.seen.update(numbers)
+            return None
         new = np.empty(len(ids), np.bool_)
-        for row, number in enumerate(ids.tolist()):
+        for row, number in enumerate(numbers):
             new[row] = number >= self.oldest and number not in self.seen
             self.seen.add(number)
         return new
@@ -90,6 +95,14 @@ class _Client:
         if oldest > self.oldest:
             self.oldest = oldest
             self.seen = {number for number in self.seen if number >= oldest}
+            while self.answers and max(self.answers[0][0]) < oldest:
+                self.answers.popleft()
+
+    def answers_to(self, ids: Collection[int]) -> Iterator[list[bytes]]:
+        """Gives the messages with the answers to these requests, as far as they were answered."""
+        for answered, parts in self.answers:
+            if not {*answered}.isdisjoint(ids):
+                yield parts
 
 
 class MessageServer(InferenceServer):
@@ -123,6 +136,7 @@ class MessageServer(InferenceServer):
         self._clients: OrderedDict[bytes, _Client] = OrderedDict()  # the one silent for longest first
         self._turns: deque[_Client] = deque()  # clients whose requests wait, in the order of their turns
         self._n_waiting = 0
+        self._arrival = clock()  # of what is received now
         self._rejections: OrderedDict[Hashable, int] = OrderedDict()
         self._constants: dict[str, Tree] = {}
         self._askers: dict[str, dict[bytes, Hashable]] = {}  # who waits for a constant that is not set
@@ -131,7 +145,7 @@ class MessageServer(InferenceServer):
         """See `InferenceServer`; the constant is sent when the server polls."""
         self._check_open()
         message("constant", {"name": name, "value": tree})  # raises TypeError here if it cannot be sent
-        self._constants[name] = tree
+        self._constants[name] = copied(tree)
         for client_id, peer in self._askers.pop(name, {}).items():
             self._send_constant(peer, client_id, name)
 
@@ -142,9 +156,10 @@ class MessageServer(InferenceServer):
 
     # ---- receiving ----
 
-    def _look(self) -> int:
+    def _look(self, since: float, enough: Callable[[int], bool]) -> int:
+        self._arrival = since
         for _ in range(MOST_AT_ONCE):
-            if self._n_waiting >= _MOST_WAITING:
+            if self._n_waiting >= _MOST_WAITING or enough(self._n_waiting):
                 break  # the transport holds the clients back
             arrived = self._channel.receive()
             if arrived is None:
@@ -171,9 +186,11 @@ class MessageServer(InferenceServer):
         if client is None:
             return
         if kind == "requests":
-            self._receive_requests(client, fields(content, _REQUESTS, ("requests",)))
+            fields(content, _REQUESTS)
+            self._receive_requests(client, content)
         elif kind == "constant":
-            name = fields(content, {"name": ""})["name"]
+            fields(content, {"name": str})
+            name = content["name"]
             if name in self._constants:
                 self._send_constant(peer, client.id, name)
             elif name in self._askers or len(self._askers) < _MOST_CLIENTS:
@@ -216,10 +233,12 @@ class MessageServer(InferenceServer):
             self.counts.rejected += 1
             self._refuse(client.peer, client.id, ids, str(error))
             return
-        chunk = _Chunk(ids, agents, leaves, self._clock())
+        chunk = _Chunk(ids, agents, leaves, self._arrival)
         new = client.is_new(ids)
-        if not new.all():
+        if new is not None:
             self.counts.duplicates += n - int(new.sum())
+            for parts in client.answers_to(ids[~new].tolist()):  # they were lost
+                self._channel.send(client.peer, parts)
             chunk = chunk.only(new)
         if len(chunk.ids):
             if not client.chunks:
@@ -278,16 +297,17 @@ class MessageServer(InferenceServer):
         for client, n in batch.places:
             rows = slice(begin, begin + n)
             begin += n
-            content = {"ids": batch.ids[rows], "results": self._results.plain([leaf[rows] for leaf in leaves])}
-            if self._send(client.peer, client.id, "answers", content, policy_name, policy_version):
+            ids = batch.ids[rows]
+            content = {"ids": ids, "results": self._results.plain([leaf[rows] for leaf in leaves])}
+            parts = message("answers", content, name=policy_name, version=policy_version, producer=client.id)
+            client.answers.append((ids.tolist(), [bytes(part) for part in parts]))  # the results may be overwritten
+            if self._channel.send(client.peer, parts):
                 self.counts.answered += n
             else:
                 self.counts.lost += n
 
-    def _send(
-        self, peer: Hashable, client_id: bytes, kind: str, content: Tree, name: str = "", version: int = -1
-    ) -> bool:
-        return self._channel.send(peer, message(kind, content, name=name, version=version, producer=client_id))
+    def _send(self, peer: Hashable, client_id: bytes, kind: str, content: Tree) -> None:
+        self._channel.send(peer, message(kind, content, producer=client_id))
 
     def _refuse(self, peer: Hashable, client_id: bytes, ids: np.ndarray, reason: str) -> None:
         self._send(peer, client_id, "refused", {"ids": ids, "reason": reason[:1000]})

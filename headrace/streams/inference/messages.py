@@ -28,23 +28,22 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from headrace.buffers.tree import tree_map
 from headrace.errors import FrameRejected, StreamError, StreamTimeout
-from headrace.streams.codec import Frame, Limits, Part, decoded, encoded, like
-from headrace.streams.inference.client import Answers, InferenceClient, Post
+from headrace.streams.codec import LIMITS, Frame, Limits, Part, decoded, encoded
+from headrace.streams.inference.client import InferenceClient
 from headrace.streams.inference.endpoint import Clock
-from headrace.streams.inference.trees import stacked
+from headrace.streams.inference.requests import Answers, Requests
+from headrace.streams.inference.trees import copied
 from headrace.types import Tree
 
-__all__ = ["LIMITS", "MOST_AT_ONCE", "ClientChannel", "MessageClient", "content_of", "fields", "message"]
+__all__ = ["MOST_AT_ONCE", "ClientChannel", "MessageClient", "content_of", "fields", "message"]
 
 #: Messages that are received before what they contain is dealt with.
 MOST_AT_ONCE = 1024
-#: What messages may contain if nothing else is said.
-LIMITS = Limits()
-_IDS = np.zeros(1, np.int64)
-#: What messages of servers contain, but for results and values, which are checked elsewhere.
-_ANSWERS, _REFUSED, _CONSTANT = {"ids": _IDS}, {"ids": _IDS, "reason": ""}, {"name": ""}
+#: What messages of servers contain.
+_ANSWERS = {"ids": np.ndarray, "results": object}
+_REFUSED = {"ids": np.ndarray, "reason": str}
+_CONSTANT = {"name": str, "value": object}
 
 
 class ClientChannel(Protocol):
@@ -84,15 +83,27 @@ def content_of(frame: Frame) -> tuple[str, dict[str, Any]]:
     return kind, content
 
 
-def fields(content: dict[str, Any], example: dict[str, Any], others: Sequence[str] = ()) -> dict[str, Any]:
-    """Returns the content of a message, whose entries are as in `example`, or named in `others`.
+def fields(content: dict[str, Any], kinds: Mapping[str, type]) -> None:
+    """Checks the content of a message.
+
+    Args:
+        content: what was received.
+        kinds: type of each entry; `np.ndarray`: int64 `[n]`, `object`: what is checked elsewhere.
 
     Raises:
-        FrameRejected: if an entry is missing, or there are more.
+        FrameRejected: if an entry is missing, or of another type, or if there are more.
     """
-    if content.keys() != {*example, *others}:
-        raise FrameRejected(f"a message has the entries {sorted(content)}, expected {sorted((*example, *others))}")
-    return {**content, **like(example, {key: content[key] for key in example})}
+    if content.keys() != kinds.keys():
+        raise FrameRejected(f"a message has the entries {sorted(content)}, expected {sorted(kinds)}")
+    for key, kind in kinds.items():
+        value = content[key]
+        if kind is np.ndarray:
+            right = type(value) is np.ndarray and value.dtype == np.int64 and value.ndim == 1
+        else:
+            right = kind is object or type(value) is kind
+        if not right:
+            expected = "an array int64 [n]" if kind is np.ndarray else f"of type {kind.__name__}"
+            raise FrameRejected(f"the entry {key!r} of a message is a {type(value).__name__}, expected {expected}")
 
 
 @dataclass
@@ -140,13 +151,13 @@ class MessageClient(InferenceClient):
         self._sent: deque[_Sent] = deque()
         self._constants: dict[str, Tree] = {}
 
-    def _send(self, posts: Mapping[int, Post], deadline: float) -> None:
-        ids = [*posts]
+    def _send(self, requests: Requests, deadline: float) -> None:
+        ids = requests.ids
         assert self._requests is not None
         content = {
             "ids": np.array(ids, np.int64),
-            "agents": np.array([post.agent for post in posts.values()], np.int64),
-            "requests": self._requests.plain(stacked([post.leaves for post in posts.values()])),
+            "agents": np.array(requests.agents, np.int64),
+            "requests": self._requests.plain(requests.leaves),
             "oldest": next(iter(self._awaited), ids[0]),
         }
         parts = self._message("requests", content)
@@ -177,21 +188,21 @@ class MessageClient(InferenceClient):
             raise FrameRejected("a message is for another client")
         kind, content = content_of(frame)
         if kind == "answers":
-            found = fields(content, _ANSWERS, ("results",))
-            ids = found["ids"].tolist()
+            fields(content, _ANSWERS)
+            ids = content["ids"].tolist()
             try:
-                leaves = self._result_leaves(found["results"], len(ids))
+                leaves = self._result_leaves(content["results"], len(ids))
             except (TypeError, ValueError) as error:
                 self._refuse(ids, str(error))
                 raise FrameRejected(str(error)) from None
             # Copies, which a program may change; what was received is read-only.
             return Answers(ids, [leaf.copy() for leaf in leaves], frame.name, frame.version)
         if kind == "refused":
-            found = fields(content, _REFUSED)
-            self._refuse(found["ids"].tolist() or [*self._awaited], found["reason"])
+            fields(content, _REFUSED)
+            self._refuse(content["ids"].tolist() or [*self._awaited], content["reason"])
         elif kind == "constant":
-            found = fields(content, _CONSTANT, ("value",))
-            self._constants[found["name"]] = tree_map(_own, found["value"])
+            fields(content, _CONSTANT)
+            self._constants[content["name"]] = copied(content["value"])
         else:
             raise FrameRejected(f"a message is of the kind {kind!r}, which servers do not send")
         return None
@@ -243,7 +254,3 @@ class MessageClient(InferenceClient):
         with suppress(StreamError):  # a server that is not told forgets the client in time
             self._channel.send(self._message("bye", {}), 0.0)
         self._channel.close()
-
-
-def _own(leaf: Any) -> Any:
-    return leaf.copy() if isinstance(leaf, np.ndarray) else leaf

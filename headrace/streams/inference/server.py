@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,6 +95,7 @@ class InferenceServer(Endpoint):
         #: Where clients find the server; empty, if that follows from the stream.
         self.address = address
         self._clock = clock
+        self._looked_at = clock()
         self._requests = None if requests is None else Layout(requests, "request")
         self._results = None if results is None else Layout(results, "result")
 
@@ -114,10 +115,17 @@ class InferenceServer(Endpoint):
         self._check_open()
         if max_batch is not None and max_batch < 1:
             raise ValueError(f"max_batch is {max_batch}, expected at least 1")
-        deadline = self._clock() + timeout
+        begin = self._clock()
+        deadline = begin + timeout
+
+        def enough(n: int) -> bool:
+            """Returns whether to stop receiving though there is more: requests may come faster than they are read."""
+            return bool(max_wait > 0 and n and self._clock() >= max(begin, self._oldest()) + max_wait)
+
+        since = self._looked_at  # what came while nobody looked has waited since then, as far as anybody knows
         while True:
-            n = self._look()
-            now = self._clock()
+            n = self._look(since, enough)
+            now = self._looked_at = self._clock()
             if n:
                 full = max_batch is not None and n >= max_batch
                 until = now if full or max_wait <= 0 else self._oldest() + max_wait
@@ -131,6 +139,7 @@ class InferenceServer(Endpoint):
                 if now >= until:
                     return _nothing()
             self._sleep(until - now)
+            since = self._clock()
 
     def respond(self, batch: InferenceBatch, results: Tree, policy_name: str = "", policy_version: int = -1) -> None:
         """Answers a batch; never waits. Answers that cannot be delivered are counted.
@@ -165,8 +174,13 @@ class InferenceServer(Endpoint):
         """
 
     @abstractmethod
-    def _look(self) -> int:
-        """Receives what has arrived, and returns the number of requests that wait."""
+    def _look(self, since: float, enough: Callable[[int], bool]) -> int:
+        """Receives what has arrived, and returns the number of requests that wait.
+
+        Args:
+            since: when what is received now arrived, at the earliest.
+            enough: is given the number of requests that wait, and returns whether to leave the others for later.
+        """
 
     @abstractmethod
     def _oldest(self) -> float:

@@ -7,24 +7,23 @@ import os
 import select
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from headrace.buffers.shared import shared
-from headrace.buffers.tree import tree_map
-from headrace.errors import StreamError, StreamTimeout
+from headrace.errors import FrameRejected, StreamError, StreamTimeout
 from headrace.memory import WEAKLY_ORDERED, fence
 from headrace.processes.handoff import Bell, Handoff
-from headrace.streams.codec import Limits, decoded
-from headrace.streams.inference.client import Answers, InferenceClient, Post
-from headrace.streams.inference.control import Conversation, Ended, separated
+from headrace.streams.codec import LIMITS, Frame
+from headrace.streams.connections import Ended, connected
+from headrace.streams.inference.client import InferenceClient
+from headrace.streams.inference.control import close_all, receive, send
 from headrace.streams.inference.endpoint import Clock
+from headrace.streams.inference.requests import Answers, Requests
 from headrace.streams.inference.slots import build_rows, build_table
-from headrace.streams.inference.trees import Layout, Leaves
+from headrace.streams.inference.trees import Layout, Leaves, copied
 from headrace.types import Tree
 
 __all__ = ["SharedMemoryClient"]
@@ -57,11 +56,13 @@ class _Connection:
         self._clock = clock
         self._client_id = client_id
         self._number = 0
+        self._free: list[int] = []
         self._fence = threading.Lock()
-        self._conversation = Conversation.with_server(address, max(0.001, deadline - clock()))
-        self._bell_fd, write_fd = Bell.pipe()
-        self._server_bell_fd = -1
+        self._bell_fd = self._server_bell_fd = -1
+        seconds = max(0.001, deadline - clock())
+        self._connection = connected(address, seconds, LIMITS.payload_bytes)
         try:
+            self._bell_fd, write_fd = Bell.pipe()
             try:
                 welcome, fds = self.ask("hello", {}, deadline, [write_fd])
             finally:
@@ -85,15 +86,12 @@ class _Connection:
         )
         self._poll = select.poll()
         self._poll.register(self._bell_fd, select.POLLIN)
-        self._poll.register(self._conversation.fileno(), select.POLLIN)
-        table = self._table
-        self._asked, self._answered = table.asked.data, table.answered.data
-        self._agents, self._ids = table.agents.data, table.ids.data
-        self._policy_cells = table.policies.reshape(-1).data
+        self._poll.register(self._connection, select.POLLIN)
+        self._answered = self._table.answered.data
+        self._policy_cells = self._table.policies.reshape(-1).data
         self._policies: dict[int, str] = {}
         self._requests: Leaves | None = None
         self._results: Leaves | None = None
-        self._free: list[int] = []
         self._in_slot: dict[int, tuple[int, int]] = {}  # id of a request → its slot, and its number in `asked`
 
     def ask(
@@ -101,23 +99,29 @@ class _Connection:
     ) -> tuple[dict[str, Any], list[int]]:
         """Asks the server; returns its answer, and descriptors that the caller closes."""
         self._number += 1
-        conversation = self._conversation
+        connection = self._connection
         try:
-            conversation.wait_at_most(max(0.001, deadline - self._clock()))
-            conversation.send({kind: content}, fds, number=self._number, producer=self._client_id)
+            connection.wait_at_most(max(0.001, deadline - self._clock()))
+            send(connection, {kind: content}, fds, number=self._number, producer=self._client_id)
             while True:
-                frame, received = conversation.receive()
+                connection.wait_at_most(max(0.001, deadline - self._clock()))
+                frame, received = receive(connection)
                 if frame.sequence == self._number:
                     break
-                for fd in received:  # an answer that came too late for an earlier question
-                    os.close(fd)
-                conversation.wait_at_most(max(0.001, deadline - self._clock()))
+                self._came_late(frame, received)
         except TimeoutError:
             raise StreamTimeout("the server's process is there, but does not answer; it may be stopped") from None
         answer: dict[str, Any] = frame.tree
         if "error" in answer:
+            close_all(received)
             raise StreamError(answer["error"])
         return answer, received
+
+    def _came_late(self, frame: Frame, fds: Sequence[int]) -> None:
+        """Deals with the answer to an earlier question, for which nobody waits: slots are there to be used."""
+        close_all(fds)
+        if isinstance(frame.tree, dict) and "slots" in frame.tree:
+            self._free += frame.tree["slots"].tolist()
 
     def prepare(self, layout: Layout, n: int, deadline: float) -> None:
         """Makes sure that n requests can be written."""
@@ -127,23 +131,26 @@ class _Connection:
             arena.close_fd()
         missing = n - len(self._free)
         if missing > 0:
-            answer, _ = self.ask("slots", {"n": missing}, deadline)
-            self._free += answer["slots"].tolist()[::-1]
+            try:
+                answer, _ = self.ask("slots", {"n": missing}, deadline)
+                self._free += answer["slots"].tolist()[::-1]
+            except StreamError:
+                if len(self._free) < n:  # else the answer to an earlier question, which came late, had them
+                    raise
 
-    def write(self, posts: Mapping[int, Post]) -> None:
+    def write(self, requests: Requests) -> None:
         """Passes requests to the server, after `prepare`."""
-        rows, asked, agents, ids = self._requests, self._asked, self._agents, self._ids
+        rows, table = self._requests, self._table
         assert rows is not None
-        for number, post in posts.items():
-            slot = self._free.pop()
-            for to, leaf in zip(rows, post.leaves, strict=True):
-                to[slot] = leaf
-            agents[slot], ids[slot] = post.agent, number
-            self._in_slot[number] = slot, asked[slot] + 1
+        slots = [self._free.pop() for _ in requests.ids]
+        for to, leaf in zip(rows, requests.leaves, strict=True):
+            to[slots] = leaf
+        table.agents[slots], table.ids[slots] = requests.agents, requests.ids
+        numbers = table.asked[slots] + 1
+        self._in_slot.update(zip(requests.ids, zip(slots, numbers.tolist(), strict=True), strict=True))
         if WEAKLY_ORDERED:
             fence(self._fence)
-        for number in posts:
-            slot, asked[slot] = self._in_slot[number]
+        table.asked[slots] = numbers
         self._handoff.post()
 
     def read(self, declare: Callable[[Tree], Layout]) -> list[Answers]:
@@ -178,13 +185,12 @@ class _Connection:
             self._policies[policy] = self._table.name(policy)
         return Answers(ids, leaves, self._policies[policy], version)
 
-    def unanswered(self, ids: Collection[int]) -> dict[int, Post]:
-        """Returns the requests in the slots, as far as they are among `ids`."""
-        return {
-            number: Post(self._agents[slot], [np.array(leaf[slot]) for leaf in self._requests or ()])
-            for number, (slot, _) in self._in_slot.items()
-            if number in ids
-        }
+    def unanswered(self, ids: Collection[int]) -> Requests | None:
+        """Returns the requests in the slots, as far as they are among `ids`; None: there are none."""
+        places = {number: slot for number, (slot, _) in self._in_slot.items() if number in ids}
+        slots = [*places.values()]
+        agents = self._table.agents[slots].tolist()
+        return Requests([*places], agents, [leaf[slots] for leaf in self._requests or ()]) if slots else None
 
     def sleep(self, seconds: float) -> bool:
         """Waits until answers arrive, for `seconds` at most; returns False if the server is gone."""
@@ -195,7 +201,7 @@ class _Connection:
             nonlocal gone
             left = deadline - self._clock()
             ready = {fd for fd, _ in self._poll.poll(max(0, min(_TICK, left)) * 1000)}
-            gone = self._conversation.fileno() in ready
+            gone = self._connection.fileno() in ready and not self.lives()
             rang = self._bell_fd in ready
             if not rang and (gone or left <= 0):
                 raise _Awake
@@ -206,12 +212,18 @@ class _Connection:
         return not gone
 
     def lives(self) -> bool:
-        """Returns whether the server is there. It never sends anything unasked, so what can be read is the end."""
-        return self._conversation.fileno() not in {fd for fd, _ in self._poll.poll(0)}
+        """Returns whether the server is there. What it sends unasked is an answer that came too late, or its end."""
+        while self._connection.fileno() in {fd for fd, _ in self._poll.poll(0)}:
+            self._connection.wait_at_most(0.0)
+            try:
+                self._came_late(*receive(self._connection))
+            except (Ended, FrameRejected, OSError):
+                return False
+        return True
 
     def close(self) -> None:
         """Leaves the server, which frees the slots."""
-        self._conversation.close()
+        self._connection.close()
         for fd in (self._bell_fd, self._server_bell_fd):
             if fd >= 0:
                 os.close(fd)
@@ -245,16 +257,16 @@ class SharedMemoryClient(InferenceClient):
         self.client_id = client_id or self.client_id
         self._address = address
         self._connection: _Connection | None = None
-        self._unanswered: dict[int, Post] = {}  # what the server that has gone did not answer
+        self._unanswered: Requests | None = None  # what the server that has gone did not answer
         self._looked_at = -math.inf
 
-    def _send(self, posts: Mapping[int, Post], deadline: float) -> None:
+    def _send(self, requests: Requests, deadline: float) -> None:
         assert self._requests is not None
         while True:
             connection = self._connected(deadline)
             try:
-                connection.prepare(self._requests, len(posts), deadline)
-                connection.write(posts)
+                connection.prepare(self._requests, len(requests.ids), deadline)
+                connection.write(requests)
                 return
             except Ended:
                 self._disconnect()
@@ -279,12 +291,12 @@ class SharedMemoryClient(InferenceClient):
     def _new_connection(self, deadline: float) -> _Connection:
         connection = _Connection(self._address, self.client_id, deadline, self._clock)
         try:
-            if self._unanswered:
+            if self._unanswered is not None:
                 assert self._requests is not None
-                connection.prepare(self._requests, len(self._unanswered), deadline)
+                connection.prepare(self._requests, len(self._unanswered.ids), deadline)
                 connection.write(self._unanswered)
-                self.counts.resent += len(self._unanswered)
-                self._unanswered = {}
+                self.counts.resent += len(self._unanswered.ids)
+                self._unanswered = None
         except BaseException:
             connection.close()
             raise
@@ -292,7 +304,7 @@ class SharedMemoryClient(InferenceClient):
 
     def _disconnect(self) -> None:
         if self._connection is not None:
-            self._unanswered.update(self._connection.unanswered(self._awaited))
+            self._unanswered = self._connection.unanswered(self._awaited)
             self._connection.close()
             self._connection = None
 
@@ -310,7 +322,7 @@ class SharedMemoryClient(InferenceClient):
             self._looked_at = now
             if self._connection is not None and not self._connection.lives():
                 self._disconnect()
-            if self._connection is None and self._unanswered:
+            if self._connection is None and self._unanswered is not None:
                 with suppress(OSError, Ended):  # `wait` says so at its deadline
                     self._connection = self._new_connection(now + _ANSWER)
         return ()
@@ -342,12 +354,8 @@ class SharedMemoryClient(InferenceClient):
                 raise StreamTimeout(
                     f"no server of stream {self._name!r} has set the constant {name!r} in time"
                 ) from None
-            try:
-                data = os.pread(fds[0], answer["nbytes"], 0)
-            finally:
-                os.close(fds[0])
-            frame = decoded(separated(data), Limits(payload_bytes=len(data)))
-            return tree_map(lambda leaf: leaf.copy() if isinstance(leaf, np.ndarray) else leaf, frame.tree)
+            close_all(fds)
+            return copied(answer["value"])
 
     def _state(self) -> str:
         return "its server is gone" if self._connection is None else "its server is there, but slow"

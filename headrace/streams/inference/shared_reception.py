@@ -13,15 +13,15 @@ import numpy as np
 
 from headrace.buffers.shared import Arena, shared
 from headrace.errors import FrameRejected
-from headrace.memory import anonymous_file
 from headrace.processes.affinity import cpu_quota, usable_cores
 from headrace.processes.handoff import Bell, Handoff
 from headrace.processes.patience import Patience
 from headrace.streams.codec import Frame, encoded
-from headrace.streams.inference.control import Conversation, Ended, joined
+from headrace.streams.connections import Connection, Ended
+from headrace.streams.inference.control import close_all, receive, send
 from headrace.streams.inference.messages import content_of
 from headrace.streams.inference.slots import Table, build_rows
-from headrace.streams.inference.trees import Layout, Leaves
+from headrace.streams.inference.trees import Layout, Leaves, copied
 from headrace.types import Tree
 
 __all__ = ["Member", "Reception", "SlotRows"]
@@ -80,7 +80,7 @@ class SlotRows:
 
 
 class Reception:
-    """Deals with what clients ask, in a `ControlThread`; says who has which slot.
+    """Deals with what clients ask, in a `Listener`; says who has which slot.
 
     Args:
         stream: name of the stream.
@@ -90,7 +90,7 @@ class Reception:
         bell_fd: the end of it that clients ring.
         requests: requests of all slots.
         results: results of all slots.
-        drop: called with the slots of a client that has gone, under the lock.
+        drop: called under the lock with slots that get a client, or have lost theirs: no request waits in them.
         rejected: counts a client, or a message, that was not accepted.
     """
 
@@ -113,6 +113,8 @@ class Reception:
         self.results = results
         #: Who has each slot.
         self.owners: list[Member | None] = [None] * capacity
+        #: Whether anybody has it, bool `[capacity]`. What else is written into the table means nothing.
+        self.owned = np.zeros(capacity, np.bool_)
         #: How many clients have gone.
         self.n_gone = 0
         self._name = stream
@@ -125,41 +127,40 @@ class Reception:
         self._rejected = rejected
         self._free = [*range(capacity)][::-1]
         self._free_cells = [*range(capacity)][::-1]
-        self._clients: dict[Conversation, Member] = {}
-        self._constants: dict[str, bytes] = {}
-        self._askers: dict[str, list[tuple[Conversation, int]]] = {}  # who waits for a constant that is not set
+        self._clients: dict[Connection, Member] = {}
+        self._constants: dict[str, Tree] = {}
+        self._askers: dict[str, list[tuple[Connection, int]]] = {}  # who waits for a constant that is not set
         self._set_patience()
 
-    def handle(self, conversation: Conversation) -> None:
+    def handle(self, connection: Connection) -> None:
         """Deals with a message that has arrived. If it raises, the connection shall be closed."""
         fds: list[int] = []
         try:
-            frame, fds = conversation.receive()
+            frame, fds = receive(connection)
             kind, content = content_of(frame)
             with self.lock:
                 if kind == "hello":
-                    self._welcome(conversation, frame, fds)
-                elif conversation not in self._clients:
+                    self._welcome(connection, frame, fds)
+                elif connection not in self._clients:
                     raise FrameRejected("a client has not said who it is")
                 elif kind == "requests":
-                    self._declare(conversation, frame.sequence, content)
+                    self._declare(connection, frame.sequence, content)
                 elif kind == "results":
-                    self._send_results(conversation, frame.sequence)
+                    self._send_results(connection, frame.sequence)
                 elif kind == "slots":
-                    self._grant(conversation, frame.sequence, content)
+                    self._grant(connection, frame.sequence, content)
                 elif kind == "constant":
-                    self._ask_constant(conversation, frame.sequence, content)
+                    self._ask_constant(connection, frame.sequence, content)
                 else:
                     raise FrameRejected(f"a message is of the kind {kind!r}, which clients do not send")
         except FrameRejected:
             self._rejected()
             raise
         finally:
-            for fd in fds:
-                os.close(fd)
+            close_all(fds)
 
-    def _welcome(self, conversation: Conversation, frame: Frame, fds: Sequence[int]) -> None:
-        if len(fds) != 1 or not frame.producer or conversation in self._clients:
+    def _welcome(self, connection: Connection, frame: Frame, fds: Sequence[int]) -> None:
+        if len(fds) != 1 or not frame.producer or connection in self._clients:
             raise FrameRejected("a client does not say who it is, or has no bell")
         reason = ""
         if any(client.id == frame.producer for client in self._clients.values()):
@@ -168,7 +169,7 @@ class Reception:
             reason = f"stream {self._name!r} has {self._capacity} clients already, {_MORE}"
         if reason:
             self._rejected()
-            conversation.send({"error": reason}, number=frame.sequence)
+            send(connection, {"error": reason}, number=frame.sequence)
             return
         cell = self._free_cells.pop()
         cells = self._table.clients[cell]
@@ -176,12 +177,12 @@ class Reception:
         bell_fd = os.dup(fds[0])
         bell = Bell(cells.parked, write_fd=bell_fd)
         handoff = Handoff(cells.answered, [cells.posted], self._bell, [bell], spin_ns=self._table.spin_ns)
-        self._clients[conversation] = Member(frame.producer, conversation.pid, cell, handoff, bell_fd)
+        self._clients[connection] = Member(frame.producer, connection.pid_of_user(), cell, handoff, bell_fd)
         self._set_patience()
         fds_of_server = [self._table_fd, self._bell_fd]
-        conversation.send({"cell": cell, "capacity": self._capacity}, fds_of_server, number=frame.sequence)
+        send(connection, {"cell": cell, "capacity": self._capacity}, fds_of_server, number=frame.sequence)
 
-    def _declare(self, conversation: Conversation, number: int, content: Tree) -> None:
+    def _declare(self, connection: Connection, number: int, content: Tree) -> None:
         """Checks the layout of a client's requests, or takes over that of the first one; passes their memory."""
         declared = content.get("layout")
         try:
@@ -190,61 +191,59 @@ class Reception:
             self.requests.reserve(layout)
         except (TypeError, ValueError, MemoryError) as error:
             self._rejected()
-            conversation.send({"error": str(error)}, number=number)
+            send(connection, {"error": str(error)}, number=number)
             return
-        conversation.send({"ok": True}, [self.requests.fd], number=number)
+        send(connection, {"ok": True}, [self.requests.fd], number=number)
 
-    def _send_results(self, conversation: Conversation, number: int) -> None:
+    def _send_results(self, connection: Connection, number: int) -> None:
         if self.results.layout is None:
             raise FrameRejected("a client asks for results, and nothing was answered")
-        conversation.send({"layout": self.results.layout.empty()}, [self.results.fd], number=number)
+        send(connection, {"layout": self.results.layout.empty()}, [self.results.fd], number=number)
 
-    def _grant(self, conversation: Conversation, number: int, content: Tree) -> None:
-        n, client = content.get("n"), self._clients[conversation]
+    def _grant(self, connection: Connection, number: int, content: Tree) -> None:
+        n, client = content.get("n"), self._clients[connection]
         if type(n) is not int or n < 1:
             raise FrameRejected("a client asks for no number of slots")
         if n > len(self._free):
             taken = self._capacity - len(self._free)
             reason = f"stream {self._name!r} has {self._capacity} slots, {taken} are taken and {n} more are asked for, "
-            conversation.send({"error": reason + _MORE}, number=number)
+            send(connection, {"error": reason + _MORE}, number=number)
             return
         slots = [self._free.pop() for _ in range(n)]
         for slot in slots:
             self.owners[slot] = client
         client.slots += slots
-        conversation.send({"slots": np.array(slots, np.int64)}, number=number)
+        self._drop(slots)
+        self.owned[slots] = True
+        send(connection, {"slots": np.array(slots, np.int64)}, number=number)
 
-    def _ask_constant(self, conversation: Conversation, number: int, content: Tree) -> None:
+    def _ask_constant(self, connection: Connection, number: int, content: Tree) -> None:
         name = content.get("name")
         if type(name) is not str:
             raise FrameRejected("a client asks for no constant")
-        self._askers.setdefault(name, []).append((conversation, number))
+        self._askers.setdefault(name, []).append((connection, number))
         if name in self._constants:
             self._send_constant(name)
 
     def _send_constant(self, name: str) -> None:
-        """Sends a constant to all who wait for it, in memory of its own, because it may be large."""
-        data = self._constants[name]
-        fd = anonymous_file(len(data))
-        try:
-            with open(fd, "wb", closefd=False) as file:
-                file.write(data)
-            for conversation, number in self._askers.pop(name, []):
-                with suppress(Ended, OSError):  # it has gone, or does not read
-                    conversation.send({"nbytes": len(data)}, [fd], number=number)
-        finally:
-            os.close(fd)
+        """Sends a constant to all who wait for it."""
+        for connection, number in self._askers.pop(name, []):
+            with suppress(Ended, OSError):  # it has gone, or does not read
+                send(connection, {"value": self._constants[name]}, number=number)
 
-    def gone(self, conversation: Conversation) -> None:
+    def gone(self, connection: Connection) -> None:
         """Frees what a client had. Its requests that wait are dropped; it does not write any more."""
         with self.lock:
-            client = self._clients.pop(conversation, None)
+            client = self._clients.pop(connection, None)
+            for name, askers in self._askers.items():
+                self._askers[name] = [asker for asker in askers if asker[0] is not connection]
             if client is None:
                 return
             self._drop(client.slots)
             self.n_gone += 1
             for slot in client.slots:
                 self.owners[slot] = None
+            self.owned[client.slots] = False
             self._free += client.slots
             self._free_cells.append(client.cell)
             os.close(client.bell_fd)
@@ -256,8 +255,8 @@ class Reception:
 
     def set_constant(self, name: str, tree: Tree) -> None:
         """Sets a constant, and sends it to who waits for it."""
-        data = joined(encoded(Frame(tree)))
+        encoded(Frame(tree))  # raises TypeError here if it cannot be sent
         with self.lock:
-            self._constants[name] = data
+            self._constants[name] = copied(tree)
             if name in self._askers:
                 self._send_constant(name)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter_ns
@@ -16,12 +18,13 @@ from headrace.buffers.shared import shared
 from headrace.errors import StreamError
 from headrace.memory import WEAKLY_ORDERED, fence
 from headrace.processes.handoff import Bell
-from headrace.streams.inference.control import ControlThread
+from headrace.streams.connections import Listener
 from headrace.streams.inference.endpoint import Clock
 from headrace.streams.inference.server import InferenceBatch, InferenceServer
 from headrace.streams.inference.shared_reception import Member, Reception, SlotRows
 from headrace.streams.inference.slots import MAX_NAMES, build_table
 from headrace.streams.inference.trees import Leaves
+from headrace.streams.inference.waiting import polled
 from headrace.types import Tree
 
 __all__ = ["SharedMemoryServer"]
@@ -77,6 +80,7 @@ class SharedMemoryServer(InferenceServer):
         self._taken = np.zeros(capacity, np.int64)  # the last request of each slot that was taken, or dropped
         self._since = np.full(capacity, np.nan)  # when requests that wait for others, or for their turn, were seen
         self._ready = np.empty(0, np.int64)  # slots whose requests wait
+        self._arrival = clock()  # of requests that are seen now
         self._last = -1  # the slot that was taken last; the next batch begins behind it
         self._reception = Reception(
             name,
@@ -90,12 +94,15 @@ class SharedMemoryServer(InferenceServer):
             self._count_rejected,
         )
         try:
-            self._thread = ControlThread(
-                address, name, self._reception.handle, self._reception.gone, self._count_rejected
-            )
-        except BaseException:
+            self._listener = Listener(address, self._reception.handle, self._reception.gone, self._count_rejected)
+        except BaseException as error:
             self._closed = True
             self._close_fds()
+            if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+                raise StreamError(
+                    f"stream {name!r} has a server on this machine already; close that one, or give the streams "
+                    "different names, or each server a rank of its own"
+                ) from None
             raise
 
     def set_constant(self, name: str, tree: Tree) -> None:
@@ -104,7 +111,7 @@ class SharedMemoryServer(InferenceServer):
         self._reception.set_constant(name, tree)
 
     def _drop(self, slots: list[int]) -> None:
-        """Drops the requests of a client that has gone; it does not write any more."""
+        """Drops the requests in slots of nobody, into which nobody writes any more."""
         self._taken[slots] = self._table.asked[slots]
         self._since[slots] = np.nan
         self._ready = self._ready[~np.isin(self._ready, slots)]
@@ -112,9 +119,10 @@ class SharedMemoryServer(InferenceServer):
     def _count_rejected(self) -> None:
         self.counts.rejected += 1
 
-    def _look(self) -> int:
+    def _look(self, since: float, enough: Callable[[int], bool]) -> int:
+        self._arrival = since
         with self._reception.lock:
-            self._ready = (self._table.asked != self._taken).nonzero()[0]
+            self._ready = ((self._table.asked != self._taken) & self._reception.owned).nonzero()[0]
             return len(self._ready)
 
     def _oldest(self) -> float:
@@ -124,7 +132,7 @@ class SharedMemoryServer(InferenceServer):
     def _waiting_since(self, slots: np.ndarray) -> float:
         """Returns when the first of these requests was seen; notes it for those that were not seen before."""
         since = self._since[slots]
-        since[np.isnan(since)] = self._clock()
+        since[np.isnan(since)] = self._arrival
         self._since[slots] = since
         return float(since.min(initial=np.inf))
 
@@ -157,28 +165,22 @@ class SharedMemoryServer(InferenceServer):
 
     def _sleep(self, seconds: float) -> None:
         self._reception.patience.decide()
-        waiting, now = len(self._ready), perf_counter_ns()
-        end = now + int(seconds * 1e9)
-        spin_end = min(end, now + self._table.spin_ns[0])
-        while now < spin_end:
-            if self._n_waiting() != waiting:
-                return
-            os.sched_yield()
-            now = perf_counter_ns()
-        if now >= end:
+        waiting, end = len(self._ready), perf_counter_ns() + int(seconds * 1e9)
+        spin_ns = min(int(seconds * 1e9), self._table.spin_ns[0])
+        if polled(lambda: self._n_waiting() != waiting, spin_ns) or perf_counter_ns() >= end:
             return
         parked = self._bell.parked
         parked[0] = 1
         fence(self._fence)  # a client increments its counter before it looks whether this process sleeps
         try:
-            left_ms = (end - now) // 1_000_000
+            left_ms = (end - perf_counter_ns()) // 1_000_000
             if self._n_waiting() == waiting and self._poll.poll(min(_TICK_MS, max(1, left_ms))):
                 self._bell.silence()
         finally:
             parked[0] = 0
 
     def _n_waiting(self) -> int:
-        return int(np.count_nonzero(self._table.asked != self._taken))
+        return int(np.count_nonzero((self._table.asked != self._taken) & self._reception.owned))
 
     def _answer(self, batch: InferenceBatch, leaves: Leaves, policy_name: str, policy_version: int) -> None:
         taken: _Taken = batch.places
@@ -220,10 +222,10 @@ class SharedMemoryServer(InferenceServer):
         return self._policies[name]
 
     def _leave(self) -> None:
-        self._thread.close()
+        self._listener.close()
         self._close_fds()
         # The memory is unmapped when nobody refers to it any more.
-        del self._arena, self._table, self._bell, self._reception, self._thread
+        del self._arena, self._table, self._bell, self._reception, self._listener
 
     def _close_fds(self) -> None:
         self._arena.close_fd()

@@ -191,7 +191,7 @@ def _server_channel(stream: InferenceStream) -> tuple[ServerChannel, str]:
         stream.address or "tcp://127.0.0.1:0",
         stream.keys,
         stream.allowed,
-        max(stream.limits.header_bytes, stream.limits.payload_bytes),
+        max(2 * stream.limits.header_bytes, stream.limits.payload_bytes),
         stream.names,
         subtree_of(stream.name),
     )

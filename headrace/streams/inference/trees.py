@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from headrace.buffers.tree import tree_map, tree_paths
+from headrace.buffers.tree import tree_leaves, tree_map, tree_paths
 from headrace.types import Tree
 
-__all__ = ["Layout", "stacked"]
+__all__ = ["Layout", "Leaves", "copied"]
 
 #: The arrays of a tree, in the order of `Layout.row`.
 Leaves = list[np.ndarray]
+#: Appends the arrays of a tree with so many leading dimensions to a list; returns False if it is not as declared.
+_Collector = Callable[[Tree, tuple[int, ...], Leaves], bool]
+_NUMBERS = (bool, int, float, complex, np.generic)
 
 
 class Layout:
@@ -35,6 +38,7 @@ class Layout:
         self.row = _plain(example, what)
         self._example = example
         self._what = what
+        self._collect = _collector(self.row)
 
     @staticmethod
     def of_batch(batch: Tree, what: str) -> Layout:
@@ -62,13 +66,25 @@ class Layout:
             ValueError: if it has another structure, dtype or shape than declared; nothing is cast or broadcast.
         """
         found: Leaves = []
-        if not _collect(self.row, tree, () if n is None else (n,), found):
+        if not self._collect(tree, () if n is None else (n,), found):
             raise ValueError(self._difference(_plain(tree, self._what), n))
         return found
 
     def tree(self, leaves: Sequence[Any]) -> Tree:
         """Returns a tree with the dataclasses of the example, and these arrays."""
         return _built(self.row, self._example, iter(leaves))
+
+    def trees(self, leaves: Sequence[np.ndarray], n: int) -> list[Tree]:
+        """Returns a tree for each of the n rows of these arrays `[n, ...]`, of views where rows are arrays."""
+        return _rows(self.row, self._example, iter(leaves), n)
+
+    def stacked(self, trees: Sequence[Leaves], n: int) -> Leaves:
+        """Returns the n rows of several trees, of single ones or batches, as new arrays `[n, ...]`."""
+        columns = zip(tree_leaves(self.row), zip(*trees, strict=True), strict=True)
+        return [
+            np.concatenate([leaf.reshape(-1) for leaf in column]).reshape(n, *of_row.shape)
+            for of_row, column in columns
+        ]
 
     def plain(self, leaves: Sequence[Any]) -> Tree:
         """Returns a tree of dicts and tuples with these arrays."""
@@ -93,13 +109,9 @@ class Layout:
         return f"{self._what} is nested in another way than the first one: {[*found]}"
 
 
-def stacked(rows: Sequence[Leaves]) -> Leaves:
-    """Returns the arrays of several trees of one layout, stacked to new arrays `[n, ...]`."""
-    batch = [np.empty((len(rows), *leaf.shape), leaf.dtype) for leaf in rows[0]]
-    for index, row in enumerate(rows):
-        for array, leaf in zip(batch, row, strict=True):
-            array[index] = leaf
-    return batch
+def copied(tree: Tree) -> Tree:
+    """Returns a tree with copies of the arrays."""
+    return tree_map(lambda leaf: leaf.copy() if isinstance(leaf, np.ndarray) else leaf, tree)
 
 
 def _plain(tree: Tree, path: str) -> Tree:
@@ -126,29 +138,47 @@ def _plain(tree: Tree, path: str) -> Tree:
     )
 
 
-def _collect(row: Tree, tree: Tree, leading: tuple[int, ...], found: Leaves) -> bool:
-    """Appends the arrays of a tree; returns False if it differs from `row`. It runs once per request."""
+def _collector(row: Tree) -> _Collector:
+    """Returns what collects the arrays of trees like `row`. It runs once per request, so nothing is looked up twice."""
     if isinstance(row, np.ndarray):
+        return _array_collector(row.dtype, row.shape)
+    if row is None:
+        return lambda tree, leading, found: tree is None
+    if isinstance(row, dict):
+        return _dict_collector({key: _collector(value) for key, value in row.items()})
+    parts = [_collector(value) for value in row]
+
+    def collect(tree: Tree, leading: tuple[int, ...], found: Leaves) -> bool:
+        if not isinstance(tree, tuple) or len(tree) != len(parts):
+            return False
+        return all([of_part(value, leading, found) for of_part, value in zip(parts, tree, strict=True)])
+
+    return collect
+
+
+def _array_collector(dtype: np.dtype[Any], shape: tuple[int, ...]) -> _Collector:
+    def collect(tree: Tree, leading: tuple[int, ...], found: Leaves) -> bool:
         if not isinstance(tree, np.ndarray):
-            if not isinstance(tree, bool | int | float | complex | np.generic):
+            if not isinstance(tree, _NUMBERS):
                 return False
             tree = np.asarray(tree)
         found.append(tree)
-        return bool(tree.dtype == row.dtype and tree.shape == ((*leading, *row.shape) if leading else row.shape))
-    if isinstance(row, dict):
-        if isinstance(tree, dict):
-            parts = tree
-        else:
-            names = getattr(type(tree), "__dataclass_fields__", ())
-            parts = {name: getattr(tree, name) for name in names}
-        if row.keys() != parts.keys():
+        return bool(tree.dtype == dtype and tree.shape == (leading + shape if leading else shape))
+
+    return collect
+
+
+def _dict_collector(parts: dict[str, _Collector]) -> _Collector:
+    items = [*parts.items()]
+
+    def collect(tree: Tree, leading: tuple[int, ...], found: Leaves) -> bool:
+        if not isinstance(tree, dict):
+            tree = {name: getattr(tree, name) for name in getattr(type(tree), "__dataclass_fields__", ())}
+        if tree.keys() != parts.keys():
             return False
-        return all([_collect(value, parts[key], leading, found) for key, value in row.items()])
-    if row is None:
-        return tree is None
-    if not isinstance(tree, tuple) or len(tree) != len(row):
-        return False
-    return all([_collect(value, other, leading, found) for value, other in zip(row, tree, strict=True)])
+        return all([of_part(tree[key], leading, found) for key, of_part in items])
+
+    return collect
 
 
 def _built(row: Tree, example: Tree, leaves: Iterator[Any]) -> Tree:
@@ -159,6 +189,27 @@ def _built(row: Tree, example: Tree, leaves: Iterator[Any]) -> Tree:
     if isinstance(row, tuple):
         return tuple([_built(value, other, leaves) for value, other in zip(row, example, strict=True)])
     return None if row is None else next(leaves)
+
+
+def _rows(row: Tree, example: Tree, leaves: Iterator[np.ndarray], n: int) -> list[Tree]:
+    """Returns a tree for each row, a level at a time, which is faster than a row at a time."""
+    if row is None:
+        return [None] * n
+    if isinstance(row, np.ndarray):
+        return [*next(leaves)]
+    if isinstance(row, tuple):
+        parts = [_rows(value, other, leaves, n) for value, other in zip(row, example, strict=True)]
+        return [*zip(*parts, strict=True)] if parts else [()] * n
+    of_dict = isinstance(example, dict)
+    columns = [
+        _rows(value, example[key] if of_dict else getattr(example, key), leaves, n) for key, value in row.items()
+    ]
+    found = (
+        [dict(zip(row, values, strict=True)) for values in zip(*columns, strict=True)]
+        if columns
+        else [{} for _ in range(n)]
+    )
+    return found if of_dict else [type(example)(**fields) for fields in found]
 
 
 def _shown(dtype: np.dtype[Any], shape: tuple[int, ...]) -> str:

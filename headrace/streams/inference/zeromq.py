@@ -6,19 +6,22 @@ import math
 import time
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
-from headrace.errors import NameEntryError, StreamTimeout
+from headrace.errors import FrameRejected, NameEntryError, StreamTimeout
 from headrace.streams.codec import Part
-
-if TYPE_CHECKING:
-    from headrace.streams.sockets import AllowList, Keys
+from headrace.streams.inference.waiting import Waiting
+from headrace.streams.pieces import joined, separated
+from headrace.streams.sockets import AllowList, Keys, bound, close, connected, load_zmq
 
 __all__ = ["Names", "ZmqClientChannel", "ZmqServerChannel", "subtree_of"]
 
 _HIGH_WATER = 1024  # messages that wait on each side of a connection
 _LOOK_SECONDS = 0.05  # between two looks for a server that is not there
 _TIME_TO_LIVE = 10.0  # seconds after which the address of a killed server is gone
+
+
+_PIECE = 2**16  # bytes of messages that are sent in one piece: each further one costs more than to copy so many
 
 
 class Names(Protocol):
@@ -56,12 +59,11 @@ class ZmqClientChannel:
         self._rank = rank
         self._keys = keys
         self._none = none
-        from headrace.streams import sockets
-
-        self._sockets = sockets
-        self._zmq = sockets.load_zmq()
+        self._zmq = load_zmq()
         self._address = ""
         self._socket: Any = None
+        self._poll: Any = None
+        self._waiting = Waiting(self._ready, self._sleep)
         self.renew()
 
     def send(self, parts: Sequence[Part], seconds: float) -> None:
@@ -70,7 +72,7 @@ class ZmqClientChannel:
         while True:
             if self._socket is not None:
                 with suppress(self._zmq.Again):
-                    self._socket.send_multipart(parts)
+                    self._socket.send_multipart(_pieces(parts))
                     return
             left = deadline - time.monotonic()
             if left > 0:
@@ -87,22 +89,25 @@ class ZmqClientChannel:
                     "read, or refuses the keys of this client"
                 )
 
-    def receive(self) -> list[bytes] | None:
+    def receive(self) -> Sequence[Part] | None:
         """See `ClientChannel`."""
-        if self._socket is None:
-            return None
-        try:
-            found: list[bytes] = self._socket.recv_multipart()
-        except self._zmq.Again:
-            return None
-        return found
+        if self._ready():
+            with suppress(self._zmq.Again):
+                return _parts(self._socket.recv_multipart())
+        return None
 
     def sleep(self, seconds: float) -> None:
         """See `ClientChannel`."""
         if self._socket is None:
             time.sleep(min(seconds, _LOOK_SECONDS))
         else:
-            self._socket.poll(_milliseconds(seconds), self._zmq.POLLIN)
+            self._waiting.wait(seconds)
+
+    def _ready(self) -> bool:
+        return self._socket is not None and bool(self._poll.poll(0))
+
+    def _sleep(self, seconds: float) -> None:
+        self._poll.poll(_milliseconds(seconds))
 
     def renew(self) -> None:
         """Looks the address up. A connected server is kept; one that is not is replaced, if there is another."""
@@ -120,13 +125,15 @@ class ZmqClientChannel:
         address = addresses[turn % len(addresses)]
         if address != self._address:
             self.close()
-            self._socket = self._sockets.connected(self._zmq.DEALER, address, self._keys, high_water=_HIGH_WATER)
+            self._socket = connected(self._zmq.DEALER, address, self._keys, high_water=_HIGH_WATER)
             self._address = address
+            self._poll = self._zmq.Poller()  # to make one costs as much as to send a message
+            self._poll.register(self._socket, self._zmq.POLLIN)
 
     def close(self) -> None:
         """Closes the socket."""
         if self._socket is not None:
-            self._sockets.close(self._socket)
+            close(self._socket)
             self._socket = None
 
 
@@ -151,14 +158,14 @@ class ZmqServerChannel:
         names: Names | None = None,
         subtree: str = "",
     ) -> None:
-        from headrace.streams import sockets
-
-        self._sockets = sockets
-        self._zmq = sockets.load_zmq()
-        self._socket, self.address = sockets.bound(
+        self._zmq = load_zmq()
+        self._socket, self.address = bound(
             self._zmq.ROUTER, address, keys, allowed, high_water=_HIGH_WATER, most_bytes=most_bytes
         )
         self._socket.router_mandatory = True  # an answer to a client that is gone is reported, and counted
+        self._poll = self._zmq.Poller()
+        self._poll.register(self._socket, self._zmq.POLLIN)
+        self._waiting = Waiting(self._ready, self._sleep)
         self._names = names
         self._entry = ""
         if names is not None:
@@ -170,23 +177,29 @@ class ZmqServerChannel:
 
     def receive(self) -> tuple[Hashable, Sequence[Any]] | None:
         """See `ServerChannel`."""
-        try:
-            peer, *parts = self._socket.recv_multipart()
-        except self._zmq.Again:
-            return None
-        return peer, parts
+        if self._ready():
+            with suppress(self._zmq.Again):
+                peer, *pieces = self._socket.recv_multipart()
+                return peer, _parts(pieces)
+        return None
 
     def send(self, peer: Hashable, parts: Sequence[Part]) -> bool:
         """See `ServerChannel`."""
         try:
-            self._socket.send_multipart([peer, *parts])
+            self._socket.send_multipart([peer, *_pieces(parts)])
         except self._zmq.ZMQError:  # it is gone, or reads nothing
             return False
         return True
 
     def sleep(self, seconds: float) -> None:
         """See `ServerChannel`."""
-        self._socket.poll(_milliseconds(seconds), self._zmq.POLLIN)
+        self._waiting.wait(seconds)
+
+    def _ready(self) -> bool:
+        return bool(self._poll.poll(0))
+
+    def _sleep(self, seconds: float) -> None:
+        self._poll.poll(_milliseconds(seconds))
 
     def close(self) -> None:
         """Closes the socket and withdraws the address."""
@@ -194,7 +207,22 @@ class ZmqServerChannel:
             with suppress(NameEntryError):  # it expires
                 self._names.delete(self._entry)
         self._entry = ""
-        self._sockets.close(self._socket)
+        close(self._socket)
+
+
+def _pieces(parts: Sequence[Part]) -> Sequence[Part]:
+    """Returns what is sent: the parts, or one piece with all of them."""
+    return [joined(parts)] if len(parts) == 1 or sum(map(len, parts)) < _PIECE else parts
+
+
+def _parts(pieces: Sequence[bytes]) -> Sequence[Part]:
+    """Returns the parts of what was received; none, which is no message and is counted as such, if it is damaged."""
+    if len(pieces) != 1:
+        return pieces
+    try:
+        return separated(pieces[0])
+    except FrameRejected:
+        return []
 
 
 def _milliseconds(seconds: float) -> int:

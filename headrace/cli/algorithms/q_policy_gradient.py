@@ -1,0 +1,55 @@
+"""Arguments of the agents, rules and defaults that `ddpg`, `td3` and `sac` share."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from headrace.cli.agents import EPSILON, GAUSSIAN, own_model
+from headrace.cli.algorithms.base import WITHOUT_ATOMS
+from headrace.cli.errors import UsageError
+from headrace.cli.idle import Rule
+
+if TYPE_CHECKING:
+    from headrace.algos.qpg import QpgConfig
+    from headrace.cli.build import TrainOptions
+
+__all__ = ["agent_arguments", "rules"]
+
+
+def agent_arguments(options: TrainOptions) -> dict[str, Any]:
+    """Returns the arguments of an agent for its networks and its random actions.
+
+    Raises:
+        UsageError: options contradict each other.
+        CommandFailed: the user's own model cannot be imported.
+    """
+    model, acting = options.model, options.acting
+    if model.recurrent is not None or model.separate_value or model.dueling:
+        raise UsageError(
+            f"--recurrent, --separate-value and --dueling are not for {options.algo}, whose policy and critics are "
+            "separate feed-forward networks"
+        )
+    own = own_model(model)
+    sizes = {"hidden_sizes": model.hidden_sizes, "normalize_observation": model.normalize_observation}
+    return {
+        **own,
+        "model_kwargs": model.model_kwargs if own else sizes,
+        "q_model_kwargs": {**sizes, "layer_norm": model.layer_norm, "dropout": model.dropout},
+        "random_itr_max": math.ceil(acting.random_steps / (options.batch_T * options.batch_B)),
+    }
+
+
+def rules(options: TrainOptions, settings: QpgConfig) -> list[Rule]:
+    """Returns the rules that these algorithms share; see `Algorithm.rules`."""
+    algo = options.algo
+    return [
+        Rule(
+            tuple(f"{algo}.{name}" for name in ("pri-alpha", "pri-beta-init", "pri-beta-final")),
+            settings.prioritized_replay,
+            f"for a prioritized replay; add --{algo}.prioritized-replay",
+        ),
+        Rule(EPSILON, False, f"for dqn and categorical-dqn; {algo} begins with --random-steps"),
+        WITHOUT_ATOMS,
+        Rule(GAUSSIAN, False, f"for ppo, a2c, impala and vpg; {algo} has a policy of its own"),
+    ]
