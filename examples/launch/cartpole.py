@@ -5,7 +5,7 @@ headrace launch examples/launch/cartpole.py --plot cartpole.svg
 """
 
 from headrace.agents.pg import CategoricalPgAgent
-from headrace.algos.pg import IMPALA
+from headrace.algos.pg import IMPALA, IMPALAConfig
 from headrace.system import (
     ActorConfig,
     EvaluationConfig,
@@ -21,11 +21,11 @@ class CartPole(Experiment):
     """Two actors with 32 environments each, in two slices of which one steps while the other waits."""
 
     def initial_setup(self) -> ExperimentConfig:
-        actor = ActorConfig(env="CartPole-v1", n_envs=16, ring_size=2, sample_steps=8)
+        actor = ActorConfig(env="CartPole-v1", n_envs=16, ring_size=2, sample_steps=32)
         trainer = TrainerConfig(
             agent=CategoricalPgAgent(model_kwargs={"separate_value": True}),
-            algo=IMPALA(),
-            n_steps=500_000,
+            algo=IMPALA(IMPALAConfig(learning_rate=2e-3)),
+            n_steps=400_000,
             batch_B=32,
         )
         return ExperimentConfig(

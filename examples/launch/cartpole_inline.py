@@ -4,7 +4,7 @@ headrace launch examples/launch/cartpole_inline.py
 """
 
 from headrace.agents.pg import CategoricalPgAgent
-from headrace.algos.pg import IMPALA
+from headrace.algos.pg import IMPALA, IMPALAConfig
 from headrace.system import (
     ActorConfig,
     EvaluationConfig,
@@ -19,11 +19,11 @@ class CartPoleInline(Experiment):
     """Two actors with 32 environments and an agent each."""
 
     def initial_setup(self) -> ExperimentConfig:
-        actor = ActorConfig(env="CartPole-v1", n_envs=32, ring_size=1, sample_steps=8, inference_stream=None)
+        actor = ActorConfig(env="CartPole-v1", n_envs=32, ring_size=1, sample_steps=32, inference_stream=None)
         trainer = TrainerConfig(
             agent=CategoricalPgAgent(model_kwargs={"separate_value": True}),
-            algo=IMPALA(),
-            n_steps=500_000,
+            algo=IMPALA(IMPALAConfig(learning_rate=2e-3)),
+            n_steps=400_000,
             batch_B=32,
         )
         return ExperimentConfig(actors=[actor] * 2, trainers=[trainer], eval_managers=[EvaluationConfig()], seed=0)
