@@ -92,6 +92,7 @@ def test_a_run_learns_from_as_many_steps_as_asked_and_keeps_the_accounts(
         assert database.list_tags("default")["final"] == database.version_of("default") == 15
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize(
     "trainer",
     [
@@ -109,6 +110,7 @@ def test_every_kind_of_algorithm_learns(config: ExperimentConfig, trainer: Train
     assert result.summary["workers"][0]["figures"]["gradNorm"] > 0
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize("config", [SMALL, INLINE], ids=["policy worker", "inline"])
 def test_workers_reach_each_other_by_names_over_encrypted_sockets(config: ExperimentConfig, tmp_path: Path) -> None:
     keys = Connections.run_keys(tmp_path)
@@ -118,12 +120,14 @@ def test_workers_reach_each_other_by_names_over_encrypted_sockets(config: Experi
     assert trainer["figures"]["gone"] == 0
 
 
+@pytest.mark.programs
 def test_vector_environments_are_slices(tmp_path: Path) -> None:
     actor = replace(SMALL.actors[0], env=VectorEnvs(partial(side_by_side, make=Stochastic, mode="NEXT_STEP")))
     result = ran(replace(SMALL, actors=[actor], final_episodes=0), tmp_path)
     assert result.summary["workers"][0]["batches"] == 15
 
 
+@pytest.mark.programs
 def test_two_policy_workers_share_a_stream_and_evaluations_are_written_down(tmp_path: Path) -> None:
     config = replace(
         SMALL, policies=[PolicyConfig()] * 2, eval_managers=[EvaluationConfig(n_envs=2, n_episodes=2, interval=0.1)]
@@ -179,6 +183,7 @@ def test_learning_goes_on_after_the_death_of_an(kind: str, tmp_path: Path) -> No
     assert result.summary["workers"][0]["batches"] == 200
 
 
+@pytest.mark.programs
 def test_the_death_of_the_trainer_ends_the_run_and_resume_goes_on(tmp_path: Path) -> None:
     with pytest.raises(WorkerCrashed, match="trainer 0"):
         ran(LONG, tmp_path, on_look=when(has_learned, kill("trainer")))
@@ -191,6 +196,7 @@ def test_the_death_of_the_trainer_ends_the_run_and_resume_goes_on(tmp_path: Path
     assert trainer["figures"]["version"] == 200
 
 
+@pytest.mark.programs
 def test_sigterm_ends_a_run_in_good_order_and_resume_is_exact_about_updates(tmp_path: Path) -> None:
     stopped = ran(LONG, tmp_path, on_look=when(has_learned, Controller.stop))
     assert stopped.stopped
@@ -213,6 +219,7 @@ class BreaksLater(Stochastic):
         return super().step(action)
 
 
+@pytest.mark.programs
 def test_an_environment_that_always_breaks_ends_the_run_with_its_error(tmp_path: Path) -> None:
     config = replace(LONG, actors=[replace(SMALL.actors[0], env=BreaksLater)], final_episodes=0)
     config = trained(config, replace(TRAINER, n_steps=50_000, lease_seconds=1.0))
@@ -257,6 +264,7 @@ def node_program(config: ExperimentConfig, connections: Connections) -> None:
     run_node(config, connections, 1)
 
 
+@pytest.mark.programs
 def test_workers_on_another_node_obey_the_controller(tmp_path: Path) -> None:
     keys = Connections.run_keys(tmp_path)
     connections = Connections("test", "run", tmp_path, "zmq", keys=keys)
