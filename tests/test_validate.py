@@ -294,7 +294,7 @@ def test_integers_of_any_type_are_accepted(cls: type[BaseSampler], name: str, ma
     with sampler.initialize(CategoricalPgAgent(), **given):
         samples, _ = sampler.obtain_samples(0)
         assert samples.batch_spec == sampler.batch_spec
-        assert [type(size) for size in vars(sampler.batch_spec).values()] == [int, int]
+        assert type(sampler.batch_spec.T) is type(sampler.batch_spec.B) is int
         assert len(sampler.evaluate_agent(0)) == 2
     assert type(sampler.seed) is int
 
