@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from headrace.errors import SamplerError, WorkerCrashed, WorkerFailed, WorkerHung
@@ -112,14 +111,6 @@ def member(index: int, plan: Plan, restart: bool = False, timeout: float = 20.0,
 
 def controlled(*members: Member, **options: Any) -> Controller:
     return Controller(members, [one for one in members if not one.spec.restart], **{"start_timeout": 20.0, **options})
-
-
-@pytest.fixture(autouse=True)
-def _nothing_left() -> Any:
-    before = {child.pid for child in psutil.Process().children(recursive=True)}
-    yield
-    left = [child for child in psutil.Process().children(recursive=True) if child.pid not in before]
-    assert not left
 
 
 def test_all_are_configured_before_any_is_started(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 
 from headrace.agents.base import Agent
-from headrace.processes.affinity import Affinity, pin, usable_cores
+from headrace.processes.affinity import Affinity, pin
 
 __all__ = ["learner_threads", "place_learner", "torch_threads"]
 
@@ -55,8 +55,10 @@ def learner_threads(affinity: Affinity, agent: Agent) -> Iterator[str]:
             f"than {SMALL:,}) and threads would wait for each other; Affinity(master_torch_threads={before}) keeps "
             f"{before}"
         )
-    if threads is None:  # a learner that has only its share of the cores needs no more threads
-        threads = before if _user_chose(before) else min(before, usable_cores())
+    if threads is None:
+        threads = before
+        if affinity.master_cpus is not None and not _user_chose(before):  # it has only its share of the cores
+            threads = min(before, len(affinity.master_cpus))
     with torch_threads(threads):
         yield sentence
 

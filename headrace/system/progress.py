@@ -36,12 +36,11 @@ class ProgressLines:
         restarts = sum(worker["restarts"] for worker in state["workers"])
         self._printed, self._samples = now, samples
         again = f", {restarts} restarts" if restarts else ""
-        print(
+        self._file.write(
             f"{now - self._begun:6.0f} s  {samples:,} steps learned from, {rate:,.0f} steps/s, {state['episodes']:,} "
-            f"episodes, mean return {state['mean_return']:.1f} (last 100){again}",
-            file=self._file,
-            flush=True,
+            f"episodes, mean return {state['mean_return']:.1f} (last 100){again}\n"
         )
+        self._file.flush()
 
 
 def table(state: Mapping[str, Any], before: Mapping[str, Any] | None, seconds: float) -> Sequence[str]:
