@@ -230,8 +230,8 @@ def test_every_sample_on_sockets_arrives_once_or_is_counted_whoever_is_killed(
 
     soak = Soak(stack, n, kills, stream, start_consumer, lambda books: 0, False)
     assert soak.kills == kills
-    # What a killed producer had given to ZeroMQ may be lost with it, and so may what a killed consumer had received: the
-    # messages of both sides, and what the system holds of both connections, which is far more.
+    # What a killed producer had given to ZeroMQ may be lost with it, and so may what a killed consumer had received:
+    # the messages of both sides, and what the system holds of both connections, which is far more.
     of_a_connection = 2 * 8 * 256 + kernel_bytes() // SAMPLE_BYTES
     soak.require(0, soak.in_flight + int(soak.books.uncertain.sum()) + 2 * kills * of_a_connection)
 

@@ -40,6 +40,10 @@ from headrace.types import Tree
 from tests.leftovers import DEADLINE, until
 from tests.ranks import Drift, Exact, Failing, Faulty
 
+pytestmark = pytest.mark.usefixtures("copies_tried_here")
+
+B = 12  # environments of all ranks
+
 
 class Normalizing(CategoricalPgAgent):
     """Updates the statistics of `Exact`."""
