@@ -69,7 +69,7 @@ def test_training_writes_a_checkpoint_and_a_log(tmp_path: Path) -> None:
         (
             ["train", "--algo", "x"],
             2,
-            "unknown algo 'x'; choose one of a2c, categorical-dqn, dqn, impala, ppo, r2d1, vpg",
+            "unknown algo 'x'; choose one of a2c, categorical-dqn, ddpg, dqn, impala, ppo, r2d1, sac, td3, vpg",
         ),
         (["train", "--sampler", "cpuu"], 2, "unknown sampler 'cpuu'; did you mean 'cpu'?"),
         (["train", "--sampler", "alternate"], 2, "unknown sampler 'alternate'; did you mean 'alternating'?"),

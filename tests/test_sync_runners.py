@@ -386,13 +386,21 @@ def test_affinities_and_devices_say_how_many_ranks_there_are() -> None:
 
 # ---- programs ----
 
+#: So that a script finds the package of the tests.
+HERE = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+
 
 @pytest.mark.programs
 def test_torchrun_starts_ranks_that_learn_the_same(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     program = Path(__file__).parent / "sync_script.py"
     done = subprocess.run(
-        [*command, str(program), str(tmp_path)], check=False, timeout=DEADLINE, capture_output=True, text=True
+        [*command, str(program), str(tmp_path)],
+        env=HERE,
+        check=False,
+        timeout=DEADLINE,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     one, _ = learned(A2C(), 1)
@@ -407,7 +415,12 @@ def test_torchrun_names_a_rank_that_hangs(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     program = Path(__file__).parent / "sync_script.py"
     done = subprocess.run(
-        [*command, str(program), str(tmp_path), "hang"], check=False, timeout=DEADLINE, capture_output=True, text=True
+        [*command, str(program), str(tmp_path), "hang"],
+        env=HERE,
+        check=False,
+        timeout=DEADLINE,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode != 0
     assert "rank 1 (pid " in done.stderr

@@ -14,12 +14,12 @@ __all__ = ["PrioritizedSequenceReplay", "UniformSequenceReplay", "mixed_prioriti
 
 
 def mixed_priorities(errors: np.ndarray, eta: float) -> np.ndarray:
-    """Returns the priority of each sequence, η · max |δ| + (1 − η) · mean |δ|, float `[N]`.
+    """Returns the priority of each sequence, `η · max |δ| + (1 − η) · mean |δ|`, float `[N]`.
 
     Kapturowski et al., "Recurrent experience replay in distributed reinforcement learning", 2019, section 2.3.
 
     Args:
-        errors: |δ| of the learned time steps, float `[T, N]`; NaN is left out.
+        errors: `|δ|` of the learned time steps, float `[T, N]`; NaN is left out.
         eta: η.
 
     Returns:

@@ -73,7 +73,7 @@ class WorkerReport:
 
     Args:
         state: what it is doing.
-        samples, batches: sums of its `PollResult`s.
+        samples, batches: sums over what `_poll` returned.
         figures: measures of this kind of worker, by name.
         episodes: those that ended since the last report.
         notes: sentences for the log since the last report.

@@ -29,7 +29,7 @@ __all__ = ["R2D1", "ActingErrors", "R2D1Config", "rescaled", "unscaled"]
 
 
 def rescaled(value: torch.Tensor, eps: float) -> torch.Tensor:
-    """Returns h(x) = sign(x) (√(|x| + 1) − 1) + ε x, which makes large values smaller.
+    """Returns `h(x) = sign(x) (√(|x| + 1) − 1) + ε x`, which makes large values smaller.
 
     Pohlen et al., "Observe and look further: achieving consistent performance on Atari", 2018, section 3.2.
 
@@ -120,7 +120,7 @@ class R2D1Config(QLearningConfig):
 
 @dataclass(frozen=True)
 class ActingErrors:
-    """Returns the errors |δ| of a batch's steps from the values with which the agent acted, for new priorities.
+    """Returns the errors `|δ|` of a batch's steps from the values with which the agent acted, for new priorities.
 
     Where a batch ends or an episode is truncated before n steps, the error is that of fewer steps; it is not known
     (NaN) where not even one step can be valued.
@@ -169,7 +169,7 @@ class R2D1(QLearningAlgo):
 
     h is `rescaled`; m is `n_step`, or less at the end of an episode: a truncated one bootstraps from its final
     observation. a* is the best action of the online network, for double DQN, or of the target network. The priority of
-    a sequence is η max |δ| + (1 − η) mean |δ| (section 2.3).
+    a sequence is `η max |δ| + (1 − η) mean |δ|` (section 2.3).
 
     The sampler needs a `state_interval`, the distance between the starts of sequences.
 
