@@ -1,10 +1,12 @@
 """Workers and their controller: states, commands, order, deaths, and what is left afterwards."""
 
+import json
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,11 @@ from typing import Any
 import pytest
 
 from headrace.errors import SamplerError, WorkerCrashed, WorkerFailed, WorkerHung
-from headrace.system import Controller, Worker, WorkerInformation, WorkerState
+from headrace.system import Connections, Controller, Worker, WorkerInformation, WorkerState
 from headrace.system.controller import summary
 from headrace.system.members import Member, MemberSpec, local_group
 from headrace.system.process import WorkerStart
+from headrace.system.progress import table
 from headrace.system.worker import Command
 from tests.system_workers import Listening, Plan, Planned
 
@@ -190,6 +193,55 @@ def test_a_worker_that_may_is_started_anew(tmp_path: Path) -> None:
     controlled(lasting, falls, on_look=look).run()
     assert falls.restarts == 2
     assert phases(tmp_path, "actor 1").count("process") == 3
+
+
+def test_a_worker_that_dies_while_it_is_configured_starts_with_the_others(tmp_path: Path) -> None:
+    falls = member(1, Plan(tmp_path, die="configure", lives=1), restart=True)
+    lasting = member(0, Plan(tmp_path, polls=200))
+    controlled(lasting, falls).run()
+    assert falls.restarts == 1
+    assert falls.batches > 0
+    assert lasting.state is WorkerState.COMPLETED
+
+
+@pytest.mark.parametrize("how", ["fail", "die"])
+@pytest.mark.parametrize("phase", ["pause", "exit"])
+def test_what_could_be_started_anew_does_not_fail_a_run_that_is_over(tmp_path: Path, how: str, phase: str) -> None:
+    falls = member(1, Plan(tmp_path, **{how: phase}), restart=True)
+    lasting = member(0, Plan(tmp_path, polls=50))
+    controlled(lasting, falls).run()
+    assert lasting.state is WorkerState.COMPLETED
+    assert phases(tmp_path, "actor 0")[-1] == "exit"
+
+
+def test_the_summary_is_json_before_any_episode(tmp_path: Path) -> None:
+    controller = controlled(member(0, Plan(tmp_path, polls=3)))
+    controller.run()
+    state = json.loads(json.dumps(summary(controller), allow_nan=False))
+    assert state["mean_return"] is None
+    assert "mean return of the last 100: unknown" in table(state, None, 0.0)[-1]
+
+
+def test_resources_are_closed_when_a_worker_cannot_be_configured() -> None:
+    closed: list[str] = []
+
+    class Fails(Planned):
+        def _configure(self, config: Any) -> None:
+            self.resources.callback(closed.append, "closed")
+            raise ValueError("no such place")
+
+    with pytest.raises(WorkerFailed, match="no such place"):
+        Fails().run(Listening([Command("configure", (INFORMATION, None))]))
+    assert closed == ["closed"]
+
+
+def test_processes_that_ask_for_the_keys_of_a_run_get_the_same(tmp_path: Path) -> None:
+    pytest.importorskip("zmq", reason="keys need pyzmq")
+    with ThreadPoolExecutor(8) as threads:
+        keys = {key.public for key in threads.map(lambda _: Connections.run_keys(tmp_path), range(24))}
+    assert len(keys) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["keys.json"]
+    assert (tmp_path / "keys.json").stat().st_mode & 0o777 == 0o600
 
 
 def test_a_worker_that_dies_three_times_at_its_start_ends_the_run(tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ def run(args: Sequence[str]) -> int:
     signals = _Signals()
     try:
         if options.node_rank:
-            run_node(config, connections, options.node_rank, start_method=options.start_method)
+            run_node(config, connections, options.node_rank, resume=options.resume, start_method=options.start_method)
             return 0
         result = run_experiment(
             config,

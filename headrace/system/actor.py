@@ -72,20 +72,20 @@ class ActorWorker(Worker):
 
     def _configure(self, config: ActorSettings) -> None:
         self._config = config
-        self._stack = ExitStack()
         connections = config.connections
-        self._ring = Ring.of(config, self.status, self._stack)
+        self._ring = Ring.of(config, self.status, self.resources)
         self._producers: list[SampleProducer] = []
         self._gates: list[Gate] = []
         for name in config.sample_streams:
-            self._producers.append(self._stack.enter_context(connections.producer(name, config.rank, config.qsize)))
+            self._producers.append(self.resources.enter_context(connections.producer(name, config.rank, config.qsize)))
             gate = connections.gate(name)
-            self._stack.callback(gate.close)
+            self.resources.callback(gate.close)
             self._gates.append(gate)
         self._leases: dict[int, list[Lease]] = {}  # by number of the slice
         self._renewed = time.monotonic()
         self._patience = _ASK_FIRST
         self._waited = 0.0
+        self._late = 0
 
     def _poll(self) -> PollResult:
         ring = self._ring
@@ -125,7 +125,8 @@ class ActorWorker(Worker):
         version = int(chunk["version"].min())
         for producer, gate, lease in zip(self._producers, self._gates, self._leases.pop(index), strict=True):
             if not gate.finish(lease):
-                continue  # it has expired, and another chunk may have begun in its place
+                self._late += 1  # the lease has expired, and another chunk may have begun in its place
+                continue
             producer.post(chunk, version)
             try:
                 producer.flush(60.0)
@@ -152,11 +153,7 @@ class ActorWorker(Worker):
                 gate.renew(lease)
 
     def _figures(self) -> Mapping[str, float]:
-        return {"waiting": self._waited, "version": self._ring.version}
-
-    def _exit(self) -> None:
-        if "_stack" in vars(self):
-            self._stack.close()
+        return {"waiting": self._waited, "late": self._late, "version": self._ring.version}
 
 
 Finished = tuple[int, Mapping[str, Any], SliceReport]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import secrets
 import zlib
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -68,8 +70,12 @@ class Connections:
             folder: folder of the run.
         """
         path = folder / "keys.json"
-        with suppress(FileExistsError):
-            Keys.generate().save(path)
+        if not path.exists():
+            new = folder / f"keys-{secrets.token_hex(8)}"
+            Keys.generate().save(new)
+            with suppress(FileExistsError):  # another process was first
+                os.link(new, path)
+            new.unlink()
         return Keys.load(path)
 
     def full_name(self, name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import select
 import time
 from collections import deque
@@ -13,7 +14,7 @@ from headrace.errors import SamplerError
 from headrace.system.members import Member
 from headrace.system.worker import TICK, Episode, WorkerReport, WorkerState
 
-__all__ = ["Controller", "Deaths"]
+__all__ = ["Controller", "summary"]
 
 _log = logging.getLogger("headrace.system")
 
@@ -22,18 +23,6 @@ _REPORT_SECONDS = 0.5
 #: A worker that lived this long was well; one that dies earlier so often in a row cannot be helped.
 _WELL_SECONDS = 10.0
 _MOST_EARLY_DEATHS = 3
-
-
-class Deaths:
-    """Decides whether a worker that died is started anew."""
-
-    @staticmethod
-    def again(member: Member) -> bool:
-        """Returns whether to start it anew, and counts its early deaths."""
-        if not member.spec.restart:
-            return False
-        member.early_deaths = 0 if member.lived >= _WELL_SECONDS else member.early_deaths + 1
-        return member.early_deaths < _MOST_EARLY_DEATHS
 
 
 class Controller:
@@ -59,6 +48,7 @@ class Controller:
         self._start_timeout = start_timeout
         self._on_look = on_look
         self._stopping = False
+        self._started = False  # whether workers start as soon as they are configured
         #: The episodes that ended last, newest last.
         self.episodes: deque[Episode] = deque(maxlen=100)
         self.n_episodes = 0
@@ -83,7 +73,8 @@ class Controller:
             for member in self.members:
                 member.begin()
                 member.ask("configure", timeout=self._start_timeout)
-            self._until(lambda: not any(member.waits for member in self.members))
+            self._until(lambda: all(member.configured for member in self.members))
+            self._started = True
             for member in self.members:
                 member.ask("start")
             self._until(lambda: all(one.state is WorkerState.COMPLETED for one in self._decisive))
@@ -120,8 +111,10 @@ class Controller:
         try:
             for verb, report in member.look():
                 self._note(member, report)
-                if verb == "configure" and member.restarts:
-                    member.ask("start")
+                if verb == "configure":
+                    member.configured = True
+                    if self._started:
+                        member.ask("start")
                 elif verb in ("start", "report"):
                     member.ask("report", _REPORT_SECONDS)
         except SamplerError as error:
@@ -131,7 +124,8 @@ class Controller:
         """Starts a worker anew, or ends the run."""
         member.kill()
         member.state = WorkerState.LOST if member.report.state is not WorkerState.ERROR else WorkerState.ERROR
-        if not Deaths.again(member):
+        member.early_deaths = 0 if member.lived >= _WELL_SECONDS else member.early_deaths + 1
+        if not member.spec.restart or member.early_deaths == _MOST_EARLY_DEATHS:
             raise _named(member, error)
         member.restarts += 1
         _log.warning("%s is started anew: %s", member.name, error.message)
@@ -146,20 +140,32 @@ class Controller:
 
     def _end(self) -> None:
         """Pauses all workers, those that feed others first, then ends them; each saves what it has to."""
-        alive = [member for member in reversed(self.members) if member.pid is not None]
+        alive = [member for member in reversed(self.members) if member.running]
         for member in alive:
-            member.ask("pause")
+            self._in_the_end(member, lambda one: one.ask("pause"))
         deadline = time.monotonic() + self._start_timeout
-        waiting = list(alive)
-        while waiting and time.monotonic() < deadline:
+        while any(member.waits for member in alive) and time.monotonic() < deadline:
             self._wait()
-            for member in list(waiting):
-                for _, report in member.look():
-                    self._note(member, report)
-                if not member.waits:
-                    waiting.remove(member)
+            for member in alive:
+                if member.waits:
+                    self._in_the_end(member, self._take)
         for member in alive:
-            member.stop()
+            if member.running:
+                self._in_the_end(member, Member.stop)
+
+    def _take(self, member: Member) -> None:
+        for _, report in member.look():
+            self._note(member, report)
+
+    def _in_the_end(self, member: Member, act: Callable[[Member], None]) -> None:
+        """Does something with a worker that is ending. What a worker had to do that can be started anew is done."""
+        try:
+            act(member)
+        except SamplerError as error:
+            member.kill()
+            if not member.spec.restart:
+                raise _named(member, error) from error
+            _log.warning("%s failed while the run ended: %s", member.name, error.message)
 
 
 def _named(member: Member, error: SamplerError) -> SamplerError:
@@ -171,10 +177,10 @@ def _named(member: Member, error: SamplerError) -> SamplerError:
 
 
 def summary(controller: Controller) -> dict[str, Any]:
-    """Returns what is known about all workers, as plain values."""
+    """Returns what is known about all workers, as values for JSON; None in the place of NaN and infinity."""
     return {
         "episodes": controller.n_episodes,
-        "mean_return": _mean([episode.Return for episode in controller.episodes]),
+        "mean_return": _number(_mean([episode.Return for episode in controller.episodes])),
         "workers": [
             {
                 "name": member.name,
@@ -183,11 +189,15 @@ def summary(controller: Controller) -> dict[str, Any]:
                 "samples": member.samples,
                 "batches": member.batches,
                 "restarts": member.restarts,
-                "figures": {name: float(value) for name, value in member.report.figures.items()},
+                "figures": {name: _number(value) for name, value in member.report.figures.items()},
             }
             for member in controller.members
         ],
     }
+
+
+def _number(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,7 +52,6 @@ class EvaluationWorker(Worker):
 
     def _configure(self, config: EvaluationSettings) -> None:
         self._config = config
-        self._stack = ExitStack()
         sampler = SerialSampler(
             config.env,
             config.env_kwargs,
@@ -62,8 +61,8 @@ class EvaluationWorker(Worker):
             eval_n_envs=config.n_envs,
             eval_max_trajectories=config.n_episodes,
         )
-        self._sampler = self._stack.enter_context(sampler.initialize(config.agent, seed=config.seed))
-        self._database = self._stack.enter_context(config.connections.parameters())
+        self._sampler = self.resources.enter_context(sampler.initialize(config.agent, seed=config.seed))
+        self._database = self.resources.enter_context(config.connections.parameters())
         self._following = Following(config.agent, self._database, config.policy)
         self._evaluated = -1
         self._begun = -float("inf")
@@ -96,7 +95,3 @@ class EvaluationWorker(Worker):
 
     def _figures(self) -> Mapping[str, float]:
         return {"version": self._evaluated, "mean_return": self._mean}
-
-    def _exit(self) -> None:
-        if "_stack" in vars(self):
-            self._stack.close()

@@ -17,7 +17,9 @@ import numpy as np
 
 from headrace.agents.base import Agent
 from headrace.buffers.samples import SlotSpec, build_slot
+from headrace.buffers.tree import allocate_like, tree_leaves
 from headrace.envs.factory import EnvFactory
+from headrace.envs.vector.spec import VectorEnvs
 from headrace.processes.start_method import choose_start_method
 from headrace.processes.status import Status
 from headrace.rng import draw_seed
@@ -137,13 +139,16 @@ def run_experiment(
     return RunResult(returns, seconds, controller.stopped, summary(controller))
 
 
-def run_node(config: ExperimentConfig, connections: Connections, node: int, *, start_method: str = "auto") -> None:
+def run_node(
+    config: ExperimentConfig, connections: Connections, node: int, *, resume: bool = False, start_method: str = "auto"
+) -> None:
     """Runs the workers of one machine, until the controller on machine 0 ends the run.
 
     Args:
         config: the workers of all machines, as on machine 0.
         connections: how they reach each other.
         node: number of this machine, from 1.
+        resume: see `run_experiment`; the same on all machines.
         start_method: see `run_experiment`.
 
     Raises:
@@ -153,7 +158,7 @@ def run_node(config: ExperimentConfig, connections: Connections, node: int, *, s
     config = config.checked()
     with connections.repository() as names:
         seed = int(names.wait(connections.full_name("seed"), timeout=config.start_timeout))
-    specs = members_of(replace(config, seed=seed), connections, resume=False)
+    specs = members_of(replace(config, seed=seed), connections, resume)
     if all(spec.node != node for spec in specs):
         raise ValueError(f"no worker has node={node}; the nodes are {sorted({spec.node for spec in specs})}")
     show_name(f"node {node}")
@@ -174,7 +179,7 @@ def members_of(config: ExperimentConfig, connections: Connections, resume: bool)
     def add(kind: str, index: int, count: int, worker: type[Worker], settings: Any, restart: bool, node: int) -> None:
         assert config.seed is not None
         information = WorkerInformation(kind, index, count, config.seed)
-        threads = getattr(settings, "torch_threads", 1) if isinstance(settings, TrainerSettings) else 1
+        threads = settings.torch_threads if isinstance(settings, TrainerSettings) else 1
         specs.append(MemberSpec(WorkerStart(information, worker, settings), restart, threads, node))
 
     for index, trainer in enumerate(config.trainers):
@@ -252,7 +257,9 @@ def _world(config: ExperimentConfig, trainer: TrainerConfig) -> _World:
         env_info_keys=actor.env_info_keys or {},
         max_decorrelation_steps=0,
     )
-    envs, _ = train_envs(replace(one, env_ids=one.env_ids[:1]) if _is_scalar(factory) else one, Status())
+    if not isinstance(factory.make, VectorEnvs):
+        one = replace(one, env_ids=one.env_ids[:1])
+    envs, _ = train_envs(one, Status())
     try:
         spaces = envs.spaces
     finally:
@@ -262,12 +269,6 @@ def _world(config: ExperimentConfig, trainer: TrainerConfig) -> _World:
     batch = BatchSpec(actor.sample_steps, actor.n_envs)
     spec = slot_spec(agent, spaces, batch, (actor.n_envs,), actor.env_info_keys or {}, trainer.algo.bootstrap_value)
     return _World(spaces, spec, Acting.of(spec, agent.noise_size, agent.noise_has_env_id))
-
-
-def _is_scalar(factory: EnvFactory) -> bool:
-    from headrace.envs.vector.spec import VectorEnvs
-
-    return not isinstance(factory.make, VectorEnvs)
 
 
 def _trainer(
@@ -333,8 +334,6 @@ def _actor(
 
 def _largest_chunk(spec: SlotSpec) -> Tree:
     """Returns a chunk in which as many episodes end as there are steps."""
-    from headrace.buffers.tree import tree_leaves
-
     slot = build_slot(spec, private_array)
     n = spec.batch.size
     chunk = {name: value for name, value in vars(slot).items() if name != "final" and tree_leaves(value)}
@@ -351,8 +350,6 @@ def _largest_chunk(spec: SlotSpec) -> Tree:
 
 
 def _rows(example: Tree, n: int) -> Tree:
-    from headrace.buffers.tree import allocate_like
-
     return allocate_like(example, (n,), np.zeros)
 
 

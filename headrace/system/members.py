@@ -111,6 +111,7 @@ class Member:
     spec: MemberSpec
     make_group: Callable[[MemberSpec], Group]
     state: WorkerState = WorkerState.READY
+    configured: bool = False
     report: WorkerReport = field(default_factory=lambda: WorkerReport(WorkerState.READY))
     restarts: int = 0
     early_deaths: int = 0  # how often in a row it died soon after its start
@@ -151,6 +152,7 @@ class Member:
     def begin(self) -> None:
         """Starts the process."""
         self._since = time.monotonic()
+        self.configured = False
         self._asked = []
         self.samples_before, self.batches_before = self.samples, self.batches
         self.report = WorkerReport(WorkerState.READY)
@@ -188,6 +190,11 @@ class Member:
         return answers
 
     @property
+    def running(self) -> bool:
+        """Whether there is a process."""
+        return self._group is not None
+
+    @property
     def waits(self) -> bool:
         """Whether an answer is outstanding."""
         return bool(self._asked)
@@ -207,9 +214,10 @@ class Member:
 
     def kill(self) -> None:
         """Kills the process, if there is one."""
+        self._asked = []
         if self._group is not None:
-            self._group.kill()
-            self._group = None
+            group, self._group = self._group, None
+            group.kill()
 
     @property
     def _open(self) -> Group:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from headrace.errors import (
@@ -180,6 +181,7 @@ class NodeClient:
             address = names.wait(node_name(connections, node), timeout=timeout)
         self._socket = connected(self._zmq.DEALER, address, connections.client_keys(), high_water=_HIGH_WATER)
         self._number = 0
+        self._lost = False
 
     def ask(self, verb: str, name: str, argument: Any = None, timeout: float | None = None) -> Any:
         """Sends a command, and returns its answer.
@@ -193,7 +195,7 @@ class NodeClient:
         Raises:
             WorkerHung: if the node does not answer in time.
         """
-        deadline = time.monotonic() + (self._timeout if timeout is None else timeout)
+        deadline = time.monotonic() + (0.0 if self._lost else self._timeout if timeout is None else timeout)
         self._number += 1
         parts = encoded(Frame((self._number, verb, name, argument)))
         while not self._socket.poll(50, self._zmq.POLLOUT):
@@ -209,15 +211,13 @@ class NodeClient:
 
     def close(self) -> None:
         """Tells the node that the run has ended."""
-        try:
+        with suppress(SamplerError):  # it may be gone
             self.ask("end", "", timeout=_END_SECONDS)
-        except SamplerError:
-            pass  # it is gone
-        finally:
-            close(self._socket)
+        close(self._socket)
 
     def _require_time(self, deadline: float, name: str) -> None:
         if time.monotonic() > deadline:
+            self._lost = True  # the other workers of this node need not be waited for
             raise WorkerHung(
                 f"{name}: node {self.node} did not answer for {self._timeout:g} s; is headrace launch --node-rank "
                 f"{self.node} running there, and the network up?"
@@ -273,7 +273,8 @@ class RemoteGroup:
         """See `Group`."""
         if not self._ended:
             self._ended = True
-            self._asked("kill")
+            with suppress(SamplerError):  # a node that does not answer ends its workers by itself
+                self._asked("kill")
 
     @property
     def pids(self) -> list[int]:

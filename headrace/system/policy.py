@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -155,14 +154,13 @@ class PolicyWorker(Worker):
 
     def _configure(self, config: PolicySettings) -> None:
         self._config = config
-        self._stack = ExitStack()
         agent = config.agent
         agent.initialize(config.spaces, seed=config.seed)
         agent.to_device(config.device)
-        self._server = self._stack.enter_context(
+        self._server = self.resources.enter_context(
             config.connections.server(config.stream, config.acting.example(), config.rank, config.servers)
         )
-        database = self._stack.enter_context(config.connections.parameters())
+        database = self.resources.enter_context(config.connections.parameters())
         self._following = Following(agent, database, config.policy, interval=config.pull_interval)
         self._answering = Answering(agent, config.acting)
 
@@ -178,7 +176,3 @@ class PolicyWorker(Worker):
 
     def _figures(self) -> Mapping[str, float]:
         return {"version": self._following.version}
-
-    def _exit(self) -> None:
-        if "_stack" in vars(self):
-            self._stack.close()

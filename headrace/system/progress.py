@@ -38,7 +38,7 @@ class ProgressLines:
         again = f", {restarts} restarts" if restarts else ""
         self._file.write(
             f"{now - self._begun:6.0f} s  {samples:,} steps learned from, {rate:,.0f} steps/s, {state['episodes']:,} "
-            f"episodes, mean return {state['mean_return']:.1f} (last 100){again}\n"
+            f"episodes, mean return {_shown(state['mean_return'], '.1f')} (last 100){again}\n"
         )
         self._file.flush()
 
@@ -57,7 +57,7 @@ def table(state: Mapping[str, Any], before: Mapping[str, Any] | None, seconds: f
         rate = ""
         if worker["name"] in earlier and seconds > 0:
             rate = f"{(worker['samples'] - earlier[worker['name']]) / seconds:,.0f}"
-        figures = ", ".join(f"{name} {value:.4g}" for name, value in worker["figures"].items())
+        figures = ", ".join(f"{name} {_shown(value, '.4g')}" for name, value in worker["figures"].items())
         rows.append(
             (
                 worker["name"],
@@ -74,5 +74,9 @@ def table(state: Mapping[str, Any], before: Mapping[str, Any] | None, seconds: f
     lines = [
         "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]) for row in rows
     ]
-    mean = f"{state['episodes']:,} episodes, mean return of the last 100: {state['mean_return']:.1f}"
+    mean = f"{state['episodes']:,} episodes, mean return of the last 100: {_shown(state['mean_return'], '.1f')}"
     return [line.rstrip() for line in lines] + ["", mean]
+
+
+def _shown(value: float | None, form: str) -> str:
+    return "unknown" if value is None else format(value, form)

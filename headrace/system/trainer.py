@@ -6,7 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from headrace.services import ParameterDBClient
 from headrace.system.acting import Acting
 from headrace.system.connections import Connections
 from headrace.system.prefetch import Prefetch
-from headrace.system.worker import TICK, PollResult, Worker
+from headrace.system.worker import TICK, PollResult, Worker, WorkerState
 from headrace.types import BatchSpec, EnvSpaces, Tree
 
 __all__ = ["FINAL", "ParameterPusher", "TrainerSettings", "TrainerWorker"]
@@ -149,7 +149,7 @@ class TrainerWorker(Worker):
 
     def _configure(self, config: TrainerSettings) -> None:
         self._config = config
-        self._stack = stack = ExitStack()
+        stack = self.resources
         torch.set_num_threads(config.torch_threads)
         self._agent, self._algo = agent, algo = config.agent, config.algo
         agent.initialize(config.spaces, seed=config.seed)
@@ -261,10 +261,5 @@ class TrainerWorker(Worker):
         return {**figures, **self._info}
 
     def _exit(self) -> None:
-        if "_info" not in vars(self):  # it failed while it was configured
-            return
-        try:
-            if self._itr < self._config.n_itr:
-                self._settle()
-        finally:
-            self._stack.close()
+        if self.state is not WorkerState.COMPLETED:
+            self._settle()

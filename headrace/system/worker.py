@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
@@ -147,6 +147,8 @@ class Worker(ABC):
         self._notes: list[str] = []
         self._information: WorkerInformation | None = None
         self._configured = self._exiting = False
+        #: Ends what the work needs, whether it was configured to the end or not.
+        self.resources = ExitStack()
 
     # ---- what a subclass defines ----
 
@@ -170,7 +172,7 @@ class Worker(ABC):
         """Called when the work is interrupted, and may go on later."""
 
     def _exit(self) -> None:  # noqa: B027
-        """Releases what the worker holds, and saves what must not be lost. Called once, after `_configure`."""
+        """Saves what must not be lost. Called once, if `_configure` succeeded, before `resources` are closed."""
 
     # ---- what a subclass uses ----
 
@@ -196,12 +198,12 @@ class Worker(ABC):
 
     def configure(self, information: WorkerInformation, config: Any) -> None:
         """Makes what the work needs; the worker is ready then."""
-        if self._configured:
+        if self._information is not None:
             raise ValueError(f"{self.information.name} was configured before; a worker is configured once")
         self._information = information
-        self._configured = True
         self.status.enter(Phase.STARTING)
         self._configure(config)
+        self._configured = True
         self.state = WorkerState.READY
 
     def start(self) -> None:
@@ -261,8 +263,8 @@ class Worker(ABC):
                     commands.answer(self.report())
                     asked = None
         finally:
-            if self._configured:
-                with self._doing("exiting"):
+            with self._doing("exiting"), self.resources:
+                if self._configured:
                     self._exit()
 
     def _obey(self, command: Command) -> None:
