@@ -57,7 +57,7 @@ def test_sampler_process_fills_the_replay(tmp_path: Path) -> None:
         ),
         (["--recurrent", "lstm"], "--recurrent, --separate-value and --dueling are not for sac"),
         (["--exploration-std", "0.2"], "--exploration-std is for ddpg and td3; sac draws its actions from its policy"),
-        (["--eps-final", "0.1"], "--eps-final is for dqn and categorical-dqn; sac begins with --random-steps"),
+        (["--eps-final", "0.1"], "--eps-final is for dqn, categorical-dqn and r2d1; sac begins with --random-steps"),
         (["--init-log-std", "-1"], "--init-log-std is for ppo, a2c, impala and vpg"),
         (["--sac.pri-alpha", "0.5"], "add --sac.prioritized-replay"),
         (["--sac.alpha", "-1"], "alpha must be between 0 and inf, got -1.0"),

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from headrace.cli.agents import EPSILON, GAUSSIAN, own_model
-from headrace.cli.algorithms.base import WITHOUT_ATOMS
+from headrace.cli.agents import EPSILON, GAUSSIAN, ActingOptions, ModelOptions, own_model
+from headrace.cli.algorithms.base import WITHOUT_ATOMS, Config, Defaults
 from headrace.cli.errors import UsageError
 from headrace.cli.idle import Rule
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from headrace.algos.qpg import QpgConfig
     from headrace.cli.build import TrainOptions
 
-__all__ = ["agent_arguments", "rules"]
+__all__ = ["agent_arguments", "continuous", "pendulum", "rules"]
 
 
 def agent_arguments(options: TrainOptions) -> dict[str, Any]:
@@ -40,6 +40,33 @@ def agent_arguments(options: TrainOptions) -> dict[str, Any]:
     }
 
 
+def continuous(settings: Config) -> Defaults[Config]:
+    """Returns the defaults for Box actions: as many steps as the papers have, batches as small as updates ask for."""
+    return Defaults(
+        n_steps=1_000_000, log_interval_steps=10_000, batch_T=8, batch_B=4, sampler="serial", settings=settings
+    )
+
+
+def pendulum(settings: Config, random_steps: int, hidden_sizes: tuple[int, ...] | None = None) -> Defaults[Config]:
+    """Returns the options for Pendulum-v1, with the settings of RL Baselines3 Zoo.
+
+    Args:
+        settings: those of the algorithm.
+        random_steps: steps with uniform actions at the start.
+        hidden_sizes: of the networks; None: the agent's own.
+    """
+    return Defaults(
+        n_steps=20_000,
+        log_interval_steps=1_000,
+        batch_T=8,
+        batch_B=4,
+        sampler="serial",
+        model=ModelOptions(hidden_sizes=hidden_sizes),
+        acting=ActingOptions(random_steps=random_steps),
+        settings=settings,
+    )
+
+
 def rules(options: TrainOptions, settings: QpgConfig) -> list[Rule]:
     """Returns the rules that these algorithms share; see `Algorithm.rules`."""
     algo = options.algo
@@ -49,7 +76,7 @@ def rules(options: TrainOptions, settings: QpgConfig) -> list[Rule]:
             settings.prioritized_replay,
             f"for a prioritized replay; add --{algo}.prioritized-replay",
         ),
-        Rule(EPSILON, False, f"for dqn and categorical-dqn; {algo} begins with --random-steps"),
+        Rule(EPSILON, False, f"for dqn, categorical-dqn and r2d1; {algo} begins with --random-steps"),
         WITHOUT_ATOMS,
         Rule(GAUSSIAN, False, f"for ppo, a2c, impala and vpg; {algo} has a policy of its own"),
     ]

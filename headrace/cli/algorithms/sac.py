@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from headrace.agents.base import Agent
 from headrace.agents.qpg import SacAgent
 from headrace.algos.qpg import SAC, SACConfig
-from headrace.cli.agents import NOISE, ActingOptions, tried
+from headrace.cli.agents import NOISE, tried
 from headrace.cli.algorithms import q_policy_gradient
 from headrace.cli.algorithms.base import Algorithm, Defaults, Kind
 from headrace.cli.idle import Rule
@@ -18,28 +18,10 @@ if TYPE_CHECKING:
 
 __all__ = ["ALGORITHM"]
 
-_DEFAULTS: dict[Kind, Defaults[SACConfig]] = {
-    "continuous": Defaults(
-        n_steps=1_000_000,
-        log_interval_steps=10_000,
-        batch_T=8,
-        batch_B=4,
-        sampler="serial",
-        settings=SACConfig(),
-    ),
-}
+_DEFAULTS: dict[Kind, Defaults[SACConfig]] = {"continuous": q_policy_gradient.continuous(SACConfig())}
 
-#: Settings of RL Baselines3 Zoo.
 _MEASURED: dict[str, Defaults[SACConfig]] = {
-    "Pendulum-v1": Defaults(
-        n_steps=20_000,
-        log_interval_steps=1_000,
-        batch_T=8,
-        batch_B=4,
-        sampler="serial",
-        acting=ActingOptions(random_steps=100),
-        settings=SACConfig(learning_rate=1e-3, min_steps_learn=100),
-    ),
+    "Pendulum-v1": q_policy_gradient.pendulum(SACConfig(learning_rate=1e-3, min_steps_learn=100), 100)
 }
 
 

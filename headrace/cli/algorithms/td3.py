@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from headrace.agents.base import Agent
 from headrace.agents.qpg import Td3Agent
 from headrace.algos.qpg import TD3, TD3Config
-from headrace.cli.agents import ActingOptions, ModelOptions, tried
+from headrace.cli.agents import tried
 from headrace.cli.algorithms import q_policy_gradient
 from headrace.cli.algorithms.base import Algorithm, Defaults, Kind
 from headrace.cli.idle import Rule
@@ -18,29 +18,10 @@ if TYPE_CHECKING:
 
 __all__ = ["ALGORITHM"]
 
-_DEFAULTS: dict[Kind, Defaults[TD3Config]] = {
-    "continuous": Defaults(
-        n_steps=1_000_000,
-        log_interval_steps=10_000,
-        batch_T=8,
-        batch_B=4,
-        sampler="serial",
-        settings=TD3Config(),
-    ),
-}
+_DEFAULTS: dict[Kind, Defaults[TD3Config]] = {"continuous": q_policy_gradient.continuous(TD3Config())}
 
-#: Settings of RL Baselines3 Zoo.
 _MEASURED: dict[str, Defaults[TD3Config]] = {
-    "Pendulum-v1": Defaults(
-        n_steps=20_000,
-        log_interval_steps=1_000,
-        batch_T=8,
-        batch_B=4,
-        sampler="serial",
-        model=ModelOptions(hidden_sizes=(400, 300)),
-        acting=ActingOptions(random_steps=10_000),
-        settings=TD3Config(discount=0.98, replay_size=200_000),
-    ),
+    "Pendulum-v1": q_policy_gradient.pendulum(TD3Config(discount=0.98, replay_size=200_000), 10_000, (400, 300))
 }
 
 
