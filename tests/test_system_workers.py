@@ -207,7 +207,8 @@ def test_a_worker_that_dies_while_it_is_configured_starts_with_the_others(tmp_pa
 @pytest.mark.parametrize("how", ["fail", "die"])
 @pytest.mark.parametrize("phase", ["pause", "exit"])
 def test_what_could_be_started_anew_does_not_fail_a_run_that_is_over(tmp_path: Path, how: str, phase: str) -> None:
-    falls = member(1, Plan(tmp_path, **{how: phase}), restart=True)
+    plan = Plan(tmp_path, fail=phase) if how == "fail" else Plan(tmp_path, die=phase)
+    falls = member(1, plan, restart=True)
     lasting = member(0, Plan(tmp_path, polls=50))
     controlled(lasting, falls).run()
     assert lasting.state is WorkerState.COMPLETED
